@@ -1,0 +1,119 @@
+// Package ip holds what net/netip leaves out: values that exist once per
+// address family, the text form of a subnet as an etcd key, and subnet
+// arithmetic that cannot wrap around the end of the address space.
+package ip
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+// Subnet is what one lease covers: an IPv4 prefix, an IPv6 prefix, or both.
+// A family that is absent holds the zero Prefix. Subnets are comparable and
+// serve as map keys.
+type Subnet struct{ V4, V6 netip.Prefix }
+
+// Addrs is an address in each family; an absent one is the zero Addr.
+type Addrs struct{ V4, V6 netip.Addr }
+
+// SubnetOf returns the Subnet that covers p alone.
+func SubnetOf(p netip.Prefix) Subnet {
+	if p.Addr().Is4() {
+		return Subnet{V4: p}
+	}
+	return Subnet{V6: p}
+}
+
+// IsValid reports whether s covers anything at all.
+func (s Subnet) IsValid() bool { return s.V4.IsValid() || s.V6.IsValid() }
+
+// Prefixes returns the prefixes that s has, IPv4 first.
+func (s Subnet) Prefixes() []netip.Prefix {
+	ps := make([]netip.Prefix, 0, 2)
+	for _, p := range [...]netip.Prefix{s.V4, s.V6} {
+		if p.IsValid() {
+			ps = append(ps, p)
+		}
+	}
+	return ps
+}
+
+// Overlaps reports whether s and o share an address in either family.
+func (s Subnet) Overlaps(o Subnet) bool {
+	return s.V4.Overlaps(o.V4) || s.V6.Overlaps(o.V6)
+}
+
+// Compare orders subnets by their IPv4 prefix, then by their IPv6 prefix.
+func (s Subnet) Compare(o Subnet) int {
+	if c := s.V4.Compare(o.V4); c != 0 {
+		return c
+	}
+	return s.V6.Compare(o.V6)
+}
+
+// String returns the prefixes in CIDR notation, joined by a comma.
+func (s Subnet) String() string {
+	var parts []string
+	for _, p := range s.Prefixes() {
+		parts = append(parts, p.String())
+	}
+	if len(parts) == 0 {
+		return "none"
+	}
+	return strings.Join(parts, ",")
+}
+
+// Key returns the name of s below "subnets/" in etcd: "10.5.3.0-24", or
+// "10.5.3.0-24&fc00:5:3::-64" where both families are present.
+func (s Subnet) Key() string {
+	var parts []string
+	for _, p := range s.Prefixes() {
+		parts = append(parts, fmt.Sprintf("%s-%d", p.Addr(), p.Bits()))
+	}
+	return strings.Join(parts, "&")
+}
+
+// ParseKey is the inverse of Key. It accepts only what Key writes: a base
+// address without host bits, a length that leaves room for a host, and the
+// IPv4 prefix before the IPv6 one.
+func ParseKey(key string) (Subnet, error) {
+	var s Subnet
+	for i, part := range strings.Split(key, "&") {
+		p, err := parsePart(part)
+		if err != nil {
+			return Subnet{}, fmt.Errorf("subnet key %q: %w", key, err)
+		}
+		switch {
+		case p.Addr().Is4() && i == 0:
+			s.V4 = p
+		case p.Addr().Is6() && i == 0, p.Addr().Is6() && i == 1 && s.V4.IsValid():
+			s.V6 = p
+		default:
+			return Subnet{}, fmt.Errorf("subnet key %q: want one IPv4 subnet, one IPv6 subnet, or IPv4&IPv6", key)
+		}
+	}
+	return s, nil
+}
+
+func parsePart(part string) (netip.Prefix, error) {
+	i := strings.LastIndexByte(part, '-')
+	if i < 0 {
+		return netip.Prefix{}, fmt.Errorf("%q is not of the form address-length", part)
+	}
+	p, err := netip.ParsePrefix(part[:i] + "/" + part[i+1:])
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is not of the form address-length", part)
+	}
+	switch {
+	case p.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("%q is an IPv4-mapped IPv6 address", part)
+	case p.Bits() == 0 || p.Bits() >= p.Addr().BitLen():
+		return netip.Prefix{}, fmt.Errorf("length %d is out of range", p.Bits())
+	case p != p.Masked():
+		return netip.Prefix{}, fmt.Errorf("%s has host bits set; the subnet is %s", p, p.Masked())
+	case fmt.Sprintf("%s-%d", p.Addr(), p.Bits()) != part:
+		return netip.Prefix{}, fmt.Errorf("%q is not the canonical form of %s", part, p)
+	}
+	return p, nil
+}

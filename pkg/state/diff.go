@@ -1,0 +1,111 @@
+package state
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Verb is what to do about an object.
+type Verb uint8
+
+// The verbs.
+const (
+	Create  Verb = iota + 1 // there is nothing under the key
+	Replace                 // there is something under the key that may be replaced
+	Delete                  // the object is no longer wanted
+)
+
+func (v Verb) String() string {
+	switch v {
+	case Create:
+		return "adding"
+	case Replace:
+		return "replacing"
+	case Delete:
+		return "deleting"
+	}
+	return fmt.Sprintf("verb %d", uint8(v))
+}
+
+// Op is one step that changes a host.
+type Op struct {
+	Verb Verb
+	Want Object // what to create, or to replace Have with
+	Have Object // what to replace or delete
+}
+
+// Key of the object that the step is about.
+func (o Op) Key() Key {
+	if o.Want != nil {
+		return o.Want.Key()
+	}
+	return o.Have.Key()
+}
+
+func (o Op) String() string {
+	if o.Want != nil {
+		return o.Verb.String() + " " + o.Want.String()
+	}
+	return o.Verb.String() + " " + o.Have.String()
+}
+
+// Blocked is a wanted object that can't be had because of something that is not
+// ours to remove.
+type Blocked struct {
+	Want Object
+	By   string
+}
+
+func (b Blocked) Error() string {
+	return fmt.Sprintf("%s: blocked by something that is not ours, to be removed by hand: %s", b.Want, b.By)
+}
+
+// Diff returns the steps that turn have into want, in an order that respects
+// dependencies: everything that is added, lower kinds first, then everything
+// that is deleted, higher kinds first.
+//
+// It looks at the given keys only. keep tells which of our objects must stay
+// even if they are not wanted.
+func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, blocked []Blocked) {
+	for _, k := range keys {
+		w, wanted := want[k]
+		h, there := have[k]
+		switch {
+		case wanted && !there:
+			ops = append(ops, Op{Verb: Create, Want: w})
+		case wanted && h.Owner == Ours && h.Object == w:
+			if h.Beside != "" {
+				blocked = append(blocked, Blocked{w, h.Beside})
+			}
+		case wanted && h.Owner == Ours && h.Beside == "":
+			ops = append(ops, Op{Verb: Replace, Want: w, Have: h.Object})
+		case wanted && h.Owner == Ours:
+			// A kernel replaces the first of several under one key, which may
+			// be the foreign one: take ours away, exactly.
+			ops = append(ops, Op{Verb: Delete, Have: h.Object})
+		case wanted && h.Object == w && h.Owner == Adoptable:
+			ops = append(ops, Op{Verb: Replace, Want: w, Have: h.Object})
+		case wanted && h.Object == w:
+			// Someone else's, and just what is wanted: it serves.
+		case wanted:
+			blocked = append(blocked, Blocked{w, h.String()})
+		case there && h.Owner == Ours && !keep(k):
+			ops = append(ops, Op{Verb: Delete, Have: h.Object})
+		}
+	}
+	slices.SortStableFunc(ops, func(a, b Op) int {
+		if x, y := a.Verb == Delete, b.Verb == Delete; x != y {
+			if y {
+				return -1
+			}
+			return 1
+		}
+		c := cmp.Compare(a.Key().Kind, b.Key().Kind)
+		if a.Verb == Delete {
+			return -c
+		}
+		return c
+	})
+	return ops, blocked
+}

@@ -1,0 +1,89 @@
+// Package state is the language between those who say how a host should look
+// and those who make it so: objects, sets of them, and the difference between
+// what is wanted and what is there.
+package state
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// Kind of an object. Kinds are numbered in the order of dependency: what has a
+// higher number may need what has a lower one.
+type Kind uint8
+
+// The kinds of objects.
+const (
+	KindRoute Kind = iota + 1
+)
+
+func (k Kind) String() string {
+	switch k {
+	case KindRoute:
+		return "route"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Key says which object something is: a host has at most one of each key that
+// is ours.
+type Key struct {
+	Kind Kind
+	Dst  netip.Prefix // routes: the destination
+}
+
+// Object is one thing that a host can have. Objects are values of comparable
+// types: two objects are the same if they are ==.
+type Object interface {
+	Key() Key
+	// String is for people: what the object is and what it is about.
+	String() string
+}
+
+// Route sends packets for Dst out of the interface Dev, to the next hop Via. It
+// is in the main table, with metric 0.
+type Route struct {
+	Dst netip.Prefix
+	Via netip.Addr
+	Dev string
+}
+
+// Key is the destination.
+func (r Route) Key() Key { return Key{Kind: KindRoute, Dst: r.Dst} }
+
+func (r Route) String() string { return fmt.Sprintf("route %s via %s dev %s", r.Dst, r.Via, r.Dev) }
+
+// Set is objects by key.
+type Set map[Key]Object
+
+// Owner says whom something on the host belongs to.
+type Owner uint8
+
+// The owners. Only what is Ours is ever replaced or removed; what is Adoptable
+// becomes ours if it is exactly what is wanted.
+const (
+	Foreign   Owner = iota // someone else's
+	Adoptable              // bears the marks of an older flannel, or of anyone
+	Ours
+)
+
+// Entry is what a host has under one key.
+type Entry struct {
+	Object Object // nil where it is of a sort that this program never makes
+	Owner  Owner
+	// Text says what it is, where Object is nil.
+	Text string
+	// Beside is set if something Foreign is there under the same key as the
+	// entry that is Ours, and says what.
+	Beside string
+}
+
+func (e Entry) String() string {
+	if e.Object == nil {
+		return e.Text
+	}
+	return e.Object.String()
+}
+
+// Have is what a host has, by key.
+type Have map[Key]Entry

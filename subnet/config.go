@@ -1,0 +1,242 @@
+package subnet
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"flanneld/pkg/ip"
+)
+
+// Config is the validated configuration of the network, the same for all
+// hosts.
+type Config struct {
+	// V4 and V6 are where the subnets of each family come from. A family that
+	// is off holds the zero Range.
+	V4, V6 Range
+	// BackendType in lower case.
+	BackendType string
+	// Backend is the whole Backend object, or nothing.
+	Backend json.RawMessage
+}
+
+// Range is where one address family's subnets come from.
+type Range struct {
+	Network   netip.Prefix
+	SubnetLen int
+	// Min and Max are the base addresses of the first and the last subnet that
+	// may be given out.
+	Min, Max netip.Addr
+}
+
+// Network returns the networks of both families.
+func (c *Config) Network() ip.Subnet { return ip.Subnet{V4: c.V4.Network, V6: c.V6.Network} }
+
+// Fits reports whether a lease of s could be given out under c.
+func (c *Config) Fits(s ip.Subnet) bool { return c.V4.fits(s.V4) && c.V6.fits(s.V6) }
+
+func (r Range) fits(p netip.Prefix) bool {
+	if !r.Network.IsValid() || !p.IsValid() {
+		return r.Network.IsValid() == p.IsValid()
+	}
+	return p.Bits() == r.SubnetLen && !p.Addr().Less(r.Min) && !r.Max.Less(p.Addr())
+}
+
+// ConfigError is a configuration that cannot be used.
+type ConfigError struct {
+	Key    string // as written in the configuration; empty for all of it
+	Value  string // as written in the configuration, quoted where it is text
+	Reason string
+}
+
+func (e *ConfigError) Error() string {
+	if e.Key == "" {
+		return fmt.Sprintf("network configuration %s %s", e.Value, e.Reason)
+	}
+	if e.Value == "" {
+		return fmt.Sprintf("network configuration: %s %s", e.Key, e.Reason)
+	}
+	return fmt.Sprintf("network configuration: %s %s %s", e.Key, e.Value, e.Reason)
+}
+
+// configJSON is the configuration as written. Each key is decoded by itself, so
+// that an error can name it.
+type configJSON struct {
+	EnableIPv4, EnableIPv6                                            json.RawMessage
+	Network, SubnetLen, SubnetMin, SubnetMax                          json.RawMessage
+	IPv6Network, IPv6SubnetLen, IPv6SubnetMin, IPv6SubnetMax, Backend json.RawMessage
+}
+
+// limits are where the rules of the two families differ.
+type limits struct {
+	prefix     string // of the keys
+	family     func(netip.Addr) bool
+	name       string
+	defaultLen int // SubnetLen where Network leaves room for it
+	maxLen     int
+	// halves is the Network length from which on one bit more than the Network
+	// makes a subnet; shorter Networks need two.
+	halves int
+}
+
+var (
+	limits4 = limits{family: netip.Addr.Is4, name: "IPv4", defaultLen: 24, maxLen: 30, halves: 24}
+	limits6 = limits{prefix: "IPv6", family: netip.Addr.Is6, name: "IPv6", defaultLen: 64, maxLen: 126, halves: 129}
+)
+
+// ParseConfig reads and validates the configuration. Its errors are
+// ConfigErrors.
+func ParseConfig(raw []byte) (*Config, error) {
+	var j configJSON
+	if err := json.Unmarshal(raw, &j); err != nil {
+		return nil, &ConfigError{Value: abbreviate(string(raw)), Reason: jsonError(err).Error()}
+	}
+	v4, err := boolKey("EnableIPv4", j.EnableIPv4, true)
+	if err != nil {
+		return nil, err
+	}
+	v6, err := boolKey("EnableIPv6", j.EnableIPv6, false)
+	if err != nil {
+		return nil, err
+	}
+	if !v4 && !v6 {
+		return nil, &ConfigError{Key: "EnableIPv4", Value: "false", Reason: "with EnableIPv6 false leaves no address family"}
+	}
+	c := &Config{}
+	if v4 {
+		if c.V4, err = limits4.parse(j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax); err != nil {
+			return nil, err
+		}
+	}
+	if v6 {
+		if c.V6, err = limits6.parse(j.IPv6Network, j.IPv6SubnetLen, j.IPv6SubnetMin, j.IPv6SubnetMax); err != nil {
+			return nil, err
+		}
+	}
+	if c.BackendType, err = backendType(j.Backend); err != nil {
+		return nil, err
+	}
+	if len(j.Backend) > 0 && string(j.Backend) != "null" {
+		c.Backend = j.Backend
+	}
+	return c, nil
+}
+
+// backendType returns "udp" where there is no Backend object at all, and ""
+// where there is one that does not name its type.
+func backendType(raw json.RawMessage) (string, error) {
+	if raw == nil {
+		return "udp", nil
+	}
+	var b struct{ Type json.RawMessage }
+	if err := json.Unmarshal(raw, &b); err != nil {
+		return "", &ConfigError{"Backend", abbreviate(string(raw)), `is not an object such as {"Type": "vxlan"}`}
+	}
+	if b.Type == nil {
+		return "", nil
+	}
+	t, err := stringKey("Backend.Type", b.Type)
+	return strings.ToLower(t), err
+}
+
+func (l limits) parse(network, length, min, max json.RawMessage) (Range, error) {
+	var r Range
+	key := l.prefix + "Network"
+	if len(network) == 0 {
+		return r, &ConfigError{Key: key, Reason: "is missing"}
+	}
+	text, err := stringKey(key, network)
+	if err != nil {
+		return r, err
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil || !l.family(p.Addr()) || p.Addr().Is4In6() {
+		return r, &ConfigError{key, string(network), "is not an " + l.name + " network in CIDR notation"}
+	}
+	r.Network = p.Masked()
+	if r.SubnetLen, err = l.subnetLen(r.Network, length); err != nil {
+		return r, err
+	}
+
+	// By default the first subnet is left out: its base is the Network's own
+	// address, which old tools take for a broadcast.
+	second, _ := ip.Next(ip.Base(r.Network, r.SubnetLen))
+	if r.Min, err = l.bound(r, "SubnetMin", min, second.Addr()); err != nil {
+		return r, err
+	}
+	if r.Max, err = l.bound(r, "SubnetMax", max, ip.LastSubnet(r.Network, r.SubnetLen).Addr()); err != nil {
+		return r, err
+	}
+	if r.Max.Less(r.Min) {
+		return r, &ConfigError{l.prefix + "SubnetMin", r.Min.String(), fmt.Sprintf("is above %sSubnetMax %s", l.prefix, r.Max)}
+	}
+	return r, nil
+}
+
+func (l limits) subnetLen(network netip.Prefix, raw json.RawMessage) (int, error) {
+	key := l.prefix + "SubnetLen"
+	shortest := network.Bits() + 2
+	if network.Bits() >= l.halves {
+		shortest = network.Bits() + 1
+	}
+	var n uint32
+	if raw != nil {
+		if err := json.Unmarshal(raw, &n); err != nil {
+			return 0, &ConfigError{key, abbreviate(string(raw)), "is not a prefix length"}
+		}
+	}
+	if n == 0 { // absent, null and 0 mean the default
+		if n := max(l.defaultLen, shortest); n <= l.maxLen {
+			return n, nil
+		}
+		return 0, &ConfigError{l.prefix + "Network", network.String(), fmt.Sprintf("is too small: subnets are at most /%d", l.maxLen)}
+	}
+	switch {
+	case int(n) > l.maxLen:
+		return 0, &ConfigError{key, fmt.Sprint(n), fmt.Sprintf("is above %d, the longest subnet there is", l.maxLen)}
+	case int(n) < shortest:
+		return 0, &ConfigError{key, fmt.Sprint(n), fmt.Sprintf("is below %d, the shortest that %sNetwork %s can be divided into", shortest, l.prefix, network)}
+	}
+	return int(n), nil
+}
+
+func (l limits) bound(r Range, key string, raw json.RawMessage, otherwise netip.Addr) (netip.Addr, error) {
+	if raw == nil {
+		return otherwise, nil
+	}
+	key = l.prefix + key
+	text, err := stringKey(key, raw)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil || !l.family(a) {
+		return netip.Addr{}, &ConfigError{key, abbreviate(string(raw)), "is not an " + l.name + " address"}
+	}
+	if !r.Network.Contains(a) {
+		return netip.Addr{}, &ConfigError{key, string(raw), fmt.Sprintf("does not lie in %sNetwork %s", l.prefix, r.Network)}
+	}
+	if base := netip.PrefixFrom(a, r.SubnetLen).Masked().Addr(); base != a {
+		return netip.Addr{}, &ConfigError{key, string(raw), fmt.Sprintf("is not the base of a /%d subnet; the nearest below is %s", r.SubnetLen, base)}
+	}
+	return a, nil
+}
+
+func stringKey(key string, raw json.RawMessage) (string, error) {
+	var s *string
+	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
+		return "", &ConfigError{key, abbreviate(string(raw)), "is not a string"}
+	}
+	return *s, nil
+}
+
+func boolKey(key string, raw json.RawMessage, otherwise bool) (bool, error) {
+	if raw == nil {
+		return otherwise, nil
+	}
+	if err := json.Unmarshal(raw, &otherwise); err != nil {
+		return false, &ConfigError{key, abbreviate(string(raw)), "is not true or false"}
+	}
+	return otherwise, nil
+}

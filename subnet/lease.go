@@ -1,0 +1,144 @@
+package subnet
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"flanneld/pkg/ip"
+)
+
+// LeaseTTL is how long a lease lives without being renewed.
+const LeaseTTL = 24 * time.Hour
+
+// Attrs is what a host publishes with its lease: the value of the lease's key.
+// Attrs are comparable. BackendData and BackendV6Data hold compact JSON text,
+// or nothing.
+type Attrs struct {
+	PublicIP      ip.Addrs
+	BackendType   string
+	BackendData   string
+	BackendV6Data string
+}
+
+// Lease is a subnet in the hands of one host. A Lease that has been handed out
+// is never changed; many snapshots share it.
+type Lease struct {
+	Subnet ip.Subnet
+	Attrs
+	// Expires is when the store drops the lease, by this host's monotonic
+	// clock. Zero is a reservation, which never expires.
+	Expires time.Time
+	// Revision names the last write of the lease, for compare-and-swap.
+	Revision uint64
+}
+
+// Reserved reports whether the lease never expires.
+func (l *Lease) Reserved() bool { return l.Expires.IsZero() }
+
+// attrsJSON is the value as every version of flannel reads it. PublicIPv6 is
+// always written, null where there is none, as flannel does since 0.15.
+type attrsJSON struct {
+	PublicIP      *netip.Addr
+	PublicIPv6    *netip.Addr
+	BackendType   string          `json:",omitempty"`
+	BackendData   json.RawMessage `json:",omitempty"`
+	BackendV6Data json.RawMessage `json:",omitempty"`
+}
+
+// Value returns the JSON that is written under the lease's key.
+func (a Attrs) Value() (string, error) {
+	j := attrsJSON{
+		BackendType:   a.BackendType,
+		BackendData:   json.RawMessage(a.BackendData),
+		BackendV6Data: json.RawMessage(a.BackendV6Data),
+	}
+	if a.PublicIP.V4.IsValid() {
+		j.PublicIP = &a.PublicIP.V4
+	}
+	if a.PublicIP.V6.IsValid() {
+		j.PublicIPv6 = &a.PublicIP.V6
+	}
+	b, err := json.Marshal(j)
+	return string(b), err
+}
+
+// ParseAttrs reads the value of the key of subnet s. It fails on anything that
+// could not be acted upon: a value that is no JSON object, or no usable public
+// address in a family that s covers.
+func ParseAttrs(s ip.Subnet, value string) (Attrs, error) {
+	var j attrsJSON
+	if err := json.Unmarshal([]byte(value), &j); err != nil {
+		return Attrs{}, fmt.Errorf("value %s: %w", abbreviate(value), jsonError(err))
+	}
+	a := Attrs{BackendType: j.BackendType}
+	var err error
+	if a.BackendData, err = compact(j.BackendData); err != nil {
+		return Attrs{}, err
+	}
+	if a.BackendV6Data, err = compact(j.BackendV6Data); err != nil {
+		return Attrs{}, err
+	}
+	if s.V4.IsValid() {
+		if a.PublicIP.V4, err = publicAddr("PublicIP", j.PublicIP, netip.Addr.Is4); err != nil {
+			return Attrs{}, err
+		}
+	}
+	if s.V6.IsValid() {
+		if a.PublicIP.V6, err = publicAddr("PublicIPv6", j.PublicIPv6, netip.Addr.Is6); err != nil {
+			return Attrs{}, err
+		}
+	}
+	return a, nil
+}
+
+func publicAddr(field string, a *netip.Addr, family func(netip.Addr) bool) (netip.Addr, error) {
+	switch {
+	case a == nil || !a.IsValid():
+		return netip.Addr{}, fmt.Errorf("%s is missing", field)
+	case !family(*a) || a.Is4In6():
+		return netip.Addr{}, fmt.Errorf("%s %q is of the wrong address family", field, a)
+	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), *a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return netip.Addr{}, fmt.Errorf("%s %q is not the address of a host", field, a)
+	}
+	return *a, nil
+}
+
+func compact(raw json.RawMessage) (string, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return "", nil
+	}
+	var b bytes.Buffer
+	if err := json.Compact(&b, raw); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}
+
+// jsonError words a JSON error for a person who sees the key, not this code.
+func jsonError(err error) error {
+	var t *json.UnmarshalTypeError
+	if errors.As(err, &t) {
+		if t.Field == "" {
+			return fmt.Errorf("is a JSON %s, want an object", t.Value)
+		}
+		return fmt.Errorf("%s is a JSON %s, which does not fit", t.Field, t.Value)
+	}
+	var s *json.SyntaxError
+	if errors.As(err, &s) {
+		return fmt.Errorf("not valid JSON at byte %d: %w", s.Offset, err)
+	}
+	return err
+}
+
+// abbreviate quotes s for a message, whatever s holds and however long it is.
+func abbreviate(s string) string {
+	const most = 80
+	if len(s) > most {
+		return fmt.Sprintf("%q... (%d bytes)", s[:most], len(s))
+	}
+	return fmt.Sprintf("%q", s)
+}

@@ -1,0 +1,55 @@
+// Package subnet is the life of a lease: the cluster's configuration, which
+// subnet this host holds, and what the other hosts hold.
+package subnet
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"flanneld/pkg/ip"
+)
+
+// Errors that a Store returns, wrapped or bare.
+var (
+	// ErrNoConfig: the store answers and holds no configuration.
+	ErrNoConfig = errors.New("no network configuration")
+	// ErrExists: the subnet that was to be created is taken.
+	ErrExists = errors.New("the subnet is taken")
+	// ErrChanged: the lease that was to be written is gone or was written by
+	// someone else meanwhile.
+	ErrChanged = errors.New("the lease was changed meanwhile")
+)
+
+// Store holds the configuration and the leases of one network. Every write is
+// compare-and-swap. Any error other than those above means that the store
+// could not be asked, or that it is unknown whether it did what it was asked.
+// A Store is safe for concurrent use.
+type Store interface {
+	// Config returns the configuration as it is written, or ErrNoConfig.
+	Config(ctx context.Context) ([]byte, error)
+
+	// List returns all leases as they are now.
+	List(ctx context.Context) (Snapshot, error)
+
+	// Watch calls yield with all leases as they are now, and again after each
+	// change of any of them, until ctx ends (then it returns ctx.Err()) or the
+	// store cannot be asked any more (then the error). What passed between two
+	// calls of Watch is not lost: the first snapshot is complete. Snapshots
+	// never go back in time within one call. yield is called from one
+	// goroutine and should return soon.
+	Watch(ctx context.Context, yield func(Snapshot)) error
+
+	// Create takes a free subnet, for ttl, or for ever where ttl is 0; it
+	// returns ErrExists if the subnet's key is there, whatever it holds.
+	// Whether other leases overlap the subnet is the caller's concern.
+	Create(ctx context.Context, s ip.Subnet, a Attrs, ttl time.Duration) (*Lease, error)
+
+	// Update writes the lease of s anew, for ttl, or for ever where ttl is 0,
+	// if revision is still that of its last write; else it returns ErrChanged.
+	Update(ctx context.Context, s ip.Subnet, revision uint64, a Attrs, ttl time.Duration) (*Lease, error)
+
+	// Delete removes the lease of s if revision is still that of its last
+	// write; else it returns ErrChanged.
+	Delete(ctx context.Context, s ip.Subnet, revision uint64) error
+}
