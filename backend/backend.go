@@ -22,6 +22,8 @@ type Host struct {
 	MTU int
 	// Addr is the address of the external interface that was chosen.
 	Addr ip.Addrs
+	// Net is the network of that address, on the interface's link.
+	Net ip.Subnet
 	// PublicIP is what the other hosts know this host by: Addr, unless told
 	// otherwise.
 	PublicIP ip.Addrs

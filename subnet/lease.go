@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"flanneld/pkg/ip"
@@ -62,8 +63,11 @@ func (a Attrs) Value() (string, error) {
 	if a.PublicIP.V6.IsValid() {
 		j.PublicIPv6 = &a.PublicIP.V6
 	}
-	b, err := json.Marshal(j)
-	return string(b), err
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false) // it would alter the text of BackendData
+	err := e.Encode(j)
+	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
 // ParseAttrs reads the value of the key of subnet s. It fails on anything that

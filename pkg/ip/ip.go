@@ -117,3 +117,24 @@ func parsePart(part string) (netip.Prefix, error) {
 	}
 	return p, nil
 }
+
+// Of returns the address of the family that p is of.
+func (a Addrs) Of(p netip.Prefix) netip.Addr {
+	if p.Addr().Is4() {
+		return a.V4
+	}
+	return a.V6
+}
+
+// String returns the addresses, joined by a comma.
+func (a Addrs) String() string {
+	switch {
+	case a.V4.IsValid() && a.V6.IsValid():
+		return a.V4.String() + "," + a.V6.String()
+	case a.V6.IsValid():
+		return a.V6.String()
+	case a.V4.IsValid():
+		return a.V4.String()
+	}
+	return "none"
+}

@@ -58,7 +58,7 @@ type Blocked struct {
 }
 
 func (b Blocked) Error() string {
-	return fmt.Sprintf("%s: blocked by something that is not ours, to be removed by hand: %s", b.Want, b.By)
+	return "in its place is something that is not ours, to be removed by hand: " + b.By
 }
 
 // Diff returns the steps that turn have into want, in an order that respects
@@ -89,7 +89,7 @@ func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, block
 		case wanted && h.Object == w:
 			// Someone else's, and just what is wanted: it serves.
 		case wanted:
-			blocked = append(blocked, Blocked{w, h.String()})
+			blocked = append(blocked, Blocked{w, h.Text})
 		case there && h.Owner == Ours && !keep(k):
 			ops = append(ops, Op{Verb: Delete, Have: h.Object})
 		}

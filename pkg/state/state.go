@@ -69,20 +69,16 @@ const (
 
 // Entry is what a host has under one key.
 type Entry struct {
-	Object Object // nil where it is of a sort that this program never makes
+	// Object is never nil; what this program would not make itself is of a
+	// type of the target's own, and so equal to nothing that is wanted.
+	Object Object
 	Owner  Owner
-	// Text says what it is, where Object is nil.
+	// Text says what is there and whose, in the target's own terms, where it is
+	// not Ours.
 	Text string
-	// Beside is set if something Foreign is there under the same key as the
-	// entry that is Ours, and says what.
+	// Beside is set if the entry is Ours and something Foreign is there under
+	// the same key; it says what.
 	Beside string
-}
-
-func (e Entry) String() string {
-	if e.Object == nil {
-		return e.Text
-	}
-	return e.Object.String()
 }
 
 // Have is what a host has, by key.

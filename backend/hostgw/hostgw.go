@@ -1,0 +1,42 @@
+// Package hostgw is the backend that makes each host the gateway to its own
+// subnet: a plain route for each peer, and so all hosts on one link.
+package hostgw
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"flanneld/backend"
+	"flanneld/pkg/state"
+	"flanneld/subnet"
+)
+
+// Type is the backend's row in the table.
+var Type = backend.Type{Name: name, New: func(json.RawMessage) (backend.Backend, error) { return hostgw{}, nil }}
+
+const name = "host-gw"
+
+type hostgw struct{}
+
+// Attrs refuses a public address that is not the interface's own: the peers
+// could not use it as a gateway.
+func (hostgw) Attrs(h backend.Host) (subnet.Attrs, error) {
+	if h.PublicIP != h.Addr {
+		return subnet.Attrs{}, fmt.Errorf("backend host-gw needs peers to send straight to this host: the public address %s must be the address of %s, %s",
+			h.PublicIP, h.Iface, h.Addr)
+	}
+	return subnet.Attrs{PublicIP: h.PublicIP, BackendType: name}, nil
+}
+
+func (hostgw) MTU(h backend.Host) int { return h.MTU }
+
+func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
+	if peer.BackendType != name {
+		return nil, fmt.Errorf("its backend is %q, not %s", peer.BackendType, name)
+	}
+	var routes []state.Object
+	for _, dst := range peer.Subnet.Prefixes() {
+		routes = append(routes, state.Route{Dst: dst, Via: peer.PublicIP.Of(dst), Dev: h.Iface})
+	}
+	return routes, nil
+}

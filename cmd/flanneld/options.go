@@ -1,0 +1,210 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/network"
+	"flanneld/subnet/etcdv2"
+)
+
+// options is the command line and the environment, validated.
+type options struct {
+	etcd        etcdv2.Options
+	iface       network.Selection
+	subnetFile  string
+	renewMargin time.Duration
+	// unknown are variables of the environment that look as if they were meant
+	// for us, and are not.
+	unknown []string
+}
+
+// errUsage is returned after the usage error was printed.
+var errUsage = errors.New("usage")
+
+const envPrefix = "FLANNELD_"
+
+// parse reads the options from args and, for flags that are not among them,
+// from the environment. It returns nil options where a flag asked for a text
+// that was printed instead.
+func parse(args, environ []string, stderr io.Writer) (*options, error) {
+	var o options
+	fs := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprintf(stderr, "Usage: %s [OPTION]...\n", args[0])
+		fs.PrintDefaults()
+	}
+	o.etcd.Endpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
+	fs.Var((*endpoints)(&o.etcd.Endpoints), "etcd-endpoints", "comma-separated `URLs` of the etcd servers")
+	fs.StringVar(&o.etcd.Prefix, "etcd-prefix", "/coreos.com/network", "etcd `key` below which configuration and leases are")
+	fs.StringVar(&o.etcd.KeyFile, "etcd-keyfile", "", "`file` with the private key of the client certificate for etcd")
+	fs.StringVar(&o.etcd.CertFile, "etcd-certfile", "", "`file` with the client certificate for etcd")
+	fs.StringVar(&o.etcd.CAFile, "etcd-cafile", "", "`file` with the certificate authority that etcd's own certificates are checked by")
+	fs.StringVar(&o.etcd.Username, "etcd-username", "", "`name` of the etcd user")
+	fs.Var((*secret)(&o.etcd.Password), "etcd-password", "`password` of the etcd user")
+	fs.Var((*list)(&o.iface.Ifaces), "iface", "`name` or address of the interface for traffic between hosts; may be repeated, the first that exists is used (default: that of the default route)")
+	fs.Var((*regexes)(&o.iface.Regexes), "iface-regex", "regular `expression` that the interface's address or name matches; may be repeated; looked at after -iface")
+	fs.Var((*address)(&o.iface.CanReach), "iface-can-reach", "`address` to which the interface is the way; looked at after -iface-regex")
+	fs.Var((*address)(&o.iface.PublicIP), "public-ip", "`address` that other hosts reach this one by, if it is not the interface's")
+	fs.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells this host's subnet")
+	margin := margin(60)
+	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
+	showVersion := fs.Bool("version", false, "print the version and exit")
+	fs.Bool("help", false, "print this and exit")
+	logging := flag.NewFlagSet("", flag.ContinueOnError)
+	klog.InitFlags(logging)
+	for _, name := range []string{"v", "vmodule", "log_backtrace_at"} {
+		f := logging.Lookup(name)
+		fs.Var(f.Value, f.Name, f.Usage)
+	}
+
+	usage := func(format string, a ...any) error {
+		fmt.Fprintf(stderr, "%s: %s\nUsage: %s [OPTION]...; -help lists the options\n", fs.Name(), fmt.Sprintf(format, a...), args[0])
+		return errUsage
+	}
+	// The flag package would print all of its usage after each error.
+	fs.SetOutput(io.Discard)
+	printUsage := fs.Usage
+	fs.Usage = func() {}
+	err := fs.Parse(args[1:])
+	fs.SetOutput(stderr)
+	switch {
+	case errors.Is(err, flag.ErrHelp), err == nil && fs.Lookup("help").Value.String() == "true":
+		printUsage()
+		return nil, nil
+	case err != nil:
+		return nil, usage("%v", err)
+	case *showVersion:
+		fmt.Fprintln(stderr, version)
+		return nil, nil
+	case fs.NArg() > 0:
+		return nil, usage("unexpected argument %q: options begin with a dash", fs.Arg(0))
+	}
+	if name, value, err := fromEnv(fs, environ, &o.unknown); err != nil {
+		return nil, usage("invalid value %q for environment variable %s: %v", value, name, err)
+	}
+	o.renewMargin = time.Duration(margin) * time.Minute
+	return &o, nil
+}
+
+// fromEnv sets the flags that are not set from their environment variables.
+func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value string, err error) {
+	given := make(map[string]bool)
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	flags := make(map[string]*flag.Flag)
+	fs.VisitAll(func(f *flag.Flag) {
+		flags[envPrefix+strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))] = f
+	})
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		f := flags[name]
+		switch {
+		case !strings.HasPrefix(name, envPrefix), value == "":
+		case f == nil:
+			*unknown = append(*unknown, name)
+		case given[f.Name], f.Name == "help", f.Name == "version":
+		default:
+			if err := fs.Set(f.Name, value); err != nil {
+				if _, ok := f.Value.(*secret); ok {
+					value = "[redacted]"
+				}
+				return name, value, err
+			}
+		}
+	}
+	return "", "", nil
+}
+
+// The types of flags.
+
+type secret string
+
+func (s *secret) Set(v string) error { *s = secret(v); return nil }
+func (s *secret) String() string     { return "" }
+
+type list []string
+
+func (l *list) Set(v string) error {
+	if v == "" {
+		return errors.New("is empty")
+	}
+	*l = append(*l, v)
+	return nil
+}
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+type endpoints []string
+
+func (e *endpoints) Set(v string) error {
+	var urls []string
+	for _, text := range strings.Split(v, ",") {
+		text = strings.TrimSpace(text)
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return fmt.Errorf("%q is not an http or https URL such as http://127.0.0.1:2379", text)
+		}
+		urls = append(urls, text)
+	}
+	*e = urls
+	return nil
+}
+func (e *endpoints) String() string { return strings.Join(*e, ",") }
+
+type regexes []*regexp.Regexp
+
+func (r *regexes) Set(v string) error {
+	re, err := regexp.Compile(v)
+	if err == nil {
+		*r = append(*r, re)
+	}
+	return err
+}
+
+func (r *regexes) String() string {
+	var texts []string
+	for _, re := range *r {
+		texts = append(texts, re.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+type address netip.Addr
+
+func (a *address) Set(v string) error {
+	addr, err := netip.ParseAddr(v)
+	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
+		return errors.New("is not the IPv4 address of a host")
+	}
+	*a = address(addr)
+	return nil
+}
+
+func (a *address) String() string {
+	if addr := netip.Addr(*a); addr.IsValid() {
+		return addr.String()
+	}
+	return ""
+}
+
+type margin int
+
+func (m *margin) Set(v string) error {
+	var n int
+	if _, err := fmt.Sscanf(v+"\n", "%d\n", &n); err != nil || n < 1 || n > 1439 {
+		return errors.New("is not a number of minutes from 1 to 1439")
+	}
+	*m = margin(n)
+	return nil
+}
+func (m *margin) String() string { return fmt.Sprint(int(*m)) }

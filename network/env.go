@@ -1,0 +1,120 @@
+package network
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
+)
+
+// Env is what subnet.env tells whoever sets up the containers of this host.
+type Env struct {
+	Network ip.Subnet // of the whole cluster
+	Subnet  ip.Subnet // of this host
+	MTU     int       // of the containers' interfaces, in bytes
+	// IPMasq says that masquerading is done here and need not be done by
+	// others.
+	IPMasq bool
+}
+
+// String returns the content of the file.
+func (e Env) String() string {
+	var b strings.Builder
+	for _, f := range [...]struct {
+		infix           string
+		network, subnet netip.Prefix
+	}{{"", e.Network.V4, e.Subnet.V4}, {"IPV6_", e.Network.V6, e.Subnet.V6}} {
+		if f.network.IsValid() {
+			// The first address of the subnet, which is the bridge's.
+			gateway := netip.PrefixFrom(f.subnet.Addr().Next(), f.subnet.Bits())
+			fmt.Fprintf(&b, "FLANNEL_%sNETWORK=%s\nFLANNEL_%sSUBNET=%s\n", f.infix, f.network, f.infix, gateway)
+		}
+	}
+	fmt.Fprintf(&b, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", e.MTU, e.IPMasq)
+	return b.String()
+}
+
+// Write puts the file in place, with its folder if need be. A reader sees all
+// of the old file or all of the new one, also after a crash of the host.
+func (e Env) Write(path string) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	// Always the same name: what a crash leaves behind is used again.
+	temp := filepath.Join(dir, "."+filepath.Base(path)+".tmp")
+	if err := writeSynced(temp, []byte(e.String())); err != nil {
+		_ = os.Remove(temp)
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := os.Rename(temp, path); err != nil {
+		_ = os.Remove(temp)
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) { // some file systems have none
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeSynced(path string, content []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Chmod(0o644) // whatever the umask
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// ReadSubnet returns the subnet that the file at path names; none if there is
+// no such file.
+func ReadSubnet(path string) (ip.Subnet, error) {
+	var s ip.Subnet
+	content, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return s, fmt.Errorf("reading the subnet that this host had before: %w", err)
+	}
+	lines := bufio.NewScanner(bytes.NewReader(content))
+	for lines.Scan() {
+		key, value, _ := strings.Cut(lines.Text(), "=")
+		var to *netip.Prefix
+		var family func(netip.Addr) bool
+		switch key {
+		case "FLANNEL_SUBNET":
+			to, family = &s.V4, netip.Addr.Is4
+		case "FLANNEL_IPV6_SUBNET":
+			to, family = &s.V6, netip.Addr.Is6
+		default:
+			continue
+		}
+		p, err := netip.ParsePrefix(value)
+		if err != nil || !family(p.Addr()) {
+			return ip.Subnet{}, fmt.Errorf("reading the subnet that this host had before: %s: bad line %q", path, lines.Text())
+		}
+		*to = p.Masked()
+	}
+	return s, lines.Err()
+}

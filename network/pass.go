@@ -1,0 +1,174 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/state"
+)
+
+// fullPass makes everything as wanted, after a look at everything there is. An
+// error means that nothing could be learned, and that nothing was done.
+func (r *Reconciler) fullPass(ctx context.Context) error {
+	have, err := r.target.Dump(ctx)
+	if err != nil {
+		return err
+	}
+	before := r.have
+	r.have = have
+	keys := make([]state.Key, 0, len(r.plan.want))
+	for k := range r.plan.want {
+		keys = append(keys, k)
+	}
+	for k, e := range have {
+		if _, wanted := r.plan.want[k]; !wanted && e.Owner == state.Ours {
+			keys = append(keys, k)
+		}
+	}
+	ops, blocked := state.Diff(r.plan.want, have, keys, r.plan.keep)
+
+	// What failed before and is neither to be done nor blocked any more has
+	// come right by itself.
+	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
+	var due []state.Op
+	for _, op := range ops {
+		f := r.failures[op.Key()]
+		if f == nil || !f.next.After(time.Now()) {
+			due = append(due, op)
+		} else {
+			t.now[op.Key()] = f
+		}
+	}
+	for _, b := range blocked {
+		t.fail(b.Want.Key(), b.Want, b)
+	}
+	errs := r.apply(ctx, due, before)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	for i, op := range due {
+		if errs[i] != nil {
+			t.fail(op.Key(), op, errs[i])
+		}
+	}
+	var recovered summary
+	for k := range r.failures {
+		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil {
+			recovered.add("in place now", o)
+		}
+	}
+	r.failures = t.now
+	t.news.log(klog.Warningf)
+	recovered.log(klog.Infof)
+	select {
+	case <-r.ready:
+	default:
+		close(r.ready)
+	}
+	return nil
+}
+
+// tally counts the failures of a pass.
+type tally struct {
+	before, now map[state.Key]*failure
+	// jitter is one for the pass: what fails together is tried again together.
+	jitter float64
+	news   summary
+}
+
+// fail notes that what is under k could not be had, for the reason err.
+func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
+	f := &failure{reason: err.Error(), pause: retryFirst}
+	if was := t.before[k]; was != nil {
+		if was.next.After(time.Now()) { // looked at before its time
+			f.pause, f.next = was.pause, was.next
+		} else {
+			f.pause = min(max(2*was.pause, retryFirst), retryMost)
+		}
+	}
+	if f.next.IsZero() {
+		f.next = time.Now().Add(time.Duration(float64(f.pause) * (1 - t.jitter)))
+	}
+	if was := t.before[k]; was == nil || was.reason != f.reason {
+		t.news.add(f.reason, what)
+	}
+	t.now[k] = f
+}
+
+// quickPass brings the objects under keys from what the last pass left to what
+// is wanted. It reports false where a full pass has to find out more.
+func (r *Reconciler) quickPass(ctx context.Context, keys []state.Key) bool {
+	ops, blocked := state.Diff(r.plan.want, r.have, keys, r.plan.keep)
+	for _, err := range r.apply(ctx, ops, nil) {
+		if err != nil {
+			return false
+		}
+	}
+	return len(blocked) == 0
+}
+
+// apply takes the steps, notes what the target then has, and logs what was
+// done. What was there before, as it is wanted, is restored by it.
+func (r *Reconciler) apply(ctx context.Context, ops []state.Op, before state.Have) []error {
+	errs := r.target.Apply(ctx, ops)
+	var done summary
+	for i, op := range ops {
+		if errs[i] != nil {
+			continue
+		}
+		if op.Verb == state.Delete {
+			delete(r.have, op.Key())
+			done.add("deleted", op.Have)
+			continue
+		}
+		r.have[op.Key()] = state.Entry{Object: op.Want, Owner: state.Ours}
+		switch was, there := before[op.Key()]; {
+		case there && was.Object == op.Want:
+			done.add("restored", op.Want)
+		case op.Verb == state.Create:
+			done.add("added", op.Want)
+		default:
+			done.add("changed", op.Want)
+		}
+	}
+	done.log(klog.Infof)
+	return errs
+}
+
+// summary gathers what is said alike of many things, to say it in one line.
+type summary struct {
+	order []string
+	about map[string][]fmt.Stringer
+}
+
+func (s *summary) add(what string, about fmt.Stringer) {
+	if s.about == nil {
+		s.about = make(map[string][]fmt.Stringer)
+	}
+	if s.about[what] == nil {
+		s.order = append(s.order, what)
+	}
+	s.about[what] = append(s.about[what], about)
+}
+
+// log writes a line for each thing said; of what it is said, it names a few.
+func (s *summary) log(printf func(string, ...any)) {
+	const most = 3
+	for _, what := range s.order {
+		about := s.about[what]
+		var names []string
+		for _, a := range about[:min(most, len(about))] {
+			names = append(names, a.String())
+		}
+		text := strings.Join(names, "; ")
+		if n := len(about) - most; n > 0 {
+			text += fmt.Sprintf("; and %d more", n)
+		}
+		printf("%s: %s", text, what)
+	}
+}

@@ -1,0 +1,203 @@
+package network
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+)
+
+// Reconciler makes a target look as wished, and keeps it so.
+//
+// A pass compares what is wanted with what is there and applies the difference.
+// A full pass asks the target for everything there is; it follows each hint
+// that something changed, each failure, and the passing of time. A quick pass
+// looks at the few objects that a new wish changes, and takes the target to be
+// as the last passes left it: were it not, a hint would have said so.
+type Reconciler struct {
+	target target.Target
+	wake   chan struct{} // one slot: something below is to be looked at
+
+	report func(Status)
+	ready  chan struct{} // closed after the first full pass
+
+	mu    sync.Mutex
+	wish  *Wish // the latest, if not taken yet
+	full  bool  // a full pass is due
+	fresh bool  // ... in which what failed is tried before its time
+	plan  plan  // changed by Run alone
+
+	// Of Run alone:
+	have     state.Have // as of the last pass; nil before the first
+	failures map[state.Key]*failure
+	status   Status
+}
+
+// Status is how well the target matches the wish.
+type Status struct {
+	Wanted  int // objects that there should be
+	Missing int // objects that are not there, or are and should not be
+	Useless int // leases of which the backend can make nothing
+}
+
+// failure is an object that could not be had.
+type failure struct {
+	reason string
+	next   time.Time     // when to try again
+	pause  time.Duration // before that
+	said   bool          // it was logged
+}
+
+const (
+	// retryFirst and retryMost bound the pauses after which a failed object is
+	// tried again.
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 30 * time.Second
+	// resync is how often a full pass runs for no reason at all.
+	resync = 5 * time.Minute
+	// settle is the shortest time between two full passes that hints cause.
+	settle = 10 * time.Millisecond
+)
+
+// NewReconciler returns a Reconciler that does nothing before its first wish.
+// It calls report, from Run, whenever the status changes.
+func NewReconciler(t target.Target, report func(Status)) *Reconciler {
+	return &Reconciler{
+		target:   t,
+		wake:     make(chan struct{}, 1),
+		report:   report,
+		ready:    make(chan struct{}),
+		failures: make(map[state.Key]*failure),
+	}
+}
+
+// Wish replaces the wish.
+func (r *Reconciler) Wish(w Wish) {
+	r.mu.Lock()
+	r.wish = &w
+	r.mu.Unlock()
+	r.poke()
+}
+
+// Ready is closed once every object of a first wish has been tried.
+func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
+
+func (r *Reconciler) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Hint tells that the target changed. If that is not as wished, a full pass
+// will look.
+func (r *Reconciler) Hint(e target.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	want, wanted := r.plan.want[e.Key]
+	switch {
+	case e.Lost:
+		klog.V(1).Info("notifications were lost; looking at everything")
+	case e.Iface != "" && e.Iface == r.plan.wish.Host.Iface:
+		r.fresh = true
+	case wanted && (e.Gone || e.Entry.Object != want || e.Entry.Owner != state.Ours):
+	case !wanted && !e.Gone && e.Entry.Owner == state.Ours:
+	default:
+		return
+	}
+	r.full = true
+	r.poke()
+}
+
+// Run reconciles until ctx ends, and returns ctx.Err().
+func (r *Reconciler) Run(ctx context.Context) error {
+	timer := time.NewTimer(resync)
+	defer timer.Stop()
+	var rest time.Time // no full pass before
+	for {
+		var full bool
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.wake:
+		case <-timer.C:
+			full = true
+		}
+		changed, hinted, fresh := r.take()
+		if r.plan.want == nil {
+			continue // no wish yet: nothing is known, so nothing is done
+		}
+		for _, k := range changed {
+			delete(r.failures, k)
+		}
+		full = full || hinted || r.have == nil || !r.quickPass(ctx, changed)
+		switch {
+		case !full:
+		case time.Now().Before(rest):
+			r.again(fresh)
+			timer.Reset(time.Until(rest))
+			continue
+		default:
+			if fresh {
+				for _, f := range r.failures {
+					f.next, f.pause = time.Time{}, 0
+				}
+			}
+			start := time.Now()
+			if err := r.fullPass(ctx); err != nil && ctx.Err() == nil {
+				klog.Errorf("trying again, nothing changed: %v", err)
+				r.again(fresh)
+				rest = time.Now().Add(time.Second)
+				timer.Reset(time.Second)
+				continue
+			}
+			rest = time.Now().Add(max(settle, 2*time.Since(start)))
+		}
+		r.tell()
+		timer.Reset(r.untilRetry())
+	}
+}
+
+// take empties the mailbox. It returns the keys of the objects that a new wish
+// changes, and whether hints call for a full pass.
+func (r *Reconciler) take() (changed []state.Key, full, fresh bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.wish != nil {
+		changed = r.plan.set(*r.wish)
+	}
+	full, fresh = r.full, r.fresh
+	r.wish, r.full, r.fresh = nil, false, false
+	return changed, full, fresh
+}
+
+// again puts off a full pass.
+func (r *Reconciler) again(fresh bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.full, r.fresh = true, r.fresh || fresh
+}
+
+// tell reports the status if it changed.
+func (r *Reconciler) tell() {
+	s := Status{Wanted: len(r.plan.want), Missing: len(r.failures), Useless: len(r.plan.problems)}
+	if s != r.status {
+		r.status = s
+		r.report(s)
+	}
+}
+
+// untilRetry returns when the next failed object is due, or a resync.
+func (r *Reconciler) untilRetry() time.Duration {
+	next := time.Now().Add(resync)
+	for _, f := range r.failures {
+		if f.next.Before(next) {
+			next = f.next
+		}
+	}
+	return time.Until(next)
+}

@@ -1,0 +1,137 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Interface is a network interface of the host.
+type Interface struct {
+	Name     string
+	Index    int
+	MTU      int // bytes
+	Up       bool
+	Loopback bool
+	Addrs    []Address
+}
+
+// Address is an address of an interface.
+type Address struct {
+	Prefix netip.Prefix
+	// Deprecated: still valid, and not for new use.
+	Deprecated bool
+	// Temporary: an IPv6 privacy address.
+	Temporary bool
+}
+
+// DefaultRoute is a default route of the main table.
+type DefaultRoute struct {
+	Iface     string // empty for a multipath route
+	Metric    int
+	Multipath bool
+}
+
+// Interfaces returns the host's interfaces with their addresses, by index.
+func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
+	list, err := listLinks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ifaces := make([]Interface, len(list))
+	at := make(map[int]*Interface, len(list))
+	for i, l := range list {
+		a := l.Attrs()
+		ifaces[i] = Interface{
+			Name: a.Name, Index: a.Index, MTU: a.MTU,
+			Up:       a.RawFlags&unix.IFF_UP != 0,
+			Loopback: a.Flags&net.FlagLoopback != 0,
+		}
+		at[a.Index] = &ifaces[i]
+	}
+	var addrs []netlink.Addr
+	err = uninterrupted(ctx, func() (err error) {
+		addrs, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	for _, a := range addrs {
+		p, ok := prefixOf(a.IPNet)
+		iface := at[a.LinkIndex]
+		if !ok || iface == nil {
+			continue
+		}
+		iface.Addrs = append(iface.Addrs, Address{
+			Prefix:     p,
+			Deprecated: a.Flags&unix.IFA_F_DEPRECATED != 0,
+			Temporary:  a.Flags&unix.IFA_F_TEMPORARY != 0,
+		})
+	}
+	slices.SortFunc(ifaces, func(a, b Interface) int { return a.Index - b.Index })
+	return ifaces, nil
+}
+
+// DefaultRoutes returns the IPv4 default routes in the order in which the
+// kernel lists them: lowest metric first.
+func (*Kernel) DefaultRoutes(ctx context.Context) ([]DefaultRoute, error) {
+	var routes []netlink.Route
+	err := uninterrupted(ctx, func() (err error) {
+		routes, err = netlink.RouteListFiltered(netlink.FAMILY_V4,
+			&netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	var defaults []DefaultRoute
+	for _, r := range routes {
+		if p, ok := prefixOf(r.Dst); ok && p.Bits() != 0 || r.Type != unix.RTN_UNICAST {
+			continue
+		}
+		d := DefaultRoute{Metric: r.Priority, Multipath: len(r.MultiPath) > 1}
+		if !d.Multipath {
+			l, err := netlink.LinkByIndex(r.LinkIndex)
+			if err != nil {
+				continue // gone since
+			}
+			d.Iface = l.Attrs().Name
+		}
+		defaults = append(defaults, d)
+	}
+	return defaults, nil
+}
+
+// RouteTo returns the interface by which the kernel reaches a, and the source
+// address that it prefers there.
+func (*Kernel) RouteTo(a netip.Addr) (iface string, src netip.Addr, err error) {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	if err == nil && len(routes) == 0 {
+		err = errors.New("no route")
+	}
+	if err != nil {
+		return "", netip.Addr{}, fmt.Errorf("looking up the route to %s: %w", a, err)
+	}
+	l, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return "", netip.Addr{}, fmt.Errorf("looking up the interface towards %s: %w", a, err)
+	}
+	src, _ = netip.AddrFromSlice(routes[0].Src)
+	return l.Attrs().Name, src.Unmap(), nil
+}
+
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), ones), ok
+}

@@ -1,0 +1,80 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"iter"
+
+	"golang.org/x/sys/unix"
+)
+
+// Netlink messages are built and read here by hand, with no allocation for each
+// attribute: tens of thousands of routes are written and dumped at a time.
+
+var native = binary.NativeEndian
+
+// attrTypeMask leaves out the two flag bits of an attribute's type.
+const attrTypeMask = 0x3fff
+
+// batch is netlink messages one after the other.
+type batch struct {
+	buf   []byte
+	start int // of the last message
+}
+
+// begin adds a message with a header of family-specific bytes.
+func (b *batch) begin(typ, flags uint16, seq uint32, header []byte) {
+	b.start = len(b.buf)
+	b.buf = native.AppendUint32(b.buf, 0) // length: set by end
+	b.buf = native.AppendUint16(b.buf, typ)
+	b.buf = native.AppendUint16(b.buf, flags|unix.NLM_F_REQUEST)
+	b.buf = native.AppendUint32(b.buf, seq)
+	b.buf = native.AppendUint32(b.buf, 0) // port: the kernel fills it in
+	b.buf = append(b.buf, header...)
+	b.pad()
+}
+
+func (b *batch) attr(typ uint16, data []byte) {
+	b.buf = native.AppendUint16(b.buf, uint16(unix.SizeofRtAttr+len(data)))
+	b.buf = native.AppendUint16(b.buf, typ)
+	b.buf = append(b.buf, data...)
+	b.pad()
+}
+
+func (b *batch) attr32(typ uint16, v uint32) {
+	b.buf = native.AppendUint16(b.buf, unix.SizeofRtAttr+4)
+	b.buf = native.AppendUint16(b.buf, typ)
+	b.buf = native.AppendUint32(b.buf, v)
+}
+
+func (b *batch) pad() {
+	for len(b.buf)%unix.NLMSG_ALIGNTO != 0 {
+		b.buf = append(b.buf, 0)
+	}
+}
+
+func (b *batch) end() {
+	native.PutUint32(b.buf[b.start:], uint32(len(b.buf)-b.start))
+}
+
+// acknowledge asks for an answer to the last message even if it succeeds.
+func (b *batch) acknowledge() {
+	flags := b.buf[b.start+6:]
+	native.PutUint16(flags, native.Uint16(flags)|unix.NLM_F_ACK)
+}
+
+// attrs yields the attributes in b, by type. It stops at the first that is
+// malformed.
+func attrs(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= unix.SizeofRtAttr {
+			n := int(native.Uint16(b))
+			if n < unix.SizeofRtAttr || n > len(b) {
+				return
+			}
+			if !yield(native.Uint16(b[2:])&attrTypeMask, b[unix.SizeofRtAttr:n]) {
+				return
+			}
+			b = b[min((n+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1), len(b)):]
+		}
+	}
+}

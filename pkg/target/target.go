@@ -1,0 +1,49 @@
+// Package target defines what can be brought into a desired state: something
+// that can be dumped, changed in batches, and watched.
+package target
+
+import (
+	"context"
+	"errors"
+
+	"flanneld/pkg/state"
+)
+
+// ErrIncomplete is returned, wrapped, by a Dump that did not see everything.
+// Nothing may be concluded from it.
+var ErrIncomplete = errors.New("the dump was interrupted by changes")
+
+// Target holds objects. A Target is safe for concurrent use of Watch with the
+// other methods; those are called by one goroutine.
+type Target interface {
+	// Dump returns everything of the kinds that the target holds: all that is
+	// ours, and of the rest at least what occupies a key that objects of ours
+	// could have.
+	Dump(ctx context.Context) (state.Have, error)
+
+	// Apply takes the steps in order and returns an error or nil for each. A
+	// failed step does not stop the others. Deleting what is gone already is
+	// no failure.
+	Apply(ctx context.Context, ops []state.Op) []error
+
+	// Watch calls emit for what happens to the target, whoever caused it, until
+	// ctx ends, and calls ready once from when on nothing escapes it. An event
+	// is a hint: it may come late, doubled, or without cause. Watch returns an
+	// error if it can't go on.
+	Watch(ctx context.Context, ready func(), emit func(Event)) error
+}
+
+// Event is a hint that a target changed.
+type Event struct {
+	// Key of the object that was added or changed to Entry, or is Gone. The
+	// zero Key means that the event is not about one object.
+	Key   state.Key
+	Entry state.Entry
+	Gone  bool
+	// Iface is the name of the interface whose link or addresses changed.
+	Iface string
+	// Defaults is set if a default route changed.
+	Defaults bool
+	// Lost is set if events were lost: anything may have changed.
+	Lost bool
+}

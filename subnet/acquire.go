@@ -1,0 +1,185 @@
+package subnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/ip"
+)
+
+// acquire gets a lease, however long it takes: it returns ctx.Err() or nil.
+func (k *Keeper) acquire(ctx context.Context) error {
+	var said said
+	var unreachable, contended backoff
+	for {
+		err := k.tryAcquire(ctx)
+		var pause time.Duration
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			return nil
+		case errors.Is(err, ErrExists), errors.Is(err, ErrChanged):
+			// Another host was faster. It can't have been faster with all
+			// of the others, too.
+			klog.V(1).Infof("acquiring a lease: %v", err)
+			pause = contended.next()
+		case errors.As(err, new(waitingFor)):
+			k.Waiting(err.Error())
+			if said.isNews(err.Error()) {
+				klog.Warningf("waiting: %v", err)
+			}
+			pause = configPoll
+		default:
+			k.Waiting("waiting for the store: " + err.Error())
+			k.trouble.note(err)
+			pause = min(unreachable.next(), configPoll)
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return err
+		}
+	}
+}
+
+// waitingFor is an error that someone's change of the configuration, of the
+// leases or of this host will mend; the store itself is well.
+type waitingFor struct{ error }
+
+func (w waitingFor) Unwrap() error { return w.error }
+
+// tryAcquire goes through the ways to a lease once: the one that we have
+// already, the subnet that we had before, any free one.
+func (k *Keeper) tryAcquire(ctx context.Context) error {
+	c, err := k.config(ctx)
+	if err != nil {
+		return err
+	}
+	attrs, avoid, err := k.Prepare(ctx, c)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return waitingFor{err}
+	}
+	s, err := k.list(ctx)
+	if err != nil {
+		return err
+	}
+	k.attrs, k.avoid = attrs, avoid
+	l, err := k.reuse(ctx, c, s)
+	if l == nil && err == nil {
+		l, err = k.create(ctx, c, s)
+	}
+	if err != nil {
+		return err
+	}
+	k.trouble.over()
+	k.holding = Holding{Config: c, Own: l, Snapshot: s}
+	return nil
+}
+
+// config reads the configuration. While we run on one already, a new one that
+// is missing or bad changes nothing.
+func (k *Keeper) config(ctx context.Context) (*Config, error) {
+	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	raw, err := k.Store.Config(cctx)
+	var c *Config
+	if err == nil {
+		k.trouble.over()
+		c, err = ParseConfig(raw)
+	}
+	var bad *ConfigError
+	switch {
+	case err == nil:
+		return c, nil
+	case !errors.Is(err, ErrNoConfig) && !errors.As(err, &bad):
+		return nil, err
+	case k.holding.Config != nil:
+		klog.Warningf("keeping the configuration that we have: %v", err)
+		return k.holding.Config, nil
+	}
+	return nil, waitingFor{err}
+}
+
+// reuse takes over a lease that bears our public address. It returns nil if
+// there is none that fits.
+func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, error) {
+	var best *Lease
+	for _, l := range s.Leases {
+		switch {
+		case l.PublicIP != k.attrs.PublicIP:
+		case !c.Fits(l.Subnet):
+			if err := k.discard(ctx, l); err != nil {
+				return nil, err
+			}
+		case best == nil, l.Subnet == k.Previous, l.Reserved() && !best.Reserved() && best.Subnet != k.Previous:
+			best = l
+		}
+	}
+	if best == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	l, err := k.Store.Update(ctx, best.Subnet, best.Revision, k.attrs, k.ttl(best.Reserved()))
+	if err != nil {
+		return nil, fmt.Errorf("taking over our lease %s: %w", best.Subnet, err)
+	}
+	if l.Reserved() {
+		klog.Infof("using the subnet %s that is reserved for this host", l.Subnet)
+	} else {
+		klog.Infof("using the subnet %s that this host has a lease of", l.Subnet)
+	}
+	return l, nil
+}
+
+// discard deletes a lease of ours that no longer fits the configuration. A
+// reservation was made by a person and is left to one.
+func (k *Keeper) discard(ctx context.Context, l *Lease) error {
+	if l.Reserved() {
+		klog.Warningf("the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if err := k.Store.Delete(ctx, l.Subnet, l.Revision); err != nil && !errors.Is(err, ErrChanged) {
+		return fmt.Errorf("deleting our old lease %s: %w", l.Subnet, err)
+	}
+	klog.Infof("deleted this host's lease %s, which does not fit the configuration", l.Subnet)
+	return nil
+}
+
+// create takes the subnet that we had before, if it is free, or any other.
+func (k *Keeper) create(ctx context.Context, c *Config, s Snapshot) (*Lease, error) {
+	var want ip.Subnet
+	switch {
+	case !k.Previous.IsValid():
+	case !c.Fits(k.Previous):
+		klog.Infof("the subnet %s that this host had before does not fit the configuration; not asking for it", k.Previous)
+	case !s.Free(k.Previous):
+		klog.Warningf("the subnet %s that this host had before is taken; not asking for it", k.Previous)
+	default:
+		want = k.Previous
+	}
+	if !want.IsValid() {
+		var err error
+		want, err = Choose(c, s, k.avoid, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+		if err != nil {
+			return nil, waitingFor{err}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	l, err := k.Store.Create(ctx, want, k.attrs, LeaseTTL)
+	if err != nil {
+		return nil, fmt.Errorf("acquiring the subnet %s: %w", want, err)
+	}
+	klog.Infof("acquired the subnet %s", l.Subnet)
+	return l, nil
+}

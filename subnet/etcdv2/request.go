@@ -1,0 +1,157 @@
+package etcdv2
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	client "go.etcd.io/etcd/client/v2"
+)
+
+// request is one request to the keys API.
+type request struct {
+	method string
+	key    string // absolute
+	query  url.Values
+	form   url.Values // of a PUT
+	// accepted, if not nil, is called when the answer begins.
+	accepted func()
+}
+
+// HTTPRequest makes request an action of the client library, whose own actions
+// hide the status and the headers of the answer.
+func (r request) HTTPRequest(ep url.URL) *http.Request {
+	ep.Path = strings.TrimSuffix(ep.Path, "/") + "/v2/keys" + r.key
+	ep.RawPath = ""
+	ep.RawQuery = r.query.Encode()
+	ctx := context.Background() // the library cancels by other means
+	if r.accepted != nil {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: r.accepted})
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, ep.String(), strings.NewReader(r.form.Encode()))
+	if err != nil {
+		return nil // an error of the library's then
+	}
+	if r.form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	return req
+}
+
+// reply is an answer of the keys API. Node is nil if a long poll ended without
+// an event.
+type reply struct {
+	client.Response
+	index    uint64 // of the store when it answered, or took up the long poll
+	cluster  string
+	date     time.Time // when it did, by the server's clock
+	received time.Time // by ours
+}
+
+// do asks one endpoint after the other until one answers. A write is not sent
+// again unless it never left: if only the answer was lost, the second one would
+// be told that the key was changed meanwhile.
+func (s *Store) do(ctx context.Context, r request) (*reply, error) {
+	var failures []error
+	first := int(s.pinned.Load())
+	for i := range s.endpoints {
+		k := (first + i) % len(s.endpoints)
+		rep, err := s.ask(ctx, s.endpoints[k], r)
+		if err != nil && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if !unanswered(err) {
+			s.pinned.Store(int64(k))
+			return rep, err
+		}
+		failures = append(failures, err)
+		if r.method != http.MethodGet && !unsent(err) {
+			break
+		}
+	}
+	s.pinned.Store(int64((first + len(failures)) % len(s.endpoints)))
+	return nil, &unavailableError{failures}
+}
+
+// ask asks one endpoint, within requestTimeout.
+func (s *Store) ask(ctx context.Context, e endpoint, r request) (*reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	rep, err := s.send(ctx, e, r)
+	if err == nil && rep.Node == nil {
+		err = s.explain(e, errors.New("the answer is empty"))
+	}
+	return rep, err
+}
+
+// send asks one endpoint, for as long as it takes.
+func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error) {
+	resp, body, err := e.client.Do(ctx, r)
+	if err != nil {
+		return nil, s.explain(e, err)
+	}
+	rep := &reply{cluster: resp.Header.Get("X-Etcd-Cluster-Id"), received: time.Now()}
+	rep.index, _ = strconv.ParseUint(resp.Header.Get("X-Etcd-Index"), 10, 64)
+	rep.date, _ = http.ParseTime(resp.Header.Get("Date"))
+	err = rep.decode(resp.StatusCode, body)
+	var etcdErr client.Error
+	switch {
+	case errors.As(err, &etcdErr):
+		rep.index = etcdErr.Index
+		return rep, err
+	case errors.Is(err, errRefused):
+		return nil, s.refused(resp.StatusCode)
+	case err != nil:
+		return nil, s.explain(e, err)
+	}
+	return rep, nil
+}
+
+// decode returns a client.Error if etcd answered with one.
+func (r *reply) decode(status int, body []byte) error {
+	switch status {
+	case http.StatusOK, http.StatusCreated:
+		if len(bytes.TrimSpace(body)) == 0 {
+			return nil
+		}
+		if err := json.Unmarshal(body, &r.Response); err != nil {
+			return fmt.Errorf("the answer is not etcd's: %w", err)
+		}
+		if r.Node == nil {
+			return errors.New("the answer is not etcd's: it names no node")
+		}
+		return nil
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return errRefused
+	}
+	var e client.Error
+	if err := json.Unmarshal(body, &e); err == nil && e.Code != 0 {
+		return e
+	}
+	if status == http.StatusNotFound {
+		return errNoV2
+	}
+	return fmt.Errorf("unexpected answer %d %s: %.100q", status, http.StatusText(status), body)
+}
+
+// expires returns when node n expires, by our clock; the zero time is never.
+func (r *reply) expires(n *client.Node) time.Time {
+	if n.Expiration == nil { // a TTL of 0 has been left out, too
+		return time.Time{}
+	}
+	left := n.TTLDuration()
+	// The TTL of an event is that of when it happened, which may be long ago.
+	// Both of these are by the server's clock.
+	if !r.date.IsZero() {
+		left = min(left, n.Expiration.Sub(r.date))
+	}
+	return r.received.Add(max(left, 0))
+}

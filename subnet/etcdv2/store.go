@@ -1,0 +1,152 @@
+package etcdv2
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strconv"
+	"time"
+
+	client "go.etcd.io/etcd/client/v2"
+
+	"flanneld/pkg/ip"
+	"flanneld/subnet"
+)
+
+var _ subnet.Store = (*Store)(nil)
+
+// Config implements subnet.Store.
+func (s *Store) Config(ctx context.Context) ([]byte, error) {
+	rep, err := s.get(ctx, s.configKey())
+	switch {
+	case code(err) == client.ErrorCodeKeyNotFound:
+		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
+	case err != nil:
+		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
+	case rep.Node.Dir:
+		return nil, fmt.Errorf("reading %s: it is a directory", s.configKey())
+	}
+	return []byte(rep.Node.Value), nil
+}
+
+// List implements subnet.Store.
+func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
+	l, err := s.list(ctx)
+	if err != nil {
+		return subnet.Snapshot{}, err
+	}
+	var a subnet.Assembler
+	a.Reset(l.entries)
+	return a.Snapshot(l.index), nil
+}
+
+// Create implements subnet.Store.
+func (s *Store) Create(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	l, err := s.put(ctx, sub, a, ttl, url.Values{"prevExist": {"false"}})
+	if code(err) == client.ErrorCodeNodeExist || code(err) == client.ErrorCodeNotFile {
+		err = subnet.ErrExists
+	}
+	if err != nil {
+		return nil, fmt.Errorf("creating lease %s: %w", sub, err)
+	}
+	return l, nil
+}
+
+// Update implements subnet.Store.
+func (s *Store) Update(ctx context.Context, sub ip.Subnet, revision uint64, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	if revision == 0 { // etcd would take it for no condition
+		return nil, fmt.Errorf("updating lease %s: %w", sub, subnet.ErrChanged)
+	}
+	l, err := s.put(ctx, sub, a, ttl, unchanged(revision))
+	if err = changed(err); err != nil {
+		return nil, fmt.Errorf("updating lease %s: %w", sub, err)
+	}
+	return l, nil
+}
+
+// Delete implements subnet.Store.
+func (s *Store) Delete(ctx context.Context, sub ip.Subnet, revision uint64) error {
+	if revision == 0 { // etcd would take it for no condition
+		return fmt.Errorf("deleting lease %s: %w", sub, subnet.ErrChanged)
+	}
+	_, err := s.do(ctx, request{method: http.MethodDelete, key: s.subnetKey(sub), query: unchanged(revision)})
+	if err = changed(err); err != nil {
+		return fmt.Errorf("deleting lease %s: %w", sub, err)
+	}
+	return nil
+}
+
+// unchanged is the condition that the last write of a key was that revision.
+func unchanged(revision uint64) url.Values {
+	return url.Values{"prevExist": {"true"}, "prevIndex": {strconv.FormatUint(revision, 10)}}
+}
+
+func changed(err error) error {
+	switch code(err) {
+	case client.ErrorCodeKeyNotFound, client.ErrorCodeTestFailed, client.ErrorCodeNotFile:
+		return subnet.ErrChanged
+	}
+	return err
+}
+
+func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration, condition url.Values) (*subnet.Lease, error) {
+	value, err := a.Value()
+	if err != nil {
+		return nil, err
+	}
+	form := url.Values{"value": {value}}
+	if ttl > 0 { // without one, etcd also takes away the TTL that a key had
+		seconds := (ttl + time.Second - 1) / time.Second
+		form.Set("ttl", strconv.FormatInt(int64(seconds), 10))
+	}
+	rep, err := s.do(ctx, request{method: http.MethodPut, key: s.subnetKey(sub), query: condition, form: form})
+	if err != nil {
+		return nil, err
+	}
+	return &subnet.Lease{Subnet: sub, Attrs: a, Expires: rep.expires(rep.Node), Revision: rep.Node.ModifiedIndex}, nil
+}
+
+// listing is all that is below "subnets".
+type listing struct {
+	entries []subnet.Entry
+	index   uint64
+	cluster string
+}
+
+func (s *Store) list(ctx context.Context) (*listing, error) {
+	rep, err := s.get(ctx, s.subnetsKey())
+	switch {
+	case code(err) == client.ErrorCodeKeyNotFound:
+		return &listing{index: rep.index, cluster: rep.cluster}, nil
+	case err != nil:
+		return nil, fmt.Errorf("listing leases: %w", err)
+	case !rep.Node.Dir:
+		return nil, fmt.Errorf("listing leases: %s is not a directory", s.subnetsKey())
+	}
+	l := &listing{index: rep.index, cluster: rep.cluster, entries: make([]subnet.Entry, 0, len(rep.Node.Nodes))}
+	for _, n := range rep.Node.Nodes {
+		l.entries = append(l.entries, rep.entry(n))
+	}
+	return l, nil
+}
+
+func (r *reply) entry(n *client.Node) subnet.Entry {
+	e := subnet.Entry{Key: path.Base(n.Key), Value: n.Value, Expires: r.expires(n), Revision: n.ModifiedIndex}
+	if n.Dir {
+		e.Value = "(a directory)" // which is no lease, and says so in the problem
+	}
+	return e
+}
+
+// get reads a key, or a directory and what is directly in it, as a majority of
+// the cluster has it.
+func (s *Store) get(ctx context.Context, key string) (*reply, error) {
+	return s.do(ctx, request{method: http.MethodGet, key: key, query: url.Values{"quorum": {"true"}}})
+}
+
+func (s *Store) configKey() string  { return path.Join(s.prefix, "config") }
+func (s *Store) subnetsKey() string { return path.Join(s.prefix, "subnets") }
+
+func (s *Store) subnetKey(sub ip.Subnet) string { return path.Join(s.subnetsKey(), sub.Key()) }

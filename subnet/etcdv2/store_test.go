@@ -1,0 +1,207 @@
+package etcdv2
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	client "go.etcd.io/etcd/client/v2"
+	"go.uber.org/goleak"
+
+	"flanneld/pkg/ip"
+	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var (
+	subnet1 = ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24"))
+	attrs1  = subnet.Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}}
+)
+
+func TestSuite(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	var networks atomic.Int32
+	subnettest.Suite(t, func(t *testing.T) subnettest.Harness {
+		prefix := fmt.Sprintf("/test/network%d", networks.Add(1))
+		return subnettest.Harness{
+			Store:     newStore(t, Options{Endpoints: []string{server.url}, Prefix: prefix}),
+			PutRaw:    func(path, value string, ttl time.Duration) { server.put(t, prefix+"/"+path, value, ttl) },
+			DeleteRaw: func(path string) { server.delete(t, prefix+"/"+path) },
+			ShortTTL:  time.Second,
+		}
+	})
+}
+
+func TestTTLIsRoundedUp(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	s := newStore(t, Options{Endpoints: []string{server.url}})
+	l, err := s.Create(t.Context(), subnet1, attrs1, time.Millisecond)
+	if err != nil || l.Reserved() {
+		t.Errorf("a lease for a millisecond is %+v, %v; want one that expires", l, err)
+	}
+}
+
+func TestExpiresOfAnOldEvent(t *testing.T) {
+	now := time.Now()
+	server := time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC) // a clock far off ours
+	in := func(d time.Duration) *time.Time { e := server.Add(d); return &e }
+	for _, test := range []struct {
+		name string
+		node client.Node
+		date time.Time
+		want time.Duration
+	}{
+		{"fresh", client.Node{TTL: 100, Expiration: in(100 * time.Second)}, server, 100 * time.Second},
+		{"after a wait", client.Node{TTL: 100, Expiration: in(150 * time.Second)}, server, 100 * time.Second},
+		{"an hour old", client.Node{TTL: 7200, Expiration: in(time.Hour)}, server, time.Hour},
+		{"long over", client.Node{TTL: 100, Expiration: in(-time.Hour)}, server, 0},
+		{"no TTL left", client.Node{Expiration: in(0)}, server, 0},
+		{"no date", client.Node{TTL: 100, Expiration: in(0)}, time.Time{}, 100 * time.Second},
+	} {
+		r := reply{date: test.date, received: now}
+		if got := r.expires(&test.node); !got.Equal(now.Add(test.want)) {
+			t.Errorf("%s: expires in %s, want %s", test.name, got.Sub(now), test.want)
+		}
+	}
+	if r := (&reply{received: now}); !r.expires(&client.Node{}).IsZero() {
+		t.Error("a node without expiration expires")
+	}
+}
+
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	dead := "http://" + freeAddr(t)
+	s := newStore(t, Options{Endpoints: []string{" " + dead, "", server.url + " "}})
+	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
+	if err != nil {
+		t.Fatalf("creating with the first endpoint dead: %v", err)
+	}
+	s.pinned.Store(0)
+	if _, err := s.List(t.Context()); err != nil {
+		t.Errorf("listing with the first endpoint dead: %v", err)
+	}
+	s.pinned.Store(0)
+	if err := s.Delete(t.Context(), subnet1, l.Revision); err != nil {
+		t.Errorf("deleting with the first endpoint dead: %v", err)
+	}
+	s.pinned.Store(0)
+	w := watch(t, s)
+	w.until(t, "nothing", leases(0))
+	server.put(t, leaseKey(1), value(1), 0)
+	w.until(t, "the lease", leases(1))
+}
+
+// A write whose answer is lost is not sent to the next endpoint: the second
+// answer would be about the first one's work.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	p := newProxy(t, server)
+	s := newStore(t, Options{Endpoints: []string{p.url, server.url}})
+	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.dropAnswers.Store(true)
+	_, err = s.Update(t.Context(), subnet1, l.Revision, attrs1, 0)
+	if err == nil || errors.Is(err, subnet.ErrChanged) {
+		t.Errorf("update whose answer was lost: %v, want that its outcome is unknown", err)
+	}
+	now, err := s.List(t.Context())
+	if err != nil || len(now.Leases) != 1 || now.Leases[0].Revision == l.Revision {
+		t.Errorf("after it: %+v, %v; want the lease, updated", now, err)
+	}
+}
+
+func TestOptions(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ca := newCA(t, dir, "ca")
+	cert, key := ca.issue(t, dir, "client", time.Now().Add(time.Hour))
+	garbage := dir + "/garbage"
+	write(t, garbage, "no PEM here")
+	missing := dir + "/missing"
+	good := []string{"http://127.0.0.1:2379"}
+	for _, test := range []struct {
+		name string
+		o    Options
+		want []string // in the error; none for success
+	}{
+		{"plain", Options{Endpoints: good}, nil},
+		{"CA alone", Options{Endpoints: good, CAFile: ca.file}, nil},
+		{"all TLS files", Options{Endpoints: good, CAFile: ca.file, CertFile: cert, KeyFile: key}, nil},
+		{"no endpoints", Options{Endpoints: []string{" ", ""}}, []string{"-etcd-endpoints"}},
+		{"no scheme", Options{Endpoints: []string{"10.0.0.1:2379"}}, []string{"-etcd-endpoints"}},
+		{"other scheme", Options{Endpoints: []string{"ftp://10.0.0.1"}}, []string{"-etcd-endpoints", "ftp://10.0.0.1"}},
+		{"no host", Options{Endpoints: []string{"http://:2379"}}, []string{"-etcd-endpoints", "http://:2379"}},
+		{"bad URL", Options{Endpoints: []string{"http://u:secret@a b%"}}, []string{"-etcd-endpoints"}},
+		{"bad scheme with password", Options{Endpoints: []string{"ftp://u:secret@h"}}, []string{"ftp://u:xxxxx@h"}},
+		{"cert without key", Options{Endpoints: good, CertFile: cert}, []string{"-etcd-certfile", "-etcd-keyfile"}},
+		{"key without cert", Options{Endpoints: good, KeyFile: key}, []string{"-etcd-certfile", "-etcd-keyfile"}},
+		{"missing CA", Options{Endpoints: good, CAFile: missing}, []string{"-etcd-cafile", missing}},
+		{"garbage CA", Options{Endpoints: good, CAFile: garbage}, []string{"-etcd-cafile", garbage}},
+		{"missing cert", Options{Endpoints: good, CertFile: missing, KeyFile: key}, []string{"-etcd-certfile", missing}},
+		{"missing key", Options{Endpoints: good, CertFile: cert, KeyFile: missing}, []string{"-etcd-keyfile", missing}},
+		{"garbage key", Options{Endpoints: good, CertFile: cert, KeyFile: garbage}, []string{"-etcd-keyfile", garbage}},
+	} {
+		_, err := New(test.o)
+		if len(test.want) == 0 {
+			if err != nil {
+				t.Errorf("%s: %v", test.name, err)
+			}
+			continue
+		}
+		checkError(t, test.name, err, test.want...)
+	}
+}
+
+// checkError checks that err says all that is wanted, and no secret.
+func checkError(t *testing.T, name string, err error, want ...string) {
+	t.Helper()
+	if err == nil {
+		t.Errorf("%s: no error", name)
+		return
+	}
+	for _, w := range want {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%s: error %q does not mention %q", name, err, w)
+		}
+	}
+	for e := range tree(err) {
+		if text := fmt.Sprintf("%v %+v", e, e); strings.Contains(text, "secret") {
+			t.Errorf("%s: error %q holds the password", name, text)
+		}
+	}
+}
+
+// tree yields err and all that it wraps.
+func tree(err error) func(func(error) bool) {
+	return func(yield func(error) bool) {
+		pending := []error{err}
+		for len(pending) > 0 {
+			e := pending[0]
+			pending = pending[1:]
+			if e == nil {
+				continue
+			}
+			if !yield(e) {
+				return
+			}
+			switch w := e.(type) {
+			case interface{ Unwrap() error }:
+				pending = append(pending, w.Unwrap())
+			case interface{ Unwrap() []error }:
+				pending = append(pending, w.Unwrap()...)
+			}
+		}
+	}
+}

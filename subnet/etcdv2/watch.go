@@ -1,0 +1,192 @@
+package etcdv2
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	client "go.etcd.io/etcd/client/v2"
+
+	"flanneld/subnet"
+)
+
+const (
+	// settle is how long after a long poll was taken up an event that had
+	// already happened may take to arrive.
+	settle = 300 * time.Millisecond
+	// pace is the least time between two long polls that bring nothing.
+	pace = time.Second
+)
+
+// Watch implements subnet.Store. It returns an error when no endpoint answers,
+// or when an endpoint breaks off one long poll after the other. What it knows
+// is kept: the next Watch goes on from there without listing all leases again,
+// unless the server's history does not reach back to it or is another one.
+func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
+	s.mu.Lock()
+	v := s.saved
+	s.saved = nil // a second Watch beside this one starts from nothing
+	s.mu.Unlock()
+	if v == nil {
+		v = &view{}
+	}
+	defer func() {
+		s.mu.Lock()
+		s.saved = v
+		s.mu.Unlock()
+	}()
+	err := s.watch(ctx, v, yield)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("watching leases: %w", err)
+}
+
+func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot)) error {
+	if err := s.verify(ctx, v); err != nil {
+		return err
+	}
+	owed := true // a snapshot, to the caller
+	deliver := func() {
+		if owed {
+			owed = false
+			yield(v.snapshot())
+		}
+	}
+	for {
+		if !v.listed {
+			l, err := s.list(ctx)
+			if err != nil {
+				return err
+			}
+			v.reset(l)
+			owed = true
+		}
+		if v.index >= v.target {
+			deliver()
+		}
+		started := time.Now()
+		rep, err := s.poll(ctx, v.index+1, deliver)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case historyLost(err):
+			v.listed = false
+		case unanswered(err) && time.Since(started) < pace:
+			return err
+		case unanswered(err):
+			if err := s.verify(ctx, v); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		case rep.cluster != v.cluster:
+			v.listed = false
+		case rep.Node == nil:
+			// Nothing had happened up to when the poll was taken up.
+			v.index = max(v.index, rep.index)
+			if err := sleep(ctx, pace-time.Since(started)); err != nil {
+				return err
+			}
+		default:
+			v.listed = v.apply(s.subnetsKey(), rep)
+			owed = true
+		}
+	}
+}
+
+// verify finds out whether the server still has the history that v follows, and
+// how far it has gone on. A server that started anew would have us wait for an
+// index that it has yet to reach.
+func (s *Store) verify(ctx context.Context, v *view) error {
+	rep, err := s.get(ctx, s.configKey())
+	var config uint64
+	switch {
+	case code(err) == client.ErrorCodeKeyNotFound:
+	case err != nil:
+		return err
+	default:
+		config = rep.Node.ModifiedIndex
+	}
+	// A cluster that was set up anew in the old place has the old identity. That
+	// the configuration was not rewritten is one more sign that it is the same.
+	if rep.cluster != v.cluster || rep.index < v.index || config != v.config {
+		v.listed = false
+	}
+	v.config = config
+	v.target = rep.index
+	return nil
+}
+
+// poll waits for the first event from index on. It calls quiet, from the
+// calling goroutine, when there is none so far.
+func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, error) {
+	k := s.pinned.Load()
+	e := s.endpoints[k]
+	limited, cancel := context.WithTimeout(ctx, s.pollLimit)
+	defer cancel()
+	accepted := make(chan struct{})
+	r := request{
+		method: http.MethodGet,
+		key:    s.subnetsKey(),
+		query: url.Values{
+			"wait":      {"true"},
+			"recursive": {"true"},
+			"waitIndex": {strconv.FormatUint(index, 10)},
+		},
+		accepted: sync.OnceFunc(func() { close(accepted) }),
+	}
+	type result struct {
+		rep *reply
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		rep, err := s.send(limited, e, r)
+		done <- result{rep, err}
+	}()
+
+	timer := time.NewTimer(requestTimeout)
+	defer timer.Stop()
+	var res result
+	for waiting := true; waiting; {
+		select {
+		case res = <-done:
+			waiting = false
+		case <-accepted:
+			accepted = nil
+			timer.Reset(settle)
+		case <-timer.C:
+			if accepted == nil {
+				quiet()
+				continue
+			}
+			cancel()
+			<-done
+			res.err = s.explain(e, errNoAnswer)
+			waiting = false
+		}
+	}
+	if unanswered(res.err) && ctx.Err() == nil {
+		s.pinned.CompareAndSwap(k, (k+1)%int64(len(s.endpoints)))
+	}
+	return res.rep, res.err
+}
+
+// historyLost reports whether etcd has forgotten events that we have not seen.
+func historyLost(err error) bool {
+	return code(err) == client.ErrorCodeEventIndexCleared || code(err) == client.ErrorCodeWatcherCleared
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}

@@ -1,0 +1,232 @@
+package etcdv2
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/subnet"
+)
+
+func TestWatchServerRestarts(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	server.put(t, prefix+"/config", "{}", 0)
+	server.put(t, leaseKey(1), value(1), 0)
+	s := newStore(t, Options{Endpoints: []string{server.url}})
+	w := watch(t, s)
+	w.until(t, "one lease", leases(1))
+	for i := range 2 {
+		server.kill()
+		server.start(t)
+		server.put(t, leaseKey(2+i), value(2), 0)
+		w.until(t, "one more lease", leases(2+i))
+	}
+	if n := s.lists.Load(); n != 1 {
+		t.Errorf("all leases were listed %d times, want once", n)
+	}
+}
+
+func TestWatchServerReplaced(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	for n := range 10 {
+		server.put(t, leaseKey(n), value(1), 0)
+	}
+	s := newStore(t, Options{Endpoints: []string{server.url}})
+	w := watch(t, s)
+	w.until(t, "the leases", leases(10))
+	server.kill()
+	server.dir = t.TempDir() // the cluster keeps its identity, not its history
+	server.start(t)
+	w.until(t, "nothing", leases(0))
+	server.put(t, leaseKey(1), value(1), 0)
+	w.until(t, "a new lease", leases(1))
+}
+
+func TestWatchHistoryLost(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	for n := range 3 {
+		server.put(t, leaseKey(n), value(n+1), 0)
+	}
+	s := newStore(t, Options{Endpoints: []string{server.url}})
+	w := watch(t, s)
+	w.until(t, "the leases", leases(3))
+	w.stop()
+	server.put(t, leaseKey(0), value(99), 0)
+	server.delete(t, leaseKey(1))
+	server.put(t, leaseKey(3), value(4), 0)
+	for range 1010 {
+		server.put(t, "/elsewhere", "x", 0)
+	}
+	var got []string
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := s.Watch(ctx, func(s subnet.Snapshot) {
+		for _, l := range s.Leases {
+			got = append(got, l.Subnet.String()+" "+l.PublicIP.V4.String())
+		}
+		cancel()
+	})
+	if err != context.Canceled {
+		t.Error(err)
+	}
+	want := []string{"10.5.0.0/24 192.0.2.99", "10.5.2.0/24 192.0.2.3", "10.5.3.0/24 192.0.2.4"}
+	if len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
+		t.Errorf("first snapshot is %q, want %q", got, want)
+	}
+	if n := s.lists.Load(); n != 2 {
+		t.Errorf("all leases were listed %d times, want twice", n)
+	}
+}
+
+// What others write far from the leases must not cost a listing.
+func TestWatchResumesBesideOtherWrites(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	server.put(t, leaseKey(1), value(1), 0)
+	s := newStore(t, Options{Endpoints: []string{server.url}})
+	for i := range 3 {
+		server.put(t, "/elsewhere", "x", 0)
+		w := watch(t, s)
+		w.until(t, "the lease", leases(1))
+		w.stop()
+		server.put(t, leaseKey(1), value(2+i), 0)
+	}
+	if n := s.lists.Load(); n != 1 {
+		t.Errorf("all leases were listed %d times, want once", n)
+	}
+}
+
+func TestWatchDirectoryEvents(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	s := newStore(t, Options{Endpoints: []string{server.url}})
+	w := watch(t, s)
+	for _, gone := range []func(){
+		func() { server.delete(t, prefix+"/subnets") },
+		func() { server.delete(t, prefix) },
+		func() { server.delete(t, "/coreos.com") },
+		func() {
+			server.raw(t, http.MethodPut, "/v2/keys"+prefix+"/subnets?dir=true&prevExist=true",
+				"application/x-www-form-urlencoded", "ttl=1")
+		},
+	} {
+		server.put(t, leaseKey(1), value(1), 0)
+		server.put(t, leaseKey(2), value(2), 0)
+		w.until(t, "the leases", leases(2))
+		gone()
+		w.until(t, "nothing", leases(0))
+	}
+}
+
+func TestWatchThroughStalledConnection(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	p := newProxy(t, server)
+	s := newStore(t, Options{Endpoints: []string{p.url, server.url}})
+	s.pollLimit = time.Second
+	w := watch(t, s)
+	w.until(t, "nothing", leases(0))
+	p.stalled.Store(true)
+	server.put(t, leaseKey(1), value(1), 0)
+	w.until(t, "the lease", leases(1))
+	if n := s.lists.Load(); n != 1 {
+		t.Errorf("all leases were listed %d times, want once", n)
+	}
+}
+
+func TestStalledRequest(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	p := newProxy(t, server)
+	p.stalled.Store(true)
+	s := newStore(t, Options{Endpoints: []string{p.url}})
+	started := time.Now()
+	_, err := s.List(t.Context())
+	checkError(t, "stalled", err, p.url, "no answer within 5s")
+	if took := time.Since(started); took > 2*requestTimeout {
+		t.Errorf("it took %s", took)
+	}
+}
+
+func TestWatchEndsWithContext(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	p := newProxy(t, server)
+	s := newStore(t, Options{Endpoints: []string{p.url}})
+	w := watch(t, s)
+	w.until(t, "nothing", leases(0))
+	p.stalled.Store(true)
+	started := time.Now()
+	w.stop()
+	if took := time.Since(started); took > time.Second {
+		t.Errorf("the watch took %s to end", took)
+	}
+}
+
+func TestConnectionsAreProbed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := newDialer().DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		for _, o := range []struct{ level, option, want int }{
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 5},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 5},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3},
+			{unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 20_000},
+		} {
+			got, err := unix.GetsockoptInt(int(fd), o.level, o.option)
+			if err != nil || got != o.want {
+				t.Errorf("socket option %d/%d is %d, %v; want %d", o.level, o.option, got, err, o.want)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestApplyRejects(t *testing.T) {
+	for name, event := range map[string]string{
+		"another revision before": `{"action":"set","node":{"key":"/n/subnets/10.5.1.0-24","modifiedIndex":9},"prevNode":{"key":"/n/subnets/10.5.1.0-24","modifiedIndex":6}}`,
+		"created a second time":   `{"action":"create","node":{"key":"/n/subnets/10.5.1.0-24","modifiedIndex":9}}`,
+		"unknown before":          `{"action":"expire","node":{"key":"/n/subnets/10.5.2.0-24","modifiedIndex":9},"prevNode":{"key":"/n/subnets/10.5.2.0-24","modifiedIndex":6}}`,
+		"unknown action":          `{"action":"rename","node":{"key":"/n/subnets/10.5.2.0-24","modifiedIndex":9}}`,
+		"deeper key":              `{"action":"create","node":{"key":"/n/subnets/a/b","modifiedIndex":9}}`,
+		"directory":               `{"action":"create","node":{"key":"/n/subnets/a","dir":true,"modifiedIndex":9}}`,
+		"all":                     `{"action":"delete","node":{"key":"/n/subnets","dir":true,"modifiedIndex":9}}`,
+	} {
+		var v view
+		v.reset(&listing{index: 5, entries: []subnet.Entry{{Key: "10.5.1.0-24", Value: value(1), Revision: 5}}})
+		var r reply
+		if err := json.Unmarshal([]byte(event), &r.Response); err != nil {
+			t.Fatal(err)
+		}
+		if v.apply("/n/subnets", &r) {
+			t.Errorf("%s: taken for the continuation", name)
+		}
+		if s := v.snapshot(); s.Revision != 5 || len(s.Leases) != 1 {
+			t.Errorf("%s: the view was changed to %+v", name, s)
+		}
+	}
+}

@@ -1,0 +1,267 @@
+package subnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/ip"
+)
+
+// Holding is what a Keeper has got: the configuration, this host's lease, and
+// everything else in the store as of the latest snapshot.
+type Holding struct {
+	Config   *Config
+	Own      *Lease
+	Snapshot Snapshot
+}
+
+// Keeper holds a lease for this host for as long as it runs: it acquires one,
+// renews it, and claims it again if it gets lost. It gives up nothing when the
+// store can't be asked, and leaves the lease behind when it stops.
+type Keeper struct {
+	Store Store
+	// Previous is the subnet that this host had when it last ran, if known.
+	Previous ip.Subnet
+	// Margin is how long before its end a lease is renewed.
+	Margin time.Duration
+	// Prepare returns, for a configuration that was just read, what the lease
+	// must say, and which networks it must not overlap. It may wait for what it
+	// needs. Any error of its own is taken to be about the configuration or
+	// this host, and tried again.
+	Prepare func(context.Context, *Config) (Attrs, []netip.Prefix, error)
+	// Changed is called with each new holding, from one goroutine.
+	Changed func(Holding)
+	// Waiting is called with what is being waited for, in a few words, whenever
+	// it changes, until there is a lease.
+	Waiting func(string)
+
+	attrs     Attrs
+	avoid     []netip.Prefix
+	holding   Holding
+	trouble   trouble
+	retry     backoff
+	corrected time.Time // when we last undid someone else's change of our lease
+	due       *time.Timer
+}
+
+const (
+	// configPoll is how soon a configuration that is missing or bad, or a range
+	// that is full, is looked at again.
+	configPoll = time.Second
+	// callTimeout bounds a single call to the store.
+	callTimeout = 10 * time.Second
+	// retryMost is the longest pause between two tries to reach the store:
+	// short enough to be back soon after it, long enough for 10,000 hosts.
+	retryMost = 3 * time.Second
+)
+
+// Run keeps the lease until ctx ends, and returns ctx.Err().
+func (k *Keeper) Run(ctx context.Context) error {
+	if err := k.acquire(ctx); err != nil {
+		return err
+	}
+	k.Changed(k.holding)
+
+	ctx, cancel := context.WithCancel(ctx)
+	snapshots := make(chan Snapshot, 1) // the latest one
+	watching := make(chan struct{})
+	defer func() { cancel(); <-watching }()
+	go func() {
+		defer close(watching)
+		k.watch(ctx, snapshots)
+	}()
+
+	k.due = time.NewTimer(0)
+	defer k.due.Stop()
+	k.schedule()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case s := <-snapshots:
+			if s.Revision < k.holding.Own.Revision {
+				continue // from before our last write
+			}
+			k.holding.Snapshot = s
+			err = k.check(ctx, s)
+			k.Changed(k.holding)
+		case <-k.due.C:
+			err = k.renew(ctx)
+			k.Changed(k.holding)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			k.trouble.note(err)
+			k.due.Reset(k.retry.next())
+		default:
+			k.retry.reset()
+			k.schedule()
+		}
+	}
+}
+
+// schedule sets the timer for the next renewal. Hosts that started together
+// should not renew together: some of the margin is left to chance.
+func (k *Keeper) schedule() {
+	if k.holding.Own.Reserved() {
+		k.due.Stop()
+		return
+	}
+	early := k.Margin + rand.N(k.Margin/10+1)
+	k.due.Reset(max(0, time.Until(k.holding.Own.Expires)-early))
+}
+
+// watch passes on the latest snapshot of the store until ctx ends.
+func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
+	var wait backoff
+	for {
+		err := k.Store.Watch(ctx, func(s Snapshot) {
+			k.trouble.over()
+			wait.reset()
+			select {
+			case <-snapshots: // was not taken; this one is newer
+			default:
+			}
+			snapshots <- s
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		k.trouble.note(fmt.Errorf("watching leases: %w", err))
+		if sleep(ctx, wait.next()) != nil {
+			return
+		}
+	}
+}
+
+// check looks at our own lease as a snapshot has it.
+func (k *Keeper) check(ctx context.Context, s Snapshot) error {
+	own := k.holding.Own
+	for _, p := range s.Problems {
+		if p.Subnet == own.Subnet {
+			return k.correct(ctx, p.Revision, own.Reserved() && p.Expires.IsZero())
+		}
+	}
+	found := s.Find(own.Subnet)
+	switch {
+	case found == nil && !s.Free(own.Subnet):
+		return k.lost(ctx, "a lease that overlaps it")
+	case found == nil:
+		return k.reclaim(ctx)
+	case found.PublicIP != own.PublicIP && found.PublicIP != k.attrs.PublicIP:
+		return k.lost(ctx, fmt.Sprintf("the host with the public address %s", found.PublicIP))
+	case found.Attrs != k.attrs:
+		return k.correct(ctx, found.Revision, found.Reserved())
+	}
+	if found.Reserved() != own.Reserved() {
+		klog.Infof("our lease %s %s", own.Subnet, reservedText(found.Reserved()))
+	}
+	k.holding.Own = found
+	return nil
+}
+
+// correct writes our lease again after someone else wrote something else there.
+func (k *Keeper) correct(ctx context.Context, revision uint64, reserved bool) error {
+	own := k.holding.Own
+	if !k.corrected.IsZero() && time.Since(k.corrected) < retryMost {
+		return fmt.Errorf("our lease %s is being changed again and again: does another host use the public address %s, too?",
+			own.Subnet, own.PublicIP)
+	}
+	klog.Warningf("someone changed our lease %s; writing it again", own.Subnet)
+	k.corrected = time.Now()
+	return k.write(ctx, own.Subnet, revision, reserved)
+}
+
+func reservedText(reserved bool) string {
+	if reserved {
+		return "is now a reservation: it does not expire"
+	}
+	return "is no longer a reservation: it is renewed from now on"
+}
+
+// renew makes our lease last, whatever has become of it.
+func (k *Keeper) renew(ctx context.Context) error {
+	own := k.holding.Own
+	err := k.write(ctx, own.Subnet, own.Revision, own.Reserved())
+	if !errors.Is(err, ErrChanged) {
+		return err
+	}
+	// Someone wrote it, or it is gone: see what is there now.
+	s, err := k.list(ctx)
+	if err != nil {
+		return err
+	}
+	k.holding.Snapshot = s
+	return k.check(ctx, s)
+}
+
+// reclaim takes our subnet again after its key vanished.
+func (k *Keeper) reclaim(ctx context.Context) error {
+	own := k.holding.Own
+	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	l, err := k.Store.Create(cctx, own.Subnet, k.attrs, k.ttl(own.Reserved()))
+	if errors.Is(err, ErrExists) {
+		return fmt.Errorf("claiming our lease %s again: %w", own.Subnet, err) // the next snapshot tells whose it is
+	}
+	if err != nil {
+		return err
+	}
+	klog.Warningf("our lease %s had vanished from the store; claimed it again", own.Subnet)
+	k.wrote(l)
+	return nil
+}
+
+// lost takes a new subnet because someone else has ours.
+func (k *Keeper) lost(ctx context.Context, holder string) error {
+	old := k.holding.Own
+	klog.Errorf("our subnet %s now belongs to %s; taking another one", old.Subnet, holder)
+	if err := k.acquire(ctx); err != nil {
+		return err
+	}
+	klog.Errorf("this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted",
+		old.Subnet, k.holding.Own.Subnet)
+	return nil
+}
+
+func (k *Keeper) write(ctx context.Context, s ip.Subnet, revision uint64, reserved bool) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	l, err := k.Store.Update(ctx, s, revision, k.attrs, k.ttl(reserved))
+	if err != nil {
+		return fmt.Errorf("renewing our lease %s: %w", s, err)
+	}
+	k.wrote(l)
+	return nil
+}
+
+func (k *Keeper) wrote(l *Lease) {
+	k.trouble.over()
+	k.holding.Own = l
+}
+
+func (k *Keeper) ttl(reserved bool) time.Duration {
+	if reserved {
+		return 0
+	}
+	return LeaseTTL
+}
+
+func (k *Keeper) list(ctx context.Context) (Snapshot, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	s, err := k.Store.List(ctx)
+	if err != nil {
+		return s, fmt.Errorf("listing leases: %w", err)
+	}
+	return s, nil
+}

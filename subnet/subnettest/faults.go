@@ -1,0 +1,148 @@
+package subnettest
+
+import (
+	"context"
+	"time"
+)
+
+// Method names a method of subnet.Store.
+type Method string
+
+// The methods of subnet.Store.
+const (
+	Config Method = "Config"
+	List   Method = "List"
+	Watch  Method = "Watch"
+	Create Method = "Create"
+	Update Method = "Update"
+	Delete Method = "Delete"
+)
+
+// fault is what goes wrong with each call of a method.
+type fault struct {
+	err   error
+	after bool          // fails after it was done
+	hang  chan struct{} // closed when the fault is lifted
+}
+
+// Fail makes calls of these methods, all if none is named, return err without
+// doing anything. Watches that run go on; see DropWatches.
+func (m *Memory) Fail(err error, which ...Method) { m.set(fault{err: err}, which) }
+
+// FailAfter makes calls of these methods, all if none is named, do what they
+// are asked, then return err: the answer was lost.
+func (m *Memory) FailAfter(err error, which ...Method) { m.set(fault{err: err, after: true}, which) }
+
+// Hang makes calls of these methods, all if none is named, block until their
+// context ends or the fault is lifted.
+func (m *Memory) Hang(which ...Method) {
+	for _, method := range orAll(which) {
+		m.set(fault{hang: make(chan struct{})}, []Method{method})
+	}
+}
+
+// Heal lifts the faults of these methods, all if none is named.
+func (m *Memory) Heal(which ...Method) { m.set(fault{}, which) }
+
+func (m *Memory) set(f fault, which []Method) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, method := range orAll(which) {
+		if h := m.faults[method].hang; h != nil {
+			close(h)
+		}
+		m.faults[method] = f
+	}
+}
+
+func orAll(which []Method) []Method {
+	if len(which) == 0 {
+		return []Method{Config, List, Watch, Create, Update, Delete}
+	}
+	return which
+}
+
+// DropWatches makes all watches of this client that run now return err.
+func (m *Memory) DropWatches(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reason = err
+	close(m.drop)
+	m.drop = make(chan struct{})
+}
+
+// Calls returns how often a method has been called, failed calls included.
+func (m *Memory) Calls(method Method) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.calls[method]
+}
+
+// SetConfig writes the network's configuration.
+func (m *Memory) SetConfig(value string) {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	m.server.revision++
+	m.server.config = &value
+}
+
+// UnsetConfig removes the network's configuration.
+func (m *Memory) UnsetConfig() {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	m.server.revision++
+	m.server.config = nil
+}
+
+// PutRaw writes any value under any key below "subnets/"; for ever where ttl
+// is 0.
+func (m *Memory) PutRaw(key, value string, ttl time.Duration) {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	m.server.put(key, value, ttl)
+}
+
+// DeleteRaw removes a key below "subnets/", if it is there.
+func (m *Memory) DeleteRaw(key string) {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	m.server.remove(key)
+}
+
+// Wipe removes everything, the configuration too.
+func (m *Memory) Wipe() {
+	m.UnsetConfig()
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	for key := range m.server.entries {
+		m.server.remove(key)
+	}
+}
+
+// call runs one method under the fault that is set for it.
+func call[T any](ctx context.Context, m *Memory, method Method, do func() (T, error)) (T, error) {
+	m.mu.Lock()
+	m.calls[method]++
+	f := m.faults[method]
+	m.mu.Unlock()
+
+	var zero T
+	if err := ctx.Err(); err != nil {
+		return zero, err
+	}
+	if f.hang != nil {
+		select {
+		case <-ctx.Done():
+			return zero, ctx.Err()
+		case <-f.hang:
+		}
+	}
+	if f.err != nil && !f.after {
+		return zero, f.err
+	}
+	v, err := do()
+	if f.after {
+		return zero, f.err
+	}
+	return v, err
+}
