@@ -1,0 +1,47 @@
+# What people run: build, test, lint, bench, demo, clean. Everything that is
+# made goes to build/.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# The race detector needs a C compiler.
+RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
+BACKEND ?= host-gw
+HOSTS   ?= 3
+
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: build flanneld test lint bench demo clean
+
+build: flanneld
+
+# The daemon: static, for the platform that GOOS and GOARCH name.
+flanneld:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/flanneld ./cmd/flanneld
+
+# etcd for the lab, from its Go module.
+build/etcd: pkg/lab/etcd/go.mod pkg/lab/etcd/go.sum
+	@echo 'building etcd for the lab: about a minute, once'
+	cd pkg/lab/etcd && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../../../build/etcd go.etcd.io/etcd/server/v3
+
+# The packages one after the other: some of their tests measure how soon the
+# daemon acts, and others keep all processors busy.
+test: build/etcd
+	$(GO) vet ./...
+	$(GO) test -p 1 $(RACE) -timeout 30m ./...
+
+bench: build/etcd
+	$(GO) test -p 1 -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+build/golangci-lint: Makefile
+	GOBIN=$(CURDIR)/build $(GO) install $(GOLANGCI_LINT)
+	@touch $@
+
+lint: build/golangci-lint
+	build/golangci-lint run ./...
+
+demo: flanneld build/etcd
+	@$(GO) build -trimpath -o build/flannel-demo ./cmd/flannel-demo
+	@exec build/flannel-demo -backend $(BACKEND) -hosts $(HOSTS) $(if $(ONCE),-once)
+
+clean:
+	rm -rf build
