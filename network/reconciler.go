@@ -2,11 +2,13 @@ package network
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
@@ -34,6 +36,7 @@ type Reconciler struct {
 	// Of Run alone:
 	have     state.Have // as of the last pass; nil before the first
 	failures map[state.Key]*failure
+	useless  map[ip.Subnet]string // the plan's problems, as they were logged
 	status   Status
 }
 
@@ -134,6 +137,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		for _, k := range changed {
 			delete(r.failures, k)
 		}
+		r.tellUseless()
 		full = full || hinted || r.have == nil || !r.quickPass(ctx, changed)
 		switch {
 		case !full:
@@ -180,6 +184,21 @@ func (r *Reconciler) again(fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.full, r.fresh = true, r.fresh || fresh
+}
+
+// tellUseless logs, once, of which leases the backend can make nothing.
+func (r *Reconciler) tellUseless() {
+	if len(r.plan.problems) == 0 && len(r.useless) == 0 {
+		return
+	}
+	var news summary
+	for s, why := range r.plan.problems {
+		if r.useless[s] != why {
+			news.add(why, s)
+		}
+	}
+	r.useless = maps.Clone(r.plan.problems)
+	news.log(klog.Warningf)
 }
 
 // tell reports the status if it changed.

@@ -87,14 +87,15 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return ctx.Err()
 		case s := <-snapshots:
 			if s.Revision < k.holding.Own.Revision {
-				continue // from before our last write
+				// From before our last write, or of a new store in the place of
+				// the old one.
+				s, err = k.list(ctx)
 			}
-			k.holding.Snapshot = s
-			err = k.check(ctx, s)
-			k.Changed(k.holding)
+			if err == nil {
+				err = k.take(ctx, s)
+			}
 		case <-k.due.C:
 			err = k.renew(ctx)
-			k.Changed(k.holding)
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -141,6 +142,14 @@ func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
 			return
 		}
 	}
+}
+
+// take makes s the latest snapshot, and puts our own lease in it right.
+func (k *Keeper) take(ctx context.Context, s Snapshot) error {
+	k.holding.Snapshot = s
+	err := k.check(ctx, s)
+	k.Changed(k.holding)
+	return err
 }
 
 // check looks at our own lease as a snapshot has it.
@@ -200,8 +209,7 @@ func (k *Keeper) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	k.holding.Snapshot = s
-	return k.check(ctx, s)
+	return k.take(ctx, s)
 }
 
 // reclaim takes our subnet again after its key vanished.

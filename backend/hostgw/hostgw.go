@@ -32,7 +32,7 @@ func (hostgw) MTU(h backend.Host) int { return h.MTU }
 
 func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
 	if peer.BackendType != name {
-		return nil, fmt.Errorf("its backend is %q, not %s", peer.BackendType, name)
+		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
 	}
 	var routes []state.Object
 	for _, dst := range peer.Subnet.Prefixes() {

@@ -1,0 +1,143 @@
+package main_test
+
+import (
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+func mustPrefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// slow is how much longer things may take under the race detector.
+func slow(d time.Duration) time.Duration {
+	if raceEnabled {
+		return 3 * d
+	}
+	return d
+}
+
+func TestHeal(t *testing.T) {
+	n := newNetwork(t, 4, hostGW)
+	h := n.nodes[0]
+	want := h.routesToOthers()
+	h.waitRoutes(soon, want...)
+	foreign := lab.Route{Dst: mustPrefix("10.77.0.0/16"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: 4}
+	check(t, h.AddRoute(foreign))
+
+	check(t, h.DelRoute(n.nodes[1].subnet()))
+	t.Logf("a route deleted: back after %s", h.waitRoutes(slow(100*time.Millisecond), want...))
+
+	_, err := h.DelRoutesByProtocol(ourRoutes)
+	check(t, err)
+	t.Logf("all routes deleted: back after %s", h.waitRoutes(slow(100*time.Millisecond), want...))
+
+	check(t, h.ReplaceRoute(lab.Route{Dst: n.nodes[1].subnet(), Via: n.nodes[2].Addr, Dev: "eth0", Protocol: ourRoutes}))
+	t.Logf("a route changed: right after %s", h.waitRoutes(slow(100*time.Millisecond), want...))
+	hasRoute(t, h, "10.77.0.0/16 via "+n.nodes[1].Addr.String())
+
+	check(t, h.LinkDown("eth0"))
+	h.waitRoutes(soon)
+	check(t, h.LinkUp("eth0"))
+	t.Logf("NIC down and up: routes back after %s", h.waitRoutes(time.Second, want...))
+
+	check(t, h.RecreateNIC("eth0"))
+	t.Logf("NIC made anew: routes back after %s", h.waitRoutes(time.Second, want...))
+	n.pingAll()
+}
+
+func hasRoute(t *testing.T, h *node, start string) {
+	t.Helper()
+	all, err := h.Routes()
+	check(t, err)
+	for _, r := range all {
+		if strings.HasPrefix(r, start+" ") {
+			return
+		}
+	}
+	t.Errorf("%s has no route %q; its routes are %q", h.Name, start, all)
+}
+
+// What is not ours stays, even where it is in our way.
+func TestForeignRoutes(t *testing.T) {
+	n := newNetwork(t, 2, hostGW)
+	h, peer := n.nodes[0], n.nodes[1]
+	want := h.routesToOthers()
+	h.waitRoutes(soon, want...)
+	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.250.0/24"), Via: peer.Addr, Dev: "eth0"}))
+	n.put("subnets/10.5.250.0-24", `{"PublicIP":"192.168.0.250","BackendType":"host-gw"}`)
+	h.waitLog("in its place is something that is not ours, to be removed by hand: 10.5.250.0/24 via " + peer.Addr.String())
+	hasRoute(t, h, "10.5.250.0/24 via "+peer.Addr.String())
+	n.pingAll()
+
+	check(t, h.DelRoute(mustPrefix("10.5.250.0/24")))
+	h.waitRoutes(time.Second, sorted(append(want, "10.5.250.0/24 via 192.168.0.250")...)...)
+
+	t.Log("the lease goes, a foreign route of the same destination stays")
+	h.daemon.Kill()
+	_, err := h.DelRoutesByProtocol(ourRoutes)
+	check(t, err)
+	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.250.0/24"), Via: peer.Addr, Dev: "eth0", Protocol: 4}))
+	n.delete("subnets/10.5.250.0-24")
+	h.start()
+	h.waitReady()
+	h.waitRoutes(soon, want...)
+	hasRoute(t, h, "10.5.250.0/24 via "+peer.Addr.String())
+}
+
+// A host that is upgraded keeps the routes that flannel made, in place.
+func TestAdoptsFlannelsRoutes(t *testing.T) {
+	n := newNetwork(t, 2, hostGW)
+	h, peer := n.nodes[0], n.nodes[1]
+	n.witness(h, peer, func() {
+		code, err := h.daemon.Stop(soon)
+		check(t, err)
+		if code != 0 {
+			t.Errorf("exit status %d", code)
+		}
+		check(t, h.ReplaceRoute(lab.Route{Dst: peer.subnet(), Via: peer.Addr, Dev: "eth0"}))
+		h.start()
+		h.waitReady()
+	})
+	h.waitRoutes(soon, routeTo(peer))
+}
+
+func TestRestart(t *testing.T) {
+	n := newNetwork(t, 3, hostGW)
+	h, peer, third := n.nodes[0], n.nodes[1], n.nodes[2]
+	subnet := h.subnet()
+	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.251.0/24"), Via: peer.Addr, Dev: "eth0", Protocol: 4}))
+	sigterm := func() {
+		start := time.Now()
+		code, err := h.daemon.Stop(soon)
+		check(t, err)
+		if took := time.Since(start); code != 0 || took > slow(time.Second) {
+			t.Errorf("SIGTERM: exit status %d after %s", code, took)
+		}
+	}
+	for name, stop := range map[string]func(){"kill -9": func() { h.daemon.Kill() }, "SIGTERM": sigterm} {
+		t.Log(name)
+		n.witness(peer, h, func() {
+			n.witness(h, peer, func() {
+				stop()
+				h.start()
+				h.waitReady()
+			})
+		})
+		if h.subnet() != subnet {
+			t.Errorf("after %s the subnet is %s, before it was %s", name, h.subnet(), subnet)
+		}
+		h.waitRoutes(soon, h.routesToOthers()...)
+	}
+
+	t.Log("a peer leaves while the daemon is down")
+	check(t, third.daemon.Signal(syscall.SIGKILL))
+	h.daemon.Kill()
+	n.delete(third.key())
+	h.start()
+	t.Logf("its route is gone %s after the start", h.waitRoutes(slow(2*time.Second), routeTo(peer)))
+	hasRoute(t, h, "10.5.251.0/24 via "+peer.Addr.String())
+}
