@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -30,6 +32,7 @@ func (k *Keeper) acquire(ctx context.Context) error {
 			klog.V(1).Infof("acquiring a lease: %v", err)
 			pause = contended.next()
 		case errors.As(err, new(waitingFor)):
+			k.trouble.over()
 			k.Waiting(err.Error())
 			if said.isNews(err.Error()) {
 				klog.Warningf("waiting: %v", err)
@@ -43,6 +46,13 @@ func (k *Keeper) acquire(ctx context.Context) error {
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
+	}
+}
+
+// tell logs what does not change from one try to the next, once a minute.
+func (k *Keeper) tell(format string, a ...any) {
+	if text := fmt.Sprintf(format, a...); k.told.isNews(text) {
+		klog.Warning(text)
 	}
 }
 
@@ -91,7 +101,6 @@ func (k *Keeper) config(ctx context.Context) (*Config, error) {
 	raw, err := k.Store.Config(cctx)
 	var c *Config
 	if err == nil {
-		k.trouble.over()
 		c, err = ParseConfig(raw)
 	}
 	var bad *ConfigError
@@ -101,7 +110,7 @@ func (k *Keeper) config(ctx context.Context) (*Config, error) {
 	case !errors.Is(err, ErrNoConfig) && !errors.As(err, &bad):
 		return nil, err
 	case k.holding.Config != nil:
-		klog.Warningf("keeping the configuration that we have: %v", err)
+		k.tell("keeping the configuration that we have: %v", err)
 		return k.holding.Config, nil
 	}
 	return nil, waitingFor{err}
@@ -143,7 +152,7 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 // reservation was made by a person and is left to one.
 func (k *Keeper) discard(ctx context.Context, l *Lease) error {
 	if l.Reserved() {
-		klog.Warningf("the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
+		k.tell("the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -161,9 +170,11 @@ func (k *Keeper) create(ctx context.Context, c *Config, s Snapshot) (*Lease, err
 	switch {
 	case !k.Previous.IsValid():
 	case !c.Fits(k.Previous):
-		klog.Infof("the subnet %s that this host had before does not fit the configuration; not asking for it", k.Previous)
+		k.tell("the subnet %s that this host had before does not fit the configuration; not asking for it", k.Previous)
 	case !s.Free(k.Previous):
-		klog.Warningf("the subnet %s that this host had before is taken; not asking for it", k.Previous)
+		k.tell("the subnet %s that this host had before is taken; not asking for it", k.Previous)
+	case slices.ContainsFunc(k.avoid, func(p netip.Prefix) bool { return k.Previous.Overlaps(ip.SubnetOf(p)) }):
+		k.tell("the subnet %s that this host had before overlaps a network that this host is in; not asking for it", k.Previous)
 	default:
 		want = k.Previous
 	}

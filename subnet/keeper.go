@@ -44,10 +44,12 @@ type Keeper struct {
 	attrs     Attrs
 	avoid     []netip.Prefix
 	holding   Holding
+	told      said
 	trouble   trouble
 	retry     backoff
 	corrected time.Time // when we last undid someone else's change of our lease
 	due       *time.Timer
+	spread    time.Duration // how long before the margin our lease is renewed
 }
 
 const (
@@ -77,16 +79,30 @@ func (k *Keeper) Run(ctx context.Context) error {
 		k.watch(ctx, snapshots)
 	}()
 
+	// Hosts that started together should not renew together. This is drawn once:
+	// were it drawn with each snapshot, one host's renewal would set off others.
+	k.spread = rand.N(min(k.Margin/10, (LeaseTTL-k.Margin)/2) + 1)
 	k.due = time.NewTimer(0)
 	defer k.due.Stop()
 	k.schedule()
+	retrying := false
 	for {
 		var err error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case s := <-snapshots:
-			if s.Revision < k.holding.Own.Revision {
+			stale := s.Revision < k.holding.Own.Revision
+			if retrying {
+				// However often others change theirs, our lease is looked at
+				// when the retry is due.
+				if !stale {
+					k.holding.Snapshot = s
+					k.Changed(k.holding)
+				}
+				continue
+			}
+			if stale {
 				// From before our last write, or of a new store in the place of
 				// the old one.
 				s, err = k.list(ctx)
@@ -102,23 +118,24 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return ctx.Err()
 		case err != nil:
 			k.trouble.note(err)
+			retrying = true
 			k.due.Reset(k.retry.next())
 		default:
+			retrying = false
+			k.trouble.over()
 			k.retry.reset()
 			k.schedule()
 		}
 	}
 }
 
-// schedule sets the timer for the next renewal. Hosts that started together
-// should not renew together: some of the margin is left to chance.
+// schedule sets the timer for the next renewal.
 func (k *Keeper) schedule() {
 	if k.holding.Own.Reserved() {
 		k.due.Stop()
 		return
 	}
-	early := k.Margin + rand.N(k.Margin/10+1)
-	k.due.Reset(max(0, time.Until(k.holding.Own.Expires)-early))
+	k.due.Reset(max(0, time.Until(k.holding.Own.Expires)-k.Margin-k.spread))
 }
 
 // watch passes on the latest snapshot of the store until ctx ends.
@@ -126,7 +143,6 @@ func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
 	var wait backoff
 	for {
 		err := k.Store.Watch(ctx, func(s Snapshot) {
-			k.trouble.over()
 			wait.reset()
 			select {
 			case <-snapshots: // was not taken; this one is newer
@@ -185,7 +201,7 @@ func (k *Keeper) correct(ctx context.Context, revision uint64, reserved bool) er
 		return fmt.Errorf("our lease %s is being changed again and again: does another host use the public address %s, too?",
 			own.Subnet, own.PublicIP)
 	}
-	klog.Warningf("someone changed our lease %s; writing it again", own.Subnet)
+	k.tell("someone changed our lease %s; writing it again", own.Subnet)
 	k.corrected = time.Now()
 	return k.write(ctx, own.Subnet, revision, reserved)
 }
@@ -225,7 +241,7 @@ func (k *Keeper) reclaim(ctx context.Context) error {
 		return err
 	}
 	klog.Warningf("our lease %s had vanished from the store; claimed it again", own.Subnet)
-	k.wrote(l)
+	k.holding.Own = l
 	return nil
 }
 
@@ -248,13 +264,8 @@ func (k *Keeper) write(ctx context.Context, s ip.Subnet, revision uint64, reserv
 	if err != nil {
 		return fmt.Errorf("renewing our lease %s: %w", s, err)
 	}
-	k.wrote(l)
-	return nil
-}
-
-func (k *Keeper) wrote(l *Lease) {
-	k.trouble.over()
 	k.holding.Own = l
+	return nil
 }
 
 func (k *Keeper) ttl(reserved bool) time.Duration {

@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -32,27 +33,31 @@ func (b *backoff) next() time.Duration {
 
 func (b *backoff) reset() { b.pause = 0 }
 
-// said remembers the last message, so that one that keeps coming up is logged
-// when it is new and once a minute.
-type said struct {
-	text string
-	at   time.Time
-}
+// said remembers messages, so that one that keeps coming up is logged when it is
+// new and once a minute.
+type said struct{ at map[string]time.Time }
 
 func (s *said) isNews(text string) bool {
-	if text == s.text && time.Since(s.at) < time.Minute {
+	now := time.Now()
+	maps.DeleteFunc(s.at, func(_ string, at time.Time) bool { return now.Sub(at) >= time.Minute })
+	if _, ok := s.at[text]; ok {
 		return false
 	}
-	s.text, s.at = text, time.Now()
+	if s.at == nil {
+		s.at = make(map[string]time.Time)
+	}
+	s.at[text] = now
 	return true
 }
 
 // trouble logs what keeps us from reading or writing leases: at once, then a
-// line every quietFor at most, and once when it is over.
+// line every quietFor at most, also where it comes and goes, and a line when it
+// is over.
 type trouble struct {
 	mu     sync.Mutex
 	since  time.Time // zero: no trouble
-	logged time.Time
+	told   bool      // that there is
+	logged time.Time // when that was last told
 }
 
 const quietFor = 15 * time.Second
@@ -67,16 +72,15 @@ func (t *trouble) note(err error) {
 	if !t.logged.IsZero() && now.Sub(t.logged) < quietFor {
 		return
 	}
-	t.logged = now
+	t.logged, t.told = now, true
 	klog.Errorf("trying again, while forwarding goes on: %v", err)
 }
 
 func (t *trouble) over() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.since.IsZero() {
-		return
+	if t.told {
+		klog.Infof("in order again, after %s", time.Since(t.since).Round(100*time.Millisecond))
 	}
-	klog.Infof("the store is in order again, after %s", time.Since(t.since).Round(100*time.Millisecond))
-	t.since, t.logged = time.Time{}, time.Time{}
+	t.since, t.told = time.Time{}, false
 }

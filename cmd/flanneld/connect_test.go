@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"flanneld/pkg/lab"
+	"flanneld/subnet"
 )
 
 func TestHostGW(t *testing.T) {
@@ -47,7 +48,7 @@ func TestHostGW(t *testing.T) {
 	n.delete(fourth.key())
 	n.nodes = n.nodes[:3]
 	for _, h := range n.nodes {
-		h.waitRoutes(time.Second, h.routesToOthers()...)
+		h.waitRoutes(subnet.LingerTime+5*time.Second, h.routesToOthers()...)
 	}
 	n.pingAll()
 }

@@ -77,6 +77,8 @@ type daemon struct {
 	backend  backend.Backend
 	holding  subnet.Holding
 	problems map[string]string // of leases, by key, as they were logged
+	linger   subnet.Linger
+	rewish   *time.Timer // for when a lease has lingered long enough
 	peers    int
 	status   network.Status
 }
@@ -150,6 +152,9 @@ func (d *daemon) holds(h subnet.Holding) {
 	if h.Config == d.prepared.config {
 		d.backend = d.prepared.backend
 	}
+	if h.Config != d.holding.Config {
+		d.linger = subnet.Linger{}
+	}
 	d.holding = h
 	d.wish()
 }
@@ -175,6 +180,17 @@ func (d *daemon) wish() {
 		}
 	}
 	d.problems = now
+	peers, next := d.linger.Apply(peers, h.Own.Subnet, time.Now())
+	if d.rewish != nil {
+		d.rewish.Stop()
+	}
+	if !next.IsZero() {
+		d.rewish = time.AfterFunc(time.Until(next), func() {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			d.wish()
+		})
+	}
 	d.reconciler.Wish(network.Wish{
 		Backend:    d.backend,
 		Config:     h.Config,

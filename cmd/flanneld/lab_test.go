@@ -75,7 +75,8 @@ type node struct {
 	n      *network
 	args   []string
 	daemon *lab.Daemon
-	pod    *lab.Pod
+	pod    *lab.Pod // the latest
+	pods   int
 }
 
 // newLab returns a lab with a switch, etcd, and no daemons. It is closed when
@@ -168,7 +169,8 @@ func (h *node) waitLog(text string) {
 func (h *node) addPod() {
 	h.n.t.Helper()
 	var err error
-	h.pod, err = h.AddPod("pod", h.daemon.Env())
+	h.pods++
+	h.pod, err = h.AddPod(fmt.Sprintf("pod%d", h.pods), h.daemon.Env())
 	check(h.n.t, err)
 }
 

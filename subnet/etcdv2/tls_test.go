@@ -96,7 +96,7 @@ func write(t *testing.T, file, text string) {
 	}
 }
 
-// client returns a client that these files let into any server.
+// insecure returns a client that these files let into any server.
 func insecure(t *testing.T, certFile, keyFile string) *http.Client {
 	t.Helper()
 	c := &tls.Config{InsecureSkipVerify: true}

@@ -18,6 +18,9 @@ const (
 	// requestTimeout bounds each request that is no long poll, and how long a
 	// long poll may take to be accepted.
 	requestTimeout = 5 * time.Second
+	// dialTimeout is shorter, so that a write to a dead endpoint is known not to
+	// have been sent, and may go to the next.
+	dialTimeout = 3 * time.Second
 	// pollLimit is more than the five minutes after which etcd itself ends a
 	// long poll.
 	pollLimit = 330 * time.Second
@@ -40,7 +43,7 @@ func newTransport(tlsConfig *tls.Config) *http.Transport {
 
 func newDialer() *net.Dialer {
 	return &net.Dialer{
-		Timeout: requestTimeout,
+		Timeout: dialTimeout,
 		KeepAliveConfig: net.KeepAliveConfig{
 			Enable:   true,
 			Idle:     5 * time.Second,

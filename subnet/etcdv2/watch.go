@@ -18,7 +18,8 @@ const (
 	// settle is how long after a long poll was taken up an event that had
 	// already happened may take to arrive.
 	settle = 300 * time.Millisecond
-	// pace is the least time between two long polls that bring nothing.
+	// pace is the least time between two listings, and between two long polls
+	// that bring nothing.
 	pace = time.Second
 )
 
@@ -57,12 +58,17 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 			yield(v.snapshot())
 		}
 	}
+	var listed time.Time
 	for {
 		if !v.listed {
+			if err := sleep(ctx, pace-time.Since(listed)); err != nil {
+				return err
+			}
 			l, err := s.list(ctx)
 			if err != nil {
 				return err
 			}
+			listed = time.Now()
 			v.reset(l)
 			owed = true
 		}

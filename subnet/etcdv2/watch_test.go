@@ -3,8 +3,10 @@ package etcdv2
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"syscall"
 	"testing"
 	"time"
@@ -110,21 +112,20 @@ func TestWatchDirectoryEvents(t *testing.T) {
 	server := plainEtcd(t)
 	s := newStore(t, Options{Endpoints: []string{server.url}})
 	w := watch(t, s)
-	for _, gone := range []func(){
-		func() { server.delete(t, prefix+"/subnets") },
-		func() { server.delete(t, prefix) },
-		func() { server.delete(t, "/coreos.com") },
-		func() {
-			server.raw(t, http.MethodPut, "/v2/keys"+prefix+"/subnets?dir=true&prevExist=true",
-				"application/x-www-form-urlencoded", "ttl=1")
-		},
-	} {
+	fill := func() {
 		server.put(t, leaseKey(1), value(1), 0)
 		server.put(t, leaseKey(2), value(2), 0)
 		w.until(t, "the leases", leases(2))
-		gone()
+	}
+	for _, directory := range []string{prefix + "/subnets", prefix, "/coreos.com"} {
+		fill()
+		server.delete(t, directory)
 		w.until(t, "nothing", leases(0))
 	}
+	server.raw(t, http.MethodPut, "/v2/keys"+prefix+"/subnets?dir=true&prevExist=false",
+		"application/x-www-form-urlencoded", "ttl=3")
+	fill()
+	w.until(t, "nothing", leases(0))
 }
 
 func TestWatchThroughStalledConnection(t *testing.T) {
@@ -132,6 +133,7 @@ func TestWatchThroughStalledConnection(t *testing.T) {
 	server := plainEtcd(t)
 	p := newProxy(t, server)
 	s := newStore(t, Options{Endpoints: []string{p.url, server.url}})
+	s.pinned.Store(0)
 	s.pollLimit = time.Second
 	w := watch(t, s)
 	w.until(t, "nothing", leases(0))
@@ -169,6 +171,45 @@ func TestWatchEndsWithContext(t *testing.T) {
 	w.stop()
 	if took := time.Since(started); took > time.Second {
 		t.Errorf("the watch took %s to end", took)
+	}
+}
+
+// A long poll that ends quietly moves the index on: else, beside busy keys of
+// others, each would find its history lost.
+func TestQuietPollMovesOn(t *testing.T) {
+	t.Parallel()
+	second := make(chan string, 1)
+	polls := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Etcd-Cluster-Id", "c1")
+		if r.URL.Query().Get("wait") == "" {
+			w.WriteHeader(http.StatusNotFound)
+			fmt.Fprint(w, `{"errorCode":100,"message":"Key not found","index":5}`)
+			return
+		}
+		polls++
+		if polls == 1 {
+			w.Header().Set("X-Etcd-Index", "700")
+			return
+		}
+		select {
+		case second <- r.URL.Query().Get("waitIndex"):
+		default:
+		}
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	w := watch(t, s)
+	defer w.stop()
+	select {
+	case got := <-second:
+		if got != "701" {
+			t.Errorf("the second poll waits for index %s, want 701", got)
+		}
+	case <-time.After(patience):
+		t.Fatal("no second poll")
 	}
 }
 

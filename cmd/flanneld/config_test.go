@@ -1,0 +1,76 @@
+package main_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+func TestConfigWritten(t *testing.T) {
+	n := newLab(t)
+	n.startEtcd(lab.EtcdOptions{})
+	h := n.addNode(lab.HostOptions{})
+	h.start()
+	h.waitLog("no network configuration at /coreos.com/network/config")
+	n.wait(soon, "the status to say so", func() string {
+		if s := h.daemon.Status(); s != "no network configuration at /coreos.com/network/config" {
+			return "status is " + s
+		}
+		return ""
+	})
+	start := time.Now()
+	n.put("config", hostGW)
+	h.waitReady()
+	if took := time.Since(start); took > slow(2*time.Second) {
+		t.Errorf("ready %s after the configuration was written", took)
+	}
+}
+
+// Each bad configuration is named, with key and value; the daemon waits for a
+// good one.
+func TestInvalidConfig(t *testing.T) {
+	n := newLab(t)
+	n.startEtcd(lab.EtcdOptions{})
+	h := n.addNode(lab.HostOptions{})
+	n.put("config", "{")
+	h.start()
+	for _, c := range []struct{ config, want string }{
+		{`{`, `network configuration "{" not valid JSON`},
+		{`[]`, `network configuration "[]" is a JSON array, want an object`},
+		{`{"Network":"10.5.0.0"}`, `Network "10.5.0.0" is not an IPv4 network in CIDR notation`},
+		{`{"Network":5}`, `Network "5" is not a string`},
+		{`{"Backend":{"Type":"host-gw"}}`, `Network is missing`},
+		{`{"Network":"10.5.0.0/16","SubnetMin":"10.6.0.0"}`, `SubnetMin "10.6.0.0" does not lie in Network 10.5.0.0/16`},
+		{`{"Network":"10.5.0.0/16","SubnetMin":"10.5.9.0","SubnetMax":"10.5.8.0"}`, `SubnetMin 10.5.9.0 is above SubnetMax 10.5.8.0`},
+		{`{"Network":"10.5.0.0/16","SubnetMax":"10.5.8.1"}`, `SubnetMax "10.5.8.1" is not the base of a /24 subnet`},
+		{`{"Network":"10.5.0.0/16","SubnetLen":16}`, `SubnetLen 16 is below 18`},
+		{`{"Network":"10.5.0.0/16","SubnetLen":31}`, `SubnetLen 31 is above 30`},
+		{`{"Network":"10.5.0.0/16","SubnetLen":-1}`, `SubnetLen "-1" is not a prefix length`},
+		{`{"Network":"10.5.0.0/16","Backend":{"Type":"warp"}}`, `Backend.Type "warp" is not a known backend; there are alloc, host-gw`},
+		{`{"Network":"10.5.0.0/16","Backend":"host-gw"}`, `Backend "\"host-gw\"" is not an object`},
+		{`{"Network":"10.5.0.0/16","Backend":{}}`, `Backend.Type "" is not a known backend`},
+		{`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"host-gw"}}`, `EnableIPv6 true is not supported by this version`},
+		{`{"Network":"10.5.0.0/16","EnableIPv4":false}`, `EnableIPv4 false with EnableIPv6 false leaves no address family`},
+	} {
+		n.put("config", c.config)
+		h.waitLog(c.want)
+		if _, err := os.Stat(h.daemon.SubnetFile); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("with the configuration %s there is a subnet file: %v", c.config, err)
+		}
+	}
+	n.put("config", hostGW)
+	h.waitReady()
+}
+
+func TestEtcdComesLate(t *testing.T) {
+	n := newLab(t)
+	h := n.addNode(lab.HostOptions{}, "-etcd-endpoints=http://"+n.server.Addr.String()+":2379")
+	h.start()
+	h.waitLog("http://" + n.server.Addr.String() + ":2379")
+	n.startEtcd(lab.EtcdOptions{})
+	n.put("config", hostGW)
+	h.waitReady()
+}

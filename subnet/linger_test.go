@@ -1,0 +1,58 @@
+package subnet
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/ip"
+)
+
+func leaseOf(p string) *Lease {
+	return &Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix(p))}
+}
+
+func subnetsOf(leases []*Lease) string {
+	var s []string
+	for _, l := range leases {
+		s = append(s, l.Subnet.String())
+	}
+	return strings.Join(s, " ")
+}
+
+func TestLinger(t *testing.T) {
+	a, b, c, d := leaseOf("10.5.1.0/24"), leaseOf("10.5.2.0/24"), leaseOf("10.5.3.0/24"), leaseOf("10.5.4.0/24")
+	none := ip.Subnet{}
+	start := time.Now()
+	var g Linger
+	for _, step := range []struct {
+		after time.Duration
+		peers []*Lease
+		own   ip.Subnet
+		want  string
+		next  time.Duration // after start; 0 for never
+	}{
+		{0, []*Lease{a, b, c}, none, "10.5.1.0/24 10.5.2.0/24 10.5.3.0/24", 0},
+		{1 * time.Second, []*Lease{a, c}, none, "10.5.1.0/24 10.5.2.0/24 10.5.3.0/24", 11 * time.Second},
+		{2 * time.Second, nil, none, "10.5.1.0/24 10.5.2.0/24 10.5.3.0/24", 11 * time.Second},
+		{3 * time.Second, []*Lease{c, d}, none, "10.5.1.0/24 10.5.2.0/24 10.5.3.0/24 10.5.4.0/24", 11 * time.Second},
+		{11 * time.Second, []*Lease{c, d}, none, "10.5.1.0/24 10.5.3.0/24 10.5.4.0/24", 12 * time.Second},
+		{11 * time.Second, []*Lease{c, d}, a.Subnet, "10.5.3.0/24 10.5.4.0/24", 0},
+		{13 * time.Second, []*Lease{c, d}, none, "10.5.3.0/24 10.5.4.0/24", 0},
+		{14 * time.Second, []*Lease{a}, none, "10.5.1.0/24 10.5.3.0/24 10.5.4.0/24", 24 * time.Second},
+		{24 * time.Second, []*Lease{a}, none, "10.5.1.0/24", 0},
+	} {
+		got, next := g.Apply(step.peers, step.own, start.Add(step.after))
+		if s := subnetsOf(got); s != step.want {
+			t.Errorf("after %s: %s, want %s", step.after, s, step.want)
+		}
+		var want time.Time
+		if step.next != 0 {
+			want = start.Add(step.next)
+		}
+		if !next.Equal(want) {
+			t.Errorf("after %s: next is %s after the start, want %s", step.after, next.Sub(start), step.next)
+		}
+	}
+}
