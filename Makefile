@@ -7,6 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 BACKEND ?= host-gw
 HOSTS   ?= 3
+OUT     ?= build/flanneld
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
@@ -16,7 +17,7 @@ build: flanneld
 
 # The daemon: static, for the platform that GOOS and GOARCH name.
 flanneld:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/flanneld ./cmd/flanneld
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
 
 # etcd for the lab, from its Go module.
 build/etcd: pkg/lab/etcd/go.mod pkg/lab/etcd/go.sum

@@ -93,9 +93,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return ctx.Err()
 		case s := <-snapshots:
 			stale := s.Revision < k.holding.Own.Revision
-			if retrying {
-				// However often others change theirs, our lease is looked at
-				// when the retry is due.
+			if retrying && (stale || !k.renewedIn(s)) {
+				// However often others change theirs, ours is dealt with when
+				// the retry is due.
 				if !stale {
 					k.holding.Snapshot = s
 					k.Changed(k.holding)
@@ -166,6 +166,13 @@ func (k *Keeper) take(ctx context.Context, s Snapshot) error {
 	err := k.check(ctx, s)
 	k.Changed(k.holding)
 	return err
+}
+
+// renewedIn reports whether our lease was written after all: the store did what
+// it was asked, and only its answer got lost.
+func (k *Keeper) renewedIn(s Snapshot) bool {
+	l := s.Find(k.holding.Own.Subnet)
+	return l != nil && l.Attrs == k.attrs && l.Revision != k.holding.Own.Revision
 }
 
 // check looks at our own lease as a snapshot has it.

@@ -206,7 +206,7 @@ func TestNoFreeSubnet(t *testing.T) {
 				t.Errorf("%q does not tell %q", h.waitsFor(), part)
 			}
 		}
-		if n := lines(); n > 15 {
+		if n := lines(); n > 2*11 {
 			t.Errorf("%d lines were logged in 10 minutes", n)
 		}
 		m.DeleteRaw("10.5.0.128-26")
@@ -303,7 +303,7 @@ func TestAcquireCannotWrite(t *testing.T) {
 		m.Fail(errDown, subnettest.Create)
 		h := start(t, m, me, previous("10.5.3.0/24"))
 		time.Sleep(10 * time.Minute)
-		if n := lines(); n > 50 {
+		if n := lines(); n > 10*60/15+2*11 {
 			t.Errorf("%d lines were logged in 10 minutes", n)
 		}
 		if n := m.Calls(subnettest.Create); n > 1500 {

@@ -73,7 +73,7 @@ func (t *trouble) note(err error) {
 		return
 	}
 	t.logged, t.told = now, true
-	klog.Errorf("trying again, while forwarding goes on: %v", err)
+	klog.Errorf("%v; trying again, nothing changes meanwhile", err)
 }
 
 func (t *trouble) over() {

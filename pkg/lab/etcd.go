@@ -1,0 +1,188 @@
+package lab
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// EtcdOptions are the ways in which an etcd may be special.
+type EtcdOptions struct {
+	// Server makes it speak TLS with this certificate.
+	Server CertFiles
+	// ClientCA makes it ask for client certificates signed by this one.
+	ClientCA string
+	// Client is the certificate of the lab's own connections to it. The lab
+	// does not check the server's certificate.
+	Client CertFiles
+}
+
+// Etcd is an etcd server of one member, with its version 2 API on.
+type Etcd struct {
+	*Process // the current one; a new one after each start
+
+	host       *Host
+	bin        string
+	dataDir    string
+	opts       EtcdOptions
+	transport  *http.Transport
+	generation int // of the data
+
+	rootPassword string // empty while authentication is off
+}
+
+// StartEtcd starts an etcd on a host and waits until it answers.
+func (l *Lab) StartEtcd(ctx context.Context, on *Host, opts EtcdOptions) (*Etcd, error) {
+	e := &Etcd{
+		host:    on,
+		bin:     filepath.Join(l.binDir, "etcd"),
+		dataDir: filepath.Join(on.Dir, "etcd.data"),
+		opts:    opts,
+	}
+	if _, err := os.Stat(e.bin); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil, errors.New("build/etcd is missing: run `make build`")
+		}
+		return nil, fmt.Errorf("starting etcd: %w", err)
+	}
+	e.transport = &http.Transport{DialContext: on.DialContext}
+	if opts.Server.Cert != "" {
+		cfg, err := opts.clientTLS()
+		if err != nil {
+			return nil, err
+		}
+		e.transport.TLSClientConfig = cfg
+	}
+	if _, err := on.onClose(e.transport.CloseIdleConnections); err != nil {
+		return nil, err
+	}
+	if err := e.Start(ctx); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.etcd = e
+	l.mu.Unlock()
+	return e, nil
+}
+
+// clientTLS is for the lab's own connections.
+func (o EtcdOptions) clientTLS() (*tls.Config, error) {
+	cfg := &tls.Config{InsecureSkipVerify: true}
+	if o.Client.Cert != "" {
+		cert, err := tls.LoadX509KeyPair(o.Client.Cert, o.Client.Key)
+		if err != nil {
+			return nil, fmt.Errorf("reading the client certificate for etcd: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{cert}
+	}
+	return cfg, nil
+}
+
+// Endpoint is the URL for clients.
+func (e *Etcd) Endpoint() string {
+	scheme := "http"
+	if e.opts.Server.Cert != "" {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://%s:2379", scheme, e.host.Addr)
+}
+
+// Start starts the server on the data it had and waits until it answers.
+func (e *Etcd) Start(ctx context.Context) error {
+	const peer = "http://127.0.0.1:2380"
+	argv := []string{
+		e.bin,
+		"--enable-v2",
+		"--name=lab",
+		"--data-dir=" + e.dataDir,
+		"--listen-client-urls=" + e.Endpoint(),
+		"--advertise-client-urls=" + e.Endpoint(),
+		"--listen-peer-urls=" + peer,
+		"--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=lab=" + peer,
+		fmt.Sprintf("--initial-cluster-token=lab-%d", e.generation),
+		"--heartbeat-interval=20", "--election-timeout=200", // milliseconds; there is nobody to wait for
+		"--unsafe-no-fsync", // what it wrote survives its end, if not the machine's
+		"--logger=zap", "--log-level=warn", "--log-outputs=stderr",
+	}
+	if s := e.opts.Server; s.Cert != "" {
+		argv = append(argv, "--cert-file="+s.Cert, "--key-file="+s.Key)
+	}
+	if e.opts.ClientCA != "" {
+		argv = append(argv, "--client-cert-auth", "--trusted-ca-file="+e.opts.ClientCA)
+	}
+	p, err := e.host.Start("etcd", argv, nil, ProcessOptions{})
+	if err != nil {
+		return err
+	}
+	e.Process = p
+	return e.WaitHealthy(ctx)
+}
+
+// Restart stops the server and starts it on the same data.
+func (e *Etcd) Restart(ctx context.Context) error {
+	if _, err := e.Stop(10 * time.Second); err != nil {
+		return err
+	}
+	return e.Start(ctx)
+}
+
+// Wipe replaces the server by an empty one, as a new cluster at the same
+// address. Authentication is off in it.
+func (e *Etcd) Wipe(ctx context.Context) error {
+	e.Kill()
+	if err := os.RemoveAll(e.dataDir); err != nil {
+		return fmt.Errorf("wiping etcd: %w", err)
+	}
+	e.generation++
+	e.rootPassword = ""
+	return e.Start(ctx)
+}
+
+// WaitHealthy waits until the server says that it is.
+func (e *Etcd) WaitHealthy(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := e.health(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-e.Exited():
+			return fmt.Errorf("waiting for etcd: %w", e.endedError())
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for etcd: %w: %w; its log ends with:\n%s", ctx.Err(), err, e.logTail())
+		}
+	}
+}
+
+func (e *Etcd) health(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.Endpoint()+"/health", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := e.transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(string(body), `"health":"true"`) {
+		return fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	return nil
+}

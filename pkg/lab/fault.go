@@ -1,0 +1,177 @@
+package lab
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+)
+
+// LinkDown takes an interface down; the kernel removes the routes through it.
+func (ns *Namespace) LinkDown(name string) error {
+	link, err := ns.nl.LinkByName(name)
+	if err == nil {
+		err = ns.nl.LinkSetDown(link)
+	}
+	if err != nil {
+		return fmt.Errorf("taking %s of %s down: %w", name, ns.Name, err)
+	}
+	return nil
+}
+
+// LinkUp brings an interface up again, with the host's default route if that
+// leads through it, and no other route that was lost.
+func (h *Host) LinkUp(name string) error {
+	if err := h.setUp(name); err != nil {
+		return err
+	}
+	return h.restoreDefaultRoute(name)
+}
+
+// RecreateNIC replaces an interface by a new one, as the reload of a driver
+// does: it has another index, the same name, MAC and IPv4 addresses, MTU and
+// default route, and no other route. A NIC that was cut off is not any more.
+func (h *Host) RecreateNIC(name string) error {
+	n, link, err := h.nic(name)
+	if err != nil {
+		return err
+	}
+	addrs, err := h.Addrs(name)
+	if err != nil {
+		return err
+	}
+	if err := h.nl.LinkDel(link); err != nil {
+		return fmt.Errorf("deleting %s of %s: %w", name, h.Name, err)
+	}
+	if err := n.sw.connect(n.port, h.Namespace, name, link.Attrs().MTU, n.mac); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if err := h.AddAddr(name, a); err != nil {
+			return err
+		}
+	}
+	return h.restoreDefaultRoute(name)
+}
+
+// CutOff unplugs the switch's side of an interface: its carrier stays, and
+// packets vanish without a word.
+func (h *Host) CutOff(name string) error {
+	n, _, err := h.nic(name)
+	if err != nil {
+		return err
+	}
+	port, err := n.sw.nl.LinkByName(n.port)
+	if err == nil {
+		err = n.sw.nl.LinkSetNoMaster(port)
+	}
+	if err != nil {
+		return fmt.Errorf("cutting off %s of %s: %w", name, h.Name, err)
+	}
+	return nil
+}
+
+// Restore undoes CutOff.
+func (h *Host) Restore(name string) error {
+	n, _, err := h.nic(name)
+	if err != nil {
+		return err
+	}
+	port, err := n.sw.nl.LinkByName(n.port)
+	if err == nil {
+		err = n.sw.nl.LinkSetMasterByIndex(port, n.sw.bridge)
+	}
+	if err != nil {
+		return fmt.Errorf("restoring %s of %s: %w", name, h.Name, err)
+	}
+	return nil
+}
+
+// SetMTU changes the MTU of an interface and of the port it is plugged into.
+func (h *Host) SetMTU(name string, mtu int) error {
+	n, link, err := h.nic(name)
+	if err != nil {
+		return err
+	}
+	port, err := n.sw.nl.LinkByName(n.port)
+	if err == nil {
+		err = n.sw.nl.LinkSetMTU(port, mtu)
+	}
+	if err == nil {
+		err = h.nl.LinkSetMTU(link, mtu)
+	}
+	if err != nil {
+		return fmt.Errorf("setting the MTU of %s of %s to %d: %w", name, h.Name, mtu, err)
+	}
+	return nil
+}
+
+// AddAddr gives an interface an address, with the length of its network.
+func (ns *Namespace) AddAddr(name string, addr netip.Prefix) error {
+	link, err := ns.nl.LinkByName(name)
+	if err == nil {
+		err = ns.nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(addr)})
+	}
+	if err != nil {
+		return fmt.Errorf("adding address %s to %s of %s: %w", addr, name, ns.Name, err)
+	}
+	return nil
+}
+
+// DelAddr takes an address from an interface.
+func (ns *Namespace) DelAddr(name string, addr netip.Prefix) error {
+	link, err := ns.nl.LinkByName(name)
+	if err == nil {
+		err = ns.nl.AddrDel(link, &netlink.Addr{IPNet: ipNet(addr)})
+	}
+	if err != nil {
+		return fmt.Errorf("deleting address %s of %s of %s: %w", addr, name, ns.Name, err)
+	}
+	return nil
+}
+
+// FlushAddrs takes all IPv4 addresses from an interface.
+func (ns *Namespace) FlushAddrs(name string) error {
+	addrs, err := ns.Addrs(name)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if err := ns.DelAddr(name, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Addrs lists the IPv4 addresses of an interface.
+func (ns *Namespace) Addrs(name string) ([]netip.Prefix, error) {
+	link, err := ns.nl.LinkByName(name)
+	var list []netlink.Addr
+	if err == nil {
+		list, err = ns.nl.AddrList(link, netlink.FAMILY_V4)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of %s of %s: %w", name, ns.Name, err)
+	}
+	addrs := make([]netip.Prefix, len(list))
+	for i, a := range list {
+		addrs[i] = prefix(a.IPNet)
+	}
+	return addrs, nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// prefix is the inverse of ipNet, and the default route for nil.
+func prefix(n *net.IPNet) netip.Prefix {
+	if n == nil {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	ip, _ := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(ip.Unmap(), ones)
+}

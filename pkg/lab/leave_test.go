@@ -1,0 +1,208 @@
+package lab_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// childEnv makes the test binary build a lab, tell about it and wait.
+const childEnv = "LAB_TEST_CHILD"
+
+type childReport struct {
+	Dir    string
+	Inodes []uint64
+	Pids   []int
+}
+
+func childMain() {
+	report, err := buildChild()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(3)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(report); err != nil {
+		os.Exit(4)
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0) // without Close, as a failed test would
+}
+
+func buildChild() (*childReport, error) {
+	l, err := lab.New(lab.Options{BinDir: os.Getenv(childEnv)})
+	if err != nil {
+		return nil, err
+	}
+	sw, err := l.AddSwitch("lan", netip.MustParsePrefix("192.168.50.0/24"))
+	if err != nil {
+		return nil, err
+	}
+	report := &childReport{Dir: l.Dir, Inodes: []uint64{sw.Inode()}}
+	var hosts []*lab.Host
+	for _, name := range []string{"h1", "h2"} {
+		h, err := l.AddHost(name, sw, lab.HostOptions{})
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, h)
+		report.Inodes = append(report.Inodes, h.Inode())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	e, err := l.StartEtcd(ctx, hosts[0], lab.EtcdOptions{})
+	if err != nil {
+		return nil, err
+	}
+	p, err := hosts[1].Start("sleep", []string{"sleep", "1000"}, nil, lab.ProcessOptions{})
+	if err != nil {
+		return nil, err
+	}
+	report.Pids = []int{e.Pid(), p.Pid()}
+	if err := p.Freeze(); err != nil {
+		return nil, err
+	}
+	return report, hosts[0].WaitPing(ctx, hosts[1].Addr)
+}
+
+// startChild runs this test binary as a lab of its own.
+func startChild(t *testing.T, cmd *exec.Cmd, binDir string) (*childReport, io.Closer) {
+	t.Helper()
+	cmd.Env = append(os.Environ(), childEnv+"="+binDir)
+	cmd.Stderr = os.Stderr
+	stdin := must(cmd.StdinPipe())(t)
+	stdout := must(cmd.StdoutPipe())(t)
+	check(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	line, err := bufio.NewReader(stdout).ReadBytes('\n')
+	if err != nil {
+		t.Fatalf("the child says %q: %v", line, err)
+	}
+	report := &childReport{}
+	check(t, json.Unmarshal(line, report))
+	for _, pid := range report.Pids {
+		if !alive(strconv.Itoa(pid)) {
+			t.Fatalf("process %d is not there", pid)
+		}
+	}
+	if left := threadsIn(report.Inodes); left == 0 {
+		t.Fatal("no thread is in the child's namespaces")
+	}
+	return report, stdin
+}
+
+func wantNothingLeft(t *testing.T, r *childReport) {
+	t.Helper()
+	waitFor(t, "the end of the child's processes", func() bool {
+		for _, pid := range r.Pids {
+			if alive(strconv.Itoa(pid)) {
+				return false
+			}
+		}
+		return true
+	})
+	waitFor(t, "the end of the child's namespaces", func() bool { return threadsIn(r.Inodes) == 0 })
+	waitFor(t, "the removal of "+r.Dir, func() bool { _, err := os.Stat(r.Dir); return os.IsNotExist(err) })
+}
+
+func TestNothingIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	build := must(filepath.Abs("../../build"))(t)
+	for name, end := range map[string]func(*exec.Cmd, io.Closer) error{
+		"killed":      func(c *exec.Cmd, _ io.Closer) error { return c.Process.Kill() },
+		"interrupted": func(c *exec.Cmd, _ io.Closer) error { return c.Process.Signal(syscall.SIGINT) },
+		"failed":      func(_ *exec.Cmd, stdin io.Closer) error { return stdin.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command("/proc/self/exe")
+			report, stdin := startChild(t, cmd, build)
+			check(t, end(cmd, stdin))
+			wantNothingLeft(t, report)
+		})
+	}
+}
+
+// TestUnprivileged runs a lab as a user without rights. It copies what that
+// user may not be able to reach.
+func TestUnprivileged(t *testing.T) {
+	if os.Geteuid() != 0 || os.Getenv("FLANNEL_LAB_ENTERED") != "" {
+		t.Skip("this is the run without rights already")
+	}
+	const nobody = 65534
+	dir := must(os.MkdirTemp("", "lab-nobody-"))(t)
+	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
+	check(t, os.Chmod(dir, 0o755))
+	copyFile(t, "/proc/self/exe", dir+"/test")
+	copyFile(t, "../../build/etcd", dir+"/etcd")
+	check(t, os.Mkdir(dir+"/tmp", 0o755))
+	check(t, os.Chown(dir+"/tmp", nobody, nobody))
+	cmd := exec.Command(dir + "/test")
+	cmd.Dir = dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	t.Setenv("TMPDIR", dir+"/tmp") // so this test is not parallel
+	report, _ := startChild(t, cmd, dir)
+	if !strings.HasPrefix(report.Dir, dir) {
+		t.Fatalf("the lab's directory is %s", report.Dir)
+	}
+	check(t, cmd.Process.Kill()) // the outer process: the inner one must follow
+	wantNothingLeft(t, report)
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	in := must(os.Open(from))(t)
+	defer in.Close()
+	out := must(os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755))(t)
+	must(io.Copy(out, in))(t)
+	check(t, out.Close())
+}
+
+func waitFor(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// alive tells whether a process is there and more than a zombie.
+func alive(pid string) bool {
+	stat, err := os.ReadFile("/proc/" + pid + "/stat")
+	if err != nil {
+		return false
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return !strings.HasPrefix(state, "Z")
+}
+
+// threadsIn counts the threads of all processes in some network namespaces.
+func threadsIn(inodes []uint64) int {
+	want := map[string]bool{}
+	for _, i := range inodes {
+		want["net:["+itoa(i)+"]"] = true
+	}
+	links, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*/ns/net")
+	n := 0
+	for _, link := range links {
+		if ns, err := os.Readlink(link); err == nil && want[ns] {
+			n++
+		}
+	}
+	return n
+}
+
+func itoa(n uint64) string { return strconv.FormatUint(n, 10) }

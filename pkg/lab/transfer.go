@@ -1,0 +1,132 @@
+package lab
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"hash"
+	"hash/crc32"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Transfer sends an amount of data over TCP to another pod, compares the
+// checksums of both ends and returns how long it took.
+func (p *Pod) Transfer(ctx context.Context, to *Pod, bytes int64) (time.Duration, error) {
+	took, err := p.transfer(ctx, to, bytes)
+	if err != nil {
+		return 0, fmt.Errorf("transferring %d bytes from %s to %s: %w", bytes, p.Name, to.Name, err)
+	}
+	return took, nil
+}
+
+func (p *Pod) transfer(ctx context.Context, to *Pod, bytes int64) (time.Duration, error) {
+	var listener net.Listener
+	err := to.Do(func() error {
+		var err error
+		listener, err = net.Listen("tcp4", netip.AddrPortFrom(to.Addr, 0).String())
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	sinkDone := make(chan struct{})
+	go func() {
+		defer close(sinkDone)
+		sink(ctx, listener)
+	}()
+	defer func() {
+		cancel()
+		_ = listener.Close()
+		<-sinkDone
+	}()
+
+	conn, err := p.DialContext(ctx, "tcp4", listener.Addr().String())
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	defer closeOnDone(ctx, conn)()
+	start := time.Now()
+	sum := crc32.New(crcTable)
+	source := &counterReader{left: bytes}
+	if _, err := io.Copy(io.MultiWriter(conn, sum), source); err != nil {
+		return 0, orContext(ctx, err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return 0, orContext(ctx, err)
+	}
+	var answer [12]byte
+	if _, err := io.ReadFull(conn, answer[:]); err != nil {
+		return 0, orContext(ctx, fmt.Errorf("reading the checksum: %w", err))
+	}
+	if want := encodeSum(bytes, sum); answer != want {
+		return 0, fmt.Errorf("count and checksum %x, want %x", answer, want)
+	}
+	return time.Since(start), nil
+}
+
+var crcTable = crc32.MakeTable(crc32.Castagnoli)
+
+// sink takes one connection, reads all of it and answers with its length and
+// checksum. Its errors show at the sender.
+func sink(ctx context.Context, listener net.Listener) {
+	conn, err := listener.Accept()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	defer closeOnDone(ctx, conn)()
+	sum := crc32.New(crcTable)
+	n, err := io.Copy(sum, conn)
+	if err != nil {
+		return
+	}
+	answer := encodeSum(n, sum)
+	_, _ = conn.Write(answer[:])
+}
+
+// closeOnDone breaks a connection off when the context ends, until the
+// function that it returns is called.
+func closeOnDone(ctx context.Context, conn net.Conn) func() bool {
+	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+}
+
+// orContext prefers the context's error, which is the cause, to what it made
+// of the connection.
+func orContext(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func encodeSum(n int64, sum hash.Hash32) (b [12]byte) {
+	binary.BigEndian.PutUint64(b[:8], uint64(n))
+	binary.BigEndian.PutUint32(b[8:], sum.Sum32())
+	return b
+}
+
+// counterReader yields data in which no two blocks are the same.
+type counterReader struct {
+	left  int64
+	block uint64
+}
+
+func (r *counterReader) Read(b []byte) (int, error) {
+	if r.left == 0 {
+		return 0, io.EOF
+	}
+	n := int(min(int64(len(b)), r.left))
+	for i := 0; i < n; i += 8 {
+		r.block++
+		var word [8]byte
+		binary.BigEndian.PutUint64(word[:], r.block*0x9e3779b97f4a7c15)
+		copy(b[i:n], word[:])
+	}
+	r.left -= int64(n)
+	return n, nil
+}
