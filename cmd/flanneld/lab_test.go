@@ -56,11 +56,13 @@ const (
 	ourRoutes  = 70 // the route protocol
 	soon       = 10 * time.Second
 	pingPeriod = 2 * time.Millisecond
+	// testTimeout bounds what a test or benchmark waits for.
+	testTimeout = 4 * time.Minute
 )
 
 // network is a lab with etcd on a host of its own, and the daemons' hosts.
 type network struct {
-	t      *testing.T
+	t      testing.TB
 	ctx    context.Context
 	lab    *lab.Lab
 	sw     *lab.Switch
@@ -81,9 +83,9 @@ type node struct {
 
 // newLab returns a lab with a switch, etcd, and no daemons. It is closed when
 // the test ends; then no process may have reported a data race.
-func newLab(t *testing.T) *network {
+func newLab(t testing.TB) *network {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	t.Cleanup(cancel)
 	l, err := lab.New(lab.Options{})
 	check(t, err)
@@ -117,7 +119,7 @@ func (n *network) startEtcd(opts lab.EtcdOptions) {
 
 // newNetwork returns a lab of so many hosts, each with a daemon that is ready
 // and a pod, where that pod has an address.
-func newNetwork(t *testing.T, hosts int, config string) *network {
+func newNetwork(t testing.TB, hosts int, config string) *network {
 	t.Helper()
 	n := newLab(t)
 	n.startEtcd(lab.EtcdOptions{})
@@ -312,7 +314,7 @@ func (n *network) get(key string) *client.Node {
 	return r.Node
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

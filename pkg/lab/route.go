@@ -214,3 +214,29 @@ func routeText(r netlink.Route, names map[int]string) string {
 	}
 	return b.String()
 }
+
+// WatchRoutes tells the destination of each route that appears or changes from
+// now on, until stop is called.
+func (ns *Namespace) WatchRoutes() (added <-chan string, stop func(), err error) {
+	updates := make(chan netlink.RouteUpdate, 1024)
+	done := make(chan struct{})
+	err = ns.Do(func() error { return netlink.RouteSubscribe(updates, done) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("watching the routes of %s: %w", ns.Name, err)
+	}
+	texts := make(chan string, 1024)
+	go func() {
+		defer close(texts)
+		for u := range updates {
+			if u.Type != unix.RTM_NEWROUTE {
+				continue
+			}
+			select {
+			case texts <- prefix(u.Dst).String():
+			case <-done:
+				return
+			}
+		}
+	}()
+	return texts, func() { close(done) }, nil
+}
