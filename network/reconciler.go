@@ -121,6 +121,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	timer := time.NewTimer(resync)
 	defer timer.Stop()
 	var rest time.Time // no full pass before
+	var failing string // why the last full pass could not be made
 	for {
 		var full bool
 		select {
@@ -153,12 +154,16 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 			start := time.Now()
 			if err := r.fullPass(ctx); err != nil && ctx.Err() == nil {
-				klog.Errorf("trying again, nothing changed: %v", err)
+				if failing != err.Error() {
+					failing = err.Error()
+					klog.Errorf("%v; trying again, nothing changes meanwhile", err)
+				}
 				r.again(fresh)
 				rest = time.Now().Add(time.Second)
 				timer.Reset(time.Second)
 				continue
 			}
+			failing = ""
 			rest = time.Now().Add(max(settle, 2*time.Since(start)))
 		}
 		r.tell()

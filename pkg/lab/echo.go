@@ -2,6 +2,7 @@ package lab
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -57,7 +58,7 @@ func (s *echoSocket) configure() error {
 	var failed error
 	set := func(fd, level, opt, fallback, value int) {
 		err := unix.SetsockoptInt(fd, level, opt, value)
-		if err == unix.EPERM && fallback != 0 {
+		if errors.Is(err, unix.EPERM) && fallback != 0 {
 			err = unix.SetsockoptInt(fd, level, fallback, value)
 		}
 		if err != nil && failed == nil {

@@ -118,7 +118,7 @@ func (e *Etcd) Start(ctx context.Context) error {
 	if e.opts.ClientCA != "" {
 		argv = append(argv, "--client-cert-auth", "--trusted-ca-file="+e.opts.ClientCA)
 	}
-	p, err := e.host.Start("etcd", argv, nil, ProcessOptions{})
+	p, err := e.host.Start("etcd", argv, nil, ProcessOptions{}) //nolint:contextcheck // the server outlives ctx
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -115,16 +116,16 @@ func (h *Host) restoreDefaultRoute(name string) error {
 // nic finds an interface that is plugged into a switch, and its link.
 func (h *Host) nic(name string) (*nic, netlink.Link, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, n := range h.nics {
-		if n.name != name {
-			continue
-		}
-		link, err := h.nl.LinkByName(name)
-		if err != nil {
-			return nil, nil, fmt.Errorf("looking up %s of %s: %w", name, h.Name, err)
-		}
-		return n, link, nil
+	i := slices.IndexFunc(h.nics, func(n *nic) bool { return n.name == name })
+	if i < 0 {
+		h.mu.Unlock()
+		return nil, nil, fmt.Errorf("%s of %s is on no switch", name, h.Name)
 	}
-	return nil, nil, fmt.Errorf("%s of %s is on no switch", name, h.Name)
+	n := h.nics[i]
+	h.mu.Unlock()
+	link, err := h.nl.LinkByName(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("looking up %s of %s: %w", name, h.Name, err)
+	}
+	return n, link, nil
 }

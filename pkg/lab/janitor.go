@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os/exec"
@@ -20,7 +21,7 @@ const janitorScript = `read -r _; for try in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0
 // startJanitor starts one in a session of its own, out of reach of the
 // terminal's signals.
 func startJanitor(dir string) (*janitor, error) {
-	cmd := exec.Command("/bin/sh", "-c", janitorScript, dir)
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", janitorScript, dir)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	input, err := cmd.StdinPipe()

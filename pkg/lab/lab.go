@@ -85,7 +85,7 @@ func (l *Lab) Close() error {
 		ns.killAll()
 	}
 	for i := len(namespaces) - 1; i >= 0; i-- {
-		namespaces[i].Close()
+		namespaces[i].end()
 	}
 	if etcd != nil {
 		etcd.transport.CloseIdleConnections()

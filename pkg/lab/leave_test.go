@@ -135,6 +135,29 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
+func TestClose(t *testing.T) {
+	t.Parallel()
+	h1, h2, p1, p2 := podsOnHosts(t)
+	wantPing(t, p1.Namespace, p2.Addr)
+	must(p1.StartPinger(p2.Addr, time.Millisecond))(t)
+	must(h1.NewNotifySocket())(t)
+	p := sh(t, p1.Namespace, `trap '' TERM; sleep 1000`)
+	inodes := []uint64{h1.Inode(), h2.Inode(), p1.Inode(), p2.Inode()}
+	if threadsIn(inodes) == 0 {
+		t.Error("no thread is in the namespaces")
+	}
+	p2.Close() // one by itself, and then again with all
+	wantNoPing(t, p1.Namespace, p2.Addr)
+	for _, ns := range []*lab.Namespace{h1.Namespace, p1.Namespace, h2.Namespace} {
+		ns.Close()
+		ns.Close()
+	}
+	if p.ExitCode() != 128+9 {
+		t.Errorf("the process has exit code %d", p.ExitCode())
+	}
+	waitFor(t, "the end of the namespaces", func() bool { return threadsIn(inodes) == 0 })
+}
+
 // TestUnprivileged runs a lab as a user without rights. It copies what that
 // user may not be able to reach.
 func TestUnprivileged(t *testing.T) {
@@ -142,7 +165,7 @@ func TestUnprivileged(t *testing.T) {
 		t.Skip("this is the run without rights already")
 	}
 	const nobody = 65534
-	dir := must(os.MkdirTemp("", "lab-nobody-"))(t)
+	dir := must(os.MkdirTemp("", "lab-nobody-"))(t) //nolint:usetesting // the user must reach it
 	t.Cleanup(func() { check(t, os.RemoveAll(dir)) })
 	check(t, os.Chmod(dir, 0o755))
 	copyFile(t, "/proc/self/exe", dir+"/test")

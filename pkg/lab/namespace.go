@@ -31,7 +31,7 @@ type Namespace struct {
 	tid   int
 	file  *os.File // keeps the namespace reachable by Path
 	inode uint64
-	nl    *netlink.Handle
+	nl    rtnl
 
 	calls chan *call
 	quit  chan struct{}
@@ -102,13 +102,13 @@ func (ns *Namespace) unshare() error {
 	if err := unix.Fstat(int(file.Fd()), &stat); err != nil {
 		return errors.Join(err, file.Close())
 	}
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	handle, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return errors.Join(fmt.Errorf("opening a netlink socket: %w", err), file.Close())
 	}
-	ns.file, ns.inode, ns.nl = file, stat.Ino, nl
+	ns.file, ns.inode, ns.nl = file, stat.Ino, rtnl{ns: ns, handle: handle}
 	if err := ns.setUp("lo"); err != nil {
-		nl.Close()
+		handle.Close()
 		return errors.Join(err, file.Close())
 	}
 	return nil
@@ -221,9 +221,30 @@ func (ns *Namespace) DialContext(ctx context.Context, network, addr string) (net
 }
 
 // Close kills the processes of the namespace, waits for them, and ends it.
-// Interfaces in it vanish together with their other ends. It waits for a Do
-// that is under way.
+// When it returns no packet can reach the namespace any more. It waits for a
+// Do that is under way.
 func (ns *Namespace) Close() {
+	ns.killAll()
+	ns.unplug()
+	ns.end()
+}
+
+// unplug deletes the namespace's ends of all cables. The kernel does that as
+// well, but some time after the namespace has ended.
+func (ns *Namespace) unplug() {
+	links, err := ns.nl.LinkList()
+	if err != nil {
+		return
+	}
+	for _, link := range links {
+		if link.Type() == "veth" {
+			_ = ns.nl.LinkDel(link)
+		}
+	}
+}
+
+// end is Close for when nobody is left to send packets.
+func (ns *Namespace) end() {
 	ns.mu.Lock()
 	closed := ns.closed
 	ns.closed = true
@@ -244,7 +265,7 @@ func (ns *Namespace) Close() {
 	}
 	close(ns.quit)
 	<-ns.done
-	ns.nl.Close()
+	ns.nl.handle.Close()
 	_ = ns.file.Close()
 }
 

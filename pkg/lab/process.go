@@ -45,7 +45,7 @@ func (ns *Namespace) Start(name string, argv, env []string, opts ProcessOptions)
 		return nil, fmt.Errorf("starting %s on %s: %w", name, ns.Name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd := exec.CommandContext(context.Background(), argv[0], argv[1:]...)
 	cmd.Dir = opts.Dir
 	cmd.Env = append(plainEnv(), env...)
 	cmd.Stdout, cmd.Stderr = log, log

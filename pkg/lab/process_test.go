@@ -136,7 +136,7 @@ func TestDo(t *testing.T) {
 	l, h1, _ := twoHosts(t)
 	ns := h1.Namespace
 	bad := errors.New("bad")
-	if err := ns.Do(func() error { return ns.Do(func() error { return bad }) }); err != bad {
+	if err := ns.Do(func() error { return ns.Do(func() error { return bad }) }); !errors.Is(err, bad) {
 		t.Errorf("a call in a call: %v", err)
 	}
 	func() {
@@ -175,6 +175,13 @@ func TestDo(t *testing.T) {
 	check(t, l.Close())
 	if err := ns.Do(func() error { return nil }); !errors.Is(err, lab.ErrClosed) {
 		t.Errorf("after Close: %v", err)
+	}
+	// On the user's own network these would succeed.
+	if _, err := ns.Addrs("lo"); !errors.Is(err, lab.ErrClosed) {
+		t.Errorf("listing addresses after Close: %v", err)
+	}
+	if _, err := ns.Routes(); !errors.Is(err, lab.ErrClosed) {
+		t.Errorf("listing routes after Close: %v", err)
 	}
 	if _, err := ns.Start("x", []string{"/bin/true"}, nil, lab.ProcessOptions{}); err == nil {
 		t.Error("a process was started in a closed namespace")

@@ -216,7 +216,7 @@ func routeText(r netlink.Route, names map[int]string) string {
 }
 
 // WatchRoutes tells the destination of each route that appears or changes from
-// now on, until stop is called.
+// now on, until stop is called, once.
 func (ns *Namespace) WatchRoutes() (added <-chan string, stop func(), err error) {
 	updates := make(chan netlink.RouteUpdate, 1024)
 	done := make(chan struct{})
@@ -227,14 +227,13 @@ func (ns *Namespace) WatchRoutes() (added <-chan string, stop func(), err error)
 	texts := make(chan string, 1024)
 	go func() {
 		defer close(texts)
-		for u := range updates {
+		for u := range updates { // to its end: its sender waits for us
 			if u.Type != unix.RTM_NEWROUTE {
 				continue
 			}
 			select {
 			case texts <- prefix(u.Dst).String():
 			case <-done:
-				return
 			}
 		}
 	}()

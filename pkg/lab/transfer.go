@@ -26,7 +26,7 @@ func (p *Pod) transfer(ctx context.Context, to *Pod, bytes int64) (time.Duration
 	var listener net.Listener
 	err := to.Do(func() error {
 		var err error
-		listener, err = net.Listen("tcp4", netip.AddrPortFrom(to.Addr, 0).String())
+		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", netip.AddrPortFrom(to.Addr, 0).String())
 		return err
 	})
 	if err != nil {
