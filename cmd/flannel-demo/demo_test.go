@@ -112,12 +112,12 @@ func isInitialRoot(t *testing.T) bool {
 
 func TestInterrupt(t *testing.T) {
 	cmd := demo(t)
-	var out bytes.Buffer
+	var out, complaints bytes.Buffer
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stderr = &out
+	cmd.Stderr = &complaints
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestInterrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("after Ctrl-C: %v\n%s", err, out.String())
+		t.Errorf("after Ctrl-C: %v\n%s%s", err, out.String(), complaints.String())
 	}
 	if _, err := os.Stat(filepath.Dir(log[1])); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("files are left behind: %v", err)
