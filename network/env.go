@@ -1,8 +1,6 @@
 package network
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -97,9 +95,8 @@ func ReadSubnet(path string) (ip.Subnet, error) {
 	if err != nil {
 		return s, fmt.Errorf("reading the subnet that this host had before: %w", err)
 	}
-	lines := bufio.NewScanner(bytes.NewReader(content))
-	for lines.Scan() {
-		key, value, _ := strings.Cut(lines.Text(), "=")
+	for line := range strings.SplitSeq(string(content), "\n") {
+		key, value, _ := strings.Cut(line, "=")
 		var to *netip.Prefix
 		var family func(netip.Addr) bool
 		switch key {
@@ -112,9 +109,9 @@ func ReadSubnet(path string) (ip.Subnet, error) {
 		}
 		p, err := netip.ParsePrefix(value)
 		if err != nil || !family(p.Addr()) {
-			return ip.Subnet{}, fmt.Errorf("reading the subnet that this host had before: %s: bad line %q", path, lines.Text())
+			return ip.Subnet{}, fmt.Errorf("reading the subnet that this host had before: %s: bad line %q", path, line)
 		}
 		*to = p.Masked()
 	}
-	return s, lines.Err()
+	return s, nil
 }

@@ -1,3 +1,6 @@
+// Package network is this host's end of the overlay: the choice of the external
+// interface, the reconciler that makes the host as a backend wants it, and
+// subnet.env.
 package network
 
 import (

@@ -37,8 +37,8 @@ type Keeper struct {
 	Prepare func(context.Context, *Config) (Attrs, []netip.Prefix, error)
 	// Changed is called with each new holding, from one goroutine.
 	Changed func(Holding)
-	// Waiting is called with what is being waited for, in a few words, whenever
-	// it changes, until there is a lease.
+	// Waiting is called with what is being waited for, in a few words, while
+	// there is no lease.
 	Waiting func(string)
 
 	attrs     Attrs
@@ -153,7 +153,7 @@ func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
 		if ctx.Err() != nil {
 			return
 		}
-		k.trouble.note(fmt.Errorf("watching leases: %w", err))
+		k.trouble.note(err)
 		if sleep(ctx, wait.next()) != nil {
 			return
 		}
@@ -179,7 +179,11 @@ func (k *Keeper) renewedIn(s Snapshot) bool {
 func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	own := k.holding.Own
 	for _, p := range s.Problems {
-		if p.Subnet == own.Subnet {
+		switch {
+		case p.Subnet != own.Subnet:
+		case !own.Reserved() && time.Now().After(own.Expires):
+			return k.lost(ctx, "someone whose lease cannot be read")
+		default:
 			return k.correct(ctx, p.Revision, own.Reserved() && p.Expires.IsZero())
 		}
 	}

@@ -103,8 +103,8 @@ func publicAddr(field string, a *netip.Addr, family func(netip.Addr) bool) (neti
 	switch {
 	case a == nil || !a.IsValid():
 		return netip.Addr{}, fmt.Errorf("%s is missing", field)
-	case !family(*a) || a.Is4In6():
-		return netip.Addr{}, fmt.Errorf("%s %q is of the wrong address family", field, a)
+	case !family(*a) || a.Is4In6() || a.Zone() != "":
+		return netip.Addr{}, fmt.Errorf("%s %q is not an address of the right family", field, a)
 	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), *a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return netip.Addr{}, fmt.Errorf("%s %q is not the address of a host", field, a)
 	}

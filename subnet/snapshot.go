@@ -150,7 +150,9 @@ func (a *Assembler) read(e Entry, before Snapshot) *Lease {
 		a.problems[e.Key] = p
 		return last
 	}
-	if last != nil && last.Revision == e.Revision && last.Attrs == attrs {
+	// When it expires may be learned anew after this host was suspended, which
+	// stops the monotonic clock.
+	if last != nil && last.Revision == e.Revision && last.Attrs == attrs && last.Expires.Sub(e.Expires).Abs() < time.Minute {
 		return last
 	}
 	return &Lease{Subnet: s, Attrs: attrs, Expires: e.Expires, Revision: e.Revision}

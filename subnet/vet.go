@@ -3,14 +3,36 @@ package subnet
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"flanneld/pkg/ip"
 )
 
+// Local returns the networks that no lease may overlap on a host whose external
+// interface has address addr in network link: these two. If link holds all of
+// the cluster's Network, as where hosts are in 10.0.0.0/8, that is how it was
+// set up, and it is the address alone.
+func (c *Config) Local(addr ip.Addrs, link ip.Subnet) []netip.Prefix {
+	var local []netip.Prefix
+	for _, f := range [...]struct {
+		addr          netip.Addr
+		link, network netip.Prefix
+	}{{addr.V4, link.V4, c.V4.Network}, {addr.V6, link.V6, c.V6.Network}} {
+		switch {
+		case !f.addr.IsValid():
+		case f.link.Bits() <= f.network.Bits() && f.link.Contains(f.network.Addr()):
+			local = append(local, netip.PrefixFrom(f.addr, f.addr.BitLen()))
+		default:
+			local = append(local, f.link)
+		}
+	}
+	return local
+}
+
 // Vet divides what a store holds into the leases of other hosts that may be
-// acted upon, and problems. own is this host's lease; local is the network that
-// its external interface is in, which no lease may cover.
-func Vet(c *Config, own *Lease, local ip.Subnet, s Snapshot) (peers []*Lease, problems []Problem) {
+// acted upon, and problems. own is this host's lease, local are its networks as
+// of Config.Local.
+func Vet(c *Config, own *Lease, local []netip.Prefix, s Snapshot) (peers []*Lease, problems []Problem) {
 	peers = make([]*Lease, 0, len(s.Leases))
 	for _, p := range s.Problems {
 		if p.Subnet != own.Subnet { // the keeper mends our own
@@ -34,15 +56,16 @@ func Vet(c *Config, own *Lease, local ip.Subnet, s Snapshot) (peers []*Lease, pr
 }
 
 // unfit returns why the lease of another host can't be used; nothing if it can.
-func unfit(c *Config, own *Lease, local ip.Subnet, l *Lease) string {
+func unfit(c *Config, own *Lease, local []netip.Prefix, l *Lease) string {
 	for _, f := range [...]struct {
 		r                 Range
-		subnet, own, host netip.Prefix
+		subnet, own       netip.Prefix
 		public, ownPublic netip.Addr
 	}{
-		{c.V4, l.Subnet.V4, own.Subnet.V4, local.V4, l.PublicIP.V4, own.PublicIP.V4},
-		{c.V6, l.Subnet.V6, own.Subnet.V6, local.V6, l.PublicIP.V6, own.PublicIP.V6},
+		{c.V4, l.Subnet.V4, own.Subnet.V4, l.PublicIP.V4, own.PublicIP.V4},
+		{c.V6, l.Subnet.V6, own.Subnet.V6, l.PublicIP.V6, own.PublicIP.V6},
 	} {
+		i := slices.IndexFunc(local, f.subnet.Overlaps)
 		switch {
 		case !f.subnet.IsValid():
 		case !f.r.Network.IsValid():
@@ -53,8 +76,8 @@ func unfit(c *Config, own *Lease, local ip.Subnet, l *Lease) string {
 			return fmt.Sprintf("%s does not have the length that the configuration gives, /%d", f.subnet, f.r.SubnetLen)
 		case f.subnet.Overlaps(f.own):
 			return fmt.Sprintf("%s overlaps this host's own subnet %s", f.subnet, f.own)
-		case f.subnet.Overlaps(f.host):
-			return fmt.Sprintf("%s overlaps the network of this host's external interface, %s", f.subnet, f.host)
+		case i >= 0:
+			return fmt.Sprintf("%s overlaps %s, which is on this host's external interface", f.subnet, local[i])
 		case f.public == f.ownPublic:
 			return fmt.Sprintf("its public address %s is this host's own", f.public)
 		case f.subnet.Contains(f.public):

@@ -142,7 +142,7 @@ func (d *daemon) prepare(_ context.Context, c *subnet.Config) (subnet.Attrs, []n
 		return subnet.Attrs{}, nil, err
 	}
 	d.prepared = prepared{c, b}
-	return attrs, d.host.Net.Prefixes(), nil
+	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }
 
 // holds takes what the keeper has got.
@@ -166,7 +166,7 @@ func (d *daemon) wish() {
 	if h.Own == nil {
 		return
 	}
-	peers, problems := subnet.Vet(h.Config, h.Own, d.host.Net, h.Snapshot)
+	peers, problems := subnet.Vet(h.Config, h.Own, h.Config.Local(d.host.Addr, d.host.Net), h.Snapshot)
 	d.peers = len(peers)
 	var unreadable []ip.Subnet
 	now := make(map[string]string, len(problems))

@@ -130,11 +130,23 @@ func newNetwork(t testing.TB, hosts int, config string) *network {
 	for _, node := range n.nodes {
 		node.start()
 	}
+	n.readyWithPods()
+	return n
+}
+
+// readyWithPods waits for the daemons and for the routes to all hosts, and puts
+// a pod on each host.
+func (n *network) readyWithPods() {
+	n.t.Helper()
 	for _, node := range n.nodes {
 		node.waitReady()
 		node.addPod()
 	}
-	return n
+	for _, node := range n.nodes {
+		if strings.Contains(node.daemon.Status(), "host-gw") {
+			node.waitRoutes(soon, node.routesToOthers()...)
+		}
+	}
 }
 
 func (n *network) addNode(opts lab.HostOptions, args ...string) *node {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,7 +85,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		printUsage()
 		return nil, nil
 	case err != nil:
-		return nil, usage("%v", err)
+		return nil, usage("%s", redact(err.Error(), args))
 	case *showVersion:
 		fmt.Fprintln(stderr, version)
 		return nil, nil
@@ -116,14 +117,30 @@ func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value
 		case given[f.Name], f.Name == "help", f.Name == "version":
 		default:
 			if err := fs.Set(f.Name, value); err != nil {
-				if _, ok := f.Value.(*secret); ok {
-					value = "[redacted]"
+				if _, ok := f.Value.(*secret); ok || strings.Contains(value, "@") {
+					value = redacted
 				}
 				return name, value, err
 			}
 		}
 	}
 	return "", "", nil
+}
+
+const redacted = "[redacted]"
+
+// redact takes out of an error of the flag package what may hold the password
+// of a URL.
+func redact(text string, args []string) string {
+	for _, arg := range args {
+		_, value, _ := strings.Cut(arg, "=")
+		for _, v := range []string{arg, value} {
+			if strings.Contains(v, "@") {
+				text = strings.ReplaceAll(text, strconv.Quote(v), redacted)
+			}
+		}
+	}
+	return text
 }
 
 // The types of flags.
@@ -152,6 +169,9 @@ func (e *endpoints) Set(v string) error {
 		text = strings.TrimSpace(text)
 		u, err := url.Parse(text)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			if strings.Contains(v, "@") {
+				text = redacted
+			}
 			return fmt.Errorf("%q is not an http or https URL such as http://127.0.0.1:2379", text)
 		}
 		urls = append(urls, text)
@@ -183,7 +203,7 @@ type address netip.Addr
 
 func (a *address) Set(v string) error {
 	addr, err := netip.ParseAddr(v)
-	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() {
+	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return errors.New("is not the IPv4 address of a host")
 	}
 	*a = address(addr)
@@ -200,8 +220,8 @@ func (a *address) String() string {
 type margin int
 
 func (m *margin) Set(v string) error {
-	var n int
-	if _, err := fmt.Sscanf(v+"\n", "%d\n", &n); err != nil || n < 1 || n > 1439 {
+	n, err := strconv.ParseInt(v, 0, 0)
+	if err != nil || n < 1 || n > 1439 {
 		return errors.New("is not a number of minutes from 1 to 1439")
 	}
 	*m = margin(n)

@@ -215,8 +215,8 @@ func routeText(r netlink.Route, names map[int]string) string {
 	return b.String()
 }
 
-// WatchRoutes tells the destination of each route that appears or changes from
-// now on, until stop is called, once.
+// WatchRoutes tells the destination of each IPv4 route of the main table that
+// appears or changes from now on, until stop is called, once.
 func (ns *Namespace) WatchRoutes() (added <-chan string, stop func(), err error) {
 	updates := make(chan netlink.RouteUpdate, 1024)
 	done := make(chan struct{})
@@ -228,7 +228,7 @@ func (ns *Namespace) WatchRoutes() (added <-chan string, stop func(), err error)
 	go func() {
 		defer close(texts)
 		for u := range updates { // to its end: its sender waits for us
-			if u.Type != unix.RTM_NEWROUTE {
+			if u.Type != unix.RTM_NEWROUTE || u.Family != unix.AF_INET || u.Table != unix.RT_TABLE_MAIN {
 				continue
 			}
 			select {

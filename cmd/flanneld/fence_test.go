@@ -1,0 +1,136 @@
+package main
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const (
+	module  = "flanneld/"
+	netlink = "github.com/vishvananda/netlink"
+)
+
+// fence is what packages must not import, themselves or through others. A
+// pattern is a package, or all packages below it where it ends in a slash.
+type fence struct {
+	of     []string
+	except []string
+	not    []string
+}
+
+// The rooms of the project, as Documentation/design.md has them.
+var fences = []fence{
+	{of: []string{""}, except: []string{"cmd/"}, not: []string{"cmd/"}},
+	{of: []string{"pkg/"}, not: []string{"backend", "backend/", "network", "network/", "subnet", "subnet/"}},
+	{of: []string{"subnet", "subnet/"}, not: []string{"backend", "backend/", "network", "network/", "pkg/state", "pkg/target", "pkg/target/"}},
+	{of: []string{"backend", "backend/"}, not: []string{"network", "network/", "subnet/", "pkg/target", "pkg/target/"}},
+	{of: []string{"network", "network/"}, not: []string{"subnet/", "backend/"}},
+	{of: []string{"pkg/ip", "pkg/tun"}, not: []string{"pkg/"}},
+	{of: []string{"pkg/state"}, except: []string{"pkg/ip"}, not: []string{"pkg/target", "pkg/target/", "pkg/lab"}},
+}
+
+// netlinkUsers may import a netlink library. The lab is test equipment.
+var netlinkUsers = []string{"pkg/target/kernel", "pkg/lab"}
+
+func TestFences(t *testing.T) {
+	direct := imports(t)
+	for _, must := range []string{"cmd/flanneld", "subnet", "backend/hostgw", "network", "pkg/target/kernel"} {
+		if direct[must] == nil {
+			t.Fatalf("%s was not found", must)
+		}
+	}
+	for _, f := range fences {
+		for name := range direct {
+			if !matches(f.of, name) || matches(f.except, name) {
+				continue
+			}
+			for _, imported := range reach(direct, name) {
+				if matches(f.not, imported) {
+					t.Errorf("%s must not import %s", name, imported)
+				}
+			}
+		}
+	}
+	for name, imported := range direct {
+		for _, i := range imported {
+			if (i == netlink || strings.HasPrefix(i, netlink+"/")) && !slices.Contains(netlinkUsers, name) {
+				t.Errorf("%s must not import %s", name, i)
+			}
+		}
+	}
+}
+
+// matches reports whether one of the patterns is for the package. The empty
+// pattern is for all.
+func matches(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(p string) bool {
+		return p == "" || p == name || strings.HasSuffix(p, "/") && strings.HasPrefix(name, p)
+	})
+}
+
+// reach returns all packages of the module that a package imports, also
+// through others.
+func reach(direct map[string][]string, name string) []string {
+	var found []string
+	for todo := []string{name}; len(todo) > 0; todo = todo[1:] {
+		for _, i := range direct[todo[0]] {
+			if direct[i] != nil && i != name && !slices.Contains(found, i) {
+				found = append(found, i)
+				todo = append(todo, i)
+			}
+		}
+	}
+	return found
+}
+
+// imports returns what each package of the module imports, tests left out. Names
+// are without the module's.
+func imports(t *testing.T) map[string][]string {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	direct := make(map[string][]string)
+	err := filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir():
+			if n := d.Name(); file != root && (strings.HasPrefix(n, ".") || n == "build" || n == "testdata") {
+				return filepath.SkipDir
+			}
+			return nil
+		case !strings.HasSuffix(file, ".go") || strings.HasSuffix(file, "_test.go"):
+			return nil
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		dir, err := filepath.Rel(root, filepath.Dir(file))
+		if err != nil {
+			return err
+		}
+		name := path.Clean(filepath.ToSlash(dir))
+		if direct[name] == nil {
+			direct[name] = []string{}
+		}
+		for _, spec := range f.Imports {
+			i, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			direct[name] = append(direct[name], strings.TrimPrefix(i, module))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return direct
+}

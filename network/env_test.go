@@ -1,0 +1,235 @@
+package network
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"flanneld/pkg/ip"
+)
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+var env4 = Env{
+	Network: ip.SubnetOf(prefix("10.5.0.0/16")),
+	Subnet:  ip.SubnetOf(prefix("10.5.89.0/24")),
+	MTU:     1450,
+}
+
+const text4 = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.89.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
+
+func TestEnvString(t *testing.T) {
+	both := ip.Subnet{V4: prefix("10.5.89.0/24"), V6: prefix("2001:cafe:42:b::/64")}
+	bothNet := ip.Subnet{V4: prefix("10.5.0.0/16"), V6: prefix("2001:cafe:42::/56")}
+	for _, test := range []struct {
+		name string
+		env  Env
+		want string
+	}{
+		{"IPv4", env4, text4},
+		{"masquerading", Env{Network: env4.Network, Subnet: env4.Subnet, MTU: 1472, IPMasq: true}, "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.89.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true\n"},
+		{"both families", Env{Network: bothNet, Subnet: both, MTU: 1430}, "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.89.1/24\n" +
+			"FLANNEL_IPV6_NETWORK=2001:cafe:42::/56\nFLANNEL_IPV6_SUBNET=2001:cafe:42:b::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=false\n"},
+		{"IPv6", Env{Network: ip.Subnet{V6: bothNet.V6}, Subnet: ip.Subnet{V6: both.V6}, MTU: 1430}, "FLANNEL_IPV6_NETWORK=2001:cafe:42::/56\nFLANNEL_IPV6_SUBNET=2001:cafe:42:b::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=false\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if got := test.env.String(); got != test.want {
+				t.Errorf("got:\n%swant:\n%s", got, test.want)
+			}
+			path := filepath.Join(t.TempDir(), "subnet.env")
+			write(t, test.env, path)
+			if got, err := ReadSubnet(path); err != nil || got != test.env.Subnet {
+				t.Errorf("read back %s, %v", got, err)
+			}
+		})
+	}
+}
+
+func write(t *testing.T, e Env, path string) {
+	t.Helper()
+	if err := e.Write(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// only checks that path holds text, for all to read, and that nothing else is
+// in its folder.
+func only(t *testing.T, path, text string) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil || string(content) != text {
+		t.Errorf("%s holds %q, %v", path, content, err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != 0o644 {
+		t.Errorf("%s has mode %s, %v", path, info.Mode(), err)
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("the folder holds %v, %v", entries, err)
+	}
+}
+
+func TestEnvWrite(t *testing.T) {
+	old := syscall.Umask(0o077)
+	defer syscall.Umask(old)
+	for _, test := range []struct {
+		name    string
+		prepare func(t *testing.T, path string)
+	}{
+		{"new folders", func(*testing.T, string) {}},
+		{"over an old file", func(t *testing.T, path string) {
+			plant(t, path, "something longer than what is to be written\n"+text4, 0o400)
+		}},
+		{"over a leftover", func(t *testing.T, path string) {
+			plant(t, filepath.Join(filepath.Dir(path), ".subnet.env.tmp"), strings.Repeat("x", 1000), 0o600)
+		}},
+		{"over a link", func(t *testing.T, path string) {
+			elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+			plant(t, elsewhere, "kept", 0o600)
+			t.Cleanup(func() {
+				if b, err := os.ReadFile(elsewhere); err != nil || string(b) != "kept" {
+					t.Errorf("the link's target holds %q, %v", b, err)
+				}
+			})
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(elsewhere, path); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "run", "flannel", "subnet.env")
+			test.prepare(t, path)
+			write(t, env4, path)
+			only(t, path, text4)
+			write(t, env4, path)
+			only(t, path, text4)
+		})
+	}
+}
+
+func plant(t *testing.T, path, content string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestEnvWriteFails(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		prepare func(t *testing.T, path string)
+	}{
+		{"a file in the folder's place", func(t *testing.T, path string) { plant(t, filepath.Dir(path), "", 0o644) }},
+		{"a folder in the file's place", func(t *testing.T, path string) { plant(t, filepath.Join(path, "file"), "", 0o644) }},
+		{"a folder in the temporary file's place", func(t *testing.T, path string) {
+			plant(t, filepath.Join(filepath.Dir(path), ".subnet.env.tmp", "file"), "", 0o644)
+		}},
+		{"a link to nowhere for a folder", func(t *testing.T, path string) {
+			if err := os.Symlink("/proc/nowhere", filepath.Dir(path)); err != nil {
+				t.Fatal(err)
+			}
+		}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "flannel", "subnet.env")
+			test.prepare(t, path)
+			err := env4.Write(path)
+			if err == nil || !strings.Contains(err.Error(), "writing "+path) {
+				t.Errorf("error %v does not tell what was written", err)
+			}
+			if _, err := os.Lstat(filepath.Join(filepath.Dir(path), ".subnet.env.tmp")); err == nil && !strings.Contains(test.name, "temporary") {
+				t.Error("the temporary file was left behind")
+			}
+		})
+	}
+}
+
+// A file system that cannot be written, not even by root.
+func TestEnvWriteReadOnly(t *testing.T) {
+	path := "/proc/self/flannel/subnet.env"
+	if err := env4.Write(path); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v does not tell the path", err)
+	}
+}
+
+// A reader that looks at any moment sees a whole file.
+func TestEnvWriteAtomic(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "subnet.env")
+	long := Env{Network: env4.Network, Subnet: env4.Subnet, MTU: 9001, IPMasq: true}
+	write(t, env4, path)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 100 {
+			e := env4
+			if i%2 == 0 {
+				e = long
+			}
+			if err := e.Write(path); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for {
+		content, err := os.ReadFile(path)
+		if err != nil || string(content) != text4 && string(content) != long.String() {
+			t.Fatalf("read %q, %v", content, err)
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}
+
+func TestReadSubnet(t *testing.T) {
+	for _, test := range []struct {
+		name, content string
+		want          string // "" is an error
+	}{
+		{"flannel 0.4", "FLANNEL_SUBNET=10.5.89.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n", "10.5.89.0/24"},
+		{"later", text4, "10.5.89.0/24"},
+		{"both families", "FLANNEL_SUBNET=10.5.89.1/24\nFLANNEL_IPV6_SUBNET=fc00::1/64\n", "10.5.89.0/24,fc00::/64"},
+		{"empty", "", "none"},
+		{"other lines", "# a comment\n\nHELLO=1\nFLANNEL_SUBNETS=x\n" + text4, "10.5.89.0/24"},
+		{"no newline at the end", "FLANNEL_SUBNET=10.5.89.1/24", "10.5.89.0/24"},
+		{"garbage", "\x00\xff\x00\n", "none"},
+		{"bad subnet", "FLANNEL_SUBNET=10.5.89.1\n", ""},
+		{"no subnet", "FLANNEL_SUBNET=\n", ""},
+		{"IPv6 as IPv4", "FLANNEL_SUBNET=fc00::1/64\n", ""},
+		{"IPv4 as IPv6", "FLANNEL_IPV6_SUBNET=10.5.89.1/24\n", ""},
+		{"an endless line", strings.Repeat("x", 1<<20), "none"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "subnet.env")
+			plant(t, path, test.content, 0o644)
+			got, err := ReadSubnet(path)
+			if test.want == "" {
+				if err == nil || !strings.Contains(err.Error(), path) || got.IsValid() {
+					t.Errorf("got %s, error %v, want none and one that tells the path", got, err)
+				}
+				return
+			}
+			if err != nil || got.String() != test.want {
+				t.Errorf("got %s, %v, want %s", got, err, test.want)
+			}
+		})
+	}
+	if got, err := ReadSubnet(filepath.Join(t.TempDir(), "nothing")); err != nil || got.IsValid() {
+		t.Errorf("without a file: %s, %v", got, err)
+	}
+	if _, err := ReadSubnet(t.TempDir()); err == nil {
+		t.Error("a folder was read")
+	}
+}

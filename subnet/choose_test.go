@@ -1,0 +1,176 @@
+package subnet
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/ip"
+)
+
+func mustConfig(t testing.TB, text string) *Config {
+	t.Helper()
+	c, err := ParseConfig([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func leases(t testing.TB, keys ...string) Snapshot {
+	t.Helper()
+	var a Assembler
+	for _, key := range keys {
+		a.Put(Entry{Key: key, Value: `{"PublicIP":"192.0.2.9","PublicIPv6":"fd00::9"}`})
+	}
+	return a.Snapshot(1)
+}
+
+func TestChoose(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	for _, test := range []struct {
+		name, config string
+		taken        []string
+		problems     []string
+		avoid        []string
+		want         []string // all that may be drawn
+	}{
+		{"all", `{"Network":"10.5.0.0/24","SubnetLen":26}`, nil, nil, nil, []string{"10.5.0.64/26", "10.5.0.128/26", "10.5.0.192/26"}},
+		{"Min and Max are included", `{"Network":"10.5.0.0/16","SubnetMin":"10.5.7.0","SubnetMax":"10.5.8.0"}`, nil, nil, nil, []string{"10.5.7.0/24", "10.5.8.0/24"}},
+		{"taken", `{"Network":"10.5.0.0/24","SubnetLen":26}`, []string{"10.5.0.128-26"}, nil, nil, []string{"10.5.0.64/26", "10.5.0.192/26"}},
+		{"taken by a longer one", `{"Network":"10.5.0.0/24","SubnetLen":26}`, []string{"10.5.0.132-30"}, nil, nil, []string{"10.5.0.64/26", "10.5.0.192/26"}},
+		{"taken by a shorter one", `{"Network":"10.5.0.0/24","SubnetLen":26}`, []string{"10.5.0.128-25"}, nil, nil, []string{"10.5.0.64/26"}},
+		{"unreadable", `{"Network":"10.5.0.0/24","SubnetLen":26}`, nil, []string{"10.5.0.64-26", "nonsense"}, nil, []string{"10.5.0.128/26", "10.5.0.192/26"}},
+		{"avoided", `{"Network":"10.5.0.0/24","SubnetLen":26}`, nil, nil, []string{"10.5.0.130/25", "fd00::/8"}, []string{"10.5.0.64/26"}},
+		{"avoided address", `{"Network":"10.5.0.0/24","SubnetLen":26}`, nil, nil, []string{"10.5.0.65/32"}, []string{"10.5.0.128/26", "10.5.0.192/26"}},
+		{"last of the address space", `{"Network":"255.255.255.0/24","SubnetLen":26,"SubnetMin":"255.255.255.192"}`, nil, nil, nil, []string{"255.255.255.192/26"}},
+		{
+			"both families", `{"Network":"10.5.0.0/24","SubnetLen":26,"SubnetMin":"10.5.0.192","EnableIPv6":true,"IPv6Network":"fc00::/62","IPv6SubnetMin":"fc00:0:0:2::"}`,
+			[]string{"10.5.0.0-26&fc00:0:0:2::-64"},
+			nil, nil,
+			[]string{"10.5.0.192/26,fc00:0:0:3::/64"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := mustConfig(t, test.config)
+			s := leases(t, test.taken...)
+			for _, key := range test.problems {
+				subnet, _ := ip.ParseKey(key)
+				s.Problems = append(s.Problems, Problem{Key: key, Subnet: subnet})
+			}
+			var avoid []netip.Prefix
+			for _, a := range test.avoid {
+				avoid = append(avoid, netip.MustParsePrefix(a))
+			}
+			seen := make(map[string]bool)
+			for range 40 * len(test.want) {
+				chosen, err := Choose(c, s, avoid, rnd)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !s.Free(chosen) || !c.Fits(chosen) {
+					t.Fatalf("chose %s, which is taken or does not fit", chosen)
+				}
+				seen[chosen.String()] = true
+			}
+			for _, w := range test.want {
+				if !seen[w] {
+					t.Errorf("%s was never drawn", w)
+				}
+				delete(seen, w)
+			}
+			if len(seen) > 0 {
+				t.Errorf("drawn, too: %v", seen)
+			}
+		})
+	}
+}
+
+// Early hosts get subnets near the start, and as many as there are to draw from
+// make a collision rare.
+func TestChooseFromFirst(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	c := mustConfig(t, `{"Network":"10.0.0.0/8"}`)
+	seen := make(map[ip.Subnet]bool)
+	last := netip.MustParseAddr("10.0.102.0") // 10.0.1.0 is the first, one is taken
+	for range 2000 {
+		s, err := Choose(c, leases(t, "10.0.50.0-24"), nil, rnd)
+		if err != nil || last.Less(s.V4.Addr()) {
+			t.Fatalf("chose %s, %v", s, err)
+		}
+		seen[s] = true
+	}
+	if len(seen) < candidates-1 || len(seen) > candidates {
+		t.Errorf("drew from %d subnets, want %d", len(seen), candidates)
+	}
+}
+
+func TestChooseNothingFree(t *testing.T) {
+	for _, test := range []struct {
+		config string
+		taken  []string
+		tells  []string
+	}{
+		{`{"Network":"10.5.0.0/24","SubnetLen":26}`, []string{"10.5.0.64-26", "10.5.0.128-25"}, []string{"10.5.0.0/24", "/26", "all 3 "}},
+		{`{"Network":"255.255.255.0/24","SubnetLen":26}`, []string{"255.255.255.0-24"}, []string{"255.255.255.0/24", "/26", "all 3 "}},
+		{
+			`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/62","IPv6SubnetMin":"fc00:0:0:3::"}`,
+			[]string{"10.5.0.0-24&fc00:0:0:3::-64"},
+			[]string{"fc00::/62", "/64", "all 1 "},
+		},
+	} {
+		s, err := Choose(mustConfig(t, test.config), leases(t, test.taken...), nil, rand.New(rand.NewPCG(1, 2)))
+		if err == nil {
+			t.Errorf("%s: chose %s", test.config, s)
+			continue
+		}
+		for _, part := range test.tells {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("error %q does not tell %q", err, part)
+			}
+		}
+	}
+}
+
+// A full range of 16,383 is gone through without a comparison of each with each.
+func TestChooseIsFast(t *testing.T) {
+	var keys []string
+	for i := 1; i < 1<<14; i++ {
+		keys = append(keys, fmt.Sprintf("10.%d.%d.0-24", i>>8, i&255))
+	}
+	var entries []Entry
+	for _, key := range keys {
+		entries = append(entries, Entry{Key: key, Value: `{"PublicIP":"192.0.2.9"}`})
+	}
+	var a Assembler
+	a.Reset(entries)
+	began := time.Now()
+	if s, err := Choose(mustConfig(t, `{"Network":"10.0.0.0/10"}`), a.Snapshot(1), nil, rand.New(rand.NewPCG(1, 2))); err == nil {
+		t.Errorf("chose %s", s)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("took %s", took)
+	}
+}
+
+func TestFree(t *testing.T) {
+	s := leases(t, "10.5.8.0-24", "10.5.9.0-24&fc00::-64")
+	s.Problems = []Problem{{Key: "nonsense"}, {Key: "10.5.20.0-24", Subnet: ip.Subnet{V4: netip.MustParsePrefix("10.5.20.0/24")}}}
+	for key, want := range map[string]bool{
+		"10.5.7.0-24": true, "10.5.8.0-24": false, "10.5.8.0-23": false, "10.5.8.128-25": false,
+		"10.5.20.0-24": false, "10.5.10.0-24&fc00::-64": false, "10.5.10.0-24&fc00:0:0:1::-64": true,
+	} {
+		subnet, err := ip.ParseKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.Free(subnet); got != want {
+			t.Errorf("Free(%s) = %t", key, got)
+		}
+	}
+}
