@@ -35,16 +35,31 @@ func TestAttrsValue(t *testing.T) {
 		value  string
 	}{
 		{"udp", v4, Attrs{PublicIP: addrs("192.0.2.1")}, `{"PublicIP":"192.0.2.1","PublicIPv6":null}`},
-		{"host-gw", v4, Attrs{PublicIP: addrs("192.0.2.1"), BackendType: "host-gw"},
-			`{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"host-gw"}`},
-		{"vxlan", v4, Attrs{PublicIP: addrs("192.0.2.1"), BackendType: "vxlan", BackendData: `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`},
-			`{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}`},
-		{"extension", v4, Attrs{PublicIP: addrs("192.0.2.1"), BackendType: "extension", BackendData: `"<a> & b"`},
-			`{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"extension","BackendData":"<a> & b"}`},
-		{"IPv6", v6, Attrs{PublicIP: addrs("2001:db8::1"), BackendType: "vxlan", BackendV6Data: `{"VNI":1}`},
-			`{"PublicIP":null,"PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendV6Data":{"VNI":1}}`},
-		{"both", dual, Attrs{PublicIP: addrs("192.0.2.1", "2001:db8::1"), BackendType: "vxlan", BackendData: `{}`, BackendV6Data: `{}`},
-			`{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{},"BackendV6Data":{}}`},
+		{
+			"host-gw", v4,
+			Attrs{PublicIP: addrs("192.0.2.1"), BackendType: "host-gw"},
+			`{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"host-gw"}`,
+		},
+		{
+			"vxlan", v4,
+			Attrs{PublicIP: addrs("192.0.2.1"), BackendType: "vxlan", BackendData: `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`},
+			`{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}`,
+		},
+		{
+			"extension", v4,
+			Attrs{PublicIP: addrs("192.0.2.1"), BackendType: "extension", BackendData: `"<a> & b"`},
+			`{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"extension","BackendData":"<a> & b"}`,
+		},
+		{
+			"IPv6", v6,
+			Attrs{PublicIP: addrs("2001:db8::1"), BackendType: "vxlan", BackendV6Data: `{"VNI":1}`},
+			`{"PublicIP":null,"PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendV6Data":{"VNI":1}}`,
+		},
+		{
+			"both", dual,
+			Attrs{PublicIP: addrs("192.0.2.1", "2001:db8::1"), BackendType: "vxlan", BackendData: `{}`, BackendV6Data: `{}`},
+			`{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{},"BackendV6Data":{}}`,
+		},
 	} {
 		got, err := test.attrs.Value()
 		if err != nil || got != test.value {

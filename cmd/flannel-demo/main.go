@@ -37,7 +37,7 @@ func main() {
 		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal kills
 	if err := run(ctx, o); err != nil {
 		if ctx.Err() != nil {
 			err = errors.New("interrupted")

@@ -80,7 +80,8 @@ func (s *Store) explain(e endpoint, err error) error {
 	if errors.As(err, &cluster) && len(cluster.Errors) == 1 {
 		err = cluster.Errors[0]
 	}
-	if err == context.DeadlineExceeded { // ours, which is no concern of the caller's
+	// Our own limit, bare; a dial that timed out is DeadlineExceeded wrapped.
+	if err == context.DeadlineExceeded { //nolint:errorlint // see above
 		err = errNoAnswer
 	}
 	return &endpointError{text: e.url + ": " + s.meaning(e, err), cause: err}

@@ -206,7 +206,7 @@ func watch(t *testing.T, s subnet.Store) *watched {
 			w.mu.Lock()
 			w.errors = append(w.errors, err)
 			w.mu.Unlock()
-			sleep(ctx, 50*time.Millisecond)
+			_ = sleep(ctx, 50*time.Millisecond)
 		}
 	}()
 	t.Cleanup(w.stop)

@@ -94,7 +94,7 @@ func (s *Store) ask(ctx context.Context, e endpoint, r request) (*reply, error) 
 
 // send asks one endpoint, for as long as it takes.
 func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error) {
-	resp, body, err := e.client.Do(ctx, r)
+	resp, body, err := e.client.Do(ctx, r) //nolint:bodyclose // it has been read and closed
 	if err != nil {
 		return nil, s.explain(e, err)
 	}
