@@ -36,13 +36,23 @@ func run(ctx context.Context, o *options) error {
 		return err
 	}
 	defer store.Close()
+	return serve(ctx, o, store, kernel.New())
+}
+
+// host is this host, as the daemon sees and changes it.
+type host interface {
+	target.Target
+	network.View
+}
+
+// serve is the daemon on a given store and host.
+func serve(ctx context.Context, o *options, store subnet.Store, machine host) error {
 	previous, err := network.ReadSubnet(o.subnetFile)
 	if err != nil {
 		klog.Warning(err)
 	}
-
-	d := &daemon{options: o, kernel: kernel.New(), publish: make(chan struct{}, 1)}
-	d.reconciler = network.NewReconciler(d.kernel, d.reconciled)
+	d := &daemon{options: o, machine: machine, publish: make(chan struct{}, 1)}
+	d.reconciler = network.NewReconciler(machine, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err
 	}
@@ -57,8 +67,9 @@ func run(ctx context.Context, o *options) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })
 	g.Go(func() error { return d.reconciler.Run(ctx) })
-	g.Go(func() error { return d.watchKernel(ctx) })
+	g.Go(func() error { return d.watchMachine(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
+	defer d.stop()
 	return g.Wait()
 }
 
@@ -66,7 +77,7 @@ func run(ctx context.Context, o *options) error {
 // says of the host go in, the reconciler's wish and subnet.env come out.
 type daemon struct {
 	options    *options
-	kernel     *kernel.Kernel
+	machine    host
 	reconciler *network.Reconciler
 	systemd    systemd
 	publish    chan struct{} // one slot: subnet.env may have changed
@@ -107,7 +118,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (d *daemon) findInterface(ctx context.Context) error {
 	var said string
 	for {
-		host, err := d.options.iface.Choose(ctx, d.kernel)
+		host, err := d.options.iface.Choose(ctx, d.machine)
 		if err == nil {
 			klog.Infof("using interface %s with address %s and MTU %d; other hosts reach this one at %s", host.Iface, host.Addr, host.MTU, host.PublicIP)
 			d.host = host
@@ -217,12 +228,21 @@ func (d *daemon) reconciled(s network.Status) {
 	d.poke()
 }
 
-// watchKernel passes the kernel's notifications on, for as long as ctx lasts.
-func (d *daemon) watchKernel(ctx context.Context) error {
+// stop takes back what would still happen after the daemon's end.
+func (d *daemon) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.rewish != nil {
+		d.rewish.Stop()
+	}
+}
+
+// watchMachine passes the kernel's notifications on, for as long as ctx lasts.
+func (d *daemon) watchMachine(ctx context.Context) error {
 	for {
 		// Whatever passed before the watch was there is to be looked at.
 		ready := func() { d.event(ctx, target.Event{Lost: true}) }
-		err := d.kernel.Watch(ctx, ready, func(e target.Event) { d.event(ctx, e) })
+		err := d.machine.Watch(ctx, ready, func(e target.Event) { d.event(ctx, e) })
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -238,7 +258,7 @@ func (d *daemon) watchKernel(ctx context.Context) error {
 func (d *daemon) event(ctx context.Context, e target.Event) {
 	d.mu.Lock()
 	if e.Lost || e.Iface == d.host.Iface {
-		host, err := d.options.iface.Follow(ctx, d.kernel, d.host)
+		host, err := d.options.iface.Follow(ctx, d.machine, d.host)
 		if err != nil {
 			klog.Warningf("looking at the external interface: %v", err)
 		}

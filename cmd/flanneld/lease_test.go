@@ -143,28 +143,3 @@ func TestReservation(t *testing.T) {
 		return ""
 	})
 }
-
-func TestGarbage(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
-	h := n.nodes[0]
-	want := h.routesToOthers()
-	h.waitRoutes(soon, want...)
-	for _, key := range []string{"foo", "10.5.7.0", "0.0.0.0-0", "10.5.7.1-24"} {
-		n.put("subnets/"+key, `{"PublicIP":"192.168.0.9","BackendType":"host-gw"}`)
-		h.waitLog("lease " + key + " cannot be used")
-	}
-	for i, value := range []string{"x", "{}", "5", "null", `{"PublicIP":"0.0.0.0","BackendType":"host-gw"}`, `{"PublicIP":"224.0.0.1","BackendType":"host-gw"}`, strings.Repeat("x", 1<<20)} {
-		key := fmt.Sprintf("10.5.%d.0-24", 200+i)
-		n.put("subnets/"+key, value)
-		h.waitLog("lease " + key + " cannot be used")
-	}
-	h.waitRoutes(soon, want...)
-	n.pingAll()
-	log := h.daemon.Log()
-	if c := strings.Count(log, "lease foo cannot be used"); c != 1 {
-		t.Errorf("said %d times", c)
-	}
-	if len(log) > 20_000 {
-		t.Errorf("the log has %d bytes", len(log))
-	}
-}

@@ -1,0 +1,108 @@
+package main_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Whatever stands under subnets/, the good peers are not touched, nothing is
+// made of the bad, and each is mentioned once.
+func TestGarbage(t *testing.T) {
+	n := newNetwork(t, 3, `{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.99.0","Backend":{"Type":"host-gw"}}`)
+	h := n.nodes[0]
+	good := h.routesToOthers()
+	own := h.subnet().String()
+
+	lease := func(public string) string { return fmt.Sprintf(`{"PublicIP":%s,"BackendType":"host-gw"}`, public) }
+	fine := lease(`"192.168.0.9"`)
+	garbage := map[string]string{ // by key
+		"foo":            fine,
+		"10.5.7.0":       fine,
+		"0.0.0.0-0":      fine,
+		"10.5.7.1-24":    fine,
+		"10.5.120.0-23":  fine, // a length that is not ours
+		"10.5.121.0-25":  fine, // so, too, and it overlaps the one before
+		"10.6.7.0-24":    fine, // outside Network
+		"192.168.0.0-24": fine, // the hosts' own network
+		strings.ReplaceAll(own, ".0/24", ".128-25"): fine, // inside our own subnet
+		strings.ReplaceAll(own, "/24", "-23"):       fine, // around it, if its key is canonical
+		"10.5.200.0-24":                             "x",
+		"10.5.201.0-24":                             "{}",
+		"10.5.202.0-24":                             "5",
+		"10.5.203.0-24":                             "null",
+		"10.5.204.0-24":                             lease(`"0.0.0.0"`),
+		"10.5.205.0-24":                             lease(`"224.0.0.1"`),
+		"10.5.206.0-24":                             lease(fmt.Sprintf("%q", h.Addr)), // our own
+		"10.5.207.0-24":                             lease("null"),
+		"10.5.208.0-24":                             lease(`"10.5.208.7"`), // inside the lease itself
+		"10.5.209.0-24":                             strings.Repeat("x", 1<<20),
+		"10.5.210.0-24":                             `[{"PublicIP":"192.168.0.9"}]`,
+	}
+	n.witnessAll(func() {
+		for key, value := range garbage {
+			n.put("subnets/"+key, value)
+			h.waitLog("lease " + key + " cannot be used")
+		}
+		_, err := n.keys().Set(n.ctx, keyPrefix+"/subnets/folder/key", "x", nil)
+		check(t, err)
+		h.waitLog("lease folder cannot be used")
+		h.waitRoutes(0, good...)
+	})
+	for key := range garbage {
+		if c := strings.Count(h.daemon.Log(), "lease "+key+" cannot be used"); c != 1 {
+			t.Errorf("%s is mentioned %d times", key, c)
+		}
+	}
+	if size := len(h.daemon.Log()); size > 20_000 {
+		t.Errorf("the log has %d bytes", size)
+	}
+
+	t.Log("after a restart")
+	n.witnessAll(func() {
+		h.daemon.Kill()
+		h.start()
+		h.waitReady()
+		for key := range garbage {
+			h.waitLog("lease " + key + " cannot be used")
+		}
+		h.waitRoutes(0, good...)
+	})
+
+	t.Log("removed")
+	lines := strings.Count(h.daemon.Log(), "\n")
+	for key := range garbage {
+		n.delete("subnets/" + key)
+	}
+	n.put("subnets/10.5.220.0-24", fine) // the last thing to happen
+	h.waitRoutes(soon, sorted(append(good, "10.5.220.0/24 via 192.168.0.9")...)...)
+	if more := strings.Count(h.daemon.Log(), "\n") - lines; more != 1 {
+		t.Errorf("%d lines were logged, want one for the new route", more)
+	}
+}
+
+// A lease that becomes garbage is still in force as it last was, also after a
+// restart, and until it is removed.
+func TestBecomesGarbage(t *testing.T) {
+	n := newNetwork(t, 2, hostGW)
+	h := n.nodes[0]
+	const key, route = "subnets/10.5.200.0-24", "10.5.200.0/24 via 192.168.0.200"
+	n.put(key, `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`)
+	want := sorted(routeTo(n.nodes[1]), route)
+	h.waitRoutes(soon, want...)
+	for _, value := range []string{"garbage", `{"PublicIP":"0.0.0.0"}`, fmt.Sprintf(`{"PublicIP":"%s"}`, h.Addr)} {
+		n.put(key, value)
+		h.waitLog("lease 10.5.200.0-24 cannot be used")
+		n.pause(11 * time.Second) // longer than a vanished lease lingers
+		h.waitRoutes(0, want...)
+
+		h.daemon.Kill()
+		h.start()
+		h.waitReady()
+		h.waitLog("lease 10.5.200.0-24 cannot be used")
+		h.waitRoutes(0, want...)
+	}
+	n.delete(key)
+	h.waitRoutes(2*time.Second, routeTo(n.nodes[1]))
+}
