@@ -2,7 +2,9 @@ package network
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -38,7 +40,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	var due []state.Op
 	for _, op := range ops {
 		f := r.failures[op.Key()]
-		if f == nil || !f.next.After(time.Now()) {
+		if f == nil || f.blocked || !f.next.After(time.Now()) {
 			due = append(due, op)
 		} else {
 			t.now[op.Key()] = f
@@ -56,6 +58,12 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 			t.fail(op.Key(), op, errs[i])
 		}
 	}
+	// Hints do not follow what is not both wanted and ours: forget it. A quick
+	// pass that is about it fails, and so finds it again.
+	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
+		_, wanted := r.plan.want[k]
+		return !wanted || e.Owner != state.Ours
+	})
 	var recovered summary
 	for k := range r.failures {
 		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil {
@@ -84,6 +92,7 @@ type tally struct {
 // fail notes that what is under k could not be had, for the reason err.
 func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	f := &failure{reason: err.Error(), pause: retryFirst}
+	f.blocked = errors.As(err, new(state.Blocked))
 	if was := t.before[k]; was != nil {
 		if was.next.After(time.Now()) { // looked at before its time
 			f.pause, f.next = was.pause, was.next

@@ -42,6 +42,10 @@ func (p *plan) set(w Wish) []state.Key {
 	var changed []state.Key
 	was, is := old.Peers, w.Peers
 	for len(was) > 0 || len(is) > 0 {
+		if len(was) > 0 && len(is) > 0 && was[0] == is[0] {
+			was, is = was[1:], is[1:]
+			continue
+		}
 		var gone, come *subnet.Lease
 		switch c := compareFirst(was, is); {
 		case c < 0:
@@ -51,7 +55,7 @@ func (p *plan) set(w Wish) []state.Key {
 		default:
 			gone, come = was[0], is[0]
 			was, is = was[1:], is[1:]
-			if gone == come || gone.Attrs == come.Attrs {
+			if gone.Attrs == come.Attrs {
 				continue
 			}
 		}

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +53,9 @@ type failure struct {
 	reason string
 	next   time.Time     // when to try again
 	pause  time.Duration // before that
-	said   bool          // it was logged
+	// blocked is set if it was by what is not ours; with that out of the way,
+	// there is no reason to wait.
+	blocked bool
 }
 
 const (
@@ -136,7 +139,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			continue // no wish yet: nothing is known, so nothing is done
 		}
 		for _, k := range changed {
-			delete(r.failures, k)
+			if r.failures[k] != nil {
+				full = true // what is there is not sure
+				delete(r.failures, k)
+			}
 		}
 		r.tellUseless()
 		full = full || hinted || r.have == nil || !r.quickPass(ctx, changed)
@@ -176,10 +182,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) take() (changed []state.Key, full, fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	full, fresh = r.full, r.fresh
 	if r.wish != nil {
+		// What is there for an unreadable lease is seen by a full pass alone.
+		full = full || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable)
 		changed = r.plan.set(*r.wish)
 	}
-	full, fresh = r.full, r.fresh
 	r.wish, r.full, r.fresh = nil, false, false
 	return changed, full, fresh
 }

@@ -94,7 +94,7 @@ func (k *Kernel) Dump(ctx context.Context) (state.Have, error) {
 			}
 		})
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) { // no route was ever in that table
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
 	return have, nil
@@ -108,6 +108,11 @@ func add(have state.Have, e state.Entry) {
 	was, there := have[k]
 	switch {
 	case !there:
+	case was.Owner == state.Ours && e.Owner == state.Ours:
+		// Someone appended a route with our mark. Whichever is wanted, this one
+		// goes first: a kernel replaces none by one that is further behind.
+		e.Object = otherRoute{routeOf(e.Object), "a second " + e.Object.String()}
+		e.Beside = was.Object.String()
 	case was.Owner == state.Ours:
 		was.Beside = e.Text
 		e = was

@@ -29,7 +29,7 @@ func (r otherRoute) String() string { return r.text }
 // appendRoute adds the message for op, whose objects are routes.
 func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
 	var typ, flags uint16 = unix.RTM_NEWROUTE, unix.NLM_F_CREATE
-	scope := byte(unix.RT_SCOPE_UNIVERSE)
+	var scope, kind byte = unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST
 	obj := op.Want
 	switch op.Verb {
 	case state.Create:
@@ -38,12 +38,12 @@ func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
 		flags |= unix.NLM_F_REPLACE
 	case state.Delete:
 		typ, flags, obj = unix.RTM_DELROUTE, 0, op.Have
-		scope = unix.RT_SCOPE_NOWHERE // matches any
+		scope, kind = unix.RT_SCOPE_NOWHERE, unix.RTN_UNSPEC // match any
 	}
 	r := routeOf(obj)
 	b.begin(typ, flags, seq, []byte{
 		familyOf(r.Dst.Addr()), byte(r.Dst.Bits()), 0, 0,
-		unix.RT_TABLE_MAIN, RouteProtocol, scope, unix.RTN_UNICAST,
+		unix.RT_TABLE_MAIN, RouteProtocol, scope, kind,
 		0, 0, 0, 0,
 	})
 	b.attr(unix.RTA_DST, r.Dst.Addr().AsSlice())

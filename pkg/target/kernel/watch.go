@@ -18,6 +18,18 @@ const watchBuffer = 4 << 20
 // Watch listens to the kernel's notifications about links, addresses and
 // routes.
 func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event)) error {
+	for {
+		err := k.listen(ctx, ready, emit)
+		if ctx.Err() != nil || !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		// A socket that was overrun goes on to drop what comes, and does not
+		// say so again, until all it holds is read. A new one misses nothing.
+		ready = func() { emit(target.Event{Lost: true}) }
+	}
+}
+
+func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Event)) error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
@@ -42,9 +54,6 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, unix.ENOBUFS):
-			emit(target.Event{Lost: true})
-			continue
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 			continue
 		case err != nil:

@@ -1,0 +1,172 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flanneld/backend"
+	"flanneld/backend/hostgw"
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+	"flanneld/pkg/target/targettest"
+	"flanneld/subnet"
+)
+
+var (
+	hostNet  = netip.MustParsePrefix("192.168.0.1/16")
+	testHost = backend.Host{
+		Iface: "eth0", MTU: 1500,
+		Addr:     ip.Addrs{V4: hostNet.Addr()},
+		Net:      ip.SubnetOf(hostNet.Masked()),
+		PublicIP: ip.Addrs{V4: hostNet.Addr()},
+	}
+)
+
+// peerSubnet is the subnet of the peer numbered n.
+func peerSubnet(n int) ip.Subnet {
+	return ip.SubnetOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 32))
+}
+
+func peerAddr(via int) netip.Addr {
+	return netip.AddrFrom4([4]byte{192, 168, byte(1 + via>>8), byte(via)})
+}
+
+// lease of the peer numbered n, on the host numbered via.
+func lease(n, via int) *subnet.Lease {
+	return &subnet.Lease{Subnet: peerSubnet(n), Attrs: subnet.Attrs{PublicIP: ip.Addrs{V4: peerAddr(via)}, BackendType: "host-gw"}}
+}
+
+// route is what lease(n, via) calls for.
+func route(n, via int) state.Route {
+	return state.Route{Dst: peerSubnet(n).V4, Via: peerAddr(via), Dev: "eth0"}
+}
+
+var testConfig = &subnet.Config{}
+
+// wish is for the peers that have the given leases.
+func wish(peers ...*subnet.Lease) Wish {
+	b, err := hostgw.Type.New(nil)
+	if err != nil {
+		panic(err)
+	}
+	slices.SortFunc(peers, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
+	return Wish{
+		Backend: b, Config: testConfig, Host: testHost, Peers: peers,
+		Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("172.20.0.0/24"))},
+	}
+}
+
+// rig is a reconciler at work on a fake host with one link, eth0.
+type rig struct {
+	*testing.T
+	*Reconciler
+	fake *targettest.Fake
+
+	mu     sync.Mutex
+	status Status
+}
+
+// newRig must be called in a bubble. The reconciler works until the test ends.
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{T: t, fake: targettest.NewFake()}
+	r.check(r.fake.AddLink("eth0"))
+	r.check(r.fake.AddAddr("eth0", hostNet))
+	r.Reconciler = NewReconciler(r.fake, func(s Status) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.status = s
+	})
+	return r
+}
+
+// start lets the reconciler work, and the hints come.
+func (r *rig) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var g sync.WaitGroup
+	r.Cleanup(func() {
+		cancel()
+		g.Wait()
+		if v := r.fake.Violations(); v != nil {
+			r.Errorf("violations: %q", v)
+		}
+	})
+	g.Go(func() {
+		if err := r.Reconciler.Run(ctx); !errors.Is(err, context.Canceled) {
+			r.Errorf("Run: %v", err)
+		}
+	})
+	g.Go(func() { _ = r.fake.Watch(ctx, func() { r.Hint(target.Event{Lost: true}) }, r.Hint) })
+	synctest.Wait()
+}
+
+func (r *rig) check(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+// pass lets time pass, and all that falls due in it come to rest.
+func (r *rig) pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func (r *rig) lastStatus() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status
+}
+
+func (r *rig) isReady() bool {
+	select {
+	case <-r.Ready():
+		return true
+	default:
+		return false
+	}
+}
+
+// wantRoutes checks the routes to the peer numbered n.
+func (r *rig) wantRoutes(n int, want ...targettest.Route) {
+	r.Helper()
+	if got := r.fake.Routes(peerSubnet(n).V4); !slices.Equal(got, want) {
+		r.Fatalf("routes to peer %d: %v, want %v", n, got, want)
+	}
+}
+
+func ours(r state.Route) targettest.Route {
+	return targettest.Route{Route: r, Protocol: targettest.ProtoOurs}
+}
+
+func static(r state.Route) targettest.Route {
+	return targettest.Route{Route: r, Protocol: targettest.ProtoStatic}
+}
+
+func boot(r state.Route) targettest.Route {
+	return targettest.Route{Route: r, Protocol: targettest.ProtoBoot}
+}
+
+func deletions(ops []state.Op) (all []string) {
+	for _, op := range ops {
+		if op.Verb == state.Delete {
+			all = append(all, fmt.Sprint(op))
+		}
+	}
+	return all
+}
+
+// bubble runs a test with time of its own.
+func bubble(t *testing.T, test func(*rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(newRig(t)) })
+}

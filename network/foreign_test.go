@@ -1,0 +1,180 @@
+package network
+
+import (
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/target/targettest"
+)
+
+func TestForeignRouteStaysAndBlocks(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddRoute(static(route(1, 9))))
+		r.check(r.fake.AddRoute(boot(route(2, 9))))
+		r.check(r.fake.AddRoute(static(route(3, 9)))) // of which there is no lease
+		r.start()
+		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.pass(time.Hour)
+		r.wantRoutes(1, static(route(1, 9)))
+		r.wantRoutes(2, boot(route(2, 9)))
+		r.wantRoutes(3, static(route(3, 9)))
+		if want := (Status{Wanted: 2, Missing: 2}); r.lastStatus() != want {
+			t.Errorf("status %+v", r.lastStatus())
+		}
+
+		// Gone at last, after many looks: there is nothing to wait for.
+		r.check(r.fake.DelRoute(static(route(1, 9))))
+		r.pass(settle)
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}
+
+func TestForeignRouteServes(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddRoute(static(route(1, 1))))
+		r.start()
+		r.Wish(wish(lease(1, 1)))
+		r.pass(time.Hour)
+		r.wantRoutes(1, static(route(1, 1)))
+		if want := (Status{Wanted: 1}); r.lastStatus() != want {
+			t.Errorf("status %+v", r.lastStatus())
+		}
+		r.check(r.fake.DelRoute(static(route(1, 1))))
+		r.pass(settle)
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}
+
+// A route that was there at the last dump need not be there when a lease calls
+// for it.
+func TestForeignRouteServedOnce(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddRoute(static(route(1, 1))))
+		r.start()
+		r.Wish(wish())
+		r.pass(time.Second)
+		r.check(r.fake.DelRoute(static(route(1, 1))))
+		r.pass(time.Second)
+		r.Wish(wish(lease(1, 1)))
+		r.pass(settle)
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}
+
+func TestRouteOfOlderFlannelIsAdopted(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddRoute(boot(route(1, 1))))
+		r.check(r.fake.AddRoute(boot(route(2, 2))))
+		r.start()
+		r.Wish(wish(lease(1, 1)))
+		synctest.Wait()
+		r.wantRoutes(1, ours(route(1, 1)))
+		r.wantRoutes(2, boot(route(2, 2)))
+		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.pass(settle)
+		r.wantRoutes(2, ours(route(2, 2)))
+		if d := deletions(r.fake.Applied()); d != nil {
+			t.Errorf("traffic was cut: %v", d)
+		}
+	})
+}
+
+// What could be adopted at the last dump may have become someone else's since.
+func TestAdoptableRouteThatBecameForeign(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddRoute(boot(route(1, 1))))
+		r.start()
+		r.Wish(wish())
+		r.pass(time.Second)
+		r.check(r.fake.ReplaceRoute(static(route(1, 9))))
+		r.pass(time.Second)
+		r.Wish(wish(lease(1, 1)))
+		r.pass(time.Second)
+		r.wantRoutes(1, static(route(1, 9)))
+	})
+}
+
+func TestOursReplacedByForeign(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		r.Wish(wish(lease(1, 1)))
+		r.pass(time.Second)
+		r.check(r.fake.ReplaceRoute(static(route(1, 9))))
+		r.pass(time.Minute)
+		r.wantRoutes(1, static(route(1, 9)))
+		r.Wish(wish(lease(1, 2)))
+		r.pass(time.Minute)
+		r.wantRoutes(1, static(route(1, 9)))
+		r.Wish(wish())
+		r.pass(time.Minute)
+		r.wantRoutes(1, static(route(1, 9)))
+	})
+}
+
+func TestForeignBesideOurs(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		r.Wish(wish(lease(1, 1)))
+		r.pass(time.Second)
+		r.check(r.fake.AppendRoute(static(route(1, 9))))
+		r.pass(time.Minute)
+		r.wantRoutes(1, ours(route(1, 1)), static(route(1, 9)))
+		r.Wish(wish(lease(1, 2)))
+		r.pass(time.Minute)
+		r.wantRoutes(1, static(route(1, 9)))
+		r.check(r.fake.DelRoute(static(route(1, 9))))
+		r.pass(settle)
+		r.wantRoutes(1, ours(route(1, 2)))
+	})
+}
+
+// A second route with our mark goes, whichever of the two is wanted.
+func TestSecondRouteWithOurMark(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		r.Wish(wish(lease(1, 1)))
+		r.pass(time.Second)
+		r.check(r.fake.AppendRoute(ours(route(1, 2))))
+		r.pass(time.Second)
+		r.wantRoutes(1, ours(route(1, 1)))
+		r.check(r.fake.AppendRoute(ours(route(1, 2))))
+		r.Wish(wish(lease(1, 2)))
+		r.pass(time.Second)
+		r.wantRoutes(1, ours(route(1, 2)))
+	})
+}
+
+// A route whose addition was said to fail, and did not, goes with its lease.
+func TestLostAnswerLeavesNothingBehind(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.fake.SetFaults(targettest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseAnswer: 1})
+		r.start()
+		r.Wish(wish(lease(1, 1)))
+		synctest.Wait()
+		r.wantRoutes(1, ours(route(1, 1)))
+		r.Wish(wish())
+		r.pass(time.Second)
+		r.wantRoutes(1)
+	})
+}
+
+// A failure that has nothing foreign about it waits for its time, whatever else
+// happens.
+func TestFailureWaitsForItsTime(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.fake.Refuse(peerSubnet(1).V4, unix.ENOMEM)
+		r.start()
+		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.pass(10 * time.Minute)
+		r.fake.Refuse(peerSubnet(1).V4, nil)
+		r.check(r.fake.DelRoute(ours(route(2, 2))))
+		r.pass(settle)
+		r.wantRoutes(2, ours(route(2, 2)))
+		r.pass(retryMost)
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}

@@ -1,0 +1,84 @@
+package network
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// lines returns what test logs, without the headers of the lines.
+func lines(t *testing.T, test func(*rig)) []string {
+	t.Helper()
+	var log bytes.Buffer // klog writes under a lock
+	klog.SetOutput(&log)
+	defer klog.SetOutput(io.Discard)
+	bubble(t, test)
+	klog.Flush()
+	var all []string
+	for line := range strings.Lines(log.String()) {
+		_, text, _ := strings.Cut(line, "] ")
+		all = append(all, strings.TrimSuffix(text, "\n"))
+	}
+	return all
+}
+
+func TestEachChangeIsLoggedOnce(t *testing.T) {
+	got := lines(t, func(r *rig) {
+		r.check(r.fake.AddRoute(static(route(3, 9))))
+		r.fake.Refuse(peerSubnet(1).V4, errRefused)
+		r.start()
+		r.Wish(wish(lease(1, 1), lease(2, 2), lease(3, 3)))
+		r.pass(time.Hour)
+		r.fake.Refuse(peerSubnet(1).V4, nil)
+		r.pass(time.Hour)
+		r.check(r.fake.DelRoute(ours(route(2, 2))))
+		r.pass(time.Hour)
+		r.Wish(wish(lease(1, 2), lease(2, 2), lease(3, 3)))
+		r.pass(time.Hour)
+		r.Wish(wish(lease(2, 2), lease(3, 3)))
+		r.pass(time.Hour)
+	})
+	want := []string{
+		"route 10.0.0.2/32 via 192.168.1.2 dev eth0: added",
+		"adding route 10.0.0.1/32 via 192.168.1.1 dev eth0: refused",
+		"route 10.0.0.3/32 via 192.168.1.3 dev eth0: in its place is something that is not ours, to be removed by hand: 10.0.0.3/32 via 192.168.1.9 dev eth0 proto 4",
+		"route 10.0.0.1/32 via 192.168.1.1 dev eth0: added",
+		"route 10.0.0.1/32 via 192.168.1.1 dev eth0: in place now",
+		"route 10.0.0.2/32 via 192.168.1.2 dev eth0: restored",
+		"route 10.0.0.1/32 via 192.168.1.2 dev eth0: changed",
+		"route 10.0.0.1/32 via 192.168.1.2 dev eth0: deleted",
+	}
+	rest := got
+	for _, line := range want {
+		at := -1
+		for i, l := range rest {
+			if l == line {
+				at = i
+			}
+		}
+		if at < 0 {
+			t.Errorf("not logged, or not just once: %s", line)
+			continue
+		}
+		rest = append(rest[:at:at], rest[at+1:]...)
+	}
+	for _, l := range rest {
+		t.Errorf("logged, too: %s", l)
+	}
+}
+
+func TestDumpsThatFailAreLoggedOnce(t *testing.T) {
+	got := lines(t, func(r *rig) {
+		r.fake.InterruptDumps(60)
+		r.start()
+		r.Wish(wish())
+		r.pass(time.Hour)
+	})
+	if len(got) != 1 || !strings.Contains(got[0], "interrupted") {
+		t.Errorf("logged %q", got)
+	}
+}

@@ -1,0 +1,265 @@
+package network
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/target/targettest"
+	"flanneld/subnet"
+)
+
+// seed returns what FLANNELD_SEED says, or a random number, and logs it.
+func seed(t testing.TB) uint64 {
+	t.Helper()
+	n := rand.Uint64()
+	if s := os.Getenv("FLANNELD_SEED"); s != "" {
+		var err error
+		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("FLANNELD_SEED=%d", n)
+	return n
+}
+
+// Whatever happens, once it is over the host is as wished, and nothing was
+// taken from anyone.
+func TestHistories(t *testing.T) {
+	n := 300
+	if testing.Short() {
+		n = 50
+	}
+	s := seed(t)
+	for i := range n {
+		synctest.Test(t, func(t *testing.T) {
+			h := &history{
+				rig:        newRig(t),
+				Rand:       rand.New(rand.NewPCG(s, uint64(i))),
+				leases:     make(map[int]*subnet.Lease),
+				unreadable: make(map[int]int),
+			}
+			h.run(uint64(i))
+		})
+		if t.Failed() {
+			t.Fatalf("history %d of seed %d", i, s)
+		}
+	}
+}
+
+const (
+	historyPeers = 8
+	historySteps = 60
+	// converged is how long a host may take to be as wished once nothing fails
+	// any more: the longest pause before a retry, and that after a dump that
+	// failed.
+	converged = retryMost + 2*time.Second
+)
+
+// history is one thing after another that happens to a host.
+type history struct {
+	*rig
+	*rand.Rand
+	leases map[int]*subnet.Lease
+	// unreadable leases, with the number of steps applied when they became so.
+	unreadable map[int]int
+	slack      time.Duration // Faults.Pause
+}
+
+func (h *history) run(i uint64) {
+	if h.IntN(2) == 0 {
+		h.slack = time.Duration(1+h.IntN(20)) * time.Millisecond
+	}
+	for n := range historyPeers { // what earlier times left
+		switch h.IntN(4) {
+		case 0:
+			h.check(h.fake.AddRoute(h.anyRoute(n)))
+		case 1:
+			h.check(h.fake.AddRoute(ours(route(n, h.via()))))
+		}
+	}
+	h.start()
+	// Each fault hides faults of the program: a history has some of them.
+	f := targettest.Faults{Rand: rand.New(rand.NewPCG(i, h.Uint64())), Pause: h.slack}
+	for _, share := range []*float64{&f.Refuse, &f.LoseAnswer, &f.Interrupt, &f.LoseEvent} {
+		if h.IntN(2) == 0 {
+			*share = 0.3 * h.Float64()
+		}
+	}
+	h.fake.SetFaults(f)
+	for range historySteps {
+		h.happen(happenings)
+		h.wait()
+	}
+	_ = h.fake.AddLink("eth0")
+	_ = h.fake.AddAddr("eth0", hostNet)
+	h.check(h.fake.SetLink("eth0", true))
+	for range historySteps / 4 {
+		h.happen(happenings - linkHappenings)
+		h.wait()
+	}
+	for n := range h.unreadable {
+		h.readable(n)
+	}
+	h.pass(4 * h.slack) // for the last event that may be lost
+	h.fake.SetFaults(targettest.Faults{})
+	h.wish()
+	h.pass(converged)
+	h.checkHost()
+
+	steps := len(h.fake.Applied())
+	h.pass(2 * resync)
+	if more := h.fake.Applied()[steps:]; len(more) > 0 {
+		h.Errorf("it goes on: %v", more)
+	}
+}
+
+func (h *history) wait() {
+	switch h.IntN(4) {
+	case 0:
+		h.pass(time.Duration(h.Int64N(int64(30 * time.Millisecond))))
+	case 1:
+		h.pass(time.Duration(h.Int64N(int64(3 * time.Second))))
+	case 2:
+		synctest.Wait()
+	}
+}
+
+func (h *history) via() int { return 1 + h.IntN(3) }
+
+func (h *history) peer() int { return h.IntN(historyPeers) }
+
+// anyRoute is someone else's.
+func (h *history) anyRoute(n int) targettest.Route {
+	r := static(route(n, h.via()))
+	if h.IntN(2) == 0 {
+		r.Protocol = targettest.ProtoBoot
+	}
+	return r
+}
+
+const (
+	happenings     = 14
+	linkHappenings = 2 // the last of them
+)
+
+func (h *history) happen(choices int) {
+	n := h.peer()
+	routes := h.fake.Routes(peerSubnet(n).V4)
+	switch h.IntN(choices) {
+	case 0, 1, 2, 3: // a lease comes or changes
+		h.readable(n)
+		h.leases[n] = lease(n, h.via())
+		h.wish()
+	case 4, 5: // a lease goes
+		h.readable(n)
+		delete(h.leases, n)
+		h.wish()
+	case 6: // a lease cannot be read any more
+		if h.leases[n] != nil && h.unreadable[n] == 0 {
+			h.unreadable[n] = -1
+			if h.IntN(2) == 0 {
+				delete(h.leases, n) // nor is its last state known
+			}
+			h.wish()
+			h.pass(4*h.slack + 1)
+			h.unreadable[n] = 1 + len(h.fake.Applied())
+		}
+	case 7: // someone adds a route; there may be one, or no link
+		_ = h.fake.AddRoute(h.anyRoute(n))
+	case 8:
+		_ = h.fake.AppendRoute(h.anyRoute(n))
+	case 9: // ... replaces whatever comes first
+		_ = h.fake.ReplaceRoute(h.anyRoute(n))
+	case 10: // ... alters ours
+		if len(routes) > 0 && routes[0].Protocol == targettest.ProtoOurs {
+			_ = h.fake.ReplaceRoute(ours(route(n, h.via())))
+		}
+	case 11: // ... deletes one
+		if len(routes) > 0 {
+			_ = h.fake.DelRoute(routes[h.IntN(len(routes))]) // it may have gone since
+		}
+	case 12:
+		_ = h.fake.SetLink("eth0", h.IntN(2) == 0)
+	case 13:
+		switch h.IntN(4) {
+		case 0:
+			_ = h.fake.DelLink("eth0")
+		case 1:
+			_ = h.fake.DelAddr("eth0", hostNet)
+		default:
+			_ = h.fake.AddLink("eth0")
+			_ = h.fake.AddAddr("eth0", hostNet)
+		}
+	}
+}
+
+// readable ends the time in which the lease n is unreadable: nothing that is
+// ours went in it.
+func (h *history) readable(n int) {
+	h.Helper()
+	since := h.unreadable[n]
+	if since == 0 {
+		return
+	}
+	delete(h.unreadable, n)
+	for _, op := range h.fake.Applied()[since-1:] {
+		if op.Verb == state.Delete && op.Key().Dst == peerSubnet(n).V4 && h.leases[n] == nil {
+			h.Errorf("%s, whose lease is unreadable", op)
+		}
+	}
+}
+
+func (h *history) wish() {
+	w := wish(slices.Collect(maps.Values(h.leases))...)
+	for _, n := range slices.Sorted(maps.Keys(h.unreadable)) {
+		w.Unreadable = append(w.Unreadable, peerSubnet(n))
+	}
+	h.Wish(w)
+}
+
+// checkHost checks all that a host has in the end.
+func (h *history) checkHost() {
+	var want Status
+	want.Wanted = len(h.leases)
+	maybe := 0 // of what is adopted, others behind it are seen one full pass later
+	for n := range historyPeers {
+		got := h.fake.Routes(peerSubnet(n).V4)
+		var marked []targettest.Route
+		for _, r := range got {
+			if r.Protocol == targettest.ProtoOurs {
+				marked = append(marked, r)
+			}
+		}
+		var bad bool
+		if l := h.leases[n]; l == nil {
+			bad = len(marked) > 0
+		} else {
+			r := state.Route{Dst: l.Subnet.V4, Via: l.PublicIP.V4, Dev: "eth0"}
+			foreign := len(got) - len(marked)
+			adoptable := foreign > 0 && got[0] == boot(r)
+			bad = len(marked) > 1 || len(marked) == 1 && marked[0] != ours(r) ||
+				len(marked) == 0 && (foreign == 0 || adoptable)
+			switch {
+			case foreign > 0 && got[0] == ours(r):
+				maybe++
+			case foreign > 0 && (len(marked) > 0 || got[0].Route != r):
+				want.Missing++
+			}
+		}
+		if bad {
+			h.Errorf("routes to peer %d: %s; its lease is %+v", n, fmt.Sprint(got), h.leases[n])
+		}
+	}
+	got := h.lastStatus()
+	if more := got.Missing - want.Missing; more < 0 || more > maybe || got.Wanted != want.Wanted {
+		h.Errorf("status %+v, want %+v and at most %d more missing", got, want, maybe)
+	}
+}

@@ -1,0 +1,151 @@
+// Package targettest has what tests of targets, and of what stands on them,
+// need: a fake with the manners of the Linux kernel, and a suite of tests that
+// both the fake and the real one pass.
+package targettest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+)
+
+// Fake is a target.Target in memory. It keeps routes as the IPv4 main table
+// does, and panics if it is used as no target may be. It is a Host, too.
+type Fake struct {
+	busy sync.Mutex // held by Dump and Apply, which one goroutine calls
+
+	mu         sync.Mutex
+	links      map[string]*link
+	lastIndex  int
+	routes     map[netip.Prefix][]alias // in the order in which they are used
+	seen       map[string]link          // as of the last dump
+	since      map[Route]time.Time      // when a route was last written
+	watch      *watch
+	faults     Faults
+	interrupts int
+	deaf       bool
+	refused    map[netip.Prefix]error
+	applied    []state.Op
+	dumps      int
+	violations []string
+}
+
+type link struct {
+	index int
+	up    bool
+	addrs []netip.Prefix
+}
+
+// NewFake returns a host without links.
+func NewFake() *Fake {
+	return &Fake{
+		links:   make(map[string]*link),
+		routes:  make(map[netip.Prefix][]alias),
+		since:   make(map[Route]time.Time),
+		refused: make(map[netip.Prefix]error),
+	}
+}
+
+// other is something that the program under test would not make itself.
+type other struct {
+	state.Route
+	text string
+}
+
+func (o other) String() string { return o.text }
+
+// Dump is as of the moment it is called.
+func (f *Fake) Dump(ctx context.Context) (state.Have, error) {
+	defer f.alone()()
+	have, err := f.dump()
+	if e := f.pause(ctx); e != nil {
+		return nil, e
+	}
+	return have, err
+}
+
+func (f *Fake) dump() (state.Have, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.dumps++
+	f.seen = make(map[string]link, len(f.links))
+	for name, l := range f.links {
+		f.seen[name] = *l
+	}
+	if f.interrupts > 0 || f.faults.hit(f.faults.Interrupt) {
+		f.interrupts = max(f.interrupts-1, 0)
+		return nil, fmt.Errorf("listing routes: %w", target.ErrIncomplete)
+	}
+	have := make(state.Have, len(f.routes))
+	for dst, aliases := range f.routes {
+		key := state.Key{Kind: state.KindRoute, Dst: dst}
+		for _, a := range aliases {
+			if a.metric != 0 {
+				continue
+			}
+			e, there := have[key]
+			switch n := a.entry(dst); {
+			case !there:
+				e = n
+			case e.Owner == state.Ours && n.Owner == state.Ours:
+				n.Object = other{a.route(dst).Route, "a second " + n.Object.String()}
+				n.Beside = e.Object.String()
+				e = n
+			case e.Owner == state.Ours:
+				e.Beside = n.Text
+			case n.Owner == state.Ours:
+				n.Beside = e.Text
+				e = n
+			}
+			have[key] = e
+		}
+	}
+	return have, nil
+}
+
+// alone panics where two use the target at a time.
+func (f *Fake) alone() func() {
+	if !f.busy.TryLock() {
+		panic("Dump or Apply was called during another Dump or Apply")
+	}
+	return f.busy.Unlock
+}
+
+// Applied returns the steps that took effect so far, in their order.
+func (f *Fake) Applied() []state.Op {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.applied[:len(f.applied):len(f.applied)]
+}
+
+// Dumps returns how many dumps were asked for so far.
+func (f *Fake) Dumps() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dumps
+}
+
+// Violations returns what was done to what belongs to someone else, and was
+// there long enough for the program under test to know: within four times
+// Faults.Pause after a change the news may be under way, or a dump from before.
+func (f *Fake) Violations() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.violations[:len(f.violations):len(f.violations)]
+}
+
+// Routes returns all routes to dst, first the one that is used.
+func (f *Fake) Routes(dst netip.Prefix) []Route {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var routes []Route
+	for _, a := range f.routes[dst] {
+		routes = append(routes, a.route(dst))
+	}
+	return routes
+}

@@ -1,0 +1,59 @@
+package targettest
+
+import (
+	"net/netip"
+	"testing"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+)
+
+func TestFake(t *testing.T) {
+	Suite(t, func(t *testing.T) (target.Target, Host) {
+		f := NewFake()
+		t.Cleanup(func() {
+			if v := f.Violations(); v != nil {
+				t.Errorf("violations: %q", v)
+			}
+		})
+		return f, f
+	})
+}
+
+// The fake knows when someone else's route is overwritten.
+func TestFakeViolations(t *testing.T) {
+	f := NewFake()
+	r := &rig{T: t, target: f, host: f}
+	r.check(f.AddLink("eth0"))
+	r.check(f.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	r.check(f.AddRoute(marked(a, ProtoStatic)))
+	r.dump()
+	r.apply(replace(a, b))
+	if len(f.Violations()) != 1 {
+		t.Errorf("violations: %q", f.Violations())
+	}
+}
+
+func TestFakePanicsOnMisuse(t *testing.T) {
+	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.2.0/24", "192.168.5.12")
+	for name, op := range map[string]state.Op{
+		"nothing":                  {},
+		"creating nothing":         {Verb: state.Create},
+		"creating over something":  {Verb: state.Create, Want: a, Have: a},
+		"replacing nothing":        {Verb: state.Replace, Want: a},
+		"replacing another":        {Verb: state.Replace, Want: a, Have: b},
+		"deleting nothing":         {Verb: state.Delete},
+		"deleting and wanting":     {Verb: state.Delete, Want: a, Have: a},
+		"wanting what is not ours": {Verb: state.Create, Want: other{a, "odd"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("no panic")
+				}
+			}()
+			NewFake().Apply(t.Context(), []state.Op{op})
+		})
+	}
+}

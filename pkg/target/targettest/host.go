@@ -1,0 +1,37 @@
+package targettest
+
+import (
+	"net/netip"
+
+	"flanneld/pkg/state"
+)
+
+// The owner marks of routes, by number as in iproute2's rt_protos.
+const (
+	ProtoKernel = 2
+	ProtoBoot   = 3 // "ip route add" without a mark, and flannel
+	ProtoStatic = 4
+	ProtoOurs   = 70
+)
+
+// Route is a route of the main table as anyone may write it.
+type Route struct {
+	state.Route // without Via, Dst is on the link itself
+	Protocol    int
+	Metric      int
+}
+
+// Host is the hand of someone else on the host that a target is about.
+type Host interface {
+	AddLink(name string) error // it is up, with no address
+	DelLink(name string) error
+	SetLink(name string, up bool) error
+	AddAddr(name string, p netip.Prefix) error
+	DelAddr(name string, p netip.Prefix) error
+
+	// The routes as "ip route" adds, appends, replaces and deletes them.
+	AddRoute(Route) error
+	AppendRoute(Route) error
+	ReplaceRoute(Route) error
+	DelRoute(Route) error
+}

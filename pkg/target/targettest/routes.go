@@ -1,0 +1,184 @@
+package targettest
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+)
+
+// alias is one of the routes to a destination.
+type alias struct {
+	via      netip.Addr
+	dev      string
+	protocol int
+	metric   int
+}
+
+func (a alias) route(dst netip.Prefix) Route {
+	return Route{Route: state.Route{Dst: dst, Via: a.via, Dev: a.dev}, Protocol: a.protocol, Metric: a.metric}
+}
+
+// entry is what the alias is to the reconciler.
+func (a alias) entry(dst netip.Prefix) state.Entry {
+	r := state.Route{Dst: dst, Via: a.via, Dev: a.dev}
+	text := fmt.Sprintf("%s via %s dev %s proto %d", dst, a.via, a.dev, a.protocol)
+	e := state.Entry{Object: r, Text: text}
+	if !a.via.IsValid() {
+		e.Object = other{r, text}
+	}
+	switch {
+	case a.protocol == ProtoOurs && a.via.IsValid():
+		return state.Entry{Object: r, Owner: state.Ours}
+	case a.protocol == ProtoOurs:
+		e.Owner = state.Ours
+	case a.protocol == ProtoBoot:
+		e.Owner = state.Adoptable
+	}
+	return e
+}
+
+// The ways to put a route among those of the same destination and metric.
+type insertion int
+
+const (
+	first   insertion = iota // but not if there is any
+	last                     // behind those that there are
+	inPlace                  // of the first, if there is any
+)
+
+// insert adds a route as the kernel does, and returns the one that it took the
+// place of.
+func (f *Fake) insert(dst netip.Prefix, a alias, how insertion) (replaced *alias, err error) {
+	if dst != dst.Masked() {
+		return nil, unix.EINVAL
+	}
+	if err := f.reachable(a); err != nil {
+		return nil, err
+	}
+	all := f.routes[dst]
+	from := slices.IndexFunc(all, func(b alias) bool { return b.metric >= a.metric })
+	if from < 0 {
+		from = len(all)
+	}
+	to := from
+	for to < len(all) && all[to].metric == a.metric {
+		to++
+	}
+	same := slices.Index(all[from:to], a)
+	switch {
+	case how == first && from < to:
+		return nil, unix.EEXIST
+	case how == inPlace && from < to:
+		if same == 0 {
+			return nil, nil // no change, and no event
+		}
+		if same > 0 {
+			return nil, unix.EEXIST
+		}
+		was := all[from]
+		f.routes[dst] = slices.Clone(all)
+		f.routes[dst][from] = a
+		f.since[a.route(dst)] = time.Now()
+		f.tellRoute(dst, a, false)
+		return &was, nil
+	case same >= 0:
+		return nil, unix.EEXIST
+	}
+	at := from
+	if how == last {
+		at = to
+	}
+	f.routes[dst] = slices.Insert(slices.Clone(all), at, a)
+	f.since[a.route(dst)] = time.Now()
+	f.tellRoute(dst, a, false)
+	return nil, nil
+}
+
+// reachable returns why no route can go where a goes; nil if it can.
+func (f *Fake) reachable(a alias) error {
+	l := f.links[a.dev]
+	switch {
+	case l == nil:
+		return unix.ENODEV
+	case !l.up:
+		return unix.ENETDOWN
+	case !a.via.IsValid():
+		return nil
+	}
+	for _, p := range l.addrs {
+		if p.Contains(a.via) {
+			return nil
+		}
+	}
+	return unix.ENETUNREACH
+}
+
+// remove deletes the first route to dst that fits.
+func (f *Fake) remove(dst netip.Prefix, fits func(alias) bool) error {
+	i := slices.IndexFunc(f.routes[dst], fits)
+	if i < 0 {
+		return unix.ESRCH
+	}
+	a := f.routes[dst][i]
+	f.setRoutes(dst, slices.Delete(slices.Clone(f.routes[dst]), i, i+1))
+	f.tellRoute(dst, a, true)
+	return nil
+}
+
+func (f *Fake) setRoutes(dst netip.Prefix, aliases []alias) {
+	if len(aliases) == 0 {
+		delete(f.routes, dst)
+		return
+	}
+	f.routes[dst] = aliases
+}
+
+// flush drops all routes that go out of dev. IPv4 tells nobody.
+func (f *Fake) flush(dev string) {
+	for dst, aliases := range f.routes {
+		f.setRoutes(dst, slices.DeleteFunc(slices.Clone(aliases), func(a alias) bool { return a.dev == dev }))
+	}
+}
+
+func (f *Fake) tellRoute(dst netip.Prefix, a alias, gone bool) {
+	e := target.Event{Defaults: dst.Bits() == 0}
+	if a.metric == 0 {
+		e.Key = state.Key{Kind: state.KindRoute, Dst: dst}
+		e.Entry = a.entry(dst)
+		e.Gone = gone
+	}
+	f.tell(e)
+}
+
+func (f *Fake) put(r Route, how insertion) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, err := f.insert(r.Dst, aliasOf(r), how)
+	return err
+}
+
+func aliasOf(r Route) alias {
+	return alias{via: r.Via, dev: r.Dev, protocol: r.Protocol, metric: r.Metric}
+}
+
+// AddRoute adds a route to a destination that has none of that metric.
+func (f *Fake) AddRoute(r Route) error { return f.put(r, first) }
+
+// AppendRoute adds a route behind others.
+func (f *Fake) AppendRoute(r Route) error { return f.put(r, last) }
+
+// ReplaceRoute puts a route in the place of the first to its destination.
+func (f *Fake) ReplaceRoute(r Route) error { return f.put(r, inPlace) }
+
+// DelRoute deletes exactly this route.
+func (f *Fake) DelRoute(r Route) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.remove(r.Dst, func(a alias) bool { return a == aliasOf(r) })
+}

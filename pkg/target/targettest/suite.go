@@ -1,0 +1,196 @@
+package targettest
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+)
+
+// Suite tests that a target does what its interface promises, as the kernel
+// does it. fresh returns a target, and a hand on its host, which has no links.
+func Suite(t *testing.T, fresh func(*testing.T) (target.Target, Host)) {
+	for _, c := range []struct {
+		name string
+		test func(*rig)
+	}{
+		{"Create", testCreate},
+		{"CreateWhatIsThere", testCreateWhatIsThere},
+		{"Replace", testReplace},
+		{"ReplaceTakesFirst", testReplaceTakesFirst},
+		{"Delete", testDelete},
+		{"DeleteIsExact", testDeleteIsExact},
+		{"DeleteOddOnes", testDeleteOddOnes},
+		{"Batch", testBatch},
+		{"BatchOfFailures", testBatchOfFailures},
+		{"OffLink", testOffLink},
+		{"Adopt", testAdopt},
+		{"ForeignBlocks", testForeignBlocks},
+		{"ForeignServes", testForeignServes},
+		{"ForeignBeside", testForeignBeside},
+		{"OursBehindForeign", testOursBehindForeign},
+		{"TwoOfOurs", testTwoOfOurs},
+		{"OtherMetric", testOtherMetric},
+		{"LinkDown", testLinkDown},
+		{"LinkRecreated", testLinkRecreated},
+		{"LastAddressGone", testLastAddressGone},
+		{"RouteEvents", testRouteEvents},
+		{"LinkEvents", testLinkEvents},
+		{"AddressEvents", testAddressEvents},
+		{"DefaultRouteEvents", testDefaultRouteEvents},
+		{"EventsLost", testEventsLost},
+		{"WatchEnds", testWatchEnds},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &rig{T: t}
+			r.target, r.host = fresh(t)
+			r.check(r.host.AddLink("eth0"))
+			r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+			r.dump()
+			c.test(r)
+		})
+	}
+}
+
+// patience is how long to wait for what must come.
+const patience = 20 * time.Second
+
+// rig is a host with one link, eth0, in 192.168.5.0/24.
+type rig struct {
+	*testing.T
+	target target.Target
+	host   Host
+}
+
+// route is ours, or is as ours.
+func route(dst, via string) state.Route {
+	return state.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0"}
+}
+
+func marked(r state.Route, protocol int) Route { return Route{Route: r, Protocol: protocol} }
+
+func create(r state.Route) state.Op  { return state.Op{Verb: state.Create, Want: r} }
+func remove(r state.Object) state.Op { return state.Op{Verb: state.Delete, Have: r} }
+func replace(have state.Object, want state.Route) state.Op {
+	return state.Op{Verb: state.Replace, Want: want, Have: have}
+}
+
+func (r *rig) check(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+func (r *rig) dump() state.Have {
+	r.Helper()
+	have, err := r.target.Dump(r.Context())
+	r.check(err)
+	return have
+}
+
+// apply takes steps that must succeed.
+func (r *rig) apply(ops ...state.Op) {
+	r.Helper()
+	for i, err := range r.target.Apply(r.Context(), ops) {
+		if err != nil {
+			r.Fatalf("%s: %v", ops[i], err)
+		}
+	}
+}
+
+// refused takes a step that must fail, in the way of want unless that is nil.
+func (r *rig) refused(op state.Op, want error) {
+	r.Helper()
+	err := r.target.Apply(r.Context(), []state.Op{op})[0]
+	if err == nil || want != nil && !errors.Is(err, want) {
+		r.Fatalf("%s: %v, want the error %v", op, err, want)
+	}
+}
+
+// wantEntry checks that a dump holds, under the key of want, just what is
+// there, and whose.
+func (r *rig) wantEntry(want state.Route, owner state.Owner, beside bool) {
+	r.Helper()
+	e, ok := r.dump()[want.Key()]
+	if !ok {
+		r.Fatalf("%s is not there", want)
+	}
+	if e.Object != want || e.Owner != owner || (e.Beside != "") != beside {
+		r.Fatalf("there is %+v; want %s, owner %d, beside another: %v", e, want, owner, beside)
+	}
+}
+
+func (r *rig) wantNone(dst state.Route) {
+	r.Helper()
+	if e, ok := r.dump()[dst.Key()]; ok {
+		r.Fatalf("there is %+v", e)
+	}
+}
+
+// diff is what state.Diff makes of one wish and a fresh dump.
+func (r *rig) diff(want state.Route) ([]state.Op, []state.Blocked) {
+	r.Helper()
+	k := want.Key()
+	return state.Diff(state.Set{k: want}, r.dump(), []state.Key{k}, func(state.Key) bool { return false })
+}
+
+// watching is a watch under way.
+type watching struct {
+	*rig
+	events chan target.Event
+	stop   func() error
+}
+
+// watch returns once nothing escapes the watch.
+func (r *rig) watch() *watching {
+	r.Helper()
+	ctx, cancel := context.WithCancel(r.Context())
+	w := &watching{rig: r, events: make(chan target.Event)}
+	ready, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- r.target.Watch(ctx, func() { close(ready) }, func(e target.Event) {
+			select {
+			case w.events <- e:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	w.stop = func() error {
+		cancel()
+		select {
+		case err := <-ended:
+			ended <- err
+			return err
+		case <-time.After(patience):
+			return errors.New("the watch does not end")
+		}
+	}
+	r.Cleanup(func() { _ = w.stop() })
+	select {
+	case <-ready:
+	case err := <-ended:
+		r.Fatal(err)
+	}
+	return w
+}
+
+// expect waits for an event that fits.
+func (w *watching) expect(what string, fits func(target.Event) bool) {
+	w.Helper()
+	timeout := time.After(patience)
+	for {
+		select {
+		case e := <-w.events:
+			if fits(e) {
+				return
+			}
+		case <-timeout:
+			w.Fatalf("no event for %s", what)
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package targettest
+
+import (
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
+)
+
+// A route that an older flannel made becomes ours without a moment's absence.
+func testAdopt(r *rig) {
+	a := route("10.1.1.0/24", "192.168.5.11")
+	r.check(r.host.AddRoute(marked(a, ProtoBoot)))
+	r.wantEntry(a, state.Adoptable, false)
+	ops, blocked := r.diff(a)
+	if len(ops) != 1 || ops[0] != replace(a, a) || blocked != nil {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	r.apply(ops...)
+	r.wantEntry(a, state.Ours, false)
+}
+
+func testForeignBlocks(r *rig) {
+	foreign, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	for _, protocol := range []int{ProtoStatic, ProtoBoot} {
+		r.check(r.host.AddRoute(marked(foreign, protocol)))
+		ops, blocked := r.diff(want)
+		if ops != nil || len(blocked) != 1 || blocked[0].Want != state.Object(want) || blocked[0].By == "" {
+			r.Fatalf("steps %v, blocked %v", ops, blocked)
+		}
+		r.refused(create(want), unix.EEXIST)
+		r.check(r.host.DelRoute(marked(foreign, protocol))) // it is untouched
+	}
+}
+
+func testForeignServes(r *rig) {
+	a := route("10.1.1.0/24", "192.168.5.11")
+	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
+	r.wantEntry(a, state.Foreign, false)
+	if ops, blocked := r.diff(a); ops != nil || blocked != nil {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+}
+
+// Ours, with something foreign behind it under the same key.
+func testForeignBeside(r *rig) {
+	a, b, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
+	r.apply(create(a))
+	r.check(r.host.AppendRoute(marked(foreign, ProtoStatic)))
+	r.wantEntry(a, state.Ours, true)
+	if ops, blocked := r.diff(a); ops != nil || len(blocked) != 1 {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	ops, _ := r.diff(b)
+	if len(ops) != 1 || ops[0] != remove(a) {
+		r.Fatalf("steps %v", ops)
+	}
+	r.apply(ops...)
+	r.wantEntry(foreign, state.Foreign, false)
+}
+
+func testOursBehindForeign(r *rig) {
+	a, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.13")
+	r.check(r.host.AddRoute(marked(foreign, ProtoStatic)))
+	r.check(r.host.AppendRoute(marked(a, ProtoOurs)))
+	r.wantEntry(a, state.Ours, true)
+	r.apply(remove(a))
+	r.wantEntry(foreign, state.Foreign, false)
+}
+
+// Two routes that bear our mark end as one, whichever of them is wanted.
+func testTwoOfOurs(r *rig) {
+	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	for _, want := range []state.Route{a, b} {
+		r.apply(create(a))
+		r.check(r.host.AppendRoute(marked(b, ProtoOurs)))
+		for range 3 {
+			ops, _ := r.diff(want)
+			r.apply(ops...)
+		}
+		r.wantEntry(want, state.Ours, false)
+		r.apply(remove(want))
+		r.wantNone(want)
+	}
+}
+
+// Only routes with metric 0 have a key.
+func testOtherMetric(r *rig) {
+	a := route("10.1.1.0/24", "192.168.5.11")
+	foreign := Route{Route: route("10.1.1.0/24", "192.168.5.13"), Protocol: ProtoStatic, Metric: 100}
+	r.check(r.host.AddRoute(foreign))
+	r.wantNone(a)
+	r.apply(create(a))
+	r.wantEntry(a, state.Ours, false)
+	r.apply(remove(a))
+	r.wantNone(a)
+	r.check(r.host.DelRoute(foreign))
+}
