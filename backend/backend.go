@@ -27,6 +27,8 @@ type Host struct {
 	// PublicIP is what the other hosts know this host by: Addr, unless told
 	// otherwise.
 	PublicIP ip.Addrs
+	// Nexthops asks for routes by way of nexthop objects.
+	Nexthops bool
 }
 
 // Backend is one way to carry packets. Its methods have no effects and give the

@@ -132,6 +132,12 @@ func (p *plan) rebuild() []state.Key {
 // keep reports whether an object must stay even if it is not wanted.
 func (p *plan) keep(k state.Key) bool {
 	return slices.ContainsFunc(p.wish.Unreadable, func(s ip.Subnet) bool {
-		return k.Dst.IsValid() && (k.Dst == s.V4 || k.Dst == s.V6)
+		switch k.Kind {
+		case state.KindNexthop:
+			return k.ID == state.NexthopID(s.V4)
+		case state.KindRoute:
+			return k.Dst == s.V4 || k.Dst == s.V6
+		}
+		return false
 	})
 }

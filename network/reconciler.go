@@ -108,9 +108,10 @@ func (r *Reconciler) Hint(e target.Event) {
 	switch {
 	case e.Lost:
 		klog.V(1).Info("notifications were lost; looking at everything")
+		r.fresh = true
 	case e.Iface != "" && e.Iface == r.plan.wish.Host.Iface:
 		r.fresh = true
-	case wanted && (e.Gone || e.Entry.Object != want || e.Entry.Owner != state.Ours):
+	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
 	case !wanted && !e.Gone && e.Entry.Owner == state.Ours:
 	default:
 		return

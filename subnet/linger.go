@@ -1,6 +1,7 @@
 package subnet
 
 import (
+	"slices"
 	"time"
 
 	"flanneld/pkg/ip"
@@ -23,21 +24,10 @@ type Linger struct {
 // them together with those that vanished a short while ago, by subnet, and when
 // the first of these is over; the zero time if there are none.
 func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lease, next time.Time) {
-	all = make([]*Lease, 0, len(peers))
-	gone := make(map[ip.Subnet]time.Time)
-	last := g.last
-	for len(last) > 0 || len(peers) > 0 {
-		switch {
-		case len(last) == 0 || len(peers) > 0 && peers[0].Subnet.Compare(last[0].Subnet) <= 0:
-			if len(last) > 0 && peers[0].Subnet == last[0].Subnet {
-				last = last[1:]
-			}
-			all = append(all, peers[0])
-			peers = peers[1:]
-			continue
-		}
-		l := last[0]
-		last = last[1:]
+	vanished := missing(g.last, peers)
+	gone := make(map[ip.Subnet]time.Time, len(vanished))
+	still := vanished[:0]
+	for _, l := range vanished {
 		since, known := g.gone[l.Subnet]
 		if !known {
 			since = now
@@ -47,11 +37,30 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 			continue
 		}
 		gone[l.Subnet] = since
-		all = append(all, l)
+		still = append(still, l)
 		if next.IsZero() || end.Before(next) {
 			next = end
 		}
 	}
+	all = peers
+	if len(still) > 0 {
+		all = slices.Concat(peers, still)
+		slices.SortFunc(all, func(a, b *Lease) int { return a.Subnet.Compare(b.Subnet) })
+	}
 	g.last, g.gone = all, gone
 	return all, next
+}
+
+// missing returns the leases of which there is none in now with the same
+// subnet. Both are by subnet.
+func missing(before, now []*Lease) (gone []*Lease) {
+	for _, l := range before {
+		for len(now) > 0 && now[0] != l && now[0].Subnet.Compare(l.Subnet) < 0 {
+			now = now[1:]
+		}
+		if len(now) == 0 || now[0] != l && now[0].Subnet != l.Subnet {
+			gone = append(gone, l)
+		}
+	}
+	return gone
 }

@@ -29,28 +29,54 @@ func (c *Config) Local(addr ip.Addrs, link ip.Subnet) []netip.Prefix {
 	return local
 }
 
-// Vet divides what a store holds into the leases of other hosts that may be
-// acted upon, and problems. own is this host's lease, local are its networks as
-// of Config.Local.
-func Vet(c *Config, own *Lease, local []netip.Prefix, s Snapshot) (peers []*Lease, problems []Problem) {
-	peers = make([]*Lease, 0, len(s.Leases))
+// Vetter divides what a store holds into the leases of other hosts that may be
+// acted upon, and problems. It remembers its verdicts, so that a change costs
+// what changed, and a comparison of pointers for each other lease.
+type Vetter struct {
+	config *Config
+	own    Lease
+	local  []netip.Prefix
+	last   []*Lease          // that the verdicts are about
+	bad    map[*Lease]string // why, for those that can't be used
+}
+
+// Vet takes a snapshot. own is this host's lease, local are its networks as of
+// Config.Local.
+func (v *Vetter) Vet(c *Config, own *Lease, local []netip.Prefix, s Snapshot) (peers []*Lease, problems []Problem) {
+	if v.config != c || v.own.Subnet != own.Subnet || v.own.PublicIP != own.PublicIP || !slices.Equal(v.local, local) {
+		*v = Vetter{config: c, own: *own, local: local}
+	}
 	for _, p := range s.Problems {
 		if p.Subnet != own.Subnet { // the keeper mends our own
 			problems = append(problems, p)
 		}
 	}
+	peers = make([]*Lease, 0, len(s.Leases))
+	bad := make(map[*Lease]string)
+	last := v.last
 	for _, l := range s.Leases {
-		if l.Subnet == own.Subnet {
+		for len(last) > 0 && last[0] != l && last[0].Subnet.Compare(l.Subnet) < 0 {
+			last = last[1:]
+		}
+		var reason string
+		switch {
+		case l.Subnet == own.Subnet:
+			continue
+		case len(last) == 0 || last[0] != l:
+			reason = unfit(c, own, local, l)
+		case len(v.bad) > 0:
+			reason = v.bad[l]
+		}
+		if reason == "" {
+			peers = append(peers, l)
 			continue
 		}
-		if reason := unfit(c, own, local, l); reason != "" {
-			problems = append(problems, Problem{
-				Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: reason, Expires: l.Expires, Revision: l.Revision,
-			})
-			continue
-		}
-		peers = append(peers, l)
+		bad[l] = reason
+		problems = append(problems, Problem{
+			Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: reason, Expires: l.Expires, Revision: l.Revision,
+		})
 	}
+	v.last, v.bad = s.Leases, bad
 	sortProblems(problems)
 	return peers, problems
 }

@@ -1,7 +1,10 @@
 package subnet
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,7 +36,7 @@ func TestVet(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			l := leases(t, test.key).Leases[0]
 			l.PublicIP.V4 = netip.MustParseAddr(test.public)
-			peers, problems := Vet(c, own, local, Snapshot{Leases: []*Lease{l}})
+			peers, problems := new(Vetter).Vet(c, own, local, Snapshot{Leases: []*Lease{l}})
 			switch {
 			case test.reason == "own":
 				if len(peers)+len(problems) != 0 {
@@ -61,7 +64,7 @@ func TestVetOverlapsOwn(t *testing.T) {
 	own := leases(t, "10.5.1.0-24").Leases[0]
 	own.PublicIP.V4 = netip.MustParseAddr("192.0.2.1")
 	own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.5.0.0/23")) // from before a change of SubnetLen
-	peers, problems := Vet(c, own, nil, leases(t, "10.5.1.0-24", "10.5.2.0-24"))
+	peers, problems := new(Vetter).Vet(c, own, nil, leases(t, "10.5.1.0-24", "10.5.2.0-24"))
 	if len(peers) != 1 || len(problems) != 1 || !strings.Contains(problems[0].Reason, "own subnet") {
 		t.Errorf("peers %v, problems %v", peers, problems)
 	}
@@ -79,7 +82,7 @@ func TestVetProblems(t *testing.T) {
 		{Key: "nonsense", Reason: "bad key"},
 		{Key: "10.5.9.0-24", Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.9.0/24")), Reason: "garbage"},
 	}
-	peers, problems := Vet(c, own, nil, s)
+	peers, problems := new(Vetter).Vet(c, own, nil, s)
 	if len(peers) != 1 || peers[0].Subnet.String() != "10.5.3.0/24" {
 		t.Errorf("peers %v", peers)
 	}
@@ -108,6 +111,37 @@ func TestLocal(t *testing.T) {
 		got := c.Local(ip.Addrs{V4: p.Addr()}, ip.SubnetOf(p.Masked()))
 		if len(got) != 1 || got[0] != netip.MustParsePrefix(test.want) {
 			t.Errorf("for %s: %v, want %s", test.addr, got, test.want)
+		}
+	}
+}
+
+// Verdicts that are remembered are those that would be given anew.
+func TestVetRemembers(t *testing.T) {
+	c, err := ParseConfig([]byte(`{"Network":"10.5.0.0/16"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	var v Vetter
+	var a Assembler
+	for range 2000 {
+		key := fmt.Sprintf("10.%d.%d.0-%d", 5+rnd.IntN(2), rnd.IntN(20), 23+rnd.IntN(2))
+		if rnd.IntN(3) == 0 {
+			a.Remove(key)
+		} else {
+			a.Put(Entry{Key: key, Value: fmt.Sprintf(`{"PublicIP":"192.0.2.%d"}`, rnd.IntN(4)), Revision: rnd.Uint64N(5)})
+		}
+		own := &Lease{
+			Subnet: ip.SubnetOf(netip.MustParsePrefix(fmt.Sprintf("10.5.%d.0/24", rnd.IntN(100)/99))),
+			Attrs:  Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}},
+		}
+		s := a.Snapshot(1)
+		peers, problems := v.Vet(c, own, nil, s)
+		wantPeers, wantProblems := new(Vetter).Vet(c, own, nil, s)
+		if !slices.Equal(peers, wantPeers) || !slices.Equal(problems, wantProblems) {
+			t.Fatalf("remembered %v %v, anew %v %v", peers, problems, wantPeers, wantProblems)
 		}
 	}
 }

@@ -34,9 +34,16 @@ func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error
 	if peer.BackendType != name {
 		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
 	}
-	var routes []state.Object
+	var objects []state.Object
 	for _, dst := range peer.Subnet.Prefixes() {
-		routes = append(routes, state.Route{Dst: dst, Via: peer.PublicIP.Of(dst), Dev: h.Iface})
+		r := state.Route{Dst: dst, Via: peer.PublicIP.Of(dst), Dev: h.Iface}
+		if h.Nexthops {
+			r.Nexthop = state.NexthopID(dst)
+		}
+		if r.Nexthop != 0 {
+			objects = append(objects, state.Nexthop{ID: r.Nexthop, Via: r.Via, Dev: r.Dev})
+		}
+		objects = append(objects, r)
 	}
-	return routes, nil
+	return objects, nil
 }

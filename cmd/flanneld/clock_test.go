@@ -36,6 +36,8 @@ func (imagined) RouteTo(netip.Addr) (string, netip.Addr, error) {
 	return "", netip.Addr{}, errors.New("no route")
 }
 
+func (imagined) HasNexthops() bool { return false }
+
 var _ network.View = imagined{}
 
 // The whole daemon lives through days: renewals, one that is missed, an outage

@@ -43,6 +43,7 @@ func run(ctx context.Context, o *options) error {
 type host interface {
 	target.Target
 	network.View
+	HasNexthops() bool
 }
 
 // serve is the daemon on a given store and host.
@@ -88,6 +89,7 @@ type daemon struct {
 	backend  backend.Backend
 	holding  subnet.Holding
 	problems map[string]string // of leases, by key, as they were logged
+	vetter   subnet.Vetter
 	linger   subnet.Linger
 	rewish   *time.Timer // for when a lease has lingered long enough
 	peers    int
@@ -177,7 +179,7 @@ func (d *daemon) wish() {
 	if h.Own == nil {
 		return
 	}
-	peers, problems := subnet.Vet(h.Config, h.Own, h.Config.Local(d.host.Addr, d.host.Net), h.Snapshot)
+	peers, problems := d.vetter.Vet(h.Config, h.Own, h.Config.Local(d.host.Addr, d.host.Net), h.Snapshot)
 	d.peers = len(peers)
 	var unreadable []ip.Subnet
 	now := make(map[string]string, len(problems))
@@ -191,6 +193,7 @@ func (d *daemon) wish() {
 		}
 	}
 	d.problems = now
+	d.chooseNexthops(len(peers))
 	peers, next := d.linger.Apply(peers, h.Own.Subnet, time.Now())
 	if d.rewish != nil {
 		d.rewish.Stop()
@@ -211,6 +214,26 @@ func (d *daemon) wish() {
 		Unreadable: unreadable,
 	})
 	d.poke()
+}
+
+// Routes by way of nexthop objects are for networks where plain ones get slow:
+// each plain route costs the kernel a comparison with every other one. In small
+// networks plain routes are easier to read. The changes are far enough apart
+// that a network does not go to and fro.
+const (
+	nexthopsFrom = 2000 // peers
+	plainBelow   = 1000
+)
+
+// chooseNexthops decides between plain routes and nexthop objects for so many
+// peers. The caller holds d.mu.
+func (d *daemon) chooseNexthops(peers int) {
+	switch was := d.host.Nexthops; {
+	case !was && peers >= nexthopsFrom && d.machine.HasNexthops():
+		d.host.Nexthops = true
+	case was && peers < plainBelow:
+		d.host.Nexthops = false
+	}
 }
 
 func (d *daemon) poke() {
@@ -262,6 +285,7 @@ func (d *daemon) event(ctx context.Context, e target.Event) {
 		if err != nil {
 			klog.Warningf("looking at the external interface: %v", err)
 		}
+		host.Nexthops = d.host.Nexthops
 		if host != d.host {
 			klog.Infof("interface %s has MTU %d now", host.Iface, host.MTU)
 			d.host = host

@@ -46,10 +46,14 @@ func (s Subnet) Overlaps(o Subnet) bool {
 
 // Compare orders subnets by their IPv4 prefix, then by their IPv6 prefix.
 func (s Subnet) Compare(o Subnet) int {
-	if c := s.V4.Compare(o.V4); c != 0 {
-		return c
+	// Comparing prefixes that are not valid allocates memory.
+	if s.V4 != o.V4 {
+		return s.V4.Compare(o.V4)
 	}
-	return s.V6.Compare(o.V6)
+	if s.V6 != o.V6 {
+		return s.V6.Compare(o.V6)
+	}
+	return 0
 }
 
 // String returns the prefixes in CIDR notation, joined by a comma.

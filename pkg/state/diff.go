@@ -74,7 +74,7 @@ func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, block
 		switch {
 		case wanted && !there:
 			ops = append(ops, Op{Verb: Create, Want: w})
-		case wanted && h.Owner == Ours && h.Object == w:
+		case wanted && h.Owner == Ours && Same(w, h.Object):
 			if h.Beside != "" {
 				blocked = append(blocked, Blocked{w, h.Beside})
 			}
@@ -84,9 +84,9 @@ func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, block
 			// A kernel replaces the first of several under one key, which may
 			// be the foreign one: take ours away, exactly.
 			ops = append(ops, Op{Verb: Delete, Have: h.Object})
-		case wanted && h.Object == w && h.Owner == Adoptable:
+		case wanted && h.Owner == Adoptable && serves(w, h.Object):
 			ops = append(ops, Op{Verb: Replace, Want: w, Have: h.Object})
-		case wanted && h.Object == w:
+		case wanted && serves(w, h.Object):
 			// Someone else's, and just what is wanted: it serves.
 		case wanted:
 			blocked = append(blocked, Blocked{w, h.Text})

@@ -15,8 +15,8 @@ func (o odd) String() string { return "odd" }
 var (
 	dst   = netip.MustParsePrefix("10.1.2.0/24")
 	key   = Key{Kind: KindRoute, Dst: dst}
-	right = Route{dst, netip.MustParseAddr("192.168.0.2"), "eth0"}
-	wrong = Route{dst, netip.MustParseAddr("192.168.0.3"), "eth0"}
+	right = Route{Dst: dst, Via: netip.MustParseAddr("192.168.0.2"), Dev: "eth0"}
+	wrong = Route{Dst: dst, Via: netip.MustParseAddr("192.168.0.3"), Dev: "eth0"}
 )
 
 func TestDiffOwners(t *testing.T) {

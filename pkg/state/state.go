@@ -4,6 +4,7 @@
 package state
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 )
@@ -14,11 +15,14 @@ type Kind uint8
 
 // The kinds of objects.
 const (
-	KindRoute Kind = iota + 1
+	KindNexthop Kind = iota + 1
+	KindRoute
 )
 
 func (k Kind) String() string {
 	switch k {
+	case KindNexthop:
+		return "nexthop"
 	case KindRoute:
 		return "route"
 	}
@@ -30,6 +34,7 @@ func (k Kind) String() string {
 type Key struct {
 	Kind Kind
 	Dst  netip.Prefix // routes: the destination
+	ID   uint32       // nexthops: the number
 }
 
 // Object is one thing that a host can have. Objects are values of comparable
@@ -40,18 +45,68 @@ type Object interface {
 	String() string
 }
 
-// Route sends packets for Dst out of the interface Dev, to the next hop Via. It
-// is in the main table, with metric 0.
-type Route struct {
-	Dst netip.Prefix
+// Nexthop is a next hop that the kernel knows by number, for routes to refer
+// to. Through these, a kernel finds its way among tens of thousands of routes on
+// one interface; without, each new route is compared with all others.
+type Nexthop struct {
+	ID  uint32 // never 0
 	Via netip.Addr
 	Dev string
+}
+
+// NexthopID returns the number of the nexthop for a subnet: its IPv4 base
+// address, so that no two subnets have the same.
+func NexthopID(subnet netip.Prefix) uint32 {
+	if !subnet.Addr().Is4() {
+		return 0
+	}
+	a := subnet.Addr().As4()
+	return binary.BigEndian.Uint32(a[:])
+}
+
+// Key is the number.
+func (n Nexthop) Key() Key { return Key{Kind: KindNexthop, ID: n.ID} }
+
+func (n Nexthop) String() string {
+	return fmt.Sprintf("nexthop %d via %s dev %s", n.ID, n.Via, n.Dev)
+}
+
+// Route sends packets for Dst out of the interface Dev, to the next hop Via. It
+// is in the main table, with metric 0. If Nexthop is not 0, the route refers to
+// the Nexthop of that number, and Via and Dev are what that says.
+type Route struct {
+	Dst     netip.Prefix
+	Via     netip.Addr
+	Dev     string
+	Nexthop uint32
 }
 
 // Key is the destination.
 func (r Route) Key() Key { return Key{Kind: KindRoute, Dst: r.Dst} }
 
 func (r Route) String() string { return fmt.Sprintf("route %s via %s dev %s", r.Dst, r.Via, r.Dev) }
+
+// Same reports whether what is there is what is wanted. A route that refers to
+// the right Nexthop is, whatever that says at the moment.
+func Same(want, there Object) bool {
+	w, isRoute := want.(Route)
+	if isRoute && w.Nexthop != 0 {
+		t, ok := there.(Route)
+		return ok && t.Dst == w.Dst && t.Nexthop == w.Nexthop
+	}
+	return want == there
+}
+
+// serves reports whether what is there, and is not ours, does what is wanted.
+func serves(want, there Object) bool {
+	if w, ok := want.(Route); ok {
+		if t, ok := there.(Route); ok {
+			w.Nexthop, t.Nexthop = 0, 0
+			return w == t
+		}
+	}
+	return want == there
+}
 
 // Set is objects by key.
 type Set map[Key]Object

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -44,17 +45,9 @@ func (k *Kernel) applyBatch(ops []state.Op, errs []error) {
 	var b batch
 	last := -1
 	for i, op := range ops {
-		obj := op.Want
-		if obj == nil {
-			obj = op.Have
+		if errs[i] = b.append(op, uint32(i), k.links); errs[i] == nil {
+			last = i
 		}
-		index, err := k.links.find(routeOf(obj).Dev)
-		if err != nil && op.Verb != state.Delete {
-			errs[i] = err
-			continue
-		}
-		b.appendRoute(op, uint32(i), index)
-		last = i
 	}
 	if last < 0 {
 		return
@@ -72,6 +65,32 @@ func (k *Kernel) applyBatch(ops []state.Op, errs []error) {
 			}
 		}
 	}
+}
+
+// append adds the message for op, unless it is known to be in vain.
+func (b *batch) append(op state.Op, seq uint32, links *links) error {
+	obj := op.Want
+	if obj == nil {
+		obj = op.Have
+	}
+	var dev string
+	switch op.Key().Kind {
+	case state.KindNexthop:
+		dev = nexthopOf(obj).Dev
+	case state.KindRoute:
+		dev = routeOf(obj).Dev
+	}
+	index, err := links.find(dev)
+	if err != nil && op.Verb != state.Delete {
+		return err
+	}
+	switch op.Key().Kind {
+	case state.KindNexthop:
+		b.appendNexthop(op, seq, index)
+	case state.KindRoute:
+		b.appendRoute(op, seq, index)
+	}
+	return nil
 }
 
 // exchange sends messages in one call and calls failed for each that the kernel
@@ -128,12 +147,19 @@ func extendedText(m syscall.NetlinkMessage) string {
 
 // explain words an error of the kernel's; nil if it is none after all.
 func explain(op state.Op, errno syscall.Errno, text string) error {
-	if op.Verb == state.Delete && (errno == unix.ESRCH || errno == unix.ENODEV) {
+	if op.Verb == state.Delete && (errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.ENODEV) {
 		return nil // gone already, by itself or with its interface
 	}
 	if op.Want != nil && (errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH) {
-		r := routeOf(op.Want)
-		return fmt.Errorf("%s is not on the same link: no router may stand between it and %s (%w)", r.Via, r.Dev, errno)
+		var via netip.Addr
+		var dev string
+		switch w := op.Want.(type) {
+		case state.Nexthop:
+			via, dev = w.Via, w.Dev
+		case state.Route:
+			via, dev = w.Via, w.Dev
+		}
+		return fmt.Errorf("%s is not on the same link: no router may stand between it and %s (%w)", via, dev, errno)
 	}
 	if text != "" {
 		return fmt.Errorf("%w: %s", errno, text)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -73,7 +74,8 @@ func listLinks(ctx context.Context) ([]netlink.Link, error) {
 	return list, nil
 }
 
-// Dump lists the host's routes: of the main table, with metric 0.
+// Dump lists the host's routes, those of the main table with metric 0, and its
+// nexthop objects.
 func (k *Kernel) Dump(ctx context.Context) (state.Have, error) {
 	list, err := listLinks(ctx)
 	if err != nil {
@@ -97,8 +99,25 @@ func (k *Kernel) Dump(ctx context.Context) (state.Have, error) {
 	if err != nil && !errors.Is(err, unix.ENOENT) { // no route was ever in that table
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
+	nexthops := make(state.Have)
+	err = uninterrupted(ctx, func() error {
+		clear(nexthops)
+		return dumpNexthops(func(payload []byte) {
+			if e, ok := decodeNexthop(payload, k.links); ok {
+				nexthops[e.Object.Key()] = e
+			}
+		})
+	})
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a kernel before 5.3
+		return nil, fmt.Errorf("listing nexthops: %w", err)
+	}
+	maps.Copy(have, nexthops)
 	return have, nil
 }
+
+// HasNexthops reports whether the kernel knows nexthop objects: it does since
+// version 5.3.
+func (k *Kernel) HasNexthops() bool { return dumpNexthops(func([]byte) {}) == nil }
 
 // add puts e into have. Of several routes under one key, which the kernel uses
 // in the order in which it lists them, it keeps ours if it is there, and notes
@@ -126,21 +145,34 @@ func add(have state.Have, e state.Entry) {
 
 // dumpRoutes calls f with each route of the main table, as a message's payload.
 func dumpRoutes(f func([]byte)) error {
+	msg := &nl.RtMsg{}
+	msg.Family = unix.AF_INET
+	msg.Table = unix.RT_TABLE_MAIN
+	return dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, msg.Serialize(), f)
+}
+
+// dumpNexthops calls f with each nexthop object, as a message's payload.
+func dumpNexthops(f func([]byte)) error {
+	return dump(unix.RTM_GETNEXTHOP, unix.RTM_NEWNEXTHOP, make([]byte, sizeofNhmsg), f)
+}
+
+func dump(request int, answer uint16, header []byte, f func([]byte)) error {
 	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
+	if err := s.SetReceiveTimeout(&timeout); err != nil {
+		return err
+	}
 	// With strict checking the kernel leaves out the other tables. A kernel
 	// before 4.20 can't, and sends them all; decodeRoute looks itself.
 	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	req := nl.NewNetlinkRequest(unix.RTM_GETROUTE, unix.NLM_F_DUMP)
-	msg := &nl.RtMsg{}
-	msg.Family = unix.AF_INET
-	msg.Table = unix.RT_TABLE_MAIN
-	req.AddData(msg)
+	req := nl.NewNetlinkRequest(request, unix.NLM_F_DUMP)
+	req.AddRawData(header)
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
-	return req.ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE, func(payload []byte) bool {
+	return req.ExecuteIter(unix.NETLINK_ROUTE, answer, func(payload []byte) bool {
 		f(payload)
 		return true
 	})

@@ -47,11 +47,16 @@ func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
 		0, 0, 0, 0,
 	})
 	b.attr(unix.RTA_DST, r.Dst.Addr().AsSlice())
-	if r.Via.IsValid() {
-		b.attr(unix.RTA_GATEWAY, r.Via.AsSlice())
-	}
-	if ifindex != 0 {
-		b.attr32(unix.RTA_OIF, uint32(ifindex))
+	switch {
+	case r.Nexthop != 0:
+		b.attr32(rtaNHID, r.Nexthop)
+	default:
+		if r.Via.IsValid() {
+			b.attr(unix.RTA_GATEWAY, r.Via.AsSlice())
+		}
+		if ifindex != 0 {
+			b.attr32(unix.RTA_OIF, uint32(ifindex))
+		}
 	}
 	b.end()
 }
@@ -82,6 +87,7 @@ type rawRoute struct {
 	scope    byte
 	typ      byte
 	flags    uint32
+	nexthop  uint32   // 0 for none
 	extra    []string // what routes of ours do not have
 }
 
@@ -127,7 +133,7 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 		case unix.RTA_MULTIPATH:
 			r.extra = append(r.extra, "multipath")
 		case rtaNHID:
-			r.extra = append(r.extra, fmt.Sprintf("nhid %d", u32(data)))
+			r.nexthop = u32(data)
 		case unix.RTA_METRICS, unix.RTA_ENCAP, unix.RTA_VIA, unix.RTA_FLOW:
 			r.extra = append(r.extra, fmt.Sprintf("attribute %d", typ))
 		}
@@ -151,9 +157,10 @@ func u32(b []byte) uint32 {
 
 // entry turns the route into what it is to the reconciler.
 func (r rawRoute) entry(links *links) state.Entry {
-	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif)}
-	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE &&
-		len(r.extra) == 0 && r.via.IsValid() && route.Dev != ""
+	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Nexthop: r.nexthop}
+	// Of a route by nexthop, the kernel may leave out where that leads.
+	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE && len(r.extra) == 0 &&
+		(r.nexthop != 0 || r.via.IsValid() && route.Dev != "")
 	if plain && r.protocol == RouteProtocol {
 		return state.Entry{Object: route, Owner: state.Ours}
 	}
@@ -196,6 +203,9 @@ func (r rawRoute) text(dev string) string {
 		fmt.Fprintf(&b, " proto %s", name)
 	} else {
 		fmt.Fprintf(&b, " proto %d", r.protocol)
+	}
+	if r.nexthop != 0 {
+		fmt.Fprintf(&b, " nhid %d", r.nexthop)
 	}
 	for _, x := range r.extra {
 		b.WriteString(" " + x)

@@ -30,7 +30,7 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event
 }
 
 func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Event)) error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE)
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, rtnlgrpNexthop)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
 	}
@@ -71,7 +71,9 @@ func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Even
 func event(m syscall.NetlinkMessage, names *links) (target.Event, bool) {
 	switch m.Header.Type {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-		if len(m.Data) < unix.SizeofIfInfomsg {
+		// A port that leaves a bridge is notified as a link that is gone, in the
+		// bridge's own address family.
+		if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] == unix.AF_BRIDGE {
 			break
 		}
 		index := int(int32(native.Uint32(m.Data[4:])))
@@ -88,6 +90,10 @@ func event(m syscall.NetlinkMessage, names *links) (target.Event, bool) {
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		if len(m.Data) >= unix.SizeofIfAddrmsg {
 			return target.Event{Iface: names.byIndex[int(native.Uint32(m.Data[4:]))]}, true
+		}
+	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+		if e, ok := decodeNexthop(m.Data, names); ok {
+			return target.Event{Key: e.Object.Key(), Entry: e, Gone: m.Header.Type == unix.RTM_DELNEXTHOP}, true
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		r, ok := decodeRoute(m.Data)

@@ -1,0 +1,49 @@
+package subnet
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"flanneld/pkg/ip"
+)
+
+// BenchmarkChange is the cost of one more lease among many, from the store's
+// event to what is handed to the reconciler.
+func BenchmarkChange(b *testing.B) {
+	for _, n := range []int{100, 10_000, 50_000} {
+		b.Run(fmt.Sprintf("leases=%d", n), func(b *testing.B) {
+			c, err := ParseConfig([]byte(`{"Network":"10.0.0.0/8","SubnetLen":24}`))
+			if err != nil {
+				b.Fatal(err)
+			}
+			entry := func(i int) Entry {
+				subnet := netip.AddrFrom4([4]byte{10, byte(1 + i>>8), byte(i), 0})
+				return Entry{
+					Key:      fmt.Sprintf("%s-24", subnet),
+					Value:    fmt.Sprintf(`{"PublicIP":"172.16.%d.%d","BackendType":"host-gw"}`, 1+i>>8, byte(i)),
+					Revision: uint64(i),
+				}
+			}
+			var all []Entry
+			for i := range n {
+				all = append(all, entry(i))
+			}
+			var a Assembler
+			a.Reset(all)
+			var v Vetter
+			var g Linger
+			own := &Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.0.1.0/24"))}
+			local := []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}
+			e := entry(n)
+			b.ReportAllocs()
+			for b.Loop() {
+				e.Revision++
+				a.Put(e)
+				peers, _ := v.Vet(c, own, local, a.Snapshot(1))
+				g.Apply(peers, own.Subnet, time.Now())
+			}
+		})
+	}
+}
