@@ -55,10 +55,14 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 // subnet. Both are by subnet.
 func missing(before, now []*Lease) (gone []*Lease) {
 	for _, l := range before {
-		for len(now) > 0 && now[0] != l && now[0].Subnet.Compare(l.Subnet) < 0 {
+		if len(now) > 0 && now[0] == l {
+			now = now[1:]
+			continue
+		}
+		for len(now) > 0 && now[0].Subnet.Compare(l.Subnet) < 0 {
 			now = now[1:]
 		}
-		if len(now) == 0 || now[0] != l && now[0].Subnet != l.Subnet {
+		if len(now) == 0 || now[0].Subnet != l.Subnet {
 			gone = append(gone, l)
 		}
 	}

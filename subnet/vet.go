@@ -58,11 +58,15 @@ func (v *Vetter) Vet(c *Config, own *Lease, local []netip.Prefix, s Snapshot) (p
 		for len(last) > 0 && last[0] != l && last[0].Subnet.Compare(l.Subnet) < 0 {
 			last = last[1:]
 		}
+		known := len(last) > 0 && last[0] == l
+		if known {
+			last = last[1:]
+		}
 		var reason string
 		switch {
 		case l.Subnet == own.Subnet:
 			continue
-		case len(last) == 0 || last[0] != l:
+		case !known:
 			reason = unfit(c, own, local, l)
 		case len(v.bad) > 0:
 			reason = v.bad[l]
