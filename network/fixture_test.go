@@ -49,6 +49,18 @@ func route(n, via int) state.Route {
 	return state.Route{Dst: peerSubnet(n).V4, Via: peerAddr(via), Dev: "eth0"}
 }
 
+// nexthop is what lease(n, via) calls for in a large network, besides the route
+// that byNexthop returns.
+func nexthop(n, via int) state.Nexthop {
+	return state.Nexthop{ID: state.NexthopID(peerSubnet(n).V4), Via: peerAddr(via), Dev: "eth0"}
+}
+
+func byNexthop(n, via int) state.Route {
+	r := route(n, via)
+	r.Nexthop = nexthop(n, via).ID
+	return r
+}
+
 var testConfig = &subnet.Config{}
 
 // wish is for the peers that have the given leases.
@@ -62,6 +74,13 @@ func wish(peers ...*subnet.Lease) Wish {
 		Backend: b, Config: testConfig, Host: testHost, Peers: peers,
 		Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("172.20.0.0/24"))},
 	}
+}
+
+// largeWish is as wish, in a network large enough for nexthop objects.
+func largeWish(peers ...*subnet.Lease) Wish {
+	w := wish(peers...)
+	w.Host.Nexthops = true
+	return w
 }
 
 // rig is a reconciler at work on a fake host with one link, eth0.
@@ -141,6 +160,20 @@ func (r *rig) wantRoutes(n int, want ...targettest.Route) {
 	r.Helper()
 	if got := r.fake.Routes(peerSubnet(n).V4); !slices.Equal(got, want) {
 		r.Fatalf("routes to peer %d: %v, want %v", n, got, want)
+	}
+}
+
+// wantNexthops checks all nexthops of the host, which are ours.
+func (r *rig) wantNexthops(want ...state.Nexthop) {
+	r.Helper()
+	got := r.fake.Nexthops()
+	for _, n := range got {
+		if n.Protocol != targettest.ProtoOurs || !slices.Contains(want, n.Nexthop) {
+			r.Fatalf("nexthops: %v, want %v", got, want)
+		}
+	}
+	if len(got) != len(want) {
+		r.Fatalf("nexthops: %v, want %v", got, want)
 	}
 }
 

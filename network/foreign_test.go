@@ -166,11 +166,11 @@ func TestLostAnswerLeavesNothingBehind(t *testing.T) {
 // happens.
 func TestFailureWaitsForItsTime(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.fake.Refuse(peerSubnet(1).V4, unix.ENOMEM)
+		r.fake.Refuse(route(1, 1).Key(), unix.ENOMEM)
 		r.start()
 		r.Wish(wish(lease(1, 1), lease(2, 2)))
 		r.pass(10 * time.Minute)
-		r.fake.Refuse(peerSubnet(1).V4, nil)
+		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.check(r.fake.DelRoute(ours(route(2, 2))))
 		r.pass(settle)
 		r.wantRoutes(2, ours(route(2, 2)))

@@ -199,16 +199,24 @@ func byRegex(ifaces []kernel.Interface, re *regexp.Regexp) (*kernel.Interface, n
 	return nil, netip.Addr{}
 }
 
-// Follow returns h with what has changed of its interface since; h itself while
-// the interface or its address is gone.
+// Follow returns h with what has changed of its interface since, which may be
+// its name, too. While the interface or its address is gone, it returns h itself
+// and an error that says so.
 func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (backend.Host, error) {
 	ifaces, err := v.Interfaces(ctx)
 	if err != nil {
 		return h, err
 	}
-	now, err := s.host(byName(ifaces, h.Iface), h.Addr.V4)
+	iface := byName(ifaces, h.Iface)
+	if iface == nil {
+		iface = byAddr(ifaces, h.Addr.V4)
+	}
+	if iface == nil {
+		return h, fmt.Errorf("there is no interface %s any more, and none with its address %s", h.Iface, h.Addr)
+	}
+	now, err := s.host(iface, h.Addr.V4)
 	if err != nil {
-		return h, nil //nolint:nilerr // gone for now: what is known of it stands
+		return h, fmt.Errorf("interface %s no longer has the address %s, which other hosts send to; a restart would choose another one", h.Iface, h.Addr)
 	}
 	return now, nil
 }

@@ -29,11 +29,11 @@ func lines(t *testing.T, test func(*rig)) []string {
 func TestEachChangeIsLoggedOnce(t *testing.T) {
 	got := lines(t, func(r *rig) {
 		r.check(r.fake.AddRoute(static(route(3, 9))))
-		r.fake.Refuse(peerSubnet(1).V4, errRefused)
+		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.Wish(wish(lease(1, 1), lease(2, 2), lease(3, 3)))
 		r.pass(time.Hour)
-		r.fake.Refuse(peerSubnet(1).V4, nil)
+		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.pass(time.Hour)
 		r.check(r.fake.DelRoute(ours(route(2, 2))))
 		r.pass(time.Hour)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -38,18 +37,21 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	// come right by itself.
 	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
 	var due []state.Op
+	missing := make(unmet)
 	for _, op := range ops {
 		f := r.failures[op.Key()]
 		if f == nil || f.blocked || !f.next.After(time.Now()) {
 			due = append(due, op)
 		} else {
 			t.now[op.Key()] = f
+			missing.add(op)
 		}
 	}
 	for _, b := range blocked {
 		t.fail(b.Want.Key(), b.Want, b)
+		missing[b.Want.Key()] = true
 	}
-	errs := r.apply(ctx, due, before)
+	errs := r.apply(ctx, due, missing, before)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -92,7 +94,7 @@ type tally struct {
 // fail notes that what is under k could not be had, for the reason err.
 func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	f := &failure{reason: err.Error(), pause: retryFirst}
-	f.blocked = errors.As(err, new(state.Blocked))
+	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet)
 	if was := t.before[k]; was != nil {
 		if was.next.After(time.Now()) { // looked at before its time
 			f.pause, f.next = was.pause, was.next
@@ -103,7 +105,7 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	if f.next.IsZero() {
 		f.next = time.Now().Add(time.Duration(float64(f.pause) * (1 - t.jitter)))
 	}
-	if was := t.before[k]; was == nil || was.reason != f.reason {
+	if was := t.before[k]; (was == nil || was.reason != f.reason) && !errors.Is(err, errUnmet) {
 		t.news.add(f.reason, what)
 	}
 	t.now[k] = f
@@ -113,7 +115,7 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 // is wanted. It reports false where a full pass has to find out more.
 func (r *Reconciler) quickPass(ctx context.Context, keys []state.Key) bool {
 	ops, blocked := state.Diff(r.plan.want, r.have, keys, r.plan.keep)
-	for _, err := range r.apply(ctx, ops, nil) {
+	for _, err := range r.apply(ctx, ops, make(unmet), nil) {
 		if err != nil {
 			return false
 		}
@@ -123,8 +125,8 @@ func (r *Reconciler) quickPass(ctx context.Context, keys []state.Key) bool {
 
 // apply takes the steps, notes what the target then has, and logs what was
 // done. What was there before, as it is wanted, is restored by it.
-func (r *Reconciler) apply(ctx context.Context, ops []state.Op, before state.Have) []error {
-	errs := r.target.Apply(ctx, ops)
+func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing unmet, before state.Have) []error {
+	errs := r.applyStages(ctx, ops, missing)
 	var done summary
 	for i, op := range ops {
 		if errs[i] != nil {
@@ -147,37 +149,4 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, before state.Hav
 	}
 	done.log(klog.Infof)
 	return errs
-}
-
-// summary gathers what is said alike of many things, to say it in one line.
-type summary struct {
-	order []string
-	about map[string][]fmt.Stringer
-}
-
-func (s *summary) add(what string, about fmt.Stringer) {
-	if s.about == nil {
-		s.about = make(map[string][]fmt.Stringer)
-	}
-	if s.about[what] == nil {
-		s.order = append(s.order, what)
-	}
-	s.about[what] = append(s.about[what], about)
-}
-
-// log writes a line for each thing said; of what it is said, it names a few.
-func (s *summary) log(printf func(string, ...any)) {
-	const most = 3
-	for _, what := range s.order {
-		about := s.about[what]
-		var names []string
-		for _, a := range about[:min(most, len(about))] {
-			names = append(names, a.String())
-		}
-		text := strings.Join(names, "; ")
-		if n := len(about) - most; n > 0 {
-			text += fmt.Sprintf("; and %d more", n)
-		}
-		printf("%s: %s", text, what)
-	}
 }

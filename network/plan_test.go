@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -14,7 +15,9 @@ import (
 // sortedKeys returns keys in some fixed order.
 func sortedKeys(keys []state.Key) []state.Key {
 	keys = slices.Clone(keys)
-	slices.SortFunc(keys, func(a, b state.Key) int { return a.Dst.Compare(b.Dst) })
+	slices.SortFunc(keys, func(a, b state.Key) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.Dst.Compare(b.Dst), cmp.Compare(a.ID, b.ID))
+	})
 	return keys
 }
 
@@ -42,6 +45,7 @@ func TestPlanFollowsWishes(t *testing.T) {
 		var p plan
 		leases := make(map[int]*subnet.Lease)
 		own := wish().Own
+		nexthops := r.IntN(2) == 0
 		for step := range 30 {
 			for range r.IntN(5) {
 				n := r.IntN(20)
@@ -61,6 +65,7 @@ func TestPlanFollowsWishes(t *testing.T) {
 				own = &renewed
 			}
 			w.Own = own
+			w.Host.Nexthops = nexthops
 			w.Own.Revision++
 
 			before := maps.Clone(p.want)
@@ -103,6 +108,29 @@ func TestPlanRebuilds(t *testing.T) {
 	}
 }
 
+// A network that has become large counts as changed, and so does one that has
+// become small again.
+func TestPlanSwitchesToNexthops(t *testing.T) {
+	var p plan
+	p.set(wish(lease(1, 1), lease(2, 2)))
+	large := []state.Key{nexthop(1, 1).Key(), nexthop(2, 2).Key(), route(1, 1).Key(), route(2, 2).Key()}
+	if got := sortedKeys(p.set(largeWish(lease(1, 1), lease(2, 2)))); !slices.Equal(got, sortedKeys(large)) {
+		t.Errorf("changed keys %v, want %v", got, large)
+	}
+	if want := (state.Set{
+		nexthop(1, 1).Key(): nexthop(1, 1), route(1, 1).Key(): byNexthop(1, 1),
+		nexthop(2, 2).Key(): nexthop(2, 2), route(2, 2).Key(): byNexthop(2, 2),
+	}); !maps.Equal(p.want, want) {
+		t.Errorf("wanted %v, want %v", p.want, want)
+	}
+	if got := sortedKeys(p.set(wish(lease(1, 1), lease(2, 2)))); !slices.Equal(got, sortedKeys(large)) {
+		t.Errorf("changed keys %v, want %v", got, large)
+	}
+	if want := (state.Set{route(1, 1).Key(): route(1, 1), route(2, 2).Key(): route(2, 2)}); !maps.Equal(p.want, want) {
+		t.Errorf("wanted %v, want %v", p.want, want)
+	}
+}
+
 func TestPlanSameWishChangesNothing(t *testing.T) {
 	var p plan
 	p.set(wish(lease(1, 1), lease(2, 2)))
@@ -114,7 +142,13 @@ func TestPlanSameWishChangesNothing(t *testing.T) {
 
 func TestPlanKeeps(t *testing.T) {
 	p := plan{wish: Wish{Unreadable: []ip.Subnet{peerSubnet(1)}}}
-	if !p.keep(route(1, 1).Key()) || p.keep(route(2, 1).Key()) || p.keep(state.Key{}) {
-		t.Error("keeps something else")
+	for k, want := range map[state.Key]bool{
+		route(1, 1).Key(): true, nexthop(1, 1).Key(): true,
+		route(2, 1).Key(): false, nexthop(2, 1).Key(): false, {}: false,
+		{Kind: state.KindNexthop}: false,
+	} {
+		if p.keep(k) != want {
+			t.Errorf("keeps %v: %v", k, !want)
+		}
 	}
 }

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -67,7 +66,8 @@ const (
 type history struct {
 	*rig
 	*rand.Rand
-	leases map[int]*subnet.Lease
+	leases   map[int]*subnet.Lease
+	nexthops bool // the network is large
 	// unreadable leases, with the number of steps applied when they became so.
 	unreadable map[int]int
 	slack      time.Duration // Faults.Pause
@@ -77,8 +77,15 @@ func (h *history) run(i uint64) {
 	if h.IntN(2) == 0 {
 		h.slack = time.Duration(1+h.IntN(20)) * time.Millisecond
 	}
+	h.nexthops = h.IntN(2) == 0
 	for n := range historyPeers { // what earlier times left
-		switch h.IntN(4) {
+		switch h.IntN(6) {
+		case 4:
+			hop := targettest.Nexthop{Nexthop: nexthop(n, h.via()), Protocol: targettest.ProtoOurs}
+			h.check(h.fake.AddNexthop(hop))
+			h.check(h.fake.AddRoute(ours(byNexthop(n, 0))))
+		case 5:
+			h.check(h.fake.AddNexthop(h.anyNexthop(n)))
 		case 0:
 			h.check(h.fake.AddRoute(h.anyRoute(n)))
 		case 1:
@@ -108,7 +115,7 @@ func (h *history) run(i uint64) {
 	for n := range h.unreadable {
 		h.readable(n)
 	}
-	h.pass(4 * h.slack) // for the last event that may be lost
+	h.pass(10 * h.slack) // for the last event that may be lost
 	h.fake.SetFaults(targettest.Faults{})
 	h.wish()
 	h.pass(converged)
@@ -145,8 +152,17 @@ func (h *history) anyRoute(n int) targettest.Route {
 	return r
 }
 
+// anyNexthop is ours, or has the number of ours.
+func (h *history) anyNexthop(n int) targettest.Nexthop {
+	hop := targettest.Nexthop{Nexthop: nexthop(n, h.via()), Protocol: targettest.ProtoOurs}
+	if h.IntN(2) == 0 {
+		hop.Protocol = targettest.ProtoStatic
+	}
+	return hop
+}
+
 const (
-	happenings     = 14
+	happenings     = 18
 	linkHappenings = 2 // the last of them
 )
 
@@ -169,7 +185,7 @@ func (h *history) happen(choices int) {
 				delete(h.leases, n) // nor is its last state known
 			}
 			h.wish()
-			h.pass(4*h.slack + 1)
+			h.pass(10*h.slack + 1)
 			h.unreadable[n] = 1 + len(h.fake.Applied())
 		}
 	case 7: // someone adds a route; there may be one, or no link
@@ -186,9 +202,18 @@ func (h *history) happen(choices int) {
 		if len(routes) > 0 {
 			_ = h.fake.DelRoute(routes[h.IntN(len(routes))]) // it may have gone since
 		}
-	case 12:
+	case 12: // the network grows large, or small
+		h.nexthops = !h.nexthops
+		h.wish()
+	case 13: // someone adds a nexthop
+		_ = h.fake.AddNexthop(h.anyNexthop(n))
+	case 14: // ... alters it, or makes it one's own
+		_ = h.fake.ReplaceNexthop(h.anyNexthop(n))
+	case 15: // ... deletes it
+		_ = h.fake.DelNexthop(nexthop(n, 0).ID)
+	case 16:
 		_ = h.fake.SetLink("eth0", h.IntN(2) == 0)
-	case 13:
+	case 17:
 		switch h.IntN(4) {
 		case 0:
 			_ = h.fake.DelLink("eth0")
@@ -211,7 +236,8 @@ func (h *history) readable(n int) {
 	}
 	delete(h.unreadable, n)
 	for _, op := range h.fake.Applied()[since-1:] {
-		if op.Verb == state.Delete && op.Key().Dst == peerSubnet(n).V4 && h.leases[n] == nil {
+		k := op.Key()
+		if op.Verb == state.Delete && (k == route(n, 0).Key() || k == nexthop(n, 0).Key()) && h.leases[n] == nil {
 			h.Errorf("%s, whose lease is unreadable", op)
 		}
 	}
@@ -219,47 +245,9 @@ func (h *history) readable(n int) {
 
 func (h *history) wish() {
 	w := wish(slices.Collect(maps.Values(h.leases))...)
+	w.Host.Nexthops = h.nexthops
 	for _, n := range slices.Sorted(maps.Keys(h.unreadable)) {
 		w.Unreadable = append(w.Unreadable, peerSubnet(n))
 	}
 	h.Wish(w)
-}
-
-// checkHost checks all that a host has in the end.
-func (h *history) checkHost() {
-	var want Status
-	want.Wanted = len(h.leases)
-	maybe := 0 // of what is adopted, others behind it are seen one full pass later
-	for n := range historyPeers {
-		got := h.fake.Routes(peerSubnet(n).V4)
-		var marked []targettest.Route
-		for _, r := range got {
-			if r.Protocol == targettest.ProtoOurs {
-				marked = append(marked, r)
-			}
-		}
-		var bad bool
-		if l := h.leases[n]; l == nil {
-			bad = len(marked) > 0
-		} else {
-			r := state.Route{Dst: l.Subnet.V4, Via: l.PublicIP.V4, Dev: "eth0"}
-			foreign := len(got) - len(marked)
-			adoptable := foreign > 0 && got[0] == boot(r)
-			bad = len(marked) > 1 || len(marked) == 1 && marked[0] != ours(r) ||
-				len(marked) == 0 && (foreign == 0 || adoptable)
-			switch {
-			case foreign > 0 && got[0] == ours(r):
-				maybe++
-			case foreign > 0 && (len(marked) > 0 || got[0].Route != r):
-				want.Missing++
-			}
-		}
-		if bad {
-			h.Errorf("routes to peer %d: %s; its lease is %+v", n, fmt.Sprint(got), h.leases[n])
-		}
-	}
-	got := h.lastStatus()
-	if more := got.Missing - want.Missing; more < 0 || more > maybe || got.Wanted != want.Wanted {
-		h.Errorf("status %+v, want %+v and at most %d more missing", got, want, maybe)
-	}
 }

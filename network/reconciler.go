@@ -53,8 +53,8 @@ type failure struct {
 	reason string
 	next   time.Time     // when to try again
 	pause  time.Duration // before that
-	// blocked is set if it was by what is not ours; with that out of the way,
-	// there is no reason to wait.
+	// blocked is set if it was by what is not ours, or by the failure of what
+	// it depends on; with that out of the way, there is no reason to wait.
 	blocked bool
 }
 

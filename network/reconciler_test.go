@@ -31,7 +31,7 @@ func TestNothingHappensBeforeTheFirstWish(t *testing.T) {
 
 func TestReadyAfterTheFirstPassEvenIfAnObjectFails(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.fake.Refuse(peerSubnet(1).V4, errRefused)
+		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.Wish(wish(lease(1, 1), lease(2, 2)))
 		synctest.Wait()
@@ -109,7 +109,7 @@ func TestUnreadableLeaseBecomesReadable(t *testing.T) {
 func TestOneFailureDoesNotStopOthers(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.check(r.fake.AddRoute(ours(route(9, 9))))
-		r.fake.Refuse(peerSubnet(1).V4, errRefused)
+		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.Wish(wish(lease(1, 1), lease(2, 2), lease(3, 3)))
 		synctest.Wait()
@@ -127,7 +127,7 @@ func TestOneFailureDoesNotStopOthers(t *testing.T) {
 
 func TestBackoffOfOneObject(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.fake.Refuse(peerSubnet(1).V4, errRefused)
+		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.Wish(wish(lease(1, 1)))
 		synctest.Wait()
@@ -140,7 +140,7 @@ func TestBackoffOfOneObject(t *testing.T) {
 		}
 
 		// It is tried at once if the wish changes.
-		r.fake.Refuse(peerSubnet(1).V4, nil)
+		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.Wish(wish(lease(1, 2)))
 		r.pass(settle)
 		r.wantRoutes(1, ours(route(1, 2)))
@@ -152,11 +152,11 @@ func TestBackoffOfOneObject(t *testing.T) {
 
 func TestBackoffBeginsShort(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.fake.Refuse(peerSubnet(1).V4, errRefused)
+		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.Wish(wish(lease(1, 1)))
 		synctest.Wait()
-		r.fake.Refuse(peerSubnet(1).V4, nil)
+		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.pass(retryFirst)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})

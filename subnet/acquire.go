@@ -171,7 +171,7 @@ func (k *Keeper) create(ctx context.Context, c *Config, s Snapshot) (*Lease, err
 	case !k.Previous.IsValid():
 	case !c.Fits(k.Previous):
 		k.tell("the subnet %s that this host had before does not fit the configuration; not asking for it", k.Previous)
-	case !s.Free(k.Previous):
+	case !c.Free(s, k.Previous):
 		k.tell("the subnet %s that this host had before is taken; not asking for it", k.Previous)
 	case slices.ContainsFunc(k.avoid, func(p netip.Prefix) bool { return k.Previous.Overlaps(ip.SubnetOf(p)) }):
 		k.tell("the subnet %s that this host had before overlaps a network that this host is in; not asking for it", k.Previous)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"flanneld/pkg/ip"
 )
@@ -15,7 +16,7 @@ const candidates = 100
 // Choose draws a subnet that c allows and that overlaps neither a lease of s,
 // readable or not, nor any of avoid.
 func Choose(c *Config, s Snapshot, avoid []netip.Prefix, rnd *rand.Rand) (ip.Subnet, error) {
-	taken := newOccupied(s, avoid)
+	taken := newOccupied(c, s, avoid)
 	var chosen ip.Subnet
 	var err error
 	if c.V4.Network.IsValid() {
@@ -31,47 +32,47 @@ func Choose(c *Config, s Snapshot, avoid []netip.Prefix, rnd *rand.Rand) (ip.Sub
 	return chosen, nil
 }
 
-// Free reports whether subnet overlaps no lease of s, readable or not.
-func (s Snapshot) Free(subnet ip.Subnet) bool {
-	for _, l := range s.Leases {
-		if l.Subnet.Overlaps(subnet) {
-			return false
-		}
-	}
-	for _, p := range s.Problems {
-		if p.Subnet.Overlaps(subnet) {
-			return false
-		}
-	}
-	return true
+// Free reports whether subnet overlaps no lease of s, readable or not, that
+// could be somebody's.
+func (c *Config) Free(s Snapshot, subnet ip.Subnet) bool {
+	taken := newOccupied(c, s, nil)
+	return !slices.ContainsFunc(subnet.Prefixes(), taken.overlaps)
 }
 
 // occupied is what can't be chosen: by length, since nearly all of it is of one
 // length, and looking for an overlap is then one look-up.
 type occupied map[int]map[netip.Prefix]bool
 
-func newOccupied(s Snapshot, avoid []netip.Prefix) occupied {
+func newOccupied(c *Config, s Snapshot, avoid []netip.Prefix) occupied {
 	o := make(occupied)
-	add := func(p netip.Prefix) {
-		if o[p.Bits()] == nil {
-			o[p.Bits()] = make(map[netip.Prefix]bool)
-		}
-		o[p.Bits()][p.Masked()] = true
-	}
 	for _, l := range s.Leases {
-		for _, p := range l.Subnet.Prefixes() {
-			add(p)
-		}
+		o.addLease(c, l.Subnet)
 	}
 	for _, p := range s.Problems {
-		for _, p := range p.Subnet.Prefixes() {
-			add(p)
-		}
+		o.addLease(c, p.Subnet)
 	}
 	for _, p := range avoid {
-		add(p)
+		o.add(p)
 	}
 	return o
+}
+
+// addLease adds what s covers, except for keys such as 10.0.0.0-8 that cover all
+// of the Network: these are nobody's lease, and would leave nothing to choose.
+func (o occupied) addLease(c *Config, s ip.Subnet) {
+	if p := s.V4; p.IsValid() && p.Bits() > c.V4.Network.Bits() {
+		o.add(p)
+	}
+	if p := s.V6; p.IsValid() && p.Bits() > c.V6.Network.Bits() {
+		o.add(p)
+	}
+}
+
+func (o occupied) add(p netip.Prefix) {
+	if o[p.Bits()] == nil {
+		o[p.Bits()] = make(map[netip.Prefix]bool)
+	}
+	o[p.Bits()][p.Masked()] = true
 }
 
 func (o occupied) overlaps(p netip.Prefix) bool {

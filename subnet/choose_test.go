@@ -73,7 +73,7 @@ func TestChoose(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if !s.Free(chosen) || !c.Fits(chosen) {
+				if !c.Free(s, chosen) || !c.Fits(chosen) {
 					t.Fatalf("chose %s, which is taken or does not fit", chosen)
 				}
 				seen[chosen.String()] = true
@@ -117,7 +117,7 @@ func TestChooseNothingFree(t *testing.T) {
 		tells  []string
 	}{
 		{`{"Network":"10.5.0.0/24","SubnetLen":26}`, []string{"10.5.0.64-26", "10.5.0.128-25"}, []string{"10.5.0.0/24", "/26", "all 3 "}},
-		{`{"Network":"255.255.255.0/24","SubnetLen":26}`, []string{"255.255.255.0-24"}, []string{"255.255.255.0/24", "/26", "all 3 "}},
+		{`{"Network":"255.255.255.0/24","SubnetLen":26}`, []string{"255.255.255.0-25", "255.255.255.128-25"}, []string{"255.255.255.0/24", "/26", "all 3 "}},
 		{
 			`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/62","IPv6SubnetMin":"fc00:0:0:3::"}`,
 			[]string{"10.5.0.0-24&fc00:0:0:3::-64"},
@@ -159,7 +159,9 @@ func TestChooseIsFast(t *testing.T) {
 }
 
 func TestFree(t *testing.T) {
-	s := leases(t, "10.5.8.0-24", "10.5.9.0-24&fc00::-64")
+	c := mustConfig(t, `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}`)
+	// The second one is nobody's: it covers the whole Network.
+	s := leases(t, "10.5.8.0-24", "10.0.0.0-8", "10.5.9.0-24&fc00::-64")
 	s.Problems = []Problem{{Key: "nonsense"}, {Key: "10.5.20.0-24", Subnet: ip.Subnet{V4: netip.MustParsePrefix("10.5.20.0/24")}}}
 	for key, want := range map[string]bool{
 		"10.5.7.0-24": true, "10.5.8.0-24": false, "10.5.8.0-23": false, "10.5.8.128-25": false,
@@ -169,7 +171,7 @@ func TestFree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := s.Free(subnet); got != want {
+		if got := c.Free(s, subnet); got != want {
 			t.Errorf("Free(%s) = %t", key, got)
 		}
 	}

@@ -37,6 +37,9 @@ type Keeper struct {
 	Prepare func(context.Context, *Config) (Attrs, []netip.Prefix, error)
 	// Changed is called with each new holding, from one goroutine.
 	Changed func(Holding)
+	// Trouble is called with true when the store cannot be used, and with false
+	// when it can again.
+	Trouble func(bool)
 	// Waiting is called with what is being waited for, in a few words, while
 	// there is no lease.
 	Waiting func(string)
@@ -48,6 +51,9 @@ type Keeper struct {
 	trouble   trouble
 	retry     backoff
 	corrected time.Time // when we last undid someone else's change of our lease
+	holder    string    // who has our subnet now; empty while we do
+	wrote     time.Time // when we last renewed our lease
+	written   uint64    // its revision then
 	due       *time.Timer
 	spread    time.Duration // how long before the margin our lease is renewed
 }
@@ -61,10 +67,14 @@ const (
 	// retryMost is the longest pause between two tries to reach the store:
 	// short enough to be back soon after it, long enough for 10,000 hosts.
 	retryMost = 3 * time.Second
+	// renewLeast is the shortest time between two renewals of a lease that
+	// nobody else wrote.
+	renewLeast = time.Minute
 )
 
 // Run keeps the lease until ctx ends, and returns ctx.Err().
 func (k *Keeper) Run(ctx context.Context) error {
+	k.trouble.tell = k.Trouble
 	if err := k.acquire(ctx); err != nil {
 		return err
 	}
@@ -135,15 +145,20 @@ func (k *Keeper) schedule() {
 		k.due.Stop()
 		return
 	}
-	k.due.Reset(max(0, time.Until(k.holding.Own.Expires)-k.Margin-k.spread))
+	due := time.Until(k.holding.Own.Expires) - k.Margin - k.spread
+	if k.holding.Own.Revision == k.written {
+		// However soon a store with a strange clock says that it ends.
+		due = max(due, time.Until(k.wrote.Add(renewLeast)))
+	}
+	k.due.Reset(max(0, due))
 }
 
 // watch passes on the latest snapshot of the store until ctx ends.
 func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
 	var wait backoff
 	for {
+		begin := time.Now()
 		err := k.Store.Watch(ctx, func(s Snapshot) {
-			wait.reset()
 			select {
 			case <-snapshots: // was not taken; this one is newer
 			default:
@@ -154,6 +169,9 @@ func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
 			return
 		}
 		k.trouble.note(err)
+		if time.Since(begin) > 2*retryMost {
+			wait.reset()
+		}
 		if sleep(ctx, wait.next()) != nil {
 			return
 		}
@@ -178,6 +196,9 @@ func (k *Keeper) renewedIn(s Snapshot) bool {
 // check looks at our own lease as a snapshot has it.
 func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	own := k.holding.Own
+	if k.holder != "" {
+		return k.move(ctx)
+	}
 	for _, p := range s.Problems {
 		switch {
 		case p.Subnet != own.Subnet:
@@ -189,7 +210,7 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	}
 	found := s.Find(own.Subnet)
 	switch {
-	case found == nil && !s.Free(own.Subnet):
+	case found == nil && !k.holding.Config.Free(s, own.Subnet):
 		return k.lost(ctx, "a lease that overlaps it")
 	case found == nil:
 		return k.reclaim(ctx)
@@ -197,6 +218,9 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 		return k.lost(ctx, fmt.Sprintf("the host with the public address %s", found.PublicIP))
 	case found.Attrs != k.attrs:
 		return k.correct(ctx, found.Revision, found.Reserved())
+	}
+	if found.Revision != own.Revision && found.Reserved() == own.Reserved() && k.retry.pause == 0 {
+		k.tell("someone else wrote our lease %s, in our own words: if no person did, another host uses the public address %s, too", own.Subnet, own.PublicIP)
 	}
 	if found.Reserved() != own.Reserved() {
 		klog.Infof("our lease %s %s", own.Subnet, reservedText(found.Reserved()))
@@ -226,6 +250,13 @@ func reservedText(reserved bool) string {
 
 // renew makes our lease last, whatever has become of it.
 func (k *Keeper) renew(ctx context.Context) error {
+	if k.holder != "" {
+		err := k.move(ctx)
+		if err == nil {
+			k.Changed(k.holding)
+		}
+		return err
+	}
 	own := k.holding.Own
 	err := k.write(ctx, own.Subnet, own.Revision, own.Reserved())
 	if !errors.Is(err, ErrChanged) {
@@ -258,11 +289,19 @@ func (k *Keeper) reclaim(ctx context.Context) error {
 
 // lost takes a new subnet because someone else has ours.
 func (k *Keeper) lost(ctx context.Context, holder string) error {
+	klog.Errorf("our subnet %s now belongs to %s; taking another one", k.holding.Own.Subnet, holder)
+	k.holder = holder
+	return k.move(ctx)
+}
+
+// move tries to take a new subnet. Until that succeeds, the old one is what this
+// host has, and the other hosts are followed as before.
+func (k *Keeper) move(ctx context.Context) error {
 	old := k.holding.Own
-	klog.Errorf("our subnet %s now belongs to %s; taking another one", old.Subnet, holder)
-	if err := k.acquire(ctx); err != nil {
-		return err
+	if err := k.tryAcquire(ctx); err != nil {
+		return fmt.Errorf("taking another subnet than %s, which belongs to %s: %w", old.Subnet, k.holder, err)
 	}
+	k.holder = ""
 	klog.Errorf("this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted",
 		old.Subnet, k.holding.Own.Subnet)
 	return nil
@@ -276,6 +315,7 @@ func (k *Keeper) write(ctx context.Context, s ip.Subnet, revision uint64, reserv
 		return fmt.Errorf("renewing our lease %s: %w", s, err)
 	}
 	k.holding.Own = l
+	k.wrote, k.written = time.Now(), l.Revision
 	return nil
 }
 

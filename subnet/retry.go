@@ -54,6 +54,8 @@ func (s *said) isNews(text string) bool {
 // line every quietFor at most, also where it comes and goes, and a line when it
 // is over.
 type trouble struct {
+	tell func(bool) // that there is trouble, or no more; may be nil
+
 	mu     sync.Mutex
 	since  time.Time // zero: no trouble
 	told   bool      // that there is
@@ -68,6 +70,9 @@ func (t *trouble) note(err error) {
 	now := time.Now()
 	if t.since.IsZero() {
 		t.since = now
+		if t.tell != nil {
+			t.tell(true)
+		}
 	}
 	if !t.logged.IsZero() && now.Sub(t.logged) < quietFor {
 		return
@@ -79,6 +84,9 @@ func (t *trouble) note(err error) {
 func (t *trouble) over() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.since.IsZero() && t.tell != nil {
+		t.tell(false)
+	}
 	if t.told {
 		klog.Infof("in order again, after %s", time.Since(t.since).Round(100*time.Millisecond))
 	}

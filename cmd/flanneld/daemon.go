@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
@@ -52,7 +51,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	if err != nil {
 		klog.Warning(err)
 	}
-	d := &daemon{options: o, machine: machine, publish: make(chan struct{}, 1)}
+	d := &daemon{options: o, machine: machine, look: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
 	d.reconciler = network.NewReconciler(machine, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err
@@ -64,11 +63,13 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Prepare:  d.prepare,
 		Changed:  d.holds,
 		Waiting:  d.systemd.status,
+		Trouble:  d.trouble,
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })
 	g.Go(func() error { return d.reconciler.Run(ctx) })
 	g.Go(func() error { return d.watchMachine(ctx) })
+	g.Go(func() error { return d.follow(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
 	defer d.stop()
 	return g.Wait()
@@ -81,19 +82,23 @@ type daemon struct {
 	machine    host
 	reconciler *network.Reconciler
 	systemd    systemd
-	publish    chan struct{} // one slot: subnet.env may have changed
+	look       chan struct{} // one slot: the external interface may have changed
+	publish    chan struct{} // one slot: subnet.env or the status may have changed
 
-	mu       sync.Mutex
-	host     backend.Host
-	prepared prepared // for what the keeper is about to hold
-	backend  backend.Backend
-	holding  subnet.Holding
-	problems map[string]string // of leases, by key, as they were logged
-	vetter   subnet.Vetter
-	linger   subnet.Linger
-	rewish   *time.Timer // for when a lease has lingered long enough
-	peers    int
-	status   network.Status
+	mu        sync.Mutex
+	host      backend.Host
+	prepared  prepared // for what the keeper is about to hold
+	backend   backend.Backend
+	holding   subnet.Holding
+	problems  map[string]string // of leases, by key, as they were logged
+	vetter    subnet.Vetter
+	linger    subnet.Linger
+	rewish    *time.Timer // for when a lease has lingered long enough
+	stopped   bool        // ... and nothing more is to happen
+	peers     int
+	status    network.Status
+	lostSight string    // why the external interface cannot be followed
+	storeDown time.Time // since when the store cannot be used; zero if it can
 }
 
 // prepared is a backend and the configuration that it was made from.
@@ -113,28 +118,6 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	case <-t.C:
 		return nil
-	}
-}
-
-// findInterface waits for the external interface and its address.
-func (d *daemon) findInterface(ctx context.Context) error {
-	var said string
-	for {
-		host, err := d.options.iface.Choose(ctx, d.machine)
-		if err == nil {
-			klog.Infof("using interface %s with address %s and MTU %d; other hosts reach this one at %s", host.Iface, host.Addr, host.MTU, host.PublicIP)
-			d.host = host
-			return nil
-		}
-		if err.Error() != said {
-			said = err.Error()
-			text := strings.ReplaceAll(said, "\n", "; ")
-			klog.Warningf("waiting for the external interface: %s", text)
-			d.systemd.status("waiting for the external interface: " + text)
-		}
-		if err := sleep(ctx, retryPause); err != nil {
-			return err
-		}
 	}
 }
 
@@ -172,6 +155,9 @@ func (d *daemon) holds(h subnet.Holding) {
 	d.wish()
 }
 
+// mostAtOnce is how many unusable leases are logged one by one.
+const mostAtOnce = 50
+
 // wish tells the reconciler how the host should look by what is known now. The
 // caller holds d.mu.
 func (d *daemon) wish() {
@@ -183,16 +169,22 @@ func (d *daemon) wish() {
 	d.peers = len(peers)
 	var unreadable []ip.Subnet
 	now := make(map[string]string, len(problems))
+	news := 0
 	for _, p := range problems {
 		now[p.Key] = p.Reason
 		if d.problems[p.Key] != p.Reason {
-			klog.Warningf("lease %s cannot be used and is left alone: %s", p.Key, p.Reason)
+			if news++; news <= mostAtOnce {
+				klog.Warningf("lease %s cannot be used and is left alone: %s", p.Key, p.Reason)
+			}
 		}
 		if p.Subnet.IsValid() {
 			unreadable = append(unreadable, p.Subnet)
 		}
 	}
 	d.problems = now
+	if news > mostAtOnce {
+		klog.Warningf("%d more leases cannot be used and are left alone", news-mostAtOnce)
+	}
 	d.chooseNexthops(len(peers))
 	peers, next := d.linger.Apply(peers, h.Own.Subnet, time.Now())
 	if d.rewish != nil {
@@ -202,7 +194,9 @@ func (d *daemon) wish() {
 		d.rewish = time.AfterFunc(time.Until(next), func() {
 			d.mu.Lock()
 			defer d.mu.Unlock()
-			d.wish()
+			if !d.stopped {
+				d.wish()
+			}
 		})
 	}
 	d.reconciler.Wish(network.Wish{
@@ -213,7 +207,7 @@ func (d *daemon) wish() {
 		Peers:      peers,
 		Unreadable: unreadable,
 	})
-	d.poke()
+	poke(d.publish)
 }
 
 // Routes by way of nexthop objects are for networks where plain ones get slow:
@@ -236,123 +230,20 @@ func (d *daemon) chooseNexthops(peers int) {
 	}
 }
 
-func (d *daemon) poke() {
-	select {
-	case d.publish <- struct{}{}:
-	default:
-	}
-}
-
 // reconciled takes the reconciler's status.
 func (d *daemon) reconciled(s network.Status) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.status = s
-	d.poke()
+	poke(d.publish)
 }
 
 // stop takes back what would still happen after the daemon's end.
 func (d *daemon) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.stopped = true
 	if d.rewish != nil {
 		d.rewish.Stop()
 	}
-}
-
-// watchMachine passes the kernel's notifications on, for as long as ctx lasts.
-func (d *daemon) watchMachine(ctx context.Context) error {
-	for {
-		// Whatever passed before the watch was there is to be looked at.
-		ready := func() { d.event(ctx, target.Event{Lost: true}) }
-		err := d.machine.Watch(ctx, ready, func(e target.Event) { d.event(ctx, e) })
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		klog.Errorf("watching the kernel, trying again: %v", err)
-		if err := sleep(ctx, retryPause); err != nil {
-			return err
-		}
-	}
-}
-
-// event takes a hint from the kernel, and looks at the external interface again
-// if the hint may be about it.
-func (d *daemon) event(ctx context.Context, e target.Event) {
-	d.mu.Lock()
-	if e.Lost || e.Iface == d.host.Iface {
-		host, err := d.options.iface.Follow(ctx, d.machine, d.host)
-		if err != nil {
-			klog.Warningf("looking at the external interface: %v", err)
-		}
-		host.Nexthops = d.host.Nexthops
-		if host != d.host {
-			klog.Infof("interface %s has MTU %d now", host.Iface, host.MTU)
-			d.host = host
-			d.wish()
-		}
-	}
-	d.mu.Unlock()
-	d.reconciler.Hint(e)
-}
-
-// env is what subnet.env should say.
-func (d *daemon) env() network.Env {
-	return network.Env{
-		Network: d.holding.Config.Network(),
-		Subnet:  d.holding.Own.Subnet,
-		MTU:     d.backend.MTU(d.host),
-	}
-}
-
-// publishEnv writes subnet.env once the host is as it should be, tells systemd,
-// and keeps both right from then on.
-func (d *daemon) publishEnv(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-d.reconciler.Ready():
-	}
-	var written network.Env
-	var said string
-	d.poke()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-d.publish:
-		}
-		d.mu.Lock()
-		env, status := d.env(), d.statusText()
-		d.mu.Unlock()
-		if env != written {
-			if err := env.Write(d.options.subnetFile); err != nil {
-				if err.Error() != said {
-					said = err.Error()
-					klog.Errorf("not ready, trying again: %v", err)
-				}
-				d.systemd.status(said)
-				if err := sleep(ctx, retryPause); err != nil {
-					return err
-				}
-				d.poke()
-				continue
-			}
-			klog.Infof("wrote %s: %s", d.options.subnetFile, strings.Join(strings.Fields(env.String()), " "))
-			written, said = env, ""
-		}
-		d.systemd.ready(status)
-	}
-}
-
-// statusText says how things are, in one line. The caller holds d.mu.
-func (d *daemon) statusText() string {
-	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", d.holding.Own.Subnet, d.host.Iface, d.host.PublicIP, d.holding.Config.BackendType, d.peers)
-	if d.status.Missing > 0 {
-		text += fmt.Sprintf(", %d of %d objects not in place", d.status.Missing, d.status.Wanted)
-	}
-	if n := len(d.problems) + d.status.Useless; n > 0 {
-		text += fmt.Sprintf(", %d leases unusable", n)
-	}
-	return text
 }

@@ -99,6 +99,20 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	return &o, nil
 }
 
+// missing are the variables of flannel's options that this version does not have,
+// with a value that asks for nothing.
+var missing = map[string]string{
+	"FLANNELD_IP_MASQ":                      "false",
+	"FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE": "false",
+	"FLANNELD_IP_BLACKHOLE_ROUTE":           "false",
+	"FLANNELD_PUBLIC_IPV6":                  "none",
+	"FLANNELD_KUBE_SUBNET_MGR":              "false",
+	"FLANNELD_HEALTHZ_PORT":                 "0",
+	"FLANNELD_NETWORKS":                     "none",
+	"FLANNELD_LISTEN":                       "none",
+	"FLANNELD_REMOTE":                       "none",
+}
+
 // fromEnv sets the flags that are not set from their environment variables.
 func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value string, err error) {
 	given := make(map[string]bool)
@@ -112,6 +126,8 @@ func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value
 		f := flags[name]
 		switch {
 		case !strings.HasPrefix(name, envPrefix), value == "":
+		case f == nil && missing[name] != "" && value != missing[name]:
+			return name, value, errors.New("this version does not have that option")
 		case f == nil:
 			*unknown = append(*unknown, name)
 		case given[f.Name], f.Name == "help", f.Name == "version":

@@ -53,6 +53,7 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"start"}, 2, `unexpected argument "start"`},
 		{[]string{"FLANNELD_PUBLIC_IP=x"}, nil, 2, `invalid value "x" for environment variable FLANNELD_PUBLIC_IP`},
 		{[]string{"FLANNELD_V=x"}, nil, 2, "FLANNELD_V"},
+		{[]string{"FLANNELD_IP_MASQ=true"}, nil, 2, "FLANNELD_IP_MASQ: this version does not have that option"},
 	} {
 		code, text := output(t, c.env, c.args...)
 		if code != c.code || !strings.Contains(text, c.want) {
@@ -77,7 +78,8 @@ func TestEnvironment(t *testing.T) {
 		"FLANNELD_ETCD_PREFIX=/other",
 		"FLANNELD_SUBNET_FILE=" + file,
 		"FLANNELD_IFACE=eth0",
-		"FLANNELD_IP_MASQ=true",
+		"FLANNELD_IP_MASQ=false",
+		"FLANNELD_NONSENSE=1",
 	}, lab.ProcessOptions{})
 	check(t, err)
 	n.wait(soon, "subnet.env", func() string {
@@ -86,7 +88,7 @@ func TestEnvironment(t *testing.T) {
 		}
 		return ""
 	})
-	if !strings.Contains(p.Log(), "ignoring the environment variable FLANNELD_IP_MASQ: there is no such option") {
+	if !strings.Contains(p.Log(), "ignoring the environment variable FLANNELD_NONSENSE: there is no such option") {
 		t.Errorf("the unknown variable is not mentioned:\n%s", p.Log())
 	}
 }

@@ -97,6 +97,14 @@ func Same(want, there Object) bool {
 	return want == there
 }
 
+// Needs returns the key of what an object refers to, if it does.
+func Needs(o Object) (Key, bool) {
+	if r, ok := o.(Route); ok && r.Nexthop != 0 {
+		return Key{Kind: KindNexthop, ID: r.Nexthop}, true
+	}
+	return Key{}, false
+}
+
 // serves reports whether what is there, and is not ours, does what is wanted.
 func serves(want, there Object) bool {
 	if w, ok := want.(Route); ok {

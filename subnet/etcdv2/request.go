@@ -66,6 +66,11 @@ func (s *Store) do(ctx context.Context, r request) (*reply, error) {
 		k := (first + i) % len(s.endpoints)
 		rep, err := s.ask(ctx, s.endpoints[k], r)
 		if err != nil && ctx.Err() != nil {
+			// The next call begins with the next endpoint: this one may hang.
+			s.pinned.Store(int64((k + 1) % len(s.endpoints)))
+			if len(failures) > 0 && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, &unavailableError{failures}
+			}
 			return nil, ctx.Err()
 		}
 		if !unanswered(err) {

@@ -105,7 +105,11 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 	if err != nil {
 		return nil, err
 	}
-	return &subnet.Lease{Subnet: sub, Attrs: a, Expires: rep.expires(rep.Node), Revision: rep.Node.ModifiedIndex}, nil
+	l := &subnet.Lease{Subnet: sub, Attrs: a, Revision: rep.Node.ModifiedIndex}
+	if ttl > 0 {
+		l.Expires = rep.received.Add(ttl)
+	}
+	return l, nil
 }
 
 // listing is all that is below "subnets".

@@ -3,6 +3,7 @@ package etcdv2
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -98,6 +99,9 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 			if err := sleep(ctx, pace-time.Since(started)); err != nil {
 				return err
 			}
+			if err := s.verify(ctx, v); err != nil {
+				return err
+			}
 		default:
 			v.listed = v.apply(s.subnetsKey(), rep)
 			owed = true
@@ -133,7 +137,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, error) {
 	k := s.pinned.Load()
 	e := s.endpoints[k]
-	limited, cancel := context.WithTimeout(ctx, s.pollLimit)
+	limited, cancel := context.WithTimeout(ctx, s.pollLimit+rand.N(s.pollLimit/4)) // not all hosts at once
 	defer cancel()
 	accepted := make(chan struct{})
 	r := request{

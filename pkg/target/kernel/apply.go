@@ -150,6 +150,9 @@ func explain(op state.Op, errno syscall.Errno, text string) error {
 	if op.Verb == state.Delete && (errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.ENODEV) {
 		return nil // gone already, by itself or with its interface
 	}
+	if op.Verb == state.Delete && op.Key().Kind == state.KindRoute && errno == unix.EINVAL && routeOf(op.Have).Nexthop != 0 {
+		return nil // gone already, with its nexthop
+	}
 	if op.Want != nil && (errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH) {
 		var via netip.Addr
 		var dev string

@@ -66,3 +66,34 @@ func TestBatchAlignment(t *testing.T) {
 		}
 	}
 }
+
+// FuzzDecodeNexthop feeds the decoder with anything, and with what was encoded.
+func FuzzDecodeNexthop(f *testing.F) {
+	var b batch
+	b.appendNexthop(state.Op{Verb: state.Create, Want: state.Nexthop{
+		ID: 7, Via: netip.MustParseAddr("192.168.0.9"), Dev: "eth0",
+	}}, 7, 3)
+	f.Add(b.buf[unix.SizeofNlMsghdr:], []byte{192, 168, 0, 9}, uint32(7))
+	f.Add([]byte{}, []byte{}, uint32(0))
+	f.Add(make([]byte, 20), make([]byte, 16), uint32(1<<31))
+	f.Fuzz(func(t *testing.T, payload, via []byte, id uint32) {
+		links := &links{byIndex: map[int]string{3: "eth0"}}
+		if e, ok := decodeNexthop(payload, links); ok {
+			_ = e.Object.String()
+		}
+
+		v, ok := netip.AddrFromSlice(via)
+		if !ok || id == 0 {
+			return
+		}
+		want := state.Nexthop{ID: id, Via: v, Dev: "eth0"}
+		var b batch
+		b.appendNexthop(state.Op{Verb: state.Replace, Want: want, Have: want}, 1, 3)
+		if n := native.Uint32(b.buf); int(n) != len(b.buf) {
+			t.Fatalf("a message of %d bytes says it has %d", len(b.buf), n)
+		}
+		if e, ok := decodeNexthop(b.buf[unix.SizeofNlMsghdr:], links); !ok || e.Object != want || e.Owner != state.Ours {
+			t.Fatalf("%s is decoded to %+v, %v", want, e, ok)
+		}
+	})
+}

@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -69,24 +71,76 @@ func (hand) DelAddr(name string, p netip.Prefix) error {
 	return netlink.AddrDel(l, &netlink.Addr{IPNet: ipNet(p)})
 }
 
-func (hand) AddRoute(r targettest.Route) error     { return edit(r, netlink.RouteAdd) }
-func (hand) AppendRoute(r targettest.Route) error  { return edit(r, netlink.RouteAppend) }
-func (hand) ReplaceRoute(r targettest.Route) error { return edit(r, netlink.RouteReplace) }
-func (hand) DelRoute(r targettest.Route) error     { return edit(r, netlink.RouteDel) }
+const (
+	addNew   = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	appendTo = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+	replace  = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+)
 
-func edit(r targettest.Route, do func(*netlink.Route) error) error {
+func (hand) AddRoute(r targettest.Route) error     { return edit(r, unix.RTM_NEWROUTE, addNew) }
+func (hand) AppendRoute(r targettest.Route) error  { return edit(r, unix.RTM_NEWROUTE, appendTo) }
+func (hand) ReplaceRoute(r targettest.Route) error { return edit(r, unix.RTM_NEWROUTE, replace) }
+func (hand) DelRoute(r targettest.Route) error     { return edit(r, unix.RTM_DELROUTE, 0) }
+
+func (hand) AddNexthop(n targettest.Nexthop) error     { return editNexthop(n, addNew) }
+func (hand) ReplaceNexthop(n targettest.Nexthop) error { return editNexthop(n, replace) }
+
+func (hand) DelNexthop(id uint32) error {
+	var b batch
+	b.begin(unix.RTM_DELNEXTHOP, 0, 0, make([]byte, sizeofNhmsg))
+	b.attr32(nhaID, id)
+	return b.send()
+}
+
+func edit(r targettest.Route, typ, flags uint16) error {
+	var scope byte = unix.RT_SCOPE_LINK
+	if r.Via.IsValid() || r.Nexthop != 0 {
+		scope = unix.RT_SCOPE_UNIVERSE
+	}
+	var b batch
+	b.begin(typ, flags, 0, []byte{
+		unix.AF_INET, byte(r.Dst.Bits()), 0, 0,
+		unix.RT_TABLE_MAIN, byte(r.Protocol), scope, unix.RTN_UNICAST,
+		0, 0, 0, 0,
+	})
+	b.attr(unix.RTA_DST, r.Dst.Addr().AsSlice())
+	b.attr32(unix.RTA_PRIORITY, uint32(r.Metric))
+	if r.Nexthop != 0 {
+		b.attr32(rtaNHID, r.Nexthop)
+		return b.send()
+	}
 	l, err := netlink.LinkByName(r.Dev)
 	if err != nil {
 		return err
 	}
-	n := &netlink.Route{
-		Dst: ipNet(r.Dst), LinkIndex: l.Attrs().Index, Table: unix.RT_TABLE_MAIN,
-		Protocol: netlink.RouteProtocol(r.Protocol), Priority: r.Metric, Scope: netlink.SCOPE_LINK,
-	}
+	b.attr32(unix.RTA_OIF, uint32(l.Attrs().Index))
 	if r.Via.IsValid() {
-		n.Gw, n.Scope = r.Via.AsSlice(), netlink.SCOPE_UNIVERSE
+		b.attr(unix.RTA_GATEWAY, r.Via.AsSlice())
 	}
-	return do(n)
+	return b.send()
+}
+
+func editNexthop(n targettest.Nexthop, flags uint16) error {
+	l, err := netlink.LinkByName(n.Dev)
+	if err != nil {
+		return err
+	}
+	var b batch
+	b.begin(unix.RTM_NEWNEXTHOP, flags, 0, []byte{unix.AF_INET, 0, byte(n.Protocol), 0, 0, 0, 0, 0})
+	b.attr32(nhaID, n.ID)
+	b.attr32(nhaOIF, uint32(l.Attrs().Index))
+	if n.Via.IsValid() {
+		b.attr(nhaGateway, n.Via.AsSlice())
+	}
+	return b.send()
+}
+
+// send sends the one message of the batch.
+func (b *batch) send() (err error) {
+	b.end()
+	b.acknowledge()
+	_, lost := exchange(b.buf, 0, func(_ uint32, errno syscall.Errno, _ string) { err = errno })
+	return errors.Join(err, lost)
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

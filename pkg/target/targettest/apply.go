@@ -3,7 +3,6 @@ package targettest
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,14 +30,13 @@ func (f *Fake) step(op state.Op) error {
 	validate(op)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	dst := op.Key().Dst
-	if err := f.refused[dst]; err != nil {
+	if err := f.refused[op.Key()]; err != nil {
 		return err
 	}
 	if f.faults.hit(f.faults.Refuse) {
 		return unix.ENOMEM
 	}
-	if err := f.do(op, dst); err != nil {
+	if err := f.do(op); err != nil {
 		return err
 	}
 	f.applied = append(f.applied, op)
@@ -48,37 +46,81 @@ func (f *Fake) step(op state.Op) error {
 	return nil
 }
 
-func (f *Fake) do(op state.Op, dst netip.Prefix) error {
+func (f *Fake) do(op state.Op) error {
+	if op.Key().Kind == state.KindNexthop {
+		return f.doNexthop(op)
+	}
+	return f.doRoute(op)
+}
+
+func (f *Fake) doNexthop(op state.Op) error {
+	id := op.Key().ID
+	was, there := f.nexthops[id]
+	if op.Verb != state.Create && there && was.protocol != ProtoOurs && f.known(was.since) {
+		f.violate(op, was.entry(id))
+	}
 	if op.Verb == state.Delete {
-		r := routeOf(op.Have)
+		_ = f.removeNexthop(id) // it may be gone
+		return nil
+	}
+	n := op.Want.(state.Nexthop)
+	if err := f.usable(n.Dev); err != nil {
+		return err
+	}
+	return f.putNexthop(Nexthop{n, ProtoOurs}, op.Verb == state.Replace)
+}
+
+func (f *Fake) doRoute(op state.Op) error {
+	dst := op.Key().Dst
+	if op.Verb == state.Delete {
+		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs})
 		_ = f.remove(dst, func(a alias) bool {
-			return a.protocol == ProtoOurs && a.via == r.Via && a.dev == r.Dev
+			a.metric = 0
+			return a == is
 		}) // it may be gone
 		return nil
 	}
-	r := routeOf(op.Want)
-	// The interface is the one of that name as of the last dump.
-	seen, ok := f.seen[r.Dev]
-	switch now := f.links[r.Dev]; {
-	case !ok:
-		return fmt.Errorf("there is no interface %s", r.Dev)
-	case !seen.up:
-		return fmt.Errorf("interface %s is down", r.Dev)
-	case now == nil || now.index != seen.index:
-		return unix.ENODEV
+	r := op.Want.(state.Route)
+	if err := f.usable(r.Dev); err != nil {
+		return err
 	}
 	how := first
 	if op.Verb == state.Replace {
 		how = inPlace
 	}
-	was, err := f.insert(dst, alias{via: r.Via, dev: r.Dev, protocol: ProtoOurs}, how)
+	since := f.since[dst]
+	was, err := f.insert(dst, aliasOf(Route{Route: r, Protocol: ProtoOurs}), how)
 	if was != nil && was.protocol != ProtoOurs {
-		adopted := was.protocol == ProtoBoot && was.via == r.Via && was.dev == r.Dev
-		if !adopted && time.Since(f.since[was.route(dst)]) > 4*f.faults.Pause {
-			f.violations = append(f.violations, fmt.Sprintf("%s: took the place of %+v", op, was.route(dst)))
+		there := f.route(dst, *was)
+		adopted := was.protocol == ProtoBoot && there.Via == r.Via && there.Dev == r.Dev
+		if !adopted && f.known(since) && f.known(f.nexthops[was.nexthop].since) {
+			f.violate(op, f.entry(dst, *was))
 		}
 	}
 	return err
+}
+
+// usable returns why nothing can go out of dev; nil if it can. Dev is the
+// interface of that name as of the last dump.
+func (f *Fake) usable(dev string) error {
+	seen, ok := f.seen[dev]
+	switch now := f.links[dev]; {
+	case !ok:
+		return fmt.Errorf("there is no interface %s", dev)
+	case !seen.up:
+		return fmt.Errorf("interface %s is down", dev)
+	case now == nil || now.index != seen.index:
+		return unix.ENODEV
+	}
+	return nil
+}
+
+// known reports whether the program under test had the time to learn of a
+// change.
+func (f *Fake) known(since time.Time) bool { return time.Since(since) > 10*f.faults.Pause }
+
+func (f *Fake) violate(op state.Op, there state.Entry) {
+	f.violations = append(f.violations, fmt.Sprintf("%s: took the place of %s", op, there.Text))
 }
 
 // validate panics if op is none that a target may be asked for.
@@ -95,19 +137,27 @@ func validate(op state.Op) {
 	if !ok {
 		panic(fmt.Sprintf("no target can do this: %#v", op))
 	}
-	if op.Key().Kind != state.KindRoute || !op.Key().Dst.IsValid() {
+	switch k := op.Key(); k.Kind {
+	case state.KindRoute:
+		ok = k.Dst.IsValid()
+	case state.KindNexthop:
+		ok = k.ID != 0
+	default:
+		ok = false
+	}
+	if !ok {
 		panic(fmt.Sprintf("no target can do this: %#v", op))
 	}
-	if op.Want != nil {
-		if _, ok := op.Want.(state.Route); !ok {
-			panic(fmt.Sprintf("%T is nothing to wish for", op.Want))
-		}
+	switch op.Want.(type) {
+	case nil, state.Route, state.Nexthop:
+	default:
+		panic(fmt.Sprintf("%T is nothing to wish for", op.Want))
 	}
 }
 
-func routeOf(o state.Object) state.Route {
-	if other, ok := o.(other); ok {
-		return other.Route
+func objectOf[T state.Object](o state.Object) T {
+	if other, ok := o.(other[T]); ok {
+		return other.object
 	}
-	return o.(state.Route)
+	return o.(T)
 }

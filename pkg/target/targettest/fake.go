@@ -15,21 +15,22 @@ import (
 )
 
 // Fake is a target.Target in memory. It keeps routes as the IPv4 main table
-// does, and panics if it is used as no target may be. It is a Host, too.
+// does, and nexthop objects, and panics if it is used as no target may be. It is a Host, too.
 type Fake struct {
 	busy sync.Mutex // held by Dump and Apply, which one goroutine calls
 
 	mu         sync.Mutex
 	links      map[string]*link
 	lastIndex  int
-	routes     map[netip.Prefix][]alias // in the order in which they are used
-	seen       map[string]link          // as of the last dump
-	since      map[Route]time.Time      // when a route was last written
+	routes     map[netip.Prefix][]alias   // in the order in which they are used
+	seen       map[string]link            // as of the last dump
+	since      map[netip.Prefix]time.Time // since when the first is the first
+	nexthops   map[uint32]hop
 	watch      *watch
 	faults     Faults
 	interrupts int
 	deaf       bool
-	refused    map[netip.Prefix]error
+	refused    map[state.Key]error
 	applied    []state.Op
 	dumps      int
 	violations []string
@@ -44,20 +45,22 @@ type link struct {
 // NewFake returns a host without links.
 func NewFake() *Fake {
 	return &Fake{
-		links:   make(map[string]*link),
-		routes:  make(map[netip.Prefix][]alias),
-		since:   make(map[Route]time.Time),
-		refused: make(map[netip.Prefix]error),
+		links:    make(map[string]*link),
+		routes:   make(map[netip.Prefix][]alias),
+		since:    make(map[netip.Prefix]time.Time),
+		nexthops: make(map[uint32]hop),
+		refused:  make(map[state.Key]error),
 	}
 }
 
 // other is something that the program under test would not make itself.
-type other struct {
-	state.Route
-	text string
+type other[T state.Object] struct {
+	object T
+	text   string
 }
 
-func (o other) String() string { return o.text }
+func (o other[T]) Key() state.Key { return o.object.Key() }
+func (o other[T]) String() string { return o.text }
 
 // Dump is as of the moment it is called.
 func (f *Fake) Dump(ctx context.Context) (state.Have, error) {
@@ -81,7 +84,11 @@ func (f *Fake) dump() (state.Have, error) {
 		f.interrupts = max(f.interrupts-1, 0)
 		return nil, fmt.Errorf("listing routes: %w", target.ErrIncomplete)
 	}
-	have := make(state.Have, len(f.routes))
+	have := make(state.Have, len(f.routes)+len(f.nexthops))
+	for id, h := range f.nexthops {
+		e := h.entry(id)
+		have[e.Object.Key()] = e
+	}
 	for dst, aliases := range f.routes {
 		key := state.Key{Kind: state.KindRoute, Dst: dst}
 		for _, a := range aliases {
@@ -89,11 +96,11 @@ func (f *Fake) dump() (state.Have, error) {
 				continue
 			}
 			e, there := have[key]
-			switch n := a.entry(dst); {
+			switch n := f.entry(dst, a); {
 			case !there:
 				e = n
 			case e.Owner == state.Ours && n.Owner == state.Ours:
-				n.Object = other{a.route(dst).Route, "a second " + n.Object.String()}
+				n.Object = other[state.Route]{f.route(dst, a).Route, "a second " + n.Object.String()}
 				n.Beside = e.Object.String()
 				e = n
 			case e.Owner == state.Ours:
@@ -131,8 +138,9 @@ func (f *Fake) Dumps() int {
 }
 
 // Violations returns what was done to what belongs to someone else, and was
-// there long enough for the program under test to know: within four times
-// Faults.Pause after a change the news may be under way, or a dump from before.
+// there long enough for the program under test to know: within ten times
+// Faults.Pause after a change the news may be under way, or a dump from before
+// with the batches that follow it.
 func (f *Fake) Violations() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +153,7 @@ func (f *Fake) Routes(dst netip.Prefix) []Route {
 	defer f.mu.Unlock()
 	var routes []Route
 	for _, a := range f.routes[dst] {
-		routes = append(routes, a.route(dst))
+		routes = append(routes, f.route(dst, a))
 	}
 	return routes
 }

@@ -35,6 +35,25 @@ func TestFakeViolations(t *testing.T) {
 	}
 }
 
+// ... and someone else's nexthop.
+func TestFakeNexthopViolations(t *testing.T) {
+	for _, op := range []state.Op{
+		replace(nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")),
+		remove(nexthop(7, "192.168.5.11")),
+	} {
+		f := NewFake()
+		r := &rig{T: t, target: f, host: f}
+		r.check(f.AddLink("eth0"))
+		r.check(f.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+		r.check(f.AddNexthop(Nexthop{nexthop(7, "192.168.5.11"), ProtoStatic}))
+		r.dump()
+		r.apply(op)
+		if len(f.Violations()) != 1 {
+			t.Errorf("violations: %q", f.Violations())
+		}
+	}
+}
+
 func TestFakePanicsOnMisuse(t *testing.T) {
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.2.0/24", "192.168.5.12")
 	for name, op := range map[string]state.Op{
@@ -45,7 +64,9 @@ func TestFakePanicsOnMisuse(t *testing.T) {
 		"replacing another":        {Verb: state.Replace, Want: a, Have: b},
 		"deleting nothing":         {Verb: state.Delete},
 		"deleting and wanting":     {Verb: state.Delete, Want: a, Have: a},
-		"wanting what is not ours": {Verb: state.Create, Want: other{a, "odd"}},
+		"a route to nowhere":       {Verb: state.Create, Want: state.Route{}},
+		"a nexthop without number": {Verb: state.Create, Want: state.Nexthop{}},
+		"wanting what is not ours": {Verb: state.Create, Want: other[state.Route]{a, "odd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"net/netip"
 	"time"
+
+	"flanneld/pkg/state"
 )
 
 var errAnswerLost = errors.New("the answer was lost")
@@ -46,11 +47,11 @@ func (f *Fake) SetDeaf(deaf bool) {
 	f.deaf = deaf
 }
 
-// Refuse makes each step about dst fail with err, until err is nil.
-func (f *Fake) Refuse(dst netip.Prefix, err error) {
+// Refuse makes each step about the object k fail with err, until err is nil.
+func (f *Fake) Refuse(k state.Key, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.refused[dst] = err
+	f.refused[k] = err
 }
 
 func (f *Fake) pause(ctx context.Context) error {

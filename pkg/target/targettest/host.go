@@ -16,9 +16,15 @@ const (
 
 // Route is a route of the main table as anyone may write it.
 type Route struct {
-	state.Route // without Via, Dst is on the link itself
+	state.Route // without Via, Dst is on the link itself; with Nexthop, that tells where
 	Protocol    int
 	Metric      int
+}
+
+// Nexthop is a nexthop object as anyone may write it.
+type Nexthop struct {
+	state.Nexthop // without Via, packets go to the link itself
+	Protocol      int
 }
 
 // Host is the hand of someone else on the host that a target is about.
@@ -34,4 +40,9 @@ type Host interface {
 	AppendRoute(Route) error
 	ReplaceRoute(Route) error
 	DelRoute(Route) error
+
+	// The nexthop objects as "ip nexthop" adds, replaces and deletes them.
+	AddNexthop(Nexthop) error
+	ReplaceNexthop(Nexthop) error
+	DelNexthop(id uint32) error
 }

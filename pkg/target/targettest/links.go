@@ -22,7 +22,7 @@ func (f *Fake) AddLink(name string) error {
 	return nil
 }
 
-// DelLink deletes a link, and with it all routes that go there.
+// DelLink deletes a link, and with it all routes and nexthops that go there.
 func (f *Fake) DelLink(name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -30,13 +30,14 @@ func (f *Fake) DelLink(name string) error {
 		return unix.ENODEV
 	}
 	delete(f.links, name)
+	f.flushNexthops(name)
 	f.flush(name)
 	f.tell(target.Event{Iface: name})
 	return nil
 }
 
-// SetLink takes a link down, and with it all routes that go there, or up; then
-// only the routes to its own networks come back.
+// SetLink takes a link down, and with it all routes and nexthops that go there,
+// or up; then only the routes to its own networks come back.
 func (f *Fake) SetLink(name string, up bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -50,6 +51,7 @@ func (f *Fake) SetLink(name string, up bool) error {
 	l.up = up
 	f.tell(target.Event{Iface: name})
 	if !up {
+		f.flushNexthops(name)
 		f.flush(name)
 		return nil
 	}
@@ -78,8 +80,8 @@ func (f *Fake) AddAddr(name string, p netip.Prefix) error {
 	return nil
 }
 
-// DelAddr takes an address away. With its last address a link loses all routes;
-// before, only the one to the address's network.
+// DelAddr takes an address away. With its last address a link loses all routes
+// but those by nexthop objects; before, only the one to the address's network.
 func (f *Fake) DelAddr(name string, p netip.Prefix) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

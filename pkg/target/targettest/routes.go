@@ -14,26 +14,36 @@ import (
 
 // alias is one of the routes to a destination.
 type alias struct {
-	via      netip.Addr
-	dev      string
+	via      netip.Addr // without nexthop
+	dev      string     // without nexthop
+	nexthop  uint32
 	protocol int
 	metric   int
 }
 
-func (a alias) route(dst netip.Prefix) Route {
-	return Route{Route: state.Route{Dst: dst, Via: a.via, Dev: a.dev}, Protocol: a.protocol, Metric: a.metric}
+// route is the alias as it is listed.
+func (f *Fake) route(dst netip.Prefix, a alias) Route {
+	r := state.Route{Dst: dst, Via: a.via, Dev: a.dev, Nexthop: a.nexthop}
+	if h, ok := f.nexthops[a.nexthop]; ok {
+		r.Via, r.Dev = h.via, h.dev
+	}
+	return Route{Route: r, Protocol: a.protocol, Metric: a.metric}
 }
 
 // entry is what the alias is to the reconciler.
-func (a alias) entry(dst netip.Prefix) state.Entry {
-	r := state.Route{Dst: dst, Via: a.via, Dev: a.dev}
-	text := fmt.Sprintf("%s via %s dev %s proto %d", dst, a.via, a.dev, a.protocol)
+func (f *Fake) entry(dst netip.Prefix, a alias) state.Entry {
+	r := f.route(dst, a).Route
+	text := fmt.Sprintf("%s via %s dev %s proto %d", dst, r.Via, r.Dev, a.protocol)
+	if r.Nexthop != 0 {
+		text += fmt.Sprintf(" nhid %d", r.Nexthop)
+	}
+	plain := r.Via.IsValid() || r.Nexthop != 0
 	e := state.Entry{Object: r, Text: text}
-	if !a.via.IsValid() {
-		e.Object = other{r, text}
+	if !plain {
+		e.Object = other[state.Route]{r, text}
 	}
 	switch {
-	case a.protocol == ProtoOurs && a.via.IsValid():
+	case a.protocol == ProtoOurs && plain:
 		return state.Entry{Object: r, Owner: state.Ours}
 	case a.protocol == ProtoOurs:
 		e.Owner = state.Ours
@@ -82,9 +92,9 @@ func (f *Fake) insert(dst netip.Prefix, a alias, how insertion) (replaced *alias
 			return nil, unix.EEXIST
 		}
 		was := all[from]
-		f.routes[dst] = slices.Clone(all)
-		f.routes[dst][from] = a
-		f.since[a.route(dst)] = time.Now()
+		all = slices.Clone(all)
+		all[from] = a
+		f.setRoutes(dst, all)
 		f.tellRoute(dst, a, false)
 		return &was, nil
 	case same >= 0:
@@ -94,25 +104,35 @@ func (f *Fake) insert(dst netip.Prefix, a alias, how insertion) (replaced *alias
 	if how == last {
 		at = to
 	}
-	f.routes[dst] = slices.Insert(slices.Clone(all), at, a)
-	f.since[a.route(dst)] = time.Now()
+	f.setRoutes(dst, slices.Insert(slices.Clone(all), at, a))
 	f.tellRoute(dst, a, false)
 	return nil, nil
 }
 
 // reachable returns why no route can go where a goes; nil if it can.
 func (f *Fake) reachable(a alias) error {
-	l := f.links[a.dev]
+	if a.nexthop != 0 {
+		if _, ok := f.nexthops[a.nexthop]; !ok {
+			return unix.EINVAL
+		}
+		return nil
+	}
+	return f.onLink(a.via, a.dev)
+}
+
+// onLink returns why no gateway can be at via on dev; nil if one can.
+func (f *Fake) onLink(via netip.Addr, dev string) error {
+	l := f.links[dev]
 	switch {
 	case l == nil:
 		return unix.ENODEV
 	case !l.up:
 		return unix.ENETDOWN
-	case !a.via.IsValid():
+	case !via.IsValid():
 		return nil
 	}
 	for _, p := range l.addrs {
-		if p.Contains(a.via) {
+		if p.Contains(via) {
 			return nil
 		}
 	}
@@ -136,13 +156,23 @@ func (f *Fake) setRoutes(dst netip.Prefix, aliases []alias) {
 		delete(f.routes, dst)
 		return
 	}
+	if was := f.routes[dst]; len(was) == 0 || was[0] != aliases[0] {
+		f.since[dst] = time.Now()
+	}
 	f.routes[dst] = aliases
 }
 
-// flush drops all routes that go out of dev. IPv4 tells nobody.
+// flush drops all routes that go out of dev, but those by nexthop objects.
 func (f *Fake) flush(dev string) {
+	f.drop(func(a alias) bool { return a.dev == dev })
+}
+
+// drop drops the routes that fit. IPv4 tells nobody.
+func (f *Fake) drop(fits func(alias) bool) {
 	for dst, aliases := range f.routes {
-		f.setRoutes(dst, slices.DeleteFunc(slices.Clone(aliases), func(a alias) bool { return a.dev == dev }))
+		if slices.ContainsFunc(aliases, fits) {
+			f.setRoutes(dst, slices.DeleteFunc(slices.Clone(aliases), fits))
+		}
 	}
 }
 
@@ -150,7 +180,7 @@ func (f *Fake) tellRoute(dst netip.Prefix, a alias, gone bool) {
 	e := target.Event{Defaults: dst.Bits() == 0}
 	if a.metric == 0 {
 		e.Key = state.Key{Kind: state.KindRoute, Dst: dst}
-		e.Entry = a.entry(dst)
+		e.Entry = f.entry(dst, a)
 		e.Gone = gone
 	}
 	f.tell(e)
@@ -164,6 +194,9 @@ func (f *Fake) put(r Route, how insertion) error {
 }
 
 func aliasOf(r Route) alias {
+	if r.Nexthop != 0 {
+		return alias{nexthop: r.Nexthop, protocol: r.Protocol, metric: r.Metric}
+	}
 	return alias{via: r.Via, dev: r.Dev, protocol: r.Protocol, metric: r.Metric}
 }
 

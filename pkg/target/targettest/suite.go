@@ -38,6 +38,21 @@ func Suite(t *testing.T, fresh func(*testing.T) (target.Target, Host)) {
 		{"LinkDown", testLinkDown},
 		{"LinkRecreated", testLinkRecreated},
 		{"LastAddressGone", testLastAddressGone},
+		{"Nexthop", testNexthop},
+		{"NexthopOffLink", testNexthopOffLink},
+		{"NexthopReplaced", testNexthopReplaced},
+		{"NexthopDeleted", testNexthopDeleted},
+		{"NexthopForeign", testNexthopForeign},
+		{"NexthopOdd", testNexthopOdd},
+		{"NexthopLinkDown", testNexthopLinkDown},
+		{"NexthopLinkRecreated", testNexthopLinkRecreated},
+		{"NexthopLastAddressGone", testNexthopLastAddressGone},
+		{"RouteToAndFromNexthop", testRouteToAndFromNexthop},
+		{"RouteByNexthopAdopted", testRouteByNexthopAdopted},
+		{"RouteByNexthopDeleteIsExact", testRouteByNexthopDeleteIsExact},
+		{"RouteByUnknownNexthop", testRouteByUnknownNexthop},
+		{"NexthopBatch", testNexthopBatch},
+		{"NexthopEvents", testNexthopEvents},
 		{"RouteEvents", testRouteEvents},
 		{"LinkEvents", testLinkEvents},
 		{"AddressEvents", testAddressEvents},
@@ -73,9 +88,9 @@ func route(dst, via string) state.Route {
 
 func marked(r state.Route, protocol int) Route { return Route{Route: r, Protocol: protocol} }
 
-func create(r state.Route) state.Op  { return state.Op{Verb: state.Create, Want: r} }
-func remove(r state.Object) state.Op { return state.Op{Verb: state.Delete, Have: r} }
-func replace(have state.Object, want state.Route) state.Op {
+func create(o state.Object) state.Op { return state.Op{Verb: state.Create, Want: o} }
+func remove(o state.Object) state.Op { return state.Op{Verb: state.Delete, Have: o} }
+func replace(have, want state.Object) state.Op {
 	return state.Op{Verb: state.Replace, Want: want, Have: have}
 }
 
@@ -114,7 +129,7 @@ func (r *rig) refused(op state.Op, want error) {
 
 // wantEntry checks that a dump holds, under the key of want, just what is
 // there, and whose.
-func (r *rig) wantEntry(want state.Route, owner state.Owner, beside bool) {
+func (r *rig) wantEntry(want state.Object, owner state.Owner, beside bool) {
 	r.Helper()
 	e, ok := r.dump()[want.Key()]
 	if !ok {
@@ -125,15 +140,15 @@ func (r *rig) wantEntry(want state.Route, owner state.Owner, beside bool) {
 	}
 }
 
-func (r *rig) wantNone(dst state.Route) {
+func (r *rig) wantNone(o state.Object) {
 	r.Helper()
-	if e, ok := r.dump()[dst.Key()]; ok {
+	if e, ok := r.dump()[o.Key()]; ok {
 		r.Fatalf("there is %+v", e)
 	}
 }
 
 // diff is what state.Diff makes of one wish and a fresh dump.
-func (r *rig) diff(want state.Route) ([]state.Op, []state.Blocked) {
+func (r *rig) diff(want state.Object) ([]state.Op, []state.Blocked) {
 	r.Helper()
 	k := want.Key()
 	return state.Diff(state.Set{k: want}, r.dump(), []state.Key{k}, func(state.Key) bool { return false })

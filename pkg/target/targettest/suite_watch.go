@@ -10,9 +10,9 @@ import (
 	"flanneld/pkg/target"
 )
 
-func about(r state.Route, owner state.Owner, gone bool) func(target.Event) bool {
+func about(o state.Object, owner state.Owner, gone bool) func(target.Event) bool {
 	return func(e target.Event) bool {
-		return e.Key == r.Key() && e.Gone == gone && e.Entry.Object == state.Object(r) && e.Entry.Owner == owner
+		return e.Key == o.Key() && e.Gone == gone && e.Entry.Object == o && e.Entry.Owner == owner
 	}
 }
 

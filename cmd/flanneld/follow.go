@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/target"
+)
+
+// findInterface waits for the external interface and its address.
+func (d *daemon) findInterface(ctx context.Context) error {
+	var said string
+	for {
+		host, err := d.options.iface.Choose(ctx, d.machine)
+		if err == nil {
+			klog.Infof("using interface %s with address %s and MTU %d; other hosts reach this one at %s", host.Iface, host.Addr, host.MTU, host.PublicIP)
+			d.host = host
+			return nil
+		}
+		if err.Error() != said {
+			said = err.Error()
+			text := strings.ReplaceAll(said, "\n", "; ")
+			klog.Warningf("waiting for the external interface: %s", text)
+			d.systemd.status("waiting for the external interface: " + text)
+		}
+		if err := sleep(ctx, retryPause); err != nil {
+			return err
+		}
+	}
+}
+
+// watchMachine passes the kernel's notifications on, for as long as ctx lasts.
+func (d *daemon) watchMachine(ctx context.Context) error {
+	for {
+		// Whatever passed before the watch was there is to be looked at.
+		ready := func() { d.event(target.Event{Lost: true}) }
+		err := d.machine.Watch(ctx, ready, d.event)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		klog.Errorf("watching the kernel, trying again: %v", err)
+		if err := sleep(ctx, retryPause); err != nil {
+			return err
+		}
+	}
+}
+
+// event takes a hint from the kernel.
+func (d *daemon) event(e target.Event) {
+	d.mu.Lock()
+	external := e.Lost || e.Iface != "" && (e.Iface == d.host.Iface || d.lostSight != "")
+	d.mu.Unlock()
+	if external {
+		poke(d.look)
+	}
+	d.reconciler.Hint(e)
+}
+
+// followPause lets the events of one change come in before it is looked at.
+const followPause = 10 * time.Millisecond
+
+// follow keeps what is known of the external interface right.
+func (d *daemon) follow(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.look:
+		}
+		if err := sleep(ctx, followPause); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		before := d.host
+		d.mu.Unlock()
+		now, err := d.options.iface.Follow(ctx, d.machine, before)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		d.mu.Lock()
+		d.sawInterface(err)
+		now.Nexthops = d.host.Nexthops
+		if now != d.host {
+			klog.Infof("the external interface is %s now, with MTU %d", now.Iface, now.MTU)
+			d.host = now
+			d.wish()
+		}
+		d.mu.Unlock()
+		poke(d.publish)
+	}
+}
+
+// sawInterface takes why the external interface cannot be seen as it was, or
+// nil. The caller holds d.mu.
+func (d *daemon) sawInterface(err error) {
+	var why string
+	if err != nil {
+		why = err.Error()
+	}
+	switch {
+	case why == d.lostSight:
+	case why != "":
+		klog.Errorf("the external interface: %v", err)
+	default:
+		klog.Info("the external interface is there again")
+	}
+	d.lostSight = why
+}
+
+// poke fills a slot that may be full already.
+func poke(slot chan struct{}) {
+	select {
+	case slot <- struct{}{}:
+	default:
+	}
+}

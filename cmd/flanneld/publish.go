@@ -1,0 +1,97 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/network"
+)
+
+// recheck is how often subnet.env is looked at: it is gone after someone cleared
+// /run, say.
+const recheck = 10 * time.Second
+
+// env is what subnet.env should say. The caller holds d.mu.
+func (d *daemon) env() network.Env {
+	return network.Env{
+		Network: d.holding.Config.Network(),
+		Subnet:  d.holding.Own.Subnet,
+		MTU:     d.backend.MTU(d.host),
+	}
+}
+
+// publishEnv writes subnet.env once the host is as it should be, tells systemd,
+// and keeps both right from then on.
+func (d *daemon) publishEnv(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.reconciler.Ready():
+	}
+	var said string
+	first := true
+	tick := time.NewTicker(recheck)
+	defer tick.Stop()
+	for {
+		d.mu.Lock()
+		env, status := d.env(), d.statusText()
+		d.mu.Unlock()
+		content, _ := os.ReadFile(d.options.subnetFile) // if it can't be read, it is written
+		if first || string(content) != env.String() {
+			if err := env.Write(d.options.subnetFile); err != nil {
+				if err.Error() != said {
+					said = err.Error()
+					klog.Errorf("not ready, trying again: %v", err)
+				}
+				d.systemd.status(said)
+				if err := sleep(ctx, retryPause); err != nil {
+					return err
+				}
+				continue
+			}
+			klog.Infof("wrote %s: %s", d.options.subnetFile, strings.Join(strings.Fields(env.String()), " "))
+			first, said = false, ""
+		}
+		d.systemd.ready(status)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.publish:
+		case <-tick.C:
+		}
+	}
+}
+
+// trouble takes whether the store cannot be used.
+func (d *daemon) trouble(is bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.storeDown = time.Time{}
+	if is {
+		d.storeDown = time.Now()
+	}
+	poke(d.publish)
+}
+
+// statusText says how things are, in one line. The caller holds d.mu.
+func (d *daemon) statusText() string {
+	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", d.holding.Own.Subnet, d.host.Iface, d.host.PublicIP, d.holding.Config.BackendType, d.peers)
+	if d.status.Missing > 0 {
+		text += fmt.Sprintf(", %d of %d objects not in place", d.status.Missing, d.status.Wanted)
+	}
+	if n := len(d.problems) + d.status.Useless; n > 0 {
+		text += fmt.Sprintf(", %d leases unusable", n)
+	}
+	if d.lostSight != "" {
+		text += ", " + d.lostSight
+	}
+	if !d.storeDown.IsZero() {
+		text += ", etcd cannot be used since " + d.storeDown.Format(time.TimeOnly)
+	}
+	return text
+}

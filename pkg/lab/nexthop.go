@@ -1,0 +1,116 @@
+package lab
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// Of linux/nexthop.h, which the netlink package does not have.
+const (
+	sizeofNhmsg = 8
+	nhaID       = 1
+	nhaOIF      = 5
+	nhaGateway  = 6
+)
+
+// Nexthop is a nexthop object with an IPv4 gateway.
+type Nexthop struct {
+	ID       uint32
+	Via      netip.Addr
+	Dev      string
+	Protocol int
+}
+
+// Nexthops lists the nexthop objects.
+func (ns *Namespace) Nexthops() ([]Nexthop, error) {
+	var messages [][]byte
+	for {
+		err := ns.Do(func() (err error) {
+			req := nl.NewNetlinkRequest(unix.RTM_GETNEXTHOP, unix.NLM_F_DUMP)
+			req.AddRawData(make([]byte, sizeofNhmsg))
+			messages, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEXTHOP)
+			return err
+		})
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing the nexthops of %s: %w", ns.Name, err)
+		}
+		break
+	}
+	links, err := ns.nl.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("listing the interfaces of %s: %w", ns.Name, err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
+	list := make([]Nexthop, len(messages))
+	for i, m := range messages {
+		n := Nexthop{Protocol: int(m[2])}
+		attrs, err := nl.ParseRouteAttr(m[sizeofNhmsg:])
+		if err != nil {
+			return nil, fmt.Errorf("listing the nexthops of %s: %w", ns.Name, err)
+		}
+		for _, a := range attrs {
+			switch a.Attr.Type {
+			case nhaID:
+				n.ID = binary.NativeEndian.Uint32(a.Value)
+			case nhaOIF:
+				n.Dev = names[int(binary.NativeEndian.Uint32(a.Value))]
+			case nhaGateway:
+				n.Via, _ = netip.AddrFromSlice(a.Value)
+			}
+		}
+		list[i] = n
+	}
+	return list, nil
+}
+
+// ReplaceNexthop adds a nexthop object in place of the one of its number, if
+// there is one.
+func (ns *Namespace) ReplaceNexthop(n Nexthop) error {
+	link, err := ns.nl.LinkByName(n.Dev)
+	if err != nil {
+		return fmt.Errorf("looking up %s: %w", n.Dev, err)
+	}
+	err = ns.changeNexthop(unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+		[]byte{unix.AF_INET, 0, byte(n.Protocol), 0, 0, 0, 0, 0},
+		nl.NewRtAttr(nhaID, nl.Uint32Attr(n.ID)),
+		nl.NewRtAttr(nhaOIF, nl.Uint32Attr(uint32(link.Attrs().Index))),
+		nl.NewRtAttr(nhaGateway, n.Via.AsSlice()))
+	if err != nil {
+		return fmt.Errorf("replacing nexthop %d on %s: %w", n.ID, ns.Name, err)
+	}
+	return nil
+}
+
+// DelNexthop deletes a nexthop object, and the kernel with it the routes that
+// refer to it.
+func (ns *Namespace) DelNexthop(id uint32) error {
+	err := ns.changeNexthop(unix.RTM_DELNEXTHOP, 0, make([]byte, sizeofNhmsg), nl.NewRtAttr(nhaID, nl.Uint32Attr(id)))
+	if err != nil {
+		return fmt.Errorf("deleting nexthop %d on %s: %w", id, ns.Name, err)
+	}
+	return nil
+}
+
+func (ns *Namespace) changeNexthop(typ, flags int, header []byte, attrs ...*nl.RtAttr) error {
+	for _, a := range attrs {
+		header = append(header, a.Serialize()...)
+	}
+	return ns.Do(func() error {
+		req := nl.NewNetlinkRequest(typ, flags|unix.NLM_F_ACK)
+		req.AddRawData(header)
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+}

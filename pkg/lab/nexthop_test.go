@@ -1,0 +1,35 @@
+package lab_test
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"flanneld/pkg/lab"
+)
+
+func TestNexthops(t *testing.T) {
+	t.Parallel()
+	_, h1, h2 := twoHosts(t)
+	want := func(want ...lab.Nexthop) {
+		t.Helper()
+		if got := must(h1.Nexthops())(t); !slices.Equal(got, want) {
+			t.Fatalf("nexthops are %+v, want %+v", got, want)
+		}
+	}
+	want()
+	n := lab.Nexthop{ID: 7, Via: h2.Addr, Dev: "eth0", Protocol: 70}
+	check(t, h1.ReplaceNexthop(n))
+	want(n)
+	n.Protocol = 4
+	check(t, h1.ReplaceNexthop(n))
+	want(n)
+	off := lab.Nexthop{ID: 8, Via: netip.MustParseAddr("10.9.9.9"), Dev: "eth0"}
+	if err := h1.ReplaceNexthop(off); err == nil {
+		t.Error("a nexthop that is not on the link was accepted")
+	}
+	check(t, h1.DelNexthop(n.ID))
+	if err := h1.DelNexthop(n.ID); err == nil {
+		t.Error("a nexthop was deleted twice")
+	}
+}
