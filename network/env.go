@@ -84,16 +84,16 @@ func writeSynced(path string, content []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// ReadSubnet returns the subnet that the file at path names; none if there is
+// ReadEnv returns the network and the subnet that the file at path names; none if there is
 // no such file.
-func ReadSubnet(path string) (ip.Subnet, error) {
-	var s ip.Subnet
+func ReadEnv(path string) (Env, error) {
+	var e Env
 	content, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
+		return e, nil
 	}
 	if err != nil {
-		return s, fmt.Errorf("reading the subnet that this host had before: %w", err)
+		return e, fmt.Errorf("reading the subnet that this host had before: %w", err)
 	}
 	for line := range strings.SplitSeq(string(content), "\n") {
 		key, value, _ := strings.Cut(line, "=")
@@ -101,17 +101,21 @@ func ReadSubnet(path string) (ip.Subnet, error) {
 		var family func(netip.Addr) bool
 		switch key {
 		case "FLANNEL_SUBNET":
-			to, family = &s.V4, netip.Addr.Is4
+			to, family = &e.Subnet.V4, netip.Addr.Is4
 		case "FLANNEL_IPV6_SUBNET":
-			to, family = &s.V6, netip.Addr.Is6
+			to, family = &e.Subnet.V6, netip.Addr.Is6
+		case "FLANNEL_NETWORK":
+			to, family = &e.Network.V4, netip.Addr.Is4
+		case "FLANNEL_IPV6_NETWORK":
+			to, family = &e.Network.V6, netip.Addr.Is6
 		default:
 			continue
 		}
 		p, err := netip.ParsePrefix(value)
 		if err != nil || !family(p.Addr()) {
-			return ip.Subnet{}, fmt.Errorf("reading the subnet that this host had before: %s: bad line %q", path, line)
+			return Env{}, fmt.Errorf("reading the subnet that this host had before: %s: bad line %q", path, line)
 		}
 		*to = p.Masked()
 	}
-	return s, nil
+	return e, nil
 }

@@ -41,8 +41,8 @@ func TestEnvString(t *testing.T) {
 			}
 			path := filepath.Join(t.TempDir(), "subnet.env")
 			write(t, test.env, path)
-			if got, err := ReadSubnet(path); err != nil || got != test.env.Subnet {
-				t.Errorf("read back %s, %v", got, err)
+			if got, err := ReadEnv(path); err != nil || got.Subnet != test.env.Subnet || got.Network != test.env.Network {
+				t.Errorf("read back %v, %v", got, err)
 			}
 		})
 	}
@@ -193,7 +193,7 @@ func TestEnvWriteAtomic(t *testing.T) {
 	}
 }
 
-func TestReadSubnet(t *testing.T) {
+func TestReadEnv(t *testing.T) {
 	for _, test := range []struct {
 		name, content string
 		want          string // "" is an error
@@ -214,7 +214,8 @@ func TestReadSubnet(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "subnet.env")
 			plant(t, path, test.content, 0o644)
-			got, err := ReadSubnet(path)
+			env, err := ReadEnv(path)
+			got := env.Subnet
 			if test.want == "" {
 				if err == nil || !strings.Contains(err.Error(), path) || got.IsValid() {
 					t.Errorf("got %s, error %v, want none and one that tells the path", got, err)
@@ -226,10 +227,10 @@ func TestReadSubnet(t *testing.T) {
 			}
 		})
 	}
-	if got, err := ReadSubnet(filepath.Join(t.TempDir(), "nothing")); err != nil || got.IsValid() {
-		t.Errorf("without a file: %s, %v", got, err)
+	if got, err := ReadEnv(filepath.Join(t.TempDir(), "nothing")); err != nil || got != (Env{}) {
+		t.Errorf("without a file: %v, %v", got, err)
 	}
-	if _, err := ReadSubnet(t.TempDir()); err == nil {
+	if _, err := ReadEnv(t.TempDir()); err == nil {
 		t.Error("a folder was read")
 	}
 }

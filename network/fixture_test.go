@@ -71,7 +71,8 @@ func wish(peers ...*subnet.Lease) Wish {
 	}
 	slices.SortFunc(peers, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
 	return Wish{
-		Backend: b, Config: testConfig, Host: testHost, Peers: peers,
+		Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
+		Backend:  b, Config: testConfig, Host: testHost, Peers: peers,
 		Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("172.20.0.0/24"))},
 	}
 }

@@ -189,11 +189,22 @@ func TestFollow(t *testing.T) {
 	v.ifaces[1] = iface("eth0", "192.0.2.200/24", "192.0.2.1/24")
 	follow(h)
 
-	v.ifaces[1] = iface("eth0", "192.0.2.200/24") // for now
-	follow(h)
+	// The interface has another name now.
+	renamed := h
+	renamed.Iface = "ens3"
+	v.ifaces[1] = iface("ens3", "192.0.2.1/24")
+	follow(renamed)
 
+	gone := func(want string) {
+		t.Helper()
+		if got, err := s.Follow(t.Context(), v, h); err == nil || !strings.Contains(err.Error(), want) || got != h {
+			t.Errorf("got %+v, %v, want %+v and an error with %q", got, err, h, want)
+		}
+	}
+	v.ifaces[1] = iface("eth0", "192.0.2.200/24") // for now
+	gone("no longer has the address 192.0.2.1")
 	v.ifaces = v.ifaces[:1]
-	follow(h)
+	gone("no interface eth0 any more")
 
 	v.err = errors.New("boom")
 	if got, err := s.Follow(t.Context(), v, h); err == nil || got != h {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
 )
 
 // fullPass makes everything as wanted, after a look at everything there is. An
@@ -22,11 +23,16 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	}
 	before := r.have
 	r.have = have
+	r.restored = false
 	keys := make([]state.Key, 0, len(r.plan.want))
 	for k := range r.plan.want {
 		keys = append(keys, k)
 	}
 	for k, e := range have {
+		if e.Owner == state.Ours && !r.plan.mine(k) {
+			e.Owner = state.Foreign
+			have[k] = e
+		}
 		if _, wanted := r.plan.want[k]; !wanted && e.Owner == state.Ours {
 			keys = append(keys, k)
 		}
@@ -55,9 +61,11 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	noLink := false // the way to the others is not there at all
 	for i, op := range due {
 		if errs[i] != nil {
 			t.fail(op.Key(), op, errs[i])
+			noLink = noLink || errors.Is(errs[i], target.ErrNoLink)
 		}
 	}
 	// Hints do not follow what is not both wanted and ours: forget it. A quick
@@ -75,10 +83,8 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	r.failures = t.now
 	t.news.log(klog.Warningf)
 	recovered.log(klog.Infof)
-	select {
-	case <-r.ready:
-	default:
-		close(r.ready)
+	if !noLink {
+		r.readyOnce.Do(func() { close(r.ready) })
 	}
 	return nil
 }
@@ -141,6 +147,7 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing unmet, b
 		switch was, there := before[op.Key()]; {
 		case there && was.Object == op.Want:
 			done.add("restored", op.Want)
+			r.restored = true
 		case op.Verb == state.Create:
 			done.add("added", op.Want)
 		default:

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"net/netip"
 	"slices"
 
 	"flanneld/backend"
@@ -16,6 +17,9 @@ type Wish struct {
 	Config *subnet.Config
 	Host   backend.Host
 	Own    *subnet.Lease
+	// Networks are where objects with our mark are ours; elsewhere they belong
+	// to another daemon on this host.
+	Networks []netip.Prefix
 	// Peers by subnet, as subnet.Vet returns them.
 	Peers []*subnet.Lease
 	// Unreadable subnets have a lease that cannot be used as it is: what the
@@ -127,6 +131,15 @@ func (p *plan) rebuild() []state.Key {
 		}
 	}
 	return changed
+}
+
+// mine reports whether an object with our mark is this daemon's.
+func (p *plan) mine(k state.Key) bool {
+	a := k.Dst.Addr()
+	if k.Kind == state.KindNexthop {
+		a = state.NexthopSubnet(k.ID)
+	}
+	return slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
 }
 
 // keep reports whether an object must stay even if it is not wanted.

@@ -28,6 +28,8 @@ type Reconciler struct {
 	report func(Status)
 	ready  chan struct{} // closed after the first full pass
 
+	readyOnce sync.Once
+
 	mu    sync.Mutex
 	wish  *Wish // the latest, if not taken yet
 	full  bool  // a full pass is due
@@ -38,6 +40,9 @@ type Reconciler struct {
 	have     state.Have // as of the last pass; nil before the first
 	failures map[state.Key]*failure
 	useless  map[ip.Subnet]string // the plan's problems, as they were logged
+	restored bool                 // by the last full pass: something was not as an earlier one left it
+	fights   int                  // passes in close succession that restored something
+	fought   time.Time            // when the last of them began
 	status   Status
 }
 
@@ -67,6 +72,11 @@ const (
 	resync = 5 * time.Minute
 	// settle is the shortest time between two full passes that hints cause.
 	settle = 10 * time.Millisecond
+	// After fightAfter passes, each within fightPause of the one before, that had
+	// to restore something, someone else must be at work on the same objects;
+	// from then on there is a pass every fightPause.
+	fightAfter = 20
+	fightPause = time.Second
 )
 
 // NewReconciler returns a Reconciler that does nothing before its first wish.
@@ -89,7 +99,8 @@ func (r *Reconciler) Wish(w Wish) {
 	r.poke()
 }
 
-// Ready is closed once every object of a first wish has been tried.
+// Ready is closed once every object of a first wish has been tried, on an
+// interface that is up.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 func (r *Reconciler) poke() {
@@ -112,7 +123,7 @@ func (r *Reconciler) Hint(e target.Event) {
 	case e.Iface != "" && e.Iface == r.plan.wish.Host.Iface:
 		r.fresh = true
 	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
-	case !wanted && !e.Gone && e.Entry.Owner == state.Ours:
+	case !wanted && !e.Gone && e.Entry.Owner == state.Ours && r.plan.mine(e.Key):
 	default:
 		return
 	}
@@ -172,10 +183,31 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 			failing = ""
 			rest = time.Now().Add(max(settle, 2*time.Since(start)))
+			if r.fight(start) {
+				rest = start.Add(fightPause)
+			}
 		}
 		r.tell()
 		timer.Reset(r.untilRetry())
 	}
+}
+
+// fight reports whether someone keeps undoing what a pass that began at start
+// has done.
+func (r *Reconciler) fight(start time.Time) bool {
+	switch {
+	case start.Sub(r.fought) > 2*fightPause:
+		r.fights = 0
+	case !r.restored:
+		return r.fights > fightAfter
+	}
+	if r.restored {
+		r.fought = start
+		if r.fights++; r.fights == fightAfter {
+			klog.Warningf("something on this host keeps changing what is ours; putting it right once in %s", fightPause)
+		}
+	}
+	return r.fights > fightAfter
 }
 
 // take empties the mailbox. It returns the keys of the objects that a new wish
@@ -186,7 +218,7 @@ func (r *Reconciler) take() (changed []state.Key, full, fresh bool) {
 	full, fresh = r.full, r.fresh
 	if r.wish != nil {
 		// What is there for an unreadable lease is seen by a full pass alone.
-		full = full || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable)
+		full = full || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
 		changed = r.plan.set(*r.wish)
 	}
 	r.wish, r.full, r.fresh = nil, false, false

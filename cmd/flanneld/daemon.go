@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"net/netip"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,18 +47,18 @@ type host interface {
 
 // serve is the daemon on a given store and host.
 func serve(ctx context.Context, o *options, store subnet.Store, machine host) error {
-	previous, err := network.ReadSubnet(o.subnetFile)
+	previous, err := network.ReadEnv(o.subnetFile)
 	if err != nil {
 		klog.Warning(err)
 	}
-	d := &daemon{options: o, machine: machine, look: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
+	d := &daemon{options: o, machine: machine, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
 	d.reconciler = network.NewReconciler(machine, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err
 	}
 	keeper := &subnet.Keeper{
 		Store:    store,
-		Previous: previous,
+		Previous: previous.Subnet,
 		Margin:   o.renewMargin,
 		Prepare:  d.prepare,
 		Changed:  d.holds,
@@ -85,14 +85,16 @@ type daemon struct {
 	look       chan struct{} // one slot: the external interface may have changed
 	publish    chan struct{} // one slot: subnet.env or the status may have changed
 
-	mu        sync.Mutex
-	host      backend.Host
-	prepared  prepared // for what the keeper is about to hold
-	backend   backend.Backend
-	holding   subnet.Holding
-	problems  map[string]string // of leases, by key, as they were logged
-	vetter    subnet.Vetter
-	linger    subnet.Linger
+	mu       sync.Mutex
+	host     backend.Host
+	prepared prepared // for what the keeper is about to hold
+	backend  backend.Backend
+	holding  subnet.Holding
+	problems map[string]string // of leases, by key, as they were logged
+	vetter   subnet.Vetter
+	linger   subnet.Linger
+	// networks are those of the configurations that this host has had.
+	networks  []netip.Prefix
 	rewish    *time.Timer // for when a lease has lingered long enough
 	stopped   bool        // ... and nothing more is to happen
 	peers     int
@@ -150,6 +152,11 @@ func (d *daemon) holds(h subnet.Holding) {
 	}
 	if h.Config != d.holding.Config {
 		d.linger = subnet.Linger{}
+		for _, n := range h.Config.Network().Prefixes() {
+			if !slices.Contains(d.networks, n) {
+				d.networks = append(slices.Clone(d.networks), n)
+			}
+		}
 	}
 	d.holding = h
 	d.wish()
@@ -204,6 +211,7 @@ func (d *daemon) wish() {
 		Config:     h.Config,
 		Host:       d.host,
 		Own:        h.Own,
+		Networks:   d.networks,
 		Peers:      peers,
 		Unreadable: unreadable,
 	})

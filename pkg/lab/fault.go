@@ -20,6 +20,18 @@ func (ns *Namespace) LinkDown(name string) error {
 	return nil
 }
 
+// RenameLink gives an interface that is down another name, and brings it up.
+func (ns *Namespace) RenameLink(name, to string) error {
+	link, err := ns.nl.LinkByName(name)
+	if err == nil {
+		err = ns.nl.LinkSetName(link, to)
+	}
+	if err != nil {
+		return fmt.Errorf("renaming %s of %s: %w", name, ns.Name, err)
+	}
+	return ns.setUp(to)
+}
+
 // LinkUp brings an interface up again, with the host's default route if that
 // leads through it, and no other route that was lost.
 func (h *Host) LinkUp(name string) error {

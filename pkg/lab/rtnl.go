@@ -35,6 +35,10 @@ func (r rtnl) LinkDel(l netlink.Link) error {
 	return r.ns.Do(func() error { return r.handle.LinkDel(l) })
 }
 
+func (r rtnl) LinkSetName(l netlink.Link, name string) error {
+	return r.ns.Do(func() error { return r.handle.LinkSetName(l, name) })
+}
+
 func (r rtnl) LinkSetUp(l netlink.Link) error {
 	return r.ns.Do(func() error { return r.handle.LinkSetUp(l) })
 }

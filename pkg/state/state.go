@@ -64,6 +64,13 @@ func NexthopID(subnet netip.Prefix) uint32 {
 	return binary.BigEndian.Uint32(a[:])
 }
 
+// NexthopSubnet is the inverse of NexthopID: the base address of the subnet.
+func NexthopSubnet(id uint32) netip.Addr {
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], id)
+	return netip.AddrFrom4(a)
+}
+
 // Key is the number.
 func (n Nexthop) Key() Key { return Key{Kind: KindNexthop, ID: n.ID} }
 

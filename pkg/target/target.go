@@ -13,6 +13,9 @@ import (
 // Nothing may be concluded from it.
 var ErrIncomplete = errors.New("the dump was interrupted by changes")
 
+// ErrNoLink is in the errors of steps whose interface is not there, or down.
+var ErrNoLink = errors.New("no link")
+
 // Target holds objects. A Target is safe for concurrent use of Watch with the
 // other methods; those are called by one goroutine.
 type Target interface {
@@ -40,7 +43,8 @@ type Event struct {
 	Key   state.Key
 	Entry state.Entry
 	Gone  bool
-	// Iface is the name of the interface whose link or addresses changed.
+	// Iface is the name of the interface whose link or addresses changed; its
+	// old name, if that is what changed.
 	Iface string
 	// Defaults is set if a default route changed.
 	Defaults bool

@@ -42,13 +42,20 @@ func (l *links) name(index int) string { return l.byIndex[index] }
 func (l *links) find(name string) (int, error) {
 	switch dev, ok := l.byName[name]; {
 	case !ok:
-		return 0, fmt.Errorf("there is no interface %s", name)
+		return 0, noLink("there is no interface " + name)
 	case !dev.up:
-		return 0, fmt.Errorf("interface %s is down", name)
+		return 0, noLink("interface " + name + " is down")
 	default:
 		return dev.index, nil
 	}
 }
+
+// noLink is a target.ErrNoLink that says more.
+type noLink string
+
+func (e noLink) Error() string { return string(e) }
+
+func (e noLink) Is(err error) bool { return err == target.ErrNoLink }
 
 // uninterrupted runs a dump until no change of the kernel's tables came between
 // its parts, a few times at most.

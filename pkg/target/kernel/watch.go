@@ -77,12 +77,16 @@ func event(m syscall.NetlinkMessage, names *links) (target.Event, bool) {
 			break
 		}
 		index := int(int32(native.Uint32(m.Data[4:])))
+		// What is renamed is notified under its old name: that one is gone.
+		e := target.Event{Iface: names.byIndex[index]}
 		for typ, data := range attrs(m.Data[unix.SizeofIfInfomsg:]) {
 			if typ == unix.IFLA_IFNAME {
 				names.byIndex[index] = unix.ByteSliceToString(data)
 			}
 		}
-		e := target.Event{Iface: names.byIndex[index]}
+		if e.Iface == "" {
+			e.Iface = names.byIndex[index]
+		}
 		if m.Header.Type == unix.RTM_DELLINK {
 			delete(names.byIndex, index)
 		}

@@ -1,0 +1,182 @@
+package main_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// A second daemon on a host, with a network of its own, is left alone.
+func TestTwoNetworksOnOneHost(t *testing.T) {
+	n := newNetwork(t, 1, hostGW)
+	h := n.nodes[0]
+	for key, value := range map[string]string{
+		"/other/config":                hostGW6,
+		"/other/subnets/10.6.200.0-24": `{"PublicIP":"192.168.0.206","BackendType":"host-gw"}`,
+	} {
+		_, err := n.keys().Set(n.ctx, key, value, nil)
+		check(t, err)
+	}
+	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.205","BackendType":"host-gw"}`)
+	both := []string{"10.5.200.0/24 via 192.168.0.205", "10.6.200.0/24 via 192.168.0.206"}
+	second, err := h.StartFlanneld(daemonBinary, "-etcd-prefix=/other", "-subnet-file="+filepath.Join(h.Dir, "other.env"))
+	check(t, err)
+	check(t, second.WaitReady(n.ctx))
+	h.waitRoutes(soon, both...)
+	before := strings.Count(h.daemon.Log()+second.Log(), "\n")
+
+	first := h.daemon
+	first.Kill()
+	h.start()
+	h.waitReady()
+	h.waitRoutes(soon, both...)
+	check(t, h.LinkDown("eth0"))
+	check(t, h.LinkUp("eth0"))
+	h.waitRoutes(soon, both...)
+	if lines := strings.Count(first.Log()+second.Log(), "\n") - before; lines > 10 {
+		t.Errorf("they logged %d lines about each other", lines)
+	}
+}
+
+const hostGW6 = `{"Network":"10.6.0.0/16","Backend":{"Type":"host-gw"}}`
+
+func TestInterfaceRenamed(t *testing.T) {
+	n := newNetwork(t, 2, hostGW)
+	h := n.nodes[0]
+	check(t, h.LinkDown("eth0"))
+	check(t, h.RenameLink("eth0", "ens3"))
+	took := n.wait(time.Second, "the route to be back", func() string {
+		all, err := h.Routes()
+		check(t, err)
+		for _, r := range all {
+			if strings.HasPrefix(r, routeTo(n.nodes[1])+" dev ens3") {
+				return ""
+			}
+		}
+		return fmt.Sprintf("routes are %q", all)
+	})
+	t.Logf("the route is back after %s", took)
+}
+
+// With the interface down nothing can be reached, so the host is not ready.
+func TestInterfaceDown(t *testing.T) {
+	n := newNetwork(t, 1, hostGW)
+	h := n.nodes[0]
+	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.205","BackendType":"host-gw"}`)
+	h.daemon.Kill()
+	// etcd is reached by eth1 meanwhile.
+	check(t, h.AddNIC("eth1", n.sw, mustPrefix("192.168.0.99/24").Addr()))
+	check(t, h.LinkDown("eth0"))
+	h.start("-iface=eth0")
+	h.waitLog("interface eth0 is down")
+	select {
+	case <-h.daemon.Notify.Ready():
+		t.Error("it is ready all the same")
+	default:
+	}
+	check(t, h.LinkUp("eth0"))
+	h.waitReady()
+	h.waitRoutes(0, "10.5.200.0/24 via 192.168.0.205")
+}
+
+func TestAddressGone(t *testing.T) {
+	n := newNetwork(t, 1, hostGW)
+	h := n.nodes[0]
+	addr := mustPrefix(h.Addr.String() + "/24")
+	check(t, h.AddAddr("eth0", mustPrefix("192.168.0.90/24")))
+	check(t, h.DelAddr("eth0", addr))
+	want := "interface eth0 no longer has the address " + h.Addr.String()
+	h.waitLog(want)
+	n.wait(soon, "the status to say so", func() string {
+		if s := h.daemon.Status(); !strings.Contains(s, want) {
+			return "status is " + s
+		}
+		return ""
+	})
+	check(t, h.AddAddr("eth0", addr))
+	h.waitLog("the external interface is there again")
+}
+
+func TestSubnetFileDeleted(t *testing.T) {
+	n := newNetwork(t, 1, hostGW)
+	h := n.nodes[0]
+	before := h.daemon.EnvText()
+	check(t, os.Remove(h.daemon.SubnetFile))
+	n.wait(20*time.Second, "subnet.env to be back", func() string {
+		if text := h.daemon.EnvText(); text != before {
+			return fmt.Sprintf("it is %q", text)
+		}
+		return ""
+	})
+}
+
+func TestStatusDuringOutage(t *testing.T) {
+	n := newNetwork(t, 1, hostGW)
+	h := n.nodes[0]
+	n.etcd.Kill()
+	n.wait(soon, "the status to say so", func() string {
+		if s := h.daemon.Status(); !strings.Contains(s, ", etcd cannot be used since ") {
+			return "status is " + s
+		}
+		return ""
+	})
+	check(t, n.etcd.Start(n.ctx))
+	n.wait(soon, "the status to be as before", func() string {
+		if s := h.daemon.Status(); strings.Contains(s, "etcd") {
+			return "status is " + s
+		}
+		return ""
+	})
+}
+
+// A host whose subnet was taken, and that can't get another one yet, still
+// follows the others.
+func TestSubnetTakenAndNoneFree(t *testing.T) {
+	n := newNetwork(t, 2, `{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.2.0","Backend":{"Type":"host-gw"}}`)
+	h, peer := n.nodes[0], n.nodes[1]
+	n.put(h.key(), `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`)
+	h.waitLog("no free subnet: all 2 of length /24")
+	dst := peer.subnet()
+	check(t, peer.daemon.Signal(9))
+	n.put(peer.key(), `{"PublicIP":"192.168.0.201","BackendType":"host-gw"}`)
+	h.waitRoutes(2*time.Second, dst.String()+" via 192.168.0.201")
+	n.delete(peer.key())
+	n.wait(soon, "the freed subnet", func() string {
+		if h.subnet() != dst {
+			return "it is not taken"
+		}
+		return ""
+	})
+}
+
+// Of several endpoints, those that hang do not keep a host from starting.
+func TestHungEndpoints(t *testing.T) {
+	n := newLab(t)
+	n.startEtcd(lab.EtcdOptions{})
+	n.put("config", hostGW)
+	var urls []string
+	for _, port := range []uint16{2001, 2002} {
+		p, url := n.startProxy(port)
+		p.let(false)
+		urls = append(urls, url)
+	}
+	urls = append(urls, n.etcd.Endpoint())
+	for range 3 { // each begins with an endpoint at random
+		n.addNode(lab.HostOptions{}, "-etcd-endpoints="+strings.Join(urls, ",")).start()
+	}
+	for _, h := range n.nodes {
+		n.wait(time.Minute, "READY of "+h.Name, func() string {
+			select {
+			case <-h.daemon.Notify.Ready():
+				return ""
+			default:
+				return "it is not"
+			}
+		})
+	}
+}
