@@ -36,6 +36,7 @@ type Store struct {
 	pinned    atomic.Int64 // the endpoint that answered last
 	transport *http.Transport
 	pollLimit time.Duration
+	pollCheck time.Duration
 
 	mu    sync.Mutex
 	saved *view // what the last Watch knew when it ended
@@ -61,6 +62,7 @@ func New(o Options) (*Store, error) {
 		caFile:    o.CAFile,
 		transport: newTransport(tlsConfig),
 		pollLimit: pollLimit,
+		pollCheck: pollCheck,
 	}
 	for _, text := range o.Endpoints {
 		text = strings.TrimSpace(text)

@@ -147,8 +147,11 @@ func (r *reply) entry(n *client.Node) subnet.Entry {
 // get reads a key, or a directory and what is directly in it, as a majority of
 // the cluster has it.
 func (s *Store) get(ctx context.Context, key string) (*reply, error) {
-	return s.do(ctx, request{method: http.MethodGet, key: key, query: url.Values{"quorum": {"true"}}})
+	return s.do(ctx, request{method: http.MethodGet, key: key, query: quorum})
 }
+
+// quorum asks for what a majority has.
+var quorum = url.Values{"quorum": {"true"}}
 
 func (s *Store) configKey() string  { return path.Join(s.prefix, "config") }
 func (s *Store) subnetsKey() string { return path.Join(s.prefix, "subnets") }

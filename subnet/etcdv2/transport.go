@@ -21,10 +21,13 @@ const (
 	// dialTimeout is shorter, so that a write to a dead endpoint is known not to
 	// have been sent, and may go to the next.
 	dialTimeout = 3 * time.Second
-	// pollLimit is how long a long poll may last before a majority is asked
-	// whether this server still follows it: one that was cut off from the others
-	// would keep the poll for as long as it lives, and bring nothing.
-	pollLimit = 30 * time.Second
+	// pollLimit is more than the five minutes after which etcd itself ends a
+	// long poll.
+	pollLimit = 330 * time.Second
+	// pollCheck is how often, during a long poll, the server is asked for what a
+	// majority has: one that was cut off from the others keeps the poll for as
+	// long as it lives, and brings nothing.
+	pollCheck = 20 * time.Second
 	// userTimeout is how long the peer may leave data unacknowledged.
 	userTimeout = 20 * time.Second
 )

@@ -137,7 +137,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, error) {
 	k := s.pinned.Load()
 	e := s.endpoints[k]
-	limited, cancel := context.WithTimeout(ctx, s.pollLimit+rand.N(s.pollLimit/4)) // not all hosts at once
+	limited, cancel := context.WithTimeout(ctx, s.pollLimit)
 	defer cancel()
 	accepted := make(chan struct{})
 	r := request{
@@ -160,6 +160,14 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 		done <- result{rep, err}
 	}()
 
+	var checking sync.WaitGroup
+	defer checking.Wait()
+	defer cancel()
+	alive := make(chan error, 1)
+	nextCheck := func() time.Duration { return s.pollCheck - rand.N(s.pollCheck/4) } // not all hosts at once
+	check := time.NewTimer(nextCheck())
+	defer check.Stop()
+
 	timer := time.NewTimer(requestTimeout)
 	defer timer.Stop()
 	var res result
@@ -167,6 +175,19 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 		select {
 		case res = <-done:
 			waiting = false
+		case <-check.C:
+			checking.Go(func() {
+				_, err := s.ask(limited, e, request{method: http.MethodGet, key: s.configKey(), query: quorum})
+				alive <- err
+			})
+		case err := <-alive:
+			if unanswered(err) {
+				cancel()
+				<-done
+				res.err = err
+				waiting = false
+			}
+			check.Reset(nextCheck())
 		case <-accepted:
 			accepted = nil
 			timer.Reset(settle)

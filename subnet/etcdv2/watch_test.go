@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -179,16 +181,19 @@ func TestWatchEndsWithContext(t *testing.T) {
 func TestQuietPollMovesOn(t *testing.T) {
 	t.Parallel()
 	second := make(chan string, 1)
-	polls := 0
+	var polls atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Etcd-Cluster-Id", "c1")
 		if r.URL.Query().Get("wait") == "" {
 			w.WriteHeader(http.StatusNotFound)
-			fmt.Fprint(w, `{"errorCode":100,"message":"Key not found","index":5}`)
+			index := 5
+			if polls.Load() > 0 {
+				index = 700
+			}
+			_, _ = fmt.Fprintf(w, `{"errorCode":100,"message":"Key not found","index":%d}`, index)
 			return
 		}
-		polls++
-		if polls == 1 {
+		if polls.Add(1) == 1 {
 			w.Header().Set("X-Etcd-Index", "700")
 			return
 		}
@@ -210,6 +215,35 @@ func TestQuietPollMovesOn(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Fatal("no second poll")
+	}
+}
+
+// A server that keeps a long poll but has no majority behind it is left.
+func TestServerWithoutMajority(t *testing.T) {
+	t.Parallel()
+	var polling atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Etcd-Cluster-Id", "c1")
+		switch {
+		case r.URL.Query().Get("wait") != "":
+			polling.Store(true)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		case polling.Load():
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = io.WriteString(w, `{"errorCode":300,"message":"Raft Internal Error","cause":"etcdserver: request timed out"}`)
+		default:
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"errorCode":100,"message":"Key not found","index":5}`)
+		}
+	}))
+	defer server.Close()
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	s.pollCheck = 50 * time.Millisecond
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.Watch(ctx, func(subnet.Snapshot) {}); err == nil || ctx.Err() != nil {
+		t.Errorf("the watch ended with %v", err)
 	}
 }
 
