@@ -116,8 +116,8 @@ func TestSubnetFileDeleted(t *testing.T) {
 }
 
 func TestStatusDuringOutage(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
-	h := n.nodes[0]
+	n := newNetwork(t, 2, hostGW)
+	h, other := n.nodes[0], n.nodes[1]
 	n.etcd.Kill()
 	n.wait(soon, "the status to say so", func() string {
 		if s := h.daemon.Status(); !strings.Contains(s, ", etcd cannot be used since ") {
@@ -125,6 +125,10 @@ func TestStatusDuringOutage(t *testing.T) {
 		}
 		return ""
 	})
+	start := time.Now()
+	if code, err := other.daemon.Stop(soon); code != 0 || err != nil || time.Since(start) > slow(time.Second) {
+		t.Errorf("stopped during the outage: exit status %d after %s, %v", code, time.Since(start), err)
+	}
 	check(t, n.etcd.Start(n.ctx))
 	n.wait(soon, "the status to be as before", func() string {
 		if s := h.daemon.Status(); strings.Contains(s, "etcd") {
