@@ -61,11 +61,9 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	noLink := false // the way to the others is not there at all
 	for i, op := range due {
 		if errs[i] != nil {
 			t.fail(op.Key(), op, errs[i])
-			noLink = noLink || errors.Is(errs[i], target.ErrNoLink)
 		}
 	}
 	// Hints do not follow what is not both wanted and ours: forget it. A quick
@@ -83,6 +81,10 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	r.failures = t.now
 	t.news.log(klog.Warningf)
 	recovered.log(klog.Infof)
+	noLink := false // the way to the others is not there at all
+	for _, f := range r.failures {
+		noLink = noLink || f.noLink
+	}
 	if !noLink {
 		r.readyOnce.Do(func() { close(r.ready) })
 	}
@@ -101,6 +103,7 @@ type tally struct {
 func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	f := &failure{reason: err.Error(), pause: retryFirst}
 	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet)
+	f.noLink = errors.Is(err, target.ErrNoLink)
 	if was := t.before[k]; was != nil {
 		if was.next.After(time.Now()) { // looked at before its time
 			f.pause, f.next = was.pause, was.next

@@ -61,6 +61,7 @@ type failure struct {
 	// blocked is set if it was by what is not ours, or by the failure of what
 	// it depends on; with that out of the way, there is no reason to wait.
 	blocked bool
+	noLink  bool // for want of the interface
 }
 
 const (

@@ -302,6 +302,10 @@ func (k *Keeper) move(ctx context.Context) error {
 		return fmt.Errorf("taking another subnet than %s, which belongs to %s: %w", old.Subnet, k.holder, err)
 	}
 	k.holder = ""
+	if k.holding.Own.Subnet == old.Subnet {
+		klog.Infof("our subnet %s is free again, and ours", old.Subnet)
+		return nil
+	}
 	klog.Errorf("this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted",
 		old.Subnet, k.holding.Own.Subnet)
 	return nil
