@@ -208,8 +208,8 @@ func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (backend.
 		return h, err
 	}
 	iface := byName(ifaces, h.Iface)
-	if iface == nil {
-		iface = byAddr(ifaces, h.Addr.V4)
+	if other := byAddr(ifaces, h.Addr.V4); other != nil && (iface == nil || !hasAddr(iface, h.Addr.V4)) {
+		iface = other // renamed, or made a port of a bridge
 	}
 	if iface == nil {
 		return h, fmt.Errorf("there is no interface %s any more, and none with its address %s", h.Iface, h.Addr)

@@ -298,6 +298,7 @@ func (k *Keeper) lost(ctx context.Context, holder string) error {
 // host has, and the other hosts are followed as before.
 func (k *Keeper) move(ctx context.Context) error {
 	old := k.holding.Own
+	k.Previous = old.Subnet // it may be free again
 	if err := k.tryAcquire(ctx); err != nil {
 		return fmt.Errorf("taking another subnet than %s, which belongs to %s: %w", old.Subnet, k.holder, err)
 	}

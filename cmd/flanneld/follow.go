@@ -90,6 +90,9 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		d.mu.Unlock()
 		poke(d.publish)
+		if err != nil { // it may have been the look itself that failed
+			time.AfterFunc(retryPause, func() { poke(d.look) })
+		}
 	}
 }
 
