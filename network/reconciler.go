@@ -100,8 +100,8 @@ func (r *Reconciler) Wish(w Wish) {
 	r.poke()
 }
 
-// Ready is closed once every object of a first wish has been tried, on an
-// interface that is up.
+// Ready is closed once every object of a first wish has been tried, and none
+// waits for an interface that is down.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 func (r *Reconciler) poke() {

@@ -146,8 +146,8 @@ type Entry struct {
 	// Text says what is there and whose, in the target's own terms, where it is
 	// not Ours.
 	Text string
-	// Beside is set if the entry is Ours and something Foreign is there under
-	// the same key; it says what.
+	// Beside is set if the entry is Ours and something else is there under the
+	// same key, Foreign or a second one of ours; it says what.
 	Beside string
 }
 
