@@ -43,7 +43,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	// come right by itself.
 	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
 	var due []state.Op
-	missing := make(unmet)
+	missing := newUnmet()
 	for _, op := range ops {
 		f := r.failures[op.Key()]
 		if f == nil || f.blocked || !f.next.After(time.Now()) {
@@ -55,7 +55,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	}
 	for _, b := range blocked {
 		t.fail(b.Want.Key(), b.Want, b)
-		missing[b.Want.Key()] = true
+		missing.wanted[b.Want.Key()] = true
 	}
 	errs := r.apply(ctx, due, missing, before)
 	if ctx.Err() != nil {
@@ -124,7 +124,7 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 // is wanted. It reports false where a full pass has to find out more.
 func (r *Reconciler) quickPass(ctx context.Context, keys []state.Key) bool {
 	ops, blocked := state.Diff(r.plan.want, r.have, keys, r.plan.keep)
-	for _, err := range r.apply(ctx, ops, make(unmet), nil) {
+	for _, err := range r.apply(ctx, ops, newUnmet(), nil) {
 		if err != nil {
 			return false
 		}

@@ -11,25 +11,33 @@ import (
 // of its own, and is what there is to tell.
 var errUnmet = errors.New("what it depends on could not be had")
 
-// unmet is the keys of objects that are not as wanted: nothing may come to refer
-// to them, nor may they be taken away from what refers to them still.
-type unmet map[state.Key]bool
+// unmet says which steps must wait for others that failed.
+type unmet struct {
+	wanted map[state.Key]bool // not as wanted: nothing may come to refer to them
+	used   map[state.Key]bool // referred to still: they may not be taken away
+}
+
+func newUnmet() unmet {
+	return unmet{make(map[state.Key]bool), make(map[state.Key]bool)}
+}
 
 // add notes a step that is not taken, or failed.
 func (u unmet) add(op state.Op) {
-	u[op.Key()] = true
+	if op.Want != nil {
+		u.wanted[op.Key()] = true
+	}
 	if k, ok := state.Needs(op.Have); ok {
-		u[k] = true
+		u.used[k] = true
 	}
 }
 
 // holdsUp reports whether a step must wait.
 func (u unmet) holdsUp(op state.Op) bool {
 	if op.Verb == state.Delete {
-		return u[op.Key()]
+		return u.used[op.Key()]
 	}
 	k, ok := state.Needs(op.Want)
-	return ok && u[k]
+	return ok && u.wanted[k]
 }
 
 // applyStages takes the steps, as state.Diff orders them, kind by kind, so that

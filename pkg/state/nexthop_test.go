@@ -54,14 +54,23 @@ func TestDiffRouteByNexthop(t *testing.T) {
 	}
 }
 
+// embedded is as a target wraps what this program would not make.
+type embedded struct{ Route }
+
 func TestNeeds(t *testing.T) {
 	n := Nexthop{ID: 7, Via: right.Via, Dev: "eth0"}
 	r := right
 	r.Nexthop = n.ID
-	if k, ok := Needs(r); !ok || k != n.Key() {
-		t.Errorf("it needs %v, %v", k, ok)
+	for o, want := range map[Object]Key{
+		r: n.Key(), embedded{r}: n.Key(), right: LinkKey("eth0"), n: LinkKey("eth0"),
+		FDB{Dev: "flannel.1"}: LinkKey("flannel.1"), Neigh{Dev: "flannel.1"}: LinkKey("flannel.1"),
+		Addr{Dev: "flannel.1"}: LinkKey("flannel.1"),
+	} {
+		if k, ok := Needs(o); !ok || k != want {
+			t.Errorf("%v needs %v, %v; want %v", o, k, ok, want)
+		}
 	}
-	for _, o := range []Object{nil, right, n, odd{key}} {
+	for _, o := range []Object{nil, VXLAN{Name: "flannel.1", Lower: "eth0"}, odd{key}} {
 		if k, ok := Needs(o); ok {
 			t.Errorf("%v needs %v", o, k)
 		}

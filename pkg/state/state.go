@@ -15,12 +15,26 @@ type Kind uint8
 
 // The kinds of objects.
 const (
-	KindNexthop Kind = iota + 1
+	KindLink Kind = iota + 1
+	KindAddr
+	// A neighbour entry tells to whom an FDB entry belongs: it comes first and
+	// goes last.
+	KindNeigh
+	KindFDB
+	KindNexthop
 	KindRoute
 )
 
 func (k Kind) String() string {
 	switch k {
+	case KindLink:
+		return "device"
+	case KindAddr:
+		return "address"
+	case KindNeigh:
+		return "neighbour"
+	case KindFDB:
+		return "FDB entry"
 	case KindNexthop:
 		return "nexthop"
 	case KindRoute:
@@ -33,8 +47,10 @@ func (k Kind) String() string {
 // is ours.
 type Key struct {
 	Kind Kind
-	Dst  netip.Prefix // routes: the destination
+	Dev  string       // devices: the name; what is a device's own: whose
+	Dst  netip.Prefix // routes: the destination; addresses; neighbours: of one address
 	ID   uint32       // nexthops: the number
+	MAC  MAC          // FDB entries
 }
 
 // Object is one thing that a host can have. Objects are values of comparable
@@ -49,9 +65,10 @@ type Object interface {
 // to. Through these, a kernel finds its way among tens of thousands of routes on
 // one interface; without, each new route is compared with all others.
 type Nexthop struct {
-	ID  uint32 // never 0
-	Via netip.Addr
-	Dev string
+	ID     uint32 // never 0
+	Via    netip.Addr
+	Dev    string
+	Onlink bool // Via is on Dev's link, whatever its addresses say
 }
 
 // NexthopID returns the number of the nexthop for a subnet: its IPv4 base
@@ -75,39 +92,68 @@ func NexthopSubnet(id uint32) netip.Addr {
 func (n Nexthop) Key() Key { return Key{Kind: KindNexthop, ID: n.ID} }
 
 func (n Nexthop) String() string {
-	return fmt.Sprintf("nexthop %d via %s dev %s", n.ID, n.Via, n.Dev)
+	return fmt.Sprintf("nexthop %d via %s dev %s%s", n.ID, n.Via, n.Dev, onlink(n.Onlink))
+}
+
+// Needs is the device.
+func (n Nexthop) Needs() Key { return LinkKey(n.Dev) }
+
+func onlink(is bool) string {
+	if is {
+		return " onlink"
+	}
+	return ""
 }
 
 // Route sends packets for Dst out of the interface Dev, to the next hop Via. It
 // is in the main table, with metric 0. If Nexthop is not 0, the route refers to
-// the Nexthop of that number, and Via and Dev are what that says.
+// the Nexthop of that number, and Via, Dev and Onlink are what that says.
 type Route struct {
 	Dst     netip.Prefix
 	Via     netip.Addr
 	Dev     string
+	Onlink  bool // as for Nexthop
 	Nexthop uint32
 }
 
 // Key is the destination.
 func (r Route) Key() Key { return Key{Kind: KindRoute, Dst: r.Dst} }
 
-func (r Route) String() string { return fmt.Sprintf("route %s via %s dev %s", r.Dst, r.Via, r.Dev) }
+func (r Route) String() string {
+	return fmt.Sprintf("route %s via %s dev %s%s", r.Dst, r.Via, r.Dev, onlink(r.Onlink))
+}
+
+// Needs is the nexthop or, without one, the device.
+func (r Route) Needs() Key {
+	if r.Nexthop != 0 {
+		return Key{Kind: KindNexthop, ID: r.Nexthop}
+	}
+	return LinkKey(r.Dev)
+}
 
 // Same reports whether what is there is what is wanted. A route that refers to
 // the right Nexthop is, whatever that says at the moment.
 func Same(want, there Object) bool {
-	w, isRoute := want.(Route)
-	if isRoute && w.Nexthop != 0 {
-		t, ok := there.(Route)
-		return ok && t.Dst == w.Dst && t.Nexthop == w.Nexthop
+	switch w := want.(type) {
+	case Route:
+		if t, ok := there.(Route); ok && w.Nexthop != 0 {
+			return t.Dst == w.Dst && t.Nexthop == w.Nexthop
+		}
+	case VXLAN:
+		if t, ok := there.(VXLAN); ok && !w.TxChecksumOff {
+			t.TxChecksumOff = false
+			return t == w
+		}
 	}
 	return want == there
 }
 
-// Needs returns the key of what an object refers to, if it does.
+// Needs returns the key of what an object cannot be without, if there is such a
+// thing; it may be one that is not among the objects. Types that embed an object
+// of this package need what that needs.
 func Needs(o Object) (Key, bool) {
-	if r, ok := o.(Route); ok && r.Nexthop != 0 {
-		return Key{Kind: KindNexthop, ID: r.Nexthop}, true
+	if d, ok := o.(interface{ Needs() Key }); ok {
+		return d.Needs(), true
 	}
 	return Key{}, false
 }
