@@ -4,7 +4,9 @@ package backend
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -20,6 +22,8 @@ type Host struct {
 	Iface string
 	// MTU of the external interface, in bytes.
 	MTU int
+	// Up is whether the external interface is.
+	Up bool
 	// Addr is the address of the external interface that was chosen.
 	Addr ip.Addrs
 	// Net is the network of that address, on the interface's link.
@@ -29,17 +33,35 @@ type Host struct {
 	PublicIP ip.Addrs
 	// Nexthops asks for routes by way of nexthop objects.
 	Nexthops bool
+	// ID tells this host from any other, also from one that was made from the
+	// same image, and is the same after a reboot.
+	ID string
+}
+
+// Past is what there is already of this host's end of the overlay.
+type Past struct {
+	// MAC of the backend's device; zero if there is no such device.
+	MAC state.MAC
+	// Lease is what this host's lease says; zero if it has none.
+	Lease subnet.Attrs
 }
 
 // Backend is one way to carry packets. Its methods have no effects and give the
 // same answer for the same arguments.
 type Backend interface {
+	// Device is the name of the interface that the backend makes on each host;
+	// empty if it makes none.
+	Device() string
+
 	// Attrs returns what this host's lease must say, or why the backend cannot
 	// work on this host.
-	Attrs(Host) (subnet.Attrs, error)
+	Attrs(Host, Past) (subnet.Attrs, error)
 
 	// MTU returns how large a pod's packet may be, in bytes.
 	MTU(Host) int
+
+	// Local returns the objects that the host has whoever its peers are.
+	Local(h Host, own *subnet.Lease) []state.Object
 
 	// Peer returns the objects by which peer is reached. An error is about this
 	// peer alone.
@@ -83,4 +105,40 @@ func (t Table) New(c *subnet.Config) (Backend, error) {
 		Value:  fmt.Sprintf("%q", c.BackendType),
 		Reason: "is not a known backend; there are " + strings.Join(names, ", "),
 	}
+}
+
+// Section decodes a configuration's Backend object into a struct of booleans,
+// ints and strings. Its errors are subnet.ConfigErrors.
+func Section(raw json.RawMessage, into any) error {
+	if len(raw) == 0 {
+		return nil
+	}
+	err := json.Unmarshal(raw, into)
+	var mismatch *json.UnmarshalTypeError
+	if !errors.As(err, &mismatch) {
+		return err
+	}
+	want := "a whole number"
+	switch mismatch.Type.Kind() {
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.String:
+		want = "a string"
+	}
+	return &subnet.ConfigError{
+		Key:    "Backend." + mismatch.Field,
+		Value:  "(a JSON " + mismatch.Value + ")",
+		Reason: "is not " + want,
+	}
+}
+
+// RouteTo returns r, by way of a nexthop object where the host is to have them.
+func RouteTo(h Host, r state.Route) []state.Object {
+	if h.Nexthops {
+		r.Nexthop = state.NexthopID(r.Dst)
+	}
+	if r.Nexthop == 0 {
+		return []state.Object{r}
+	}
+	return []state.Object{state.Nexthop{ID: r.Nexthop, Via: r.Via, Dev: r.Dev, Onlink: r.Onlink}, r}
 }

@@ -23,7 +23,7 @@ import (
 var (
 	hostNet  = netip.MustParsePrefix("192.168.0.1/16")
 	testHost = backend.Host{
-		Iface: "eth0", MTU: 1500,
+		Iface: "eth0", MTU: 1500, Up: true,
 		Addr:     ip.Addrs{V4: hostNet.Addr()},
 		Net:      ip.SubnetOf(hostNet.Masked()),
 		PublicIP: ip.Addrs{V4: hostNet.Addr()},

@@ -24,6 +24,9 @@ type Selection struct {
 	CanReach netip.Addr
 	// PublicIP is advertised in the place of the interface's address.
 	PublicIP netip.Addr
+	// MachineID is the host's own, which another one made from the same image
+	// may share.
+	MachineID string
 }
 
 // View is what is seen of the host's interfaces and routes.
@@ -114,9 +117,11 @@ func (s Selection) host(iface *kernel.Interface, want netip.Addr) (backend.Host,
 	h := backend.Host{
 		Iface:    iface.Name,
 		MTU:      iface.MTU,
+		Up:       iface.Up,
 		Addr:     ip.Addrs{V4: p.Addr()},
 		Net:      ip.SubnetOf(p.Masked()),
 		PublicIP: ip.Addrs{V4: p.Addr()},
+		ID:       s.MachineID + " " + iface.MAC.String(),
 	}
 	if s.PublicIP.IsValid() {
 		h.PublicIP.V4 = s.PublicIP
@@ -200,8 +205,8 @@ func byRegex(ifaces []kernel.Interface, re *regexp.Regexp) (*kernel.Interface, n
 }
 
 // Follow returns h with what has changed of its interface since, which may be
-// its name, too. While the interface or its address is gone, it returns h itself
-// and an error that says so.
+// its name or its address, too. While there is no such interface, or none of its
+// addresses will do, Follow returns h itself and an error that says so.
 func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (backend.Host, error) {
 	ifaces, err := v.Interfaces(ctx)
 	if err != nil {
@@ -215,8 +220,17 @@ func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (backend.
 		return h, fmt.Errorf("there is no interface %s any more, and none with its address %s", h.Iface, h.Addr)
 	}
 	now, err := s.host(iface, h.Addr.V4)
-	if err != nil {
-		return h, fmt.Errorf("interface %s no longer has the address %s, which other hosts send to; a restart would choose another one", h.Iface, h.Addr)
+	if err == nil {
+		return now, nil
 	}
-	return now, nil
+	if now, err = s.Choose(ctx, v); err == nil && now.Iface == iface.Name {
+		return now, nil
+	}
+	if len(s.Ifaces) == 0 && len(s.Regexes) == 0 && !s.CanReach.IsValid() {
+		// The default route often goes with the address.
+		if now, err = s.host(iface, netip.Addr{}); err == nil {
+			return now, nil
+		}
+	}
+	return h, fmt.Errorf("interface %s no longer has the address %s, which other hosts send to, nor another one for them", h.Iface, h.Addr)
 }

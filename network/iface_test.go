@@ -201,7 +201,7 @@ func TestFollow(t *testing.T) {
 			t.Errorf("got %+v, %v, want %+v and an error with %q", got, err, h, want)
 		}
 	}
-	v.ifaces[1] = iface("eth0", "192.0.2.200/24") // for now
+	v.ifaces[1] = iface("eth0") // for now
 	gone("no longer has the address 192.0.2.1")
 	v.ifaces = v.ifaces[:1]
 	gone("no interface eth0 any more")
@@ -209,5 +209,38 @@ func TestFollow(t *testing.T) {
 	v.err = errors.New("boom")
 	if got, err := s.Follow(t.Context(), v, h); err == nil || got != h {
 		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+// The address of the interface changed: the one that the selection leads to now
+// takes its place, if it leads to that interface.
+func TestFollowAddress(t *testing.T) {
+	for name, c := range map[string]struct {
+		s        Selection
+		defaults []kernel.DefaultRoute
+		follows  bool
+	}{
+		"by name":                         {Selection{Ifaces: []string{"eth0"}}, nil, true},
+		"by address":                      {Selection{Ifaces: []string{"192.0.2.1"}}, nil, false},
+		"by address, then name":           {Selection{Ifaces: []string{"192.0.2.1", "eth0"}}, nil, true},
+		"by expression":                   {Selection{Regexes: []*regexp.Regexp{regexp.MustCompile(`^192\.0\.`)}}, nil, true},
+		"by expression that fits no more": {Selection{Regexes: []*regexp.Regexp{regexp.MustCompile(`\.1$`)}}, nil, false},
+		"by the default route":            {Selection{}, []kernel.DefaultRoute{{Iface: "eth0"}}, true},
+		"with the default route gone":     {Selection{}, nil, true},
+		"the default route is elsewhere":  {Selection{}, []kernel.DefaultRoute{{Iface: "lo"}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := hostView()
+			v.defaults = c.defaults
+			h := backend.Host{Iface: "eth0", Addr: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}}
+			v.ifaces[1] = iface("eth0", "192.0.2.77/24")
+			got, err := c.s.Follow(t.Context(), v, h)
+			if want := netip.MustParseAddr("192.0.2.77"); c.follows && (err != nil || got.Addr.V4 != want || got.PublicIP.V4 != want || got.Iface != "eth0") {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if !c.follows && (err == nil || got != h) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
 	}
 }

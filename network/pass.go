@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -24,20 +25,17 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	before := r.have
 	r.have = have
 	r.restored = false
+	r.plan.disown(have, before)
 	keys := make([]state.Key, 0, len(r.plan.want))
 	for k := range r.plan.want {
 		keys = append(keys, k)
 	}
 	for k, e := range have {
-		if e.Owner == state.Ours && !r.plan.mine(k) {
-			e.Owner = state.Foreign
-			have[k] = e
-		}
 		if _, wanted := r.plan.want[k]; !wanted && e.Owner == state.Ours {
 			keys = append(keys, k)
 		}
 	}
-	ops, blocked := state.Diff(r.plan.want, have, keys, r.plan.keep)
+	ops, blocked := state.Diff(r.plan.want, have, keys, r.plan.keeper(have))
 
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.
@@ -81,14 +79,24 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	r.failures = t.now
 	t.news.log(klog.Warningf)
 	recovered.log(klog.Infof)
-	noLink := false // the way to the others is not there at all
-	for _, f := range r.failures {
-		noLink = noLink || f.noLink
-	}
-	if !noLink {
+	if r.connected() {
 		r.readyOnce.Do(func() { close(r.ready) })
 	}
 	return nil
+}
+
+// connected reports whether this host's own end of the overlay is in place, as
+// far as the last pass knows.
+func (r *Reconciler) connected() bool {
+	if !r.plan.wish.Host.Up {
+		return false
+	}
+	for k, f := range r.failures {
+		if f.noLink || k.Kind == state.KindLink || k.Kind == state.KindAddr {
+			return false
+		}
+	}
+	return true
 }
 
 // tally counts the failures of a pass.
@@ -122,8 +130,8 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 
 // quickPass brings the objects under keys from what the last pass left to what
 // is wanted. It reports false where a full pass has to find out more.
-func (r *Reconciler) quickPass(ctx context.Context, keys []state.Key) bool {
-	ops, blocked := state.Diff(r.plan.want, r.have, keys, r.plan.keep)
+func (r *Reconciler) quickPass(ctx context.Context, changed keys) bool {
+	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.plan.keeper(r.have))
 	for _, err := range r.apply(ctx, ops, newUnmet(), nil) {
 		if err != nil {
 			return false

@@ -1,6 +1,8 @@
 package network
 
 import (
+	"cmp"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -33,17 +35,27 @@ type Wish struct {
 type plan struct {
 	wish     Wish
 	want     state.Set
+	devices  map[string]bool      // that are wanted
 	problems map[ip.Subnet]string // leases that the backend can do nothing with
+	// vteps are the leases that FDB entries are made for. A MAC address is at
+	// one host; what else claims it are rivals.
+	vteps  map[state.Key]*subnet.Lease
+	rivals map[state.Key][]*subnet.Lease
 }
 
-// set takes a new wish and returns the keys of the objects that it changes.
-func (p *plan) set(w Wish) []state.Key {
+// keys of objects.
+type keys map[state.Key]struct{}
+
+// set takes a new wish and returns the keys of the objects that it changes, or
+// that it may change any.
+func (p *plan) set(w Wish) (changed keys, all bool) {
 	old := p.wish
 	p.wish = w
 	if p.want == nil || old.Config != w.Config || old.Host != w.Host || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs {
-		return p.rebuild()
+		p.rebuild()
+		return nil, true
 	}
-	var changed []state.Key
+	changed = make(keys)
 	was, is := old.Peers, w.Peers
 	for len(was) > 0 || len(is) > 0 {
 		if len(was) > 0 && len(is) > 0 && was[0] == is[0] {
@@ -63,9 +75,14 @@ func (p *plan) set(w Wish) []state.Key {
 				continue
 			}
 		}
-		changed = p.change(changed, gone, come)
+		if gone != nil {
+			p.remove(changed, gone)
+		}
+		if come != nil {
+			p.add(changed, come)
+		}
 	}
-	return changed
+	return changed, false
 }
 
 func compareFirst(a, b []*subnet.Lease) int {
@@ -78,79 +95,102 @@ func compareFirst(a, b []*subnet.Lease) int {
 	return a[0].Subnet.Compare(b[0].Subnet)
 }
 
-// change puts the objects of lease come in the place of those of gone; either
-// may be nil.
-func (p *plan) change(changed []state.Key, gone, come *subnet.Lease) []state.Key {
-	before := make(state.Set)
-	if gone != nil {
-		for _, o := range p.objects(gone) {
-			before[o.Key()] = o
-		}
-		delete(p.problems, gone.Subnet)
+// add puts the objects of a lease among those that are wanted.
+func (p *plan) add(changed keys, l *subnet.Lease) {
+	objects, err := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
+	if err != nil {
+		p.problems[l.Subnet] = err.Error()
+		return
 	}
-	if come != nil {
-		for _, o := range p.objects(come) {
-			k := o.Key()
-			if before[k] != o {
-				changed = append(changed, k)
+	for _, o := range objects {
+		k := o.Key()
+		if k.Kind != state.KindFDB {
+			continue
+		}
+		if other := p.vteps[k]; other != nil {
+			// The one that was written last is the more likely to be alive.
+			winner, loser := l, other
+			if other.Revision > l.Revision {
+				winner, loser = other, l
 			}
-			delete(before, k)
-			p.want[k] = o
+			if loser == other {
+				p.take(changed, p.objects(other))
+			}
+			p.rivals[k] = append(p.rivals[k], loser)
+			p.problems[loser.Subnet] = fmt.Sprintf("its MAC address %s is that of lease %s, too, which is newer", k.MAC, winner.Subnet)
+			if loser == l {
+				return
+			}
+		}
+		p.vteps[k] = l
+	}
+	for _, o := range objects {
+		p.want[o.Key()] = o
+		changed[o.Key()] = struct{}{}
+	}
+}
+
+// remove takes the objects of a lease away.
+func (p *plan) remove(changed keys, l *subnet.Lease) {
+	objects := p.objects(l)
+	if p.problems[l.Subnet] != "" {
+		delete(p.problems, l.Subnet)
+		for _, o := range objects {
+			k := o.Key()
+			p.setRivals(k, slices.DeleteFunc(p.rivals[k], func(r *subnet.Lease) bool { return r.Subnet == l.Subnet }))
+		}
+		return
+	}
+	p.take(changed, objects)
+	for _, o := range objects {
+		k := o.Key()
+		delete(p.vteps, k)
+		if rivals := p.rivals[k]; len(rivals) > 0 {
+			newest := slices.MaxFunc(rivals, func(a, b *subnet.Lease) int { return cmp.Compare(a.Revision, b.Revision) })
+			p.setRivals(k, slices.DeleteFunc(rivals, func(r *subnet.Lease) bool { return r == newest }))
+			delete(p.problems, newest.Subnet)
+			p.add(changed, newest)
 		}
 	}
-	for k := range before {
-		delete(p.want, k)
-		changed = append(changed, k)
+}
+
+func (p *plan) setRivals(k state.Key, rivals []*subnet.Lease) {
+	if len(rivals) == 0 {
+		delete(p.rivals, k)
+		return
 	}
-	return changed
+	p.rivals[k] = rivals
+}
+
+func (p *plan) take(changed keys, objects []state.Object) {
+	for _, o := range objects {
+		delete(p.want, o.Key())
+		changed[o.Key()] = struct{}{}
+	}
 }
 
 // objects returns what the backend makes of a lease. That is a pure function of
 // the wish, so it can be asked again what it said before.
 func (p *plan) objects(l *subnet.Lease) []state.Object {
-	objects, err := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
-	if err != nil {
-		p.problems[l.Subnet] = err.Error()
-	}
+	objects, _ := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
 	return objects
 }
 
-func (p *plan) rebuild() []state.Key {
-	before := p.want
+func (p *plan) rebuild() {
 	p.want = make(state.Set, len(p.wish.Peers))
+	p.devices = make(map[string]bool)
 	p.problems = make(map[ip.Subnet]string)
-	var changed []state.Key
+	p.vteps = make(map[state.Key]*subnet.Lease)
+	p.rivals = make(map[state.Key][]*subnet.Lease)
+	for _, o := range p.wish.Backend.Local(p.wish.Host, p.wish.Own) {
+		k := o.Key()
+		p.want[k] = o
+		if k.Kind == state.KindLink {
+			p.devices[k.Dev] = true
+		}
+	}
+	changed := make(keys) // everything; nobody asks
 	for _, l := range p.wish.Peers {
-		changed = p.change(changed, nil, l)
+		p.add(changed, l)
 	}
-	// Everything counts as changed: what was wanted before and is not any more,
-	// and what failed before and may succeed on a host that has changed.
-	for k := range before {
-		if _, ok := p.want[k]; !ok {
-			changed = append(changed, k)
-		}
-	}
-	return changed
-}
-
-// mine reports whether an object with our mark is this daemon's.
-func (p *plan) mine(k state.Key) bool {
-	a := k.Dst.Addr()
-	if k.Kind == state.KindNexthop {
-		a = state.NexthopSubnet(k.ID)
-	}
-	return slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
-}
-
-// keep reports whether an object must stay even if it is not wanted.
-func (p *plan) keep(k state.Key) bool {
-	return slices.ContainsFunc(p.wish.Unreadable, func(s ip.Subnet) bool {
-		switch k.Kind {
-		case state.KindNexthop:
-			return k.ID == state.NexthopID(s.V4)
-		case state.KindRoute:
-			return k.Dst == s.V4 || k.Dst == s.V6
-		}
-		return false
-	})
 }

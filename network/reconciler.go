@@ -100,8 +100,9 @@ func (r *Reconciler) Wish(w Wish) {
 	r.poke()
 }
 
-// Ready is closed once every object of a first wish has been tried, and none
-// waits for an interface that is down.
+// Ready is closed once every object of a first wish has been tried, the device
+// and addresses of the host itself are in place, and nothing waits for an
+// interface that is down.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 func (r *Reconciler) poke() {
@@ -124,7 +125,9 @@ func (r *Reconciler) Hint(e target.Event) {
 	case e.Iface != "" && e.Iface == r.plan.wish.Host.Iface:
 		r.fresh = true
 	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
-	case !wanted && !e.Gone && e.Entry.Owner == state.Ours && r.plan.mine(e.Key):
+		// With the device comes what failed for want of it.
+		r.fresh = r.fresh || e.Key.Kind == state.KindLink
+	case !wanted && !e.Gone && e.Entry.Owner == state.Ours && r.plan.mine(e.Key, r.plan.devices):
 	default:
 		return
 	}
@@ -151,7 +154,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		if r.plan.want == nil {
 			continue // no wish yet: nothing is known, so nothing is done
 		}
-		for _, k := range changed {
+		for k := range changed {
 			if r.failures[k] != nil {
 				full = true // what is there is not sure
 				delete(r.failures, k)
@@ -212,15 +215,17 @@ func (r *Reconciler) fight(start time.Time) bool {
 }
 
 // take empties the mailbox. It returns the keys of the objects that a new wish
-// changes, and whether hints call for a full pass.
-func (r *Reconciler) take() (changed []state.Key, full, fresh bool) {
+// changes, and whether there is reason for a full pass, and for a fresh one.
+func (r *Reconciler) take() (changed keys, full, fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	full, fresh = r.full, r.fresh
 	if r.wish != nil {
 		// What is there for an unreadable lease is seen by a full pass alone.
 		full = full || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
-		changed = r.plan.set(*r.wish)
+		var all bool
+		changed, all = r.plan.set(*r.wish)
+		full, fresh = full || all, fresh || all
 	}
 	r.wish, r.full, r.fresh = nil, false, false
 	return changed, full, fresh

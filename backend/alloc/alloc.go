@@ -15,11 +15,15 @@ var Type = backend.Type{Name: "alloc", New: func(json.RawMessage) (backend.Backe
 
 type alloc struct{}
 
-func (alloc) Attrs(h backend.Host) (subnet.Attrs, error) {
+func (alloc) Device() string { return "" }
+
+func (alloc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP}, nil
 }
 
 func (alloc) MTU(h backend.Host) int { return h.MTU }
+
+func (alloc) Local(backend.Host, *subnet.Lease) []state.Object { return nil }
 
 func (alloc) Peer(backend.Host, *subnet.Lease, *subnet.Lease) ([]state.Object, error) {
 	return nil, nil

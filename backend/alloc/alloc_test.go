@@ -21,7 +21,7 @@ func TestAlloc(t *testing.T) {
 	}
 	// The value under the key has never named this backend.
 	want := subnet.Attrs{PublicIP: h.PublicIP}
-	if got, err := b.Attrs(h); err != nil || got != want {
+	if got, err := b.Attrs(h, backend.Past{}); err != nil || got != want {
 		t.Errorf("Attrs = %+v, %v", got, err)
 	}
 	if got := b.MTU(h); got != 1500 {

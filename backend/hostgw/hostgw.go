@@ -18,9 +18,11 @@ const name = "host-gw"
 
 type hostgw struct{}
 
+func (hostgw) Device() string { return "" }
+
 // Attrs refuses a public address that is not the interface's own: the peers
 // could not use it as a gateway.
-func (hostgw) Attrs(h backend.Host) (subnet.Attrs, error) {
+func (hostgw) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	if h.PublicIP != h.Addr {
 		return subnet.Attrs{}, fmt.Errorf("backend host-gw needs peers to send straight to this host: the public address %s must be the address of %s, %s",
 			h.PublicIP, h.Iface, h.Addr)
@@ -30,20 +32,15 @@ func (hostgw) Attrs(h backend.Host) (subnet.Attrs, error) {
 
 func (hostgw) MTU(h backend.Host) int { return h.MTU }
 
+func (hostgw) Local(backend.Host, *subnet.Lease) []state.Object { return nil }
+
 func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
 	if peer.BackendType != name {
 		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
 	}
 	var objects []state.Object
 	for _, dst := range peer.Subnet.Prefixes() {
-		r := state.Route{Dst: dst, Via: peer.PublicIP.Of(dst), Dev: h.Iface}
-		if h.Nexthops {
-			r.Nexthop = state.NexthopID(dst)
-		}
-		if r.Nexthop != 0 {
-			objects = append(objects, state.Nexthop{ID: r.Nexthop, Via: r.Via, Dev: r.Dev})
-		}
-		objects = append(objects, r)
+		objects = append(objects, backend.RouteTo(h, state.Route{Dst: dst, Via: peer.PublicIP.Of(dst), Dev: h.Iface})...)
 	}
 	return objects, nil
 }

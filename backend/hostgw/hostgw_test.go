@@ -46,7 +46,7 @@ func newBackend(t *testing.T) backend.Backend {
 func TestAttrs(t *testing.T) {
 	b := newBackend(t)
 	want := subnet.Attrs{PublicIP: host.Addr, BackendType: "host-gw"}
-	if got, err := b.Attrs(host); err != nil || got != want {
+	if got, err := b.Attrs(host, backend.Past{}); err != nil || got != want {
 		t.Errorf("Attrs = %+v, %v", got, err)
 	}
 	if got := b.MTU(host); got != 9001 {
@@ -54,7 +54,7 @@ func TestAttrs(t *testing.T) {
 	}
 	nat := host
 	nat.PublicIP.V4 = v4("203.0.113.9")
-	_, err := b.Attrs(nat)
+	_, err := b.Attrs(nat, backend.Past{})
 	if err == nil {
 		t.Fatal("a public address that is not the interface's was accepted")
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"flanneld/backend"
 	"flanneld/backend/alloc"
 	"flanneld/backend/hostgw"
+	"flanneld/backend/vxlan"
 	"flanneld/network"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/target"
@@ -22,7 +25,7 @@ import (
 )
 
 // backends are those that a configuration may name.
-var backends = backend.NewTable(alloc.Type, hostgw.Type)
+var backends = backend.NewTable(alloc.Type, hostgw.Type, vxlan.Type)
 
 // run is the daemon: it returns when ctx ends, or when it can never work.
 func run(ctx context.Context, o *options) error {
@@ -51,12 +54,14 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	if err != nil {
 		klog.Warning(err)
 	}
-	d := &daemon{options: o, machine: machine, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
+	o.iface.MachineID = machineID()
+	d := &daemon{options: o, machine: machine, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
 	d.reconciler = network.NewReconciler(machine, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err
 	}
 	keeper := &subnet.Keeper{
+		Refresh:  d.refresh,
 		Store:    store,
 		Previous: previous.Subnet,
 		Margin:   o.renewMargin,
@@ -83,7 +88,9 @@ type daemon struct {
 	reconciler *network.Reconciler
 	systemd    systemd
 	look       chan struct{} // one slot: the external interface may have changed
+	refresh    chan struct{} // one slot: our lease may have to say something else
 	publish    chan struct{} // one slot: subnet.env or the status may have changed
+	previous   ip.Subnet     // that this host had when it last ran
 
 	mu       sync.Mutex
 	host     backend.Host
@@ -125,7 +132,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // prepare makes the backend that a configuration names, and what it wants our
 // lease to say.
-func (d *daemon) prepare(_ context.Context, c *subnet.Config) (subnet.Attrs, []netip.Prefix, error) {
+func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
 	if c.V6.Network.IsValid() {
 		return subnet.Attrs{}, nil, &subnet.ConfigError{Key: "EnableIPv6", Value: "true", Reason: "is not supported by this version"}
 	}
@@ -133,14 +140,51 @@ func (d *daemon) prepare(_ context.Context, c *subnet.Config) (subnet.Attrs, []n
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	ifaces, err := d.machine.Interfaces(ctx)
+	if err != nil {
+		return subnet.Attrs{}, nil, err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	attrs, err := b.Attrs(d.host)
+	attrs, err := b.Attrs(d.host, d.past(b, ifaces, s))
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
 	d.prepared = prepared{c, b}
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
+}
+
+// past finds what there is of this host's end of the overlay. What a lease of
+// ours says while we run holds, whatever may have happened to the device. The
+// caller holds d.mu.
+func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Snapshot) backend.Past {
+	if d.holding.Own != nil {
+		return backend.Past{Lease: d.holding.Own.Attrs}
+	}
+	var p backend.Past
+	for _, i := range ifaces {
+		if i.Name == b.Device() && i.VXLAN {
+			p.MAC = i.MAC
+		}
+	}
+	for _, l := range s.Leases {
+		if l.PublicIP == d.host.PublicIP && (p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous) {
+			p.Lease = l.Attrs
+		}
+	}
+	return p
+}
+
+// machineID tells this machine from others, those aside that were made from the
+// same image; empty if it can't be known.
+func machineID() string {
+	for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		if id, err := os.ReadFile(file); err == nil && len(bytes.TrimSpace(id)) > 0 {
+			return string(bytes.TrimSpace(id))
+		}
+	}
+	name, _ := os.Hostname()
+	return name
 }
 
 // holds takes what the keeper has got.

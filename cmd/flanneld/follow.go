@@ -59,8 +59,14 @@ func (d *daemon) event(e target.Event) {
 	d.reconciler.Hint(e)
 }
 
-// followPause lets the events of one change come in before it is looked at.
-const followPause = 10 * time.Millisecond
+const (
+	// followPause lets the events of one change come in before it is looked at.
+	followPause = 10 * time.Millisecond
+	// addressPause is how long another address must be the interface's before
+	// the peers are told to send there: many changes take one away and bring it
+	// back.
+	addressPause = 500 * time.Millisecond
+)
 
 // follow keeps what is known of the external interface right.
 func (d *daemon) follow(ctx context.Context) error {
@@ -77,6 +83,12 @@ func (d *daemon) follow(ctx context.Context) error {
 		before := d.host
 		d.mu.Unlock()
 		now, err := d.options.iface.Follow(ctx, d.machine, before)
+		if err == nil && now.PublicIP != before.PublicIP || now.Addr != before.Addr {
+			if err := sleep(ctx, addressPause); err != nil {
+				return err
+			}
+			now, err = d.options.iface.Follow(ctx, d.machine, before)
+		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -84,9 +96,10 @@ func (d *daemon) follow(ctx context.Context) error {
 		d.sawInterface(err)
 		now.Nexthops = d.host.Nexthops
 		if now != d.host {
-			klog.Infof("the external interface is %s now, with MTU %d", now.Iface, now.MTU)
+			klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
 			d.host = now
 			d.wish()
+			poke(d.refresh)
 		}
 		d.mu.Unlock()
 		poke(d.publish)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
 )
 
 // Interface is a network interface of the host.
@@ -19,6 +21,8 @@ type Interface struct {
 	MTU      int // bytes
 	Up       bool
 	Loopback bool
+	MAC      state.MAC // zero if it has none of 48 bits
+	VXLAN    bool      // a VXLAN device
 	Addrs    []Address
 }
 
@@ -52,6 +56,10 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 			Name: a.Name, Index: a.Index, MTU: a.MTU,
 			Up:       a.RawFlags&unix.IFF_UP != 0,
 			Loopback: a.Flags&net.FlagLoopback != 0,
+			VXLAN:    l.Type() == "vxlan",
+		}
+		if len(a.HardwareAddr) == len(state.MAC{}) {
+			ifaces[i].MAC = state.MAC(a.HardwareAddr)
 		}
 		at[a.Index] = &ifaces[i]
 	}

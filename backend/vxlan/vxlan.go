@@ -1,0 +1,135 @@
+// Package vxlan is the backend that carries packets in the kernel's VXLAN
+// tunnels: a device on each host, and for each peer a neighbour entry, an FDB
+// entry and a route. No packet ever asks user space for the way.
+package vxlan
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"flanneld/backend"
+	"flanneld/pkg/state"
+	"flanneld/subnet"
+)
+
+// Type is the backend's row in the table.
+var Type = backend.Type{Name: name, New: func(section json.RawMessage) (backend.Backend, error) {
+	c, err := parse(section)
+	if err != nil {
+		return nil, err
+	}
+	return vxlan{c}, nil
+}}
+
+const name = "vxlan"
+
+type vxlan struct{ config }
+
+// leaseData is what a lease says for the peers. Nobody looks at the VNI, which
+// older versions of flannel do not write.
+type leaseData struct {
+	VNI     int
+	VtepMAC state.MAC
+}
+
+func (b vxlan) Device() string { return fmt.Sprintf("flannel.%d", b.VNI) }
+
+// Attrs chooses the device's MAC address: the one it has, the one that the peers
+// know from our lease, or one that is made from what tells this host from
+// others.
+func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
+	if b.config.MTU > h.MTU {
+		return subnet.Attrs{}, &subnet.ConfigError{
+			Key:    "Backend.MTU",
+			Value:  fmt.Sprint(b.config.MTU),
+			Reason: fmt.Sprintf("is more than the MTU %d of the interface %s, whose packets have to hold the encapsulated ones", h.MTU, h.Iface),
+		}
+	}
+	mac := past.MAC
+	if !mac.IsUnicast() && past.Lease.BackendType == name {
+		mac, _ = vtep(past.Lease)
+	}
+	if !mac.IsUnicast() {
+		mac = b.derivedMAC(h)
+	}
+	data, err := json.Marshal(leaseData{b.VNI, mac})
+	if err != nil {
+		return subnet.Attrs{}, err
+	}
+	return subnet.Attrs{PublicIP: h.PublicIP, BackendType: name, BackendData: string(data)}, nil
+}
+
+// derivedMAC is locally administered, and the same whenever the same host asks.
+func (b vxlan) derivedMAC(h backend.Host) state.MAC {
+	sum := sha256.Sum256(fmt.Appendf(nil, "VTEP %d of %s at %s", b.VNI, h.ID, h.PublicIP))
+	mac := state.MAC(sum[:6])
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}
+
+// vtep returns the MAC address of the device of the lease's host.
+func vtep(a subnet.Attrs) (state.MAC, error) {
+	if a.BackendData == "" {
+		return state.MAC{}, fmt.Errorf("its BackendData, with the VtepMAC, is missing")
+	}
+	var d struct{ VtepMAC state.MAC }
+	if err := json.Unmarshal([]byte(a.BackendData), &d); err != nil {
+		return state.MAC{}, fmt.Errorf("its BackendData %.100q cannot be read: %w", a.BackendData, err)
+	}
+	if !d.VtepMAC.IsUnicast() {
+		return state.MAC{}, fmt.Errorf("its BackendData %.100q has no VtepMAC that a host could have", a.BackendData)
+	}
+	return d.VtepMAC, nil
+}
+
+// MTU never exceeds what the interface carries, whatever becomes of that.
+func (b vxlan) MTU(h backend.Host) int {
+	outer := h.MTU
+	if b.config.MTU > 0 {
+		outer = min(outer, b.config.MTU)
+	}
+	return outer - overhead
+}
+
+func (b vxlan) Local(h backend.Host, own *subnet.Lease) []state.Object {
+	mac, err := vtep(own.Attrs)
+	if err != nil {
+		mac = b.derivedMAC(h) // not in a lease that is made of our Attrs
+	}
+	return []state.Object{
+		state.VXLAN{
+			Name: b.Device(), VNI: uint32(b.VNI), Port: uint16(b.Port),
+			Lower: h.Iface, Local: h.Addr.V4,
+			GBP: b.GBP, Learning: b.Learning,
+			MAC: mac, MTU: b.MTU(h), TxChecksumOff: !b.TxChecksumOffload,
+		},
+		state.Addr{Dev: b.Device(), Prefix: netip.PrefixFrom(own.Subnet.V4.Addr(), 32)},
+	}
+}
+
+// Peer returns a route that leads into the tunnel, by way of the base address of
+// the peer's subnet, which the entries tie to its device and that to its host.
+func (b vxlan) Peer(h backend.Host, own, peer *subnet.Lease) ([]state.Object, error) {
+	if peer.BackendType != name {
+		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
+	}
+	dst, to := peer.Subnet.V4, peer.PublicIP.V4
+	if b.DirectRouting && h.Net.V4.Contains(to) {
+		return backend.RouteTo(h, state.Route{Dst: dst, Via: to, Dev: h.Iface}), nil
+	}
+	mac, err := vtep(peer.Attrs)
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(own.BackendData, mac.String()) {
+		return nil, fmt.Errorf("its VtepMAC %s is this host's own; one of the two has to get another one", mac)
+	}
+	dev := b.Device()
+	return append([]state.Object{
+		state.Neigh{Dev: dev, Addr: dst.Addr(), MAC: mac},
+		state.FDB{Dev: dev, MAC: mac, Dst: to},
+	}, backend.RouteTo(h, state.Route{Dst: dst, Via: dst.Addr(), Dev: dev, Onlink: true})...), nil
+}

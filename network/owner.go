@@ -1,0 +1,103 @@
+package network
+
+import (
+	"net/netip"
+	"slices"
+
+	"flanneld/pkg/state"
+)
+
+// Whose an object is, the target can't always know: it says that all are ours
+// that could be. Which of them are this daemon's follows from the networks that
+// it has had. Another daemon, with another network, may be on the same host.
+
+func (p *plan) inNetworks(a netip.Addr) bool {
+	return slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
+}
+
+// mine reports whether an object that nobody told us of before is this
+// daemon's, as far as that can be seen by its key.
+func (p *plan) mine(k state.Key, devices map[string]bool) bool {
+	switch k.Kind {
+	case state.KindNexthop:
+		return p.inNetworks(state.NexthopSubnet(k.ID))
+	case state.KindRoute:
+		return p.inNetworks(k.Dst.Addr())
+	case state.KindAddr, state.KindNeigh:
+		return devices[k.Dev] && p.inNetworks(k.Dst.Addr())
+	case state.KindLink, state.KindFDB:
+	}
+	return false
+}
+
+// disown marks those of a host's objects as foreign that are not this daemon's.
+// before is what it had when that was last known.
+func (p *plan) disown(have, before state.Have) {
+	devices := p.ownDevices(have)
+	vteps := make(map[state.Key]bool) // of FDB entries that neighbours of ours lead to
+	for k, e := range have {
+		if n, ok := e.Object.(state.Neigh); ok && p.mine(k, devices) {
+			vteps[state.FDBKey(n.Dev, n.MAC)] = true
+		}
+	}
+	for k, e := range have {
+		if e.Owner != state.Ours || p.want[k] != nil || p.mine(k, devices) {
+			continue
+		}
+		switch k.Kind {
+		case state.KindLink:
+			if devices[k.Dev] {
+				continue
+			}
+		case state.KindFDB:
+			// A neighbour entry is made before its FDB entry, and deleted after.
+			if was := before[k]; devices[k.Dev] && (vteps[k] || was.Owner == state.Ours && was.Object == e.Object) {
+				continue
+			}
+		}
+		e.Owner = state.Foreign
+		have[k] = e
+	}
+}
+
+// ownDevices are those that are wanted, and those of an earlier configuration:
+// tunnels that have addresses, all of them in our networks.
+func (p *plan) ownDevices(have state.Have) map[string]bool {
+	devices := make(map[string]bool)
+	for k, e := range have {
+		if k.Kind != state.KindAddr || e.Owner != state.Ours {
+			continue
+		}
+		ours, seen := devices[k.Dev]
+		devices[k.Dev] = (ours || !seen) && p.inNetworks(k.Dst.Addr())
+	}
+	for dev, ours := range devices {
+		if _, tunnel := have[state.LinkKey(dev)].Object.(state.VXLAN); !ours || !tunnel {
+			delete(devices, dev)
+		}
+	}
+	for dev := range p.devices {
+		devices[dev] = true
+	}
+	return devices
+}
+
+// keeper returns what tells which objects must stay even if they are not
+// wanted: those of leases that cannot be read.
+func (p *plan) keeper(have state.Have) func(state.Key) bool {
+	kept := make(map[state.Key]bool)
+	for _, s := range p.wish.Unreadable {
+		for _, dst := range s.Prefixes() {
+			kept[state.Key{Kind: state.KindRoute, Dst: dst}] = true
+			kept[state.Key{Kind: state.KindNexthop, ID: state.NexthopID(dst)}] = true
+			for dev := range p.devices {
+				k := state.NeighKey(dev, dst.Addr())
+				kept[k] = true
+				if n, ok := have[k].Object.(state.Neigh); ok {
+					kept[state.FDBKey(dev, n.MAC)] = true
+				}
+			}
+		}
+	}
+	return func(k state.Key) bool { return kept[k] }
+}
