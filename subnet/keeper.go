@@ -46,6 +46,9 @@ type Keeper struct {
 	// Waiting is called with what is being waited for, in a few words, while
 	// there is no lease.
 	Waiting func(string)
+	// Boottime returns the time since the host was started, with the time that
+	// it was suspended. Nil is the kernel's clock.
+	Boottime func() time.Duration
 
 	attrs     Attrs
 	avoid     []netip.Prefix
@@ -53,9 +56,13 @@ type Keeper struct {
 	told      said
 	trouble   trouble
 	retry     backoff
-	corrected time.Time // when we last undid someone else's change of our lease
-	wrote     time.Time // when we last renewed our lease
-	written   uint64    // its revision then
+	corrected time.Time     // when we last undid someone else's change of our lease
+	wrote     time.Time     // when we last renewed our lease
+	written   uint64        // its revision then
+	rest      time.Duration // how long it is left alone after that
+	learned   time.Time     // when we learned of the last write of our lease
+	latest    uint64        // its revision then
+	asleep    sleepClock
 	due       *time.Timer
 	spread    time.Duration // how long before the margin our lease is renewed
 }
@@ -70,13 +77,17 @@ const (
 	// short enough to be back soon after it, long enough for 10,000 hosts.
 	retryMost = 3 * time.Second
 	// renewLeast is the shortest time between two renewals of a lease that
-	// nobody else wrote.
+	// nobody else wrote. If a store says each time that it ends again at once,
+	// its clock is wrong, and the time doubles up to restMost: were it right,
+	// the key would be gone by then, and claimed again.
 	renewLeast = time.Minute
+	restMost   = time.Hour
 )
 
 // Run keeps the lease until ctx ends, and returns ctx.Err().
 func (k *Keeper) Run(ctx context.Context) error {
 	k.trouble.tell = k.Trouble
+	k.asleep.start(k.Boottime)
 	if err := k.acquire(ctx); err != nil {
 		return err
 	}
@@ -97,6 +108,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.due = time.NewTimer(0)
 	defer k.due.Stop()
 	k.schedule()
+	suspended := time.NewTicker(sleepCheck)
+	defer suspended.Stop()
 	retrying := false
 	for {
 		var err error
@@ -124,6 +137,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 			}
 		case <-k.due.C:
 			err = k.renew(ctx)
+		case <-suspended.C:
+			slept := k.asleep.slept()
+			if slept < sleepLeast {
+				continue
+			}
+			err = k.woke(ctx, slept)
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -147,10 +166,15 @@ func (k *Keeper) schedule() {
 		k.due.Stop()
 		return
 	}
-	due := time.Until(k.holding.Own.Expires) - k.Margin - k.spread
+	if k.latest != k.holding.Own.Revision {
+		k.latest, k.learned = k.holding.Own.Revision, time.Now()
+	}
+	// However late a store with a strange clock says that it ends.
+	left := min(k.left(), time.Until(k.learned.Add(LeaseTTL)))
+	due := left - k.Margin - k.spread
 	if k.holding.Own.Revision == k.written {
 		// However soon a store with a strange clock says that it ends.
-		due = max(due, time.Until(k.wrote.Add(renewLeast)))
+		due = max(due, time.Until(k.wrote.Add(k.rest)))
 	}
 	k.due.Reset(max(0, due))
 }
@@ -204,7 +228,7 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	for _, p := range s.Problems {
 		switch {
 		case p.Subnet != own.Subnet:
-		case !own.Reserved() && time.Now().After(own.Expires):
+		case !own.Reserved() && k.left() < 0:
 			return k.lost(ctx, unreadable)
 		default:
 			return k.correct(ctx, p.Revision, own.Reserved() && p.Expires.IsZero())
@@ -297,6 +321,11 @@ func (k *Keeper) write(ctx context.Context, s ip.Subnet, revision uint64, reserv
 		return fmt.Errorf("renewing our lease %s: %w", s, err)
 	}
 	k.holding.Own = l
+	if time.Since(k.wrote) <= 2*k.rest {
+		k.rest = min(2*k.rest, restMost, max(renewLeast, (LeaseTTL-k.Margin)/2))
+	} else {
+		k.rest = renewLeast
+	}
 	k.wrote, k.written = time.Now(), l.Revision
 	return nil
 }
