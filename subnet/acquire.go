@@ -56,6 +56,21 @@ func (k *Keeper) tell(format string, a ...any) {
 	}
 }
 
+// report logs why what we want can't be had for now, and takes it for trouble
+// if the store is to blame.
+func (k *Keeper) report(err error) {
+	switch {
+	case errors.As(err, new(waitingFor)):
+		k.trouble.over()
+		k.tell("%v; trying again", err)
+	case errors.Is(err, ErrExists), errors.Is(err, ErrChanged):
+		k.trouble.over()
+		klog.V(1).Infof("%v; trying again", err) // someone was faster
+	default:
+		k.trouble.note(err)
+	}
+}
+
 // waitingFor is an error that someone's change of the configuration, of the
 // leases or of this host will mend; the store itself is well.
 type waitingFor struct{ error }

@@ -19,6 +19,9 @@ type Holding struct {
 	Config   *Config
 	Own      *Lease
 	Snapshot Snapshot
+	// Holder says, in a few words, who has Own's subnet now, as long as no other
+	// one can be had in its place. It is empty while the subnet is ours.
+	Holder string
 }
 
 // Keeper holds a lease for this host for as long as it runs: it acquires one,
@@ -38,11 +41,14 @@ type Keeper struct {
 	// Changed is called with each new holding, from one goroutine.
 	Changed func(Holding)
 	// Trouble is called with true when the store cannot be used, and with false
-	// when it can again.
+	// when it can again. May be nil.
 	Trouble func(bool)
 	// Waiting is called with what is being waited for, in a few words, while
 	// there is no lease.
 	Waiting func(string)
+	// Boottime returns the time since the host was started, with the time that
+	// it was suspended. Nil is the kernel's clock.
+	Boottime func() time.Duration
 
 	attrs     Attrs
 	avoid     []netip.Prefix
@@ -50,10 +56,13 @@ type Keeper struct {
 	told      said
 	trouble   trouble
 	retry     backoff
-	corrected time.Time // when we last undid someone else's change of our lease
-	holder    string    // who has our subnet now; empty while we do
-	wrote     time.Time // when we last renewed our lease
-	written   uint64    // its revision then
+	corrected time.Time     // when we last undid someone else's change of our lease
+	wrote     time.Time     // when we last renewed our lease
+	written   uint64        // its revision then
+	rest      time.Duration // how long it is left alone after that
+	learned   time.Time     // when we learned of the last write of our lease
+	latest    uint64        // its revision then
+	asleep    sleepClock
 	due       *time.Timer
 	spread    time.Duration // how long before the margin our lease is renewed
 }
@@ -68,13 +77,17 @@ const (
 	// short enough to be back soon after it, long enough for 10,000 hosts.
 	retryMost = 3 * time.Second
 	// renewLeast is the shortest time between two renewals of a lease that
-	// nobody else wrote.
+	// nobody else wrote. If a store says each time that it ends again at once,
+	// its clock is wrong, and the time doubles up to restMost: were it right,
+	// the key would be gone by then, and claimed again.
 	renewLeast = time.Minute
+	restMost   = time.Hour
 )
 
 // Run keeps the lease until ctx ends, and returns ctx.Err().
 func (k *Keeper) Run(ctx context.Context) error {
 	k.trouble.tell = k.Trouble
+	k.asleep.start(k.Boottime)
 	if err := k.acquire(ctx); err != nil {
 		return err
 	}
@@ -95,6 +108,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.due = time.NewTimer(0)
 	defer k.due.Stop()
 	k.schedule()
+	suspended := time.NewTicker(sleepCheck)
+	defer suspended.Stop()
 	retrying := false
 	for {
 		var err error
@@ -107,7 +122,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 				// However often others change theirs, ours is dealt with when
 				// the retry is due.
 				if !stale {
-					k.holding.Snapshot = s
+					k.follow(s)
 					k.Changed(k.holding)
 				}
 				continue
@@ -122,12 +137,18 @@ func (k *Keeper) Run(ctx context.Context) error {
 			}
 		case <-k.due.C:
 			err = k.renew(ctx)
+		case <-suspended.C:
+			slept := k.asleep.slept()
+			if slept < sleepLeast {
+				continue
+			}
+			err = k.woke(ctx, slept)
 		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			k.trouble.note(err)
+			k.report(err)
 			retrying = true
 			k.due.Reset(k.retry.next())
 		default:
@@ -145,10 +166,15 @@ func (k *Keeper) schedule() {
 		k.due.Stop()
 		return
 	}
-	due := time.Until(k.holding.Own.Expires) - k.Margin - k.spread
+	if k.latest != k.holding.Own.Revision {
+		k.latest, k.learned = k.holding.Own.Revision, time.Now()
+	}
+	// However late a store with a strange clock says that it ends.
+	left := min(k.left(), time.Until(k.learned.Add(LeaseTTL)))
+	due := left - k.Margin - k.spread
 	if k.holding.Own.Revision == k.written {
 		// However soon a store with a strange clock says that it ends.
-		due = max(due, time.Until(k.wrote.Add(renewLeast)))
+		due = max(due, time.Until(k.wrote.Add(k.rest)))
 	}
 	k.due.Reset(max(0, due))
 }
@@ -180,7 +206,7 @@ func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
 
 // take makes s the latest snapshot, and puts our own lease in it right.
 func (k *Keeper) take(ctx context.Context, s Snapshot) error {
-	k.holding.Snapshot = s
+	k.follow(s)
 	err := k.check(ctx, s)
 	k.Changed(k.holding)
 	return err
@@ -196,14 +222,14 @@ func (k *Keeper) renewedIn(s Snapshot) bool {
 // check looks at our own lease as a snapshot has it.
 func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	own := k.holding.Own
-	if k.holder != "" {
+	if k.holding.Holder != "" {
 		return k.move(ctx)
 	}
 	for _, p := range s.Problems {
 		switch {
 		case p.Subnet != own.Subnet:
-		case !own.Reserved() && time.Now().After(own.Expires):
-			return k.lost(ctx, "someone whose lease cannot be read")
+		case !own.Reserved() && k.left() < 0:
+			return k.lost(ctx, unreadable)
 		default:
 			return k.correct(ctx, p.Revision, own.Reserved() && p.Expires.IsZero())
 		}
@@ -215,7 +241,7 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	case found == nil:
 		return k.reclaim(ctx)
 	case found.PublicIP != own.PublicIP && found.PublicIP != k.attrs.PublicIP:
-		return k.lost(ctx, fmt.Sprintf("the host with the public address %s", found.PublicIP))
+		return k.lost(ctx, hostOf(found))
 	case found.Attrs != k.attrs:
 		return k.correct(ctx, found.Revision, found.Reserved())
 	}
@@ -233,8 +259,8 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 func (k *Keeper) correct(ctx context.Context, revision uint64, reserved bool) error {
 	own := k.holding.Own
 	if !k.corrected.IsZero() && time.Since(k.corrected) < retryMost {
-		return fmt.Errorf("our lease %s is being changed again and again: does another host use the public address %s, too?",
-			own.Subnet, own.PublicIP)
+		return waitingFor{fmt.Errorf("our lease %s is being changed again and again: does another host use the public address %s, too?",
+			own.Subnet, own.PublicIP)}
 	}
 	k.tell("someone changed our lease %s; writing it again", own.Subnet)
 	k.corrected = time.Now()
@@ -250,7 +276,7 @@ func reservedText(reserved bool) string {
 
 // renew makes our lease last, whatever has become of it.
 func (k *Keeper) renew(ctx context.Context) error {
-	if k.holder != "" {
+	if k.holding.Holder != "" {
 		err := k.move(ctx)
 		if err == nil {
 			k.Changed(k.holding)
@@ -287,31 +313,6 @@ func (k *Keeper) reclaim(ctx context.Context) error {
 	return nil
 }
 
-// lost takes a new subnet because someone else has ours.
-func (k *Keeper) lost(ctx context.Context, holder string) error {
-	klog.Errorf("our subnet %s now belongs to %s; taking another one", k.holding.Own.Subnet, holder)
-	k.holder = holder
-	return k.move(ctx)
-}
-
-// move tries to take a new subnet. Until that succeeds, the old one is what this
-// host has, and the other hosts are followed as before.
-func (k *Keeper) move(ctx context.Context) error {
-	old := k.holding.Own
-	k.Previous = old.Subnet // it may be free again
-	if err := k.tryAcquire(ctx); err != nil {
-		return fmt.Errorf("taking another subnet than %s, which belongs to %s: %w", old.Subnet, k.holder, err)
-	}
-	k.holder = ""
-	if k.holding.Own.Subnet == old.Subnet {
-		klog.Infof("our subnet %s is free again, and ours", old.Subnet)
-		return nil
-	}
-	klog.Errorf("this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted",
-		old.Subnet, k.holding.Own.Subnet)
-	return nil
-}
-
 func (k *Keeper) write(ctx context.Context, s ip.Subnet, revision uint64, reserved bool) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -320,6 +321,11 @@ func (k *Keeper) write(ctx context.Context, s ip.Subnet, revision uint64, reserv
 		return fmt.Errorf("renewing our lease %s: %w", s, err)
 	}
 	k.holding.Own = l
+	if time.Since(k.wrote) <= 2*k.rest {
+		k.rest = min(2*k.rest, restMost, max(renewLeast, (LeaseTTL-k.Margin)/2))
+	} else {
+		k.rest = renewLeast
+	}
 	k.wrote, k.written = time.Now(), l.Revision
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -191,15 +192,22 @@ func guard(t *testing.T, m *subnettest.Memory) {
 // logged counts the lines that are logged until the test ends.
 func logged(t *testing.T) func() int {
 	t.Helper()
+	text := logText(t)
+	return func() int { return strings.Count(text(), "\n") }
+}
+
+// logText returns what is logged until the test ends.
+func logText(t *testing.T) func() string {
+	t.Helper()
 	var b lines
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	klog.SetOutputBySeverity("INFO", &b) // gets those that are worse, too
 	t.Cleanup(func() { klog.LogToStderr(true) })
-	return func() int {
+	return func() string {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return bytes.Count(b.text.Bytes(), []byte("\n"))
+		return b.text.String()
 	}
 }
 

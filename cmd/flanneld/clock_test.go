@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,104 +42,268 @@ func (imagined) HasNexthops() bool { return false }
 
 var _ network.View = imagined{}
 
+// life is the whole daemon on an imagined host, in imagined time.
+type life struct {
+	*testing.T
+	fake   *targettest.Fake
+	admin  *subnettest.Memory // the store, for those that are not this host
+	store  *subnettest.Memory
+	slept  atomic.Int64 // how long the host was suspended
+	file   string
+	text   string // that subnet.env has
+	cancel context.CancelFunc
+	ended  chan error
+}
+
+var peer = netip.MustParsePrefix("10.5.200.0/24")
+
+// newLife starts the daemon. dir is from outside the bubble.
+func newLife(t *testing.T, dir string) *life {
+	t.Helper()
+	l := &life{T: t, fake: targettest.NewFake(), admin: subnettest.NewMemory(), file: filepath.Join(dir, "subnet.env"), ended: make(chan error, 1)}
+	must(t, l.fake.AddLink("eth0"))
+	must(t, l.fake.SetLink("eth0", true))
+	must(t, l.fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.2/24")))
+	l.admin.SetConfig(`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`)
+	l.admin.PutRaw("10.5.200.0-24", `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`, 0)
+	l.store = l.admin.Join()
+	began := time.Now()
+	o := &options{
+		subnetFile:  l.file,
+		renewMargin: time.Hour,
+		boottime:    func() time.Duration { return time.Since(began) + time.Duration(l.slept.Load()) },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	l.cancel = cancel
+	go func() { l.ended <- serve(ctx, o, l.store, imagined{l.fake}) }()
+	synctest.Wait()
+	l.readEnv()
+	return l
+}
+
+func (l *life) readEnv() {
+	l.Helper()
+	text, err := os.ReadFile(l.file)
+	must(l.T, err)
+	l.text = string(text)
+}
+
+// own returns our lease, nil if there is none.
+func (l *life) own() *subnet.Lease {
+	l.Helper()
+	synctest.Wait()
+	s, err := l.admin.List(l.Context())
+	must(l.T, err)
+	for _, lease := range s.Leases {
+		if lease.PublicIP.V4 == netip.MustParseAddr("192.168.0.2") {
+			return lease
+		}
+	}
+	return nil
+}
+
+func (l *life) check(when string) {
+	l.Helper()
+	if lease := l.own(); lease == nil {
+		l.Errorf("%s: no lease", when)
+	} else if left := time.Until(lease.Expires); left < 50*time.Minute {
+		l.Errorf("%s: the lease has %s left", when, left)
+	} else if !strings.Contains(l.text, ownAddr(lease)) {
+		l.Errorf("%s: the lease is of %s", when, lease.Subnet)
+	}
+	if now, err := os.ReadFile(l.file); err != nil || string(now) != l.text {
+		l.Errorf("%s: subnet.env is %q, %v", when, now, err)
+	}
+	if r := l.fake.Routes(peer); len(r) != 1 {
+		l.Errorf("%s: routes to the peer: %v", when, r)
+	}
+	select {
+	case err := <-l.ended:
+		l.Fatalf("%s: the daemon ended: %v", when, err)
+	default:
+	}
+}
+
+// peace lets days pass in which each renewal comes in time, and nothing else
+// is written.
+func (l *life) peace(days int, when string) {
+	l.Helper()
+	before := l.writes()
+	for range days * 24 * 4 {
+		time.Sleep(15 * time.Minute)
+		l.check(when)
+	}
+	if n := l.writes() - before; n < days || n > days+1 {
+		l.Errorf("%s: %d writes in %d days", when, n, days)
+	}
+}
+
+func (l *life) writes() int {
+	return l.store.Calls(subnettest.Update) + l.store.Calls(subnettest.Create)
+}
+
+// suspend has a day and an hour pass for all but this host. Its watch is dead
+// afterwards, without a word.
+func (l *life) suspend() {
+	const long = 25 * time.Hour
+	l.store.Hang(subnettest.Watch)
+	l.store.DropWatches(errors.New("connection reset"))
+	synctest.Wait()
+	l.slept.Add(int64(long))
+	l.admin.JumpClock(long)
+	synctest.Wait()
+}
+
+// end stops the daemon.
+func (l *life) end() {
+	l.Helper()
+	l.cancel()
+	if err := <-l.ended; !errors.Is(err, context.Canceled) {
+		l.Errorf("the daemon ended with %v", err)
+	}
+	if v := l.fake.Violations(); len(v) > 0 {
+		l.Error(v)
+	}
+}
+
+// ownAddr is what subnet.env says of a lease.
+func ownAddr(l *subnet.Lease) string {
+	return fmt.Sprintf("FLANNEL_SUBNET=%s/%d\n", l.Subnet.V4.Addr().Next(), l.Subnet.V4.Bits())
+}
+
 // The whole daemon lives through days: renewals, one that is missed, an outage
 // that is longer than its lease, and a key that vanishes.
 func TestDays(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "subnet.env")
+	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		fake := targettest.NewFake()
-		must(t, fake.AddLink("eth0"))
-		must(t, fake.SetLink("eth0", true))
-		must(t, fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.2/24")))
-		admin := subnettest.NewMemory()
-		admin.SetConfig(`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`)
-		admin.PutRaw("10.5.200.0-24", `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`, 0)
-		store := admin.Join()
-
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() {
-			ended <- serve(ctx, &options{subnetFile: file, renewMargin: time.Hour}, store, imagined{fake})
-		}()
-		synctest.Wait()
-		text, err := os.ReadFile(file)
-		must(t, err)
-
-		// own returns our lease, nil if there is none.
-		own := func() *subnet.Lease {
-			synctest.Wait()
-			s, err := admin.List(t.Context())
-			must(t, err)
-			for _, l := range s.Leases {
-				if l.PublicIP.V4 == netip.MustParseAddr("192.168.0.2") {
-					return l
-				}
-			}
-			return nil
-		}
-		check := func(when string) {
-			t.Helper()
-			l := own()
-			if l == nil {
-				t.Errorf("%s: no lease", when)
-			} else if left := time.Until(l.Expires); left < 55*time.Minute {
-				t.Errorf("%s: the lease has %s left", when, left)
-			}
-			if now, err := os.ReadFile(file); err != nil || string(now) != string(text) {
-				t.Errorf("%s: subnet.env is %q, %v", when, now, err)
-			}
-			if r := fake.Routes(netip.MustParsePrefix("10.5.200.0/24")); len(r) != 1 {
-				t.Errorf("%s: routes to the peer: %v", when, r)
-			}
-			select {
-			case err := <-ended:
-				t.Fatalf("%s: the daemon ended: %v", when, err)
-			default:
-			}
-		}
-		first := own()
-
-		for range 3 * 24 * 4 {
-			time.Sleep(15 * time.Minute)
-			check("in three days of peace")
-		}
-		if own().Revision == first.Revision {
-			t.Error("the lease was never renewed")
-		}
+		l := newLife(t, dir)
+		l.peace(3, "in three days of peace")
 
 		// Renewing fails from before it is due, for less than the margin.
-		time.Sleep(time.Until(own().Expires) - 70*time.Minute)
-		store.Fail(errors.New("no leader"), subnettest.Update)
+		time.Sleep(time.Until(l.own().Expires) - 70*time.Minute)
+		l.store.Fail(errors.New("no leader"), subnettest.Update)
 		time.Sleep(50 * time.Minute)
-		store.Heal()
+		l.store.Heal()
 		time.Sleep(5 * time.Second)
-		check("after a renewal that failed for a while")
+		l.check("after a renewal that failed for a while")
 
 		// The store is gone for longer than the lease lives.
-		store.Fail(errors.New("connection refused"))
-		store.DropWatches(errors.New("connection reset"))
+		l.store.Fail(errors.New("connection refused"))
+		l.store.DropWatches(errors.New("connection reset"))
 		time.Sleep(30 * time.Hour)
-		if l := own(); l != nil {
-			t.Errorf("the lease did not expire: %v", l)
+		if lease := l.own(); lease != nil {
+			t.Errorf("the lease did not expire: %v", lease)
 		}
-		if r := fake.Routes(netip.MustParsePrefix("10.5.200.0/24")); len(r) != 1 {
+		if r := l.fake.Routes(peer); len(r) != 1 {
 			t.Errorf("during the outage: routes to the peer: %v", r)
 		}
-		store.Heal()
+		l.store.Heal()
 		time.Sleep(5 * time.Second)
-		check("after the outage")
+		l.check("after the outage")
 
-		admin.DeleteRaw(strings.ReplaceAll(own().Subnet.String(), "/", "-"))
+		l.admin.DeleteRaw(l.own().Subnet.Key())
 		time.Sleep(time.Second)
-		check("after the key was deleted")
+		l.check("after the key was deleted")
+		l.peace(2, "afterwards")
+		l.end()
+	})
+}
 
-		cancel()
-		if err := <-ended; !errors.Is(err, context.Canceled) {
-			t.Errorf("the daemon ended with %v", err)
+// The clock of etcd jumps by a day, forward and back, and the other way round.
+func TestDaysOfJumps(t *testing.T) {
+	const day = 24 * time.Hour
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, dir)
+		for _, jump := range []time.Duration{day, -day, -day, day} {
+			for _, relist := range []bool{false, true} {
+				when := fmt.Sprintf("after a jump of %s, relist %t", jump, relist)
+				time.Sleep(5 * time.Hour)
+				l.admin.JumpClock(jump)
+				// The peer's key is a reservation.
+				if relist {
+					l.store.DropWatches(errors.New("connection reset"))
+				}
+				time.Sleep(5 * time.Second)
+				l.check(when)
+				before := l.writes()
+				for range 2 * 24 * 4 {
+					time.Sleep(15 * time.Minute)
+					l.check(when)
+				}
+				if n := l.writes() - before; n > 3 {
+					t.Errorf("%s: %d writes in two days", when, n)
+				}
+			}
 		}
-		if v := fake.Violations(); len(v) > 0 {
-			t.Error(v)
+
+		// Nothing jumps, and the clock of the server that we ask is wrong.
+		for _, skew := range []time.Duration{day, -day} {
+			l.store.Skew(skew)
+			l.store.DropWatches(errors.New("connection reset"))
+			before := l.writes()
+			for range 2 * 24 * 4 {
+				time.Sleep(15 * time.Minute)
+				l.check("with a wrong clock")
+			}
+			if n := l.writes() - before; n > 2*24+10 {
+				t.Errorf("%d writes in two days with a clock that is wrong by %s", n, skew)
+			}
 		}
+		l.end()
+	})
+}
+
+// The host is suspended for longer than its lease lasts, and nobody takes its
+// subnet meanwhile.
+func TestDaysAsleep(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, dir)
+		l.peace(3, "before")
+		l.suspend()
+		if lease := l.own(); lease != nil {
+			t.Errorf("the lease did not expire: %v", lease)
+		}
+		time.Sleep(61 * time.Second)
+		l.check("soon after it")
+		l.peace(3, "while the watch hangs")
+		l.store.Heal()
+		l.peace(3, "afterwards")
+		l.end()
+	})
+}
+
+// The host is suspended for longer than its lease lasts, and another host takes
+// its subnet meanwhile.
+func TestDaysAsleepAndTaken(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, dir)
+		time.Sleep(10 * time.Hour)
+		old := l.own().Subnet
+		l.suspend()
+		l.admin.PutRaw(old.Key(), `{"PublicIP":"192.168.0.201","BackendType":"host-gw"}`, subnet.LeaseTTL)
+		s, err := l.admin.List(t.Context())
+		must(t, err)
+		theirs := s.Find(old)
+		time.Sleep(61 * time.Second)
+		before := l.text
+		l.readEnv()
+		if l.text == before {
+			t.Error("subnet.env still has the old subnet")
+		}
+		s, err = l.admin.List(t.Context())
+		must(t, err)
+		if now := s.Find(old); now == nil || now.Revision != theirs.Revision {
+			t.Errorf("the lease of the one who has it now was touched: %+v", now)
+		}
+		if r := l.fake.Routes(old.V4); len(r) != 1 {
+			t.Errorf("routes to the one who has it now: %v", r)
+		}
+		l.store.Heal()
+		l.peace(3, "afterwards")
+		l.end()
 	})
 }
 

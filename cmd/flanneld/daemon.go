@@ -69,6 +69,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Changed:  d.holds,
 		Waiting:  d.systemd.status,
 		Trouble:  d.trouble,
+		Boottime: o.boottime,
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })

@@ -28,6 +28,8 @@ type options struct {
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
+	// boottime takes the place of the kernel's clock in tests.
+	boottime func() time.Duration
 }
 
 // errUsage is returned after the usage error was printed.

@@ -81,6 +81,9 @@ func (d *daemon) trouble(is bool) {
 // statusText says how things are, in one line. The caller holds d.mu.
 func (d *daemon) statusText() string {
 	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", d.holding.Own.Subnet, d.host.Iface, d.host.PublicIP, d.holding.Config.BackendType, d.peers)
+	if d.holding.Holder != "" {
+		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", d.holding.Holder)
+	}
 	if d.status.Missing > 0 {
 		text += fmt.Sprintf(", %d of %d objects not in place", d.status.Missing, d.status.Wanted)
 	}

@@ -119,6 +119,29 @@ func (m *Memory) Wipe() {
 	}
 }
 
+// Skew makes this client be told, when it lists or watches, that leases end so
+// much later than they do: it is connected to a server whose clock is wrong.
+func (m *Memory) Skew(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.skew = d
+}
+
+// JumpClock sets the clock of the server forward by d, or back. As in etcd, each
+// lease ends at the same time by that clock as before, and no watch is told.
+// To a host that was suspended for d, the server's clock has done just that.
+func (m *Memory) JumpClock(d time.Duration) {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	for key, e := range m.server.entries {
+		if e.expiry != nil {
+			e.Expires = e.Expires.Add(-d)
+			e.expiry.Reset(max(0, time.Until(e.Expires)))
+			m.server.entries[key] = e
+		}
+	}
+}
+
 // call runs one method under the fault that is set for it.
 func call[T any](ctx context.Context, m *Memory, method Method, do func() (T, error)) (T, error) {
 	m.mu.Lock()

@@ -120,11 +120,15 @@ func checkLease(t *testing.T, l *subnet.Lease, s ip.Subnet, a subnet.Attrs) {
 	}
 }
 
-// checkExpires allows for a store that counts in whole seconds.
+// checkExpires allows for a store that counts in whole seconds. The end must be
+// by the monotonic clock: in the text of a time, m= is its reading.
 func checkExpires(t *testing.T, expires time.Time, ttl time.Duration) {
 	t.Helper()
 	if left := time.Until(expires); left < ttl-5*time.Second || left > ttl+2*time.Second {
 		t.Errorf("the lease expires in %s, want about %s", left, ttl)
+	}
+	if !strings.Contains(expires.String(), " m=") {
+		t.Errorf("the lease expires at %s, by the wall clock", expires)
 	}
 }
 

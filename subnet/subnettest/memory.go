@@ -22,6 +22,7 @@ type Memory struct {
 	drop   chan struct{} // closed to end the watches that run
 	reason error         // why drop was closed
 	view   *subnet.Assembler
+	skew   time.Duration
 }
 
 var _ subnet.Store = (*Memory)(nil)
@@ -60,7 +61,7 @@ func (m *Memory) List(ctx context.Context) (subnet.Snapshot, error) {
 		m.server.mu.Lock()
 		defer m.server.mu.Unlock()
 		var a subnet.Assembler
-		a.Reset(m.server.list())
+		a.Reset(m.skewed(m.server.list()))
 		return a.Snapshot(m.server.revision), nil
 	})
 }
@@ -127,7 +128,7 @@ func (m *Memory) watch(ctx context.Context, yield func(subnet.Snapshot)) error {
 
 	changes, entries, revision := m.server.subscribe()
 	defer m.server.unsubscribe(changes)
-	view.Reset(entries)
+	view.Reset(m.skewed(entries))
 	yield(view.Snapshot(revision))
 	for {
 		select {
@@ -143,9 +144,21 @@ func (m *Memory) watch(ctx context.Context, yield func(subnet.Snapshot)) error {
 			if c.gone {
 				view.Remove(c.Key)
 			} else {
-				view.Put(c.Entry)
+				view.Put(m.skewed([]subnet.Entry{c.Entry})[0])
 			}
 			yield(view.Snapshot(c.at))
 		}
 	}
+}
+
+// skewed makes what a server says of the end of entries what this client is told.
+func (m *Memory) skewed(entries []subnet.Entry) []subnet.Entry {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i := range entries {
+		if !entries[i].Expires.IsZero() {
+			entries[i].Expires = entries[i].Expires.Add(m.skew)
+		}
+	}
+	return entries
 }

@@ -1,0 +1,209 @@
+package subnet_test
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
+)
+
+// troubles counts how often a keeper says that the store cannot be used.
+type troubles struct{ n atomic.Int32 }
+
+func (c *troubles) option(k *subnet.Keeper) {
+	k.Trouble = func(is bool) {
+		if is {
+			c.n.Add(1)
+		}
+	}
+}
+
+const tiny = `{"Network":"10.5.0.0/24","SubnetLen":26}` // 3 subnets
+
+// fill takes all of a tiny network that is free.
+func fill(t *testing.T, m *subnettest.Memory) {
+	t.Helper()
+	for _, s := range []string{"10.5.0.64/26", "10.5.0.128/26", "10.5.0.192/26"} {
+		if find(t, m, s) == nil {
+			put(t, m, s, attrs(other), 0)
+		}
+	}
+}
+
+// The subnet is another's, and there is no other one: the store is well, and
+// what is said is who has it.
+func TestNoOtherSubnet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines := logged(t)
+		m := newStore(tiny)
+		client := m.Join()
+		var trouble troubles
+		h := start(t, client, me, trouble.option)
+		own := h.own()
+		fill(t, m)
+		put(t, m, own, attrs("192.0.2.3"), 0)
+		const long = 10 * time.Minute
+		time.Sleep(long)
+		h.want(t, own)
+		if who := h.held().Holder; who != "the host with the public address 192.0.2.3" {
+			t.Errorf("the holder is %q", who)
+		}
+		if trouble.n.Load() > 0 {
+			t.Error("the store was said to be in trouble")
+		}
+		if n := lines(); n > 3*11 {
+			t.Errorf("%d lines were logged in %s", n, long)
+		}
+		if n := client.Calls(subnettest.List); n > int(long/time.Second) {
+			t.Errorf("%d listings in %s", n, long)
+		}
+
+		// It passes on to a third host, and the others are followed.
+		put(t, m, own, attrs("192.0.2.4"), 0)
+		put(t, m, "10.5.0.0/26", attrs("192.0.2.5"), 0)
+		synctest.Wait()
+		if who := h.held().Holder; who != "the host with the public address 192.0.2.4" {
+			t.Errorf("the holder is now %q", who)
+		}
+		if h.held().Snapshot.Find(sub("10.5.0.0/26")) == nil {
+			t.Error("the others are not followed")
+		}
+		m.PutRaw(sub(own).Key(), "garbage", 0)
+		synctest.Wait()
+		if who := h.held().Holder; who != "someone whose lease cannot be read" {
+			t.Errorf("the holder is now %q", who)
+		}
+
+		// A store that fails all the same is trouble.
+		client.Fail(errDown)
+		time.Sleep(10 * time.Second)
+		if n := trouble.n.Load(); n != 1 {
+			t.Errorf("%d times in trouble, want once", n)
+		}
+		client.Heal()
+		for _, s := range []string{"10.5.0.64/26", "10.5.0.128/26", "10.5.0.192/26"} {
+			if s != own {
+				m.DeleteRaw(sub(s).Key())
+				time.Sleep(4 * time.Second)
+				h.want(t, s)
+				break
+			}
+		}
+		if h.held().Holder != "" {
+			t.Errorf("the holder is still %q", h.held().Holder)
+		}
+	})
+}
+
+// The subnet of a host that has none in its place becomes free.
+func TestOwnSubnetFreeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		stored := func() *subnet.Lease { return find(t, m, "10.5.0.64/26") }
+		h := start(t, m, me, previous("10.5.0.64/26"))
+		fill(t, m)
+		put(t, m, "10.5.0.64/26", attrs("192.0.2.3"), time.Hour)
+		time.Sleep(time.Hour - time.Second)
+		if l := stored(); l.Attrs != attrs("192.0.2.3") {
+			t.Errorf("the store holds %+v", l)
+		}
+		time.Sleep(5 * time.Second)
+		h.want(t, "10.5.0.64/26")
+		if l := stored(); l == nil || l.Attrs != attrs(me) || h.held().Holder != "" {
+			t.Errorf("the store holds %+v, the holder is %q", l, h.held().Holder)
+		}
+		time.Sleep(3 * subnet.LeaseTTL)
+		if stored() == nil {
+			t.Error("the lease is not renewed")
+		}
+	})
+}
+
+// The store is replaced by one that begins to count from nothing, and in that
+// one there is no subnet for us: its leases are followed, though its revisions
+// are lower than that of our last write.
+func TestReplacedStoreIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before, after := newStore(tiny), newStore(tiny)
+		for range 100 { // revisions
+			put(t, before, "10.5.0.0/26", attrs(other), 0)
+		}
+		var store replaceable
+		store.to.Store(before)
+		h := start(t, &store, me)
+		fill(t, after)
+		store.to.Store(after)
+		before.DropWatches(errDown)
+		time.Sleep(10 * time.Second)
+		put(t, after, "10.5.0.0/26", attrs("192.0.2.3"), 0)
+		time.Sleep(10 * time.Second)
+		if l := h.held().Snapshot.Find(sub("10.5.0.0/26")); l == nil || l.Attrs != attrs("192.0.2.3") {
+			t.Errorf("the host sees %+v", l)
+		}
+	})
+}
+
+// Whoever else is faster, and however often: the store is well.
+func TestRivalsAreNoTrouble(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		rival func(t *testing.T, m *subnettest.Memory, own string)
+	}{
+		{"changes it", func(t *testing.T, m *subnettest.Memory, own string) {
+			a := attrs(me)
+			a.BackendType = "udp"
+			put(t, m, own, a, time.Hour)
+		}},
+		{"deletes it", func(_ *testing.T, m *subnettest.Memory, own string) { m.DeleteRaw(sub(own).Key()) }},
+		{"damages it", func(_ *testing.T, m *subnettest.Memory, own string) { m.PutRaw(sub(own).Key(), "garbage", 0) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newStore(config)
+				var trouble troubles
+				h := start(t, m, me, trouble.option)
+				own := h.own()
+				for range 600 {
+					test.rival(t, m, own)
+					time.Sleep(100 * time.Millisecond)
+				}
+				if trouble.n.Load() > 0 {
+					t.Error("the store was said to be in trouble")
+				}
+				if n := m.Calls(subnettest.Update) + m.Calls(subnettest.Create); n > 700 {
+					t.Errorf("%d writes in a minute", n)
+				}
+				time.Sleep(5 * time.Second)
+				h.want(t, own)
+				if l := find(t, m, own); l == nil || l.Attrs != attrs(me) {
+					t.Errorf("the store holds %+v", l)
+				}
+			})
+		})
+	}
+}
+
+// What the log says while the subnet is another's.
+func TestNoOtherSubnetLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		text := logText(t)
+		m := newStore(tiny)
+		h := start(t, m, me)
+		own := h.own()
+		fill(t, m)
+		put(t, m, own, attrs("192.0.2.3"), 0)
+		time.Sleep(5 * time.Minute)
+		want := fmt.Sprintf("taking another subnet than %s, which belongs to the host with the public address 192.0.2.3: no free subnet", own)
+		if n := strings.Count(text(), want); n < 4 || n > 6 {
+			t.Errorf("%q was logged %d times in 5 minutes", want, n)
+		}
+		if strings.Contains(text(), "nothing changes") {
+			t.Error("the log speaks as if the store were away")
+		}
+	})
+}

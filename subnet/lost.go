@@ -1,0 +1,58 @@
+package subnet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"k8s.io/klog/v2"
+)
+
+// lost takes a new subnet because someone else has ours.
+func (k *Keeper) lost(ctx context.Context, holder string) error {
+	klog.Errorf("our subnet %s now belongs to %s; taking another one", k.holding.Own.Subnet, holder)
+	k.holding.Holder = holder
+	// What we once wrote is history, maybe that of a store which was replaced:
+	// snapshots from after this one count.
+	own := *k.holding.Own
+	own.Revision = k.holding.Snapshot.Revision
+	k.holding.Own = &own
+	return k.move(ctx)
+}
+
+// move tries to take a new subnet. Until that succeeds, the old one is what this
+// host has, and the other hosts are followed as before.
+func (k *Keeper) move(ctx context.Context) error {
+	old := k.holding.Own
+	k.Previous = old.Subnet // it may be free again
+	if err := k.tryAcquire(ctx); err != nil {
+		return fmt.Errorf("taking another subnet than %s, which belongs to %s: %w", old.Subnet, k.holding.Holder, err)
+	}
+	if k.holding.Own.Subnet == old.Subnet {
+		klog.Infof("our subnet %s is free again, and ours", old.Subnet)
+		return nil
+	}
+	klog.Errorf("this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted",
+		old.Subnet, k.holding.Own.Subnet)
+	return nil
+}
+
+// follow makes s the latest snapshot.
+func (k *Keeper) follow(s Snapshot) {
+	k.holding.Snapshot = s
+	if k.holding.Holder == "" {
+		return
+	}
+	own := k.holding.Own.Subnet
+	switch l := s.Find(own); {
+	case slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Subnet == own }):
+		k.holding.Holder = unreadable
+	case l != nil && l.PublicIP != k.attrs.PublicIP:
+		k.holding.Holder = hostOf(l)
+	}
+}
+
+// unreadable is the holder of a subnet whose key says nothing that we understand.
+const unreadable = "someone whose lease cannot be read"
+
+func hostOf(l *Lease) string { return fmt.Sprintf("the host with the public address %s", l.PublicIP) }
