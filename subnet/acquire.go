@@ -84,18 +84,18 @@ func (k *Keeper) tryAcquire(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	attrs, avoid, err := k.Prepare(ctx, c)
+	s, err := k.list(ctx)
+	if err != nil {
+		return err
+	}
+	attrs, avoid, err := k.Prepare(ctx, c, s)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if err != nil {
 		return waitingFor{err}
 	}
-	s, err := k.list(ctx)
-	if err != nil {
-		return err
-	}
-	k.attrs, k.avoid = attrs, avoid
+	k.attrs, k.avoid, k.outdated = attrs, avoid, false
 	l, err := k.reuse(ctx, c, s)
 	if l == nil && err == nil {
 		l, err = k.create(ctx, c, s)

@@ -33,11 +33,13 @@ type Keeper struct {
 	Previous ip.Subnet
 	// Margin is how long before its end a lease is renewed.
 	Margin time.Duration
-	// Prepare returns, for a configuration that was just read, what the lease
-	// must say, and which networks it must not overlap. It may wait for what it
-	// needs. Any error of its own is taken to be about the configuration or
-	// this host, and tried again.
-	Prepare func(context.Context, *Config) (Attrs, []netip.Prefix, error)
+	// Prepare returns, for a configuration and what else is in the store, what
+	// the lease must say, and which networks it must not overlap. It may wait
+	// for what it needs. Any error of its own is taken to be about the
+	// configuration or this host, and tried again.
+	Prepare func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error)
+	// Refresh asks for a look at whether Prepare has changed its mind.
+	Refresh <-chan struct{}
 	// Changed is called with each new holding, from one goroutine.
 	Changed func(Holding)
 	// Trouble is called with true when the store cannot be used, and with false
@@ -52,6 +54,7 @@ type Keeper struct {
 
 	attrs     Attrs
 	avoid     []netip.Prefix
+	outdated  bool // attrs and avoid may be
 	holding   Holding
 	told      said
 	trouble   trouble
@@ -137,6 +140,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 			}
 		case <-k.due.C:
 			err = k.renew(ctx)
+		case <-k.Refresh:
+			k.outdated = true
+			err = k.refresh(ctx)
 		case <-suspended.C:
 			slept := k.asleep.slept()
 			if slept < sleepLeast {
@@ -276,6 +282,9 @@ func reservedText(reserved bool) string {
 
 // renew makes our lease last, whatever has become of it.
 func (k *Keeper) renew(ctx context.Context) error {
+	if k.outdated {
+		return k.refresh(ctx)
+	}
 	if k.holding.Holder != "" {
 		err := k.move(ctx)
 		if err == nil {

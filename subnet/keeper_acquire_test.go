@@ -124,7 +124,7 @@ func TestAcquire(t *testing.T) {
 func TestAcquireAvoids(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := start(t, newStore(config), me, previous("10.5.3.0/24"), func(k *subnet.Keeper) {
-			k.Prepare = func(context.Context, *subnet.Config) (subnet.Attrs, []netip.Prefix, error) {
+			k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
 				return attrs(me), []netip.Prefix{netip.MustParsePrefix("10.5.0.0/17")}, nil
 			}
 		})
@@ -175,11 +175,11 @@ func TestAcquirePrepareFails(t *testing.T) {
 		fail := errors.New("the interface has no address")
 		h := start(t, newStore(config), me, func(k *subnet.Keeper) {
 			good, began := k.Prepare, time.Now()
-			k.Prepare = func(ctx context.Context, c *subnet.Config) (subnet.Attrs, []netip.Prefix, error) {
+			k.Prepare = func(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
 				if time.Since(began) < time.Minute {
 					return subnet.Attrs{}, nil, fail
 				}
-				return good(ctx, c)
+				return good(ctx, c, s)
 			}
 		})
 		if h.waitsFor() != fail.Error() {

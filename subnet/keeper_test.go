@@ -61,7 +61,7 @@ func start(t *testing.T, store subnet.Store, public string, options ...option) *
 	h.keeper = &subnet.Keeper{
 		Store:  store,
 		Margin: margin,
-		Prepare: func(context.Context, *subnet.Config) (subnet.Attrs, []netip.Prefix, error) {
+		Prepare: func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
 			return attrs(public), nil, nil
 		},
 		Changed: func(now subnet.Holding) {

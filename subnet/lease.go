@@ -70,6 +70,15 @@ func (a Attrs) Value() (string, error) {
 	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
+// String is the JSON that is written, for logs.
+func (a Attrs) String() string {
+	v, err := a.Value()
+	if err != nil {
+		return err.Error()
+	}
+	return v
+}
+
 // ParseAttrs reads the value of the key of subnet s. It fails on anything that
 // could not be acted upon: a value that is no JSON object, or no usable public
 // address in a family that s covers.
