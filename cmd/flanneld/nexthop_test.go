@@ -87,7 +87,7 @@ func TestNexthops(t *testing.T) {
 		}
 	})
 	for _, node := range n.nodes {
-		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return node.wrongRoutes(smaller, peer.route) })
+		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return node.wrongRoutes(node.routesTo(smaller, peer.route)) })
 	}
 	n.pingAll()
 }
@@ -99,7 +99,7 @@ func (h *node) waitNexthops(within time.Duration, leases int) time.Duration {
 	return h.n.wait(within, "nexthops on "+h.Name, func() string {
 		list, err := h.Nexthops()
 		check(h.n.t, err)
-		if len(list) != leases+1 {
+		if len(list) != leases+len(h.others()) {
 			return fmt.Sprintf("there are %d", len(list))
 		}
 		for _, nh := range list {
@@ -107,7 +107,7 @@ func (h *node) waitNexthops(within time.Duration, leases int) time.Duration {
 				return fmt.Sprintf("there is %+v", nh)
 			}
 		}
-		return h.wrongRoutes(leases, peer.routeByNexthop)
+		return h.wrongRoutes(h.routesTo(leases, peer.routeByNexthop))
 	})
 }
 
@@ -117,17 +117,23 @@ func (p peer) routeByNexthop() string {
 	return fmt.Sprintf("%s nhid %d via %s", p.subnet, state.NexthopID(p.subnet), p.public)
 }
 
-// wrongRoutes compares the routes with those that there should be to the other
-// hosts and to so many strangers.
-func (h *node) wrongRoutes(leases int, route func(peer) string) string {
+// routesTo are the routes that there should be to so many strangers, and after
+// them those to the other hosts.
+func (h *node) routesTo(leases int, route func(peer) string) []string {
 	h.n.t.Helper()
 	var want []string
-	for _, p := range h.others() {
-		want = append(want, route(p))
-	}
 	for i := range leases {
 		want = append(want, route(distant(i)))
 	}
+	for _, p := range h.others() {
+		want = append(want, route(p))
+	}
+	return want
+}
+
+// wrongRoutes says what is wrong with our routes.
+func (h *node) wrongRoutes(want []string) string {
+	h.n.t.Helper()
 	slices.Sort(want)
 	got := h.routes()
 	if len(got) != len(want) {
