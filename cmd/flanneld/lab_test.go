@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	daemon "flanneld/cmd/flanneld"
 	"flanneld/pkg/lab"
 )
 
@@ -20,6 +21,9 @@ import (
 var daemonBinary string
 
 func TestMain(m *testing.M) {
+	if faults, ok := os.LookupEnv(faultyKernelEnv); ok {
+		os.Exit(daemon.StartOnFaultyKernel(faults))
+	}
 	if err := lab.Enter(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
