@@ -3,17 +3,13 @@ package main_test
 import (
 	"bytes"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
-
-	client "go.etcd.io/etcd/client/v2"
 
 	"flanneld/pkg/lab"
 )
@@ -36,29 +32,9 @@ func BenchmarkScale(b *testing.B) {
 	}
 }
 
-const benchConfig = `{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"host-gw"}}`
-
-// peerLease is the i-th lease of hosts that are not there.
-func peerLease(i int) (key, value, route string) {
-	public := netip.AddrFrom4([4]byte{172, 16, byte(1 + i>>8), byte(i)})
-	subnet := netip.AddrFrom4([4]byte{10, byte(1 + i>>8), byte(i), 0})
-	return fmt.Sprintf("subnets/%s-24", subnet),
-		fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"host-gw"}`, public),
-		fmt.Sprintf("%s/24 via %s", subnet, public)
-}
-
 func scale(b *testing.B, leases int) {
-	n := newLab(b)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", benchConfig)
-	sw, err := n.lab.AddSwitch("wide", mustPrefix("172.16.0.0/16"))
-	check(b, err)
-	_, err = n.lab.AddRouter(n.sw, sw)
-	check(b, err)
-	host, err := n.lab.AddHost("host1", sw, lab.HostOptions{})
-	check(b, err)
-	h := &node{Host: host, n: n}
-	n.nodes = append(n.nodes, h)
+	n := newWide(b, hostGW)
+	h := n.addNode(lab.HostOptions{})
 	n.putLeases(leases)
 
 	h.start()
@@ -72,7 +48,7 @@ func scale(b *testing.B, leases int) {
 	b.ReportMetric(ms(time.Since(begin)), "start-ms")
 	h.waitReady()
 
-	_, err = h.daemon.Stop(soon)
+	_, err := h.daemon.Stop(soon)
 	check(b, err)
 	begin = time.Now()
 	h.start()
@@ -99,28 +75,6 @@ func scale(b *testing.B, leases int) {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// putLeases writes the leases of many hosts.
-func (n *network) putLeases(count int) {
-	keys := n.keys()
-	work := make(chan int)
-	var g sync.WaitGroup
-	for range 16 {
-		g.Go(func() {
-			for i := range work {
-				key, value, _ := peerLease(i)
-				if _, err := keys.Set(n.ctx, keyPrefix+"/"+key, value, &client.SetOptions{TTL: 24 * time.Hour}); err != nil {
-					n.t.Error(err)
-				}
-			}
-		})
-	}
-	for i := range count {
-		work <- i
-	}
-	close(work)
-	g.Wait()
-}
-
 func (h *node) countRoutes() int {
 	h.n.t.Helper()
 	routes, err := h.Routes()
@@ -144,13 +98,11 @@ func (h *node) latency(leases int) (p50, p99 time.Duration) {
 	defer stop()
 	var took []time.Duration
 	for i := range rounds {
-		key, value, _ := peerLease(leases + i)
-		_, _, want := peerLease(leases + i)
-		dst, _, _ := strings.Cut(want, " ")
+		p := distant(leases + i)
 		begin := time.Now()
-		h.n.put(key, value)
+		h.n.putPeer(p)
 		for r := range routes {
-			if r == dst {
+			if r == p.subnet.String() {
 				break
 			}
 		}
@@ -168,8 +120,7 @@ func (h *node) batch(leases int) (time.Duration, bool) {
 	}
 	var commands bytes.Buffer
 	for i := range leases {
-		_, _, route := peerLease(i)
-		fmt.Fprintf(&commands, "route add %s dev eth0 proto 70\n", route)
+		fmt.Fprintf(&commands, "route add %s dev eth0 proto 70\n", distant(i).route())
 	}
 	file := h.Dir + "/batch"
 	check(h.n.t, os.WriteFile(file, commands.Bytes(), 0o644))

@@ -9,8 +9,10 @@ import (
 	"flanneld/pkg/lab"
 )
 
-func TestConfigWritten(t *testing.T) {
-	n := newLab(t)
+func TestConfigWritten(t *testing.T) { everyVariant(t, testConfigWritten) }
+
+func testConfigWritten(t *testing.T, v variant) {
+	n := newLab(t, v)
 	n.startEtcd(lab.EtcdOptions{})
 	h := n.addNode(lab.HostOptions{})
 	h.start()
@@ -22,7 +24,7 @@ func TestConfigWritten(t *testing.T) {
 		return ""
 	})
 	start := time.Now()
-	n.put("config", hostGW)
+	n.put("config", n.config(nil))
 	h.waitReady()
 	if took := time.Since(start); took > slow(2*time.Second) {
 		t.Errorf("ready %s after the configuration was written", took)
@@ -31,8 +33,10 @@ func TestConfigWritten(t *testing.T) {
 
 // Each bad configuration is named, with key and value; the daemon waits for a
 // good one.
-func TestInvalidConfig(t *testing.T) {
-	n := newLab(t)
+func TestInvalidConfig(t *testing.T) { everyVariant(t, testInvalidConfig) }
+
+func testInvalidConfig(t *testing.T, v variant) {
+	n := newLab(t, v)
 	n.startEtcd(lab.EtcdOptions{})
 	h := n.addNode(lab.HostOptions{})
 	n.put("config", "{")
@@ -61,16 +65,18 @@ func TestInvalidConfig(t *testing.T) {
 			t.Errorf("with the configuration %s there is a subnet file: %v", c.config, err)
 		}
 	}
-	n.put("config", hostGW)
+	n.put("config", n.config(nil))
 	h.waitReady()
 }
 
-func TestEtcdComesLate(t *testing.T) {
-	n := newLab(t)
+func TestEtcdComesLate(t *testing.T) { everyVariant(t, testEtcdComesLate) }
+
+func testEtcdComesLate(t *testing.T, v variant) {
+	n := newLab(t, v)
 	h := n.addNode(lab.HostOptions{}, "-etcd-endpoints=http://"+n.server.Addr.String()+":2379")
 	h.start()
 	h.waitLog("http://" + n.server.Addr.String() + ":2379")
 	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+	n.put("config", n.config(nil))
 	h.waitReady()
 }

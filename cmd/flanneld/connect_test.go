@@ -10,21 +10,22 @@ import (
 	"flanneld/subnet"
 )
 
-func TestHostGW(t *testing.T) {
-	n := newNetwork(t, 3, hostGW)
+func TestConnect(t *testing.T) { everyVariant(t, testConnect) }
+
+func testConnect(t *testing.T, v variant) {
+	n := newNetwork(t, 3, v, nil)
 	for _, h := range n.nodes {
-		want := fmt.Sprintf("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=%s/24\nFLANNEL_MTU=1500\nFLANNEL_IPMASQ=false\n", h.subnet().Addr().Next())
+		want := fmt.Sprintf("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=%s/24\nFLANNEL_MTU=%d\nFLANNEL_IPMASQ=false\n", h.subnet().Addr().Next(), 1500-n.backend.overhead)
 		if got := h.daemon.EnvText(); got != want {
 			t.Errorf("subnet.env of %s is %q, want %q", h.Name, got, want)
 		}
-		h.waitRoutes(soon, h.routesToOthers()...)
-		key := n.get(h.key())
-		want = fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"host-gw"}`, h.Addr)
-		if key.Value != want {
-			t.Errorf("value of %s is %s, want %s", key.Key, key.Value, want)
+		h.waitPeers(soon, h.others()...)
+		e := n.get(h.key())
+		if want := n.backend.lease(h.peer()); e.value != want {
+			t.Errorf("value of %s is %s, want %s", e.key, e.value, want)
 		}
-		if key.TTL < 86400-60 || key.TTL > 86400 {
-			t.Errorf("TTL of %s is %d", key.Key, key.TTL)
+		if e.ttl < subnet.LeaseTTL-time.Minute || e.ttl > subnet.LeaseTTL {
+			t.Errorf("%s lives for %s", e.key, e.ttl)
 		}
 	}
 	n.pingAll()
@@ -35,7 +36,7 @@ func TestHostGW(t *testing.T) {
 	fourth.waitReady()
 	fourth.addPod()
 	for _, h := range n.nodes {
-		h.waitRoutes(time.Second, h.routesToOthers()...)
+		h.waitPeers(time.Second, h.others()...)
 	}
 	n.pingAll()
 
@@ -48,19 +49,19 @@ func TestHostGW(t *testing.T) {
 	n.delete(fourth.key())
 	n.nodes = n.nodes[:3]
 	for _, h := range n.nodes {
-		h.waitRoutes(subnet.LingerTime+5*time.Second, h.routesToOthers()...)
+		h.waitPeers(subnet.LingerTime+5*time.Second, h.others()...)
 	}
 	n.pingAll()
 }
 
 func TestAlloc(t *testing.T) {
-	n := newNetwork(t, 3, allocOnly)
+	n := newNetwork(t, 3, allocOnly, nil)
 	for _, h := range n.nodes {
 		if r := h.routes(); r != nil {
 			t.Errorf("%s has routes %q", h.Name, r)
 		}
 		var value map[string]any
-		check(t, json.Unmarshal([]byte(n.get(h.key()).Value), &value))
+		check(t, json.Unmarshal([]byte(n.get(h.key()).value), &value))
 		if len(value) != 2 || value["PublicIP"] != h.Addr.String() || value["PublicIPv6"] != nil {
 			t.Errorf("the lease of %s says %v", h.Name, value)
 		}
@@ -70,27 +71,27 @@ func TestAlloc(t *testing.T) {
 
 // Hosts of flannel, which do not run here, are known by their keys alone.
 func TestOldLeases(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
+	n := newNetwork(t, 1, hostGW, nil)
 	h := n.nodes[0]
 	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`)
 	n.put("subnets/10.5.201.0-24", `{"PublicIP":"192.168.0.201","PublicIPv6":null,"BackendType":"host-gw","BackendData":null}`)
 	n.put("subnets/10.5.202.0-24", `{"PublicIP":"192.168.0.202","BackendType":"vxlan","BackendData":{"VtepMAC":"aa:bb:cc:dd:ee:ff"}}`)
-	h.waitRoutes(time.Second, "10.5.200.0/24 via 192.168.0.200", "10.5.201.0/24 via 192.168.0.201")
+	h.waitPeers(time.Second, stranger("10.5.200.0/24", "192.168.0.200"), stranger("10.5.201.0/24", "192.168.0.201"))
 	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.210","BackendType":"host-gw"}`)
-	h.waitRoutes(time.Second, "10.5.200.0/24 via 192.168.0.210", "10.5.201.0/24 via 192.168.0.201")
+	h.waitPeers(time.Second, stranger("10.5.200.0/24", "192.168.0.210"), stranger("10.5.201.0/24", "192.168.0.201"))
 	h.waitLog(`10.5.202.0/24: ignored: the lease is of backend "vxlan", not host-gw`)
 }
 
 // A peer behind a router can't be had with host-gw; the others are not
 // affected.
 func TestNotOnLink(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+	n := newNetwork(t, 2, hostGW, nil)
 	other, err := n.lab.AddSwitch("switch2", mustPrefix("192.168.1.0/24"))
 	check(t, err)
 	_, err = n.lab.AddRouter(n.sw, other)
 	check(t, err)
 	h := n.nodes[0]
-	before := h.routesToOthers()
+	before := h.others()
 
 	far, err := n.lab.AddHost("far", other, lab.HostOptions{})
 	check(t, err)
@@ -98,7 +99,7 @@ func TestNotOnLink(t *testing.T) {
 	farNode.start()
 	farNode.waitReady()
 	h.waitLog(fmt.Sprintf("adding route %s via %s dev eth0: %s is not on the same link", farNode.subnet(), far.Addr, far.Addr))
-	h.waitRoutes(time.Second, before...)
+	h.waitPeers(time.Second, before...)
 	n.pingAll()
 	n.wait(soon, "the status to say so", func() string {
 		if s := h.daemon.Status(); s != fmt.Sprintf("subnet %s on eth0 (%s), backend host-gw, 2 peers, 1 of 2 objects not in place", h.subnet(), h.Addr) {

@@ -13,40 +13,37 @@ import (
 
 // A second daemon on a host, with a network of its own, is left alone.
 func TestTwoNetworksOnOneHost(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
+	n := newNetwork(t, 1, hostGW, nil)
 	h := n.nodes[0]
+	both := []peer{stranger("10.5.200.0/24", "192.168.0.205"), stranger("10.6.200.0/24", "192.168.0.206")}
+	n.putPeer(both[0])
 	for key, value := range map[string]string{
-		"/other/config":                hostGW6,
-		"/other/subnets/10.6.200.0-24": `{"PublicIP":"192.168.0.206","BackendType":"host-gw"}`,
+		"/other/config":           n.config(settings{"Network": "10.6.0.0/16"}),
+		"/other/" + both[1].key(): n.backend.lease(both[1]),
 	} {
-		_, err := n.keys().Set(n.ctx, key, value, nil)
-		check(t, err)
+		check(t, n.admin().put(n.ctx, key, value, 0))
 	}
-	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.205","BackendType":"host-gw"}`)
-	both := []string{"10.5.200.0/24 via 192.168.0.205", "10.6.200.0/24 via 192.168.0.206"}
 	second, err := h.StartFlanneld(daemonBinary, "-etcd-prefix=/other", "-subnet-file="+filepath.Join(h.Dir, "other.env"))
 	check(t, err)
 	check(t, second.WaitReady(n.ctx))
-	h.waitRoutes(soon, both...)
+	h.waitPeers(soon, both...)
 	before := strings.Count(h.daemon.Log()+second.Log(), "\n")
 
 	first := h.daemon
 	first.Kill()
 	h.start()
 	h.waitReady()
-	h.waitRoutes(soon, both...)
+	h.waitPeers(soon, both...)
 	check(t, h.LinkDown("eth0"))
 	check(t, h.LinkUp("eth0"))
-	h.waitRoutes(soon, both...)
+	h.waitPeers(soon, both...)
 	if lines := strings.Count(first.Log()+second.Log(), "\n") - before; lines > 10 {
 		t.Errorf("they logged %d lines about each other", lines)
 	}
 }
 
-const hostGW6 = `{"Network":"10.6.0.0/16","Backend":{"Type":"host-gw"}}`
-
 func TestInterfaceRenamed(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+	n := newNetwork(t, 2, hostGW, nil)
 	h := n.nodes[0]
 	check(t, h.LinkDown("eth0"))
 	check(t, h.RenameLink("eth0", "ens3"))
@@ -54,7 +51,7 @@ func TestInterfaceRenamed(t *testing.T) {
 		all, err := h.Routes()
 		check(t, err)
 		for _, r := range all {
-			if strings.HasPrefix(r, routeTo(n.nodes[1])+" dev ens3") {
+			if strings.HasPrefix(r, n.nodes[1].peer().route()+" dev ens3") {
 				return ""
 			}
 		}
@@ -64,10 +61,13 @@ func TestInterfaceRenamed(t *testing.T) {
 }
 
 // With the interface down nothing can be reached, so the host is not ready.
-func TestInterfaceDown(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
+func TestInterfaceDown(t *testing.T) { everyVariant(t, testInterfaceDown) }
+
+func testInterfaceDown(t *testing.T, v variant) {
+	n := newNetwork(t, 1, v, nil)
 	h := n.nodes[0]
-	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.205","BackendType":"host-gw"}`)
+	peer := stranger("10.5.200.0/24", "192.168.0.205")
+	n.putPeer(peer)
 	h.daemon.Kill()
 	// etcd is reached by eth1 meanwhile.
 	check(t, h.AddNIC("eth1", n.sw, mustPrefix("192.168.0.99/24").Addr()))
@@ -81,11 +81,13 @@ func TestInterfaceDown(t *testing.T) {
 	}
 	check(t, h.LinkUp("eth0"))
 	h.waitReady()
-	h.waitRoutes(0, "10.5.200.0/24 via 192.168.0.205")
+	h.waitPeers(0, peer)
 }
 
-func TestAddressGone(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
+func TestAddressGone(t *testing.T) { everyVariant(t, testAddressGone) }
+
+func testAddressGone(t *testing.T, v variant) {
+	n := newNetwork(t, 1, v, nil)
 	h := n.nodes[0]
 	addr := mustPrefix(h.Addr.String() + "/24")
 	check(t, h.AddAddr("eth0", mustPrefix("192.168.0.90/24")))
@@ -102,8 +104,10 @@ func TestAddressGone(t *testing.T) {
 	h.waitLog("the external interface is there again")
 }
 
-func TestSubnetFileDeleted(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
+func TestSubnetFileDeleted(t *testing.T) { everyVariant(t, testSubnetFileDeleted) }
+
+func testSubnetFileDeleted(t *testing.T, v variant) {
+	n := newNetwork(t, 1, v, nil)
 	h := n.nodes[0]
 	before := h.daemon.EnvText()
 	check(t, os.Remove(h.daemon.SubnetFile))
@@ -115,8 +119,10 @@ func TestSubnetFileDeleted(t *testing.T) {
 	})
 }
 
-func TestStatusDuringOutage(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestStatusDuringOutage(t *testing.T) { everyVariant(t, testStatusDuringOutage) }
+
+func testStatusDuringOutage(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h, other := n.nodes[0], n.nodes[1]
 	n.etcd.Kill()
 	n.wait(soon, "the status to say so", func() string {
@@ -140,18 +146,20 @@ func TestStatusDuringOutage(t *testing.T) {
 
 // A host whose subnet was taken, and that can't get another one yet, still
 // follows the others.
-func TestSubnetTakenAndNoneFree(t *testing.T) {
-	n := newNetwork(t, 2, `{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.2.0","Backend":{"Type":"host-gw"}}`)
+func TestSubnetTakenAndNoneFree(t *testing.T) { everyVariant(t, testSubnetTakenAndNoneFree) }
+
+func testSubnetTakenAndNoneFree(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, settings{"SubnetMin": "10.5.1.0", "SubnetMax": "10.5.2.0"})
 	h, peer := n.nodes[0], n.nodes[1]
-	n.put(h.key(), `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`)
+	n.putPeer(stranger(h.subnet().String(), "192.168.0.200"))
 	h.waitLog("no free subnet: all 2 of length /24")
-	dst := peer.subnet()
 	check(t, peer.daemon.Signal(9))
-	n.put(peer.key(), `{"PublicIP":"192.168.0.201","BackendType":"host-gw"}`)
-	h.waitRoutes(2*time.Second, dst.String()+" via 192.168.0.201")
-	n.delete(peer.key())
+	successor := stranger(peer.subnet().String(), "192.168.0.201")
+	n.putPeer(successor)
+	h.waitPeers(2*time.Second, successor)
+	n.delete(successor.key())
 	n.wait(soon, "the freed subnet", func() string {
-		if h.subnet() != dst {
+		if h.subnet() != successor.subnet {
 			return "it is not taken"
 		}
 		return ""
@@ -159,10 +167,10 @@ func TestSubnetTakenAndNoneFree(t *testing.T) {
 }
 
 // Of several endpoints, those that hang do not keep a host from starting.
-func TestHungEndpoints(t *testing.T) {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+func TestHungEndpoints(t *testing.T) { slowVariants(t, testHungEndpoints) }
+
+func testHungEndpoints(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
 	var urls []string
 	for _, port := range []uint16{2001, 2002} {
 		p, url := n.startProxy(port)

@@ -19,7 +19,6 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/target"
-	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
 	"flanneld/subnet/etcdv2"
 )
@@ -28,7 +27,7 @@ import (
 var backends = backend.NewTable(alloc.Type, hostgw.Type, vxlan.Type)
 
 // run is the daemon: it returns when ctx ends, or when it can never work.
-func run(ctx context.Context, o *options) error {
+func run(ctx context.Context, o *options, machine host) error {
 	klog.Infof("flanneld %s", version)
 	for _, name := range o.unknown {
 		klog.Warningf("ignoring the environment variable %s: there is no such option", name)
@@ -38,7 +37,7 @@ func run(ctx context.Context, o *options) error {
 		return err
 	}
 	defer store.Close()
-	return serve(ctx, o, store, kernel.New())
+	return serve(ctx, o, store, machine)
 }
 
 // host is this host, as the daemon sees and changes it.

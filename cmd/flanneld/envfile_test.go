@@ -11,10 +11,10 @@ import (
 )
 
 // The daemon is not ready before subnet.env is in place, and says why.
-func TestSubnetFileInTrouble(t *testing.T) {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+func TestSubnetFileInTrouble(t *testing.T) { everyVariant(t, testSubnetFileInTrouble) }
+
+func testSubnetFileInTrouble(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
 	for i, c := range []struct {
 		name string
 		// mount is a command that a shell runs first, in a mount namespace of
@@ -60,7 +60,7 @@ func TestSubnetFileInTrouble(t *testing.T) {
 			notify, err := h.NewNotifySocket()
 			check(t, err)
 			file := filepath.Join(folder, "subnet.env")
-			argv := []string{daemonBinary, "-etcd-endpoints=" + n.etcd.Endpoint(), "-subnet-file=" + file}
+			argv := append([]string{daemonBinary, "-etcd-endpoints=" + n.etcd.Endpoint(), "-subnet-file=" + file}, n.store.args...)
 			if c.mount != "" {
 				argv = append([]string{"unshare", "-m", "sh", "-c", c.mount + ` && shift && exec "$@"`, "sh", folder}, argv...)
 			}
@@ -98,8 +98,10 @@ func TestSubnetFileInTrouble(t *testing.T) {
 }
 
 // Whoever reads subnet.env while it is rewritten sees all of it.
-func TestSubnetFileIsWhole(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
+func TestSubnetFileIsWhole(t *testing.T) { everyVariant(t, testSubnetFileIsWhole) }
+
+func testSubnetFileIsWhole(t *testing.T, v variant) {
+	n := newNetwork(t, 1, v, nil)
 	h := n.nodes[0]
 	seen := make(map[string]bool)
 	for i := range 20 {
@@ -108,7 +110,7 @@ func TestSubnetFileIsWhole(t *testing.T) {
 		n.wait(soon, "subnet.env", func() string {
 			text := h.daemon.EnvText()
 			seen[text] = true
-			if !strings.Contains(text, fmt.Sprintf("FLANNEL_MTU=%d\n", mtu)) {
+			if !strings.Contains(text, fmt.Sprintf("FLANNEL_MTU=%d\n", mtu-n.backend.overhead)) {
 				return text
 			}
 			return ""

@@ -9,14 +9,17 @@ import (
 
 // Whatever stands under subnets/, the good peers are not touched, nothing is
 // made of the bad, and each is mentioned once.
-func TestGarbage(t *testing.T) {
-	n := newNetwork(t, 3, `{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.99.0","Backend":{"Type":"host-gw"}}`)
+func TestGarbage(t *testing.T) { everyVariant(t, testGarbage) }
+
+func testGarbage(t *testing.T, v variant) {
+	n := newNetwork(t, 3, v, settings{"SubnetMin": "10.5.1.0", "SubnetMax": "10.5.99.0"})
 	h := n.nodes[0]
-	good := h.routesToOthers()
+	good := h.others()
 	own := h.subnet().String()
 
-	lease := func(public string) string { return fmt.Sprintf(`{"PublicIP":%s,"BackendType":"host-gw"}`, public) }
-	fine := lease(`"192.168.0.9"`)
+	late := stranger("10.5.220.0/24", "192.168.0.9")
+	fine := n.backend.lease(late)
+	lease := func(public string) string { return strings.Replace(fine, `"192.168.0.9"`, public, 1) }
 	garbage := map[string]string{ // by key
 		"foo":            fine,
 		"10.5.7.0":       fine,
@@ -45,10 +48,9 @@ func TestGarbage(t *testing.T) {
 			n.put("subnets/"+key, value)
 			h.waitLog("lease " + key + " cannot be used")
 		}
-		_, err := n.keys().Set(n.ctx, keyPrefix+"/subnets/folder/key", "x", nil)
-		check(t, err)
-		h.waitLog("lease folder cannot be used")
-		h.waitRoutes(0, good...)
+		n.put("subnets/folder/key", "x")
+		h.waitLog("lease " + n.store.nested + " cannot be used")
+		h.waitPeers(0, good...)
 	})
 	for key := range garbage {
 		if c := strings.Count(h.daemon.Log(), "lease "+key+" cannot be used"); c != 1 {
@@ -67,7 +69,7 @@ func TestGarbage(t *testing.T) {
 		for key := range garbage {
 			h.waitLog("lease " + key + " cannot be used")
 		}
-		h.waitRoutes(0, good...)
+		h.waitPeers(0, good...)
 	})
 
 	t.Log("removed")
@@ -75,8 +77,8 @@ func TestGarbage(t *testing.T) {
 	for key := range garbage {
 		n.delete("subnets/" + key)
 	}
-	n.put("subnets/10.5.220.0-24", fine) // the last thing to happen
-	h.waitRoutes(soon, sorted(append(good, "10.5.220.0/24 via 192.168.0.9")...)...)
+	n.putPeer(late) // the last thing to happen
+	h.waitPeers(soon, append(good, late)...)
 	if more := strings.Count(h.daemon.Log(), "\n") - lines; more != 1 {
 		t.Errorf("%d lines were logged, want one for the new route", more)
 	}
@@ -84,25 +86,27 @@ func TestGarbage(t *testing.T) {
 
 // A lease that becomes garbage is still in force as it last was, also after a
 // restart, and until it is removed.
-func TestBecomesGarbage(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestBecomesGarbage(t *testing.T) { slowVariants(t, testBecomesGarbage) }
+
+func testBecomesGarbage(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h := n.nodes[0]
-	const key, route = "subnets/10.5.200.0-24", "10.5.200.0/24 via 192.168.0.200"
-	n.put(key, `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`)
-	want := sorted(routeTo(n.nodes[1]), route)
-	h.waitRoutes(soon, want...)
+	bad := stranger("10.5.200.0/24", "192.168.0.200")
+	n.putPeer(bad)
+	want := append(h.others(), bad)
+	h.waitPeers(soon, want...)
 	for _, value := range []string{"garbage", `{"PublicIP":"0.0.0.0"}`, fmt.Sprintf(`{"PublicIP":"%s"}`, h.Addr)} {
-		n.put(key, value)
+		n.put(bad.key(), value)
 		h.waitLog("lease 10.5.200.0-24 cannot be used")
 		n.pause(11 * time.Second) // longer than a vanished lease lingers
-		h.waitRoutes(0, want...)
+		h.waitPeers(0, want...)
 
 		h.daemon.Kill()
 		h.start()
 		h.waitReady()
 		h.waitLog("lease 10.5.200.0-24 cannot be used")
-		h.waitRoutes(0, want...)
+		h.waitPeers(0, want...)
 	}
-	n.delete(key)
-	h.waitRoutes(2*time.Second, routeTo(n.nodes[1]))
+	n.delete(bad.key())
+	h.waitPeers(2*time.Second, n.nodes[1].peer())
 }

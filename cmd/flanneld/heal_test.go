@@ -21,31 +21,31 @@ func slow(d time.Duration) time.Duration {
 }
 
 func TestHeal(t *testing.T) {
-	n := newNetwork(t, 4, hostGW)
+	n := newNetwork(t, 4, hostGW, nil)
 	h := n.nodes[0]
-	want := h.routesToOthers()
-	h.waitRoutes(soon, want...)
+	want := h.others()
+	h.waitPeers(soon, want...)
 	foreign := lab.Route{Dst: mustPrefix("10.77.0.0/16"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: 4}
 	check(t, h.AddRoute(foreign))
 
 	check(t, h.DelRoute(n.nodes[1].subnet()))
-	t.Logf("a route deleted: back after %s", h.waitRoutes(slow(100*time.Millisecond), want...))
+	t.Logf("a route deleted: back after %s", h.waitPeers(slow(100*time.Millisecond), want...))
 
 	_, err := h.DelRoutesByProtocol(ourRoutes)
 	check(t, err)
-	t.Logf("all routes deleted: back after %s", h.waitRoutes(slow(100*time.Millisecond), want...))
+	t.Logf("all routes deleted: back after %s", h.waitPeers(slow(100*time.Millisecond), want...))
 
 	check(t, h.ReplaceRoute(lab.Route{Dst: n.nodes[1].subnet(), Via: n.nodes[2].Addr, Dev: "eth0", Protocol: ourRoutes}))
-	t.Logf("a route changed: right after %s", h.waitRoutes(slow(100*time.Millisecond), want...))
+	t.Logf("a route changed: right after %s", h.waitPeers(slow(100*time.Millisecond), want...))
 	hasRoute(t, h, "10.77.0.0/16 via "+n.nodes[1].Addr.String())
 
 	check(t, h.LinkDown("eth0"))
-	h.waitRoutes(soon)
+	h.waitPeers(soon)
 	check(t, h.LinkUp("eth0"))
-	t.Logf("NIC down and up: routes back after %s", h.waitRoutes(time.Second, want...))
+	t.Logf("NIC down and up: routes back after %s", h.waitPeers(time.Second, want...))
 
 	check(t, h.RecreateNIC("eth0"))
-	t.Logf("NIC made anew: routes back after %s", h.waitRoutes(time.Second, want...))
+	t.Logf("NIC made anew: routes back after %s", h.waitPeers(time.Second, want...))
 	n.pingAll()
 }
 
@@ -63,34 +63,35 @@ func hasRoute(t *testing.T, h *node, start string) {
 
 // What is not ours stays, even where it is in our way.
 func TestForeignRoutes(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+	n := newNetwork(t, 2, hostGW, nil)
 	h, peer := n.nodes[0], n.nodes[1]
-	want := h.routesToOthers()
-	h.waitRoutes(soon, want...)
+	want := h.others()
+	h.waitPeers(soon, want...)
 	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.250.0/24"), Via: peer.Addr, Dev: "eth0"}))
-	n.put("subnets/10.5.250.0-24", `{"PublicIP":"192.168.0.250","BackendType":"host-gw"}`)
+	stranger := stranger("10.5.250.0/24", "192.168.0.250")
+	n.putPeer(stranger)
 	h.waitLog("in its place is something that is not ours, to be removed by hand: 10.5.250.0/24 via " + peer.Addr.String())
 	hasRoute(t, h, "10.5.250.0/24 via "+peer.Addr.String())
 	n.pingAll()
 
 	check(t, h.DelRoute(mustPrefix("10.5.250.0/24")))
-	h.waitRoutes(time.Second, sorted(append(want, "10.5.250.0/24 via 192.168.0.250")...)...)
+	h.waitPeers(time.Second, append(want, stranger)...)
 
 	t.Log("the lease goes, a foreign route of the same destination stays")
 	h.daemon.Kill()
 	_, err := h.DelRoutesByProtocol(ourRoutes)
 	check(t, err)
 	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.250.0/24"), Via: peer.Addr, Dev: "eth0", Protocol: 4}))
-	n.delete("subnets/10.5.250.0-24")
+	n.delete(stranger.key())
 	h.start()
 	h.waitReady()
-	h.waitRoutes(soon, want...)
+	h.waitPeers(soon, want...)
 	hasRoute(t, h, "10.5.250.0/24 via "+peer.Addr.String())
 }
 
 // A host that is upgraded keeps the routes that flannel made, in place.
 func TestAdoptsFlannelsRoutes(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+	n := newNetwork(t, 2, hostGW, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	n.witness(h, peer, func() {
 		code, err := h.daemon.Stop(soon)
@@ -102,11 +103,13 @@ func TestAdoptsFlannelsRoutes(t *testing.T) {
 		h.start()
 		h.waitReady()
 	})
-	h.waitRoutes(soon, routeTo(peer))
+	h.waitPeers(soon, peer.peer())
 }
 
-func TestRestart(t *testing.T) {
-	n := newNetwork(t, 3, hostGW)
+func TestRestart(t *testing.T) { everyVariant(t, testRestart) }
+
+func testRestart(t *testing.T, v variant) {
+	n := newNetwork(t, 3, v, nil)
 	h, peer, third := n.nodes[0], n.nodes[1], n.nodes[2]
 	subnet := h.subnet()
 	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.251.0/24"), Via: peer.Addr, Dev: "eth0", Protocol: 4}))
@@ -130,7 +133,7 @@ func TestRestart(t *testing.T) {
 		if h.subnet() != subnet {
 			t.Errorf("after %s the subnet is %s, before it was %s", name, h.subnet(), subnet)
 		}
-		h.waitRoutes(soon, h.routesToOthers()...)
+		h.waitPeers(soon, h.others()...)
 	}
 
 	t.Log("a peer leaves while the daemon is down")
@@ -138,6 +141,6 @@ func TestRestart(t *testing.T) {
 	h.daemon.Kill()
 	n.delete(third.key())
 	h.start()
-	t.Logf("its route is gone %s after the start", h.waitRoutes(slow(2*time.Second), routeTo(peer)))
+	t.Logf("its route is gone %s after the start", h.waitPeers(slow(2*time.Second), peer.peer()))
 	hasRoute(t, h, "10.5.251.0/24 via "+peer.Addr.String())
 }

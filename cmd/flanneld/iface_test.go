@@ -10,9 +10,7 @@ import (
 
 // A host that has no address and no default route yet waits for them.
 func TestAddressComesLate(t *testing.T) {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+	n := newConfigured(t, hostGW, nil)
 	h := n.addNode(lab.HostOptions{NoAddress: true})
 	h.start()
 	h.waitLog("waiting for the external interface: there is no default route")
@@ -31,9 +29,7 @@ func TestAddressComesLate(t *testing.T) {
 // twoNICs returns a host with eth0, which has the default route, and eth1 on
 // the network of etcd.
 func twoNICs(t *testing.T) *node {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+	n := newConfigured(t, hostGW, nil)
 	nat, err := n.lab.AddSwitch("nat", mustPrefix("10.0.2.0/24"))
 	check(t, err)
 	host, err := n.lab.AddHost("host1", nat, lab.HostOptions{})
@@ -74,22 +70,20 @@ func TestIface(t *testing.T) {
 }
 
 func TestPublicIP(t *testing.T) {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+	n := newConfigured(t, hostGW, nil)
 	h := n.addNode(lab.HostOptions{}, "-public-ip=203.0.113.7")
 	h.start()
 	h.waitLog("waiting: backend host-gw needs peers to send straight to this host: the public address 203.0.113.7 must be the address of eth0, " + h.Addr.String())
-	n.put("config", allocOnly)
+	n.put("config", allocOnly.config(nil))
 	h.waitReady()
-	if v := n.get(h.key()).Value; v != `{"PublicIP":"203.0.113.7","PublicIPv6":null}` {
+	if v := n.get(h.key()).value; v != `{"PublicIP":"203.0.113.7","PublicIPv6":null}` {
 		t.Errorf("lease is %s", v)
 	}
 }
 
 // The MTU of the interface is the pods'.
 func TestMTUFollows(t *testing.T) {
-	n := newNetwork(t, 1, hostGW)
+	n := newNetwork(t, 1, hostGW, nil)
 	h := n.nodes[0]
 	check(t, h.SetMTU("eth0", 1400))
 	n.wait(soon, "subnet.env", func() string {

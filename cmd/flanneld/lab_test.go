@@ -12,8 +12,7 @@ import (
 	"testing"
 	"time"
 
-	client "go.etcd.io/etcd/client/v2"
-
+	daemon "flanneld/cmd/flanneld"
 	"flanneld/pkg/lab"
 )
 
@@ -22,6 +21,9 @@ import (
 var daemonBinary string
 
 func TestMain(m *testing.M) {
+	if faults, ok := os.LookupEnv(faultyKernelEnv); ok {
+		os.Exit(daemon.StartOnFaultyKernel(faults))
+	}
 	if err := lab.Enter(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -51,8 +53,6 @@ func TestMain(m *testing.M) {
 
 const (
 	keyPrefix  = "/coreos.com/network"
-	hostGW     = `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`
-	allocOnly  = `{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}`
 	ourRoutes  = 70 // the route protocol
 	soon       = 10 * time.Second
 	pingPeriod = 2 * time.Millisecond
@@ -62,6 +62,7 @@ const (
 
 // network is a lab with etcd on a host of its own, and the daemons' hosts.
 type network struct {
+	variant
 	t      testing.TB
 	ctx    context.Context
 	lab    *lab.Lab
@@ -81,15 +82,15 @@ type node struct {
 	pods   int
 }
 
-// newLab returns a lab with a switch, etcd, and no daemons. It is closed when
+// newLab returns a lab with a switch and a host for etcd, and no daemons. It is closed when
 // the test ends; then no process may have reported a data race.
-func newLab(t testing.TB) *network {
+func newLab(t testing.TB, v variant) *network {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	t.Cleanup(cancel)
 	l, err := lab.New(lab.Options{})
 	check(t, err)
-	n := &network{t: t, ctx: ctx, lab: l}
+	n := &network{variant: v, t: t, ctx: ctx, lab: l}
 	t.Cleanup(func() {
 		for _, race := range l.Races() {
 			t.Error(race)
@@ -117,13 +118,20 @@ func (n *network) startEtcd(opts lab.EtcdOptions) {
 	check(n.t, err)
 }
 
+// newConfigured returns a lab with etcd, and the configuration in it.
+func newConfigured(t testing.TB, v variant, special settings) *network {
+	t.Helper()
+	n := newLab(t, v)
+	n.startEtcd(lab.EtcdOptions{})
+	n.put("config", n.config(special))
+	return n
+}
+
 // newNetwork returns a lab of so many hosts, each with a daemon that is ready
 // and a pod, where that pod has an address.
-func newNetwork(t testing.TB, hosts int, config string) *network {
+func newNetwork(t testing.TB, hosts int, v variant, special settings) *network {
 	t.Helper()
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", config)
+	n := newConfigured(t, v, special)
 	for range hosts {
 		n.addNode(lab.HostOptions{})
 	}
@@ -134,8 +142,8 @@ func newNetwork(t testing.TB, hosts int, config string) *network {
 	return n
 }
 
-// readyWithPods waits for the daemons and for the routes to all hosts, and puts
-// a pod on each host.
+// readyWithPods waits for the daemons and until they have what they must have for
+// each other, and puts a pod on each host.
 func (n *network) readyWithPods() {
 	n.t.Helper()
 	for _, node := range n.nodes {
@@ -143,9 +151,7 @@ func (n *network) readyWithPods() {
 		node.addPod()
 	}
 	for _, node := range n.nodes {
-		if strings.Contains(node.daemon.Status(), "host-gw") {
-			node.waitRoutes(soon, node.routesToOthers()...)
-		}
+		node.waitPeers(soon, node.others()...)
 	}
 }
 
@@ -161,7 +167,7 @@ func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
 func (h *node) start(args ...string) {
 	h.n.t.Helper()
 	var err error
-	h.daemon, err = h.StartFlanneld(daemonBinary, append(slices.Clone(h.args), args...)...)
+	h.daemon, err = h.StartFlanneld(daemonBinary, slices.Concat(h.n.store.args, h.args, args)...)
 	check(h.n.t, err)
 }
 
@@ -198,7 +204,7 @@ func (h *node) subnet() netip.Prefix {
 
 // key of the host's lease.
 func (h *node) key() string {
-	return "subnets/" + strings.ReplaceAll(h.subnet().String(), "/", "-")
+	return h.peer().key()
 }
 
 // routes are those of the host that are ours, as "DESTINATION via GATEWAY".
@@ -215,27 +221,29 @@ func (h *node) routes() []string {
 	return ours
 }
 
-// routesToOthers is what routes should be.
-func (h *node) routesToOthers() []string {
+// others are the peers of the host that are there.
+func (h *node) others() []peer {
 	h.n.t.Helper()
-	var want []string
+	var all []peer
 	for _, other := range h.n.nodes {
 		if other != h && other.daemon != nil {
-			want = append(want, routeTo(other))
+			all = append(all, other.peer())
 		}
 	}
-	slices.Sort(want)
-	return want
+	return all
 }
 
-func routeTo(h *node) string { return fmt.Sprintf("%s via %s", h.subnet(), h.Addr) }
-
-// waitRoutes waits until our routes on the host are just these.
-func (h *node) waitRoutes(within time.Duration, want ...string) time.Duration {
+// waitPeers waits until the host has what it must have for just these peers.
+func (h *node) waitPeers(within time.Duration, peers ...peer) time.Duration {
 	h.n.t.Helper()
-	return h.n.wait(within, fmt.Sprintf("routes %q on %s", want, h.Name), func() string {
-		if got := h.routes(); !slices.Equal(got, want) {
-			return fmt.Sprintf("routes are %q", got)
+	var want []string
+	for _, p := range peers {
+		want = append(want, h.n.backend.expected(h, p)...)
+	}
+	slices.Sort(want)
+	return h.n.wait(within, fmt.Sprintf("%q on %s", want, h.Name), func() string {
+		if got := sorted(h.n.backend.present(h)...); !slices.Equal(got, want) {
+			return fmt.Sprintf("there is %q", got)
 		}
 		return ""
 	})
@@ -293,37 +301,6 @@ func (n *network) witness(from, to *node, f func()) {
 	if report := p.Stop(); report.Lost > 0 || report.Sent == 0 {
 		n.t.Errorf("pod of %s to pod of %s: %v", from.Name, to.Name, report)
 	}
-}
-
-func (n *network) keys() client.KeysAPI {
-	n.t.Helper()
-	keys, err := n.etcd.Keys()
-	check(n.t, err)
-	return keys
-}
-
-// put writes a key below the prefix, without a TTL.
-func (n *network) put(key, value string) {
-	n.t.Helper()
-	_, err := n.keys().Set(n.ctx, keyPrefix+"/"+key, value, nil)
-	check(n.t, err)
-}
-
-func (n *network) delete(key string) {
-	n.t.Helper()
-	_, err := n.keys().Delete(n.ctx, keyPrefix+"/"+key, nil)
-	check(n.t, err)
-}
-
-// get returns the node of a key, or nil if there is none.
-func (n *network) get(key string) *client.Node {
-	n.t.Helper()
-	r, err := n.keys().Get(n.ctx, keyPrefix+"/"+key, &client.GetOptions{Quorum: true})
-	if client.IsKeyNotFound(err) {
-		return nil
-	}
-	check(n.t, err)
-	return r.Node
 }
 
 func check(t testing.TB, err error) {

@@ -2,43 +2,39 @@ package main_test
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 	"time"
-
-	client "go.etcd.io/etcd/client/v2"
 
 	"flanneld/pkg/lab"
 )
 
-func TestOwnKeyDeleted(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestOwnKeyDeleted(t *testing.T) { everyVariant(t, testOwnKeyDeleted) }
+
+func testOwnKeyDeleted(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h, peer := n.nodes[0], n.nodes[1]
-	peer.waitRoutes(soon, routeTo(h))
+	peer.waitPeers(soon, h.peer())
 	subnet, key := h.subnet(), h.key()
 	n.witness(h, peer, func() {
 		n.delete(key)
-		t.Logf("the key is back after %s", n.wait(time.Second, "the key to be back", func() string {
-			if n.get(key) == nil {
-				return "it is not"
-			}
-			return ""
-		}))
+		t.Logf("the key is back after %s", n.waitKey(time.Second, key, "the key to be back", func(e *entry) bool { return e != nil }))
 		h.waitLog("claimed it again")
 		time.Sleep(100 * time.Millisecond) // what goes wrong now would show
 	})
-	peer.waitRoutes(time.Second, routeTo(h))
+	peer.waitPeers(time.Second, h.peer())
 	if h.subnet() != subnet || h.daemon.ExitCode() != -1 {
 		t.Errorf("subnet %s, exit code %d", h.subnet(), h.daemon.ExitCode())
 	}
 }
 
-func TestSubnetTaken(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestSubnetTaken(t *testing.T) { everyVariant(t, testSubnetTaken) }
+
+func testSubnetTaken(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h, peer := n.nodes[0], n.nodes[1]
-	old, key := h.subnet(), h.key()
-	theirs := `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`
-	n.put(key, theirs)
+	old := h.subnet()
+	winner := stranger(old.String(), "192.168.0.200")
+	n.putPeer(winner)
 	h.waitLog(fmt.Sprintf("our subnet %s now belongs to the host with the public address 192.168.0.200", old))
 	h.waitLog(fmt.Sprintf("this host's subnet changed from %s to ", old))
 	n.wait(soon, "a new subnet.env", func() string {
@@ -47,34 +43,29 @@ func TestSubnetTaken(t *testing.T) {
 		}
 		return ""
 	})
-	if v := n.get(key).Value; v != theirs {
-		t.Errorf("the other's lease is now %s", v)
+	if e := n.get(winner.key()); e.value != n.backend.lease(winner) {
+		t.Errorf("the other's lease is now %v", e)
 	}
-	want := fmt.Sprintf("%s via 192.168.0.200", old)
-	peer.waitRoutes(soon, sorted(routeTo(h), want)...)
+	peer.waitPeers(soon, h.peer(), winner)
 	h.waitLog("in its place is something that is not ours, to be removed by hand: " + old.String() + " dev docker0")
 	h.addPod() // docker0 gets the new address
-	h.waitRoutes(soon, sorted(routeTo(peer), want)...)
+	h.waitPeers(soon, peer.peer(), winner)
 	n.pingAll()
 }
 
 // A daemon that was suspended until its lease expired leaves the lease of its
 // successor alone.
-func TestFrozenPastItsLease(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestFrozenPastItsLease(t *testing.T) { everyVariant(t, testFrozenPastItsLease) }
+
+func testFrozenPastItsLease(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h := n.nodes[0]
-	old, key := h.subnet(), h.key()
+	old := h.subnet()
+	successor := stranger(old.String(), "192.168.0.200")
 	check(t, h.daemon.Freeze())
-	theirs := `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`
-	_, err := n.keys().Set(n.ctx, keyPrefix+"/"+key, n.get(key).Value, &client.SetOptions{TTL: time.Second})
-	check(t, err)
-	n.wait(soon, "the lease to expire", func() string {
-		if n.get(key) != nil {
-			return "it is there"
-		}
-		return ""
-	})
-	n.put(key, theirs)
+	n.expire(successor.key())
+	n.waitKey(soon, successor.key(), "the lease to expire", func(e *entry) bool { return e == nil })
+	n.putPeer(successor)
 	check(t, h.daemon.Thaw())
 	n.wait(soon, "another subnet", func() string {
 		if s := h.subnet(); s == old {
@@ -82,13 +73,15 @@ func TestFrozenPastItsLease(t *testing.T) {
 		}
 		return ""
 	})
-	if v := n.get(key).Value; v != theirs {
-		t.Errorf("the successor's lease is now %s", v)
+	if e := n.get(successor.key()); e.value != n.backend.lease(successor) {
+		t.Errorf("the successor's lease is now %v", e)
 	}
 }
 
-func TestReuse(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestReuse(t *testing.T) { everyVariant(t, testReuse) }
+
+func testReuse(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h := n.nodes[0]
 	old := h.subnet()
 
@@ -103,30 +96,30 @@ func TestReuse(t *testing.T) {
 
 	t.Log("the lease is gone, another host has the subnet that subnet.env names")
 	h.daemon.Kill()
-	theirs := `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`
-	key := h.key()
-	n.put(key, theirs)
+	winner := stranger(old.String(), "192.168.0.200")
+	n.putPeer(winner)
 	h.start()
 	h.waitReady()
-	if h.subnet() == old || n.get(key).Value != theirs {
+	if h.subnet() == old || n.get(winner.key()).value != n.backend.lease(winner) {
 		t.Errorf("subnet %s was taken from another host", old)
 	}
 }
 
-func TestReservation(t *testing.T) {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+func TestReservation(t *testing.T) { everyVariant(t, testReservation) }
+
+func testReservation(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
 	h := n.addNode(lab.HostOptions{})
 	n.put("subnets/10.5.99.0-24", fmt.Sprintf(`{"PublicIP":"%s"}`, h.Addr))
+	owned := func(e *entry) bool { return e.ttl == 0 && e.value == n.backend.lease(h.peer()) }
 	for range 3 {
 		h.start()
 		h.waitReady()
 		if s := h.subnet().String(); s != "10.5.99.0/24" {
 			t.Fatalf("subnet is %s", s)
 		}
-		if k := n.get(h.key()); k.TTL != 0 || !strings.Contains(k.Value, "host-gw") {
-			t.Errorf("the reservation is now %s with TTL %d", k.Value, k.TTL)
+		if e := n.get(h.key()); !owned(e) {
+			t.Errorf("the reservation is now %v", e)
 		}
 		_, err := h.daemon.Stop(soon)
 		check(t, err)
@@ -136,10 +129,5 @@ func TestReservation(t *testing.T) {
 	h.start()
 	h.waitReady()
 	n.put("subnets/10.5.99.0-24", "garbage")
-	n.wait(soon, "the value to be mended", func() string {
-		if k := n.get(h.key()); k.TTL != 0 || !strings.Contains(k.Value, "host-gw") {
-			return fmt.Sprintf("it is %q with TTL %d", k.Value, k.TTL)
-		}
-		return ""
-	})
+	n.waitKey(soon, h.key(), "the value to be mended", owned)
 }

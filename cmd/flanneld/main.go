@@ -10,24 +10,30 @@ import (
 	"syscall"
 
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/target/kernel"
 )
 
 // version is set when the program is linked.
 var version = "dev"
 
-func main() {
+func main() { os.Exit(start(kernel.New())) }
+
+// start is the program on the given host. It returns the exit status.
+func start(machine host) int {
 	o, err := parse(os.Args, os.Environ(), os.Stderr)
 	switch {
 	case err != nil:
-		os.Exit(2)
+		return 2
 	case o == nil:
-		os.Exit(0)
+		return 0
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
-	if err := run(ctx, o); err != nil && !errors.Is(err, context.Canceled) {
+	if err := run(ctx, o, machine); err != nil && !errors.Is(err, context.Canceled) {
 		klog.Errorf("stopping: %v", err)
-		os.Exit(1)
+		return 1
 	}
 	klog.Info("stopping: forwarding, lease and subnet file stay as they are")
+	return 0
 }

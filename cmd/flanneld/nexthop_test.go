@@ -8,32 +8,39 @@ import (
 	"time"
 
 	"flanneld/pkg/lab"
+	"flanneld/pkg/state"
+	"flanneld/subnet"
 )
 
 const (
-	// The hosts' own subnets keep clear of those of peerLease.
-	largeConfig = `{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.128.0.0","Backend":{"Type":"host-gw"}}`
-	large       = 2000 // leases of hosts that are not there; from here on there are nexthops
-	smaller     = 900  // and from here down there are none
+	large   = 2000 // leases of strangers; from here on there are nexthops
+	smaller = 900  // and from here down there are none
 )
 
-// A network that becomes large, and small again, changes how its routes are
-// made without the loss of a packet. In between, nexthops heal as routes do.
-func TestNexthops(t *testing.T) {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", largeConfig)
+// newWide returns a lab without daemons whose hosts have the distant peers on
+// their link.
+func newWide(t testing.TB, v variant) *network {
+	t.Helper()
+	// The hosts' own subnets keep clear of those of distant peers.
+	n := newConfigured(t, v, settings{"Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.128.0.0"})
 	wide, err := n.lab.AddSwitch("wide", mustPrefix("172.16.0.0/16"))
 	check(t, err)
 	_, err = n.lab.AddRouter(n.sw, wide)
 	check(t, err)
 	n.sw = wide
-	h, peer := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
+	return n
+}
+
+// A network that becomes large, and small again, changes how its routes are
+// made without the loss of a packet. In between, nexthops heal as routes do.
+func TestNexthops(t *testing.T) {
+	n := newWide(t, hostGW)
+	h, second := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
 	h.start()
-	peer.start()
+	second.start()
 	n.readyWithPods()
 
-	n.witness(h, peer, func() {
+	n.witness(h, second, func() {
 		n.putLeases(large)
 		for _, node := range n.nodes {
 			t.Logf("%s has nexthops %s after the last lease", node.Name, node.waitNexthops(soon, large))
@@ -49,7 +56,7 @@ func TestNexthops(t *testing.T) {
 	t.Logf("all nexthops deleted: back after %s", h.waitNexthops(slow(time.Second), large))
 
 	wrong := nexthops[len(nexthops)/2]
-	wrong.Via = peer.Addr.Next()
+	wrong.Via = second.Addr.Next()
 	check(t, h.ReplaceNexthop(wrong))
 	t.Logf("a nexthop changed: right after %s", h.waitNexthops(slow(time.Second), large))
 
@@ -58,7 +65,7 @@ func TestNexthops(t *testing.T) {
 	t.Logf("all routes deleted: back after %s", h.waitNexthops(slow(time.Second), large))
 
 	check(t, h.LinkDown("eth0"))
-	h.waitRoutes(soon)
+	h.waitPeers(soon)
 	check(t, h.LinkUp("eth0"))
 	t.Logf("NIC down and up: right after %s", h.waitNexthops(slow(time.Second), large))
 
@@ -66,7 +73,7 @@ func TestNexthops(t *testing.T) {
 	t.Logf("NIC made anew: right after %s", h.waitNexthops(slow(time.Second), large))
 	n.pingAll()
 
-	n.witness(h, peer, func() {
+	n.witness(h, second, func() {
 		n.deleteLeases(smaller, large)
 		for _, node := range n.nodes {
 			n.wait(soon, "plain routes on "+node.Name, func() string {
@@ -80,19 +87,19 @@ func TestNexthops(t *testing.T) {
 		}
 	})
 	for _, node := range n.nodes {
-		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return wrongRoutes(node, smaller) })
+		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return node.wrongRoutes(node.routesTo(smaller, peer.route)) })
 	}
 	n.pingAll()
 }
 
-// waitNexthops waits until there are a nexthop and a route for each peer, of
-// which so many are not there, and returns how long that took.
+// waitNexthops waits until there are a nexthop and a route by way of it for each
+// peer, of which so many are strangers, and returns how long that took.
 func (h *node) waitNexthops(within time.Duration, leases int) time.Duration {
 	h.n.t.Helper()
 	return h.n.wait(within, "nexthops on "+h.Name, func() string {
 		list, err := h.Nexthops()
 		check(h.n.t, err)
-		if len(list) != leases+1 {
+		if len(list) != leases+len(h.others()) {
 			return fmt.Sprintf("there are %d", len(list))
 		}
 		for _, nh := range list {
@@ -100,19 +107,33 @@ func (h *node) waitNexthops(within time.Duration, leases int) time.Duration {
 				return fmt.Sprintf("there is %+v", nh)
 			}
 		}
-		return wrongRoutes(h, leases) // which say what the nexthops do
+		return h.wrongRoutes(h.routesTo(leases, peer.routeByNexthop))
 	})
 }
 
-// wrongRoutes compares the routes with those to the other hosts, of which so
-// many are not there.
-func wrongRoutes(h *node, leases int) string {
+// routeByNexthop is the route to the peer, as node.routes has it, in a large
+// network.
+func (p peer) routeByNexthop() string {
+	return fmt.Sprintf("%s nhid %d via %s", p.subnet, state.NexthopID(p.subnet), p.public)
+}
+
+// routesTo are the routes that there should be to so many strangers, and after
+// them those to the other hosts.
+func (h *node) routesTo(leases int, route func(peer) string) []string {
 	h.n.t.Helper()
-	want := h.routesToOthers()
+	var want []string
 	for i := range leases {
-		_, _, route := peerLease(i)
-		want = append(want, route)
+		want = append(want, route(distant(i)))
 	}
+	for _, p := range h.others() {
+		want = append(want, route(p))
+	}
+	return want
+}
+
+// wrongRoutes says what is wrong with our routes.
+func (h *node) wrongRoutes(want []string) string {
+	h.n.t.Helper()
 	slices.Sort(want)
 	got := h.routes()
 	if len(got) != len(want) {
@@ -126,24 +147,37 @@ func wrongRoutes(h *node, leases int) string {
 	return ""
 }
 
-// deleteLeases deletes the leases of hosts that are not there.
+// putLeases writes the leases of the first so many distant peers.
+func (n *network) putLeases(count int) {
+	n.t.Helper()
+	a := n.admin()
+	n.atOnce(0, count, func(p peer) error {
+		return a.put(n.ctx, keyPrefix+"/"+p.key(), n.backend.lease(p), subnet.LeaseTTL)
+	})
+}
+
+// deleteLeases deletes the leases of distant peers.
 func (n *network) deleteLeases(from, to int) {
 	n.t.Helper()
-	keys := n.keys()
-	work := make(chan string)
+	a := n.admin()
+	n.atOnce(from, to, func(p peer) error { return a.delete(n.ctx, keyPrefix+"/"+p.key()) })
+}
+
+// atOnce calls f for distant peers, for some of them at a time.
+func (n *network) atOnce(from, to int, f func(peer) error) {
+	work := make(chan peer)
 	var g sync.WaitGroup
 	for range 16 {
 		g.Go(func() {
-			for key := range work {
-				if _, err := keys.Delete(n.ctx, keyPrefix+"/"+key, nil); err != nil {
+			for p := range work {
+				if err := f(p); err != nil {
 					n.t.Error(err)
 				}
 			}
 		})
 	}
 	for i := from; i < to; i++ {
-		key, _, _ := peerLease(i)
-		work <- key
+		work <- distant(i)
 	}
 	close(work)
 	g.Wait()

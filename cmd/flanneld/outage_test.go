@@ -6,8 +6,6 @@ import (
 	"testing"
 	"time"
 
-	client "go.etcd.io/etcd/client/v2"
-
 	"flanneld/pkg/lab"
 )
 
@@ -44,7 +42,7 @@ func (n *network) outage(length time.Duration, begin, end func()) {
 		newcomer.waitReady()
 		newcomer.addPod()
 		for _, h := range n.nodes {
-			h.waitRoutes(slow(5*time.Second), h.routesToOthers()...)
+			h.waitPeers(slow(5*time.Second), h.others()...)
 		}
 	})
 	n.pingAll()
@@ -78,14 +76,18 @@ func (n *network) pause(d time.Duration) {
 	}
 }
 
-func TestEtcdStopped(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestEtcdStopped(t *testing.T) { slowVariants(t, testEtcdStopped) }
+
+func testEtcdStopped(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	start := func() { check(t, n.etcd.Start(n.ctx)) }
 	n.outage(15*time.Second, func() { n.etcd.Kill() }, start)
 	n.outage(2*time.Minute, func() { n.etcd.Kill() }, start)
 }
 
-func TestEtcdUnreachable(t *testing.T) {
+func TestEtcdUnreachable(t *testing.T) { slowVariants(t, testEtcdUnreachable) }
+
+func testEtcdUnreachable(t *testing.T, v variant) {
 	for name, fault := range map[string]struct{ begin, end func(*proxy) }{
 		"slow":   {func(p *proxy) { p.slow(2 * time.Second) }, func(p *proxy) { p.slow(0) }},
 		"silent": {func(p *proxy) { p.let(false) }, func(p *proxy) { p.let(true) }},
@@ -95,9 +97,7 @@ func TestEtcdUnreachable(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := newLab(t)
-			n.startEtcd(lab.EtcdOptions{})
-			n.put("config", hostGW)
+			n := newConfigured(t, v, nil)
 			p, url := n.startProxy(2000)
 			for range 2 {
 				n.addNode(lab.HostOptions{}, "-etcd-endpoints="+url).start()
@@ -110,36 +110,39 @@ func TestEtcdUnreachable(t *testing.T) {
 
 // What happened while a host was cut off, and is forgotten by etcd since, is
 // found by comparing everything.
-func TestHistoryLost(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestHistoryLost(t *testing.T) { everyVariant(t, testHistoryLost) }
+
+func testHistoryLost(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h := n.nodes[0]
-	own := n.get(h.key()).Value
-	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`)
-	n.put("subnets/10.5.201.0-24", `{"PublicIP":"192.168.0.201","BackendType":"host-gw"}`)
-	h.waitRoutes(soon, sorted(routeTo(n.nodes[1]), "10.5.200.0/24 via 192.168.0.200", "10.5.201.0/24 via 192.168.0.201")...)
+	own := n.get(h.key()).value
+	moves, goes := stranger("10.5.200.0/24", "192.168.0.200"), stranger("10.5.201.0/24", "192.168.0.201")
+	n.putPeer(moves)
+	n.putPeer(goes)
+	h.waitPeers(soon, n.nodes[1].peer(), moves, goes)
 	// Frozen, it keeps its connection, and misses the events all the same.
 	check(t, h.daemon.Freeze())
-	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.210","BackendType":"host-gw"}`)
-	n.delete("subnets/10.5.201.0-24")
+	moved := stranger("10.5.200.0/24", "192.168.0.210")
+	n.putPeer(moved)
+	n.delete(goes.key())
 	n.etcd.Kill()
-	check(t, n.etcd.Start(n.ctx)) // with an empty history
-	for i := range 1100 {
-		_, err := n.keys().Set(n.ctx, "/other/key", fmt.Sprint(i), nil)
-		check(t, err)
-	}
+	check(t, n.etcd.Start(n.ctx))
+	check(t, n.admin().forget(n.ctx))
 	check(t, h.daemon.Thaw())
-	h.waitRoutes(20*time.Second, sorted(routeTo(n.nodes[1]), "10.5.200.0/24 via 192.168.0.210")...)
-	if now := n.get(h.key()); now == nil || now.Value != own {
+	h.waitPeers(20*time.Second, n.nodes[1].peer(), moved)
+	if now := n.get(h.key()); now == nil || now.value != own {
 		t.Errorf("our own lease is %v", now)
 	}
 }
 
 // All hosts claim their own subnets again, and no route is even touched.
-func TestEtcdReplacedByEmptyOne(t *testing.T) {
-	n := newNetwork(t, 5, hostGW)
+func TestEtcdReplacedByEmptyOne(t *testing.T) { everyVariant(t, testEtcdReplacedByEmptyOne) }
+
+func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {
+	n := newNetwork(t, 5, v, nil)
 	before := make(map[*node]string)
 	for _, h := range n.nodes {
-		h.waitRoutes(soon, h.routesToOthers()...)
+		h.waitPeers(soon, h.others()...)
 		before[h] = h.key()
 	}
 	routes, stop, err := n.nodes[0].WatchRoutes()
@@ -148,12 +151,8 @@ func TestEtcdReplacedByEmptyOne(t *testing.T) {
 	n.witnessAll(func() {
 		check(t, n.etcd.Wipe(n.ctx))
 		for _, h := range n.nodes {
-			n.wait(soon, "the lease of "+h.Name, func() string {
-				k := n.get(before[h])
-				if k == nil || !strings.Contains(k.Value, fmt.Sprintf("%q", h.Addr.String())) {
-					return fmt.Sprintf("it is %v", k)
-				}
-				return ""
+			n.waitKey(soon, before[h], "the lease of "+h.Name, func(e *entry) bool {
+				return e != nil && strings.Contains(e.value, fmt.Sprintf("%q", h.Addr.String()))
 			})
 		}
 		n.pause(12 * time.Second) // longer than a vanished lease lingers
@@ -162,7 +161,7 @@ func TestEtcdReplacedByEmptyOne(t *testing.T) {
 		if h.key() != before[h] {
 			t.Errorf("%s had %s and has %s", h.Name, before[h], h.key())
 		}
-		h.waitRoutes(0, h.routesToOthers()...)
+		h.waitPeers(0, h.others()...)
 	}
 	select {
 	case r := <-routes:
@@ -171,12 +170,12 @@ func TestEtcdReplacedByEmptyOne(t *testing.T) {
 	}
 }
 
-func TestManyStartAtOnce(t *testing.T) {
+func TestManyStartAtOnce(t *testing.T) { slowVariants(t, testManyStartAtOnce) }
+
+func testManyStartAtOnce(t *testing.T, v variant) {
 	const hosts = 40
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
 	// Just as many subnets as hosts.
-	n.put("config", fmt.Sprintf(`{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.%d.0","Backend":{"Type":"host-gw"}}`, hosts))
+	n := newConfigured(t, v, settings{"SubnetMin": "10.5.1.0", "SubnetMax": fmt.Sprintf("10.5.%d.0", hosts)})
 	for range hosts {
 		n.addNode(lab.HostOptions{})
 	}
@@ -198,7 +197,7 @@ func TestManyStartAtOnce(t *testing.T) {
 			t.Errorf("%s and %s both have %s", h.Name, other, h.key())
 		}
 		seen[h.key()] = h.Name
-		h.waitRoutes(soon, h.routesToOthers()...)
+		h.waitPeers(soon, h.others()...)
 	}
 
 	t.Log("one too many")
@@ -219,21 +218,18 @@ func TestManyStartAtOnce(t *testing.T) {
 }
 
 // A key whose time to live runs out is claimed again like one that is deleted.
-func TestOwnKeyExpires(t *testing.T) {
-	n := newNetwork(t, 2, hostGW)
+func TestOwnKeyExpires(t *testing.T) { everyVariant(t, testOwnKeyExpires) }
+
+func testOwnKeyExpires(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	subnet, key := h.subnet(), h.key()
 	n.witness(peer, h, func() {
 		n.witness(h, peer, func() {
-			revision := n.get(key).ModifiedIndex
-			_, err := n.keys().Set(n.ctx, keyPrefix+"/"+key, n.get(key).Value, &client.SetOptions{TTL: time.Second})
-			check(t, err)
-			n.wait(soon, "a full time to live", func() string {
-				k := n.get(key)
-				if k == nil || k.ModifiedIndex <= revision+1 || k.TTL < 86000 {
-					return fmt.Sprintf("it is %+v", k)
-				}
-				return ""
+			revision := n.get(key).revision
+			n.expire(key)
+			n.waitKey(soon, key, "a full time to live", func(e *entry) bool {
+				return e != nil && e.revision > revision+1 && e.ttl >= 86000*time.Second
 			})
 		})
 	})

@@ -11,7 +11,7 @@ import (
 // lifetime, and asks for client certificates if clients is set.
 func tlsNetwork(t *testing.T, clients bool, server func(*lab.CA, *lab.Host) (lab.CertFiles, error)) (*network, *lab.CA) {
 	t.Helper()
-	n := newLab(t)
+	n := newLab(t, hostGW)
 	ca, err := lab.NewCA(t.TempDir(), "ca")
 	check(t, err)
 	opts := lab.EtcdOptions{}
@@ -23,7 +23,7 @@ func tlsNetwork(t *testing.T, clients bool, server func(*lab.CA, *lab.Host) (lab
 		check(t, err)
 	}
 	n.startEtcd(opts)
-	n.put("config", hostGW)
+	n.put("config", n.config(nil))
 	return n, ca
 }
 
@@ -105,9 +105,7 @@ func TestTLSServerExpired(t *testing.T) {
 }
 
 func TestUserAndPassword(t *testing.T) {
-	n := newLab(t)
-	n.startEtcd(lab.EtcdOptions{})
-	n.put("config", hostGW)
+	n := newConfigured(t, hostGW, nil)
 	const right, wrong = "open-sesame-4711", "guess-0815"
 	check(t, n.etcd.EnableAuth(n.ctx, "root-password-1234"))
 	check(t, n.etcd.AddUser(n.ctx, "flannel", right, keyPrefix+"/*"))

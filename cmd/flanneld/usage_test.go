@@ -67,10 +67,9 @@ func TestUsage(t *testing.T) {
 
 // Options work from the environment as from the command line.
 func TestEnvironment(t *testing.T) {
-	n := newLab(t)
+	n := newLab(t, hostGW)
 	n.startEtcd(lab.EtcdOptions{})
-	_, err := n.keys().Set(n.ctx, "/other/config", hostGW, nil)
-	check(t, err)
+	check(t, n.admin().put(n.ctx, "/other/config", n.config(nil), 0))
 	h := n.addNode(lab.HostOptions{})
 	file := filepath.Join(h.Dir, "deep", "folder", "subnet.env")
 	p, err := h.Start("flanneld", []string{daemonBinary}, []string{
@@ -95,7 +94,7 @@ func TestEnvironment(t *testing.T) {
 
 // The signal stops the daemon in every phase, at once.
 func TestStopWhileWaiting(t *testing.T) {
-	n := newLab(t)
+	n := newLab(t, hostGW)
 	noAddress := n.addNode(lab.HostOptions{NoAddress: true})
 	noEtcd := n.addNode(lab.HostOptions{}, "-etcd-endpoints=http://192.168.0.99:2379")
 	for _, h := range n.nodes {

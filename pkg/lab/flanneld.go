@@ -21,6 +21,11 @@ type Daemon struct {
 // started, and a subnet file in the host's directory, unless args say
 // otherwise.
 func (h *Host) StartFlanneld(bin string, args ...string) (*Daemon, error) {
+	return h.StartFlanneldIn(nil, bin, args...)
+}
+
+// StartFlanneldIn is StartFlanneld with more variables in the environment.
+func (h *Host) StartFlanneldIn(env []string, bin string, args ...string) (*Daemon, error) {
 	d := &Daemon{SubnetFile: filepath.Join(h.Dir, "subnet.env")}
 	argv := []string{bin}
 	if own, ok := flagValue(args, "subnet-file"); ok {
@@ -38,7 +43,7 @@ func (h *Host) StartFlanneld(bin string, args ...string) (*Daemon, error) {
 	if d.Notify, err = h.NewNotifySocket(); err != nil {
 		return nil, err
 	}
-	env := []string{"NOTIFY_SOCKET=" + d.Notify.Path}
+	env = append([]string{"NOTIFY_SOCKET=" + d.Notify.Path}, env...)
 	if d.Process, err = h.Start("flanneld", append(argv, args...), env, ProcessOptions{}); err != nil {
 		d.Notify.Close()
 		return nil, err

@@ -2,11 +2,9 @@ package lab
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -29,29 +27,13 @@ type Nexthop struct {
 
 // Nexthops lists the nexthop objects.
 func (ns *Namespace) Nexthops() ([]Nexthop, error) {
-	var messages [][]byte
-	for {
-		err := ns.Do(func() (err error) {
-			req := nl.NewNetlinkRequest(unix.RTM_GETNEXTHOP, unix.NLM_F_DUMP)
-			req.AddRawData(make([]byte, sizeofNhmsg))
-			messages, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEXTHOP)
-			return err
-		})
-		if errors.Is(err, netlink.ErrDumpInterrupted) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("listing the nexthops of %s: %w", ns.Name, err)
-		}
-		break
-	}
-	links, err := ns.nl.LinkList()
+	messages, err := ns.dump(unix.RTM_GETNEXTHOP, unix.RTM_NEWNEXTHOP, make([]byte, sizeofNhmsg))
 	if err != nil {
-		return nil, fmt.Errorf("listing the interfaces of %s: %w", ns.Name, err)
+		return nil, fmt.Errorf("listing the nexthops of %s: %w", ns.Name, err)
 	}
-	names := map[int]string{}
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
+	names, err := ns.linkNames()
+	if err != nil {
+		return nil, err
 	}
 	list := make([]Nexthop, len(messages))
 	for i, m := range messages {
@@ -82,7 +64,7 @@ func (ns *Namespace) ReplaceNexthop(n Nexthop) error {
 	if err != nil {
 		return fmt.Errorf("looking up %s: %w", n.Dev, err)
 	}
-	err = ns.changeNexthop(unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
+	err = ns.change(unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
 		[]byte{unix.AF_INET, 0, byte(n.Protocol), 0, 0, 0, 0, 0},
 		nl.NewRtAttr(nhaID, nl.Uint32Attr(n.ID)),
 		nl.NewRtAttr(nhaOIF, nl.Uint32Attr(uint32(link.Attrs().Index))),
@@ -96,14 +78,26 @@ func (ns *Namespace) ReplaceNexthop(n Nexthop) error {
 // DelNexthop deletes a nexthop object, and the kernel with it the routes that
 // refer to it.
 func (ns *Namespace) DelNexthop(id uint32) error {
-	err := ns.changeNexthop(unix.RTM_DELNEXTHOP, 0, make([]byte, sizeofNhmsg), nl.NewRtAttr(nhaID, nl.Uint32Attr(id)))
+	err := ns.change(unix.RTM_DELNEXTHOP, 0, make([]byte, sizeofNhmsg), nl.NewRtAttr(nhaID, nl.Uint32Attr(id)))
 	if err != nil {
 		return fmt.Errorf("deleting nexthop %d on %s: %w", id, ns.Name, err)
 	}
 	return nil
 }
 
-func (ns *Namespace) changeNexthop(typ, flags int, header []byte, attrs ...*nl.RtAttr) error {
+// AddRouteByNexthop adds a route that refers to a nexthop object.
+func (ns *Namespace) AddRouteByNexthop(dst netip.Prefix, id uint32, protocol int) error {
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Dst_len, msg.Protocol = unix.AF_INET, uint8(dst.Bits()), uint8(protocol)
+	err := ns.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg.Serialize(),
+		nl.NewRtAttr(unix.RTA_DST, dst.Addr().AsSlice()), nl.NewRtAttr(rtaNHID, nl.Uint32Attr(id)))
+	if err != nil {
+		return fmt.Errorf("adding route to %s by nexthop %d on %s: %w", dst, id, ns.Name, err)
+	}
+	return nil
+}
+
+func (ns *Namespace) change(typ, flags int, header []byte, attrs ...*nl.RtAttr) error {
 	for _, a := range attrs {
 		header = append(header, a.Serialize()...)
 	}

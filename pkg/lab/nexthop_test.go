@@ -24,6 +24,14 @@ func TestNexthops(t *testing.T) {
 	n.Protocol = 4
 	check(t, h1.ReplaceNexthop(n))
 	want(n)
+
+	base := must(h1.Routes())(t)
+	dst := netip.MustParsePrefix("10.1.2.0/24")
+	check(t, h1.AddRouteByNexthop(dst, n.ID, 70))
+	wantRoutes(t, h1.Namespace, append([]string{"10.1.2.0/24 nhid 7 via 192.168.50.3 dev eth0 proto 70"}, base...)...)
+	check(t, h1.DelRoute(dst))
+	wantRoutes(t, h1.Namespace, base...)
+
 	off := lab.Nexthop{ID: 8, Via: netip.MustParseAddr("10.9.9.9"), Dev: "eth0"}
 	if err := h1.ReplaceNexthop(off); err == nil {
 		t.Error("a nexthop that is not on the link was accepted")

@@ -1,12 +1,8 @@
 package lab
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"sort"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -52,7 +48,7 @@ func (ns *Namespace) ReplaceRoute(r Route) error {
 
 // DelRoute deletes every route to a destination, and fails if there is none.
 func (ns *Namespace) DelRoute(dst netip.Prefix) error {
-	n, err := ns.delRoutes(func(r netlink.Route) bool { return prefix(r.Dst) == dst })
+	n, err := ns.delRoutes(func(r listed) bool { return r.dst == dst })
 	if err == nil && n == 0 {
 		err = unix.ESRCH
 	}
@@ -65,34 +61,11 @@ func (ns *Namespace) DelRoute(dst netip.Prefix) error {
 // DelRoutesByProtocol deletes every route with a protocol number, and says how
 // many these were.
 func (ns *Namespace) DelRoutesByProtocol(protocol int) (int, error) {
-	n, err := ns.delRoutes(func(r netlink.Route) bool { return int(r.Protocol) == protocol })
+	n, err := ns.delRoutes(func(r listed) bool { return int(r.protocol) == protocol })
 	if err != nil {
 		return n, fmt.Errorf("deleting routes with protocol %d on %s: %w", protocol, ns.Name, err)
 	}
 	return n, nil
-}
-
-// Routes lists the IPv4 routes of the main table, sorted, in the manner of ip
-// route show with every number as a number.
-func (ns *Namespace) Routes() ([]string, error) {
-	list, err := ns.listRoutes()
-	if err != nil {
-		return nil, fmt.Errorf("listing the routes of %s: %w", ns.Name, err)
-	}
-	links, err := ns.nl.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("listing the interfaces of %s: %w", ns.Name, err)
-	}
-	names := map[int]string{}
-	for _, l := range links {
-		names[l.Attrs().Index] = l.Attrs().Name
-	}
-	texts := make([]string, len(list))
-	for i, r := range list {
-		texts[i] = routeText(r, names)
-	}
-	sort.Strings(texts)
-	return texts, nil
 }
 
 func (ns *Namespace) route(r Route) (*netlink.Route, error) {
@@ -120,21 +93,10 @@ func (ns *Namespace) route(r Route) (*netlink.Route, error) {
 	return route, nil
 }
 
-// listRoutes repeats a listing that a change has broken.
-func (ns *Namespace) listRoutes() ([]netlink.Route, error) {
-	for {
-		list, err := ns.nl.RouteListFiltered(netlink.FAMILY_V4,
-			&netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return list, err
-		}
-	}
-}
-
 // delRoutes deletes the routes that match. It names them by what identifies
 // them and leaves out the next hop, which the kernel refuses to compare for a
 // route through a nexthop object.
-func (ns *Namespace) delRoutes(match func(netlink.Route) bool) (int, error) {
+func (ns *Namespace) delRoutes(match func(listed) bool) (int, error) {
 	list, err := ns.listRoutes()
 	if err != nil {
 		return 0, err
@@ -145,13 +107,13 @@ func (ns *Namespace) delRoutes(match func(netlink.Route) bool) (int, error) {
 			continue
 		}
 		err := ns.nl.RouteDel(&netlink.Route{
-			Dst:      ipNet(prefix(r.Dst)),
+			Dst:      ipNet(r.dst),
 			Table:    unix.RT_TABLE_MAIN,
 			Scope:    netlink.SCOPE_NOWHERE,
-			Protocol: r.Protocol,
-			Priority: r.Priority,
-			Tos:      r.Tos,
-			Type:     r.Type,
+			Protocol: netlink.RouteProtocol(r.protocol),
+			Priority: int(r.priority),
+			Tos:      int(r.tos),
+			Type:     int(r.typ),
 		})
 		if err != nil {
 			return n, err
@@ -159,60 +121,6 @@ func (ns *Namespace) delRoutes(match func(netlink.Route) bool) (int, error) {
 		n++
 	}
 	return n, nil
-}
-
-// routeTypes are the names of routes that do not lead anywhere.
-var routeTypes = map[int]string{
-	unix.RTN_BLACKHOLE:   "blackhole ",
-	unix.RTN_UNREACHABLE: "unreachable ",
-	unix.RTN_PROHIBIT:    "prohibit ",
-	unix.RTN_THROW:       "throw ",
-}
-
-func routeText(r netlink.Route, names map[int]string) string {
-	var b strings.Builder
-	b.WriteString(routeTypes[r.Type])
-	if dst := prefix(r.Dst); dst.Bits() == 0 {
-		b.WriteString("default")
-	} else {
-		b.WriteString(dst.String())
-	}
-	hop := func(gw net.IP, index, flags int) {
-		if gw != nil {
-			fmt.Fprintf(&b, " via %s", gw)
-		}
-		if index != 0 {
-			fmt.Fprintf(&b, " dev %s", names[index])
-		}
-		for _, f := range []struct {
-			bit  int
-			name string
-		}{{unix.RTNH_F_ONLINK, "onlink"}, {unix.RTNH_F_LINKDOWN, "linkdown"}, {unix.RTNH_F_DEAD, "dead"}} {
-			if flags&f.bit != 0 {
-				b.WriteString(" " + f.name)
-			}
-		}
-	}
-	hop(r.Gw, r.LinkIndex, r.Flags)
-	fmt.Fprintf(&b, " proto %d", r.Protocol)
-	if r.Scope != netlink.SCOPE_UNIVERSE {
-		fmt.Fprintf(&b, " scope %s", r.Scope)
-	}
-	if r.Src != nil {
-		fmt.Fprintf(&b, " src %s", r.Src)
-	}
-	if r.Priority != 0 {
-		fmt.Fprintf(&b, " metric %d", r.Priority)
-	}
-	if r.MTU != 0 {
-		fmt.Fprintf(&b, " mtu %d", r.MTU)
-	}
-	for _, m := range r.MultiPath {
-		b.WriteString(" nexthop")
-		hop(m.Gw, m.LinkIndex, m.Flags)
-		fmt.Fprintf(&b, " weight %d", m.Hops+1)
-	}
-	return b.String()
 }
 
 // WatchRoutes tells the destination of each IPv4 route of the main table that

@@ -1,0 +1,128 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+// variant is a backend and a store: what daemons do about faults must be the
+// same with all of them.
+type variant struct {
+	backend backend
+	store   store
+	slow    bool // it is one of those that tests which take long run with
+}
+
+var (
+	hostGW    = variant{backend: hostGWBackend, store: etcdV2, slow: true}
+	allocOnly = variant{backend: allocBackend, store: etcdV2}
+
+	variants = []variant{hostGW}
+)
+
+// everyVariant runs a test with each variant.
+func everyVariant(t *testing.T, f func(*testing.T, variant)) {
+	t.Helper()
+	for _, v := range variants {
+		t.Run(v.name(), func(t *testing.T) { f(t, v) })
+	}
+}
+
+// slowVariants runs a test that takes long with the variants meant for that.
+func slowVariants(t *testing.T, f func(*testing.T, variant)) {
+	t.Helper()
+	for _, v := range variants {
+		if v.slow {
+			t.Run(v.name(), func(t *testing.T) { f(t, v) })
+		}
+	}
+}
+
+func (v variant) name() string { return v.backend.name + "," + v.store.name }
+
+// settings are keys of the network configuration.
+type settings map[string]any
+
+// config is the text of a network configuration for the backend, in which
+// these settings replace or join the usual ones.
+func (v variant) config(special settings) string {
+	all := settings{"Network": "10.5.0.0/16", "Backend": json.RawMessage(v.backend.config)}
+	maps.Copy(all, special)
+	text, err := json.Marshal(all)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// backend is what tests know of a backend.
+type backend struct {
+	name     string
+	config   string // the Backend object of the network configuration
+	overhead int    // bytes that it takes of each packet
+	// lease is the value of a peer's lease, as a daemon writes it.
+	lease func(peer) string
+	// expected is what a host must have so as to reach a peer, and present is
+	// what it has of that sort, one text for each object in the kernel.
+	expected func(*node, peer) []string
+	present  func(*node) []string
+}
+
+var hostGWBackend = backend{
+	name:   "host-gw",
+	config: `{"Type":"host-gw"}`,
+	lease: func(p peer) string {
+		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"host-gw"}`, p.public)
+	},
+	expected: func(_ *node, p peer) []string { return []string{p.route()} },
+	present:  (*node).routes,
+}
+
+var allocBackend = backend{
+	name:     "alloc",
+	config:   `{"Type":"alloc"}`,
+	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.public) },
+	expected: func(*node, peer) []string { return nil },
+	present:  (*node).routes,
+}
+
+// peer is a host as others know it: by its lease.
+type peer struct {
+	subnet netip.Prefix
+	public netip.Addr
+	node   *node // nil for a stranger
+}
+
+// stranger is a peer of which there is nothing but a lease.
+func stranger(subnet, public string) peer {
+	return peer{subnet: netip.MustParsePrefix(subnet), public: netip.MustParseAddr(public)}
+}
+
+// distant is the i-th of many strangers, with addresses in 172.16.0.0/16.
+func distant(i int) peer {
+	return peer{
+		subnet: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(1 + i>>8), byte(i), 0}), 24),
+		public: netip.AddrFrom4([4]byte{172, 16, byte(1 + i>>8), byte(i)}),
+	}
+}
+
+// peer of all other hosts.
+func (h *node) peer() peer { return peer{subnet: h.subnet(), public: h.Addr, node: h} }
+
+// name of the peer's key in the store.
+func (p peer) name() string { return strings.ReplaceAll(p.subnet.String(), "/", "-") }
+
+func (p peer) key() string { return "subnets/" + p.name() }
+
+// route is the plain route to the peer, as node.routes has it.
+func (p peer) route() string { return fmt.Sprintf("%s via %s", p.subnet, p.public) }
+
+// putPeer writes the lease of a stranger, without a time to live.
+func (n *network) putPeer(p peer) {
+	n.t.Helper()
+	n.put(p.key(), n.backend.lease(p))
+}
