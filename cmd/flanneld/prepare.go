@@ -1,0 +1,75 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"os"
+
+	"flanneld/backend"
+	"flanneld/pkg/target/kernel"
+	"flanneld/subnet"
+)
+
+// prepared is a backend and the configuration that it was made from.
+type prepared struct {
+	config  *subnet.Config
+	backend backend.Backend
+}
+
+// prepare makes the backend that a configuration names, and what it wants our
+// lease to say.
+func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+	if c.V6.Network.IsValid() {
+		return subnet.Attrs{}, nil, &subnet.ConfigError{Key: "EnableIPv6", Value: "true", Reason: "is not supported by this version"}
+	}
+	b, err := backends.New(c)
+	if err != nil {
+		return subnet.Attrs{}, nil, err
+	}
+	ifaces, err := d.machine.Interfaces(ctx)
+	if err != nil {
+		return subnet.Attrs{}, nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	attrs, err := b.Attrs(d.host, d.past(b, ifaces, s))
+	if err != nil {
+		return subnet.Attrs{}, nil, err
+	}
+	d.prepared = prepared{c, b}
+	return attrs, c.Local(d.host.Addr, d.host.Net), nil
+}
+
+// past finds what there is of this host's end of the overlay. What a lease of
+// ours says while we run holds, whatever may have happened to the device. The
+// caller holds d.mu.
+func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Snapshot) backend.Past {
+	if d.holding.Own != nil {
+		return backend.Past{Lease: d.holding.Own.Attrs}
+	}
+	var p backend.Past
+	for _, i := range ifaces {
+		if i.Name == b.Device() && i.VXLAN {
+			p.MAC = i.MAC
+		}
+	}
+	for _, l := range s.Leases {
+		if l.PublicIP == d.host.PublicIP && (p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous) {
+			p.Lease = l.Attrs
+		}
+	}
+	return p
+}
+
+// machineID tells this machine from others, those aside that were made from the
+// same image; empty if it can't be known.
+func machineID() string {
+	for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		if id, err := os.ReadFile(file); err == nil && len(bytes.TrimSpace(id)) > 0 {
+			return string(bytes.TrimSpace(id))
+		}
+	}
+	name, _ := os.Hostname()
+	return name
+}
