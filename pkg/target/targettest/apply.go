@@ -47,8 +47,10 @@ func (f *Fake) attempt(op state.Op) error {
 	if f.faults.hit(f.faults.Refuse) {
 		return unix.ENOMEM
 	}
+	before := f.violations
 	f.inspect(op)
 	if err := f.do(op); err != nil {
+		f.violations = before
 		return err
 	}
 	f.applied = append(f.applied, op)

@@ -50,6 +50,7 @@ func (f *Fake) inspect(op state.Op) {
 		} else if h, there := f.nexthops[r.Nexthop]; there && h.onlink && f.certain(r.Nexthop, h) {
 			f.inspectWay(op, h.dev, h.via)
 		}
+	default:
 	}
 }
 
