@@ -3,11 +3,12 @@ package targettest
 import (
 	"context"
 	"fmt"
-	"time"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
 )
 
 // Apply takes the steps one by one.
@@ -30,13 +31,26 @@ func (f *Fake) step(op state.Op) error {
 	validate(op)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	err := f.attempt(op)
+	if err != nil {
+		f.failed[op.Key()] = true
+	} else {
+		delete(f.failed, op.Key())
+	}
+	return err
+}
+
+func (f *Fake) attempt(op state.Op) error {
 	if err := f.refused[op.Key()]; err != nil {
 		return err
 	}
 	if f.faults.hit(f.faults.Refuse) {
 		return unix.ENOMEM
 	}
+	before := f.violations
+	f.inspect(op)
 	if err := f.do(op); err != nil {
+		f.violations = before
 		return err
 	}
 	f.applied = append(f.applied, op)
@@ -47,18 +61,96 @@ func (f *Fake) step(op state.Op) error {
 }
 
 func (f *Fake) do(op state.Op) error {
-	if op.Key().Kind == state.KindNexthop {
+	switch op.Key().Kind {
+	case state.KindLink:
+		return f.doLink(op)
+	case state.KindAddr:
+		return f.doAddr(op)
+	case state.KindNeigh:
+		return f.doNeigh(op)
+	case state.KindFDB:
+		return f.doFDB(op)
+	case state.KindNexthop:
 		return f.doNexthop(op)
+	default:
+		return f.doRoute(op)
 	}
-	return f.doRoute(op)
+}
+
+func (f *Fake) doLink(op state.Op) error {
+	name := op.Key().Dev
+	l := f.links[name]
+	if op.Verb == state.Delete {
+		if l != nil {
+			f.dropLink(name)
+		}
+		delete(f.seen, name)
+		return nil
+	}
+	v := op.Want.(state.VXLAN)
+	var err error
+	if op.Verb == state.Replace && l != nil && l.vxlan != nil && l.vxlan.SameTunnel(v) {
+		err = f.alterVXLAN(v)
+	} else {
+		if lower, ok := f.seen[v.Lower]; !ok || f.links[v.Lower] == nil || f.links[v.Lower].index != lower.index {
+			return noLink("there is no interface " + v.Lower)
+		}
+		if op.Verb == state.Replace && l != nil {
+			f.dropLink(name)
+			delete(f.seen, name)
+		}
+		err = f.addVXLAN(v)
+	}
+	if err == nil {
+		f.seen[name] = sighting{f.links[name].index, f.links[name].up}
+	}
+	return err
+}
+
+func (f *Fake) doAddr(op state.Op) error {
+	k := op.Key()
+	if op.Verb == state.Delete {
+		_ = f.delAddr(k.Dev, k.Dst) // it may be gone
+		return nil
+	}
+	if err := f.usable(k.Dev); err != nil {
+		return err
+	}
+	if slices.Contains(f.links[k.Dev].addrs, k.Dst) {
+		f.tellAddr(k.Dev, k.Dst, false) // the kernel says so again
+		return nil
+	}
+	return f.addAddr(k.Dev, k.Dst)
+}
+
+func (f *Fake) doNeigh(op state.Op) error {
+	k := op.Key()
+	if op.Verb == state.Delete {
+		_ = f.removeNeigh(k.Dev, k.Dst.Addr()) // it may be gone
+		delete(f.lost, k)
+		return nil
+	}
+	if err := f.usable(k.Dev); err != nil {
+		return err
+	}
+	return f.putNeigh(k.Dev, k.Dst.Addr(), neigh{mac: op.Want.(state.Neigh).MAC, permanent: true})
+}
+
+func (f *Fake) doFDB(op state.Op) error {
+	k := op.Key()
+	if op.Verb == state.Delete {
+		_ = f.removeFDB(op.Have.(state.FDB)) // it may be gone
+		delete(f.lost, k)
+		return nil
+	}
+	if err := f.usable(k.Dev); err != nil {
+		return err
+	}
+	return f.putFDB(op.Want.(state.FDB))
 }
 
 func (f *Fake) doNexthop(op state.Op) error {
 	id := op.Key().ID
-	was, there := f.nexthops[id]
-	if op.Verb != state.Create && there && was.protocol != ProtoOurs && f.known(was.since) {
-		f.violate(op, was.entry(id))
-	}
 	if op.Verb == state.Delete {
 		_ = f.removeNexthop(id) // it may be gone
 		return nil
@@ -67,7 +159,13 @@ func (f *Fake) doNexthop(op state.Op) error {
 	if err := f.usable(n.Dev); err != nil {
 		return err
 	}
-	return f.putNexthop(Nexthop{n, ProtoOurs}, op.Verb == state.Replace)
+	if err := f.putNexthop(Nexthop{n, ProtoOurs}, op.Verb == state.Replace); err != nil {
+		return err
+	}
+	h := f.nexthops[id]
+	h.step = true
+	f.nexthops[id] = h
+	return nil
 }
 
 func (f *Fake) doRoute(op state.Op) error {
@@ -75,7 +173,7 @@ func (f *Fake) doRoute(op state.Op) error {
 	if op.Verb == state.Delete {
 		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs})
 		_ = f.remove(dst, func(a alias) bool {
-			a.metric = 0
+			a.metric, a.onlink = 0, is.onlink // the kernel does not look at these
 			return a == is
 		}) // it may be gone
 		return nil
@@ -92,36 +190,35 @@ func (f *Fake) doRoute(op state.Op) error {
 	was, err := f.insert(dst, aliasOf(Route{Route: r, Protocol: ProtoOurs}), how)
 	if was != nil && was.protocol != ProtoOurs {
 		there := f.route(dst, *was)
-		adopted := was.protocol == ProtoBoot && there.Via == r.Via && there.Dev == r.Dev
+		adopted := was.protocol == ProtoBoot && there.Via == r.Via && there.Dev == r.Dev && there.Onlink == r.Onlink
 		if !adopted && f.known(since) && f.known(f.nexthops[was.nexthop].since) {
-			f.violate(op, f.entry(dst, *was))
+			f.violate(op, "took the place of "+f.entry(dst, *was).Text)
 		}
 	}
 	return err
 }
 
-// usable returns why nothing can go out of dev; nil if it can. Dev is the
-// interface of that name as of the last dump.
+// usable returns why nothing can be put on dev; nil if it can. Dev is the
+// interface of that name as of the last dump, and the steps since.
 func (f *Fake) usable(dev string) error {
 	seen, ok := f.seen[dev]
 	switch now := f.links[dev]; {
 	case !ok:
-		return fmt.Errorf("there is no interface %s", dev)
+		return noLink("there is no interface " + dev)
 	case !seen.up:
-		return fmt.Errorf("interface %s is down", dev)
+		return noLink("interface " + dev + " is down")
 	case now == nil || now.index != seen.index:
 		return unix.ENODEV
 	}
 	return nil
 }
 
-// known reports whether the program under test had the time to learn of a
-// change.
-func (f *Fake) known(since time.Time) bool { return time.Since(since) > 10*f.faults.Pause }
+// noLink is a target.ErrNoLink that says more.
+type noLink string
 
-func (f *Fake) violate(op state.Op, there state.Entry) {
-	f.violations = append(f.violations, fmt.Sprintf("%s: took the place of %s", op, there.Text))
-}
+func (e noLink) Error() string { return string(e) }
+
+func (e noLink) Is(err error) bool { return err == target.ErrNoLink }
 
 // validate panics if op is none that a target may be asked for.
 func validate(op state.Op) {
@@ -138,6 +235,12 @@ func validate(op state.Op) {
 		panic(fmt.Sprintf("no target can do this: %#v", op))
 	}
 	switch k := op.Key(); k.Kind {
+	case state.KindLink:
+		ok = isOurs(k.Dev)
+	case state.KindAddr, state.KindNeigh:
+		ok = isOurs(k.Dev) && k.Dst.IsValid()
+	case state.KindFDB:
+		ok = isOurs(k.Dev) && k.MAC.IsUnicast()
 	case state.KindRoute:
 		ok = k.Dst.IsValid()
 	case state.KindNexthop:
@@ -145,13 +248,19 @@ func validate(op state.Op) {
 	default:
 		ok = false
 	}
-	if !ok {
-		panic(fmt.Sprintf("no target can do this: %#v", op))
-	}
-	switch op.Want.(type) {
-	case nil, state.Route, state.Nexthop:
+	switch w := op.Want.(type) {
+	case nil, state.Addr, state.Route, state.Nexthop:
+	case state.VXLAN:
+		ok = ok && w.MAC.IsUnicast()
+	case state.Neigh:
+		ok = ok && w.MAC.IsUnicast()
+	case state.FDB:
+		ok = ok && w.Dst.IsValid()
 	default:
 		panic(fmt.Sprintf("%T is nothing to wish for", op.Want))
+	}
+	if !ok {
+		panic(fmt.Sprintf("no target can do this: %#v", op))
 	}
 }
 

@@ -15,7 +15,8 @@ import (
 )
 
 // Fake is a target.Target in memory. It keeps routes as the IPv4 main table
-// does, and nexthop objects, and panics if it is used as no target may be. It is a Host, too.
+// does, nexthop objects, and links with what is theirs. It panics if it is used
+// as no target may be. It is a Host, too.
 type Fake struct {
 	busy sync.Mutex // held by Dump and Apply, which one goroutine calls
 
@@ -23,9 +24,11 @@ type Fake struct {
 	links      map[string]*link
 	lastIndex  int
 	routes     map[netip.Prefix][]alias   // in the order in which they are used
-	seen       map[string]link            // as of the last dump
+	seen       map[string]sighting        // as of the last dump, and the steps since
 	since      map[netip.Prefix]time.Time // since when the first is the first
 	nexthops   map[uint32]hop
+	lost       map[state.Key]time.Time // when what is on a device went without a step
+	failed     map[state.Key]bool      // the last step about it
 	watch      *watch
 	faults     Faults
 	interrupts int
@@ -36,12 +39,6 @@ type Fake struct {
 	violations []string
 }
 
-type link struct {
-	index int
-	up    bool
-	addrs []netip.Prefix
-}
-
 // NewFake returns a host without links.
 func NewFake() *Fake {
 	return &Fake{
@@ -49,6 +46,9 @@ func NewFake() *Fake {
 		routes:   make(map[netip.Prefix][]alias),
 		since:    make(map[netip.Prefix]time.Time),
 		nexthops: make(map[uint32]hop),
+		seen:     make(map[string]sighting),
+		lost:     make(map[state.Key]time.Time),
+		failed:   make(map[state.Key]bool),
 		refused:  make(map[state.Key]error),
 	}
 }
@@ -76,9 +76,9 @@ func (f *Fake) dump() (state.Have, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.dumps++
-	f.seen = make(map[string]link, len(f.links))
+	clear(f.seen)
 	for name, l := range f.links {
-		f.seen[name] = *l
+		f.seen[name] = sighting{l.index, l.up}
 	}
 	if f.interrupts > 0 || f.faults.hit(f.faults.Interrupt) {
 		f.interrupts = max(f.interrupts-1, 0)
@@ -89,6 +89,7 @@ func (f *Fake) dump() (state.Have, error) {
 		e := h.entry(id)
 		have[e.Object.Key()] = e
 	}
+	f.dumpDevices(have)
 	for dst, aliases := range f.routes {
 		key := state.Key{Kind: state.KindRoute, Dst: dst}
 		for _, a := range aliases {
@@ -137,10 +138,11 @@ func (f *Fake) Dumps() int {
 	return f.dumps
 }
 
-// Violations returns what was done to what belongs to someone else, and was
-// there long enough for the program under test to know: within ten times
-// Faults.Pause after a change the news may be under way, or a dump from before
-// with the batches that follow it.
+// Violations returns what no careful program does: what was done to what belongs
+// to someone else, and in which wrong order things were done. It has to be about
+// what was there, or not, long enough for the program under test to know: within
+// ten times Faults.Pause after a change the news may be under way, or a dump
+// from before with the batches that follow it.
 func (f *Fake) Violations() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

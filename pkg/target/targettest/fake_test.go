@@ -67,6 +67,13 @@ func TestFakePanicsOnMisuse(t *testing.T) {
 		"a route to nowhere":       {Verb: state.Create, Want: state.Route{}},
 		"a nexthop without number": {Verb: state.Create, Want: state.Nexthop{}},
 		"wanting what is not ours": {Verb: state.Create, Want: other[state.Route]{a, "odd"}},
+		"a device of others":       {Verb: state.Create, Want: state.VXLAN{Name: "vxlan1", MAC: device().MAC}},
+		"a device without address": {Verb: state.Create, Want: state.VXLAN{Name: "flannel.1"}},
+		"an address of others":     {Verb: state.Create, Want: state.Addr{Dev: "eth0", Prefix: a.Dst}},
+		"a neighbour of others":    {Verb: state.Delete, Have: state.Neigh{Dev: "eth0", Addr: a.Via}},
+		"a neighbour nowhere":      {Verb: state.Create, Want: state.Neigh{Dev: "flannel.1", Addr: a.Via}},
+		"a broadcast's entry":      {Verb: state.Create, Want: state.FDB{Dev: "flannel.1", Dst: a.Via}},
+		"an entry to nowhere":      {Verb: state.Create, Want: state.FDB{Dev: "flannel.1", MAC: device().MAC}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

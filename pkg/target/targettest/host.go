@@ -34,6 +34,17 @@ type Host interface {
 	SetLink(name string, up bool) error
 	AddAddr(name string, p netip.Prefix) error
 	DelAddr(name string, p netip.Prefix) error
+	SetMAC(name string, m state.MAC) error
+	SetMTU(name string, mtu int) error
+	AddVXLAN(state.VXLAN) error // it is up, with no address
+
+	// The neighbours and FDB entries as "ip neigh" and "bridge fdb" replace,
+	// append and delete them. A neighbour is permanent or reachable.
+	AddNeigh(n state.Neigh, permanent bool) error
+	DelNeigh(dev string, a netip.Addr) error
+	AddFDB(state.FDB) error
+	AppendFDB(state.FDB) error
+	DelFDB(state.FDB) error
 
 	// The routes as "ip route" adds, appends, replaces and deletes them.
 	AddRoute(Route) error

@@ -3,6 +3,7 @@ package targettest
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,13 +16,19 @@ import (
 type hop struct {
 	via      netip.Addr
 	dev      string
+	onlink   bool
 	protocol int
 	since    time.Time // when it was last written
+	step     bool      // ... by a step
+}
+
+func (h hop) nexthop(id uint32) state.Nexthop {
+	return state.Nexthop{ID: id, Via: h.via, Dev: h.dev, Onlink: h.onlink}
 }
 
 // entry is what the nexthop is to the reconciler.
 func (h hop) entry(id uint32) state.Entry {
-	n := state.Nexthop{ID: id, Via: h.via, Dev: h.dev}
+	n := h.nexthop(id)
 	text := fmt.Sprintf("%s proto %d", n, h.protocol)
 	e := state.Entry{Object: n, Text: text}
 	if !h.via.IsValid() {
@@ -36,17 +43,25 @@ func (h hop) entry(id uint32) state.Entry {
 // putNexthop writes a nexthop; one that is there only if it may be replaced.
 // Routes that refer to it lead where it says from then on.
 func (f *Fake) putNexthop(n Nexthop, replace bool) error {
-	if err := f.onLink(n.Via, n.Dev); err != nil {
+	if err := f.onLink(n.Via, n.Dev, n.Onlink); err != nil {
 		return err
 	}
 	if _, there := f.nexthops[n.ID]; there && !replace {
 		return unix.EEXIST
 	}
-	f.nexthops[n.ID] = hop{via: n.Via, dev: n.Dev, protocol: n.Protocol, since: time.Now()}
+	f.nexthops[n.ID] = hop{via: n.Via, dev: n.Dev, onlink: n.Onlink, protocol: n.Protocol, since: time.Now()}
 	f.tellNexthop(n.ID, false)
+	var led []netip.Prefix
+	refers := func(a alias) bool { return a.nexthop == n.ID }
 	for dst, aliases := range f.routes {
-		for _, a := range aliases {
-			if a.nexthop == n.ID {
+		if slices.ContainsFunc(aliases, refers) {
+			led = append(led, dst)
+		}
+	}
+	slices.SortFunc(led, netip.Prefix.Compare)
+	for _, dst := range led {
+		for _, a := range f.routes[dst] {
+			if refers(a) {
 				f.tellRoute(dst, a, false)
 			}
 		}
@@ -112,7 +127,7 @@ func (f *Fake) Nexthops() []Nexthop {
 	defer f.mu.Unlock()
 	var all []Nexthop
 	for id, h := range f.nexthops {
-		all = append(all, Nexthop{state.Nexthop{ID: id, Via: h.via, Dev: h.dev}, h.protocol})
+		all = append(all, Nexthop{h.nexthop(id), h.protocol})
 	}
 	return all
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,7 @@ import (
 type alias struct {
 	via      netip.Addr // without nexthop
 	dev      string     // without nexthop
+	onlink   bool       // without nexthop
 	nexthop  uint32
 	protocol int
 	metric   int
@@ -23,9 +25,9 @@ type alias struct {
 
 // route is the alias as it is listed.
 func (f *Fake) route(dst netip.Prefix, a alias) Route {
-	r := state.Route{Dst: dst, Via: a.via, Dev: a.dev, Nexthop: a.nexthop}
+	r := state.Route{Dst: dst, Via: a.via, Dev: a.dev, Onlink: a.onlink, Nexthop: a.nexthop}
 	if h, ok := f.nexthops[a.nexthop]; ok {
-		r.Via, r.Dev = h.via, h.dev
+		r.Via, r.Dev, r.Onlink = h.via, h.dev, h.onlink
 	}
 	return Route{Route: r, Protocol: a.protocol, Metric: a.metric}
 }
@@ -33,7 +35,7 @@ func (f *Fake) route(dst netip.Prefix, a alias) Route {
 // entry is what the alias is to the reconciler.
 func (f *Fake) entry(dst netip.Prefix, a alias) state.Entry {
 	r := f.route(dst, a).Route
-	text := fmt.Sprintf("%s via %s dev %s proto %d", dst, r.Via, r.Dev, a.protocol)
+	text := strings.TrimPrefix(fmt.Sprintf("%s proto %d", r, a.protocol), "route ")
 	if r.Nexthop != 0 {
 		text += fmt.Sprintf(" nhid %d", r.Nexthop)
 	}
@@ -117,11 +119,12 @@ func (f *Fake) reachable(a alias) error {
 		}
 		return nil
 	}
-	return f.onLink(a.via, a.dev)
+	return f.onLink(a.via, a.dev, a.onlink)
 }
 
-// onLink returns why no gateway can be at via on dev; nil if one can.
-func (f *Fake) onLink(via netip.Addr, dev string) error {
+// onLink returns why no gateway can be at via on dev; nil if one can. With
+// onlink, whoever asks vouches for it.
+func (f *Fake) onLink(via netip.Addr, dev string, onlink bool) error {
 	l := f.links[dev]
 	switch {
 	case l == nil:
@@ -129,6 +132,14 @@ func (f *Fake) onLink(via netip.Addr, dev string) error {
 	case !l.up:
 		return unix.ENETDOWN
 	case !via.IsValid():
+		return nil
+	}
+	if onlink {
+		for _, l := range f.links {
+			if l.has(via) {
+				return unix.EINVAL
+			}
+		}
 		return nil
 	}
 	for _, p := range l.addrs {
@@ -197,7 +208,7 @@ func aliasOf(r Route) alias {
 	if r.Nexthop != 0 {
 		return alias{nexthop: r.Nexthop, protocol: r.Protocol, metric: r.Metric}
 	}
-	return alias{via: r.Via, dev: r.Dev, protocol: r.Protocol, metric: r.Metric}
+	return alias{via: r.Via, dev: r.Dev, onlink: r.Onlink, protocol: r.Protocol, metric: r.Metric}
 }
 
 // AddRoute adds a route to a destination that has none of that metric.
@@ -209,9 +220,14 @@ func (f *Fake) AppendRoute(r Route) error { return f.put(r, last) }
 // ReplaceRoute puts a route in the place of the first to its destination.
 func (f *Fake) ReplaceRoute(r Route) error { return f.put(r, inPlace) }
 
-// DelRoute deletes exactly this route.
+// DelRoute deletes exactly this route; but the kernel does not look whether it
+// is onlink.
 func (f *Fake) DelRoute(r Route) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.remove(r.Dst, func(a alias) bool { return a == aliasOf(r) })
+	is := aliasOf(r)
+	return f.remove(r.Dst, func(a alias) bool {
+		a.onlink = is.onlink
+		return a == is
+	})
 }

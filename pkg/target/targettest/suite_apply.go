@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
 )
 
 func testCreate(r *rig) {
@@ -163,5 +164,5 @@ func testOffLink(r *rig) {
 
 	other := route("10.1.3.0/24", "192.168.5.11")
 	other.Dev = "eth9"
-	r.refused(create(other), nil)
+	r.refused(create(other), target.ErrNoLink)
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
 )
 
 // A link that goes down takes its routes along, and nothing can be added until
@@ -13,7 +14,7 @@ func testLinkDown(r *rig) {
 	r.apply(create(a))
 	r.check(r.host.SetLink("eth0", false))
 	r.wantNone(a)
-	r.refused(create(a), nil)
+	r.refused(create(a), target.ErrNoLink)
 	r.apply(remove(a))
 	r.check(r.host.SetLink("eth0", true))
 	r.wantNone(a)
@@ -32,10 +33,10 @@ func testLinkRecreated(r *rig) {
 	r.check(r.host.DelLink("eth0"))
 	r.refused(create(a), nil)
 	r.wantNone(a)
-	r.refused(create(a), nil)
+	r.refused(create(a), target.ErrNoLink)
 	r.check(r.host.AddLink("eth0"))
 	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
-	r.refused(create(a), nil)
+	r.refused(create(a), target.ErrNoLink) // not seen yet
 	r.wantNone(a)
 	r.apply(create(a))
 	r.wantEntry(a, state.Ours, false)

@@ -48,7 +48,7 @@ func testNexthopOffLink(r *rig) {
 	r.wantEntry(n, state.Ours, false)
 	elsewhere := nexthop(8, "192.168.5.11")
 	elsewhere.Dev = "eth9"
-	r.refused(create(elsewhere), nil)
+	r.refused(create(elsewhere), target.ErrNoLink)
 }
 
 // A nexthop that is replaced takes along the routes that refer to it.
@@ -131,8 +131,8 @@ func testNexthopLinkDown(r *rig) {
 	r.apply(remove(a), remove(n))
 	r.wantNone(n)
 	r.wantNone(a)
-	r.refused(create(n), nil)
-	r.refused(create(a), nil)
+	r.refused(create(n), target.ErrNoLink)
+	r.refused(create(a), target.ErrNoLink)
 	r.check(r.host.SetLink("eth0", true))
 	r.wantNone(n)
 	r.wantNone(a)
@@ -151,7 +151,7 @@ func testNexthopLinkRecreated(r *rig) {
 	r.wantNone(a)
 	r.check(r.host.AddLink("eth0"))
 	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
-	r.refused(create(n), nil)
+	r.refused(create(n), target.ErrNoLink) // not seen yet
 	r.wantNone(n)
 	r.apply(create(n), create(a))
 	r.wantEntry(n, state.Ours, false)
