@@ -278,9 +278,7 @@ func reservedText(reserved bool) string {
 func (k *Keeper) renew(ctx context.Context) error {
 	if k.holding.Holder != "" {
 		err := k.move(ctx)
-		if err == nil {
-			k.Changed(k.holding)
-		}
+		k.Changed(k.holding)
 		return err
 	}
 	own := k.holding.Own
