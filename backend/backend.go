@@ -119,10 +119,9 @@ func Section(raw json.RawMessage, into any) error {
 		return err
 	}
 	want := "a whole number"
-	switch mismatch.Type.Kind() {
-	case reflect.Bool:
+	if kind := mismatch.Type.Kind(); kind == reflect.Bool {
 		want = "true or false"
-	case reflect.String:
+	} else if kind == reflect.String {
 		want = "a string"
 	}
 	return &subnet.ConfigError{

@@ -29,6 +29,7 @@ func (k *Keeper) acquire(ctx context.Context) error {
 		case errors.Is(err, ErrExists), errors.Is(err, ErrChanged):
 			// Another host was faster. It can't have been faster with all
 			// of the others, too.
+			k.trouble.over()
 			klog.V(1).Infof("acquiring a lease: %v", err)
 			pause = contended.next()
 		case errors.As(err, new(waitingFor)):
@@ -96,6 +97,7 @@ func (k *Keeper) tryAcquire(ctx context.Context) error {
 		return waitingFor{err}
 	}
 	k.attrs, k.avoid, k.outdated = attrs, avoid, false
+	k.follow(s)
 	l, err := k.reuse(ctx, c, s)
 	if l == nil && err == nil {
 		l, err = k.create(ctx, c, s)

@@ -287,9 +287,7 @@ func (k *Keeper) renew(ctx context.Context) error {
 	}
 	if k.holding.Holder != "" {
 		err := k.move(ctx)
-		if err == nil {
-			k.Changed(k.holding)
-		}
+		k.Changed(k.holding)
 		return err
 	}
 	own := k.holding.Own
@@ -302,7 +300,13 @@ func (k *Keeper) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return k.take(ctx, s)
+	if err := k.take(ctx, s); err != nil {
+		return err
+	}
+	if k.holding.Own.Revision == own.Revision { // trying again at once would go on for ever
+		return fmt.Errorf("renewing our lease %s: the store says that it was changed, and lists it as it was", own.Subnet)
+	}
+	return nil
 }
 
 // reclaim takes our subnet again after its key vanished.

@@ -126,24 +126,33 @@ func TestOwnSubnetFreeAgain(t *testing.T) {
 
 // The store is replaced by one that begins to count from nothing, and in that
 // one there is no subnet for us: its leases are followed, though its revisions
-// are lower than that of our last write.
+// are lower than that of our last write. The same once more, without a write
+// of ours in between.
 func TestReplacedStoreIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		before, after := newStore(tiny), newStore(tiny)
-		for range 100 { // revisions
-			put(t, before, "10.5.0.0/26", attrs(other), 0)
-		}
+		before := newStore(tiny)
 		var store replaceable
 		store.to.Store(before)
+		revisions := func(m *subnettest.Memory, n int) {
+			for range n {
+				put(t, m, "10.5.0.0/26", attrs(other), 0)
+			}
+		}
+		revisions(before, 200)
 		h := start(t, &store, me)
-		fill(t, after)
-		store.to.Store(after)
-		before.DropWatches(errDown)
-		time.Sleep(10 * time.Second)
-		put(t, after, "10.5.0.0/26", attrs("192.0.2.3"), 0)
-		time.Sleep(10 * time.Second)
-		if l := h.held().Snapshot.Find(sub("10.5.0.0/26")); l == nil || l.Attrs != attrs("192.0.2.3") {
-			t.Errorf("the host sees %+v", l)
+		for i, public := range []string{"192.0.2.3", "192.0.2.4"} {
+			after := newStore(tiny)
+			revisions(after, 100-50*i)
+			fill(t, after)
+			store.to.Store(after)
+			before.DropWatches(errDown)
+			before = after
+			time.Sleep(10 * time.Second)
+			put(t, after, "10.5.0.0/26", attrs(public), 0)
+			time.Sleep(10 * time.Second)
+			if l := h.held().Snapshot.Find(sub("10.5.0.0/26")); l == nil || l.Attrs != attrs(public) {
+				t.Errorf("the host sees %+v of %s", l, public)
+			}
 		}
 	})
 }

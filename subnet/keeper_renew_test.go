@@ -1,6 +1,7 @@
 package subnet_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -186,6 +187,91 @@ func TestReservationByHand(t *testing.T) {
 			t.Fatalf("the store holds %+v, want a mended reservation", l)
 		}
 	})
+}
+
+// A reservation outlives restarts, edits while the host runs, restarts after
+// these, failures, and its deletion, and never has a time to live in between.
+func TestReservationLives(t *testing.T) {
+	const cidr = "10.5.77.0/24"
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		put(t, m, cidr, attrs(me), 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = m.Join().Watch(ctx, func(s subnet.Snapshot) {
+				if l := s.Find(sub(cidr)); l != nil && !l.Reserved() {
+					t.Errorf("the reservation expires: %+v", l)
+				}
+			})
+		}()
+		check := func(h *host, when string) {
+			t.Helper()
+			time.Sleep(2 * subnet.LeaseTTL)
+			h.want(t, cidr)
+			if l := find(t, m, cidr); l == nil || !l.Reserved() || l.Attrs != attrs(me) {
+				t.Fatalf("%s: the store holds %+v, want a reservation", when, l)
+			}
+		}
+		edited := attrs(me)
+		edited.BackendType = "udp"
+		for i := range 3 {
+			client := m.Join()
+			h := start(t, client, me)
+			check(h, fmt.Sprint("run ", i))
+			put(t, m, cidr, edited, 0)
+			check(h, "after an edit")
+			m.PutRaw(sub(cidr).Key(), "garbage", 0)
+			check(h, "after it was damaged")
+			client.Fail(errDown, subnettest.Update, subnettest.Create)
+			put(t, m, cidr, edited, 0)
+			time.Sleep(time.Minute)
+			client.Heal()
+			check(h, "after an edit that could not be undone at once")
+			m.DeleteRaw(sub(cidr).Key())
+			check(h, "after it was deleted")
+			h.stop()
+			put(t, m, cidr, edited, 0)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// Renewing fails from when it is due until shortly before the lease ends, in
+// each way that it can, and is still in time.
+func TestRenewNeverLate(t *testing.T) {
+	for name, fault := range map[string]func(*subnettest.Memory){
+		"fails":               func(m *subnettest.Memory) { m.Fail(errDown, subnettest.Update) },
+		"hangs":               func(m *subnettest.Memory) { m.Hang(subnettest.Update) },
+		"all fails":           func(m *subnettest.Memory) { m.Fail(errDown); m.DropWatches(errDown) },
+		"all hangs":           func(m *subnettest.Memory) { m.Hang(); m.DropWatches(errDown) },
+		"cannot list":         func(m *subnettest.Memory) { m.Fail(errDown, subnettest.List, subnettest.Update) },
+		"says it was changed": func(m *subnettest.Memory) { m.Fail(subnet.ErrChanged, subnettest.Update) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newStore(config)
+				guard(t, m)
+				client := m.Join()
+				h := start(t, client, me)
+				own := h.own()
+				for range 3 {
+					end := find(t, m, own).Expires
+					time.Sleep(time.Until(end) - margin*5/4)
+					fault(client)
+					time.Sleep(time.Until(end) - 4*time.Second)
+					client.Heal()
+					time.Sleep(4*time.Second - time.Millisecond) // retryMost is less
+					l := find(t, m, own)
+					if l == nil || !l.Expires.After(end) || client.Calls(subnettest.Create) != 1 {
+						t.Fatalf("the store holds %+v", l)
+					}
+				}
+			})
+		})
+	}
 }
 
 // A lease that someone wrote with less time than the margin.

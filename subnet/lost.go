@@ -12,11 +12,7 @@ import (
 func (k *Keeper) lost(ctx context.Context, holder string) error {
 	klog.Errorf("our subnet %s now belongs to %s; taking another one", k.holding.Own.Subnet, holder)
 	k.holding.Holder = holder
-	// What we once wrote is history, maybe that of a store which was replaced:
-	// snapshots from after this one count.
-	own := *k.holding.Own
-	own.Revision = k.holding.Snapshot.Revision
-	k.holding.Own = &own
+	k.follow(k.holding.Snapshot)
 	return k.move(ctx)
 }
 
@@ -37,15 +33,19 @@ func (k *Keeper) move(ctx context.Context) error {
 	return nil
 }
 
-// follow makes s the latest snapshot.
+// follow makes s the latest snapshot, also of who has our subnet.
 func (k *Keeper) follow(s Snapshot) {
 	k.holding.Snapshot = s
 	if k.holding.Holder == "" {
 		return
 	}
-	own := k.holding.Own.Subnet
-	switch l := s.Find(own); {
-	case slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Subnet == own }):
+	// When we last wrote is history, maybe that of a store which was replaced:
+	// old is what is older than this.
+	own := *k.holding.Own
+	own.Revision = s.Revision
+	k.holding.Own = &own
+	switch l := s.Find(own.Subnet); {
+	case slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Subnet == own.Subnet }):
 		k.holding.Holder = unreadable
 	case l != nil && l.PublicIP != k.attrs.PublicIP:
 		k.holding.Holder = hostOf(l)

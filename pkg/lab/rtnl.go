@@ -1,6 +1,10 @@
 package lab
 
-import "github.com/vishvananda/netlink"
+import (
+	"net"
+
+	"github.com/vishvananda/netlink"
+)
 
 // rtnl talks to the kernel about a namespace's interfaces and routes. Every
 // call goes through Do, for a netlink.Handle that has been closed works on:
@@ -57,6 +61,22 @@ func (r rtnl) LinkSetNoMaster(l netlink.Link) error {
 
 func (r rtnl) LinkSetMasterByIndex(l netlink.Link, index int) error {
 	return r.ns.Do(func() error { return r.handle.LinkSetMasterByIndex(l, index) })
+}
+
+func (r rtnl) LinkSetHardwareAddr(l netlink.Link, mac net.HardwareAddr) error {
+	return r.ns.Do(func() error { return r.handle.LinkSetHardwareAddr(l, mac) })
+}
+
+func (r rtnl) NeighList(link, family int) ([]netlink.Neigh, error) {
+	return ask(r, func() ([]netlink.Neigh, error) { return r.handle.NeighList(link, family) })
+}
+
+func (r rtnl) NeighSet(n *netlink.Neigh) error {
+	return r.ns.Do(func() error { return r.handle.NeighSet(n) })
+}
+
+func (r rtnl) NeighDel(n *netlink.Neigh) error {
+	return r.ns.Do(func() error { return r.handle.NeighDel(n) })
 }
 
 func (r rtnl) AddrList(l netlink.Link, family int) ([]netlink.Addr, error) {
