@@ -80,16 +80,3 @@ func TestPublicIP(t *testing.T) {
 		t.Errorf("lease is %s", v)
 	}
 }
-
-// The MTU of the interface is the pods'.
-func TestMTUFollows(t *testing.T) {
-	n := newNetwork(t, 1, hostGW, nil)
-	h := n.nodes[0]
-	check(t, h.SetMTU("eth0", 1400))
-	n.wait(soon, "subnet.env", func() string {
-		if env := h.daemon.EnvText(); !strings.Contains(env, "FLANNEL_MTU=1400\n") {
-			return env
-		}
-		return ""
-	})
-}

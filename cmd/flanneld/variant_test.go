@@ -20,8 +20,9 @@ type variant struct {
 var (
 	hostGW    = variant{backend: hostGWBackend, store: etcdV2, slow: true}
 	allocOnly = variant{backend: allocBackend, store: etcdV2}
+	vxlan     = variant{backend: vxlanBackend, store: etcdV2}
 
-	variants = []variant{hostGW}
+	variants = []variant{hostGW, vxlan}
 )
 
 // everyVariant runs a test with each variant.

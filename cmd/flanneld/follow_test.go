@@ -1,0 +1,96 @@
+package main_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// The NIC's MTU changes: the device, subnet.env and new pods follow.
+func TestMTUFollows(t *testing.T) { everyVariant(t, testMTUFollows) }
+
+func testMTUFollows(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	for _, mtu := range []int{9000, 1400, 1500} {
+		check(t, peer.SetMTU("eth0", mtu))
+		check(t, h.SetMTU("eth0", mtu))
+		want := strconv.Itoa(mtu - n.backend.overhead)
+		took := n.wait(slow(2*time.Second), "MTU "+want, func() string {
+			for _, h := range n.nodes {
+				if env := h.daemon.Env()["FLANNEL_MTU"]; env != want {
+					return fmt.Sprintf("subnet.env of %s says %s", h.Name, env)
+				}
+				if v.backend.name != "vxlan" {
+					continue
+				}
+				if real, err := h.MTU(vtep); err != nil || strconv.Itoa(real) != want {
+					return fmt.Sprintf("%s of %s has %d, %v", vtep, h.Name, real, err)
+				}
+			}
+			return ""
+		})
+		t.Logf("MTU %d: followed after %s", mtu, took)
+		h.addPod()
+		peer.addPod()
+		if real, err := h.pod.MTU("eth0"); err != nil || strconv.Itoa(real) != want {
+			t.Errorf("a new pod has the MTU %d, %v; want %s", real, err, want)
+		}
+		_, err := h.pod.Transfer(n.ctx, peer.pod, 10<<20)
+		check(t, err)
+	}
+}
+
+// The interface has another address: the lease says so, and the peers follow,
+// while all keep their subnets.
+func TestAddressFollows(t *testing.T) { everyVariant(t, testAddressFollows) }
+
+func testAddressFollows(t *testing.T, v variant) {
+	n := newNetwork(t, 3, v, nil)
+	h := n.nodes[0]
+	subnet := h.subnet()
+	for _, addr := range []string{"192.168.0.77/24", "192.168.0.78/24"} {
+		old, now := netip.PrefixFrom(h.Addr, 24), netip.MustParsePrefix(addr)
+		check(t, h.DelAddr("eth0", old))
+		check(t, h.AddAddr("eth0", now))
+		h.Addr = now.Addr()
+		begin := time.Now()
+		n.wait(5*time.Second, "the lease to say "+addr, func() string {
+			if e := n.get(h.key()); e == nil || !strings.Contains(e.value, `"`+h.Addr.String()+`"`) {
+				return fmt.Sprint(e)
+			}
+			return ""
+		})
+		for _, other := range n.nodes {
+			other.waitPeers(5*time.Second-time.Since(begin), other.others()...)
+		}
+		t.Logf("%s: the lease and all peers followed after %s", addr, time.Since(begin))
+		if h.subnet() != subnet {
+			t.Errorf("the subnet is %s, before it was %s", h.subnet(), subnet)
+		}
+		n.pingAll()
+	}
+	if code := h.daemon.ExitCode(); code != -1 {
+		t.Errorf("the daemon ended with status %d", code)
+	}
+}
+
+func TestVXLANMTUTooLarge(t *testing.T) {
+	n := newConfigured(t, vxlan, settings{"Backend": map[string]any{"Type": "vxlan", "MTU": 1501}})
+	h := n.addNode(lab.HostOptions{})
+	h.start()
+	h.waitLog("Backend.MTU 1501 is more than the MTU 1500 of the interface eth0")
+	n.put("config", n.config(settings{"Backend": map[string]any{"Type": "vxlan", "MTU": 1400}}))
+	h.waitReady()
+	if got := h.daemon.Env()["FLANNEL_MTU"]; got != "1350" {
+		t.Errorf("FLANNEL_MTU=%s", got)
+	}
+	if mtu, err := h.MTU(vtep); err != nil || mtu != 1350 {
+		t.Errorf("MTU %d, %v", mtu, err)
+	}
+}

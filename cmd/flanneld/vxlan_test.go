@@ -1,0 +1,207 @@
+package main_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// Three hosts on two links: every pod and every VXLAN device reaches all others,
+// and what operators' scripts read is as they know it.
+func TestVXLAN(t *testing.T) {
+	n := newConfigured(t, vxlan, nil)
+	newRouted(n)
+	n.pingAll()
+	h, near, far := n.nodes[0], n.nodes[1], n.nodes[2]
+	for _, from := range n.nodes {
+		for _, to := range n.nodes {
+			if _, err := from.Ping(n.ctx, to.subnet().Addr(), 2*time.Second); err != nil {
+				t.Errorf("%s to %s of %s: %v", from.Name, vtep, to.Name, err)
+			}
+		}
+	}
+	for _, to := range []*node{near, far} {
+		took, err := h.pod.Transfer(n.ctx, to.pod, 100<<20)
+		check(t, err)
+		t.Logf("100 MiB to the pod of %s in %s", to.Name, took)
+	}
+
+	link := regexp.MustCompile(`^\d+: flannel\.1: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1450 qdisc noqueue state UNKNOWN mode DEFAULT group default( qlen 1000)? ?
+    link/ether ` + h.mac().String() + ` brd ff:ff:ff:ff:ff:ff promiscuity 0 .*
+    vxlan id 1 local ` + h.Addr.String() + ` dev eth0 srcport 0 0 dstport 8472 nolearning ttl auto ageing 300 udpcsum noudp6zerocsumtx noudp6zerocsumrx`)
+	if got := h.run("ip", "-d", "link", "show", vtep); !link.MatchString(got) {
+		t.Errorf("ip -d link: %s", got)
+	}
+	lines := func(format string, fields func(*node) []any, peers ...*node) string {
+		var b strings.Builder
+		for _, p := range peers {
+			fmt.Fprintf(&b, format+"\n", fields(p)...)
+		}
+		return b.String()
+	}
+	peers := []*node{near, far}
+	if far.subnet().Addr().Less(near.subnet().Addr()) {
+		peers = []*node{far, near}
+	}
+	for _, c := range []struct{ command, want string }{
+		{"ip -4 -o addr show " + vtep, fmt.Sprintf("    inet %s/32 scope global flannel.1\\       valid_lft forever preferred_lft forever", h.subnet().Addr())},
+		{"bridge fdb show dev " + vtep, lines("%s dst %s self permanent", func(p *node) []any { return []any{p.mac(), p.Addr} }, peers...)},
+		{"ip neigh show dev " + vtep, lines("%s lladdr %s PERMANENT", func(p *node) []any { return []any{p.subnet().Addr(), p.mac()} }, peers...)},
+		{"ip route show dev " + vtep, lines("%s via %s proto 70 onlink", func(p *node) []any { return []any{p.subnet(), p.subnet().Addr()} }, peers...)},
+	} {
+		got := regexp.MustCompile(`(?m)^\d+: flannel\.1 `).ReplaceAllString(h.run(strings.Fields(c.command)...), "")
+		if sortLines(got) != sortLines(c.want) {
+			t.Errorf("%s:\n%swant\n%s", c.command, got, c.want)
+		}
+	}
+	if got := h.run("ip", "-6", "-o", "route", "show", "default", "dev", vtep); got != "" {
+		t.Errorf("the device has taken a router's word: %s", got)
+	}
+}
+
+// sortLines sorts lines, and ends each alike.
+func sortLines(s string) string {
+	var lines []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			lines = append(lines, strings.Join(strings.Fields(line), " "))
+		}
+	}
+	return strings.Join(sorted(lines...), "\n")
+}
+
+// With DirectRouting, peers on the link get plain routes and no VTEP entries,
+// the others a tunnel; a peer that moves from one link to the other changes over.
+func TestDirectRouting(t *testing.T) {
+	v := vxlan
+	v.backend.config = `{"Type":"vxlan","DirectRouting":true}`
+	v.backend.expected = func(h *node, p peer) []string {
+		if netip.PrefixFrom(h.Addr, 24).Contains(p.public) {
+			return []string{p.route()}
+		}
+		return vxlanBackend.expected(h, p)
+	}
+	n := newConfigured(t, v, nil)
+	newRouted(n)
+	n.pingAll()
+	h := n.nodes[0]
+	_, err := h.pod.Transfer(n.ctx, n.nodes[1].pod, 10<<20)
+	check(t, err)
+	_, err = h.pod.Transfer(n.ctx, n.nodes[2].pod, 10<<20)
+	check(t, err)
+
+	moving := stranger("10.5.200.0/24", "192.168.0.200")
+	for _, public := range []string{"192.168.0.200", "192.168.1.200", "192.168.0.201", "192.168.1.201"} {
+		moving.public = netip.MustParseAddr(public)
+		n.putPeer(moving)
+		t.Logf("a peer at %s: right after %s", public, h.waitPeers(slow(time.Second), append(h.others(), moving)...))
+	}
+}
+
+func TestVXLANHeals(t *testing.T) {
+	n := newNetwork(t, 3, vxlan, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	want := h.others()
+	foreign := net.HardwareAddr{2, 1, 1, 1, 1, 1}
+	foreignFDB := fmt.Sprintf("%s dst 192.168.0.99", foreign)
+	addForeign := func() {
+		t.Helper()
+		check(t, h.AddFDB(vtep, foreign, netip.MustParseAddr("192.168.0.99")))
+		check(t, h.ReplaceRoute(lab.Route{Dst: mustPrefix("10.77.0.0/16"), Via: peer.Addr, Dev: "eth0", Protocol: 4}))
+	}
+	addForeign()
+	// ours is what the host has for its peers, without the foreign entry, which
+	// must be there as well unless it went with the device.
+	n.backend.present = func(h *node) []string {
+		var ours []string
+		for _, s := range vxlanBackend.present(h) {
+			if s != foreignFDB {
+				ours = append(ours, s)
+			}
+		}
+		return ours
+	}
+	mac := h.mac()
+	base := netip.PrefixFrom(h.subnet().Addr(), 32)
+	addr := func() string {
+		if addrs, _ := h.Addrs(vtep); len(addrs) == 0 || addrs[0] != base {
+			return fmt.Sprintf("%s has %v", vtep, addrs)
+		}
+		return ""
+	}
+	healed := func() string {
+		if now, _, err := h.HardwareAddr(vtep); err != nil || now.String() != mac.String() {
+			return fmt.Sprintf("%s has %v, %v", vtep, now, err)
+		}
+		return addr()
+	}
+	each := func(list []string, do func(fields []string)) {
+		for _, text := range list {
+			if text != foreignFDB {
+				do(strings.Fields(text))
+			}
+		}
+	}
+	delFDB := func(f []string) { check(t, h.DelFDB(vtep, must(net.ParseMAC(f[0]))(t), netip.MustParseAddr(f[2]))) }
+	delNeighbour := func(f []string) { check(t, h.DelNeighbour(vtep, netip.MustParseAddr(f[0]))) }
+	for _, c := range []struct {
+		name string
+		hurt func()
+		anew bool // the device is another one afterwards
+	}{
+		{"a route deleted", func() { check(t, h.DelRoute(peer.subnet())) }, false},
+		{"all routes deleted", func() { must(h.DelRoutesByProtocol(ourRoutes))(t) }, false},
+		{"an FDB entry deleted", func() { check(t, h.DelFDB(vtep, peer.mac(), peer.Addr)) }, false},
+		{"an FDB entry changed", func() { check(t, h.AddFDB(vtep, peer.mac(), netip.MustParseAddr("192.168.0.98"))) }, false},
+		{"all FDB entries deleted", func() { each(h.fdb(), delFDB) }, false},
+		{"a neighbour deleted", func() { check(t, h.DelNeighbour(vtep, peer.subnet().Addr())) }, false},
+		{"a neighbour changed", func() { check(t, h.AddNeighbour(vtep, peer.subnet().Addr(), foreign)) }, false},
+		{"all neighbours deleted", func() { each(h.neighbours(), delNeighbour) }, false},
+		{"the device down", func() { check(t, h.LinkDown(vtep)) }, false},
+		{"the device deleted", func() { check(t, h.DelLink(vtep)) }, true},
+		{"its MAC changed", func() { check(t, h.SetHardwareAddr(vtep, foreign)) }, false},
+		{"its address flushed", func() { check(t, h.FlushAddrs(vtep)) }, false},
+		{"its MTU changed", func() { h.run("ip", "link", "set", vtep, "mtu", "1200") }, false},
+		{"eth0 down and up", func() { check(t, h.LinkDown("eth0")); check(t, h.LinkUp("eth0")) }, false},
+		{"eth0 made anew", func() { check(t, h.RecreateNIC("eth0")) }, true},
+	} {
+		begin := time.Now()
+		c.hurt()
+		n.wait(slow(time.Second), "the device after: "+c.name, healed)
+		h.waitPeers(slow(time.Second), want...)
+		_, err := h.pod.Ping(n.ctx, peer.pod.Addr, 2*time.Second)
+		check(t, err)
+		took := time.Since(begin)
+		t.Logf("%s: right and pinging after %s", c.name, took)
+		if took > slow(time.Second) {
+			t.Errorf("%s: that took %s", c.name, took)
+		}
+		if mtu, err := h.MTU(vtep); err != nil || mtu != 1450 {
+			t.Errorf("%s: the MTU is %d, %v", c.name, mtu, err)
+		}
+		if c.anew {
+			addForeign()
+			continue
+		}
+		if !strings.Contains(strings.Join(h.fdb(), "\n"), foreignFDB) {
+			t.Errorf("%s: the foreign FDB entry is gone; there are %q", c.name, h.fdb())
+			addForeign()
+		}
+		hasRoute(t, h, "10.77.0.0/16 via "+peer.Addr.String())
+	}
+	n.pingAll()
+}
+
+func must[T any](v T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return v
+	}
+}
