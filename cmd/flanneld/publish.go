@@ -28,10 +28,8 @@ func (d *daemon) env() network.Env {
 // publishEnv writes subnet.env once the host is as it should be, tells systemd,
 // and keeps both right from then on.
 func (d *daemon) publishEnv(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-d.reconciler.Ready():
+	if err := d.awaitReady(ctx); err != nil {
+		return err
 	}
 	var said string
 	first := true
@@ -67,6 +65,25 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 	}
 }
 
+// awaitReady waits until the host is as it should be, and tells systemd why it is
+// not, once there is a subnet to tell of.
+func (d *daemon) awaitReady(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.reconciler.Ready():
+			return nil
+		case <-d.publish:
+			d.mu.Lock()
+			if d.holding.Own != nil {
+				d.systemd.status("not ready: " + d.statusText())
+			}
+			d.mu.Unlock()
+		}
+	}
+}
+
 // trouble takes whether the store cannot be used.
 func (d *daemon) trouble(is bool) {
 	d.mu.Lock()
@@ -89,6 +106,9 @@ func (d *daemon) statusText() string {
 	}
 	if n := len(d.problems) + d.status.Useless; n > 0 {
 		text += fmt.Sprintf(", %d leases unusable", n)
+	}
+	if !d.host.Up {
+		text += ", " + d.host.Iface + " is down"
 	}
 	if d.lostSight != "" {
 		text += ", " + d.lostSight
