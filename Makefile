@@ -19,18 +19,27 @@ build: flanneld
 flanneld:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
 
-# etcd for the lab, from its Go module.
+# etcd for the lab and for the tests of the stores, from its Go module. 3.5 is the
+# last one with the v2 API.
+ETCD := build/etcd build/etcd-3.6 build/etcd-3.7
+
+build/etcd: ETCD_MODULE := etcd
+build/etcd-3.6: ETCD_MODULE := etcd36
+build/etcd-3.7: ETCD_MODULE := etcd37
 build/etcd: pkg/lab/etcd/go.mod pkg/lab/etcd/go.sum
-	@echo 'building etcd for the lab: about a minute, once'
-	cd pkg/lab/etcd && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o ../../../build/etcd go.etcd.io/etcd/server/v3
+build/etcd-3.6: pkg/lab/etcd36/go.mod pkg/lab/etcd36/go.sum
+build/etcd-3.7: pkg/lab/etcd37/go.mod pkg/lab/etcd37/go.sum
+$(ETCD):
+	@echo 'building $(@F) for the lab: about a minute, once'
+	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
 
 # The packages one after the other: some of their tests measure how soon the
 # daemon acts, and others keep all processors busy.
-test: build/etcd
+test: $(ETCD)
 	$(GO) vet ./...
 	$(GO) test -p 1 $(RACE) -timeout 30m ./...
 
-bench: build/etcd
+bench: $(ETCD)
 	$(GO) test -p 1 -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 build/golangci-lint: Makefile
