@@ -14,6 +14,7 @@ import (
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
+	"flanneld/subnet/etcd/etcdtest"
 )
 
 func TestAuth(t *testing.T) {
@@ -27,7 +28,7 @@ func TestAuth(t *testing.T) {
 		`{"user":"flannel","password":"secret-flannel","roles":["flannel"]}`)
 	server.raw(t, http.MethodPut, "/v2/auth/enable", asJSON, "")
 	// The guest may do anything until told otherwise.
-	req, err := http.NewRequest(http.MethodPut, server.url+"/v2/auth/roles/guest",
+	req, err := http.NewRequest(http.MethodPut, server.URL+"/v2/auth/roles/guest",
 		strings.NewReader(`{"role":"guest","revoke":{"kv":{"read":["/*"],"write":["/*"]}}}`))
 	if err != nil {
 		t.Fatal(err)
@@ -40,16 +41,16 @@ func TestAuth(t *testing.T) {
 	resp.Body.Close()
 
 	as := func(user, password, prefix string) *counted {
-		return newStore(t, Options{Endpoints: []string{server.url}, Username: user, Password: password, Prefix: prefix})
+		return newStore(t, Options{Endpoints: []string{server.URL}, Username: user, Password: password, Prefix: prefix})
 	}
 	s := as("flannel", "secret-flannel", "")
-	w := watch(t, s)
-	w.until(t, "nothing", leases(0))
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "nothing", etcdtest.Leases(0))
 	if _, err := s.Create(t.Context(), subnet1, attrs1, time.Hour); err != nil {
 		t.Error(err)
 	}
-	w.until(t, "the lease", leases(1))
-	byURL := newStore(t, Options{Endpoints: []string{strings.Replace(server.url, "://", "://flannel:secret-flannel@", 1)}})
+	w.Until(t, "the lease", etcdtest.Leases(1))
+	byURL := newStore(t, Options{Endpoints: []string{strings.Replace(server.URL, "://", "://flannel:secret-flannel@", 1)}})
 	if _, err := byURL.List(t.Context()); err != nil {
 		t.Errorf("with credentials in the endpoint: %v", err)
 	}
@@ -73,7 +74,7 @@ func TestAuth(t *testing.T) {
 			test.s.Delete(ctx, subnet1, 1),
 			test.s.Watch(ctx, func(subnet.Snapshot) { t.Errorf("%s: a snapshot", name) }),
 		} {
-			checkError(t, name, err, test.want...)
+			etcdtest.CheckError(t, name, err, test.want...)
 		}
 		cancel()
 	}
@@ -81,13 +82,13 @@ func TestAuth(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	t.Parallel()
-	a, b := freeAddr(t), freeAddr(t)
+	a, b := etcdtest.FreeAddr(t), etcdtest.FreeAddr(t)
 	s := newStore(t, Options{
 		Endpoints: []string{"http://" + a, "http://user:secret@" + b},
 		Username:  "flannel", Password: "secret",
 	})
 	_, err := s.Config(t.Context())
-	checkError(t, "unreachable", err, "http://"+a, "http://"+b, "connection refused")
+	etcdtest.CheckError(t, "unreachable", err, "http://"+a, "http://"+b, "connection refused")
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("%v does not wrap its cause", err)
 	}
@@ -96,15 +97,15 @@ func TestUnreachable(t *testing.T) {
 		t.Errorf("%v does not wrap its cause", err)
 	}
 	err = s.Watch(t.Context(), func(subnet.Snapshot) { t.Error("a snapshot") })
-	checkError(t, "unreachable", err, "http://"+a, "http://"+b)
+	etcdtest.CheckError(t, "unreachable", err, "http://"+a, "http://"+b)
 }
 
 func TestNoV2(t *testing.T) {
 	t.Parallel()
-	server := newEtcd(t, "http", http.DefaultClient)
-	s := newStore(t, Options{Endpoints: []string{server.url}})
+	server := newServer(t, "http", http.DefaultClient)
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
 	_, err := s.Config(t.Context())
-	checkError(t, "v2 switched off", err, server.url, "v2 API", "--enable-v2")
+	etcdtest.CheckError(t, "v2 switched off", err, server.URL, "v2 API", "--enable-v2")
 	if errors.Is(err, subnet.ErrNoConfig) {
 		t.Errorf("%v passes for a missing configuration", err)
 	}
@@ -112,7 +113,7 @@ func TestNoV2(t *testing.T) {
 		t.Error("v2 switched off passes for an empty network")
 	}
 	err = s.Watch(t.Context(), func(subnet.Snapshot) { t.Error("a snapshot") })
-	checkError(t, "v2 switched off", err, "--enable-v2")
+	etcdtest.CheckError(t, "v2 switched off", err, "--enable-v2")
 }
 
 // Whatever a server answers, an error must not pass for an absence.
@@ -144,7 +145,7 @@ func TestStrangeAnswers(t *testing.T) {
 			_, createErr := s.Create(ctx, ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24")), attrs1, time.Hour)
 			watchErr := s.Watch(ctx, func(subnet.Snapshot) { t.Error("a snapshot") })
 			for _, err := range []error{configErr, listErr, createErr, watchErr} {
-				checkError(t, name, err, server.URL)
+				etcdtest.CheckError(t, name, err, server.URL)
 				for _, known := range []error{subnet.ErrNoConfig, subnet.ErrExists, subnet.ErrChanged} {
 					if errors.Is(err, known) {
 						t.Errorf("it passes for %v", known)

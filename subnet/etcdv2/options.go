@@ -2,38 +2,25 @@
 package etcdv2
 
 import (
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
-	"net/url"
-	"path"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
+
+	"flanneld/subnet/etcd"
 )
 
 // Options say where etcd is and how to talk to it.
-type Options struct {
-	Endpoints []string
-	// Prefix of all keys of the network.
-	Prefix string
-	// CAFile, CertFile and KeyFile are PEM files. CAFile alone suffices to
-	// verify the server.
-	CAFile, CertFile, KeyFile string
-	Username, Password        string
-}
+type Options = etcd.Options
 
 // Store is a subnet.Store in etcd.
 type Store struct {
+	options   Options
 	prefix    string
-	username  string
-	caFile    string
 	endpoints []endpoint
-	pinned    atomic.Int64 // the endpoint that answered last
+	failover  etcd.Failover
 	transport *http.Transport
 	pollLimit time.Duration
 	pollCheck time.Duration
@@ -42,73 +29,42 @@ type Store struct {
 	saved *view // what the last Watch knew when it ended
 }
 
-// endpoint is one server. The store goes from one to the next by itself: only
-// so does it know which one failed and how, and whether a write may be sent
-// again.
 type endpoint struct {
-	url    string // without credentials
+	etcd.Server
 	client client.Client
 }
 
 // New returns the store of the network under o.Prefix. It does not connect.
 func New(o Options) (*Store, error) {
-	tlsConfig, err := tlsConfig(o)
+	tlsConfig, err := o.TLSConfig()
+	if err != nil {
+		return nil, err
+	}
+	servers, err := o.Servers()
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		prefix:    path.Join("/", o.Prefix),
-		username:  o.Username,
-		caFile:    o.CAFile,
+		options:   o,
+		prefix:    o.Root(),
 		transport: newTransport(tlsConfig),
 		pollLimit: pollLimit,
 		pollCheck: pollCheck,
 	}
-	for _, text := range o.Endpoints {
-		text = strings.TrimSpace(text)
-		if text == "" {
-			continue
-		}
-		e, err := s.endpoint(text, o)
+	for _, server := range servers {
+		c, err := client.New(client.Config{
+			Endpoints: []string{server.URL.String()},
+			Transport: s.transport,
+			Username:  server.Username,
+			Password:  server.Password,
+		})
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
 		}
-		s.endpoints = append(s.endpoints, e)
+		s.endpoints = append(s.endpoints, endpoint{server, c})
 	}
-	if len(s.endpoints) == 0 {
-		return nil, errors.New("-etcd-endpoints names no endpoint")
-	}
-	s.pinned.Store(rand.Int64N(int64(len(s.endpoints)))) // spreads the hosts
+	s.failover.Start(len(s.endpoints))
 	return s, nil
-}
-
-func (s *Store) endpoint(text string, o Options) (endpoint, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		// The error and the text are withheld: they may hold a password.
-		return endpoint{}, errors.New("-etcd-endpoints holds something that is not a URL such as http://10.0.0.1:2379")
-	}
-	if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return endpoint{}, fmt.Errorf("-etcd-endpoints: %q is not a URL such as http://10.0.0.1:2379", u.Redacted())
-	}
-	user, password := o.Username, o.Password
-	if u.User != nil {
-		if user == "" {
-			user = u.User.Username()
-			password, _ = u.User.Password()
-		}
-		u.User = nil // it would appear in errors
-	}
-	c, err := client.New(client.Config{
-		Endpoints: []string{u.String()},
-		Transport: s.transport,
-		Username:  user,
-		Password:  password,
-	})
-	if err != nil {
-		return endpoint{}, fmt.Errorf("endpoint %s: %w", u, err)
-	}
-	return endpoint{url: u.String(), client: c}, nil
 }
 
 // Close closes connections that are not in use. Those in use end with the

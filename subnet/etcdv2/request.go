@@ -56,34 +56,14 @@ type reply struct {
 	received time.Time // by ours
 }
 
-// do asks one endpoint after the other until one answers. A write is not sent
-// again unless it never left: if only the answer was lost, the second one would
-// be told that the key was changed meanwhile.
+// do asks one endpoint after the other until one answers.
 func (s *Store) do(ctx context.Context, r request) (*reply, error) {
-	var failures []error
-	first := int(s.pinned.Load())
-	for i := range s.endpoints {
-		k := (first + i) % len(s.endpoints)
-		rep, err := s.ask(ctx, s.endpoints[k], r)
-		if err != nil && ctx.Err() != nil {
-			// The next call begins with the next endpoint: this one may hang.
-			s.pinned.Store(int64((k + 1) % len(s.endpoints)))
-			if len(failures) > 0 && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return nil, &unavailableError{failures}
-			}
-			return nil, ctx.Err()
-		}
-		if !unanswered(err) {
-			s.pinned.Store(int64(k))
-			return rep, err
-		}
-		failures = append(failures, err)
-		if r.method != http.MethodGet && !unsent(err) {
-			break
-		}
-	}
-	s.pinned.Store(int64((first + len(failures)) % len(s.endpoints)))
-	return nil, &unavailableError{failures}
+	var rep *reply
+	err := s.failover.Do(ctx, r.method != http.MethodGet, func(k int) (err error) {
+		rep, err = s.ask(ctx, s.endpoints[k], r)
+		return err
+	})
+	return rep, err
 }
 
 // ask asks one endpoint, within requestTimeout.
@@ -113,7 +93,7 @@ func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error)
 		rep.index = etcdErr.Index
 		return rep, err
 	case errors.Is(err, errRefused):
-		return nil, s.refused(resp.StatusCode)
+		return nil, s.options.Refused(e.Server, resp.Status)
 	case err != nil:
 		return nil, s.explain(e, err)
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
+	"flanneld/subnet/etcd/etcdtest"
 	"flanneld/subnet/subnettest"
 )
 
@@ -28,7 +28,7 @@ func TestSuite(t *testing.T) {
 	subnettest.Suite(t, func(t *testing.T) subnettest.Harness {
 		prefix := fmt.Sprintf("/test/network%d", networks.Add(1))
 		return subnettest.Harness{
-			Store:     newStore(t, Options{Endpoints: []string{server.url}, Prefix: prefix}),
+			Store:     newStore(t, Options{Endpoints: []string{server.URL}, Prefix: prefix}),
 			PutRaw:    func(path, value string, ttl time.Duration) { server.put(t, prefix+"/"+path, value, ttl) },
 			DeleteRaw: func(path string) { server.delete(t, prefix+"/"+path) },
 			ShortTTL:  time.Second,
@@ -39,7 +39,7 @@ func TestSuite(t *testing.T) {
 func TestTTLIsRoundedUp(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
-	s := newStore(t, Options{Endpoints: []string{server.url}})
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
 	l, err := s.Create(t.Context(), subnet1, attrs1, time.Millisecond)
 	if err != nil || l.Reserved() {
 		t.Errorf("a lease for a millisecond is %+v, %v; want one that expires", l, err)
@@ -76,26 +76,26 @@ func TestExpiresOfAnOldEvent(t *testing.T) {
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
-	dead := "http://" + freeAddr(t)
-	s := newStore(t, Options{Endpoints: []string{" " + dead, "", server.url + " "}})
-	s.pinned.Store(0)
+	dead := "http://" + etcdtest.FreeAddr(t)
+	s := newStore(t, Options{Endpoints: []string{" " + dead, "", server.URL + " "}})
+	s.failover.Pin(0)
 	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
 	if err != nil {
 		t.Fatalf("creating with the first endpoint dead: %v", err)
 	}
-	s.pinned.Store(0)
+	s.failover.Pin(0)
 	if _, err := s.List(t.Context()); err != nil {
 		t.Errorf("listing with the first endpoint dead: %v", err)
 	}
-	s.pinned.Store(0)
+	s.failover.Pin(0)
 	if err := s.Delete(t.Context(), subnet1, l.Revision); err != nil {
 		t.Errorf("deleting with the first endpoint dead: %v", err)
 	}
-	s.pinned.Store(0)
-	w := watch(t, s)
-	w.until(t, "nothing", leases(0))
+	s.failover.Pin(0)
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "nothing", etcdtest.Leases(0))
 	server.put(t, leaseKey(1), value(1), 0)
-	w.until(t, "the lease", leases(1))
+	w.Until(t, "the lease", etcdtest.Leases(1))
 }
 
 // A write whose answer is lost is not sent to the next endpoint: the second
@@ -103,14 +103,14 @@ func TestFailover(t *testing.T) {
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
-	p := newProxy(t, server)
-	s := newStore(t, Options{Endpoints: []string{p.url, server.url}})
-	s.pinned.Store(0)
+	p := etcdtest.NewProxy(t, server.Server)
+	s := newStore(t, Options{Endpoints: []string{p.URL, server.URL}})
+	s.failover.Pin(0)
 	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.dropAnswers.Store(true)
+	p.DropAnswers.Store(true)
 	_, err = s.Update(t.Context(), subnet1, l.Revision, attrs1, 0)
 	if err == nil || errors.Is(err, subnet.ErrChanged) {
 		t.Errorf("update whose answer was lost: %v, want that its outcome is unknown", err)
@@ -159,48 +159,6 @@ func TestOptions(t *testing.T) {
 			}
 			continue
 		}
-		checkError(t, test.name, err, test.want...)
-	}
-}
-
-// checkError checks that err says all that is wanted, and no secret.
-func checkError(t *testing.T, name string, err error, want ...string) {
-	t.Helper()
-	if err == nil {
-		t.Errorf("%s: no error", name)
-		return
-	}
-	for _, w := range want {
-		if !strings.Contains(err.Error(), w) {
-			t.Errorf("%s: error %q does not mention %q", name, err, w)
-		}
-	}
-	for e := range tree(err) {
-		if text := fmt.Sprintf("%v %+v", e, e); strings.Contains(text, "secret") {
-			t.Errorf("%s: error %q holds the password", name, text)
-		}
-	}
-}
-
-// tree yields err and all that it wraps.
-func tree(err error) func(func(error) bool) {
-	return func(yield func(error) bool) {
-		pending := []error{err}
-		for len(pending) > 0 {
-			e := pending[0]
-			pending = pending[1:]
-			if e == nil {
-				continue
-			}
-			if !yield(e) {
-				return
-			}
-			switch w := e.(type) {
-			case interface{ Unwrap() error }:
-				pending = append(pending, w.Unwrap())
-			case interface{ Unwrap() []error }:
-				pending = append(pending, w.Unwrap()...)
-			}
-		}
+		etcdtest.CheckError(t, test.name, err, test.want...)
 	}
 }

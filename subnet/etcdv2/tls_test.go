@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"flanneld/subnet"
+	"flanneld/subnet/etcd/etcdtest"
 )
 
 // authority issues certificates.
@@ -117,27 +118,27 @@ func TestTLS(t *testing.T) {
 	dir := t.TempDir()
 	ca, other := newCA(t, dir, "ca"), newCA(t, dir, "other")
 	cert, key := ca.issue(t, dir, "server", time.Now().Add(time.Hour))
-	server := newEtcd(t, "https", insecure(t, "", ""), "--enable-v2", "--cert-file="+cert, "--key-file="+key)
-	endpoints := []string{server.url}
+	server := newServer(t, "https", insecure(t, "", ""), "--enable-v2", "--cert-file="+cert, "--key-file="+key)
+	endpoints := []string{server.URL}
 
 	s := newStore(t, Options{Endpoints: endpoints, CAFile: ca.file})
 	if _, err := s.Config(t.Context()); !errors.Is(err, subnet.ErrNoConfig) {
 		t.Errorf("with the CA alone: %v, want ErrNoConfig", err)
 	}
-	w := watch(t, s)
-	w.until(t, "nothing", leases(0))
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "nothing", etcdtest.Leases(0))
 	server.put(t, leaseKey(1), value(1), 0)
-	w.until(t, "the lease", leases(1))
+	w.Until(t, "the lease", etcdtest.Leases(1))
 
 	_, err := newStore(t, Options{Endpoints: endpoints, CAFile: other.file}).Config(t.Context())
-	checkError(t, "wrong CA", err, "-etcd-cafile "+other.file, server.url)
+	etcdtest.CheckError(t, "wrong CA", err, "-etcd-cafile "+other.file, server.URL)
 	if !errors.As(err, &x509.UnknownAuthorityError{}) {
 		t.Errorf("wrong CA: %v does not wrap its cause", err)
 	}
 	_, err = newStore(t, Options{Endpoints: endpoints}).Config(t.Context())
-	checkError(t, "no CA", err, "-etcd-cafile", server.url)
-	_, err = newStore(t, Options{Endpoints: []string{"http" + server.url[len("https"):]}}).Config(t.Context())
-	checkError(t, "http for https", err, "http://127.0.0.1")
+	etcdtest.CheckError(t, "no CA", err, "-etcd-cafile", server.URL)
+	_, err = newStore(t, Options{Endpoints: []string{"http" + server.URL[len("https"):]}}).Config(t.Context())
+	etcdtest.CheckError(t, "http for https", err, "http://127.0.0.1")
 }
 
 func TestTLSClientCertificate(t *testing.T) {
@@ -146,9 +147,9 @@ func TestTLSClientCertificate(t *testing.T) {
 	ca, other := newCA(t, dir, "ca"), newCA(t, dir, "other")
 	cert, key := ca.issue(t, dir, "server", time.Now().Add(time.Hour))
 	good, goodKey := ca.issue(t, dir, "client", time.Now().Add(time.Hour))
-	server := newEtcd(t, "https", insecure(t, good, goodKey), "--enable-v2", "--client-cert-auth",
+	server := newServer(t, "https", insecure(t, good, goodKey), "--enable-v2", "--client-cert-auth",
 		"--trusted-ca-file="+ca.file, "--cert-file="+cert, "--key-file="+key)
-	o := Options{Endpoints: []string{server.url}, CAFile: ca.file, CertFile: good, KeyFile: goodKey}
+	o := Options{Endpoints: []string{server.URL}, CAFile: ca.file, CertFile: good, KeyFile: goodKey}
 
 	s := newStore(t, o)
 	if _, err := s.Config(t.Context()); !errors.Is(err, subnet.ErrNoConfig) {
@@ -163,7 +164,7 @@ func TestTLSClientCertificate(t *testing.T) {
 	for name, o := range refused {
 		for range 10 { // whether the server's verdict or the end comes first is a race
 			_, err := newStore(t, o).Config(t.Context())
-			checkError(t, name, err, "-etcd-certfile", server.url)
+			etcdtest.CheckError(t, name, err, "-etcd-certfile", server.URL)
 		}
 	}
 
@@ -172,7 +173,7 @@ func TestTLSClientCertificate(t *testing.T) {
 	copyFile(t, oldKey, goodKey)
 	s.Close()
 	_, err := s.Config(t.Context())
-	checkError(t, "replaced by an expired certificate", err, "-etcd-certfile")
+	etcdtest.CheckError(t, "replaced by an expired certificate", err, "-etcd-certfile")
 	ca.issue(t, dir, "client", time.Now().Add(time.Hour))
 	if _, err := s.Config(t.Context()); !errors.Is(err, subnet.ErrNoConfig) {
 		t.Errorf("replaced by a good certificate: %v, want ErrNoConfig", err)
@@ -193,7 +194,7 @@ func TestTLSExpiredServer(t *testing.T) {
 	dir := t.TempDir()
 	ca := newCA(t, dir, "ca")
 	cert, key := ca.issue(t, dir, "server", time.Now().Add(-time.Hour))
-	server := newEtcd(t, "https", insecure(t, "", ""), "--enable-v2", "--cert-file="+cert, "--key-file="+key)
-	_, err := newStore(t, Options{Endpoints: []string{server.url}, CAFile: ca.file}).Config(t.Context())
-	checkError(t, "expired server certificate", err, "expired", server.url)
+	server := newServer(t, "https", insecure(t, "", ""), "--enable-v2", "--cert-file="+cert, "--key-file="+key)
+	_, err := newStore(t, Options{Endpoints: []string{server.URL}, CAFile: ca.file}).Config(t.Context())
+	etcdtest.CheckError(t, "expired server certificate", err, "expired", server.URL)
 }

@@ -13,6 +13,7 @@ import (
 	client "go.etcd.io/etcd/client/v2"
 
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
 )
 
 const (
@@ -83,9 +84,9 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 			return ctx.Err()
 		case historyLost(err):
 			v.listed = false
-		case unanswered(err) && time.Since(started) < pace:
+		case etcd.Unanswered(err) && time.Since(started) < pace:
 			return err
-		case unanswered(err):
+		case etcd.Unanswered(err):
 			if err := s.verify(ctx, v); err != nil {
 				return err
 			}
@@ -135,7 +136,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 // poll waits for the first event from index on. It calls quiet, from the
 // calling goroutine, when there is none so far.
 func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, error) {
-	k := s.pinned.Load()
+	k := s.failover.Current()
 	e := s.endpoints[k]
 	limited, cancel := context.WithTimeout(ctx, s.pollLimit)
 	defer cancel()
@@ -181,7 +182,7 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 				alive <- err
 			})
 		case err := <-alive:
-			if unanswered(err) {
+			if etcd.Unanswered(err) {
 				cancel()
 				<-done
 				res.err = err
@@ -198,12 +199,12 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 			}
 			cancel()
 			<-done
-			res.err = s.explain(e, errNoAnswer)
+			res.err = s.explain(e, context.DeadlineExceeded)
 			waiting = false
 		}
 	}
-	if unanswered(res.err) && ctx.Err() == nil {
-		s.pinned.CompareAndSwap(k, (k+1)%int64(len(s.endpoints)))
+	if etcd.Unanswered(res.err) && ctx.Err() == nil {
+		s.failover.Leave(k)
 	}
 	return res.rep, res.err
 }

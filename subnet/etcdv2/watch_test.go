@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
+	"flanneld/subnet/etcd/etcdtest"
 )
 
 func TestWatchServerRestarts(t *testing.T) {
@@ -23,14 +25,14 @@ func TestWatchServerRestarts(t *testing.T) {
 	server := plainEtcd(t)
 	server.put(t, prefix+"/config", "{}", 0)
 	server.put(t, leaseKey(1), value(1), 0)
-	s := newStore(t, Options{Endpoints: []string{server.url}})
-	w := watch(t, s)
-	w.until(t, "one lease", leases(1))
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "one lease", etcdtest.Leases(1))
 	for i := range 2 {
-		server.kill()
-		server.start(t)
+		server.Kill()
+		server.Restart(t)
 		server.put(t, leaseKey(2+i), value(2), 0)
-		w.until(t, "one more lease", leases(2+i))
+		w.Until(t, "one more lease", etcdtest.Leases(2+i))
 	}
 	if n := s.lists.Load(); n != 1 {
 		t.Errorf("all leases were listed %d times, want once", n)
@@ -43,15 +45,15 @@ func TestWatchServerReplaced(t *testing.T) {
 	for n := range 10 {
 		server.put(t, leaseKey(n), value(1), 0)
 	}
-	s := newStore(t, Options{Endpoints: []string{server.url}})
-	w := watch(t, s)
-	w.until(t, "the leases", leases(10))
-	server.kill()
-	server.dir = t.TempDir() // the cluster keeps its identity, not its history
-	server.start(t)
-	w.until(t, "nothing", leases(0))
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "the leases", etcdtest.Leases(10))
+	server.Kill()
+	server.Dir = t.TempDir() // the cluster keeps its identity, not its history
+	server.Restart(t)
+	w.Until(t, "nothing", etcdtest.Leases(0))
 	server.put(t, leaseKey(1), value(1), 0)
-	w.until(t, "a new lease", leases(1))
+	w.Until(t, "a new lease", etcdtest.Leases(1))
 }
 
 func TestWatchHistoryLost(t *testing.T) {
@@ -60,10 +62,10 @@ func TestWatchHistoryLost(t *testing.T) {
 	for n := range 3 {
 		server.put(t, leaseKey(n), value(n+1), 0)
 	}
-	s := newStore(t, Options{Endpoints: []string{server.url}})
-	w := watch(t, s)
-	w.until(t, "the leases", leases(3))
-	w.stop()
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "the leases", etcdtest.Leases(3))
+	w.Stop()
 	server.put(t, leaseKey(0), value(99), 0)
 	server.delete(t, leaseKey(1))
 	server.put(t, leaseKey(3), value(4), 0)
@@ -96,12 +98,12 @@ func TestWatchResumesBesideOtherWrites(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
 	server.put(t, leaseKey(1), value(1), 0)
-	s := newStore(t, Options{Endpoints: []string{server.url}})
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
 	for i := range 3 {
 		server.put(t, "/elsewhere", "x", 0)
-		w := watch(t, s)
-		w.until(t, "the lease", leases(1))
-		w.stop()
+		w := etcdtest.Watch(t, s)
+		w.Until(t, "the lease", etcdtest.Leases(1))
+		w.Stop()
 		server.put(t, leaseKey(1), value(2+i), 0)
 	}
 	if n := s.lists.Load(); n != 1 {
@@ -112,36 +114,36 @@ func TestWatchResumesBesideOtherWrites(t *testing.T) {
 func TestWatchDirectoryEvents(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
-	s := newStore(t, Options{Endpoints: []string{server.url}})
-	w := watch(t, s)
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	w := etcdtest.Watch(t, s)
 	fill := func() {
 		server.put(t, leaseKey(1), value(1), 0)
 		server.put(t, leaseKey(2), value(2), 0)
-		w.until(t, "the leases", leases(2))
+		w.Until(t, "the leases", etcdtest.Leases(2))
 	}
 	for _, directory := range []string{prefix + "/subnets", prefix, "/coreos.com"} {
 		fill()
 		server.delete(t, directory)
-		w.until(t, "nothing", leases(0))
+		w.Until(t, "nothing", etcdtest.Leases(0))
 	}
 	server.raw(t, http.MethodPut, "/v2/keys"+prefix+"/subnets?dir=true&prevExist=false",
 		"application/x-www-form-urlencoded", "ttl=3")
 	fill()
-	w.until(t, "nothing", leases(0))
+	w.Until(t, "nothing", etcdtest.Leases(0))
 }
 
 func TestWatchThroughStalledConnection(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
-	p := newProxy(t, server)
-	s := newStore(t, Options{Endpoints: []string{p.url, server.url}})
-	s.pinned.Store(0)
+	p := etcdtest.NewProxy(t, server.Server)
+	s := newStore(t, Options{Endpoints: []string{p.URL, server.URL}})
+	s.failover.Pin(0)
 	s.pollLimit = time.Second
-	w := watch(t, s)
-	w.until(t, "nothing", leases(0))
-	p.stalled.Store(true)
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "nothing", etcdtest.Leases(0))
+	p.Stalled.Store(true)
 	server.put(t, leaseKey(1), value(1), 0)
-	w.until(t, "the lease", leases(1))
+	w.Until(t, "the lease", etcdtest.Leases(1))
 	if n := s.lists.Load(); n != 1 {
 		t.Errorf("all leases were listed %d times, want once", n)
 	}
@@ -150,12 +152,12 @@ func TestWatchThroughStalledConnection(t *testing.T) {
 func TestStalledRequest(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
-	p := newProxy(t, server)
-	p.stalled.Store(true)
-	s := newStore(t, Options{Endpoints: []string{p.url}})
+	p := etcdtest.NewProxy(t, server.Server)
+	p.Stalled.Store(true)
+	s := newStore(t, Options{Endpoints: []string{p.URL}})
 	started := time.Now()
 	_, err := s.List(t.Context())
-	checkError(t, "stalled", err, p.url, "no answer within 5s")
+	etcdtest.CheckError(t, "stalled", err, p.URL, "no answer within 5s")
 	if took := time.Since(started); took > 2*requestTimeout {
 		t.Errorf("it took %s", took)
 	}
@@ -164,13 +166,13 @@ func TestStalledRequest(t *testing.T) {
 func TestWatchEndsWithContext(t *testing.T) {
 	t.Parallel()
 	server := plainEtcd(t)
-	p := newProxy(t, server)
-	s := newStore(t, Options{Endpoints: []string{p.url}})
-	w := watch(t, s)
-	w.until(t, "nothing", leases(0))
-	p.stalled.Store(true)
+	p := etcdtest.NewProxy(t, server.Server)
+	s := newStore(t, Options{Endpoints: []string{p.URL}})
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "nothing", etcdtest.Leases(0))
+	p.Stalled.Store(true)
 	started := time.Now()
-	w.stop()
+	w.Stop()
 	if took := time.Since(started); took > time.Second {
 		t.Errorf("the watch took %s to end", took)
 	}
@@ -206,8 +208,8 @@ func TestQuietPollMovesOn(t *testing.T) {
 	}))
 	defer server.Close()
 	s := newStore(t, Options{Endpoints: []string{server.URL}})
-	w := watch(t, s)
-	defer w.stop()
+	w := etcdtest.Watch(t, s)
+	defer w.Stop()
 	select {
 	case got := <-second:
 		if got != "701" {
@@ -253,7 +255,7 @@ func TestConnectionsAreProbed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := newDialer().DialContext(t.Context(), "tcp", l.Addr().String())
+	c, err := etcd.NewDialer().DialContext(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package etcdv2
+package etcdtest
 
 import (
 	"io"
@@ -9,22 +9,23 @@ import (
 	"testing"
 )
 
-// proxy forwards TCP connections to a server, for as long as it likes.
-type proxy struct {
-	url         string
-	target      string
-	listener    net.Listener
-	dropAnswers atomic.Bool // close a connection instead of passing on an answer
-	stalled     atomic.Bool // swallow everything, of new connections too
+// Proxy forwards TCP connections to a server, for as long as it likes.
+type Proxy struct {
+	URL         string
+	DropAnswers atomic.Bool // close a connection instead of passing on an answer
+	Stalled     atomic.Bool // swallow everything, of new connections too
 
-	mu    sync.Mutex
-	conns []net.Conn
-	wg    sync.WaitGroup
+	target   string
+	listener net.Listener
+	mu       sync.Mutex
+	conns    []net.Conn
+	wg       sync.WaitGroup
 }
 
-func newProxy(t *testing.T, e *etcd) *proxy {
+// NewProxy starts a proxy before a server. It ends with the test.
+func NewProxy(t testing.TB, s *Server) *Proxy {
 	t.Helper()
-	u, err := url.Parse(e.url)
+	u, err := url.Parse(s.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,17 +33,17 @@ func newProxy(t *testing.T, e *etcd) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{url: u.Scheme + "://" + l.Addr().String(), target: u.Host, listener: l}
+	p := &Proxy{URL: u.Scheme + "://" + l.Addr().String(), target: u.Host, listener: l}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		l.Close()
-		p.cut()
+		p.Cut()
 		p.wg.Wait()
 	})
 	return p
 }
 
-func (p *proxy) accept() {
+func (p *Proxy) accept() {
 	for {
 		c, err := p.listener.Accept()
 		if err != nil {
@@ -61,14 +62,14 @@ func (p *proxy) accept() {
 	}
 }
 
-func (p *proxy) copy(to, from net.Conn, answers bool) {
+func (p *Proxy) copy(to, from net.Conn, answers bool) {
 	defer to.Close()
 	defer from.Close()
 	b := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(b)
-		if n > 0 && !p.stalled.Load() {
-			if answers && p.dropAnswers.Load() {
+		if n > 0 && !p.Stalled.Load() {
+			if answers && p.DropAnswers.Load() {
 				return
 			}
 			if _, err := to.Write(b[:n]); err != nil {
@@ -76,7 +77,7 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 			}
 		}
 		if err != nil {
-			if err == io.EOF && p.stalled.Load() {
+			if err == io.EOF && p.Stalled.Load() {
 				continue
 			}
 			return
@@ -84,8 +85,8 @@ func (p *proxy) copy(to, from net.Conn, answers bool) {
 	}
 }
 
-// cut closes all connections.
-func (p *proxy) cut() {
+// Cut closes all connections.
+func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {

@@ -1,0 +1,94 @@
+package etcd
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// RequestTimeout bounds each request to one endpoint.
+	RequestTimeout = 5 * time.Second
+	// DialTimeout is shorter, so that a write to a dead endpoint is known not to
+	// have been sent, and may go to the next.
+	DialTimeout = 3 * time.Second
+	// userTimeout is how long the peer may leave data unacknowledged.
+	userTimeout = 20 * time.Second
+)
+
+// NewDialer returns a dialer of connections that may be idle for long, but not
+// if they were cut without a word.
+func NewDialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout: DialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{
+			Enable:   true,
+			Idle:     5 * time.Second,
+			Interval: 5 * time.Second,
+			Count:    3,
+		},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			if e := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+			}); e != nil {
+				return e
+			}
+			return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", err)
+		},
+	}
+}
+
+// TLSConfig returns the configuration of connections to servers with TLS.
+func (o Options) TLSConfig() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.CAFile != "" {
+		pem, err := os.ReadFile(o.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading -etcd-cafile: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("-etcd-cafile %s holds no PEM certificate", o.CAFile)
+		}
+	}
+	switch {
+	case o.CertFile == "" && o.KeyFile == "":
+		return c, nil
+	case o.CertFile == "":
+		return nil, errors.New("-etcd-keyfile is given without -etcd-certfile: a client certificate needs both")
+	case o.KeyFile == "":
+		return nil, errors.New("-etcd-certfile is given without -etcd-keyfile: a client certificate needs both")
+	}
+	if _, err := o.clientCertificate(); err != nil {
+		return nil, err
+	}
+	// Read at each handshake, the files may be replaced while the daemon runs.
+	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		return o.clientCertificate()
+	}
+	return c, nil
+}
+
+func (o Options) clientCertificate() (*tls.Certificate, error) {
+	certPEM, err := os.ReadFile(o.CertFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading -etcd-certfile: %w", err)
+	}
+	keyPEM, err := os.ReadFile(o.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading -etcd-keyfile: %w", err)
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return nil, fmt.Errorf("-etcd-certfile %s with -etcd-keyfile %s: %w", o.CertFile, o.KeyFile, err)
+	}
+	return &cert, nil
+}

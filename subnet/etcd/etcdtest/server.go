@@ -1,0 +1,189 @@
+// Package etcdtest runs real etcd servers on loopback, for tests of the stores,
+// and what comes between a store and a server.
+package etcdtest
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Patience is how long anything that must happen may take.
+const Patience = 20 * time.Second
+
+// The servers that `make test` builds. Old is the last one with the v2 API.
+const (
+	Old   = "etcd"
+	Etcd6 = "etcd-3.6"
+	Etcd7 = "etcd-3.7"
+)
+
+// Config is what may be special about a server.
+type Config struct {
+	Binary string // Old if empty
+	Scheme string // of its URL; http if empty
+	Client *http.Client
+	Args   []string
+}
+
+// Server is a real server.
+type Server struct {
+	URL  string // of clients
+	Dir  string // of its data
+	Args []string
+
+	client *http.Client
+	binary string
+	name   string
+	peer   string
+	peers  string // the whole cluster
+	cmd    *exec.Cmd
+	output bytes.Buffer
+}
+
+// Start starts a server and waits until it serves. It ends with the test.
+func Start(t testing.TB, c Config) *Server {
+	t.Helper()
+	s := newServer(t, c, "test")
+	s.peers = s.name + "=" + s.peer
+	s.Launch(t)
+	s.WaitHealthy(t)
+	return s
+}
+
+// StartCluster starts the members of a cluster and waits until all of them serve.
+func StartCluster(t testing.TB, c Config, members int) []*Server {
+	t.Helper()
+	var cluster []*Server
+	var peers []string
+	for i := range members {
+		s := newServer(t, c, fmt.Sprint("member", i))
+		cluster = append(cluster, s)
+		peers = append(peers, s.name+"="+s.peer)
+	}
+	for _, s := range cluster {
+		s.peers = strings.Join(peers, ",")
+		s.Launch(t)
+	}
+	for _, s := range cluster {
+		s.WaitHealthy(t)
+	}
+	return cluster
+}
+
+func newServer(t testing.TB, c Config, name string) *Server {
+	t.Helper()
+	if c.Binary == "" {
+		c.Binary = Old
+	}
+	if c.Scheme == "" {
+		c.Scheme = "http"
+	}
+	if c.Client == nil {
+		c.Client = http.DefaultClient
+	}
+	s := &Server{
+		URL:    c.Scheme + "://" + FreeAddr(t),
+		Dir:    t.TempDir(),
+		Args:   c.Args,
+		client: c.Client,
+		binary: c.Binary,
+		name:   name,
+		peer:   "http://" + FreeAddr(t),
+	}
+	t.Cleanup(s.Kill)
+	return s
+}
+
+// FreeAddr returns an address where nobody listens.
+func FreeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Restart starts the server again after a Kill, and waits until it serves.
+func (s *Server) Restart(t testing.TB) {
+	t.Helper()
+	s.Launch(t)
+	s.WaitHealthy(t)
+}
+
+// Launch starts the server, again if it ran before.
+func (s *Server) Launch(t testing.TB) {
+	t.Helper()
+	binary, err := filepath.Abs("../../build/" + s.binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(binary); err != nil {
+		t.Fatalf("build/%s is missing: run `make build/%[1]s`", s.binary)
+	}
+	s.output.Reset()
+	s.cmd = exec.Command(binary, append([]string{
+		"--name=" + s.name,
+		"--data-dir=" + s.Dir,
+		"--listen-client-urls=" + s.URL,
+		"--advertise-client-urls=" + s.URL,
+		"--listen-peer-urls=" + s.peer,
+		"--initial-advertise-peer-urls=" + s.peer,
+		"--initial-cluster=" + s.peers,
+		"--unsafe-no-fsync",
+		"--log-level=error",
+	}, s.Args...)...)
+	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := s.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// WaitHealthy waits until the server serves.
+func (s *Server) WaitHealthy(t testing.TB) {
+	t.Helper()
+	Eventually(t, "etcd is healthy", func() bool {
+		resp, err := s.client.Get(s.URL + "/health")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// Kill ends the server; its data stays.
+func (s *Server) Kill() {
+	if s.cmd != nil {
+		s.cmd.Process.Kill()
+		s.cmd.Wait()
+		s.cmd = nil
+	}
+}
+
+// Freeze stops the server without closing its connections, until Thaw.
+func (s *Server) Freeze() { s.cmd.Process.Signal(syscall.SIGSTOP) }
+
+// Thaw lets a frozen server go on.
+func (s *Server) Thaw() { s.cmd.Process.Signal(syscall.SIGCONT) }
+
+// Eventually waits until something is the case.
+func Eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(Patience); !is(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}

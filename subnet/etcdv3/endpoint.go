@@ -1,0 +1,166 @@
+package etcdv3
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/metadata"
+
+	"flanneld/subnet/etcd"
+)
+
+const (
+	// A watch is quiet for hours. After pingAfter of silence the server is
+	// pinged, and left if it does not answer within pingTimeout. etcd does not
+	// put up with pings more often than every 5 s.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 8 * time.Second
+	// idleAfter is when a connection without a request on it is closed.
+	idleAfter = time.Minute
+	// redialMost is the longest time for which a server that could not be
+	// reached is taken to be still out of reach.
+	redialMost = time.Second
+)
+
+// endpoint is one server, and the connection to it.
+type endpoint struct {
+	etcd.Server
+	conn *grpc.ClientConn
+
+	mu    sync.Mutex
+	last  error // what last befell the connection
+	token token
+}
+
+// token is what the server gave us for our password, if it asks for one.
+type token struct {
+	known bool
+	text  string
+}
+
+func newEndpoint(server etcd.Server, tlsConfig *tls.Config) (*endpoint, error) {
+	e := &endpoint{Server: server}
+	creds, port := insecure.NewCredentials(), "80"
+	if tlsConfig != nil {
+		creds, port = credentials.NewTLS(tlsConfig), "443"
+	}
+	if p := server.URL.Port(); p != "" {
+		port = p
+	}
+	dialer := etcd.NewDialer()
+	b := backoff.DefaultConfig
+	b.BaseDelay, b.MaxDelay = 50*time.Millisecond, redialMost
+	var err error
+	e.conn, err = grpc.NewClient("passthrough:///"+net.JoinHostPort(server.URL.Hostname(), port),
+		grpc.WithTransportCredentials(witness{creds, e}),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			c, err := dialer.DialContext(ctx, "tcp", addr)
+			e.met(err)
+			return c, err
+		}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: b, MinConnectTimeout: etcd.DialTimeout}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingAfter, Timeout: pingTimeout}),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)), // all leases come in one message
+		grpc.WithIdleTimeout(idleAfter),
+		grpc.WithDisableServiceConfig(),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
+	}
+	return e, nil
+}
+
+// witness takes note of what befalls connections: the library hands it on as
+// text only.
+type witness struct {
+	credentials.TransportCredentials
+	e *endpoint
+}
+
+func (w witness) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c, info, err := w.TransportCredentials.ClientHandshake(ctx, authority, raw)
+	w.e.met(err)
+	if err != nil {
+		return nil, nil, err
+	}
+	return witnessed{c, w.e}, info, nil
+}
+
+func (w witness) Clone() credentials.TransportCredentials {
+	return witness{w.TransportCredentials.Clone(), w.e}
+}
+
+type witnessed struct {
+	net.Conn
+	e *endpoint
+}
+
+func (w witnessed) Read(b []byte) (int, error) {
+	n, err := w.Conn.Read(b)
+	w.e.met(err)
+	return n, err
+}
+
+func (e *endpoint) met(err error) {
+	if err == nil {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.last = err
+}
+
+// cause returns the error that a text of the library's is about.
+func (e *endpoint) cause(text string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.last != nil && strings.Contains(text, e.last.Error()) {
+		return e.last
+	}
+	return errors.New(text)
+}
+
+// as returns a context for requests as the user that e is asked as.
+func (e *endpoint) as(ctx context.Context) (context.Context, error) {
+	if e.Username == "" {
+		return ctx, nil
+	}
+	e.mu.Lock()
+	t := e.token
+	e.mu.Unlock()
+	if !t.known {
+		resp, err := pb.NewAuthClient(e.conn).Authenticate(ctx, &pb.AuthenticateRequest{Name: e.Username, Password: e.Password})
+		if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
+			return nil, err
+		}
+		t = token{true, resp.GetToken()}
+		e.mu.Lock()
+		e.token = t
+		e.mu.Unlock()
+	}
+	if t.text == "" {
+		return ctx, nil
+	}
+	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, t.text), nil
+}
+
+// forget makes the next request ask for a new token.
+func (e *endpoint) forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.token = token{}
+}

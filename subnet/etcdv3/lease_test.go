@@ -1,0 +1,131 @@
+package etcdv3
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	client "go.etcd.io/etcd/client/v3"
+
+	"flanneld/subnet"
+	"flanneld/subnet/etcd/etcdtest"
+)
+
+// However often a daemon renews, starts, or finds a subnet taken, it has one
+// etcd lease.
+func TestEtcdLeasesDoNotPileUp(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, binary string) {
+		server := newServer(t, etcdtest.Config{Binary: binary})
+		ctx := t.Context()
+		s := storeOf(t, server.URL)
+		l := must(s.Create(ctx, subnet1, attrs1, subnet.LeaseTTL))(t)
+		id := leaseID(t, server, 1)
+		for range 20 {
+			l = must(s.Update(ctx, subnet1, l.Revision, attrs1, subnet.LeaseTTL))(t)
+		}
+		server.checkLeases(t, "after many renewals", 1)
+		for range 5 {
+			s = storeOf(t, server.URL)
+			l = must(s.Update(ctx, subnet1, l.Revision, attrs1, subnet.LeaseTTL))(t)
+		}
+		if now := leaseID(t, server, 1); now != id {
+			t.Errorf("the etcd lease was %x and is %x", id, now)
+		}
+		for range 5 {
+			if _, err := s.Create(ctx, subnet1, attrs2, subnet.LeaseTTL); !errors.Is(err, subnet.ErrExists) {
+				t.Error(err)
+			}
+			if _, err := s.Update(ctx, subnet1, l.Revision+1, attrs2, subnet.LeaseTTL); !errors.Is(err, subnet.ErrChanged) {
+				t.Error(err)
+			}
+		}
+		server.checkLeases(t, "after failed writes", 1)
+
+		l = must(s.Update(ctx, subnet1, l.Revision, attrs1, time.Hour))(t)
+		server.checkLeases(t, "with another time to live", 1)
+		l = must(s.Update(ctx, subnet1, l.Revision, attrs1, 0))(t)
+		server.checkLeases(t, "as a reservation", 0)
+		must(s.Update(ctx, subnet1, l.Revision, attrs1, time.Hour))(t)
+		for range 5 {
+			server.delete(t, leaseKey(1))
+			l = must(s.Create(ctx, subnet1, attrs1, subnet.LeaseTTL))(t)
+		}
+		server.checkLeases(t, "after the key was deleted and claimed again", 1)
+		server.put(t, leaseKey(1), value(9), 0)
+		must(s.Create(ctx, subnet2, attrs1, subnet.LeaseTTL))(t)
+		server.checkLeases(t, "after the subnet was lost to another host", 1)
+		l = must(s.List(ctx))(t).Find(subnet2)
+		if err := s.Delete(ctx, subnet2, l.Revision); err != nil {
+			t.Error(err)
+		}
+		server.checkLeases(t, "after it was deleted", 0)
+	})
+}
+
+func leaseID(t *testing.T, server *server, n int) client.LeaseID {
+	t.Helper()
+	resp := must(server.Get(t.Context(), leaseKey(n)))(t)
+	if len(resp.Kvs) != 1 {
+		t.Fatalf("%s is not there", leaseKey(n))
+	}
+	return client.LeaseID(resp.Kvs[0].Lease)
+}
+
+// An etcd lease that another key hangs on is not revoked.
+func TestSharedEtcdLease(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	ctx := t.Context()
+	id := must(server.Grant(ctx, 600))(t).ID
+	for n := range 2 {
+		must(server.Put(ctx, leaseKey(1+n), value(1+n), client.WithLease(id)))(t)
+	}
+	s := storeOf(t, server.URL)
+	for _, l := range must(s.List(ctx))(t).Leases[:1] {
+		must(s.Update(ctx, l.Subnet, l.Revision, l.Attrs, subnet.LeaseTTL))(t)
+	}
+	server.checkLeases(t, "after one key was moved to a new etcd lease", 2)
+	if n := len(must(s.List(ctx))(t).Leases); n != 2 {
+		t.Errorf("%d leases are left, want 2", n)
+	}
+}
+
+// A renewal makes the time to live whole again, whichever run of the daemon it
+// was that the etcd lease comes from.
+func TestRenewalLasts(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	s := storeOf(t, server.URL)
+	l := must(s.Create(t.Context(), subnet1, attrs1, 3*time.Second))(t)
+	for range 6 {
+		time.Sleep(time.Second)
+		s = storeOf(t, server.URL)
+		l = must(s.Update(t.Context(), subnet1, l.Revision, attrs1, 3*time.Second))(t)
+		if left := time.Until(l.Expires); left < 2*time.Second || left > 3*time.Second {
+			t.Errorf("renewed for %s, want 3s", left)
+		}
+	}
+}
+
+// The etcd lease of a write whose outcome was unknown is revoked once it is
+// known that no key has it.
+func TestEtcdLeaseOfALostWrite(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	p := etcdtest.NewProxy(t, server.Server)
+	s := storeOf(t, p.URL)
+	for range 3 {
+		p.DropAnswers.Store(true)
+		if _, err := s.Create(t.Context(), subnet1, attrs1, subnet.LeaseTTL); err == nil || errors.Is(err, subnet.ErrExists) {
+			t.Errorf("with all answers lost: %v", err)
+		}
+		p.DropAnswers.Store(false)
+	}
+	etcdtest.Eventually(t, "the server is reached again", func() bool {
+		_, err := s.List(t.Context())
+		return err == nil
+	})
+	must(s.Create(t.Context(), subnet2, attrs1, subnet.LeaseTTL))(t)
+	server.checkLeases(t, "after a write that went well", 1)
+}

@@ -1,0 +1,83 @@
+// Package etcdv3 keeps leases in etcd through its version 3 API.
+//
+// A key lives as long as the etcd lease that it is attached to. Each key has one
+// of its own, which renewals keep alive, and the next run of the daemon too.
+package etcdv3
+
+import (
+	"crypto/tls"
+	"errors"
+	"path"
+	"sync"
+
+	"flanneld/pkg/ip"
+	"flanneld/subnet/etcd"
+)
+
+// Options say where etcd is and how to talk to it.
+type Options = etcd.Options
+
+// Store is a subnet.Store in etcd.
+type Store struct {
+	options   Options
+	prefix    string
+	endpoints []*endpoint
+	failover  etcd.Failover
+
+	// writing is held by the one write that goes on: another one would take its
+	// etcd lease, which has no key yet, for left over.
+	writing chan struct{}
+	leases  map[int64]bool // etcd leases that were granted or taken over; under writing
+
+	mu      sync.Mutex
+	written map[string]bool // keys, below "subnets/", whose end is of interest
+	saved   *view           // what the last Watch knew when it ended
+}
+
+// New returns the store of the network under o.Prefix. It does not connect.
+func New(o Options) (*Store, error) {
+	tlsConfig, err := o.TLSConfig()
+	if err != nil {
+		return nil, err
+	}
+	servers, err := o.Servers()
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{
+		options: o,
+		prefix:  o.Root(),
+		writing: make(chan struct{}, 1),
+		leases:  make(map[int64]bool),
+		written: make(map[string]bool),
+	}
+	for _, server := range servers {
+		var c *tls.Config
+		if server.URL.Scheme == "https" {
+			c = tlsConfig
+		}
+		e, err := newEndpoint(server, c)
+		if err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s.endpoints = append(s.endpoints, e)
+	}
+	s.failover.Start(len(s.endpoints))
+	return s, nil
+}
+
+// Close closes all connections. What uses them fails.
+func (s *Store) Close() error {
+	var errs []error
+	for _, e := range s.endpoints {
+		errs = append(errs, e.conn.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Store) configKey() string { return path.Join(s.prefix, "config") }
+
+// subnetsKey ends in a slash, so that it is no prefix of "subnets2/".
+func (s *Store) subnetsKey() string { return path.Join(s.prefix, "subnets") + "/" }
+
+func (s *Store) subnetKey(sub ip.Subnet) string { return s.subnetsKey() + sub.Key() }

@@ -1,0 +1,264 @@
+package etcdv3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc"
+
+	"flanneld/pkg/ip"
+	"flanneld/subnet"
+)
+
+var _ subnet.Store = (*Store)(nil)
+
+// errFailed is a write whose condition did not hold.
+var errFailed = errors.New("the condition failed")
+
+// Config implements subnet.Store.
+func (s *Store) Config(ctx context.Context) ([]byte, error) {
+	resp, err := s.get(ctx, s.configKey(), "")
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
+	case len(resp.Kvs) == 0:
+		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
+	}
+	return resp.Kvs[0].Value, nil
+}
+
+// List implements subnet.Store. Of leases that this store did not write, Expires
+// tells only whether there is an end; see expires.
+func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
+	var v view
+	if err := s.list(ctx, &v); err != nil {
+		return subnet.Snapshot{}, err
+	}
+	return v.snapshot(), nil
+}
+
+// list makes v what is there now.
+func (s *Store) list(ctx context.Context, v *view) error {
+	resp, err := s.get(ctx, s.subnetsKey(), end(s.subnetsKey()))
+	if err != nil {
+		return fmt.Errorf("listing leases: %w", err)
+	}
+	v.expect(len(resp.Kvs))
+	for _, kv := range resp.Kvs {
+		ends, err := s.expires(ctx, kv, v)
+		if err != nil {
+			return fmt.Errorf("listing leases: %w", err)
+		}
+		v.take(s.below(kv), kv, ends)
+	}
+	v.reset(resp.Header)
+	return nil
+}
+
+// end is the key after all that begin with a prefix.
+func end(prefix string) string {
+	return prefix[:len(prefix)-1] + string(prefix[len(prefix)-1]+1)
+}
+
+func (s *Store) below(kv *mvccpb.KeyValue) string {
+	return strings.TrimPrefix(string(kv.Key), s.subnetsKey())
+}
+
+// expires returns when a key ends. etcd would have to be asked that for each
+// key: it is, for keys that this store writes, since a person may have written
+// one of them anew. Another host's is said to last as long as leases do, counted
+// from when its last write was first seen; only that host has to know better.
+func (s *Store) expires(ctx context.Context, kv *mvccpb.KeyValue, v *view) (time.Time, error) {
+	if kv.Lease == 0 {
+		return time.Time{}, nil
+	}
+	key := s.below(kv)
+	s.mu.Lock()
+	ours := s.written[key]
+	s.mu.Unlock()
+	if ours {
+		ends, _, err := s.left(ctx, kv.Lease)
+		return ends, err
+	}
+	if k, ok := v.known[key]; ok && k.revision == kv.ModRevision && !k.ends.IsZero() {
+		return k.ends, nil
+	}
+	return time.Now().Add(subnet.LeaseTTL), nil
+}
+
+// Create implements subnet.Store.
+func (s *Store) Create(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	l, err := s.put(ctx, sub, a, ttl, 0)
+	if errors.Is(err, errFailed) {
+		err = subnet.ErrExists
+	}
+	if err != nil {
+		return nil, fmt.Errorf("creating lease %s: %w", sub, err)
+	}
+	return l, nil
+}
+
+// Update implements subnet.Store.
+func (s *Store) Update(ctx context.Context, sub ip.Subnet, revision uint64, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	err := errFailed
+	var l *subnet.Lease
+	if revision != 0 { // which to etcd is that of a key that is not there
+		l, err = s.put(ctx, sub, a, ttl, revision)
+	}
+	if errors.Is(err, errFailed) {
+		err = subnet.ErrChanged
+	}
+	if err != nil {
+		return nil, fmt.Errorf("updating lease %s: %w", sub, err)
+	}
+	return l, nil
+}
+
+// Delete implements subnet.Store.
+func (s *Store) Delete(ctx context.Context, sub ip.Subnet, revision uint64) error {
+	err := errFailed
+	if revision != 0 {
+		err = s.remove(ctx, sub, revision)
+	}
+	if errors.Is(err, errFailed) {
+		err = subnet.ErrChanged
+	}
+	if err != nil {
+		return fmt.Errorf("deleting lease %s: %w", sub, err)
+	}
+	return nil
+}
+
+// put writes a key if revision is that of its last write.
+func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration, revision uint64) (*subnet.Lease, error) {
+	value, err := a.Value()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.begin(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { <-s.writing }()
+	has, err := s.leaseOf(ctx, sub, revision)
+	if err != nil {
+		return nil, err
+	}
+	id, ends, err := s.hold(ctx, ttl, has)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.written[sub.Key()] = true
+	s.mu.Unlock()
+	at, err := s.write(ctx, sub, revision, putOp(s.subnetKey(sub), value, id))
+	switch {
+	case errors.Is(err, errFailed):
+		s.tidy(ctx, 0)
+		return nil, err
+	case err != nil: // whether the key is attached to the etcd lease is unknown
+		return nil, err
+	}
+	s.tidy(ctx, id)
+	return &subnet.Lease{Subnet: sub, Attrs: a, Expires: ends, Revision: at}, nil
+}
+
+// remove deletes a key if revision is that of its last write.
+func (s *Store) remove(ctx context.Context, sub ip.Subnet, revision uint64) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer func() { <-s.writing }()
+	if _, err := s.leaseOf(ctx, sub, revision); err != nil {
+		return err
+	}
+	_, err := s.write(ctx, sub, revision, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{
+		RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(s.subnetKey(sub))},
+	}})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	delete(s.written, sub.Key())
+	s.mu.Unlock()
+	s.tidy(ctx, 0)
+	return nil
+}
+
+func (s *Store) begin(ctx context.Context) error {
+	select {
+	case s.writing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// leaseOf returns the etcd lease that a key is attached to, if revision is that
+// of its last write, and minds it from now on. That of a key that is to be
+// created is 0.
+func (s *Store) leaseOf(ctx context.Context, sub ip.Subnet, revision uint64) (int64, error) {
+	if revision == 0 {
+		return 0, nil
+	}
+	resp, err := s.get(ctx, s.subnetKey(sub), "")
+	switch {
+	case err != nil:
+		return 0, err
+	case len(resp.Kvs) == 0 || uint64(resp.Kvs[0].ModRevision) != revision:
+		return 0, errFailed
+	}
+	id := resp.Kvs[0].Lease
+	if id != 0 {
+		s.leases[id] = true
+	}
+	return id, nil
+}
+
+// write does something to a key if revision is that of its last write, and
+// returns the revision of this one.
+func (s *Store) write(ctx context.Context, sub ip.Subnet, revision uint64, op *pb.RequestOp) (at uint64, err error) {
+	txn := &pb.TxnRequest{
+		Compare: []*pb.Compare{{
+			Key:         []byte(s.subnetKey(sub)),
+			Target:      pb.Compare_MOD,
+			Result:      pb.Compare_EQUAL,
+			TargetUnion: &pb.Compare_ModRevision{ModRevision: int64(revision)},
+		}},
+		Success: []*pb.RequestOp{op},
+	}
+	var held bool
+	err = s.call(ctx, true, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+		resp, err := pb.NewKVClient(c).Txn(ctx, txn, o...)
+		held, at = resp.GetSucceeded(), uint64(resp.GetHeader().GetRevision())
+		return err
+	})
+	if err == nil && !held {
+		err = errFailed
+	}
+	return at, err
+}
+
+// get reads a key, or all up to another one, as a majority of the cluster has
+// them.
+func (s *Store) get(ctx context.Context, key, end string) (resp *pb.RangeResponse, err error) {
+	r := &pb.RangeRequest{Key: []byte(key)}
+	if end != "" {
+		r.RangeEnd = []byte(end)
+	}
+	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) (err error) {
+		resp, err = pb.NewKVClient(c).Range(ctx, r, o...)
+		return err
+	})
+	return resp, err
+}
+
+func putOp(key, value string, lease int64) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{
+		RequestPut: &pb.PutRequest{Key: []byte(key), Value: []byte(value), Lease: lease},
+	}}
+}
