@@ -11,6 +11,7 @@ import (
 	"syscall"
 )
 
+// Errors of the stores that Choose knows.
 var (
 	// ErrNoAPI: the server answers, and does not have the store's API.
 	ErrNoAPI = errors.New("the server does not offer")

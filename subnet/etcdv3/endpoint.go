@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,7 +43,7 @@ type endpoint struct {
 	conn *grpc.ClientConn
 
 	mu    sync.Mutex
-	last  error // what last befell the connection
+	met   []error // what befell the connections, the latest last
 	token token
 }
 
@@ -69,7 +70,7 @@ func newEndpoint(server etcd.Server, tlsConfig *tls.Config) (*endpoint, error) {
 		grpc.WithTransportCredentials(witness{creds, e}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			c, err := dialer.DialContext(ctx, "tcp", addr)
-			e.met(err)
+			e.meet(err)
 			return c, err
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: b, MinConnectTimeout: etcd.DialTimeout}),
@@ -93,7 +94,7 @@ type witness struct {
 
 func (w witness) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c, info, err := w.TransportCredentials.ClientHandshake(ctx, authority, raw)
-	w.e.met(err)
+	w.e.meet(err)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -111,25 +112,34 @@ type witnessed struct {
 
 func (w witnessed) Read(b []byte) (int, error) {
 	n, err := w.Conn.Read(b)
-	w.e.met(err)
+	w.e.meet(err)
 	return n, err
 }
 
-func (e *endpoint) met(err error) {
+func (w witnessed) Write(b []byte) (int, error) {
+	n, err := w.Conn.Write(b)
+	w.e.meet(err)
+	return n, err
+}
+
+func (e *endpoint) meet(err error) {
 	if err == nil {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.last = err
+	const enough = 4
+	e.met = append(e.met[max(0, len(e.met)-enough+1):], err)
 }
 
 // cause returns the error that a text of the library's is about.
 func (e *endpoint) cause(text string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.last != nil && strings.Contains(text, e.last.Error()) {
-		return e.last
+	for _, err := range slices.Backward(e.met) {
+		if strings.Contains(text, err.Error()) {
+			return err
+		}
 	}
 	return errors.New(text)
 }

@@ -2,11 +2,11 @@ package etcdv3
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,7 +123,13 @@ func (s *server) checkLeases(t testing.TB, when string, want int) {
 	}
 }
 
-func newStore(t testing.TB, o Options) *Store {
+// counted is a Store that counts how often it lists all leases.
+type counted struct {
+	*Store
+	lists atomic.Int32
+}
+
+func newStore(t testing.TB, o Options) *counted {
 	t.Helper()
 	if o.Prefix == "" {
 		o.Prefix = prefix
@@ -133,10 +139,12 @@ func newStore(t testing.TB, o Options) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return s
+	c := &counted{Store: s}
+	s.onList = func() { c.lists.Add(1) }
+	return c
 }
 
-func storeOf(t testing.TB, urls ...string) *Store { return newStore(t, Options{Endpoints: urls}) }
+func storeOf(t testing.TB, urls ...string) *counted { return newStore(t, Options{Endpoints: urls}) }
 
 func must[T any](v T, err error) func(testing.TB) T {
 	return func(t testing.TB) T {
@@ -151,8 +159,3 @@ func must[T any](v T, err error) func(testing.TB) T {
 func value(host int) string { return fmt.Sprintf(`{"PublicIP":"192.0.2.%d"}`, host) }
 
 func leaseKey(n int) string { return fmt.Sprintf("%s/subnets/10.5.%d.0-24", prefix, n) }
-
-// trusting returns a configuration that lets into any server.
-func trusting(certs ...tls.Certificate) *tls.Config {
-	return &tls.Config{InsecureSkipVerify: true, Certificates: certs}
-}

@@ -32,6 +32,8 @@ type Store struct {
 	mu      sync.Mutex
 	written map[string]bool // keys, below "subnets/", whose end is of interest
 	saved   *view           // what the last Watch knew when it ended
+
+	onList func() // for tests
 }
 
 // New returns the store of the network under o.Prefix. It does not connect.
@@ -50,6 +52,7 @@ func New(o Options) (*Store, error) {
 		writing: make(chan struct{}, 1),
 		leases:  make(map[int64]bool),
 		written: make(map[string]bool),
+		onList:  func() {},
 	}
 	for _, server := range servers {
 		var c *tls.Config

@@ -44,6 +44,7 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 
 // list makes v what is there now.
 func (s *Store) list(ctx context.Context, v *view) error {
+	s.onList()
 	resp, err := s.get(ctx, s.subnetsKey(), end(s.subnetsKey()))
 	if err != nil {
 		return fmt.Errorf("listing leases: %w", err)

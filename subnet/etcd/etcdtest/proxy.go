@@ -1,12 +1,15 @@
 package etcdtest
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/url"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // Proxy forwards TCP connections to a server, for as long as it likes.
@@ -29,14 +32,11 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := listen(t)
 	p := &Proxy{URL: u.Scheme + "://" + l.Addr().String(), target: u.Host, listener: l}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
-		l.Close()
+		_ = l.Close()
 		p.Cut()
 		p.wg.Wait()
 	})
@@ -49,9 +49,9 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		s, err := net.Dial("tcp", p.target)
+		s, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.target)
 		if err != nil {
-			c.Close()
+			_ = c.Close()
 			continue
 		}
 		p.mu.Lock()
@@ -70,6 +70,7 @@ func (p *Proxy) copy(to, from net.Conn, answers bool) {
 		n, err := from.Read(b)
 		if n > 0 && !p.Stalled.Load() {
 			if answers && p.DropAnswers.Load() {
+				time.Sleep(100 * time.Millisecond) // in HTTP/2 the first answer comes before the request is complete
 				return
 			}
 			if _, err := to.Write(b[:n]); err != nil {
@@ -77,7 +78,7 @@ func (p *Proxy) copy(to, from net.Conn, answers bool) {
 			}
 		}
 		if err != nil {
-			if err == io.EOF && p.Stalled.Load() {
+			if errors.Is(err, io.EOF) && p.Stalled.Load() {
 				continue
 			}
 			return
@@ -90,7 +91,7 @@ func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {
-		c.Close()
+		_ = c.Close()
 	}
 	p.conns = nil
 }

@@ -4,6 +4,7 @@ package etcdtest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -106,12 +107,19 @@ func newServer(t testing.TB, c Config, name string) *Server {
 // FreeAddr returns an address where nobody listens.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l := listen(t)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func listen(t testing.TB) net.Listener {
+	t.Helper()
+	var c net.ListenConfig
+	l, err := c.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return l
 }
 
 // Restart starts the server again after a Kill, and waits until it serves.
@@ -132,7 +140,7 @@ func (s *Server) Launch(t testing.TB) {
 		t.Fatalf("build/%s is missing: run `make build/%[1]s`", s.binary)
 	}
 	s.output.Reset()
-	s.cmd = exec.Command(binary, append([]string{
+	s.cmd = exec.CommandContext(context.Background(), binary, append([]string{
 		"--name=" + s.name,
 		"--data-dir=" + s.Dir,
 		"--listen-client-urls=" + s.URL,
@@ -154,7 +162,11 @@ func (s *Server) Launch(t testing.TB) {
 func (s *Server) WaitHealthy(t testing.TB) {
 	t.Helper()
 	Eventually(t, "etcd is healthy", func() bool {
-		resp, err := s.client.Get(s.URL + "/health")
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/health", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := s.client.Do(req)
 		if err != nil {
 			return false
 		}
@@ -166,17 +178,11 @@ func (s *Server) WaitHealthy(t testing.TB) {
 // Kill ends the server; its data stays.
 func (s *Server) Kill() {
 	if s.cmd != nil {
-		s.cmd.Process.Kill()
-		s.cmd.Wait()
+		_ = s.cmd.Process.Kill()
+		_ = s.cmd.Wait()
 		s.cmd = nil
 	}
 }
-
-// Freeze stops the server without closing its connections, until Thaw.
-func (s *Server) Freeze() { s.cmd.Process.Signal(syscall.SIGSTOP) }
-
-// Thaw lets a frozen server go on.
-func (s *Server) Thaw() { s.cmd.Process.Signal(syscall.SIGCONT) }
 
 // Eventually waits until something is the case.
 func Eventually(t testing.TB, what string, is func() bool) {

@@ -43,6 +43,23 @@ func Watch(t testing.TB, s subnet.Store) *Watched {
 	return w
 }
 
+// Last returns the last snapshot.
+func (w *Watched) Last() subnet.Snapshot {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.last == nil {
+		return subnet.Snapshot{}
+	}
+	return *w.last
+}
+
+// Errors returns how often the watch ended with an error, and was called again.
+func (w *Watched) Errors() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.errors)
+}
+
 // Stop ends the watch.
 func (w *Watched) Stop() { w.cancel(); <-w.ended }
 
@@ -99,7 +116,7 @@ func tree(err error) func(func(error) bool) {
 			if !yield(e) {
 				return
 			}
-			switch w := e.(type) {
+			switch w := e.(type) { //nolint:errorlint // it is what unwraps
 			case interface{ Unwrap() error }:
 				pending = append(pending, w.Unwrap())
 			case interface{ Unwrap() []error }:

@@ -1,0 +1,67 @@
+package etcd
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
+)
+
+func TestChoose(t *testing.T) {
+	// What an API has to say: a configuration, one with a lease, nothing, or
+	// that it can't be had.
+	const config, lease, nothing = "configuration", "lease", "nothing"
+	const none, refused, down = "no API", "refused", "down"
+	store := func(state string) *subnettest.Memory {
+		m := subnettest.NewMemory()
+		switch state {
+		case none:
+			m.Fail(fmt.Errorf("%w it", ErrNoAPI))
+		case refused:
+			m.Fail(fmt.Errorf("%w", ErrRefused))
+		case down:
+			m.Fail(&UnavailableError{[]error{errors.New("down")}})
+		case config:
+			m.SetConfig("{}")
+		case lease:
+			m.SetConfig("{}")
+			m.PutRaw("10.5.1.0-24", `{"PublicIP":"192.0.2.1"}`, time.Hour)
+		}
+		return m
+	}
+	for _, test := range []struct{ v2, v3, want string }{
+		{config, nothing, "v2"},
+		{config, none, "v2"},
+		{config, refused, "v2"},
+		{config, down, ""},
+		{nothing, config, "v3"},
+		{none, config, "v3"},
+		{refused, config, "v3"},
+		{down, config, ""},
+		{config, config, "v3"},
+		{lease, config, "v2"},
+		{config, lease, "v3"},
+		{lease, lease, "v3"},
+		{none, nothing, "v3"},
+		{nothing, none, "v2"},
+		{nothing, nothing, ""},
+		{refused, nothing, ""},
+		{nothing, refused, ""},
+		{none, none, ""},
+		{none, refused, ""},
+		{down, down, ""},
+	} {
+		v2, v3 := store(test.v2), store(test.v3)
+		got, err := Choose(t.Context(), v2, v3)
+		name := map[subnet.Store]string{v2: "v2", v3: "v3", nil: ""}[got]
+		if name != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("v2 %s, v3 %s: chose %q, %v; want %q", test.v2, test.v3, name, err, test.want)
+		}
+		if both := test.v2 == nothing && test.v3 == nothing; errors.Is(err, subnet.ErrNoConfig) != both {
+			t.Errorf("v2 %s, v3 %s: %v", test.v2, test.v3, err)
+		}
+	}
+}
