@@ -15,6 +15,9 @@ import (
 
 // EtcdOptions are the ways in which an etcd may be special.
 type EtcdOptions struct {
+	// Version is "3.6" or "3.7"; empty is 3.5, the last one with the version 2
+	// API.
+	Version string
 	// Server makes it speak TLS with this certificate.
 	Server CertFiles
 	// ClientCA makes it ask for client certificates signed by this one.
@@ -24,7 +27,7 @@ type EtcdOptions struct {
 	Client CertFiles
 }
 
-// Etcd is an etcd server of one member, with its version 2 API on.
+// Etcd is an etcd server of one member, with its version 2 API on if it has one.
 type Etcd struct {
 	*Process // the current one; a new one after each start
 
@@ -40,15 +43,19 @@ type Etcd struct {
 
 // StartEtcd starts an etcd on a host and waits until it answers.
 func (l *Lab) StartEtcd(ctx context.Context, on *Host, opts EtcdOptions) (*Etcd, error) {
+	bin := "etcd"
+	if opts.Version != "" {
+		bin += "-" + opts.Version
+	}
 	e := &Etcd{
 		host:    on,
-		bin:     filepath.Join(l.binDir, "etcd"),
+		bin:     filepath.Join(l.binDir, bin),
 		dataDir: filepath.Join(on.Dir, "etcd.data"),
 		opts:    opts,
 	}
 	if _, err := os.Stat(e.bin); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
-			return nil, errors.New("build/etcd is missing: run `make build`")
+			return nil, fmt.Errorf("build/%s is missing: run `make build/%[1]s`", bin)
 		}
 		return nil, fmt.Errorf("starting etcd: %w", err)
 	}
@@ -99,7 +106,6 @@ func (e *Etcd) Start(ctx context.Context) error {
 	const peer = "http://127.0.0.1:2380"
 	argv := []string{
 		e.bin,
-		"--enable-v2",
 		"--name=lab",
 		"--data-dir=" + e.dataDir,
 		"--listen-client-urls=" + e.Endpoint(),
@@ -111,6 +117,9 @@ func (e *Etcd) Start(ctx context.Context) error {
 		"--heartbeat-interval=20", "--election-timeout=200", // milliseconds; there is nobody to wait for
 		"--unsafe-no-fsync", // what it wrote survives its end, if not the machine's
 		"--logger=zap", "--log-level=warn", "--log-outputs=stderr",
+	}
+	if e.opts.Version == "" {
+		argv = append(argv, "--enable-v2")
 	}
 	if s := e.opts.Server; s.Cert != "" {
 		argv = append(argv, "--cert-file="+s.Cert, "--key-file="+s.Key)

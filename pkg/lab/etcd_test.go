@@ -79,6 +79,29 @@ func TestEtcd(t *testing.T) {
 	check(t, conn.Close())
 }
 
+func TestEtcdV3(t *testing.T) {
+	t.Parallel()
+	l, h1, h2 := twoHosts(t)
+	ctx := testContext(t)
+	for h, version := range map[*lab.Host]string{h1: "3.6", h2: "3.7"} {
+		e := must(l.StartEtcd(ctx, h, lab.EtcdOptions{Version: version}))(t)
+		if _, err := get(t, e, "/a"); err == nil {
+			t.Errorf("etcd %s has a v2 API", version)
+		}
+		c := must(e.ClientV3())(t)
+		must(c.Put(ctx, "/a", "1"))(t)
+		status := must(c.Status(ctx, e.Endpoint()))(t)
+		if !strings.HasPrefix(status.Version, version+".") {
+			t.Errorf("etcd %s is %s", version, status.Version)
+		}
+		check(t, e.Restart(ctx))
+		if resp := must(c.Get(ctx, "/a"))(t); len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "1" {
+			t.Errorf("after a restart it has %v", resp.Kvs)
+		}
+		check(t, c.Close())
+	}
+}
+
 func TestEtcdMissing(t *testing.T) {
 	t.Parallel()
 	l := must(lab.New(lab.Options{BinDir: t.TempDir()}))(t)
@@ -86,7 +109,7 @@ func TestEtcdMissing(t *testing.T) {
 	sw := must(l.AddSwitch("lan", netip.MustParsePrefix("192.168.50.0/24")))(t)
 	h := must(l.AddHost("h", sw, lab.HostOptions{}))(t)
 	_, err := l.StartEtcd(testContext(t), h, lab.EtcdOptions{})
-	if err == nil || err.Error() != "build/etcd is missing: run `make build`" {
+	if err == nil || err.Error() != "build/etcd is missing: run `make build/etcd`" {
 		t.Errorf("unexpected: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package etcdv3
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -34,6 +35,8 @@ var (
 
 // TestMain fails if goroutines of stores or of their connections outlive them.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "8") // they wait more than they compute
 	status := m.Run()
 	http.DefaultClient.CloseIdleConnections()
 	klog.StopFlushDaemon()
