@@ -89,7 +89,7 @@ func TestDatabaseFull(t *testing.T) {
 		}
 	}
 	_, err := s.Update(t.Context(), subnet1, l.Revision, attrs1, time.Hour)
-	etcdtest.CheckError(t, "full", err, "full", "compacted", "alarm")
+	etcdtest.CheckError(t, "full", err, server.URL, "full", "compacted", "alarm")
 	if _, err := s.List(t.Context()); err != nil {
 		t.Errorf("listing from a full database: %v", err)
 	}

@@ -62,7 +62,6 @@ func (s *Store) judge(ctx context.Context, e *endpoint, err error, unsent bool) 
 		return s.options.Explain(e.Server, ctx.Err(), unsent)
 	case badToken(err), code == codes.PermissionDenied, code == codes.Unauthenticated,
 		errors.Is(rpctypes.Error(err), rpctypes.ErrAuthFailed):
-		e.forget()
 		return s.options.Refused(e.Server, strings.TrimPrefix(text, "etcdserver: "))
 	case code == codes.Unimplemented, strings.Contains(text, "HTTP/1"), strings.Contains(text, "ALPN"):
 		return s.options.Explain(e.Server, errNoV3, unsent)
@@ -71,7 +70,7 @@ func (s *Store) judge(ctx context.Context, e *endpoint, err error, unsent bool) 
 	case text == rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner):
 		return s.options.Explain(e.Server, errors.New(text), true)
 	case errors.Is(rpctypes.Error(err), rpctypes.ErrNoSpace):
-		return fmt.Errorf("etcd's database is full, and takes no writes until it was compacted and defragmented and its alarm disarmed: %w", rpctypes.Error(err))
+		return fmt.Errorf("%s: etcd's database is full, and takes no writes until it was compacted and defragmented and its alarm disarmed: %w", e.URL, rpctypes.Error(err))
 	}
-	return rpctypes.Error(err)
+	return fmt.Errorf("%s: %w", e.URL, rpctypes.Error(err))
 }

@@ -2,7 +2,6 @@ package etcdv3
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -99,7 +98,7 @@ func (s *Store) stream(ctx context.Context, e *endpoint, v *view, deliver func(b
 			news := false
 			// All that is there already becomes one snapshot.
 			for more := true; more; {
-				changed, err := s.apply(ctx, v, resp)
+				changed, err := s.apply(ctx, e, v, resp)
 				if err != nil {
 					return err
 				}
@@ -132,12 +131,12 @@ func (s *Store) stream(ctx context.Context, e *endpoint, v *view, deliver func(b
 
 // apply takes one response, and reports whether it changed the view. The error
 // is errHistory where the response does not continue the view.
-func (s *Store) apply(ctx context.Context, v *view, resp *pb.WatchResponse) (bool, error) {
+func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchResponse) (bool, error) {
 	switch {
 	case resp.CompactRevision != 0:
 		return false, errHistory
 	case resp.Canceled:
-		return false, s.cancelled(resp.CancelReason)
+		return false, s.cancelled(e, resp.CancelReason)
 	case resp.Header.ClusterId != v.cluster, resp.Created && resp.Header.Revision < v.revision:
 		return false, errHistory
 	case resp.Created:
@@ -166,11 +165,11 @@ func (s *Store) apply(ctx context.Context, v *view, resp *pb.WatchResponse) (boo
 
 // cancelled is the error of a watch that the server ended for a reason of its
 // own.
-func (s *Store) cancelled(reason string) error {
+func (s *Store) cancelled(e *endpoint, reason string) error {
 	for _, refusal := range []error{rpctypes.ErrGRPCPermissionDenied, rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCUserEmpty} {
 		if strings.Contains(reason, rpctypes.ErrorDesc(refusal)) {
-			return s.options.Refused(s.endpoints[s.failover.Current()].Server, strings.TrimPrefix(rpctypes.ErrorDesc(refusal), "etcdserver: "))
+			return s.options.Refused(e.Server, strings.TrimPrefix(rpctypes.ErrorDesc(refusal), "etcdserver: "))
 		}
 	}
-	return fmt.Errorf("the server ended the watch: %w", errors.New(reason))
+	return fmt.Errorf("%s: the server ended the watch: %s", e.URL, reason)
 }

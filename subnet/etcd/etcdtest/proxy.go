@@ -32,7 +32,10 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := listen(t)
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
 	p := &Proxy{URL: u.Scheme + "://" + l.Addr().String(), target: u.Host, listener: l}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {

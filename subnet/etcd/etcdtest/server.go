@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -104,22 +106,26 @@ func newServer(t testing.TB, c Config, name string) *Server {
 	return s
 }
 
-// FreeAddr returns an address where nobody listens.
+// given are the ports that FreeAddr has returned.
+var given sync.Map
+
+// FreeAddr returns an address where nobody listens, and will not by chance: the
+// kernel does not take such a port by itself.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l := listen(t)
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func listen(t testing.TB) net.Listener {
-	t.Helper()
-	var c net.ListenConfig
-	l, err := c.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10_000 + rand.IntN(20_000)
+		if _, taken := given.LoadOrStore(port, true); taken {
+			continue
+		}
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		if l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	return l
+	t.Fatal("no free port was found")
+	return ""
 }
 
 // Restart starts the server again after a Kill, and waits until it serves.
@@ -161,18 +167,26 @@ func (s *Server) Launch(t testing.TB) {
 // WaitHealthy waits until the server serves.
 func (s *Server) WaitHealthy(t testing.TB) {
 	t.Helper()
-	Eventually(t, "etcd is healthy", func() bool {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/health", nil)
-		if err != nil {
-			t.Fatal(err)
+	for deadline := time.Now().Add(Patience); !s.healthy(t); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Kill()
+			t.Fatalf("waited in vain until etcd is healthy; it says:\n%s", s.output.String())
 		}
-		resp, err := s.client.Do(req)
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		return resp.StatusCode == http.StatusOK
-	})
+	}
+}
+
+func (s *Server) healthy(t testing.TB) bool {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/health", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }
 
 // Kill ends the server; its data stays.
