@@ -144,15 +144,13 @@ func (e *endpoint) cause(text string) error {
 	return errors.New(text)
 }
 
-// as returns a context for requests as the user that e is asked as.
-func (e *endpoint) as(ctx context.Context) (context.Context, error) {
-	if e.Username == "" {
-		return ctx, nil
-	}
+// as returns what makes a context one for requests as the user that e is asked
+// as.
+func (e *endpoint) as(ctx context.Context) (func(context.Context) context.Context, error) {
 	e.mu.Lock()
 	t := e.token
 	e.mu.Unlock()
-	if !t.known {
+	if e.Username != "" && !t.known {
 		resp, err := pb.NewAuthClient(e.conn).Authenticate(ctx, &pb.AuthenticateRequest{Name: e.Username, Password: e.Password})
 		if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
 			return nil, err
@@ -162,10 +160,12 @@ func (e *endpoint) as(ctx context.Context) (context.Context, error) {
 		e.token = t
 		e.mu.Unlock()
 	}
-	if t.text == "" {
-		return ctx, nil
-	}
-	return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, t.text), nil
+	return func(ctx context.Context) context.Context {
+		if t.text == "" {
+			return ctx
+		}
+		return metadata.AppendToOutgoingContext(ctx, rpctypes.TokenFieldNameGRPC, t.text)
+	}, nil
 }
 
 // forget makes the next request ask for a new token.

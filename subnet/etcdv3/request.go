@@ -33,7 +33,7 @@ func (s *Store) ask(ctx context.Context, e *endpoint, r request) error {
 		var on peer.Peer // set once there is a connection to send the request on
 		as, err := e.as(ctx)
 		if err == nil {
-			err = r(as, e.conn, grpc.Peer(&on))
+			err = r(as(ctx), e.conn, grpc.Peer(&on))
 		}
 		if e.Username != "" && first && badToken(err) {
 			e.forget() // a token lasts for minutes

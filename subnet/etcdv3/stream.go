@@ -46,13 +46,17 @@ func (s *Store) stream(ctx context.Context, e *endpoint, v *view, deliver func(b
 	defer receiving.Wait()
 	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	as, err := e.as(sctx)
+	limited, expire := context.WithTimeout(sctx, etcd.RequestTimeout)
+	as, err := e.as(limited)
 	if err != nil {
-		return s.judge(ctx, e, err, true)
+		err = s.judge(limited, e, err, true)
+	}
+	expire()
+	if err != nil {
+		return err
 	}
 	// A server without a leader ends such a stream: it would bring nothing.
-	as = metadata.AppendToOutgoingContext(as, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
-	stream, err := pb.NewWatchClient(e.conn).Watch(as)
+	stream, err := pb.NewWatchClient(e.conn).Watch(metadata.AppendToOutgoingContext(as(sctx), rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader))
 	if err != nil {
 		return s.judge(ctx, e, err, true)
 	}
