@@ -153,6 +153,15 @@ func (n *network) readyWithPods() {
 	for _, node := range n.nodes {
 		node.waitPeers(soon, node.others()...)
 	}
+	// A first ping finds the neighbours on its way. On a busy machine that takes
+	// so long that pings every 2 ms would be dropped meanwhile.
+	for _, node := range n.nodes {
+		for _, other := range n.nodes {
+			if other != node && n.backend.expected(node, other.peer()) != nil {
+				node.ping(other)
+			}
+		}
+	}
 }
 
 func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
