@@ -52,7 +52,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		klog.Warning(err)
 	}
 	o.iface.MachineID = machineID()
-	d := &daemon{options: o, machine: machine, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
+	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
 	d.reconciler = network.NewReconciler(machine, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err
@@ -84,6 +84,7 @@ type daemon struct {
 	options    *options
 	machine    host
 	reconciler *network.Reconciler
+	reconnect  func() // with the store
 	systemd    systemd
 	look       chan struct{} // one slot: the external interface may have changed
 	refresh    chan struct{} // one slot: our lease may have to say something else

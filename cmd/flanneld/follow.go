@@ -82,8 +82,9 @@ func (d *daemon) follow(ctx context.Context) error {
 		d.mu.Lock()
 		before := d.host
 		d.mu.Unlock()
+		d.reconnect()
 		now, err := d.options.iface.Follow(ctx, d.machine, before)
-		if err == nil && now.PublicIP != before.PublicIP || now.Addr != before.Addr {
+		if err == nil && now.Addr != before.Addr {
 			if err := sleep(ctx, addressPause); err != nil {
 				return err
 			}

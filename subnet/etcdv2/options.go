@@ -14,6 +14,8 @@ import (
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
+
+	"flanneld/pkg/conns"
 )
 
 // Options say where etcd is and how to talk to it.
@@ -35,6 +37,7 @@ type Store struct {
 	endpoints []endpoint
 	pinned    atomic.Int64 // the endpoint that answered last
 	transport *http.Transport
+	conns     conns.Set
 	pollLimit time.Duration
 	pollCheck time.Duration
 
@@ -60,10 +63,10 @@ func New(o Options) (*Store, error) {
 		prefix:    path.Join("/", o.Prefix),
 		username:  o.Username,
 		caFile:    o.CAFile,
-		transport: newTransport(tlsConfig),
 		pollLimit: pollLimit,
 		pollCheck: pollCheck,
 	}
+	s.transport = newTransport(tlsConfig, &s.conns)
 	for _, text := range o.Endpoints {
 		text = strings.TrimSpace(text)
 		if text == "" {
@@ -114,3 +117,6 @@ func (s *Store) endpoint(text string, o Options) (endpoint, error) {
 // Close closes connections that are not in use. Those in use end with the
 // contexts of their calls.
 func (s *Store) Close() { s.transport.CloseIdleConnections() }
+
+// Reconnect implements subnet.Store.
+func (s *Store) Reconnect() { s.conns.DropStale() }

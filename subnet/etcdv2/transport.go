@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/conns"
 )
 
 const (
@@ -34,10 +36,10 @@ const (
 
 // newTransport returns a transport whose long polls may last, but not on a
 // connection that was cut without a word.
-func newTransport(tlsConfig *tls.Config) *http.Transport {
+func newTransport(tlsConfig *tls.Config, open *conns.Set) *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         newDialer().DialContext,
+		DialContext:         open.Dial(newDialer()),
 		TLSClientConfig:     tlsConfig,
 		TLSHandshakeTimeout: requestTimeout,
 		MaxIdleConnsPerHost: 2,
