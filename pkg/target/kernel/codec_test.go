@@ -30,7 +30,7 @@ func FuzzDecodeRoute(f *testing.F) {
 		if err != nil || !p.IsValid() || !v.IsValid() {
 			return
 		}
-		want := state.Route{Dst: p, Via: v, Dev: "eth0"}
+		want := state.Route{Dst: p, Via: v, Dev: "eth0", Onlink: bits%2 == 1}
 		var b batch
 		b.appendRoute(state.Op{Verb: state.Replace, Want: want, Have: want}, 1, 3)
 		if n := native.Uint32(b.buf); int(n) != len(b.buf) {
@@ -86,7 +86,7 @@ func FuzzDecodeNexthop(f *testing.F) {
 		if !ok || id == 0 {
 			return
 		}
-		want := state.Nexthop{ID: id, Via: v, Dev: "eth0"}
+		want := state.Nexthop{ID: id, Via: v, Dev: "eth0", Onlink: id%2 == 1}
 		var b batch
 		b.appendNexthop(state.Op{Verb: state.Replace, Want: want, Have: want}, 1, 3)
 		if n := native.Uint32(b.buf); int(n) != len(b.buf) {

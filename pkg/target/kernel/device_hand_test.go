@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -60,8 +59,13 @@ func (hand) DelNeigh(dev string, a netip.Addr) error {
 }
 
 // AddFDB puts an entry in the place of all that is there for its MAC address.
-func (h hand) AddFDB(f state.FDB) error {
-	if err := h.DelFDB(state.FDB{Dev: f.Dev, MAC: f.MAC}); err != nil && !errors.Is(err, unix.ENOENT) {
+func (hand) AddFDB(f state.FDB) error {
+	err := onLink(f.Dev, func(l netlink.Link) error {
+		var b batch
+		b.beginFDB(unix.RTM_DELNEIGH, 0, 0, f.MAC, l.Attrs().Index)
+		return b.send()
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return err
 	}
 	return editFDB(f, netlink.NeighSet)
@@ -72,13 +76,9 @@ func (hand) DelFDB(f state.FDB) error    { return editFDB(f, netlink.NeighDel) }
 
 func editFDB(f state.FDB, edit func(*netlink.Neigh) error) error {
 	return onLink(f.Dev, func(l netlink.Link) error {
-		var dst net.IP
-		if f.Dst.IsValid() {
-			dst = f.Dst.AsSlice()
-		}
 		return edit(&netlink.Neigh{
 			LinkIndex: l.Attrs().Index, Family: unix.AF_BRIDGE, State: unix.NUD_PERMANENT, Flags: netlink.NTF_SELF,
-			IP: dst, HardwareAddr: f.MAC[:],
+			IP: f.Dst.AsSlice(), HardwareAddr: f.MAC[:],
 		})
 	})
 }

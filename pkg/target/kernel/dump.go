@@ -100,7 +100,7 @@ func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Have) e
 	return uninterrupted(ctx, func() error {
 		return dumpFDB(r.index, func(n rawNeigh) {
 			if e, ok := n.fdb(r.name); ok && e.Owner == state.Ours {
-				addFDB(have, e)
+				have[e.Object.Key()] = e
 			}
 		})
 	})

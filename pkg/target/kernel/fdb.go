@@ -9,7 +9,7 @@ import (
 )
 
 // otherFDB is an entry of a forwarding database such as this program does not
-// make. It stands for all that is there for its MAC address.
+// make.
 type otherFDB struct {
 	state.FDB
 	text string
@@ -22,7 +22,7 @@ func (f otherFDB) String() string { return f.text }
 func (b *batch) appendFDB(op state.Op, seq uint32, ifindex int) {
 	remove := func(o state.Object, seq uint32) {
 		if other, ok := o.(otherFDB); ok {
-			b.beginFDB(unix.RTM_DELNEIGH, 0, seq, other.MAC, ifindex) // without a destination: all
+			b.beginFDB(unix.RTM_DELNEIGH, 0, seq, other.MAC, ifindex) // whatever its destination
 		} else {
 			f := o.(state.FDB)
 			b.beginFDB(unix.RTM_DELNEIGH, 0, seq, f.MAC, ifindex)
@@ -34,7 +34,7 @@ func (b *batch) appendFDB(op state.Op, seq uint32, ifindex int) {
 		remove(op.Have, seq)
 		return
 	}
-	if _, odd := op.Have.(otherFDB); odd { // the kernel replaces one destination of those there are
+	if _, odd := op.Have.(otherFDB); odd { // not all of it can be replaced, as with a nexthop
 		remove(op.Have, seq|aside)
 	}
 	f := op.Want.(state.FDB)
@@ -71,19 +71,4 @@ func (r rawNeigh) fdb(dev string) (state.Entry, bool) {
 		e.Text = text
 	}
 	return e, true
-}
-
-// addFDB puts e into have. A MAC address may be at several hosts at once; then
-// all of it must go before it can be as this program makes it.
-func addFDB(have state.Have, e state.Entry) {
-	k := e.Object.Key()
-	if was, there := have[k]; there && was.Object != e.Object {
-		f, ok := e.Object.(state.FDB)
-		if !ok {
-			f = e.Object.(otherFDB).FDB
-		}
-		e.Object = otherFDB{f, "a second " + e.Object.String()}
-		e.Beside = was.Object.String()
-	}
-	have[k] = e
 }

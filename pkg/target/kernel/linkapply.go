@@ -42,6 +42,21 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 		return err
 	}
 	var b batch
+	b.appendLink(v, lower)
+	if err := b.exchangeOne(); err != nil {
+		if errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("%w (%w)", noLink("there is no interface "+v.Lower), err)
+		}
+		return err
+	}
+	// The kernel's own way to learn routers is not for a device between nodes.
+	// Where this is not allowed, it does little harm.
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+v.Name+"/accept_ra", []byte("0"), 0)
+	return k.adjustLink(v)
+}
+
+// appendLink adds the message that makes a device, down.
+func (b *batch) appendLink(v state.VXLAN, lower int) {
 	b.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, 0, make([]byte, unix.SizeofIfInfomsg))
 	b.attr(unix.IFLA_IFNAME, append([]byte(v.Name), 0))
 	b.attr(unix.IFLA_ADDRESS, v.MAC[:])
@@ -68,16 +83,6 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 	b.endNest(data)
 	b.endNest(info)
 	b.end()
-	if err := b.exchangeOne(); err != nil {
-		if errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("%w (%w)", noLink("there is no interface "+v.Lower), err)
-		}
-		return err
-	}
-	// The kernel's own way to learn routers is not for a device between nodes.
-	// Where this is not allowed, it does little harm.
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+v.Name+"/accept_ra", []byte("0"), 0)
-	return k.adjustLink(v)
 }
 
 // mendLink makes a device right that is there: in place, or else anew.
