@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -89,6 +88,7 @@ func NewReconciler(t target.Target, report func(Status)) *Reconciler {
 		report:   report,
 		ready:    make(chan struct{}),
 		failures: make(map[state.Key]*failure),
+		useless:  make(map[ip.Subnet]string),
 	}
 }
 
@@ -240,16 +240,18 @@ func (r *Reconciler) again(fresh bool) {
 
 // tellUseless logs, once, of which leases the backend can make nothing.
 func (r *Reconciler) tellUseless() {
-	if len(r.plan.problems) == 0 && len(r.useless) == 0 {
-		return
-	}
 	var news summary
-	for s, why := range r.plan.problems {
-		if r.useless[s] != why {
+	for s := range r.plan.news {
+		switch why := r.plan.problems[s]; why {
+		case r.useless[s]:
+		case "":
+			delete(r.useless, s)
+		default:
 			news.add(why, s)
+			r.useless[s] = why
 		}
 	}
-	r.useless = maps.Clone(r.plan.problems)
+	clear(r.plan.news)
 	news.log(klog.Warningf)
 }
 
