@@ -34,8 +34,8 @@ func (k *Kernel) applyLinks(ctx context.Context, ops []state.Op, errs []error) {
 	}
 }
 
-// makeLink makes a device where there is none. It comes up last, so that one
-// left half made is not taken for right.
+// makeLink makes a device where there is none; of one that cannot be as wanted
+// nothing stays.
 func (k *Kernel) makeLink(v state.VXLAN) error {
 	lower, err := k.links.find(v.Lower)
 	if err != nil && lower == 0 {
@@ -52,7 +52,10 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 	// The kernel's own way to learn routers is not for a device between nodes.
 	// Where this is not allowed, it does little harm.
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+v.Name+"/accept_ra", []byte("0"), 0)
-	return k.adjustLink(v)
+	if err := k.adjustLink(v); err != nil {
+		return errors.Join(err, deleteLink(v.Name))
+	}
+	return nil
 }
 
 // appendLink adds the message that makes a device, down.

@@ -120,6 +120,11 @@ func (w watcher) link(r rawLink, gone bool) {
 	if known && was != r.name {
 		w.tellLink(was)
 	}
+	if gone && isOurs(r.name) {
+		// What was on it is gone, too, even if there is another one by now.
+		w.emit(target.Event{Iface: r.name, Key: state.LinkKey(r.name), Gone: true})
+		return
+	}
 	w.tellLink(r.name)
 }
 
