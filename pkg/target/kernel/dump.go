@@ -15,14 +15,16 @@ import (
 // permanent neighbours and forwarding databases; its routes, those of the main
 // table with metric 0; and its nexthop objects.
 func (k *Kernel) Dump(ctx context.Context) (state.Have, error) {
+	var all *links
 	var ours []rawLink
 	err := uninterrupted(ctx, func() (err error) {
-		k.links, ours, err = dumpLinks()
+		all, ours, err = dumpLinks()
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing interfaces: %w", err)
 	}
+	k.links = all
 	have := make(state.Have)
 	for _, r := range ours {
 		err := dumpDevice(ctx, r, k.links, have)

@@ -67,8 +67,12 @@ func TestNeighbours(t *testing.T) {
 	for _, op := range []state.Op{create(n), create(n), change(other, n)} {
 		// What comes and goes by itself is not seen, and gives way.
 		for _, there := range []*netlink.Neigh{
-			nil, {State: unix.NUD_REACHABLE}, {State: unix.NUD_STALE}, {State: unix.NUD_NOARP},
-			{State: unix.NUD_PERMANENT, Flags: unix.NTF_ROUTER}, {State: unix.NUD_PERMANENT, Flags: unix.NTF_EXT_LEARNED},
+			nil,
+			{State: unix.NUD_REACHABLE},
+			{State: unix.NUD_STALE},
+			{State: unix.NUD_NOARP},
+			{State: unix.NUD_PERMANENT, Flags: unix.NTF_ROUTER},
+			{State: unix.NUD_PERMANENT, Flags: unix.NTF_EXT_LEARNED},
 			{State: unix.NUD_REACHABLE, Flags: unix.NTF_EXT_LEARNED},
 		} {
 			if there != nil {

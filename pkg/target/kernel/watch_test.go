@@ -3,6 +3,7 @@ package kernel
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -261,8 +262,5 @@ func peers(v state.VXLAN, n int) []state.Object {
 		nexthops = append(nexthops, state.Nexthop{ID: id, Via: via, Dev: v.Name, Onlink: true})
 		routes = append(routes, state.Route{Dst: netip.PrefixFrom(via, 32), Via: via, Dev: v.Name, Onlink: true, Nexthop: id})
 	}
-	all := append(devices, neighs...)
-	all = append(all, fdb...)
-	all = append(all, nexthops...)
-	return append(all, routes...)
+	return slices.Concat(devices, neighs, fdb, nexthops, routes)
 }
