@@ -61,6 +61,8 @@ type failure struct {
 	// it depends on; with that out of the way, there is no reason to wait.
 	blocked bool
 	noLink  bool // for want of the interface
+	// left is what could not be deleted; nil if something could not be made.
+	left state.Object
 }
 
 const (
@@ -155,9 +157,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			continue // no wish yet: nothing is known, so nothing is done
 		}
 		for k := range changed {
-			if r.failures[k] != nil {
+			if f := r.failures[k]; f != nil {
 				full = true // what is there is not sure
 				delete(r.failures, k)
+				if f.left != nil {
+					r.failures[k] = &failure{left: f.left} // due, and not forgotten
+				}
 			}
 		}
 		r.tellUseless()

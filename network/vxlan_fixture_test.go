@@ -124,13 +124,6 @@ func (r *rig) wantOn(neighs []state.Neigh, fdbs []state.FDB, addrs ...netip.Pref
 	}
 }
 
-func (r *rig) wantDevices(want ...state.VXLAN) {
-	r.Helper()
-	if got := r.fake.Devices(); !slices.Equal(got, want) {
-		r.Fatalf("devices: %v, want %v", got, want)
-	}
-}
-
 // unlike tells how the host is not as wished; empty if it is. What else it has
 // does not count.
 func (r *rig) unlike(w Wish) string {
