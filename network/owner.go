@@ -33,9 +33,9 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 }
 
 // disown marks those of a host's objects as foreign that are not this daemon's.
-// before is what it had when that was last known, but for what it had failed to
-// delete.
-func (p *plan) disown(have, before state.Have, failures map[state.Key]*failure) {
+// before is what it had when that was last known, and left are entries that were
+// ours and not wanted then.
+func (p *plan) disown(have, before state.Have, left state.Set) {
 	devices := p.ownDevices(have)
 	vteps := make(map[state.Key]bool) // of FDB entries that neighbours of ours lead to
 	for k, e := range have {
@@ -53,10 +53,7 @@ func (p *plan) disown(have, before state.Have, failures map[state.Key]*failure) 
 		if k.Kind == state.KindFDB && devices[k.Dev] {
 			// A neighbour entry is made before its FDB entry, and deleted after.
 			was := before[k]
-			if f := failures[k]; f != nil && f.left != nil {
-				was = state.Entry{Object: f.left, Owner: state.Ours}
-			}
-			if vteps[k] || was.Owner == state.Ours && was.Object == e.Object {
+			if vteps[k] || was.Owner == state.Ours && was.Object == e.Object || left[k] == e.Object {
 				continue
 			}
 		}

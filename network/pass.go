@@ -25,7 +25,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	before := r.have
 	r.have = have
 	r.restored = false
-	r.plan.disown(have, before, r.failures)
+	r.plan.disown(have, before, r.left)
 	r.plan.foresee(have)
 	keys := make([]state.Key, 0, len(r.plan.want))
 	for k := range r.plan.want {
@@ -64,15 +64,17 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	for i, op := range due {
 		if errs[i] != nil {
 			t.fail(op.Key(), op, errs[i])
-			if op.Verb == state.Delete {
-				t.now[op.Key()].left = op.Have
-			}
 		}
 	}
 	// Hints do not follow what is not both wanted and ours: forget it. A quick
 	// pass that is about it fails, and so finds it again.
+	// But whose an FDB entry is may not be seen again.
+	r.left = make(state.Set)
 	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
 		_, wanted := r.plan.want[k]
+		if !wanted && e.Owner == state.Ours && k.Kind == state.KindFDB {
+			r.left[k] = e.Object
+		}
 		return !wanted || e.Owner != state.Ours
 	})
 	var recovered summary
@@ -97,7 +99,8 @@ func (r *Reconciler) connected() bool {
 		return false
 	}
 	for k, f := range r.failures {
-		if f.left == nil && (f.noLink || k.Kind == state.KindLink || k.Kind == state.KindAddr) {
+		_, wanted := r.plan.want[k]
+		if f.noLink || wanted && (k.Kind == state.KindLink || k.Kind == state.KindAddr) {
 			return false
 		}
 	}

@@ -37,6 +37,7 @@ type Reconciler struct {
 
 	// Of Run alone:
 	have     state.Have // as of the last pass; nil before the first
+	left     state.Set  // FDB entries of ours that the last full pass left, and nobody wanted
 	failures map[state.Key]*failure
 	useless  map[ip.Subnet]string // the plan's problems, as they were logged
 	restored bool                 // by the last full pass: something was not as an earlier one left it
@@ -61,8 +62,6 @@ type failure struct {
 	// it depends on; with that out of the way, there is no reason to wait.
 	blocked bool
 	noLink  bool // for want of the interface
-	// left is what could not be deleted; nil if something could not be made.
-	left state.Object
 }
 
 const (
@@ -157,12 +156,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			continue // no wish yet: nothing is known, so nothing is done
 		}
 		for k := range changed {
-			if f := r.failures[k]; f != nil {
+			if r.failures[k] != nil {
 				full = true // what is there is not sure
 				delete(r.failures, k)
-				if f.left != nil {
-					r.failures[k] = &failure{left: f.left} // due, and not forgotten
-				}
 			}
 		}
 		r.tellUseless()

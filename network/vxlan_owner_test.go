@@ -235,3 +235,23 @@ func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 		})
 	}
 }
+
+// An FDB entry that was kept for an unreadable lease is ours even when the
+// neighbour that told so has gone.
+func TestKeptEntryGoesAtLast(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		r.Wish(vxlanWish(vxlanLease(1, 1)))
+		r.pass(time.Second)
+		w := vxlanWish()
+		w.Unreadable = []ip.Subnet{peerSubnet(1)}
+		r.Wish(w)
+		r.pass(time.Second)
+		r.wantOn([]state.Neigh{neigh(1, 1)}, []state.FDB{fdb(1)}, ownAddr.Prefix)
+		r.check(r.fake.SetMAC("flannel.1", hostMAC(9))) // that takes the neighbours
+		r.pass(2 * resync)
+		r.Wish(vxlanWish())
+		r.pass(time.Second)
+		r.wantOnly(vxlanWish())
+	})
+}
