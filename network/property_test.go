@@ -39,6 +39,11 @@ func TestHistories(t *testing.T) {
 	s := seed(t)
 	for i := range n {
 		synctest.Test(t, func(t *testing.T) {
+			t.Cleanup(func() {
+				if t.Failed() { // and that is the end
+					t.Logf("history %d of seed %d", i, s)
+				}
+			})
 			h := &history{
 				rig:        newRig(t),
 				Rand:       rand.New(rand.NewPCG(s, uint64(i))),
@@ -48,9 +53,6 @@ func TestHistories(t *testing.T) {
 			}
 			h.run(uint64(i))
 		})
-		if t.Failed() {
-			t.Fatalf("history %d of seed %d", i, s)
-		}
 	}
 }
 
