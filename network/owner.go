@@ -1,8 +1,10 @@
 package network
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"flanneld/pkg/state"
 )
@@ -31,8 +33,9 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 }
 
 // disown marks those of a host's objects as foreign that are not this daemon's.
-// before is what it had when that was last known.
-func (p *plan) disown(have, before state.Have) {
+// before is what it had when that was last known, and left are entries that were
+// ours and not wanted then.
+func (p *plan) disown(have, before state.Have, left state.Set) {
 	devices := p.ownDevices(have)
 	vteps := make(map[state.Key]bool) // of FDB entries that neighbours of ours lead to
 	for k, e := range have {
@@ -44,14 +47,13 @@ func (p *plan) disown(have, before state.Have) {
 		if e.Owner != state.Ours || p.want[k] != nil || p.mine(k, devices) {
 			continue
 		}
-		switch k.Kind {
-		case state.KindLink:
-			if devices[k.Dev] {
-				continue
-			}
-		case state.KindFDB:
+		if k.Kind == state.KindLink && devices[k.Dev] {
+			continue
+		}
+		if k.Kind == state.KindFDB && devices[k.Dev] {
 			// A neighbour entry is made before its FDB entry, and deleted after.
-			if was := before[k]; devices[k.Dev] && (vteps[k] || was.Owner == state.Ours && was.Object == e.Object) {
+			was := before[k]
+			if vteps[k] || was.Owner == state.Ours && was.Object == e.Object || left[k] == e.Object {
 				continue
 			}
 		}
@@ -82,9 +84,47 @@ func (p *plan) ownDevices(have state.Have) map[string]bool {
 	return devices
 }
 
+// foresee drops from what is there that which is wanted and goes when a device
+// is made anew, or gets another MAC address: it has to be made in the same pass.
+// Nothing is lost if it does not go.
+func (p *plan) foresee(have state.Have) {
+	for dev := range p.devices {
+		want, _ := p.want[state.LinkKey(dev)].(state.VXLAN)
+		is, made := have[state.LinkKey(dev)].Object.(state.VXLAN)
+		stays := made && is.SameTunnel(want)
+		if stays && is.MAC == want.MAC || have[state.LinkKey(dev)].Object == nil {
+			continue
+		}
+		maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
+			if p.want[k] == nil {
+				return false
+			}
+			switch o := e.Object.(type) {
+			case state.Neigh:
+				return k.Dev == dev
+			case state.Addr, state.FDB:
+				return k.Dev == dev && !stays
+			case state.Nexthop:
+				return o.Dev == dev && !stays
+			case state.Route:
+				return o.Dev == dev && !stays && e.Beside == ""
+			}
+			return false
+		})
+	}
+}
+
 // keeper returns what tells which objects must stay even if they are not
 // wanted: those of leases that cannot be read.
 func (p *plan) keeper(have state.Have) func(state.Key) bool {
+	if len(p.wish.Unreadable) == 0 {
+		return func(state.Key) bool { return false }
+	}
+	kept := sync.OnceValue(func() map[state.Key]bool { return p.kept(have) })
+	return func(k state.Key) bool { return kept()[k] }
+}
+
+func (p *plan) kept(have state.Have) map[state.Key]bool {
 	kept := make(map[state.Key]bool)
 	for _, s := range p.wish.Unreadable {
 		for _, dst := range s.Prefixes() {
@@ -99,5 +139,5 @@ func (p *plan) keeper(have state.Have) func(state.Key) bool {
 			}
 		}
 	}
-	return func(k state.Key) bool { return kept[k] }
+	return kept
 }

@@ -37,6 +37,7 @@ type Reconciler struct {
 
 	// Of Run alone:
 	have     state.Have // as of the last pass; nil before the first
+	left     state.Set  // FDB entries of ours that the last full pass left, and nobody wanted
 	failures map[state.Key]*failure
 	useless  map[ip.Subnet]string // the plan's problems, as they were logged
 	restored bool                 // by the last full pass: something was not as an earlier one left it

@@ -27,12 +27,12 @@ func vtep(objects []state.Object) (state.FDB, bool) {
 // claim notes that a lease calls for an FDB entry. It reports whether it is the
 // only one.
 func (p *plan) claim(m state.MAC, l *subnet.Lease) bool {
-	claims := append(p.claims[m], l)
-	p.claims[m] = claims
-	if len(claims) > 1 {
-		p.unsettled[m] = struct{}{}
+	p.claims[m] = append(p.claims[m], l)
+	if len(p.claims[m]) == 1 {
+		return true
 	}
-	return len(claims) == 1
+	p.unsettled[m] = struct{}{}
+	return false
 }
 
 func (p *plan) unclaim(m state.MAC, l *subnet.Lease) {
