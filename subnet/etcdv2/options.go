@@ -41,8 +41,11 @@ type Store struct {
 	pollLimit time.Duration
 	pollCheck time.Duration
 
-	mu    sync.Mutex
-	saved *view // what the last Watch knew when it ended
+	config atomic.Uint64 // the index of its last write, when it was last read
+
+	mu      sync.Mutex
+	watched bool  // by a Watch, now or before
+	saved   *view // what the last Watch knew when it ended; before the first, the last List
 }
 
 // endpoint is one server. The store goes from one to the next by itself: only
