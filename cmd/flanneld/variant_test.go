@@ -71,6 +71,10 @@ type backend struct {
 	// what it has of that sort, one text for each object in the kernel.
 	expected func(*node, peer) []string
 	present  func(*node) []string
+	// byNexthop is what is expected in a large network, and dev where its
+	// nexthops lead.
+	byNexthop func(*node, peer) []string
+	dev       string
 }
 
 var hostGWBackend = backend{
@@ -79,8 +83,10 @@ var hostGWBackend = backend{
 	lease: func(p peer) string {
 		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"host-gw"}`, p.public)
 	},
-	expected: func(_ *node, p peer) []string { return []string{p.route()} },
-	present:  (*node).routes,
+	expected:  func(_ *node, p peer) []string { return []string{p.route()} },
+	present:   (*node).routes,
+	byNexthop: func(_ *node, p peer) []string { return []string{p.routeByNexthop()} },
+	dev:       "eth0",
 }
 
 var allocBackend = backend{
