@@ -205,6 +205,8 @@ func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 				for i, w := range []Wish{
 					unreadable(vxlanLease(2, 2)), wish(good), unreadable(good, vxlanLease(2, 2)), unreadable(vxlanLease(2, 2)), unreadable(vxlanLease(2, 4)),
 					unreadable(), unreadable(vxlanLease(2, 2)),
+					// Another one had its MAC address, too, and is seen to by a quick pass.
+					unreadable(vxlanLease(2, 1)), unreadable(vxlanLease(2, 2)),
 				} {
 					r.Wish(w)
 					r.pass(time.Minute)
