@@ -128,8 +128,10 @@ func (p *plan) keeper(have state.Have) func(state.Key) bool {
 			for dev := range p.devices {
 				k := state.NeighKey(dev, dst.Addr())
 				kept[k] = true
-				if n, ok := have[k].Object.(state.Neigh); ok {
-					kept[state.FDBKey(dev, n.MAC)] = true
+				for _, o := range []state.Object{have[k].Object, p.want[k]} { // its last state may linger
+					if n, ok := o.(state.Neigh); ok {
+						kept[state.FDBKey(dev, n.MAC)] = true
+					}
 				}
 			}
 		}

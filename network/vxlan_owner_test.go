@@ -257,3 +257,20 @@ func TestKeptEntryGoesAtLast(t *testing.T) {
 		r.wantOnly(vxlanWish())
 	})
 }
+
+// An unreadable lease keeps what was made for it while its last state lingered.
+func TestUnreadableLeaseLingersOnAFlappingDevice(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		lingers, gone := vxlanWish(vxlanLease(1, 1)), vxlanWish()
+		lingers.Unreadable = []ip.Subnet{peerSubnet(1)}
+		gone.Unreadable = lingers.Unreadable
+		r.Wish(lingers)
+		r.pass(time.Second)
+		r.check(r.fake.SetLink("flannel.1", false))
+		r.pass(time.Second)
+		r.Wish(gone)
+		r.pass(time.Second)
+		r.heals(lingers, 0)
+	})
+}
