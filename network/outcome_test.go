@@ -61,7 +61,7 @@ func (h *history) outcome(n int, want state.Set, hops map[uint32]targettest.Next
 		case !there || hopIsOurs && !right:
 			return 0, 0, true
 		case !right: // and not ours: the route must wait, too
-			return 1, 1, false
+			return 1, 2 + historyPeers, false // and with it the entries it needs
 		}
 	}
 	foreign := len(got) - len(marked)

@@ -37,12 +37,15 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 // ours and not wanted then.
 func (p *plan) disown(have, before state.Have, left state.Set) {
 	devices := p.ownDevices(have)
-	vteps := make(map[state.Key]bool) // of FDB entries that neighbours of ours lead to
-	for k, e := range have {
-		if n, ok := e.Object.(state.Neigh); ok && p.mine(k, devices) {
-			vteps[state.FDBKey(n.Dev, n.MAC)] = true
+	vteps := sync.OnceValue(func() map[state.Key]bool { // of FDB entries that neighbours of ours lead to
+		all := make(map[state.Key]bool)
+		for k, e := range have {
+			if n, ok := e.Object.(state.Neigh); ok && p.mine(k, devices) {
+				all[state.FDBKey(n.Dev, n.MAC)] = true
+			}
 		}
-	}
+		return all
+	})
 	for k, e := range have {
 		if e.Owner != state.Ours || p.want[k] != nil || p.mine(k, devices) {
 			continue
@@ -53,7 +56,7 @@ func (p *plan) disown(have, before state.Have, left state.Set) {
 		if k.Kind == state.KindFDB && devices[k.Dev] {
 			// A neighbour entry is made before its FDB entry, and deleted after.
 			was := before[k]
-			if vteps[k] || was.Owner == state.Ours && was.Object == e.Object || left[k] == e.Object {
+			if vteps()[k] || was.Owner == state.Ours && was.Object == e.Object || left[k] == e.Object {
 				continue
 			}
 		}
@@ -117,14 +120,6 @@ func (p *plan) foresee(have state.Have) {
 // keeper returns what tells which objects must stay even if they are not
 // wanted: those of leases that cannot be read.
 func (p *plan) keeper(have state.Have) func(state.Key) bool {
-	if len(p.wish.Unreadable) == 0 {
-		return func(state.Key) bool { return false }
-	}
-	kept := sync.OnceValue(func() map[state.Key]bool { return p.kept(have) })
-	return func(k state.Key) bool { return kept()[k] }
-}
-
-func (p *plan) kept(have state.Have) map[state.Key]bool {
 	kept := make(map[state.Key]bool)
 	for _, s := range p.wish.Unreadable {
 		for _, dst := range s.Prefixes() {
@@ -133,11 +128,13 @@ func (p *plan) kept(have state.Have) map[state.Key]bool {
 			for dev := range p.devices {
 				k := state.NeighKey(dev, dst.Addr())
 				kept[k] = true
-				if n, ok := have[k].Object.(state.Neigh); ok {
-					kept[state.FDBKey(dev, n.MAC)] = true
+				for _, o := range []state.Object{have[k].Object, p.want[k]} { // its last state may linger
+					if n, ok := o.(state.Neigh); ok {
+						kept[state.FDBKey(dev, n.MAC)] = true
+					}
 				}
 			}
 		}
 	}
-	return kept
+	return func(k state.Key) bool { return kept[k] }
 }

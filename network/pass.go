@@ -36,13 +36,14 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 			keys = append(keys, k)
 		}
 	}
-	ops, blocked := state.Diff(r.plan.want, have, keys, r.plan.keeper(have))
+	r.keep = r.plan.keeper(have)
+	ops, blocked := state.Diff(r.plan.want, have, keys, r.keep)
 	ops = withoutSpoils(ops)
 
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.
 	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
-	var due []state.Op
+	due := make([]state.Op, 0, len(ops))
 	missing := r.newUnmet()
 	for _, op := range ops {
 		f := r.failures[op.Key()]
@@ -57,6 +58,12 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 		t.fail(b.Want.Key(), b.Want, b)
 		missing.wanted[b.Want.Key()] = true
 	}
+	r.left = make(state.Set)
+	if len(due) > len(have) { // it would grow step by step
+		r.have = make(state.Have, len(have)+len(due))
+		maps.Copy(r.have, have)
+		have = r.have
+	}
 	errs := r.apply(ctx, due, missing, before)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -69,7 +76,6 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	// Hints do not follow what is not both wanted and ours: forget it. A quick
 	// pass that is about it fails, and so finds it again.
 	// But whose an FDB entry is may not be seen again.
-	r.left = make(state.Set)
 	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
 		_, wanted := r.plan.want[k]
 		if !wanted && e.Owner == state.Ours && k.Kind == state.KindFDB {
@@ -157,7 +163,7 @@ func withoutSpoils(ops []state.Op) []state.Op {
 // quickPass brings the objects under keys from what the last pass left to what
 // is wanted. It reports false where a full pass has to find out more.
 func (r *Reconciler) quickPass(ctx context.Context, changed keys) bool {
-	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.plan.keeper(r.have))
+	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.keep)
 	for _, err := range r.apply(ctx, ops, r.newUnmet(), nil) {
 		if err != nil {
 			return false
@@ -173,6 +179,9 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, 
 	var done summary
 	for i, op := range ops {
 		if errs[i] != nil {
+			if k := op.Key(); k.Kind == state.KindFDB && op.Want != nil {
+				r.left[k] = op.Want // it may have been made all the same
+			}
 			continue
 		}
 		if op.Verb == state.Delete {

@@ -76,6 +76,7 @@ type history struct {
 	slack      time.Duration // Faults.Pause
 
 	mode    mode
+	moved   bool // to another mode
 	vxlan   bool // some of the modes are
 	ownMAC  int
 	handFDB map[state.FDB]bool // entries that a hand ever wrote
@@ -135,7 +136,7 @@ func (h *history) run(i uint64) {
 	for n := range h.unreadable {
 		h.readable(n)
 	}
-	h.pass(10 * h.slack) // for the last event that may be lost
+	h.pass(targettest.Lag * h.slack) // for the last event that may be lost
 	h.fake.SetFaults(targettest.Faults{})
 	h.wish()
 	h.pass(converged)
@@ -143,9 +144,11 @@ func (h *history) run(i uint64) {
 
 	steps := len(h.fake.Applied())
 	h.pass(2 * resync)
-	if more := h.fake.Applied()[steps:]; len(more) > 0 {
+	more := slices.DeleteFunc(slices.Clone(h.fake.Applied()[steps:]), h.tidies)
+	if len(more) > 0 {
 		h.Errorf("it goes on: %v", more)
 	}
+	h.checkOldDevices()
 }
 
 func (h *history) wait() {
@@ -205,7 +208,7 @@ func (h *history) happen(choices int) {
 				delete(h.leases, n) // nor is its last state known
 			}
 			h.wish()
-			h.pass(10*h.slack + 1)
+			h.pass(targettest.Lag*h.slack + 1)
 			h.unreadable[n] = 1 + len(h.fake.Applied())
 		}
 	case 7: // someone adds a route; there may be one, or no link

@@ -7,6 +7,7 @@ import (
 
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
+	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
@@ -94,7 +95,7 @@ func (h *history) leaveDevice() {
 			e := h.neigh(n)
 			h.check(h.fake.AddNeigh(e, true))
 			if h.IntN(4) > 0 {
-				h.check(h.fake.AddFDB(state.FDB{Dev: e.Dev, MAC: e.MAC, Dst: peerAddr(h.via())}))
+				h.write(state.FDB{Dev: e.Dev, MAC: e.MAC, Dst: peerAddr(h.via())}) // a hand may take the neighbour away
 			}
 		}
 	}
@@ -133,7 +134,7 @@ func (h *history) happenVxlan(choices int) {
 		for n := range h.unreadable {
 			h.readable(n)
 		}
-		h.mode = mode(h.IntN(modes))
+		h.mode, h.moved = mode(h.IntN(modes)), true
 		h.wish()
 		for _, n := range slices.Sorted(maps.Keys(h.leases)) {
 			h.wait()
@@ -212,10 +213,6 @@ func (h *history) checkDevices(w Wish, want state.Set) {
 			continue
 		}
 		if want[state.LinkKey(k.Dev)] == nil {
-			if h.foundForeign(k.Dev) {
-				continue
-			}
-			h.Errorf("there is %s", e.Object)
 			continue
 		}
 		switch o := e.Object.(type) {
@@ -224,11 +221,12 @@ func (h *history) checkDevices(w Wish, want state.Set) {
 				continue
 			}
 		case state.Neigh:
-			if !in(o.Addr) {
+			if !in(o.Addr) || h.stuck(o.Dev, o.MAC) {
 				continue
 			}
 		case state.FDB:
-			if h.handFDB[o] {
+			// A device that someone else had an address on was left as it was.
+			if h.handFDB[o] || h.moved || h.stuck(o.Dev, o.MAC) {
 				continue
 			}
 		}
@@ -245,6 +243,24 @@ func (h *history) checkDevices(w Wish, want state.Set) {
 	}
 }
 
+// tidies reports whether a step deletes an old device. Nobody looks at what
+// happens to these: it is found out when everything is looked at.
+func (h *history) tidies(op state.Op) bool {
+	return op.Verb == state.Delete && op.Key().Kind == state.KindLink && (h.mode == modeHostGW || op.Key().Dev != h.dev())
+}
+
+// checkOldDevices checks that of devices that are not wanted only those of
+// someone else are there.
+func (h *history) checkOldDevices() {
+	var p plan
+	p.set(h.wished())
+	for k, e := range h.dump() {
+		if k.Kind == state.KindLink && p.want[k] == nil && !h.foundForeign(k.Dev) {
+			h.Errorf("there is %s", e.Object)
+		}
+	}
+}
+
 // foundForeign reports whether a device that is not wanted is someone else's,
 // as far as anyone can see: it has not just addresses of ours, or is no tunnel.
 func (h *history) foundForeign(dev string) bool {
@@ -252,4 +268,14 @@ func (h *history) foundForeign(dev string) bool {
 	in := slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return ip.SubnetOf(p).V4.Addr().As4()[0] != 10 })
 	_, tunnel := h.dump()[state.LinkKey(dev)].Object.(state.VXLAN)
 	return len(in) == 0 || len(in) < len(addrs) || !tunnel
+}
+
+// stuck reports whether a route into the tunnel could not be changed, and so
+// needs the entries of m.
+func (h *history) stuck(dev string, m state.MAC) bool {
+	return slices.ContainsFunc(h.fake.Neighs(dev), func(n state.Neigh) bool {
+		return n.MAC == m && slices.ContainsFunc(h.fake.Routes(netip.PrefixFrom(n.Addr, 32)), func(r targettest.Route) bool {
+			return r.Onlink && r.Protocol == targettest.ProtoOurs
+		})
+	})
 }

@@ -17,11 +17,14 @@ type unmet struct {
 	have   state.Have
 	wanted map[state.Key]bool // not as wanted: nothing may come to refer to them
 	used   map[state.Key]bool // referred to still: they may not be taken away
-	device bool               // a device could not be had
+	left   map[state.Key]bool // FDB entries that should have been taken away
 }
 
 func (r *Reconciler) newUnmet() *unmet {
-	return &unmet{want: r.plan.want, have: r.have, wanted: make(map[state.Key]bool), used: make(map[state.Key]bool)}
+	return &unmet{
+		want: r.plan.want, have: r.have,
+		wanted: make(map[state.Key]bool), used: make(map[state.Key]bool), left: make(map[state.Key]bool),
+	}
 }
 
 // add notes a step that is not taken, or failed.
@@ -29,13 +32,12 @@ func (u *unmet) add(op state.Op) {
 	k := op.Key()
 	if op.Want != nil && !inUse(op) {
 		u.wanted[k] = true
-		u.device = u.device || k.Kind == state.KindLink
 	}
 	if op.Have == nil {
 		return
 	}
 	if k.Kind == state.KindFDB && op.Verb == state.Delete {
-		u.used[k] = true // by the neighbour that tells whose it is
+		u.left[k] = true
 	}
 	if needs, ok := state.Needs(op.Have); ok {
 		u.used[needs] = true
@@ -84,10 +86,12 @@ func (u *unmet) holdsUp(op state.Op) bool {
 	}
 	switch k.Kind {
 	case state.KindLink:
-		// An old device may be just what a new one is in want of.
-		return u.used[k] && !u.device
+		// An old device leads nowhere, whatever refers to it still; and it may be
+		// just what a new one is in want of.
+		return false
 	case state.KindNeigh:
-		if is, ok := op.Have.(state.Neigh); ok && u.used[state.FDBKey(is.Dev, is.MAC)] {
+		// It tells whose its FDB entry is.
+		if is, ok := op.Have.(state.Neigh); ok && u.left[state.FDBKey(is.Dev, is.MAC)] {
 			return true
 		}
 	default:
@@ -100,21 +104,17 @@ func (u *unmet) holdsUp(op state.Op) bool {
 func (r *Reconciler) applyStages(ctx context.Context, ops []state.Op, missing *unmet) []error {
 	errs := make([]error, len(ops))
 	for start, end := 0, 0; start < len(ops); start = end {
-		var stage []state.Op
-		var at []int // of each in ops
+		var held bool
 		for ; end < len(ops) && sameStage(ops[start], ops[end]); end++ {
 			if missing.holdsUp(ops[end]) {
 				errs[end] = errUnmet
-				continue
+				held = true
 			}
-			stage = append(stage, ops[end])
-			at = append(at, end)
 		}
-		if len(stage) == 0 {
-			continue
-		}
-		for i, err := range r.target.Apply(ctx, stage) {
-			errs[at[i]] = err
+		if !held {
+			copy(errs[start:end], r.target.Apply(ctx, ops[start:end]))
+		} else {
+			r.applyRest(ctx, ops[start:end], errs[start:end])
 		}
 		for i, op := range ops[start:end] {
 			if errs[start+i] != nil {
@@ -123,6 +123,23 @@ func (r *Reconciler) applyStages(ctx context.Context, ops []state.Op, missing *u
 		}
 	}
 	return errs
+}
+
+// applyRest takes the steps that have no error yet.
+func (r *Reconciler) applyRest(ctx context.Context, ops []state.Op, errs []error) {
+	var rest []state.Op
+	var at []int // of each in ops
+	for i, op := range ops {
+		if errs[i] == nil {
+			rest, at = append(rest, op), append(at, i)
+		}
+	}
+	if len(rest) == 0 {
+		return
+	}
+	for i, err := range r.target.Apply(ctx, rest) {
+		errs[at[i]] = err
+	}
 }
 
 func sameStage(a, b state.Op) bool {

@@ -95,6 +95,8 @@ func TestDeviceMadeAnewAtOnce(t *testing.T) {
 // that it still goes.
 func TestVxlanDependencies(t *testing.T) {
 	direct, tunnelled := route(1, 1), tunnel(1)
+	largeDirect := directWish(vxlanLease(1, 1))
+	largeDirect.Host.Nexthops = true
 	directHop, tunnelledHop := byNexthop(1, 1), tunnelByNexthop(1)
 	for name, c := range map[string]struct {
 		from, to Wish
@@ -107,9 +109,9 @@ func TestVxlanDependencies(t *testing.T) {
 		"FDB entry, hop":  {largeWish(lease(1, 1)), largeVxlanWish(vxlanLease(1, 1)), fdb(1).Key(), directHop},
 		"nexthop":         {largeWish(lease(1, 1)), largeVxlanWish(vxlanLease(1, 1)), tunnelHop(1).Key(), directHop},
 		"route":           {vxlanWish(vxlanLease(1, 1)), directWish(vxlanLease(1, 1)), direct.Key(), tunnelled},
+		"hop of a route":  {vxlanWish(vxlanLease(1, 1)), largeDirect, tunnelHop(1).Key(), tunnelled},
 		"route of no one": {vxlanWish(vxlanLease(1, 1)), vxlanWish(), direct.Key(), tunnelled},
 		"route, by hops":  {largeVxlanWish(vxlanLease(1, 1)), vxlanWish(), direct.Key(), tunnelledHop},
-		"route, host-gw":  {vxlanWish(vxlanLease(1, 1)), wish(lease(1, 1)), direct.Key(), tunnelled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {

@@ -205,6 +205,8 @@ func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 				for i, w := range []Wish{
 					unreadable(vxlanLease(2, 2)), wish(good), unreadable(good, vxlanLease(2, 2)), unreadable(vxlanLease(2, 2)), unreadable(vxlanLease(2, 4)),
 					unreadable(), unreadable(vxlanLease(2, 2)),
+					// Another one had its MAC address, too, and is seen to by a quick pass.
+					unreadable(vxlanLease(2, 1)), unreadable(vxlanLease(2, 2)),
 				} {
 					r.Wish(w)
 					r.pass(time.Minute)
@@ -253,5 +255,22 @@ func TestKeptEntryGoesAtLast(t *testing.T) {
 		r.Wish(vxlanWish())
 		r.pass(time.Second)
 		r.wantOnly(vxlanWish())
+	})
+}
+
+// An unreadable lease keeps what was made for it while its last state lingered.
+func TestUnreadableLeaseLingersOnAFlappingDevice(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		lingers, gone := vxlanWish(vxlanLease(1, 1)), vxlanWish()
+		lingers.Unreadable = []ip.Subnet{peerSubnet(1)}
+		gone.Unreadable = lingers.Unreadable
+		r.Wish(lingers)
+		r.pass(time.Second)
+		r.check(r.fake.SetLink("flannel.1", false))
+		r.pass(time.Second)
+		r.Wish(gone)
+		r.pass(time.Second)
+		r.heals(lingers, 0)
 	})
 }

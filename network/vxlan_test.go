@@ -114,17 +114,18 @@ func TestVxlanHeals(t *testing.T) {
 		}},
 		{"the device deleted", func(r *rig) { r.check(r.fake.DelLink(dev)) }},
 		{"a device of another kind", func(r *rig) {
-			r.check(r.fake.DelLink(dev))
-			r.check(r.fake.AddLink(dev))
-			r.check(r.fake.AddAddr(dev, ownAddr.Prefix))
+			for r.fake.AddLink(dev) != nil { // the daemon may be there first
+				_ = r.fake.DelLink(dev)
+			}
+			_ = r.fake.AddAddr(dev, ownAddr.Prefix)
 		}},
 		{"another tunnel by that name", func(r *rig) {
 			v := device()
 			v.Port, v.Lower = 4789, "eth1"
-			r.check(r.fake.DelLink(dev))
-			r.check(r.fake.AddVXLAN(v))
-			r.check(r.fake.AddAddr(dev, ownAddr.Prefix))
-			r.check(r.fake.AddFDB(fdb(99)))
+			for r.fake.AddVXLAN(v) != nil {
+				_ = r.fake.DelLink(dev)
+			}
+			_ = r.fake.AddAddr(dev, ownAddr.Prefix)
 		}},
 		{"the MAC address", func(r *rig) { r.check(r.fake.SetMAC(dev, hostMAC(99))) }},
 		{"the same MAC address", func(r *rig) { r.check(r.fake.SetMAC(dev, hostMAC(0))) }},

@@ -141,7 +141,7 @@ func (f *Fake) Dumps() int {
 // Violations returns what no careful program does: what was done to what belongs
 // to someone else, and in which wrong order things were done. It has to be about
 // what was there, or not, long enough for the program under test to know: within
-// ten times Faults.Pause after a change the news may be under way, or a dump
+// Lag times Faults.Pause after a change the news may be under way, or a dump
 // from before with the batches that follow it.
 func (f *Fake) Violations() []string {
 	f.mu.Lock()
