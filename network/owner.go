@@ -27,6 +27,8 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 		return p.inNetworks(k.Dst.Addr())
 	case state.KindAddr, state.KindNeigh:
 		return devices[k.Dev] && p.inNetworks(k.Dst.Addr())
+	case state.KindTunnel, state.KindTunnelPeer: // of this process
+		return true
 	case state.KindLink, state.KindFDB:
 	}
 	return false
@@ -77,9 +79,13 @@ func (p *plan) ownDevices(have state.Have) map[string]bool {
 		devices[k.Dev] = (ours || !seen) && p.inNetworks(k.Dst.Addr())
 	}
 	for dev, ours := range devices {
-		if _, tunnel := have[state.LinkKey(dev)].Object.(state.VXLAN); !ours || !tunnel {
-			delete(devices, dev)
+		switch have[state.LinkKey(dev)].Object.(type) {
+		case state.VXLAN, state.TUN:
+			if ours {
+				continue
+			}
 		}
+		delete(devices, dev)
 	}
 	for dev := range p.devices {
 		devices[dev] = true
@@ -92,7 +98,10 @@ func (p *plan) ownDevices(have state.Have) map[string]bool {
 // Nothing is lost if it does not go.
 func (p *plan) foresee(have state.Have) {
 	for dev := range p.devices {
-		want, _ := p.want[state.LinkKey(dev)].(state.VXLAN)
+		want, ok := p.want[state.LinkKey(dev)].(state.VXLAN)
+		if !ok {
+			continue // a TUN device is not made anew
+		}
 		is, made := have[state.LinkKey(dev)].Object.(state.VXLAN)
 		stays := made && is.SameTunnel(want)
 		if stays && is.MAC == want.MAC || have[state.LinkKey(dev)].Object == nil {
@@ -128,6 +137,7 @@ func (p *plan) keeper(have state.Have) func(state.Key) bool {
 			for dev := range p.devices {
 				k := state.NeighKey(dev, dst.Addr())
 				kept[k] = true
+				kept[state.TunnelPeer{Dev: dev, Subnet: dst}.Key()] = true
 				for _, o := range []state.Object{have[k].Object, p.want[k]} { // its last state may linger
 					if n, ok := o.(state.Neigh); ok {
 						kept[state.FDBKey(dev, n.MAC)] = true

@@ -106,7 +106,7 @@ func (r *Reconciler) connected() bool {
 	}
 	for k, f := range r.failures {
 		_, wanted := r.plan.want[k]
-		if f.noLink || wanted && (k.Kind == state.KindLink || k.Kind == state.KindAddr) {
+		if f.noLink || wanted && slices.Contains([]state.Kind{state.KindLink, state.KindAddr, state.KindTunnel}, k.Kind) {
 			return false
 		}
 	}

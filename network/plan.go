@@ -165,7 +165,7 @@ func (p *plan) rebuild() {
 	for s := range p.problems {
 		p.news[s] = struct{}{}
 	}
-	local := p.wish.Backend.Local(p.wish.Host, p.wish.Own)
+	local := p.wish.Backend.Local(p.wish.Host, p.wish.Config.Network(), p.wish.Own)
 	n := len(local)
 	if len(p.wish.Peers) > 0 {
 		n += len(p.wish.Peers) * len(p.objects(p.wish.Peers[0]))

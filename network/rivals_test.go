@@ -53,7 +53,7 @@ func (p *plan) set1(t *testing.T, w Wish) {
 func (p *plan) wantServed(t *testing.T, served []state.FDB, neighs []state.Neigh, problems map[int]string) {
 	t.Helper()
 	want := make(state.Set)
-	for _, o := range vxlanWish().Backend.Local(p.wish.Host, p.wish.Own) {
+	for _, o := range vxlanWish().Backend.Local(p.wish.Host, ip.Subnet{}, p.wish.Own) {
 		want[o.Key()] = o
 	}
 	for _, f := range served {

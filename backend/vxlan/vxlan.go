@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"flanneld/backend"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -121,7 +122,7 @@ func (b vxlan) MTU(h backend.Host) int {
 	return outer - overhead
 }
 
-func (b vxlan) Local(h backend.Host, own *subnet.Lease) []state.Object {
+func (b vxlan) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Object {
 	mac, err := vtep(own.Attrs)
 	if err != nil {
 		mac = b.derivedMAC(h) // not in a lease that is made of our Attrs

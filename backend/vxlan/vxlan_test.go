@@ -187,7 +187,7 @@ func TestLocal(t *testing.T) {
 		},
 		state.Addr{Dev: "flannel.3", Prefix: netip.MustParsePrefix("10.5.1.0/32")},
 	}
-	if diff := cmp.Diff(want, b.Local(host, ownLease(t, b)), compare); diff != "" {
+	if diff := cmp.Diff(want, b.Local(host, ip.Subnet{}, ownLease(t, b)), compare); diff != "" {
 		t.Errorf("objects (-want +got):\n%s", diff)
 	}
 }
