@@ -37,6 +37,9 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	if d.host.TUN, err = d.tunDevice(c, b, ifaces); err != nil {
+		return subnet.Attrs{}, nil, err
+	}
 	d.prepared = prepared{c, b}
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }

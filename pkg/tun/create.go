@@ -59,15 +59,16 @@ func Abandoned(pattern string) (name string, found bool, err error) {
 		if !ok || err != nil || n < 0 || strconv.Itoa(n) != number || lowest >= 0 && lowest < n {
 			continue
 		}
-		if persists(i.Name) {
+		if Free(i.Name) {
 			name, lowest = i.Name, n
 		}
 	}
 	return name, lowest >= 0, nil
 }
 
-// persists tells whether a name is that of a persistent TUN device that is free.
-func persists(name string) bool {
+// Free reports whether a name is that of a persistent TUN device that no process
+// is attached to.
+func Free(name string) bool {
 	d, err := Open(name, Options{})
 	if err != nil {
 		return false
