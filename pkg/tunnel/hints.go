@@ -1,0 +1,39 @@
+package tunnel
+
+import (
+	"fmt"
+
+	"sync"
+	"time"
+)
+
+// hints tell what dropped packets make one suspect, once a minute at most.
+type hints struct {
+	table *Table
+	say   func(string)
+
+	mu   sync.Mutex
+	last time.Time
+}
+
+const hintPause = time.Minute
+
+// spoofed is called when a packet was dropped because its source is not of the
+// host that sent it. If that host is unknown, it is probably one whose address was
+// changed on the way: no attacker would bother to be so obvious.
+func (h *hints) spoofed(outer, inner uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	now := time.Now()
+	if !h.last.IsZero() && now.Sub(h.last) < hintPause {
+		return
+	}
+	owner := h.table.lookup(inner)
+	if owner == 0 || h.table.hasPeer(outer) {
+		return
+	}
+	h.last = now
+	h.say(fmt.Sprintf("packets from %s are dropped: they come from %s, which has no lease, while %s has it. "+
+		"Is there NAT between the hosts? Turn the source check off if that is intended",
+		uintToAddr(inner), uintToAddr(outer), uintToAddr(owner)))
+}
