@@ -14,7 +14,9 @@ import (
 // difference; and only what has a good checksum, for nobody looks at it later.
 type group struct {
 	n       int // packets; 0 is no group
-	first   []byte
+	most    int // packets that there may be
+	packets [maxJoined][]byte
+	first   []byte // of them
 	proto   byte
 	heads   int // length of IPv4 and further header
 	size    int // payload of each packet but the last
@@ -28,7 +30,8 @@ type group struct {
 	pieces  []unix.Iovec // the first is for head
 }
 
-// maxJoined is the most packets that are joined: the kernel takes 1024 pieces.
+// maxJoined is the most packets that are joined: the kernel takes 1024 pieces. Of
+// UDP it takes no more than a socket could send at once.
 const maxJoined = 512
 
 // begin starts a group if a packet is one that others could follow. It is
@@ -46,16 +49,17 @@ func (g *group) begin(b []byte, tcp, udp bool) bool {
 		if g.heads >= len(b) {
 			return false
 		}
+		g.most = maxJoined
 		g.seq = binary.BigEndian.Uint32(b[ipLen+4:])
 	case b[9] == protoUDP && udp && len(b) > ipLen+udpLen:
-		g.heads = ipLen + udpLen
+		g.heads, g.most = ipLen+udpLen, maxSegments
 		if !soundUDP(b) {
 			return false
 		}
 	default:
 		return false
 	}
-	g.proto, g.first, g.n = b[9], b, 1
+	g.proto, g.first, g.packets[0], g.n = b[9], b, b, 1
 	g.size, g.total = len(b)-g.heads, len(b)
 	g.closed, g.checked, g.lastFl = false, false, 0
 	if cap(g.pieces) == 0 {
@@ -67,7 +71,7 @@ func (g *group) begin(b []byte, tcp, udp bool) bool {
 
 // join adds a packet to the group if it is the next of the flow.
 func (g *group) join(b []byte) bool {
-	if g.closed || g.n == maxJoined || len(b) <= g.heads || len(b)-g.heads > g.size ||
+	if g.closed || g.n == g.most || len(b) <= g.heads || len(b)-g.heads > g.size ||
 		g.total+len(b)-g.heads > maxPacket || !g.sameIP(b) {
 		return false
 	}
@@ -91,6 +95,7 @@ func (g *group) join(b []byte) bool {
 		return false
 	}
 	g.pieces = append(g.pieces, piece(payload))
+	g.packets[g.n] = b
 	g.n++
 	g.total += len(payload)
 	g.lastFl = last

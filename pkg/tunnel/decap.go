@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -19,10 +20,12 @@ type decap struct {
 	write       func([]unix.Iovec) error // one packet, from its pieces
 	refuse      func(why refusal, ip []byte)
 	spoofed     func(outer, inner uint32) // is told of drops for the source
+	say         func(string)              // what happened and lasts
 	tally       *tally
 
-	group  group
-	single [2]unix.Iovec
+	group   group
+	single  [2]unix.Iovec
+	strikes int // joined packets that the kernel did not take
 }
 
 // ownSubnet is what packets must be for to be accepted.
@@ -100,9 +103,27 @@ func (d *decap) finish() {
 	case g.n == 1:
 		d.one(g.first)
 	case g.n > 1:
-		d.done(g.n, d.write(g.packet()))
+		err := d.write(g.packet())
+		d.tally.add(InCalls, 1)
+		if err != nil {
+			d.apart(err)
+		}
 	}
 	g.n = 0
+}
+
+// apart writes the packets of the group one by one, as they could not be written
+// as one. After some failures no more are joined.
+func (d *decap) apart(err error) {
+	const patience = 16
+	for _, b := range d.group.packets[:d.group.n] {
+		d.one(b)
+	}
+	d.strikes++
+	if d.strikes == patience {
+		d.joinTCP, d.joinUDP = false, false
+		d.say(fmt.Sprintf("writing joined packets: %v; each is written by itself from now on", err))
+	}
 }
 
 func (d *decap) one(b []byte) {
@@ -111,14 +132,9 @@ func (d *decap) one(b []byte) {
 		pieces = append(pieces, piece(noHeader[:]))
 	}
 	pieces = append(pieces, piece(b))
-	d.done(1, d.write(pieces))
-}
-
-// done counts a write of so many packets.
-func (d *decap) done(n int, err error) {
 	d.tally.add(InCalls, 1)
-	if err != nil {
-		d.tally.add(InWriteErrors, n)
+	if d.write(pieces) != nil {
+		d.tally.add(InWriteErrors, 1)
 	}
 }
 

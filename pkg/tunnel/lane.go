@@ -59,6 +59,7 @@ func newLane(c Config, table *Table, queue tun.Queue, to link, f tun.Features, a
 		write:   queue.Write,
 		refuse:  func(r refusal, ip []byte) { l.errors.refuse(&l.inTally, r, ip) },
 		spoofed: func(outer, inner uint32) { l.hints.spoofed(outer, inner) },
+		say:     c.Log,
 		tally:   &l.inTally,
 	}
 	return l
