@@ -31,6 +31,7 @@ const (
 	InSpoofed     // dropped: the sender doesn't have the lease of the source
 	InExpired     // dropped: the time to live ended here
 	InWriteErrors // dropped: the kernel did not take it
+	InErrors      // errors from receiving
 
 	ICMPSent    // answers about packets that were dropped
 	ICMPLimited // answers held back, to send no more than so many a second
@@ -42,7 +43,7 @@ var counterNames = [counters]string{
 	"out_packets", "out_bytes", "out_calls", "out_no_route", "out_expired", "out_too_big",
 	"out_ipv6", "out_malformed", "out_send_errors",
 	"in_packets", "in_bytes", "in_calls", "in_malformed", "in_truncated", "in_foreign",
-	"in_spoofed", "in_expired", "in_write_errors",
+	"in_spoofed", "in_expired", "in_write_errors", "in_errors",
 	"icmp_sent", "icmp_limited",
 }
 

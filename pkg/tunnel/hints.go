@@ -13,10 +13,14 @@ type hints struct {
 	say   func(string)
 
 	mu   sync.Mutex
-	last time.Time
+	next time.Time // when to look again
 }
 
-const hintPause = time.Minute
+// Looking takes the time to go through the table.
+const (
+	lookPause = time.Second
+	hintPause = time.Minute
+)
 
 // spoofed is called when a packet was dropped because its source is not of the
 // host that sent it. If that host is unknown, it is probably one whose address was
@@ -25,14 +29,15 @@ func (h *hints) spoofed(outer, inner uint32) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	now := time.Now()
-	if !h.last.IsZero() && now.Sub(h.last) < hintPause {
+	if now.Before(h.next) {
 		return
 	}
+	h.next = now.Add(lookPause)
 	owner := h.table.lookup(inner)
 	if owner == 0 || h.table.hasPeer(outer) {
 		return
 	}
-	h.last = now
+	h.next = now.Add(hintPause)
 	h.say(fmt.Sprintf("packets from %s are dropped: they come from %s, which has no lease, while %s has it. "+
 		"Is there NAT between the hosts? Turn the source check off if that is intended",
 		uintToAddr(inner), uintToAddr(outer), uintToAddr(owner)))

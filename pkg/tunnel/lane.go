@@ -1,7 +1,10 @@
 package tunnel
 
 import (
+	"errors"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/tun"
 )
@@ -29,8 +32,10 @@ type lane struct {
 const (
 	biggest = tun.HeaderLen + maxPacket
 	// enough is so much that no more is read before it is sent: the fewer
-	// bytes are about, the more of them are still in the processor's cache.
-	enough   = 64 << 10
+	// bytes are about, the more of them are still in the processor's cache. It
+	// is more than one packet, for the largest is one datagram more than what
+	// can be sent at once; that one travels with the next packet.
+	enough   = 128 << 10
 	readRoom = enough + biggest + 64
 
 	outBatch = 64
@@ -96,6 +101,11 @@ func (l *lane) runOut() error {
 func (l *lane) runIn() error {
 	for {
 		if err := l.link.Recv(l.in); err != nil {
+			if passing(err) {
+				l.inTally.add(InErrors, 1)
+				l.inTally.publish()
+				continue
+			}
 			return ending("receiving datagrams", err)
 		}
 		for i := range l.in.n {
@@ -109,6 +119,13 @@ func (l *lane) runIn() error {
 		l.decap.finish()
 		l.inTally.publish()
 	}
+}
+
+// passing tells whether an error of a socket is about one message, or the kernel's
+// state of a moment. Each is reported once, so nothing spins.
+func passing(err error) bool {
+	var errno unix.Errno
+	return errors.As(err, &errno) && errno != unix.EBADF && errno != unix.ENOTSOCK && errno != unix.EFAULT
 }
 
 // ending is the error of a lane that ends: none if it was told to.
