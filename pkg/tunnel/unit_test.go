@@ -24,7 +24,7 @@ func TestSum(t *testing.T) {
 	for i := range b {
 		b[i] = byte(g.Uint32())
 	}
-	for n := range len(b) {
+	for n := range b {
 		if got, want := ^fold(sum(b[:n], 0)), slowSum(b[:n]); got != want>>8|want<<8 {
 			t.Fatalf("%d bytes: %04x, want %04x", n, got, want)
 		}
@@ -199,7 +199,7 @@ func TestICMPLimit(t *testing.T) {
 func TestTooBig(t *testing.T) {
 	c := newCore(t)
 	for _, b := range joinedKinds(gen{rand.New(rand.NewPCG(5, 6))}, host(coreOwn, 5), host(theirs[0], 5)) {
-		c.enc.mtu, c.slowNet.mtu = 1000, 1000
+		c.enc.mtu, c.mtu = 1000, 1000
 		c.checkSend(t, [][]byte{b})
 	}
 	if c.errs == 0 || uint64(c.errs) != c.tally.now[OutTooBig] {
@@ -246,11 +246,11 @@ func TestCountersString(t *testing.T) {
 
 // memoryLink is a link whose other end is another one, without a network.
 type memoryLink struct {
-	self, peer uint32
-	ours       chan []byte
-	theirs     chan []byte
-	quit       chan struct{}
-	once       sync.Once
+	peer   uint32
+	ours   chan []byte
+	theirs chan []byte
+	quit   chan struct{}
+	once   sync.Once
 }
 
 func (m *memoryLink) Send(o *outbox, t *tally) {

@@ -148,7 +148,7 @@ func (w *wire) got(t *testing.T, from netip.Addr, n int) (all [][]byte) {
 		}
 		front := make([]byte, tun.HeaderLen)
 		h.Encode(front)
-		cut, ok := slowSegments(append(front, packet...))
+		cut, ok := slowSegments(slices.Concat(front, packet))
 		if !ok {
 			t.Fatalf("the pod got %+v %x", h, packet)
 		}
@@ -260,7 +260,7 @@ func joinedKinds(g gen, src, dst netip.Addr) map[string][]byte {
 		binary.BigEndian.PutUint16(p[20+h.CsumOffset:], ^slowSum(pseudo))
 		b := make([]byte, tun.HeaderLen)
 		h.Encode(b)
-		all[fmt.Sprintf("joined %d: %+v, %d bytes", i, h, len(p))] = append(b, p...)
+		all[fmt.Sprintf("joined %d: %+v, %d bytes", i, h, len(p))] = slices.Concat(b, p)
 	}
 	return all
 }
