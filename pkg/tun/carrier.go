@@ -14,7 +14,7 @@ func hasCarrier(name string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if len(name) >= unix.IFNAMSIZ {
 		return false, unix.EINVAL
 	}

@@ -1,7 +1,6 @@
 package tun
 
 import (
-	"errors"
 	"os"
 	"syscall"
 	"time"
@@ -46,17 +45,17 @@ func (q *queue) Read(b []byte) (int, error) {
 
 func (q *queue) TryRead(b []byte) (int, error) {
 	for {
-		n, err := unix.Read(q.fd, b)
-		switch {
-		case err == nil:
-			return n, nil
-		case errors.Is(err, unix.EAGAIN):
+		n, _, errno := unix.Syscall(unix.SYS_READ, uintptr(q.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EAGAIN:
 			return 0, nil
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EBADFD):
+		case unix.EINTR:
+		case unix.EBADFD:
 			return 0, ErrGone
 		default:
-			return 0, err
+			return 0, errno
 		}
 	}
 }

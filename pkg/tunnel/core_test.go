@@ -114,7 +114,7 @@ func (c *core) checkReceive(t testing.TB, from netip.Addr, trains [][]byte, size
 	var want [][]byte
 	for _, train := range trains {
 		for d := range slices.Chunk(train, max(1, min(size, len(train)))) {
-			if p := c.slowNet.in(from, d); p != nil {
+			if p := c.in(from, d); p != nil {
 				want = append(want, p)
 			}
 		}
@@ -193,7 +193,7 @@ func (g gen) flow(src, dst netip.Addr, n, mtu int, faults bool) [][]byte {
 	var all [][]byte
 	for i := range n {
 		body := make([]byte, size)
-		if i == n-1 && g.chance(2) {
+		if i == n-1 && g.chance(2) || faults && g.chance(10) {
 			body = body[:g.IntN(size+1)]
 		}
 		for k := range body {
@@ -213,6 +213,9 @@ func (g gen) flow(src, dst netip.Addr, n, mtu int, faults bool) [][]byte {
 		}
 		if faults && g.chance(12) {
 			p[g.IntN(len(p))] ^= 1 << g.IntN(8)
+		}
+		if faults && g.chance(12) {
+			p[g.IntN(heads)] ^= 1 << g.IntN(8)
 		}
 		all = append(all, seal(p, !faults || !g.chance(15), !faults || !g.chance(15)))
 		if faults && g.chance(20) { // trailing bytes, or some that are missing

@@ -257,12 +257,51 @@ func waitFor(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// TestNoSourceCheck takes what a host behind NAT sends, if told to.
+// TestNoSourceCheck takes what comes from behind NAT, if told to.
 func TestNoSourceCheck(t *testing.T) {
-	p := newPair(t, byTunnel, func(e *engine) { e.SourceCheck = false })
-	check(t, p.hosts[0].AddAddr("eth0", netip.MustParsePrefix("192.168.60.99/24")))
-	if _, err := p.pods[0].Ping(testContext(t), p.pods[1].Addr, 5*time.Second); err != nil {
+	h, tunnel, _ := opened(t, func(c *Config) { c.SourceCheck = false })
+	check(t, tunnel.Table().Set(subnets[1], netip.MustParseAddr("192.168.60.77")))
+	running(t, tunnel)
+	p := make([]byte, 60)
+	p[0], p[8], p[9] = 0x45, 9, protoICMP
+	copy(p[12:], host(subnets[1], 5).AsSlice())
+	copy(p[16:], host(subnets[0], 0).AsSlice())
+	check(t, h.Do(func() error {
+		conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: h.Addr.AsSlice(), Port: 8285})
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = conn.Write(seal(p, true, false))
+		return err
+	}))
+	waitFor(t, "the packet", func() bool { return tunnel.Counters()[InPackets] == 1 })
+}
+
+// TestNarrowPath has a path to the peer that is narrower than the interface: the
+// kernel refuses joined datagrams then, and takes each by itself.
+func TestNarrowPath(t *testing.T) {
+	p := newPair(t, byTunnel, nil)
+	check(t, p.hosts[0].Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		_, dst, err := net.ParseCIDR(p.hosts[1].Addr.String() + "/32")
+		if err != nil {
+			return err
+		}
+		return netlink.RouteReplace(&netlink.Route{
+			LinkIndex: link.Attrs().Index, Dst: dst, MTU: 1200, Scope: netlink.SCOPE_LINK,
+		})
+	}))
+	if _, err := p.pods[0].Transfer(testContext(t), p.pods[1], 5<<20); err != nil {
 		t.Error(err)
+	}
+	_, err := p.procs[0].Stop(5 * time.Second)
+	check(t, err)
+	if log := p.procs[0].Log(); strings.Contains(log, "send_errors") {
+		t.Error(log)
 	}
 }
 

@@ -219,10 +219,10 @@ func (s *socket) sendmmsg(msgs []mmsghdr) (int, unix.Errno) {
 	waited := false
 	for {
 		n, errno := mmsg(unix.SYS_SENDMMSG, s.fd, msgs)
-		switch {
-		case errno == unix.EINTR:
+		if errno == unix.EINTR {
 			continue
-		case errno == unix.EAGAIN && !waited:
+		}
+		if errno == unix.EAGAIN && !waited {
 			waited = true
 			fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}
 			_, _ = unix.Poll(fds, int(sendPatience/time.Millisecond))
@@ -246,13 +246,13 @@ func (s *socket) Recv(in *inbox) error {
 func (s *socket) receive() bool {
 	for {
 		n, errno := s.in.fill(s.fd)
-		switch {
-		case errno == 0:
+		switch errno {
+		case 0:
 			s.in.n, s.recvErr = n, nil
 			return true
-		case errno == unix.EAGAIN:
+		case unix.EAGAIN:
 			return false
-		case errno == unix.EINTR:
+		case unix.EINTR:
 		default:
 			s.in.n, s.recvErr = 0, errno
 			return true

@@ -40,7 +40,7 @@ type Config struct {
 	// Offload lets packets travel together where the kernel can do that.
 	Offload bool
 	// Queues is how many processors may work on the packets in each direction;
-	// 0 is all, up to four.
+	// 0 is half of all, as the other half has the other direction, up to four.
 	Queues int
 	// Log is told, in one line, what is worth knowing. It may be nil.
 	Log func(string)
@@ -121,7 +121,7 @@ func (c Config) checked() (Config, error) {
 		return c, fmt.Errorf("an MTU of %d is not from 68 to %d", c.MTU, maxDatagram)
 	}
 	if c.Queues <= 0 {
-		c.Queues = min(runtime.NumCPU(), 4)
+		c.Queues = max(1, min(runtime.NumCPU()/2, 4))
 	}
 	if c.Log == nil {
 		c.Log = func(string) {}

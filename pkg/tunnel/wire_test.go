@@ -50,6 +50,9 @@ func newWire(t *testing.T, way string) *wire {
 	})
 	w.pod, err = h1.AddPod("pod", map[string]string{"FLANNEL_SUBNET": "10.60.1.1/24", "FLANNEL_MTU": "1472"})
 	check(t, err)
+	// An interface that has just come up loses packets.
+	check(t, w.pod.WaitPing(testContext(t), subnets[0].Addr().Next()))
+	check(t, h1.WaitPing(testContext(t), h2.Addr))
 	check(t, h2.Do(func() error {
 		w.peer, err = net.ListenUDP("udp4", &net.UDPAddr{IP: h2.Addr.AsSlice(), Port: 8285})
 		return err
@@ -145,7 +148,7 @@ func (w *wire) got(t *testing.T, from netip.Addr, n int) (all [][]byte) {
 		}
 		front := make([]byte, tun.HeaderLen)
 		h.Encode(front)
-		cut, ok := slowSegments(append(front, packet...))
+		cut, ok := slowSegments(slices.Concat(front, packet))
 		if !ok {
 			t.Fatalf("the pod got %+v %x", h, packet)
 		}
@@ -213,7 +216,7 @@ func kinds(g gen, src, dst netip.Addr) map[string][]byte {
 	return all
 }
 
-// trains are packets that the kernel left joined.
+// joinedKinds are packets that the kernel left joined.
 func joinedKinds(g gen, src, dst netip.Addr) map[string][]byte {
 	all := map[string][]byte{}
 	for i := range 40 {
@@ -257,7 +260,7 @@ func joinedKinds(g gen, src, dst netip.Addr) map[string][]byte {
 		binary.BigEndian.PutUint16(p[20+h.CsumOffset:], ^slowSum(pseudo))
 		b := make([]byte, tun.HeaderLen)
 		h.Encode(b)
-		all[fmt.Sprintf("joined %d: %+v, %d bytes", i, h, len(p))] = append(b, p...)
+		all[fmt.Sprintf("joined %d: %+v, %d bytes", i, h, len(p))] = slices.Concat(b, p)
 	}
 	return all
 }
