@@ -57,7 +57,7 @@ func decodeAddr(b []byte, links *links) (state.Entry, bool) {
 		return state.Entry{}, false
 	}
 	dev := links.name(int(native.Uint32(b[4:])))
-	if !isOurs(dev) {
+	if !links.ours(dev) {
 		return state.Entry{}, false
 	}
 	bits, flags, scope := int(b[1]), uint32(b[2]), b[3]

@@ -113,6 +113,9 @@ func (b *batch) append(op state.Op, seq uint32, links *links) (bool, error) {
 	if index == 0 && kind != state.KindNexthop && kind != state.KindRoute {
 		return false, nil // gone, with its device
 	}
+	if kind == state.KindRoute && index == 0 && byDevice(routeOf(obj)) {
+		return false, nil // gone, with its device; the kernel would delete any to there
+	}
 	switch kind {
 	case state.KindAddr:
 		b.appendAddr(op, seq, index)

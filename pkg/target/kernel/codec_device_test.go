@@ -126,6 +126,53 @@ func FuzzDecodeLink(f *testing.F) {
 	})
 }
 
+// FuzzDecodeTUN feeds the decoder with what a kernel may say of a TUN device.
+func FuzzDecodeTUN(f *testing.F) {
+	f.Add(1472, uint16(unix.ARPHRD_NONE), uint32(unix.IFF_UP), byte(unix.IFF_TUN), byte(1), uint8(2), []byte{})
+	f.Add(1500, uint16(unix.ARPHRD_ETHER), uint32(0), byte(unix.IFF_TAP), byte(0), uint8(0), []byte{1, 2, 3})
+	f.Add(0, uint16(0), uint32(0), byte(0), byte(0), uint8(1), []byte{8, 0, 3, 0, 2, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, mtu int, hardware uint16, flags uint32, typ, persist byte, said uint8, rest []byte) {
+		if mtu < 0 || mtu > 1<<30 {
+			return
+		}
+		header := make([]byte, unix.SizeofIfInfomsg)
+		native.PutUint16(header[2:], hardware)
+		native.PutUint32(header[4:], 4)
+		native.PutUint32(header[8:], flags)
+		var b batch
+		b.begin(unix.RTM_NEWLINK, 0, 0, header)
+		b.attr(unix.IFLA_IFNAME, []byte("flannel7\x00"))
+		b.attr32(unix.IFLA_MTU, uint32(mtu))
+		info := b.nest(unix.IFLA_LINKINFO)
+		b.attr(unix.IFLA_INFO_KIND, []byte("tun\x00"))
+		tells := said > 0 // an old kernel does not
+		if tells {
+			data := b.nest(unix.IFLA_INFO_DATA)
+			b.attr(unix.IFLA_TUN_TYPE, []byte{typ})
+			b.attr(unix.IFLA_TUN_PERSIST, []byte{persist})
+			b.endNest(data)
+		}
+		b.endNest(info)
+		b.end()
+		p := b.sizes(t)
+		r, ok := decodeLink(p)
+		e := r.entry(devices, false)
+		tun := tells && typ == unix.IFF_TUN && persist != 0 || !tells && hardware != unix.ARPHRD_ETHER
+		up := flags&unix.IFF_UP != 0
+		if !ok || (e.Owner == state.Ours) != tun || r.foreign == tun || (e.Object == state.TUN{Name: "flannel7", MTU: mtu}) != (tun && up) {
+			t.Fatalf("%+v, %+v", r, e)
+		}
+		if len(rest) > 0 { // whatever it may mean
+			b.buf = append(b.buf, rest...)
+			if r, ok := decodeLink(b.buf[unix.SizeofNlMsghdr:]); ok {
+				_ = r.entry(devices, false).Object.String()
+			}
+			var raw rawTUN
+			raw.decode(rest)
+		}
+	})
+}
+
 func TestMessagesStopAtTheMalformed(t *testing.T) {
 	var b batch
 	b.begin(1, 0, 7, []byte{1, 2, 3, 4})

@@ -43,6 +43,21 @@ func FuzzDecodeRoute(f *testing.F) {
 		if e := r.entry(links); e.Object != want || e.Owner != state.Ours {
 			t.Fatalf("%s is decoded to %+v", want, e)
 		}
+		// One by its device alone may have no carrier, which is no matter.
+		want = state.Route{Dst: p, Dev: "eth0"}
+		b = batch{}
+		b.appendRoute(create(want), 1, 3)
+		payload = b.sizes(t)
+		payload[8] |= unix.RTNH_F_LINKDOWN | unix.RTNH_F_DEAD
+		r, _ = decodeRoute(payload)
+		if e := r.entry(links); e.Object != want || e.Owner != state.Ours {
+			t.Fatalf("%s is decoded to %+v", want, e)
+		}
+		payload[6] = unix.RT_SCOPE_LINK
+		r, _ = decodeRoute(payload)
+		if e := r.entry(links); e.Object == state.Object(want) || e.Owner != state.Ours {
+			t.Fatalf("one with the scope of the link is decoded to %+v", e)
+		}
 	})
 }
 

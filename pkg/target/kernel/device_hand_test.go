@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,32 @@ func (hand) AddVXLAN(v state.VXLAN) error {
 		return err
 	}
 	return hand{}.SetLink(v.Name, true)
+}
+
+// held are the queues of the devices that go with their process.
+var held []*os.File
+
+// AddTUN makes a device by means other than those that are tested.
+func (hand) AddTUN(name string, persistent bool) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = name
+	t := &netlink.Tuntap{
+		LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: !persistent, Queues: 1,
+		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_MULTI_QUEUE,
+	}
+	if err := netlink.LinkAdd(t); err != nil {
+		return err
+	}
+	for _, fd := range t.Fds {
+		if !persistent {
+			held = append(held, fd)
+			continue
+		}
+		if err := fd.Close(); err != nil {
+			return err
+		}
+	}
+	return hand{}.SetLink(name, true)
 }
 
 func (hand) SetMAC(name string, m state.MAC) error {

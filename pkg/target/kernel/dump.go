@@ -74,11 +74,14 @@ func fill(ctx context.Context, have state.Have, kind state.Kind, dump func() err
 
 // dumpDevice puts a device of ours and what belongs to it into have.
 func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Have) error {
-	off, err := txChecksumOff(r.name)
+	off, err := r.checksumOff()
 	if err != nil {
 		return err
 	}
 	have[state.LinkKey(r.name)] = r.entry(links, off)
+	if r.foreign {
+		return nil
+	}
 	err = uninterrupted(ctx, func() error {
 		return dumpAddrs(r.index, func(payload []byte) {
 			if e, ok := decodeAddr(payload, links); ok && e.Object.Key().Dev == r.name {

@@ -43,6 +43,14 @@ func txChecksumOff(dev string) (bool, error) {
 	return v.data == 0, err
 }
 
+// checksumOff is txChecksumOff of a link, where it matters.
+func (r rawLink) checksumOff() (bool, error) {
+	if isTUN(r.name) {
+		return false, nil
+	}
+	return txChecksumOff(r.name)
+}
+
 // setTxChecksum does as "ethtool -K dev tx on" or "off".
 func setTxChecksum(dev string, on bool) error {
 	v := ethtoolValue{cmd: unix.ETHTOOL_STXCSUM}

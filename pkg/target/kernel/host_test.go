@@ -75,9 +75,9 @@ func (hand) DelNexthop(id uint32) error {
 }
 
 func edit(r targettest.Route, typ, flags uint16) error {
-	var scope byte = unix.RT_SCOPE_LINK
-	if r.Via.IsValid() || r.Nexthop != 0 {
-		scope = unix.RT_SCOPE_UNIVERSE
+	var scope byte = unix.RT_SCOPE_UNIVERSE
+	if r.ScopeLink {
+		scope = unix.RT_SCOPE_LINK
 	}
 	header := native.AppendUint32([]byte{
 		unix.AF_INET, byte(r.Dst.Bits()), 0, 0,
@@ -132,6 +132,10 @@ func freshHost(t *testing.T) hand {
 	t.Helper()
 	needNetns(t)
 	t.Cleanup(func() {
+		for _, fd := range held {
+			_ = fd.Close()
+		}
+		held = nil
 		links, err := netlink.LinkList()
 		if err != nil {
 			t.Error(err)

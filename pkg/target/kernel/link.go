@@ -11,10 +11,14 @@ import (
 	"flanneld/pkg/state"
 )
 
-// isOurs reports whether a device of that name belongs to this program: flannel
-// and a number.
-func isOurs(name string) bool {
-	digits, ok := strings.CutPrefix(name, "flannel.")
+// isOurs reports whether a device of that name belongs to this program: a VXLAN
+// device is flannel, a dot and a number, and a TUN device is without the dot.
+func isOurs(name string) bool { return numbered(name, "flannel.") || isTUN(name) }
+
+func isTUN(name string) bool { return numbered(name, "flannel") }
+
+func numbered(name, prefix string) bool {
+	digits, ok := strings.CutPrefix(name, prefix)
 	for i := range len(digits) {
 		ok = ok && digits[i] >= '0' && digits[i] <= '9'
 	}
@@ -39,6 +43,7 @@ type rawLink struct {
 	mac    state.MAC
 	master int
 	vxlan  rawVXLAN
+	tun    rawTUN
 }
 
 // rawVXLAN is what a message says of a VXLAN device.
@@ -60,6 +65,7 @@ func decodeLink(b []byte) (rawLink, bool) {
 	var r rawLink
 	r.index, r.up = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])&unix.IFF_UP != 0
 	elsewhere := false
+	r.tun = rawTUN{tap: native.Uint16(b[2:]) == unix.ARPHRD_ETHER}
 	var info []byte
 	for typ, data := range attrs(b[unix.SizeofIfInfomsg:]) {
 		switch typ {
@@ -88,14 +94,18 @@ func decodeLink(b []byte) (rawLink, bool) {
 		case unix.IFLA_INFO_KIND:
 			r.kind = unix.ByteSliceToString(data)
 		case unix.IFLA_INFO_DATA:
-			if r.kind == "vxlan" {
+			switch r.kind {
+			case "vxlan":
 				r.vxlan = decodeVXLAN(data)
+			case "tun":
+				r.tun.decode(data)
 			}
 		}
 	}
 	if elsewhere {
 		r.vxlan.odd = "with its packets in another network namespace"
 	}
+	r.foreign = r.inTheWay() != ""
 	return r, true
 }
 
@@ -177,6 +187,9 @@ func (r rawLink) object(links *links, checksumOff bool) state.VXLAN {
 // entry turns the link, which has a name of ours, into what it is to the
 // reconciler.
 func (r rawLink) entry(links *links, checksumOff bool) state.Entry {
+	if isTUN(r.name) {
+		return r.tunEntry(links)
+	}
 	v := r.object(links, checksumOff)
 	var odd string
 	switch {
@@ -209,6 +222,9 @@ type links struct {
 type link struct {
 	index int
 	up    bool
+	// foreign is set if it has a name of ours, and it, with all that it has, is
+	// not ours all the same.
+	foreign bool
 }
 
 // name of the interface with the given index; empty if there is none.
@@ -221,11 +237,17 @@ func (l *links) nameOrIndex(index int) string {
 	return fmt.Sprintf("interface %d", index)
 }
 
-// find returns the index of the interface called name, if it is up.
+// ours reports whether a device's name is ours, and what it has.
+func (l *links) ours(name string) bool { return isOurs(name) && !l.byName[name].foreign }
+
+// find returns the index of the interface called name, if it is up, and not
+// someone else's in the place of ours.
 func (l *links) find(name string) (int, error) {
 	switch dev, ok := l.byName[name]; {
 	case !ok:
 		return 0, noLink("there is no interface " + name)
+	case dev.foreign:
+		return dev.index, noLink("device " + name + " is not ours")
 	case !dev.up:
 		return dev.index, noLink("interface " + name + " is down")
 	default:

@@ -19,19 +19,31 @@ func (k *Kernel) applyLinks(ctx context.Context, ops []state.Op, errs []error) {
 	k.devices.Lock()
 	defer k.devices.Unlock()
 	for i, op := range ops {
-		switch op.Verb {
-		case state.Create:
-			errs[i] = k.makeLink(op.Want.(state.VXLAN))
-		case state.Replace:
-			errs[i] = k.mendLink(op.Want.(state.VXLAN))
-		case state.Delete:
-			errs[i] = deleteLink(op.Key().Dev)
-		}
+		errs[i] = k.applyLink(op)
 	}
 	var all *links
 	if err := uninterrupted(ctx, func() (err error) { all, _, err = dumpLinks(); return err }); err == nil {
 		k.links = all // else what needs a new device fails, and is tried again
 	}
+}
+
+func (k *Kernel) applyLink(op state.Op) error {
+	switch w := op.Want.(type) {
+	case state.TUN:
+		if op.Verb == state.Create {
+			return k.makeTUN(w)
+		}
+		return k.mendTUN(w)
+	case state.VXLAN:
+		if op.Verb == state.Create {
+			return k.makeLink(w)
+		}
+		return k.mendLink(w)
+	}
+	if isTUN(op.Key().Dev) {
+		return deleteTUN(op.Key().Dev)
+	}
+	return deleteLink(op.Key().Dev)
 }
 
 // makeLink makes a device where there is none; of one that cannot be as wanted
@@ -49,13 +61,17 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 		}
 		return err
 	}
-	// The kernel's own way to learn routers is not for a device between nodes.
-	// Where this is not allowed, it does little harm.
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+v.Name+"/accept_ra", []byte("0"), 0)
+	ignoreRouters(v.Name)
 	if err := k.adjustLink(v); err != nil {
 		return errors.Join(err, deleteLink(v.Name))
 	}
 	return nil
+}
+
+// ignoreRouters ends the kernel's own way to learn routers, which is not for a
+// device between nodes. Where this is not allowed, it does little harm.
+func ignoreRouters(dev string) {
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
 }
 
 // appendLink adds the message that makes a device, down.
@@ -126,10 +142,8 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 	if !r.tunnel() || !v.SameTunnel(have) {
 		return fmt.Errorf("the kernel makes it %s", r.entry(k.links, off).Object)
 	}
-	if r.master != 0 {
-		if err := setLink(r.index, func(b *batch) { b.attr32(unix.IFLA_MASTER, 0) }); err != nil {
-			return fmt.Errorf("taking it out of %s: %w", k.links.nameOrIndex(r.master), err)
-		}
+	if err := k.release(r); err != nil {
+		return err
 	}
 	if have.MAC != v.MAC {
 		if err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_ADDRESS, v.MAC[:]) }); err != nil {
@@ -150,10 +164,16 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 			return fmt.Errorf("switching checksums off: %w", err)
 		}
 	}
-	if !r.up {
-		if err := setUp(r.index); err != nil {
-			return fmt.Errorf("setting it up: %w", err)
-		}
+	return setUp(r)
+}
+
+// release takes a device out of a bridge, or the like.
+func (k *Kernel) release(r rawLink) error {
+	if r.master == 0 {
+		return nil
+	}
+	if err := setLink(r.index, func(b *batch) { b.attr32(unix.IFLA_MASTER, 0) }); err != nil {
+		return fmt.Errorf("taking it out of %s: %w", k.links.nameOrIndex(r.master), err)
 	}
 	return nil
 }
@@ -179,15 +199,21 @@ func setLink(index int, change func(*batch)) error {
 	return b.exchangeOne()
 }
 
-func setUp(index int) error {
+func setUp(r rawLink) error {
+	if r.up {
+		return nil
+	}
 	header := make([]byte, unix.SizeofIfInfomsg)
-	native.PutUint32(header[4:], uint32(index))
+	native.PutUint32(header[4:], uint32(r.index))
 	native.PutUint32(header[8:], unix.IFF_UP)
 	native.PutUint32(header[12:], unix.IFF_UP)
 	var b batch
 	b.begin(unix.RTM_NEWLINK, 0, 0, header)
 	b.end()
-	return b.exchangeOne()
+	if err := b.exchangeOne(); err != nil {
+		return fmt.Errorf("setting it up: %w", err)
+	}
+	return nil
 }
 
 // exchangeOne sends the one message of the batch, and returns what the kernel

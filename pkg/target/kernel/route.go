@@ -69,6 +69,9 @@ func routeOf(o state.Object) state.Route {
 	return o.(state.Route)
 }
 
+// byDevice reports whether nothing but its device tells where the route leads.
+func byDevice(r state.Route) bool { return r.Dev != "" && !r.Via.IsValid() && r.Nexthop == 0 }
+
 func familyOf(a netip.Addr) byte {
 	if a.Is4() {
 		return unix.AF_INET
@@ -156,9 +159,10 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 // entry turns the route into what it is to the reconciler.
 func (r rawRoute) entry(links *links) state.Entry {
 	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Onlink: r.flags&unix.RTNH_F_ONLINK != 0, Nexthop: r.nexthop}
-	// Of a route by nexthop, the kernel may leave out where that leads.
+	// Of a route by nexthop, the kernel may leave out where that leads. One that
+	// "ip route" writes without a gateway has the scope of its link.
 	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE && len(r.extra) == 0 &&
-		(r.nexthop != 0 || r.via.IsValid() && route.Dev != "")
+		(r.nexthop != 0 || route.Dev != "")
 	if plain && r.protocol == RouteProtocol {
 		return state.Entry{Object: route, Owner: state.Ours}
 	}
@@ -201,6 +205,9 @@ func (r rawRoute) text(dev string) string {
 		fmt.Fprintf(&b, " proto %s", name)
 	} else {
 		fmt.Fprintf(&b, " proto %d", r.protocol)
+	}
+	if r.scope == unix.RT_SCOPE_LINK {
+		b.WriteString(" scope link")
 	}
 	if r.nexthop != 0 {
 		fmt.Fprintf(&b, " nhid %d", r.nexthop)

@@ -121,6 +121,7 @@ func (w watcher) link(r rawLink, gone bool) {
 		w.tellLink(was)
 	}
 	if gone && isOurs(r.name) {
+		delete(w.names.byName, r.name)
 		// What was on it is gone, too, even if there is another one by now.
 		w.emit(target.Event{Iface: r.name, Key: state.LinkKey(r.name), Gone: true})
 		return
@@ -139,6 +140,7 @@ func (w watcher) tellLink(name string) {
 			e.Lost = true // find out by a look at everything
 		} else {
 			e.Key, e.Entry, e.Gone = state.LinkKey(name), entry, !there
+			w.names.byName[name] = link{foreign: there && entry.Owner == state.Foreign}
 		}
 	}
 	w.emit(e)
@@ -153,7 +155,7 @@ func (k *Kernel) now(name string, names *links) (e state.Entry, there bool, err 
 	if !ok || err != nil {
 		return state.Entry{}, false, err
 	}
-	off, err := txChecksumOff(name)
+	off, err := r.checksumOff()
 	if errors.Is(err, unix.ENODEV) {
 		return state.Entry{}, false, nil
 	}
@@ -165,7 +167,7 @@ func (w watcher) neigh(m message) {
 		return
 	}
 	dev := w.names.name(int(native.Uint32(m.data[4:])))
-	if !isOurs(dev) {
+	if !w.names.ours(dev) {
 		return // there may be thousands
 	}
 	r, ok := decodeNeigh(m.data)
