@@ -2,6 +2,7 @@ package subnet_test
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -94,17 +95,17 @@ func TestRefreshIsNoSignOfLife(t *testing.T) {
 		client := m.Join()
 		public, fail := me, error(nil)
 		option, refresh := changing(&public, &fail)
-		down := false
-		start(t, client, me, option, func(k *subnet.Keeper) { k.Trouble = func(is bool) { down = is } })
+		var down atomic.Bool
+		start(t, client, me, option, func(k *subnet.Keeper) { k.Trouble = down.Store })
 		client.Fail(errDown)
 		client.DropWatches(errDown)
 		time.Sleep(10 * time.Second)
-		if !down {
+		if !down.Load() {
 			t.Fatal("no trouble with a store that is down")
 		}
 		refresh <- struct{}{}
 		synctest.Wait()
-		if !down {
+		if !down.Load() {
 			t.Error("the store is down and was said to be well")
 		}
 	})
