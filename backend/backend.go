@@ -44,6 +44,9 @@ type Past struct {
 	MAC state.MAC
 	// Lease is what this host's lease says; zero if it has none.
 	Lease subnet.Attrs
+	// Others are the leases of which any may be another host's; none if what
+	// Lease says is not to be put in question.
+	Others []*subnet.Lease
 }
 
 // Backend is one way to carry packets. Its methods have no effects and give the

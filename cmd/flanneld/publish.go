@@ -44,7 +44,11 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 			if err := env.Write(d.options.subnetFile); err != nil {
 				if err.Error() != said {
 					said = err.Error()
-					klog.Errorf("not ready, trying again: %v", err)
+					what := "not ready"
+					if !first {
+						what = "what it says is out of date"
+					}
+					klog.Errorf("%s, trying again: %v", what, err)
 				}
 				d.systemd.status(said)
 				if err := sleep(ctx, retryPause); err != nil {

@@ -100,7 +100,8 @@ func decodeLink(b []byte) (rawLink, bool) {
 }
 
 // vxlanDefaults are the settings that this program leaves alone. One that a
-// kernel does not know is as it should be.
+// kernel does not know is as it should be. UDP checksums are not among them: a
+// kernel before 4.6 makes devices without, and either is understood everywhere.
 var vxlanDefaults = map[uint16]struct {
 	name  string
 	value byte // all bytes of it
@@ -112,7 +113,6 @@ var vxlanDefaults = map[uint16]struct {
 	unix.IFLA_VXLAN_RSC:               {"rsc", 0},
 	unix.IFLA_VXLAN_L2MISS:            {"l2miss", 0},
 	unix.IFLA_VXLAN_L3MISS:            {"l3miss", 0},
-	unix.IFLA_VXLAN_UDP_CSUM:          {"noudpcsum", 1},
 	unix.IFLA_VXLAN_UDP_ZERO_CSUM6_TX: {"udp6zerocsumtx", 0},
 	unix.IFLA_VXLAN_UDP_ZERO_CSUM6_RX: {"udp6zerocsumrx", 0},
 	unix.IFLA_VXLAN_REMCSUM_TX:        {"remcsumtx", 0},

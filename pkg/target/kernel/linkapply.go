@@ -47,7 +47,7 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 		if errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("%w (%w)", noLink("there is no interface "+v.Lower), err)
 		}
-		return err
+		return notMade(v, err)
 	}
 	// The kernel's own way to learn routers is not for a device between nodes.
 	// Where this is not allowed, it does little harm.
@@ -56,6 +56,17 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 		return errors.Join(err, deleteLink(v.Name))
 	}
 	return nil
+}
+
+// notMade says more about an error where the kernel says little.
+func notMade(v state.VXLAN, err error) error {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("the kernel lacks the module vxlan (%w)", err)
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("UDP port %d belongs to another program, or to a VXLAN device with other settings (%w)", v.Port, err)
+	}
+	return err
 }
 
 // appendLink adds the message that makes a device, down.
@@ -152,7 +163,7 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 	}
 	if !r.up {
 		if err := setUp(r.index); err != nil {
-			return fmt.Errorf("setting it up: %w", err)
+			return fmt.Errorf("setting it up: %w", notMade(v, err))
 		}
 	}
 	return nil
