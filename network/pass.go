@@ -45,6 +45,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
 	due := make([]state.Op, 0, len(ops))
 	missing := r.newUnmet()
+	r.missing = missing
 	for _, op := range ops {
 		f := r.failures[op.Key()]
 		if f == nil || f.blocked || !f.next.After(time.Now()) {
@@ -164,7 +165,7 @@ func withoutSpoils(ops []state.Op) []state.Op {
 // is wanted. It reports false where a full pass has to find out more.
 func (r *Reconciler) quickPass(ctx context.Context, changed keys) bool {
 	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.keep)
-	for _, err := range r.apply(ctx, ops, r.newUnmet(), nil) {
+	for _, err := range r.apply(ctx, ops, r.missing, nil) {
 		if err != nil {
 			return false
 		}

@@ -39,6 +39,7 @@ type Reconciler struct {
 	have     state.Have           // as of the last pass; nil before the first
 	left     state.Set            // FDB entries of ours that may be there, too, wanted or not
 	keep     func(state.Key) bool // what must stay, as of the last full pass
+	missing  *unmet               // what it could not do
 	failures map[state.Key]*failure
 	useless  map[ip.Subnet]string // the plan's problems, as they were logged
 	restored bool                 // by the last full pass: something was not as an earlier one left it
