@@ -18,12 +18,11 @@ func TestKeptWhileUnsaid(t *testing.T) {
 		lines := logged(t)
 		m := newStore(config)
 		client := m.Join()
-		public, fail := me, error(nil)
-		option, refresh := changing(&public, &fail)
+		mind, option, refresh := changing()
 		var trouble troubles
 		h := start(t, client, me, option, trouble.option)
 		own := h.own()
-		fail = errors.New("the interface is too small")
+		mind.change(me, errors.New("the interface is too small"))
 		refresh <- struct{}{}
 		time.Sleep(10 * time.Second)
 		for _, c := range []struct {
@@ -54,7 +53,7 @@ func TestKeptWhileUnsaid(t *testing.T) {
 		t.Log("another host has the subnet")
 		put(t, m, own, attrs(other), subnet.LeaseTTL)
 		time.Sleep(10 * time.Second)
-		fail = nil
+		mind.change(me, nil)
 		time.Sleep(10 * time.Second)
 		if h.own() == own || find(t, m, h.own()) == nil {
 			t.Errorf("held is %s", h.own())
@@ -71,8 +70,7 @@ func TestRefreshDuringRetry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(config)
 		client := m.Join()
-		public, fail := me, error(nil)
-		option, refresh := changing(&public, &fail)
+		_, option, refresh := changing()
 		h := start(t, client, me, option)
 		own := h.own()
 		client.Fail(errDown, subnettest.Create)
@@ -93,8 +91,7 @@ func TestRefreshIsNoSignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(config)
 		client := m.Join()
-		public, fail := me, error(nil)
-		option, refresh := changing(&public, &fail)
+		_, option, refresh := changing()
 		var down atomic.Bool
 		start(t, client, me, option, func(k *subnet.Keeper) { k.Trouble = down.Store })
 		client.Fail(errDown)
