@@ -67,9 +67,17 @@ type Backend interface {
 	Local(h Host, own *subnet.Lease) []state.Object
 
 	// Peer returns the objects by which peer is reached. An error is about this
-	// peer alone.
+	// peer alone; if it is Unreadable, what the host has for the peer stays.
 	Peer(h Host, own, peer *subnet.Lease) ([]state.Object, error)
 }
+
+// Unreadable is an error about a lease that does not say what it must. It is no
+// sign that the peer is gone.
+type Unreadable struct{ Err error }
+
+func (u Unreadable) Error() string { return u.Err.Error() }
+
+func (u Unreadable) Unwrap() error { return u.Err }
 
 // Type is a row of the table of backends.
 type Type struct {

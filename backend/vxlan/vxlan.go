@@ -158,7 +158,7 @@ func (b vxlan) Peer(h backend.Host, own, peer *subnet.Lease) ([]state.Object, er
 	}
 	mac, err := vtep(peer.Attrs)
 	if err != nil {
-		return nil, err
+		return nil, backend.Unreadable{Err: err}
 	}
 	if strings.Contains(own.BackendData, mac.String()) {
 		return nil, fmt.Errorf("its VtepMAC %s is this host's own; one of the two has to get another one", mac)
