@@ -34,6 +34,7 @@ func (l otherLink) String() string { return l.text }
 type rawLink struct {
 	link
 	name   string
+	flags  uint32
 	kind   string
 	mtu    int
 	mac    state.MAC
@@ -58,7 +59,8 @@ func decodeLink(b []byte) (rawLink, bool) {
 		return rawLink{}, false
 	}
 	var r rawLink
-	r.index, r.up = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])&unix.IFF_UP != 0
+	r.index, r.flags = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])
+	r.up = r.flags&unix.IFF_UP != 0
 	elsewhere := false
 	var info []byte
 	for typ, data := range attrs(b[unix.SizeofIfInfomsg:]) {
