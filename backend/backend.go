@@ -46,6 +46,9 @@ type Past struct {
 	MAC state.MAC
 	// Lease is what this host's lease says; zero if it has none.
 	Lease subnet.Attrs
+	// Others are the leases of which any may be another host's; none if what
+	// Lease says is not to be put in question.
+	Others []*subnet.Lease
 }
 
 // Backend is one way to carry packets. Its methods have no effects and give the
@@ -67,9 +70,17 @@ type Backend interface {
 	Local(h Host, network ip.Subnet, own *subnet.Lease) []state.Object
 
 	// Peer returns the objects by which peer is reached. An error is about this
-	// peer alone.
+	// peer alone; if it is Unreadable, what the host has for the peer stays.
 	Peer(h Host, own, peer *subnet.Lease) ([]state.Object, error)
 }
+
+// Unreadable is an error about a lease that does not say what it must. It is no
+// sign that the peer is gone.
+type Unreadable struct{ Err error }
+
+func (u Unreadable) Error() string { return u.Err.Error() }
+
+func (u Unreadable) Unwrap() error { return u.Err }
 
 // Type is a row of the table of backends.
 type Type struct {

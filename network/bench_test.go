@@ -120,8 +120,8 @@ func BenchmarkQuickPass(b *testing.B) {
 			w.Peers = peers[i%2]
 			i++
 			r.Wish(w)
-			changed, full, _ := r.take()
-			if full || len(changed) > 5 || !r.quickPass(b.Context(), changed) {
+			changed, whole, hinted, _ := r.take()
+			if whole || hinted || len(changed) > 5 || !r.quickPass(b.Context(), changed, false) {
 				b.Fatal("not a quick pass")
 			}
 		}

@@ -130,7 +130,7 @@ func (p *plan) foresee(have state.Have) {
 // wanted: those of leases that cannot be read.
 func (p *plan) keeper(have state.Have) func(state.Key) bool {
 	kept := make(map[state.Key]bool)
-	for _, s := range p.wish.Unreadable {
+	for _, s := range slices.AppendSeq(slices.Clone(p.wish.Unreadable), maps.Keys(p.unreadable)) {
 		for _, dst := range s.Prefixes() {
 			kept[state.Key{Kind: state.KindRoute, Dst: dst}] = true
 			kept[state.Key{Kind: state.KindNexthop, ID: state.NexthopID(dst)}] = true

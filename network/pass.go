@@ -45,6 +45,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
 	due := make([]state.Op, 0, len(ops))
 	missing := r.newUnmet()
+	r.missing = missing
 	for _, op := range ops {
 		f := r.failures[op.Key()]
 		if f == nil || f.blocked || !f.next.After(time.Now()) {
@@ -161,10 +162,14 @@ func withoutSpoils(ops []state.Op) []state.Op {
 }
 
 // quickPass brings the objects under keys from what the last pass left to what
-// is wanted. It reports false where a full pass has to find out more.
-func (r *Reconciler) quickPass(ctx context.Context, changed keys) bool {
+// is wanted; if more may not be as that left it, only where all are new, and so
+// depend on nothing that was there. It reports false where a full pass has to find out more.
+func (r *Reconciler) quickPass(ctx context.Context, changed keys, onlyNew bool) bool {
 	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.keep)
-	for _, err := range r.apply(ctx, ops, r.newUnmet(), nil) {
+	if onlyNew && (len(ops) != len(changed) || slices.ContainsFunc(ops, func(op state.Op) bool { return op.Verb != state.Create })) {
+		return false
+	}
+	for _, err := range r.apply(ctx, ops, r.missing, nil) {
 		if err != nil {
 			return false
 		}

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"net/netip"
 
 	"flanneld/backend"
@@ -41,6 +42,10 @@ type plan struct {
 	// for one, it may have to be settled which of them get what they call for.
 	claims    map[state.MAC][]*subnet.Lease
 	unsettled map[state.MAC]struct{}
+	// unreadable are the leases of which the backend cannot read how to reach
+	// the peer: what the host has for them stays.
+	unreadable map[ip.Subnet]bool
+	reread     bool // which they are may have changed
 }
 
 // keys of objects.
@@ -56,6 +61,7 @@ func (p *plan) set(w Wish) (changed keys, all bool) {
 		return nil, true
 	}
 	changed = make(keys)
+	p.reread = false
 	was, is := old.Peers, w.Peers
 	for len(was) > 0 || len(is) > 0 {
 		if len(was) > 0 && len(is) > 0 && was[0] == is[0] {
@@ -84,7 +90,8 @@ func (p *plan) set(w Wish) (changed keys, all bool) {
 		}
 	}
 	p.settle(changed)
-	return changed, false
+	// What is there for an unreadable lease is seen by a full pass alone.
+	return changed, p.reread
 }
 
 func compareFirst(a, b []*subnet.Lease) int {
@@ -102,6 +109,9 @@ func (p *plan) add(changed keys, l *subnet.Lease) {
 	objects, err := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
 	if err != nil {
 		p.tell(l, err.Error())
+		if errors.As(err, new(backend.Unreadable)) {
+			p.unreadable[l.Subnet], p.reread = true, true
+		}
 		return
 	}
 	if f, ok := vtep(objects); ok && !p.claim(f.MAC, l) {
@@ -114,6 +124,10 @@ func (p *plan) add(changed keys, l *subnet.Lease) {
 func (p *plan) remove(changed keys, l *subnet.Lease) {
 	objects := p.objects(l)
 	p.tell(l, "")
+	if p.unreadable[l.Subnet] {
+		delete(p.unreadable, l.Subnet)
+		p.reread = true
+	}
 	p.take(changed, objects)
 	if f, ok := vtep(objects); ok {
 		p.unclaim(f.MAC, l)
@@ -175,6 +189,7 @@ func (p *plan) rebuild() {
 	p.problems = make(map[ip.Subnet]string)
 	p.claims = make(map[state.MAC][]*subnet.Lease)
 	p.unsettled = make(map[state.MAC]struct{})
+	p.unreadable = make(map[ip.Subnet]bool)
 	for _, o := range local {
 		k := o.Key()
 		p.want[k] = o

@@ -117,7 +117,7 @@ func (h *history) lease(n int) *subnet.Lease {
 	case 0:
 		withMAC(l, hostMAC(h.IntN(4))) // of someone else, maybe this host
 	case 1:
-		l.BackendData = `{}`
+		l.BackendType = "host-gw"
 	}
 	return l
 }

@@ -39,6 +39,7 @@ type Reconciler struct {
 	have     state.Have           // as of the last pass; nil before the first
 	left     state.Set            // FDB entries of ours that may be there, too, wanted or not
 	keep     func(state.Key) bool // what must stay, as of the last full pass
+	missing  *unmet               // what it could not do
 	failures map[state.Key]*failure
 	useless  map[ip.Subnet]string // the plan's problems, as they were logged
 	restored bool                 // by the last full pass: something was not as an earlier one left it
@@ -152,7 +153,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-timer.C:
 			full = true
 		}
-		changed, hinted, fresh := r.take()
+		changed, whole, hinted, fresh := r.take()
 		if r.plan.want == nil {
 			continue // no wish yet: nothing is known, so nothing is done
 		}
@@ -163,7 +164,18 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 		}
 		r.tellUseless()
-		full = full || hinted || r.have == nil || !r.quickPass(ctx, changed)
+		switch {
+		case full || whole || r.have == nil:
+			full = true
+		case !hinted:
+			full = !r.quickPass(ctx, changed, false)
+		default:
+			// What is new does not wait for a full pass that has to.
+			if time.Now().Before(rest) {
+				r.quickPass(ctx, changed, true)
+			}
+			full = true
+		}
 		switch {
 		case !full:
 		case time.Now().Before(rest):
@@ -188,6 +200,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				continue
 			}
 			failing = ""
+			klog.V(1).Infof("looked at everything there is: %s for %d objects", time.Since(start).Round(time.Millisecond), len(r.plan.want))
 			rest = time.Now().Add(max(settle, 2*time.Since(start)))
 			if r.fight(start) {
 				rest = start.Add(fightPause)
@@ -217,20 +230,21 @@ func (r *Reconciler) fight(start time.Time) bool {
 }
 
 // take empties the mailbox. It returns the keys of the objects that a new wish
-// changes, and whether there is reason for a full pass, and for a fresh one.
-func (r *Reconciler) take() (changed keys, full, fresh bool) {
+// changes, whether it can only be granted by a full pass, and whether hints call
+// for one, and for a fresh one.
+func (r *Reconciler) take() (changed keys, whole, hinted, fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	full, fresh = r.full, r.fresh
+	hinted, fresh = r.full, r.fresh
 	if r.wish != nil {
 		// What is there for an unreadable lease is seen by a full pass alone.
-		full = full || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
+		whole = !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
 		var all bool
 		changed, all = r.plan.set(*r.wish)
-		full, fresh = full || all, fresh || all
+		whole, fresh = whole || all, fresh || all
 	}
 	r.wish, r.full, r.fresh = nil, false, false
-	return changed, full, fresh
+	return changed, whole, hinted, fresh
 }
 
 // again puts off a full pass.

@@ -27,9 +27,7 @@ func anyVxlanLease(r *rand.Rand, n int) *subnet.Lease {
 		far(l)
 	}
 	switch r.IntN(10) {
-	case 0:
-		l.BackendData = `{"VtepMAC":"x"}`
-	case 1:
+	case 0, 1:
 		l.BackendType = "host-gw"
 	case 2:
 		withMAC(l, hostMAC(0)) // this host's own

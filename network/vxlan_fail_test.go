@@ -136,6 +136,29 @@ func TestVxlanDependencies(t *testing.T) {
 	}
 }
 
+// A quick pass, too, leaves what something still uses that could not be changed.
+func TestQuickPassAfterFailure(t *testing.T) {
+	bubble(t, func(r *rig) {
+		second := farLease(2, 1)
+		r.start()
+		r.Wish(directWish(farLease(1, 1), second))
+		r.pass(time.Second)
+		r.fake.Refuse(route(1, 1).Key(), errRefused)
+		r.Wish(directWish(vxlanLease(1, 1), second))
+		r.pass(time.Second)
+		r.Wish(directWish(vxlanLease(1, 1)))
+		r.pass(time.Second)
+		r.wantRoutes(1, ours(tunnel(1)))
+		r.wantRoutes(2)
+		if n := len(r.fake.FDBs("flannel.1")); n != 1 {
+			t.Errorf("%d FDB entries", n)
+		}
+		r.fake.Refuse(route(1, 1).Key(), nil)
+		r.pass(2 * retryMost)
+		r.wantOnly(directWish(vxlanLease(1, 1)))
+	})
+}
+
 // A device that cannot have its MTU does not keep new peers out.
 func TestDeviceThatCannotBeAltered(t *testing.T) {
 	bubble(t, func(r *rig) {

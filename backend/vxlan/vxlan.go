@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"flanneld/backend"
@@ -40,7 +41,7 @@ func (b vxlan) Device() string { return fmt.Sprintf("flannel.%d", b.VNI) }
 
 // Attrs chooses the device's MAC address: the one it has, the one that the peers
 // know from our lease, or one that is made from what tells this host from
-// others.
+// others. A clone comes with the MAC of another host, and must not keep it.
 func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
 	if b.config.MTU > h.MTU {
 		return subnet.Attrs{}, &subnet.ConfigError{
@@ -53,7 +54,7 @@ func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
 	if !mac.IsUnicast() && past.Lease.BackendType == name {
 		mac, _ = vtep(past.Lease)
 	}
-	if !mac.IsUnicast() {
+	if !mac.IsUnicast() || taken(mac, past.Others) {
 		mac = b.derivedMAC(h)
 	}
 	data, err := json.Marshal(leaseData{b.VNI, mac})
@@ -61,6 +62,14 @@ func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
 		return subnet.Attrs{}, err
 	}
 	return subnet.Attrs{PublicIP: h.PublicIP, BackendType: name, BackendData: string(data)}, nil
+}
+
+// taken reports whether one of the leases says that its host has that MAC.
+func taken(m state.MAC, leases []*subnet.Lease) bool {
+	return slices.ContainsFunc(leases, func(l *subnet.Lease) bool {
+		its, err := vtep(l.Attrs)
+		return err == nil && l.BackendType == name && its == m
+	})
 }
 
 // derivedMAC is locally administered, and the same whenever the same host asks.
@@ -150,7 +159,7 @@ func (b vxlan) Peer(h backend.Host, own, peer *subnet.Lease) ([]state.Object, er
 	}
 	mac, err := vtep(peer.Attrs)
 	if err != nil {
-		return nil, err
+		return nil, backend.Unreadable{Err: err}
 	}
 	if strings.Contains(own.BackendData, mac.String()) {
 		return nil, fmt.Errorf("its VtepMAC %s is this host's own; one of the two has to get another one", mac)

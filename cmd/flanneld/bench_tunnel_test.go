@@ -16,8 +16,8 @@ import (
 //	ratio                       of the first to the second
 func BenchmarkVXLANThroughput(b *testing.B) {
 	const (
-		bytes  = 1 << 30
-		rounds = 7
+		bytes  = 512 << 20
+		rounds = 11
 	)
 	n := newNetwork(b, 2, vxlan, nil)
 	byHand := handMade(n)

@@ -22,7 +22,7 @@ const (
 func newWide(t testing.TB, v variant) *network {
 	t.Helper()
 	// The hosts' own subnets keep clear of those of distant peers.
-	n := newConfigured(t, v, settings{"Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.128.0.0"})
+	n := newConfigured(t, v, settings{"Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.200.0.0"})
 	wide, err := n.lab.AddSwitch("wide", mustPrefix("172.16.0.0/16"))
 	check(t, err)
 	_, err = n.lab.AddRouter(n.sw, wide)

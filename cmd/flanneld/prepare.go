@@ -58,7 +58,9 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		}
 	}
 	for _, l := range s.Leases {
-		if l.PublicIP == d.host.PublicIP && (p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous) {
+		if l.PublicIP != d.host.PublicIP {
+			p.Others = append(p.Others, l)
+		} else if p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous {
 			p.Lease = l.Attrs
 		}
 	}

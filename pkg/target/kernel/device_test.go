@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -165,9 +166,38 @@ func TestMakeDeviceFails(t *testing.T) {
 	o.refused(create(v), unix.EINVAL, "50 less than that of eth0")
 	o.none(v.Key())
 
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "other"
+	other := &netlink.Vxlan{LinkAttrs: attrs, VxlanId: 1, Port: 8472}
+	o.check(netlink.LinkAdd(other))
+	o.check(o.SetLink("other", true))
+	o.refused(create(vxlan()), unix.EEXIST, "specified VNI already exists")
+	o.check(o.DelLink("other"))
+	other.GBP = true
+	o.check(netlink.LinkAdd(other))
+	o.check(o.SetLink("other", true))
+	o.refused(create(vxlan()), unix.EADDRINUSE, "UDP port 8472 belongs to another")
+	o.none(vxlan().Key())
+	o.check(o.DelLink("other"))
+
 	o.check(o.SetLink("eth0", false))
 	o.dump()
 	o.apply(create(vxlan()))
+	o.is(vxlan())
+
+	if err := notMade(vxlan(), unix.EOPNOTSUPP); !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "module vxlan") {
+		t.Error(err)
+	}
+}
+
+// A kernel before 4.6 makes devices that send no UDP checksums.
+func TestDeviceWithoutUDPChecksums(t *testing.T) {
+	o := newOverlay(t)
+	out, err := exec.Command("ip", strings.Fields("link add flannel.1 up mtu 1450 address 0a:01:02:03:04:05 "+
+		"type vxlan id 1 dev eth0 local 192.168.5.1 dstport 8472 nolearning noudpcsum")...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	o.is(vxlan())
 }
 

@@ -38,6 +38,7 @@ func (l otherLink) String() string { return l.text }
 type rawLink struct {
 	link
 	name   string
+	flags  uint32
 	kind   string
 	mtu    int
 	mac    state.MAC
@@ -63,7 +64,8 @@ func decodeLink(b []byte) (rawLink, bool) {
 		return rawLink{}, false
 	}
 	var r rawLink
-	r.index, r.up = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])&unix.IFF_UP != 0
+	r.index, r.flags = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])
+	r.up = r.flags&unix.IFF_UP != 0
 	elsewhere := false
 	r.tun = rawTUN{tap: native.Uint16(b[2:]) == unix.ARPHRD_ETHER}
 	var info []byte
@@ -110,7 +112,8 @@ func decodeLink(b []byte) (rawLink, bool) {
 }
 
 // vxlanDefaults are the settings that this program leaves alone. One that a
-// kernel does not know is as it should be.
+// kernel does not know is as it should be. UDP checksums are not among them: a
+// kernel before 4.6 makes devices without, and either is understood everywhere.
 var vxlanDefaults = map[uint16]struct {
 	name  string
 	value byte // all bytes of it
@@ -122,7 +125,6 @@ var vxlanDefaults = map[uint16]struct {
 	unix.IFLA_VXLAN_RSC:               {"rsc", 0},
 	unix.IFLA_VXLAN_L2MISS:            {"l2miss", 0},
 	unix.IFLA_VXLAN_L3MISS:            {"l3miss", 0},
-	unix.IFLA_VXLAN_UDP_CSUM:          {"noudpcsum", 1},
 	unix.IFLA_VXLAN_UDP_ZERO_CSUM6_TX: {"udp6zerocsumtx", 0},
 	unix.IFLA_VXLAN_UDP_ZERO_CSUM6_RX: {"udp6zerocsumrx", 0},
 	unix.IFLA_VXLAN_REMCSUM_TX:        {"remcsumtx", 0},

@@ -59,7 +59,7 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 		if errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("%w (%w)", noLink("there is no interface "+v.Lower), err)
 		}
-		return err
+		return notMade(v, err)
 	}
 	ignoreRouters(v.Name)
 	if err := k.adjustLink(v); err != nil {
@@ -72,6 +72,17 @@ func (k *Kernel) makeLink(v state.VXLAN) error {
 // device between nodes. Where this is not allowed, it does little harm.
 func ignoreRouters(dev string) {
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
+}
+
+// notMade says more about an error where the kernel says little.
+func notMade(v state.VXLAN, err error) error {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return fmt.Errorf("the kernel lacks the module vxlan (%w)", err)
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("UDP port %d belongs to another program, or to a VXLAN device with other settings (%w)", v.Port, err)
+	}
+	return err
 }
 
 // appendLink adds the message that makes a device, down.
@@ -164,7 +175,10 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 			return fmt.Errorf("switching checksums off: %w", err)
 		}
 	}
-	return setUp(r)
+	if err := setUp(r); err != nil {
+		return notMade(v, err)
+	}
+	return nil
 }
 
 // release takes a device out of a bridge, or the like.

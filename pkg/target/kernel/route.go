@@ -88,18 +88,19 @@ func onlinkFlag(is bool) uint32 {
 
 // rawRoute is a route message, decoded.
 type rawRoute struct {
-	dst      netip.Prefix
-	via      netip.Addr
-	oif      int
-	table    uint32
-	priority uint32
-	tos      byte
-	protocol byte
-	scope    byte
-	typ      byte
-	flags    uint32
-	nexthop  uint32   // 0 for none
-	extra    []string // what routes of ours do not have
+	dst       netip.Prefix
+	via       netip.Addr
+	oif       int
+	table     uint32
+	priority  uint32
+	tos       byte
+	protocol  byte
+	scope     byte
+	typ       byte
+	flags     uint32
+	nexthop   uint32 // 0 for none
+	multipath bool
+	extra     []string // what routes of ours do not have
 }
 
 // keyed reports whether the route is of the main table, with metric 0 and for
@@ -142,6 +143,7 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 			src, _ := netip.AddrFromSlice(data)
 			r.extra = append(r.extra, "src "+src.String())
 		case unix.RTA_MULTIPATH:
+			r.multipath = true
 			r.extra = append(r.extra, "multipath")
 		case rtaNHID:
 			r.nexthop = u32(data)

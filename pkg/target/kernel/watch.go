@@ -39,7 +39,7 @@ func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Even
 		_ = s.set(unix.SOL_SOCKET, unix.SO_RCVBUF, watchBuffer) // as far as allowed; overruns are survived
 	}
 	// Names of interfaces as told by the notifications themselves.
-	w := watcher{k: k, emit: emit}
+	w := watcher{k: k, emit: emit, links: make(map[int]rawLink)}
 	err = uninterrupted(ctx, func() (err error) {
 		w.names, _, err = dumpLinks()
 		return err
@@ -66,6 +66,7 @@ func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Even
 type watcher struct {
 	k     *Kernel
 	names *links
+	links map[int]rawLink // as they were last told of, by index
 	emit  func(target.Event)
 }
 
@@ -113,9 +114,14 @@ func (w watcher) take(m message) {
 // once, and there is news about two names.
 func (w watcher) link(r rawLink, gone bool) {
 	was, known := w.names.byIndex[r.index]
-	w.names.byIndex[r.index] = r.name
+	before := w.links[r.index]
+	w.names.byIndex[r.index], w.links[r.index] = r.name, r
 	if gone {
 		delete(w.names.byIndex, r.index)
+		delete(w.links, r.index)
+	}
+	if !gone && before == r && !isOurs(r.name) {
+		return // that a device was put on top of it, say
 	}
 	if known && was != r.name {
 		w.tellLink(was)
