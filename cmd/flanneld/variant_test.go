@@ -22,7 +22,9 @@ var (
 	allocOnly = variant{backend: allocBackend, store: etcdV2}
 	vxlan     = variant{backend: vxlanBackend, store: etcdV2}
 
-	variants = []variant{hostGW, vxlan}
+	udp = variant{backend: udpBackend, store: etcdV2}
+
+	variants = []variant{hostGW, vxlan, udp}
 )
 
 // everyVariant runs a test with each variant.
@@ -87,6 +89,17 @@ var hostGWBackend = backend{
 	present:   (*node).routes,
 	byNexthop: func(_ *node, p peer) []string { return []string{p.routeByNexthop()} },
 	dev:       "eth0",
+}
+
+// udpBackend keeps its peers in the daemon itself: what it has of them shows only
+// in the packets that it carries.
+var udpBackend = backend{
+	name:     "udp",
+	config:   `{"Type":"udp"}`,
+	overhead: 28,
+	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.public) },
+	expected: func(*node, peer) []string { return nil },
+	present:  func(*node) []string { return nil },
 }
 
 var allocBackend = backend{

@@ -27,7 +27,7 @@ type Part struct {
 func (m Mux) of(k state.Kind) Target {
 	for _, p := range m.Parts {
 		if slices.Contains(p.Kinds, k) {
-			return p
+			return p.Target
 		}
 	}
 	return m.Rest
