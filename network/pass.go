@@ -93,9 +93,6 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	r.failures = t.now
 	t.news.log(klog.Warningf)
 	recovered.log(klog.Infof)
-	if r.connected() {
-		r.readyOnce.Do(func() { close(r.ready) })
-	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"flanneld/backend"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
@@ -53,6 +54,9 @@ type Status struct {
 	Wanted  int // objects that there should be
 	Missing int // objects that are not there, or are and should not be
 	Useless int // leases of which the backend can make nothing
+	// Host is what this host's own end of the overlay was last made for: its
+	// device has the MTU that goes with it. Zero before that is in place.
+	Host backend.Host
 }
 
 // failure is an object that could not be had.
@@ -207,6 +211,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 		}
 		r.tell()
+		if r.status.Host != (backend.Host{}) {
+			r.readyOnce.Do(func() { close(r.ready) })
+		}
 		timer.Reset(r.untilRetry())
 	}
 }
@@ -273,7 +280,10 @@ func (r *Reconciler) tellUseless() {
 
 // tell reports the status if it changed.
 func (r *Reconciler) tell() {
-	s := Status{Wanted: len(r.plan.want), Missing: len(r.failures), Useless: len(r.plan.problems)}
+	s := Status{Wanted: len(r.plan.want), Missing: len(r.failures), Useless: len(r.plan.problems), Host: r.status.Host}
+	if r.connected() {
+		s.Host = r.plan.wish.Host
+	}
 	if s != r.status {
 		r.status = s
 		r.report(s)

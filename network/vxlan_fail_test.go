@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/backend"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
@@ -213,5 +214,38 @@ func TestVxlanLongWithoutInterface(t *testing.T) {
 		synctest.Wait()
 		r.check(r.fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.1/16")))
 		r.heals(w, settle)
+	})
+}
+
+// What this host is said to be made for is what it is made for: a device that
+// refuses its new MTU still has the old one.
+func TestStatusTellsTheHostAsItIs(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.fake.Refuse(device().Key(), unix.EBUSY)
+		r.start()
+		w := vxlanWish(vxlanLease(1, 1))
+		r.Wish(w)
+		r.pass(time.Minute)
+		if r.lastHost() != (backend.Host{}) || r.isReady() {
+			t.Fatalf("without a device: host %+v, ready: %v", r.lastHost(), r.isReady())
+		}
+		r.fake.Refuse(device().Key(), nil)
+		r.pass(time.Minute)
+		if r.lastHost() != testHost || !r.isReady() {
+			t.Fatalf("with it: host %+v, ready: %v", r.lastHost(), r.isReady())
+		}
+
+		r.fake.Refuse(device().Key(), unix.EBUSY)
+		w.Host.MTU = 1400
+		r.Wish(w)
+		r.pass(time.Minute)
+		if got := r.lastHost().MTU; got != 1500 {
+			t.Errorf("the device has refused, and the MTU is said to be %d", got)
+		}
+		r.fake.Refuse(device().Key(), nil)
+		r.pass(time.Minute)
+		if got := r.lastHost().MTU; got != 1400 {
+			t.Errorf("the MTU is said to be %d", got)
+		}
 	})
 }

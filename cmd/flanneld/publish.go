@@ -17,20 +17,20 @@ import (
 // /run, say.
 const recheck = 10 * time.Second
 
-// env is what subnet.env should say. The caller holds d.mu.
+// env is what subnet.env should say. Its MTU is that of the device as it is, not as
+// it is about to be. The caller holds d.mu.
 func (d *daemon) env() network.Env {
 	return network.Env{
 		Network: d.holding.Config.Network(),
 		Subnet:  d.holding.Own.Subnet,
-		MTU:     d.backend.MTU(d.host),
+		MTU:     d.backend.MTU(d.status.Host),
 	}
 }
 
 // publishEnv writes subnet.env once the host is as it should be, tells systemd,
 // and keeps both right from then on.
 func (d *daemon) publishEnv(ctx context.Context) error {
-	// Until then nearly all that is allocated stays: to look for what does not is
-	// a fifth of a start among 50,000 leases.
+	// Until then nearly all that is allocated stays.
 	usual := debug.SetGCPercent(200)
 	err := d.awaitReady(ctx)
 	debug.SetGCPercent(usual)
@@ -85,11 +85,15 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 		case <-d.reconciler.Ready():
 			return nil
 		case <-d.publish:
+			var text string
 			d.mu.Lock()
 			if d.holding.Own != nil {
-				d.systemd.status("not ready: " + d.statusText())
+				text = d.statusText()
 			}
 			d.mu.Unlock()
+			if text != "" {
+				d.systemd.status("not ready: " + text)
+			}
 		}
 	}
 }

@@ -12,10 +12,31 @@ import (
 	"flanneld/pkg/lab"
 )
 
+// directRouting is vxlan where peers on the link get plain routes, and no entries.
+var directRouting = func() variant {
+	v := vxlan
+	v.backend.config = `{"Type":"vxlan","DirectRouting":true}`
+	v.backend.expected = func(h *node, p peer) []string {
+		if h.onLink(p) {
+			return []string{p.route()}
+		}
+		return vxlanBackend.expected(h, p)
+	}
+	return v
+}()
+
+// onLink reports whether the peer's public address is on the host's own link.
+func (h *node) onLink(p peer) bool { return netip.PrefixFrom(h.Addr, 24).Masked().Contains(p.public) }
+
 // Three hosts on two links: every pod and every VXLAN device reaches all others,
 // and what operators' scripts read is as they know it.
 func TestVXLAN(t *testing.T) {
-	n := newConfigured(t, vxlan, nil)
+	t.Run("tunnels", func(t *testing.T) { testVXLAN(t, vxlan) })
+	t.Run("DirectRouting", func(t *testing.T) { testVXLAN(t, directRouting) })
+}
+
+func testVXLAN(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
 	newRouted(n)
 	n.pingAll()
 	h, near, far := n.nodes[0], n.nodes[1], n.nodes[2]
@@ -38,22 +59,23 @@ func TestVXLAN(t *testing.T) {
 	if got := h.run("ip", "-d", "link", "show", vtep); !link.MatchString(got) {
 		t.Errorf("ip -d link: %s", got)
 	}
-	lines := func(format string, fields func(*node) []any, peers ...*node) string {
-		var b strings.Builder
-		for _, p := range peers {
-			fmt.Fprintf(&b, format+"\n", fields(p)...)
+	var fdb, neighbours, routes, direct string
+	for _, p := range h.others() {
+		base := p.subnet.Addr()
+		if v.backend.config == directRouting.backend.config && h.onLink(p) {
+			direct += p.route() + "\n"
+			continue
 		}
-		return b.String()
-	}
-	peers := []*node{near, far}
-	if far.subnet().Addr().Less(near.subnet().Addr()) {
-		peers = []*node{far, near}
+		fdb += fmt.Sprintf("%s dst %s self permanent\n", p.vtepMAC(), p.public)
+		neighbours += fmt.Sprintf("%s lladdr %s PERMANENT\n", base, p.vtepMAC())
+		routes += fmt.Sprintf("%s via %s proto 70 onlink\n", p.subnet, base)
 	}
 	for _, c := range []struct{ command, want string }{
 		{"ip -4 -o addr show " + vtep, fmt.Sprintf("    inet %s/32 scope global flannel.1\\       valid_lft forever preferred_lft forever", h.subnet().Addr())},
-		{"bridge fdb show dev " + vtep, lines("%s dst %s self permanent", func(p *node) []any { return []any{p.mac(), p.Addr} }, peers...)},
-		{"ip neigh show dev " + vtep, lines("%s lladdr %s PERMANENT", func(p *node) []any { return []any{p.subnet().Addr(), p.mac()} }, peers...)},
-		{"ip route show dev " + vtep, lines("%s via %s proto 70 onlink", func(p *node) []any { return []any{p.subnet(), p.subnet().Addr()} }, peers...)},
+		{"bridge fdb show dev " + vtep, fdb},
+		{"ip neigh show dev " + vtep, neighbours},
+		{"ip route show dev " + vtep, routes},
+		{"ip route show dev eth0 proto 70", direct},
 	} {
 		got := regexp.MustCompile(`(?m)^\d+: flannel\.1 `).ReplaceAllString(h.run(strings.Fields(c.command)...), "")
 		if sortLines(got) != sortLines(c.want) {
@@ -76,26 +98,11 @@ func sortLines(s string) string {
 	return strings.Join(sorted(lines...), "\n")
 }
 
-// With DirectRouting, peers on the link get plain routes and no VTEP entries,
-// the others a tunnel; a peer that moves from one link to the other changes over.
-func TestDirectRouting(t *testing.T) {
-	v := vxlan
-	v.backend.config = `{"Type":"vxlan","DirectRouting":true}`
-	v.backend.expected = func(h *node, p peer) []string {
-		if netip.PrefixFrom(h.Addr, 24).Contains(p.public) {
-			return []string{p.route()}
-		}
-		return vxlanBackend.expected(h, p)
-	}
-	n := newConfigured(t, v, nil)
+// With DirectRouting, a peer that moves from one link to another changes over.
+func TestDirectRoutingMoves(t *testing.T) {
+	n := newConfigured(t, directRouting, nil)
 	newRouted(n)
-	n.pingAll()
 	h := n.nodes[0]
-	_, err := h.pod.Transfer(n.ctx, n.nodes[1].pod, 10<<20)
-	check(t, err)
-	_, err = h.pod.Transfer(n.ctx, n.nodes[2].pod, 10<<20)
-	check(t, err)
-
 	moving := stranger("10.5.200.0/24", "192.168.0.200")
 	for _, public := range []string{"192.168.0.200", "192.168.1.200", "192.168.0.201", "192.168.1.201"} {
 		moving.public = netip.MustParseAddr(public)
