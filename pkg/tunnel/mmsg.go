@@ -13,9 +13,10 @@ type mmsghdr struct {
 }
 
 // mmsg is sendmmsg or recvmmsg without waiting. It returns how many messages
-// were, or an error if none was.
+// were, or an error if none was. The scheduler is not told of a call that does not
+// wait: that would wake a thread of the runtime that watches how long calls take.
 func mmsg(call uintptr, fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, errno := unix.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(msgs))),
+	n, _, errno := unix.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(msgs))),
 		uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
 	if errno != 0 {
 		return 0, errno
