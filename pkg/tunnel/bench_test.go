@@ -215,6 +215,9 @@ type figures struct {
 
 func (p *pair) measure(t testing.TB, d time.Duration) (f figures) {
 	t.Helper()
+	time.Sleep(time.Second) // until what was measured before has come to rest
+	times := p.roundTrips(t, 1000)
+	f.p50, f.p99 = times[len(times)/2].Seconds(), times[len(times)*99/100].Seconds()
 	before, start := p.cpu(t), time.Now()
 	f.one = p.stream(t, 1, d)
 	used := p.cpu(t) - before
@@ -222,8 +225,6 @@ func (p *pair) measure(t testing.TB, d time.Duration) (f figures) {
 	f.four = p.stream(t, 4, d)
 	f.small = p.flood(t, 64, d)
 	f.full = p.flood(t, 1400, d)
-	times := p.roundTrips(t, 1000)
-	f.p50, f.p99 = times[len(times)/2].Seconds(), times[len(times)*99/100].Seconds()
 	return f
 }
 
