@@ -11,7 +11,7 @@ OUT     ?= build/flanneld
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build flanneld test lint bench demo clean
+.PHONY: build flanneld tools test lint bench demo clean
 
 build: flanneld
 
@@ -33,13 +33,22 @@ $(ETCD):
 	@echo 'building $(@F) for the lab: about a minute, once'
 	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
 
+# What the tests compare with and use as an operator would.
+tools:
+	@for tool in ip bridge ethtool; do \
+		command -v $$tool >/dev/null || missing=yes; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 ethtool; \
+	fi
+
 # The packages one after the other: some of their tests measure how soon the
 # daemon acts, and others keep all processors busy.
-test: $(ETCD)
+test: $(ETCD) tools
 	$(GO) vet ./...
 	$(GO) test -p 1 $(RACE) -timeout 30m ./...
 
-bench: $(ETCD)
+bench: $(ETCD) tools
 	$(GO) test -p 1 -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 build/golangci-lint: Makefile

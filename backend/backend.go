@@ -33,6 +33,8 @@ type Host struct {
 	PublicIP ip.Addrs
 	// Nexthops asks for routes by way of nexthop objects.
 	Nexthops bool
+	// TUN is the name of this host's TUN device, for a backend that has one.
+	TUN string
 	// ID tells this host from any other, also from one that was made from the
 	// same image, and is the same after a reboot.
 	ID string
@@ -44,13 +46,17 @@ type Past struct {
 	MAC state.MAC
 	// Lease is what this host's lease says; zero if it has none.
 	Lease subnet.Attrs
+	// Others are the leases of which any may be another host's; none if what
+	// Lease says is not to be put in question.
+	Others []*subnet.Lease
 }
 
 // Backend is one way to carry packets. Its methods have no effects and give the
 // same answer for the same arguments.
 type Backend interface {
-	// Device is the name of the interface that the backend makes on each host;
-	// empty if it makes none.
+	// Device is the name of the interface that the backend makes on each host,
+	// with %d in the place of a number that Host.TUN tells; empty if it makes
+	// none.
 	Device() string
 
 	// Attrs returns what this host's lease must say, or why the backend cannot
@@ -61,12 +67,20 @@ type Backend interface {
 	MTU(Host) int
 
 	// Local returns the objects that the host has whoever its peers are.
-	Local(h Host, own *subnet.Lease) []state.Object
+	Local(h Host, network ip.Subnet, own *subnet.Lease) []state.Object
 
 	// Peer returns the objects by which peer is reached. An error is about this
-	// peer alone.
+	// peer alone; if it is Unreadable, what the host has for the peer stays.
 	Peer(h Host, own, peer *subnet.Lease) ([]state.Object, error)
 }
+
+// Unreadable is an error about a lease that does not say what it must. It is no
+// sign that the peer is gone.
+type Unreadable struct{ Err error }
+
+func (u Unreadable) Error() string { return u.Err.Error() }
+
+func (u Unreadable) Unwrap() error { return u.Err }
 
 // Type is a row of the table of backends.
 type Type struct {

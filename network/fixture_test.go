@@ -141,10 +141,19 @@ func (r *rig) pass(d time.Duration) {
 	synctest.Wait()
 }
 
+// lastStatus is the last one, but for its Host.
 func (r *rig) lastStatus() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.status
+	s := r.status
+	s.Host = backend.Host{}
+	return s
+}
+
+func (r *rig) lastHost() backend.Host {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status.Host
 }
 
 func (r *rig) isReady() bool {

@@ -10,6 +10,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
 	"flanneld/pkg/target/kernel"
 )
 
@@ -36,7 +37,7 @@ func (v view) RouteTo(netip.Addr) (string, netip.Addr, error) {
 }
 
 func iface(name string, addrs ...string) kernel.Interface {
-	i := kernel.Interface{Name: name, MTU: 1500, Up: true}
+	i := kernel.Interface{Name: name, MTU: 1500, Up: true, MAC: state.MAC{2, 0, 0, 0, 0, 1}}
 	for _, a := range addrs {
 		text, deprecated := strings.CutSuffix(a, " deprecated")
 		i.Addrs = append(i.Addrs, kernel.Address{Prefix: prefix(text), Deprecated: deprecated})
@@ -152,10 +153,10 @@ func TestChoose(t *testing.T) {
 
 // A public address needs no interface that owns it, and selects none.
 func TestChoosePublicIP(t *testing.T) {
-	s := Selection{PublicIP: netip.MustParseAddr("203.0.113.8")}
+	s := Selection{PublicIP: netip.MustParseAddr("203.0.113.8"), MachineID: "id"}
 	h, err := s.Choose(t.Context(), hostView())
 	want := backend.Host{
-		Iface: "eth0", MTU: 1500,
+		Iface: "eth0", MTU: 1500, Up: true, ID: "id 02:00:00:00:00:01",
 		Addr:     ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")},
 		Net:      ip.SubnetOf(prefix("192.0.2.0/24")),
 		PublicIP: ip.Addrs{V4: s.PublicIP},

@@ -9,18 +9,18 @@ import (
 
 // checkHost checks all that a host has in the end.
 func (h *history) checkHost() {
-	var want Status
-	want.Wanted = len(h.leases)
-	if h.nexthops {
-		want.Wanted *= 2
-	}
+	w := h.wished()
+	var p plan
+	p.set(w)
+	h.checkDevices(w, p.want)
+	want := Status{Wanted: len(p.want), Useless: len(p.problems)}
 	maybe := 0
 	hops := make(map[uint32]targettest.Nexthop)
 	for _, hop := range h.fake.Nexthops() {
 		hops[hop.ID] = hop
 	}
 	for n := range historyPeers {
-		missing, unsure, bad := h.outcome(n, hops)
+		missing, unsure, bad := h.outcome(n, p.want, hops)
 		want.Missing += missing
 		maybe += unsure
 		if bad {
@@ -29,14 +29,15 @@ func (h *history) checkHost() {
 		}
 	}
 	got := h.lastStatus()
-	if more := got.Missing - want.Missing; more < 0 || more > maybe || got.Wanted != want.Wanted {
-		h.Errorf("status %+v, want %+v and at most %d more missing", got, want, maybe)
+	more := got.Missing - want.Missing
+	if got.Missing = want.Missing; more < 0 || more > maybe || got != want {
+		h.Errorf("status %+v, want %+v and at most %d more missing", h.lastStatus(), want, maybe)
 	}
 }
 
 // outcome returns how many objects of a peer must be missing in the end, how
 // many more may be, and whether something is as it must not be.
-func (h *history) outcome(n int, hops map[uint32]targettest.Nexthop) (missing, unsure int, bad bool) {
+func (h *history) outcome(n int, want state.Set, hops map[uint32]targettest.Nexthop) (missing, unsure int, bad bool) {
 	got := h.fake.Routes(peerSubnet(n).V4)
 	var marked []targettest.Route
 	for _, r := range got {
@@ -44,24 +45,23 @@ func (h *history) outcome(n int, hops map[uint32]targettest.Nexthop) (missing, u
 			marked = append(marked, r)
 		}
 	}
-	l := h.leases[n]
+	r, wanted := want[route(n, 0).Key()].(state.Route)
 	hop, there := hops[nexthop(n, 0).ID]
 	hopIsOurs := there && hop.Protocol == targettest.ProtoOurs
-	if l == nil {
+	if !wanted {
 		return 0, 0, len(marked) > 0 || hopIsOurs
 	}
-	r := state.Route{Dst: l.Subnet.V4, Via: l.PublicIP.V4, Dev: "eth0"}
 	served := len(got) > 0 && serves(got[0], r)
 	if !h.nexthops && hopIsOurs {
 		return 0, 0, true
 	}
 	if h.nexthops {
 		r.Nexthop = hop.ID
-		switch right := hop.Via == r.Via && hop.Dev == r.Dev; {
+		switch right := hop.Nexthop == want[hop.Key()]; {
 		case !there || hopIsOurs && !right:
 			return 0, 0, true
 		case !right: // and not ours: the route must wait, too
-			return 1, 1, false
+			return 1, 2 + historyPeers, false // and with it the entries it needs
 		}
 	}
 	foreign := len(got) - len(marked)
@@ -78,5 +78,5 @@ func (h *history) outcome(n int, hops map[uint32]targettest.Nexthop) (missing, u
 
 // serves reports whether the route goes where want does, by a nexthop or not.
 func serves(r targettest.Route, want state.Route) bool {
-	return r.Via == want.Via && r.Dev == want.Dev
+	return r.Via == want.Via && r.Dev == want.Dev && r.Onlink == want.Onlink
 }

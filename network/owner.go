@@ -1,8 +1,10 @@
 package network
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"flanneld/pkg/state"
 )
@@ -25,33 +27,38 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 		return p.inNetworks(k.Dst.Addr())
 	case state.KindAddr, state.KindNeigh:
 		return devices[k.Dev] && p.inNetworks(k.Dst.Addr())
+	case state.KindTunnel, state.KindTunnelPeer: // of this process
+		return true
 	case state.KindLink, state.KindFDB:
 	}
 	return false
 }
 
 // disown marks those of a host's objects as foreign that are not this daemon's.
-// before is what it had when that was last known.
-func (p *plan) disown(have, before state.Have) {
+// before is what it had when that was last known, and left are entries that were
+// ours and not wanted then.
+func (p *plan) disown(have, before state.Have, left state.Set) {
 	devices := p.ownDevices(have)
-	vteps := make(map[state.Key]bool) // of FDB entries that neighbours of ours lead to
-	for k, e := range have {
-		if n, ok := e.Object.(state.Neigh); ok && p.mine(k, devices) {
-			vteps[state.FDBKey(n.Dev, n.MAC)] = true
+	vteps := sync.OnceValue(func() map[state.Key]bool { // of FDB entries that neighbours of ours lead to
+		all := make(map[state.Key]bool)
+		for k, e := range have {
+			if n, ok := e.Object.(state.Neigh); ok && p.mine(k, devices) {
+				all[state.FDBKey(n.Dev, n.MAC)] = true
+			}
 		}
-	}
+		return all
+	})
 	for k, e := range have {
 		if e.Owner != state.Ours || p.want[k] != nil || p.mine(k, devices) {
 			continue
 		}
-		switch k.Kind {
-		case state.KindLink:
-			if devices[k.Dev] {
-				continue
-			}
-		case state.KindFDB:
+		if k.Kind == state.KindLink && devices[k.Dev] {
+			continue
+		}
+		if k.Kind == state.KindFDB && devices[k.Dev] {
 			// A neighbour entry is made before its FDB entry, and deleted after.
-			if was := before[k]; devices[k.Dev] && (vteps[k] || was.Owner == state.Ours && was.Object == e.Object) {
+			was := before[k]
+			if vteps()[k] || was.Owner == state.Ours && was.Object == e.Object || left[k] == e.Object {
 				continue
 			}
 		}
@@ -72,9 +79,13 @@ func (p *plan) ownDevices(have state.Have) map[string]bool {
 		devices[k.Dev] = (ours || !seen) && p.inNetworks(k.Dst.Addr())
 	}
 	for dev, ours := range devices {
-		if _, tunnel := have[state.LinkKey(dev)].Object.(state.VXLAN); !ours || !tunnel {
-			delete(devices, dev)
+		switch have[state.LinkKey(dev)].Object.(type) {
+		case state.VXLAN, state.TUN:
+			if ours {
+				continue
+			}
 		}
+		delete(devices, dev)
 	}
 	for dev := range p.devices {
 		devices[dev] = true
@@ -82,19 +93,55 @@ func (p *plan) ownDevices(have state.Have) map[string]bool {
 	return devices
 }
 
+// foresee drops from what is there that which is wanted and goes when a device
+// is made anew, or gets another MAC address: it has to be made in the same pass.
+// Nothing is lost if it does not go.
+func (p *plan) foresee(have state.Have) {
+	for dev := range p.devices {
+		want, ok := p.want[state.LinkKey(dev)].(state.VXLAN)
+		if !ok {
+			continue // a TUN device is not made anew
+		}
+		is, made := have[state.LinkKey(dev)].Object.(state.VXLAN)
+		stays := made && is.SameTunnel(want)
+		if stays && is.MAC == want.MAC || have[state.LinkKey(dev)].Object == nil {
+			continue
+		}
+		maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
+			if p.want[k] == nil {
+				return false
+			}
+			switch o := e.Object.(type) {
+			case state.Neigh:
+				return k.Dev == dev
+			case state.Addr, state.FDB:
+				return k.Dev == dev && !stays
+			case state.Nexthop:
+				return o.Dev == dev && !stays
+			case state.Route:
+				return o.Dev == dev && !stays && e.Beside == ""
+			}
+			return false
+		})
+	}
+}
+
 // keeper returns what tells which objects must stay even if they are not
 // wanted: those of leases that cannot be read.
 func (p *plan) keeper(have state.Have) func(state.Key) bool {
 	kept := make(map[state.Key]bool)
-	for _, s := range p.wish.Unreadable {
+	for _, s := range slices.AppendSeq(slices.Clone(p.wish.Unreadable), maps.Keys(p.unreadable)) {
 		for _, dst := range s.Prefixes() {
 			kept[state.Key{Kind: state.KindRoute, Dst: dst}] = true
 			kept[state.Key{Kind: state.KindNexthop, ID: state.NexthopID(dst)}] = true
 			for dev := range p.devices {
 				k := state.NeighKey(dev, dst.Addr())
 				kept[k] = true
-				if n, ok := have[k].Object.(state.Neigh); ok {
-					kept[state.FDBKey(dev, n.MAC)] = true
+				kept[state.TunnelPeer{Dev: dev, Subnet: dst}.Key()] = true
+				for _, o := range []state.Object{have[k].Object, p.want[k]} { // its last state may linger
+					if n, ok := o.(state.Neigh); ok {
+						kept[state.FDBKey(dev, n.MAC)] = true
+					}
 				}
 			}
 		}

@@ -25,7 +25,8 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	before := r.have
 	r.have = have
 	r.restored = false
-	r.plan.disown(have, before)
+	r.plan.disown(have, before, r.left)
+	r.plan.foresee(have)
 	keys := make([]state.Key, 0, len(r.plan.want))
 	for k := range r.plan.want {
 		keys = append(keys, k)
@@ -35,13 +36,16 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 			keys = append(keys, k)
 		}
 	}
-	ops, blocked := state.Diff(r.plan.want, have, keys, r.plan.keeper(have))
+	r.keep = r.plan.keeper(have)
+	ops, blocked := state.Diff(r.plan.want, have, keys, r.keep)
+	ops = withoutSpoils(ops)
 
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.
 	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
-	var due []state.Op
-	missing := newUnmet()
+	due := make([]state.Op, 0, len(ops))
+	missing := r.newUnmet()
+	r.missing = missing
 	for _, op := range ops {
 		f := r.failures[op.Key()]
 		if f == nil || f.blocked || !f.next.After(time.Now()) {
@@ -55,6 +59,12 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 		t.fail(b.Want.Key(), b.Want, b)
 		missing.wanted[b.Want.Key()] = true
 	}
+	r.left = make(state.Set)
+	if len(due) > len(have) { // it would grow step by step
+		r.have = make(state.Have, len(have)+len(due))
+		maps.Copy(r.have, have)
+		have = r.have
+	}
 	errs := r.apply(ctx, due, missing, before)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -66,8 +76,12 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	}
 	// Hints do not follow what is not both wanted and ours: forget it. A quick
 	// pass that is about it fails, and so finds it again.
+	// But whose an FDB entry is may not be seen again.
 	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
 		_, wanted := r.plan.want[k]
+		if !wanted && e.Owner == state.Ours && k.Kind == state.KindFDB {
+			r.left[k] = e.Object
+		}
 		return !wanted || e.Owner != state.Ours
 	})
 	var recovered summary
@@ -79,9 +93,6 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	r.failures = t.now
 	t.news.log(klog.Warningf)
 	recovered.log(klog.Infof)
-	if r.connected() {
-		r.readyOnce.Do(func() { close(r.ready) })
-	}
 	return nil
 }
 
@@ -92,7 +103,8 @@ func (r *Reconciler) connected() bool {
 		return false
 	}
 	for k, f := range r.failures {
-		if f.noLink || k.Kind == state.KindLink || k.Kind == state.KindAddr {
+		_, wanted := r.plan.want[k]
+		if f.noLink || wanted && slices.Contains([]state.Kind{state.KindLink, state.KindAddr, state.KindTunnel}, k.Kind) {
 			return false
 		}
 	}
@@ -128,11 +140,33 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	t.now[k] = f
 }
 
+// withoutSpoils drops the steps that take away what goes with a device that is
+// deleted: its addresses tell that it is ours, for as long as it is there.
+func withoutSpoils(ops []state.Op) []state.Op {
+	doomed := make(map[string]bool)
+	for _, op := range ops {
+		if k := op.Key(); k.Kind == state.KindLink && op.Verb == state.Delete {
+			doomed[k.Dev] = true
+		}
+	}
+	if len(doomed) == 0 {
+		return ops
+	}
+	return slices.DeleteFunc(ops, func(op state.Op) bool {
+		k := op.Key()
+		return op.Verb == state.Delete && k.Kind != state.KindLink && doomed[k.Dev]
+	})
+}
+
 // quickPass brings the objects under keys from what the last pass left to what
-// is wanted. It reports false where a full pass has to find out more.
-func (r *Reconciler) quickPass(ctx context.Context, changed keys) bool {
-	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.plan.keeper(r.have))
-	for _, err := range r.apply(ctx, ops, newUnmet(), nil) {
+// is wanted; if more may not be as that left it, only where all are new, and so
+// depend on nothing that was there. It reports false where a full pass has to find out more.
+func (r *Reconciler) quickPass(ctx context.Context, changed keys, onlyNew bool) bool {
+	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.keep)
+	if onlyNew && (len(ops) != len(changed) || slices.ContainsFunc(ops, func(op state.Op) bool { return op.Verb != state.Create })) {
+		return false
+	}
+	for _, err := range r.apply(ctx, ops, r.missing, nil) {
 		if err != nil {
 			return false
 		}
@@ -142,11 +176,14 @@ func (r *Reconciler) quickPass(ctx context.Context, changed keys) bool {
 
 // apply takes the steps, notes what the target then has, and logs what was
 // done. What was there before, as it is wanted, is restored by it.
-func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing unmet, before state.Have) []error {
+func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Have) []error {
 	errs := r.applyStages(ctx, ops, missing)
 	var done summary
 	for i, op := range ops {
 		if errs[i] != nil {
+			if k := op.Key(); k.Kind == state.KindFDB && op.Want != nil {
+				r.left[k] = op.Want // it may have been made all the same
+			}
 			continue
 		}
 		if op.Verb == state.Delete {

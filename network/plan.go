@@ -1,10 +1,8 @@
 package network
 
 import (
-	"cmp"
-	"fmt"
+	"errors"
 	"net/netip"
-	"slices"
 
 	"flanneld/backend"
 	"flanneld/pkg/ip"
@@ -37,10 +35,17 @@ type plan struct {
 	want     state.Set
 	devices  map[string]bool      // that are wanted
 	problems map[ip.Subnet]string // leases that the backend can do nothing with
-	// vteps are the leases that FDB entries are made for. A MAC address is at
-	// one host; what else claims it are rivals.
-	vteps  map[state.Key]*subnet.Lease
-	rivals map[state.Key][]*subnet.Lease
+	// news are the subnets whose problems may not be as they were when it was
+	// last emptied.
+	news map[ip.Subnet]struct{}
+	// claims are the leases that call for FDB entries. Where there are several
+	// for one, it may have to be settled which of them get what they call for.
+	claims    map[state.MAC][]*subnet.Lease
+	unsettled map[state.MAC]struct{}
+	// unreadable are the leases of which the backend cannot read how to reach
+	// the peer: what the host has for them stays.
+	unreadable map[ip.Subnet]bool
+	reread     bool // which they are may have changed
 }
 
 // keys of objects.
@@ -56,6 +61,7 @@ func (p *plan) set(w Wish) (changed keys, all bool) {
 		return nil, true
 	}
 	changed = make(keys)
+	p.reread = false
 	was, is := old.Peers, w.Peers
 	for len(was) > 0 || len(is) > 0 {
 		if len(was) > 0 && len(is) > 0 && was[0] == is[0] {
@@ -72,6 +78,7 @@ func (p *plan) set(w Wish) (changed keys, all bool) {
 			gone, come = was[0], is[0]
 			was, is = was[1:], is[1:]
 			if gone.Attrs == come.Attrs {
+				p.renew(come)
 				continue
 			}
 		}
@@ -82,7 +89,9 @@ func (p *plan) set(w Wish) (changed keys, all bool) {
 			p.add(changed, come)
 		}
 	}
-	return changed, false
+	p.settle(changed)
+	// What is there for an unreadable lease is seen by a full pass alone.
+	return changed, p.reread
 }
 
 func compareFirst(a, b []*subnet.Lease) int {
@@ -99,73 +108,62 @@ func compareFirst(a, b []*subnet.Lease) int {
 func (p *plan) add(changed keys, l *subnet.Lease) {
 	objects, err := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
 	if err != nil {
-		p.problems[l.Subnet] = err.Error()
+		p.tell(l, err.Error())
+		if errors.As(err, new(backend.Unreadable)) {
+			p.unreadable[l.Subnet], p.reread = true, true
+		}
 		return
 	}
-	for _, o := range objects {
-		k := o.Key()
-		if k.Kind != state.KindFDB {
-			continue
-		}
-		if other := p.vteps[k]; other != nil {
-			// The one that was written last is the more likely to be alive.
-			winner, loser := l, other
-			if other.Revision > l.Revision {
-				winner, loser = other, l
-			}
-			if loser == other {
-				p.take(changed, p.objects(other))
-			}
-			p.rivals[k] = append(p.rivals[k], loser)
-			p.problems[loser.Subnet] = fmt.Sprintf("its MAC address %s is that of lease %s, too, which is newer", k.MAC, winner.Subnet)
-			if loser == l {
-				return
-			}
-		}
-		p.vteps[k] = l
+	if f, ok := vtep(objects); ok && !p.claim(f.MAC, l) {
+		return // to be settled
 	}
-	for _, o := range objects {
-		p.want[o.Key()] = o
-		changed[o.Key()] = struct{}{}
-	}
+	p.put(changed, objects)
 }
 
 // remove takes the objects of a lease away.
 func (p *plan) remove(changed keys, l *subnet.Lease) {
 	objects := p.objects(l)
-	if p.problems[l.Subnet] != "" {
-		delete(p.problems, l.Subnet)
-		for _, o := range objects {
-			k := o.Key()
-			p.setRivals(k, slices.DeleteFunc(p.rivals[k], func(r *subnet.Lease) bool { return r.Subnet == l.Subnet }))
-		}
-		return
+	p.tell(l, "")
+	if p.unreadable[l.Subnet] {
+		delete(p.unreadable, l.Subnet)
+		p.reread = true
 	}
 	p.take(changed, objects)
-	for _, o := range objects {
-		k := o.Key()
-		delete(p.vteps, k)
-		if rivals := p.rivals[k]; len(rivals) > 0 {
-			newest := slices.MaxFunc(rivals, func(a, b *subnet.Lease) int { return cmp.Compare(a.Revision, b.Revision) })
-			p.setRivals(k, slices.DeleteFunc(rivals, func(r *subnet.Lease) bool { return r == newest }))
-			delete(p.problems, newest.Subnet)
-			p.add(changed, newest)
-		}
+	if f, ok := vtep(objects); ok {
+		p.unclaim(f.MAC, l)
 	}
 }
 
-func (p *plan) setRivals(k state.Key, rivals []*subnet.Lease) {
-	if len(rivals) == 0 {
-		delete(p.rivals, k)
-		return
+func (p *plan) put(changed keys, objects []state.Object) {
+	for _, o := range objects {
+		k := o.Key()
+		p.want[k] = o
+		if changed != nil {
+			changed[k] = struct{}{}
+		}
 	}
-	p.rivals[k] = rivals
 }
 
 func (p *plan) take(changed keys, objects []state.Object) {
 	for _, o := range objects {
-		delete(p.want, o.Key())
-		changed[o.Key()] = struct{}{}
+		k := o.Key()
+		delete(p.want, k)
+		if changed != nil {
+			changed[k] = struct{}{}
+		}
+	}
+}
+
+// tell sets what is wrong with a lease; nothing, if why is empty.
+func (p *plan) tell(l *subnet.Lease, why string) {
+	if p.problems[l.Subnet] == why {
+		return
+	}
+	p.news[l.Subnet] = struct{}{}
+	if why == "" {
+		delete(p.problems, l.Subnet)
+	} else {
+		p.problems[l.Subnet] = why
 	}
 }
 
@@ -177,20 +175,30 @@ func (p *plan) objects(l *subnet.Lease) []state.Object {
 }
 
 func (p *plan) rebuild() {
-	p.want = make(state.Set, len(p.wish.Peers))
+	p.news = make(map[ip.Subnet]struct{})
+	for s := range p.problems {
+		p.news[s] = struct{}{}
+	}
+	local := p.wish.Backend.Local(p.wish.Host, p.wish.Config.Network(), p.wish.Own)
+	n := len(local)
+	if len(p.wish.Peers) > 0 {
+		n += len(p.wish.Peers) * len(p.objects(p.wish.Peers[0]))
+	}
+	p.want = make(state.Set, n)
 	p.devices = make(map[string]bool)
 	p.problems = make(map[ip.Subnet]string)
-	p.vteps = make(map[state.Key]*subnet.Lease)
-	p.rivals = make(map[state.Key][]*subnet.Lease)
-	for _, o := range p.wish.Backend.Local(p.wish.Host, p.wish.Own) {
+	p.claims = make(map[state.MAC][]*subnet.Lease)
+	p.unsettled = make(map[state.MAC]struct{})
+	p.unreadable = make(map[ip.Subnet]bool)
+	for _, o := range local {
 		k := o.Key()
 		p.want[k] = o
 		if k.Kind == state.KindLink {
 			p.devices[k.Dev] = true
 		}
 	}
-	changed := make(keys) // everything; nobody asks
 	for _, l := range p.wish.Peers {
-		p.add(changed, l)
+		p.add(nil, l)
 	}
+	p.settle(nil)
 }

@@ -32,48 +32,82 @@ func unseen(a, b state.Set, changed keys) []state.Key {
 // A plan that follows the wishes one by one is the plan that the last of them
 // would make alone, and the keys that it calls changed are those that changed.
 func TestPlanFollowsWishes(t *testing.T) {
-	r := rand.New(rand.NewPCG(seed(t), 0))
-	for range 200 {
-		var p plan
-		leases := make(map[int]*subnet.Lease)
-		own := wish().Own
-		nexthops := r.IntN(2) == 0
-		for step := range 30 {
-			for range r.IntN(5) {
-				n := r.IntN(20)
-				switch r.IntN(5) {
-				case 0:
-					delete(leases, n)
-				case 1:
-					leases[n] = lease(n, 1+r.IntN(3))
-					leases[n].BackendType = "vxlan" // nothing to be done with it
-				default:
-					leases[n] = lease(n, 1+r.IntN(3))
+	for name, c := range map[string]struct {
+		wish  func(...*subnet.Lease) Wish
+		lease func(*rand.Rand, int) *subnet.Lease
+	}{
+		"host-gw": {wish, func(r *rand.Rand, n int) *subnet.Lease {
+			l := lease(n, 1+r.IntN(3))
+			if r.IntN(4) == 0 {
+				l.BackendType = "vxlan" // nothing to be done with it
+			}
+			return l
+		}},
+		"vxlan":         {vxlanWish, anyVxlanLease},
+		"direct routes": {directWish, anyVxlanLease},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed(t), 0))
+			for range 200 {
+				testPlanFollows(t, r, c.wish, c.lease)
+			}
+		})
+	}
+}
+
+func testPlanFollows(t *testing.T, r *rand.Rand, wish func(...*subnet.Lease) Wish, lease func(*rand.Rand, int) *subnet.Lease) {
+	var p plan
+	leases := make(map[int]*subnet.Lease)
+	own := wish().Own
+	nexthops := r.IntN(2) == 0
+	told := make(map[ip.Subnet]string)
+	for step := range 30 {
+		for range r.IntN(5) {
+			n := r.IntN(20)
+			switch l := leases[n]; r.IntN(6) {
+			case 0:
+				delete(leases, n)
+			case 1:
+				if l != nil { // renewed
+					renewed := *l
+					leases[n] = written(&renewed)
 				}
+			default:
+				leases[n] = lease(r, n)
 			}
-			w := wish(slices.Collect(maps.Values(leases))...)
-			if r.IntN(4) == 0 { // renewed
-				renewed := *own
-				own = &renewed
-			}
-			w.Own = own
-			w.Host.Nexthops = nexthops
-			w.Own.Revision++
+		}
+		w := wish(slices.Collect(maps.Values(leases))...)
+		if r.IntN(4) == 0 { // renewed
+			renewed := *own
+			own = &renewed
+		}
+		w.Own = own
+		w.Host.Nexthops = nexthops
+		w.Own.Revision++
 
-			before := maps.Clone(p.want)
-			changed, all := p.set(w)
-			if all != (step == 0) {
-				t.Fatalf("at step %d everything counts as changed: %v", step, all)
-			}
+		before := maps.Clone(p.want)
+		changed, all := p.set(w)
+		if all != (step == 0) {
+			t.Fatalf("at step %d everything counts as changed: %v", step, all)
+		}
 
-			var alone plan
-			alone.set(w)
-			if !maps.Equal(p.want, alone.want) || !maps.Equal(p.problems, alone.problems) {
-				t.Fatalf("want %v, problems %v; alone %v, %v", p.want, p.problems, alone.want, alone.problems)
+		var alone plan
+		alone.set(w)
+		if !maps.Equal(p.want, alone.want) || !maps.Equal(p.problems, alone.problems) {
+			t.Fatalf("want %v, problems %v; alone %v, %v", p.want, p.problems, alone.want, alone.problems)
+		}
+		if missed := unseen(before, p.want, changed); step > 0 && missed != nil {
+			t.Fatalf("changed, and not said so: %v", missed)
+		}
+		for s := range p.news {
+			delete(told, s)
+			if why := p.problems[s]; why != "" {
+				told[s] = why
 			}
-			if missed := unseen(before, p.want, changed); step > 0 && missed != nil {
-				t.Fatalf("changed, and not said so: %v", missed)
-			}
+		}
+		clear(p.news)
+		if !maps.Equal(told, p.problems) {
+			t.Fatalf("told of the problems %v; there are %v", told, p.problems)
 		}
 	}
 }

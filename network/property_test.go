@@ -39,17 +39,20 @@ func TestHistories(t *testing.T) {
 	s := seed(t)
 	for i := range n {
 		synctest.Test(t, func(t *testing.T) {
+			t.Cleanup(func() {
+				if t.Failed() { // and that is the end
+					t.Logf("history %d of seed %d", i, s)
+				}
+			})
 			h := &history{
 				rig:        newRig(t),
 				Rand:       rand.New(rand.NewPCG(s, uint64(i))),
 				leases:     make(map[int]*subnet.Lease),
 				unreadable: make(map[int]int),
+				handFDB:    make(map[state.FDB]bool),
 			}
 			h.run(uint64(i))
 		})
-		if t.Failed() {
-			t.Fatalf("history %d of seed %d", i, s)
-		}
 	}
 }
 
@@ -71,6 +74,12 @@ type history struct {
 	// unreadable leases, with the number of steps applied when they became so.
 	unreadable map[int]int
 	slack      time.Duration // Faults.Pause
+
+	mode    mode
+	moved   bool // to another mode
+	vxlan   bool // some of the modes are
+	ownMAC  int
+	handFDB map[state.FDB]bool // entries that a hand ever wrote
 }
 
 func (h *history) run(i uint64) {
@@ -78,6 +87,10 @@ func (h *history) run(i uint64) {
 		h.slack = time.Duration(1+h.IntN(20)) * time.Millisecond
 	}
 	h.nexthops = h.IntN(2) == 0
+	if h.vxlan = h.IntN(3) > 0; h.vxlan {
+		h.mode = mode(h.IntN(modes))
+		h.leaveDevice()
+	}
 	for n := range historyPeers { // what earlier times left
 		switch h.IntN(6) {
 		case 4:
@@ -102,20 +115,28 @@ func (h *history) run(i uint64) {
 	}
 	h.fake.SetFaults(f)
 	for range historySteps {
-		h.happen(happenings)
+		if h.vxlan && h.IntN(2) == 0 {
+			h.happenVxlan(vxlanHappenings)
+		} else {
+			h.happen(happenings)
+		}
 		h.wait()
 	}
 	_ = h.fake.AddLink("eth0")
 	_ = h.fake.AddAddr("eth0", hostNet)
 	h.check(h.fake.SetLink("eth0", true))
 	for range historySteps / 4 {
-		h.happen(happenings - linkHappenings)
+		if h.vxlan && h.IntN(2) == 0 {
+			h.happenVxlan(vxlanHappenings)
+		} else {
+			h.happen(happenings - linkHappenings)
+		}
 		h.wait()
 	}
 	for n := range h.unreadable {
 		h.readable(n)
 	}
-	h.pass(10 * h.slack) // for the last event that may be lost
+	h.pass(targettest.Lag * h.slack) // for the last event that may be lost
 	h.fake.SetFaults(targettest.Faults{})
 	h.wish()
 	h.pass(converged)
@@ -123,9 +144,11 @@ func (h *history) run(i uint64) {
 
 	steps := len(h.fake.Applied())
 	h.pass(2 * resync)
-	if more := h.fake.Applied()[steps:]; len(more) > 0 {
+	more := slices.DeleteFunc(slices.Clone(h.fake.Applied()[steps:]), h.tidies)
+	if len(more) > 0 {
 		h.Errorf("it goes on: %v", more)
 	}
+	h.checkOldDevices()
 }
 
 func (h *history) wait() {
@@ -172,7 +195,7 @@ func (h *history) happen(choices int) {
 	switch h.IntN(choices) {
 	case 0, 1, 2, 3: // a lease comes or changes
 		h.readable(n)
-		h.leases[n] = lease(n, h.via())
+		h.leases[n] = h.lease(n)
 		h.wish()
 	case 4, 5: // a lease goes
 		h.readable(n)
@@ -185,7 +208,7 @@ func (h *history) happen(choices int) {
 				delete(h.leases, n) // nor is its last state known
 			}
 			h.wish()
-			h.pass(10*h.slack + 1)
+			h.pass(targettest.Lag*h.slack + 1)
 			h.unreadable[n] = 1 + len(h.fake.Applied())
 		}
 	case 7: // someone adds a route; there may be one, or no link
@@ -237,17 +260,19 @@ func (h *history) readable(n int) {
 	delete(h.unreadable, n)
 	for _, op := range h.fake.Applied()[since-1:] {
 		k := op.Key()
-		if op.Verb == state.Delete && (k == route(n, 0).Key() || k == nexthop(n, 0).Key()) && h.leases[n] == nil {
+		if op.Verb == state.Delete && (k == route(n, 0).Key() || k == nexthop(n, 0).Key() || k == h.neigh(n).Key()) && h.leases[n] == nil {
 			h.Errorf("%s, whose lease is unreadable", op)
 		}
 	}
 }
 
-func (h *history) wish() {
-	w := wish(slices.Collect(maps.Values(h.leases))...)
+func (h *history) wish() { h.Wish(h.wished()) }
+
+func (h *history) wished() Wish {
+	w := h.modeWish(slices.Collect(maps.Values(h.leases))...)
 	w.Host.Nexthops = h.nexthops
 	for _, n := range slices.Sorted(maps.Keys(h.unreadable)) {
 		w.Unreadable = append(w.Unreadable, peerSubnet(n))
 	}
-	h.Wish(w)
+	return w
 }

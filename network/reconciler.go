@@ -2,13 +2,13 @@ package network
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
 
+	"flanneld/backend"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
@@ -37,7 +37,10 @@ type Reconciler struct {
 	plan  plan  // changed by Run alone
 
 	// Of Run alone:
-	have     state.Have // as of the last pass; nil before the first
+	have     state.Have           // as of the last pass; nil before the first
+	left     state.Set            // FDB entries of ours that may be there, too, wanted or not
+	keep     func(state.Key) bool // what must stay, as of the last full pass
+	missing  *unmet               // what it could not do
 	failures map[state.Key]*failure
 	useless  map[ip.Subnet]string // the plan's problems, as they were logged
 	restored bool                 // by the last full pass: something was not as an earlier one left it
@@ -51,6 +54,9 @@ type Status struct {
 	Wanted  int // objects that there should be
 	Missing int // objects that are not there, or are and should not be
 	Useless int // leases of which the backend can make nothing
+	// Host is what this host's own end of the overlay was last made for: its
+	// device has the MTU that goes with it. Zero before that is in place.
+	Host backend.Host
 }
 
 // failure is an object that could not be had.
@@ -89,6 +95,7 @@ func NewReconciler(t target.Target, report func(Status)) *Reconciler {
 		report:   report,
 		ready:    make(chan struct{}),
 		failures: make(map[state.Key]*failure),
+		useless:  make(map[ip.Subnet]string),
 	}
 }
 
@@ -150,7 +157,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-timer.C:
 			full = true
 		}
-		changed, hinted, fresh := r.take()
+		changed, whole, hinted, fresh := r.take()
 		if r.plan.want == nil {
 			continue // no wish yet: nothing is known, so nothing is done
 		}
@@ -161,7 +168,18 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 		}
 		r.tellUseless()
-		full = full || hinted || r.have == nil || !r.quickPass(ctx, changed)
+		switch {
+		case full || whole || r.have == nil:
+			full = true
+		case !hinted:
+			full = !r.quickPass(ctx, changed, false)
+		default:
+			// What is new does not wait for a full pass that has to.
+			if time.Now().Before(rest) {
+				r.quickPass(ctx, changed, true)
+			}
+			full = true
+		}
 		switch {
 		case !full:
 		case time.Now().Before(rest):
@@ -186,12 +204,16 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				continue
 			}
 			failing = ""
+			klog.V(1).Infof("looked at everything there is: %s for %d objects", time.Since(start).Round(time.Millisecond), len(r.plan.want))
 			rest = time.Now().Add(max(settle, 2*time.Since(start)))
 			if r.fight(start) {
 				rest = start.Add(fightPause)
 			}
 		}
 		r.tell()
+		if r.status.Host != (backend.Host{}) {
+			r.readyOnce.Do(func() { close(r.ready) })
+		}
 		timer.Reset(r.untilRetry())
 	}
 }
@@ -215,20 +237,21 @@ func (r *Reconciler) fight(start time.Time) bool {
 }
 
 // take empties the mailbox. It returns the keys of the objects that a new wish
-// changes, and whether there is reason for a full pass, and for a fresh one.
-func (r *Reconciler) take() (changed keys, full, fresh bool) {
+// changes, whether it can only be granted by a full pass, and whether hints call
+// for one, and for a fresh one.
+func (r *Reconciler) take() (changed keys, whole, hinted, fresh bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	full, fresh = r.full, r.fresh
+	hinted, fresh = r.full, r.fresh
 	if r.wish != nil {
 		// What is there for an unreadable lease is seen by a full pass alone.
-		full = full || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
+		whole = !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
 		var all bool
 		changed, all = r.plan.set(*r.wish)
-		full, fresh = full || all, fresh || all
+		whole, fresh = whole || all, fresh || all
 	}
 	r.wish, r.full, r.fresh = nil, false, false
-	return changed, full, fresh
+	return changed, whole, hinted, fresh
 }
 
 // again puts off a full pass.
@@ -240,22 +263,27 @@ func (r *Reconciler) again(fresh bool) {
 
 // tellUseless logs, once, of which leases the backend can make nothing.
 func (r *Reconciler) tellUseless() {
-	if len(r.plan.problems) == 0 && len(r.useless) == 0 {
-		return
-	}
 	var news summary
-	for s, why := range r.plan.problems {
-		if r.useless[s] != why {
+	for s := range r.plan.news {
+		switch why := r.plan.problems[s]; why {
+		case r.useless[s]:
+		case "":
+			delete(r.useless, s)
+		default:
 			news.add(why, s)
+			r.useless[s] = why
 		}
 	}
-	r.useless = maps.Clone(r.plan.problems)
+	clear(r.plan.news)
 	news.log(klog.Warningf)
 }
 
 // tell reports the status if it changed.
 func (r *Reconciler) tell() {
-	s := Status{Wanted: len(r.plan.want), Missing: len(r.failures), Useless: len(r.plan.problems)}
+	s := Status{Wanted: len(r.plan.want), Missing: len(r.failures), Useless: len(r.plan.problems), Host: r.status.Host}
+	if r.connected() {
+		s.Host = r.plan.wish.Host
+	}
 	if s != r.status {
 		r.status = s
 		r.report(s)

@@ -8,31 +8,40 @@ import (
 // summary gathers what is said alike of many things, to say it in one line.
 type summary struct {
 	order []string
-	about map[string][]fmt.Stringer
+	about map[string]*mention
+}
+
+// mention names a few of many things.
+type mention struct {
+	names []string
+	more  int
 }
 
 func (s *summary) add(what string, about fmt.Stringer) {
-	if s.about == nil {
-		s.about = make(map[string][]fmt.Stringer)
-	}
-	if s.about[what] == nil {
+	const most = 3
+	m := s.about[what]
+	if m == nil {
+		if s.about == nil {
+			s.about = make(map[string]*mention)
+		}
+		m = new(mention)
+		s.about[what] = m
 		s.order = append(s.order, what)
 	}
-	s.about[what] = append(s.about[what], about)
+	if len(m.names) < most {
+		m.names = append(m.names, about.String())
+	} else {
+		m.more++
+	}
 }
 
-// log writes a line for each thing said; of what it is said, it names a few.
+// log writes a line for each thing said.
 func (s *summary) log(printf func(string, ...any)) {
-	const most = 3
 	for _, what := range s.order {
-		about := s.about[what]
-		var names []string
-		for _, a := range about[:min(most, len(about))] {
-			names = append(names, a.String())
-		}
-		text := strings.Join(names, "; ")
-		if n := len(about) - most; n > 0 {
-			text += fmt.Sprintf("; and %d more", n)
+		m := s.about[what]
+		text := strings.Join(m.names, "; ")
+		if m.more > 0 {
+			text += fmt.Sprintf("; and %d more", m.more)
 		}
 		printf("%s: %s", text, what)
 	}

@@ -54,7 +54,8 @@ type Keeper struct {
 
 	attrs     Attrs
 	avoid     []netip.Prefix
-	outdated  bool // attrs and avoid may be
+	outdated  bool        // attrs and avoid may be
+	again     *time.Timer // for when Prepare is asked again that could not tell
 	holding   Holding
 	told      said
 	trouble   trouble
@@ -110,6 +111,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.spread = rand.N(min(k.Margin/10, (LeaseTTL-k.Margin)/2) + 1)
 	k.due = time.NewTimer(0)
 	defer k.due.Stop()
+	k.again = time.NewTimer(LeaseTTL)
+	defer k.again.Stop()
+	k.again.Stop()
 	k.schedule()
 	suspended := time.NewTicker(sleepCheck)
 	defer suspended.Stop()
@@ -139,9 +143,17 @@ func (k *Keeper) Run(ctx context.Context) error {
 				err = k.take(ctx, s)
 			}
 		case <-k.due.C:
-			err = k.renew(ctx)
+			err = k.refresh(ctx)
 		case <-k.Refresh:
 			k.outdated = true
+			if !retrying && !k.ask(ctx) {
+				continue
+			}
+			err = k.refresh(ctx)
+		case <-k.again.C:
+			if !retrying && !k.ask(ctx) {
+				continue
+			}
 			err = k.refresh(ctx)
 		case <-suspended.C:
 			slept := k.asleep.slept()
@@ -283,7 +295,7 @@ func reservedText(reserved bool) string {
 // renew makes our lease last, whatever has become of it.
 func (k *Keeper) renew(ctx context.Context) error {
 	if k.outdated {
-		return k.refresh(ctx)
+		k.ask(ctx)
 	}
 	if k.holding.Holder != "" {
 		err := k.move(ctx)

@@ -230,6 +230,8 @@ func (r *replaceable) Delete(ctx context.Context, s ip.Subnet, revision uint64) 
 	return r.to.Load().Delete(ctx, s, revision)
 }
 
+func (r *replaceable) Reconnect() {}
+
 // The store's data is lost: a new one begins to count from nothing.
 func TestReplacedStore(t *testing.T) {
 	for _, taken := range []bool{false, true} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,13 +13,28 @@ import (
 	"flanneld/subnet/subnettest"
 )
 
-// changing makes a keeper's mind: what its lease is to say can be changed.
-func changing(public *string, fail *error) (option, chan struct{}) {
-	refresh := make(chan struct{}, 1)
-	return func(k *subnet.Keeper) {
+// mind is what a host wants its lease to say.
+type mind struct {
+	mu     sync.Mutex
+	public string
+	fail   error // why it cannot say
+}
+
+func (m *mind) change(public string, fail error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.public, m.fail = public, fail
+}
+
+// changing gives a keeper's host a mind that can be changed.
+func changing() (m *mind, o option, refresh chan struct{}) {
+	m, refresh = &mind{public: me}, make(chan struct{}, 1)
+	return m, func(k *subnet.Keeper) {
 		k.Refresh = refresh
 		k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
-			return attrs(*public), nil, *fail
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return attrs(m.public), nil, m.fail
 		}
 	}, refresh
 }
@@ -28,8 +44,7 @@ func TestRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const later = "192.168.0.77"
 		m := newStore(config)
-		public, fail := me, error(nil)
-		option, refresh := changing(&public, &fail)
+		mind, option, refresh := changing()
 		h := start(t, m, me, option)
 		before := h.held().Own
 		says := func() string {
@@ -50,20 +65,20 @@ func TestRefresh(t *testing.T) {
 			t.Error("nothing changed, and the lease was written")
 		}
 
-		public = later
+		mind.change(later, nil)
 		refresh <- struct{}{}
 		if got := says(); got != later || h.held().Own.PublicIP.String() != later {
 			t.Errorf("the lease says %s, held is %s", got, h.held().Own.PublicIP)
 		}
 
 		t.Log("this host cannot say for now what it wants")
-		fail, public = errors.New("no"), me
+		mind.change(me, errors.New("no"))
 		refresh <- struct{}{}
 		time.Sleep(time.Minute)
 		if got := says(); got != later {
 			t.Errorf("the lease says %s", got)
 		}
-		fail = nil
+		mind.change(me, nil)
 		time.Sleep(5 * time.Second)
 		if got := says(); got != me {
 			t.Errorf("the lease says %s", got)
@@ -71,7 +86,7 @@ func TestRefresh(t *testing.T) {
 
 		t.Log("the store cannot be written for now")
 		m.Fail(errDown, subnettest.Update)
-		public = later
+		mind.change(later, nil)
 		refresh <- struct{}{}
 		time.Sleep(time.Minute)
 		if got := says(); got != me {

@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"slices"
+	"sync"
 	"time"
 
 	"flanneld/pkg/ip"
@@ -65,11 +66,25 @@ type Assembler struct {
 // identity; those that are in it unreadable keep their last good state.
 func (a *Assembler) Reset(entries []Entry) {
 	before := Snapshot{Leases: a.leases}
+	read := make([]reading, len(entries))
+	var g sync.WaitGroup
+	const share = 1000 // enough to be worth a goroutine
+	for start := 0; start < len(entries); start += share {
+		g.Go(func() {
+			for i := start; i < min(start+share, len(entries)); i++ {
+				read[i] = before.read(entries[i])
+			}
+		})
+	}
+	g.Wait()
 	a.problems = make(map[string]Problem)
 	a.leases = make([]*Lease, 0, len(entries))
-	for _, e := range entries {
-		if l := a.read(e, before); l != nil {
-			a.leases = append(a.leases, l)
+	for _, r := range read {
+		if r.problem != nil {
+			a.problems[r.problem.Key] = *r.problem
+		}
+		if r.lease != nil {
+			a.leases = append(a.leases, r.lease)
 		}
 	}
 	slices.SortFunc(a.leases, func(x, y *Lease) int { return x.Subnet.Compare(y.Subnet) })
@@ -77,7 +92,15 @@ func (a *Assembler) Reset(entries []Entry) {
 
 // Put takes one entry that was created or changed.
 func (a *Assembler) Put(e Entry) {
-	l := a.read(e, Snapshot{Leases: a.leases})
+	r := Snapshot{Leases: a.leases}.read(e)
+	delete(a.problems, e.Key)
+	if r.problem != nil {
+		if a.problems == nil {
+			a.problems = make(map[string]Problem)
+		}
+		a.problems[e.Key] = *r.problem
+	}
+	l := r.lease
 	if l == nil {
 		return
 	}
@@ -129,31 +152,31 @@ func sortProblems(ps []Problem) {
 	})
 }
 
-// read returns the lease in e; failing that, it notes the problem and returns
-// the last good state, or nil if there was none.
-func (a *Assembler) read(e Entry, before Snapshot) *Lease {
-	delete(a.problems, e.Key)
+// reading is what an entry says.
+type reading struct {
+	lease   *Lease // as it last was, if there is a problem; nil if there was none
+	problem *Problem
+}
+
+// read reads an entry that came after the snapshot.
+func (s Snapshot) read(e Entry) reading {
 	p := Problem{Key: e.Key, Expires: e.Expires, Revision: e.Revision}
-	s, err := ip.ParseKey(e.Key)
+	sub, err := ip.ParseKey(e.Key)
 	var last *Lease
 	var attrs Attrs
 	if err == nil {
-		p.Subnet = s
-		last = before.Find(s)
-		attrs, err = ParseAttrs(s, e.Value)
+		p.Subnet = sub
+		last = s.Find(sub)
+		attrs, err = ParseAttrs(sub, e.Value)
 	}
 	if err != nil {
 		p.Reason = err.Error()
-		if a.problems == nil {
-			a.problems = make(map[string]Problem)
-		}
-		a.problems[e.Key] = p
-		return last
+		return reading{last, &p}
 	}
 	// When it expires may be learned anew after this host was suspended, which
 	// stops the monotonic clock.
 	if last != nil && last.Revision == e.Revision && last.Attrs == attrs && last.Expires.Sub(e.Expires).Abs() < time.Minute {
-		return last
+		return reading{last, nil}
 	}
-	return &Lease{Subnet: s, Attrs: attrs, Expires: e.Expires, Revision: e.Revision}
+	return reading{&Lease{Subnet: sub, Attrs: attrs, Expires: e.Expires, Revision: e.Revision}, nil}
 }

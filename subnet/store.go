@@ -52,4 +52,8 @@ type Store interface {
 	// Delete removes the lease of s if revision is still that of its last
 	// write; else it returns ErrChanged.
 	Delete(ctx context.Context, s ip.Subnet, revision uint64) error
+
+	// Reconnect gives up connections that an address of this host was used for
+	// which it no longer has. The store goes on by others.
+	Reconnect()
 }

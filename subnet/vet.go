@@ -37,6 +37,7 @@ type Vetter struct {
 	own    Lease
 	local  []netip.Prefix
 	last   []*Lease          // that the verdicts are about
+	mine   *Lease            // the one of last that is this host's; nil for none
 	bad    map[*Lease]string // why, for those that can't be used
 }
 
@@ -53,8 +54,22 @@ func (v *Vetter) Vet(c *Config, own *Lease, local []netip.Prefix, s Snapshot) (p
 	}
 	peers = make([]*Lease, 0, len(s.Leases))
 	bad := make(map[*Lease]string)
-	last := v.last
-	for _, l := range s.Leases {
+	last, was := v.last, v.mine
+	v.mine = nil
+	for rest := s.Leases; len(rest) > 0; {
+		// What was good before is good, and there may be 50,000 in a row: they are
+		// not even looked at.
+		n := 0
+		for len(v.bad) == 0 && n < min(len(rest), len(last)) && rest[n] == last[n] && rest[n] != was {
+			n++
+		}
+		if n > 0 {
+			peers = append(peers, rest[:n]...)
+			rest, last = rest[n:], last[n:]
+			continue
+		}
+		l := rest[0]
+		rest = rest[1:]
 		for len(last) > 0 && last[0] != l && last[0].Subnet.Compare(l.Subnet) < 0 {
 			last = last[1:]
 		}
@@ -65,6 +80,7 @@ func (v *Vetter) Vet(c *Config, own *Lease, local []netip.Prefix, s Snapshot) (p
 		var reason string
 		switch {
 		case l.Subnet == own.Subnet:
+			v.mine = l
 			continue
 		case !known:
 			reason = unfit(c, own, local, l)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 
 	"flanneld/backend"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -23,7 +24,7 @@ func (alloc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 
 func (alloc) MTU(h backend.Host) int { return h.MTU }
 
-func (alloc) Local(backend.Host, *subnet.Lease) []state.Object { return nil }
+func (alloc) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 
 func (alloc) Peer(backend.Host, *subnet.Lease, *subnet.Lease) ([]state.Object, error) {
 	return nil, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"flanneld/backend"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -32,7 +33,7 @@ func (hostgw) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 
 func (hostgw) MTU(h backend.Host) int { return h.MTU }
 
-func (hostgw) Local(backend.Host, *subnet.Lease) []state.Object { return nil }
+func (hostgw) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 
 func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
 	if peer.BackendType != name {

@@ -134,6 +134,21 @@ func TestAttrs(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, m, mac)
 		}
 	}
+	others := []*subnet.Lease{
+		lease("10.5.1.0-24", "203.0.113.1", `{"VtepMAC":"02:00:00:00:00:CC"}`),
+		lease("10.5.2.0-24", "203.0.113.2", ""),
+	}
+	for name, p := range map[string]backend.Past{
+		"another host has the device's MAC": {MAC: state.MAC{2, 0, 0, 0, 0, 0xcc}, Others: others},
+		"another host has the lease's MAC":  {Lease: other, Others: others},
+	} {
+		if m := derive(host, p); m != mac {
+			t.Errorf("%s: %s, want %s", name, m, mac)
+		}
+	}
+	if m := derive(host, backend.Past{MAC: ownMAC, Others: others}); m != ownMAC {
+		t.Errorf("other hosts have other MACs: %s", m)
+	}
 	clone := host
 	clone.ID, clone.MTU = "machine 02:00:00:00:00:02", 9000
 	if m := derive(clone, backend.Past{}); m == mac {
@@ -187,7 +202,7 @@ func TestLocal(t *testing.T) {
 		},
 		state.Addr{Dev: "flannel.3", Prefix: netip.MustParsePrefix("10.5.1.0/32")},
 	}
-	if diff := cmp.Diff(want, b.Local(host, ownLease(t, b)), compare); diff != "" {
+	if diff := cmp.Diff(want, b.Local(host, ip.Subnet{}, ownLease(t, b)), compare); diff != "" {
 		t.Errorf("objects (-want +got):\n%s", diff)
 	}
 }

@@ -68,7 +68,7 @@ func demo(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-var table = regexp.MustCompile(`(?m)^  host\d +192\.168\.0\.\d+ +10\.5\.\d+\.0/24 +host-gw +1500$`)
+var table = regexp.MustCompile(`(?m)^  host\d +192\.168\.0\.\d+ +10\.5\.\d+\.0/24 +(host-gw +1500|vxlan +1450)$`)
 
 func checkPicture(t *testing.T, out string, hosts int) {
 	t.Helper()
@@ -86,6 +86,17 @@ func TestOnce(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	checkPicture(t, string(out), 4)
+}
+
+func TestOnceVXLAN(t *testing.T) {
+	out, err := demo(t, "-once", "-backend=vxlan").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	checkPicture(t, string(out), 3)
+	if !strings.Contains(string(out), " vxlan ") {
+		t.Errorf("it is not vxlan:\n%s", out)
+	}
 }
 
 func TestOnceWithoutRoot(t *testing.T) {
@@ -149,7 +160,7 @@ func TestInterrupt(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, c := range []struct{ arg, want string }{
-		{"-backend=alloc", `no backend "alloc" that carries packets; there are host-gw`},
+		{"-backend=alloc", `no backend "alloc" that carries packets; there are host-gw, vxlan`},
 		{"-hosts=1", "1 hosts can't be shown"},
 		{"-hosts=x", "invalid value"},
 		{"more", `unexpected argument "more"`},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,37 +15,40 @@ import (
 
 // BenchmarkScale starts one daemon in a network of so many leases. It reports
 //
-//	start-ms    from exec to the last route in place
-//	restart-ms  from exec to READY, with everything in place
-//	batch-ms    the same routes loaded by ip -batch, if ip is there
-//	p50-ms, p99-ms  from the write of a new lease to its route
+//	start-ms    from exec to READY; then everything is in place
+//	restart-ms  the same, with everything in place before
+//	batch-ms    the same objects loaded by "ip -batch" and "bridge -batch"
+//	p50-ms, p99-ms  from the write of a new lease to its route, the last of its objects
 //	rss-MB      resident memory afterwards
 //	idle-cpu-%  processor time during ten seconds without changes
 func BenchmarkScale(b *testing.B) {
-	for _, leases := range []int{10, 1000, 10000} {
-		b.Run(fmt.Sprintf("host-gw/leases=%d", leases), func(b *testing.B) {
-			for range b.N {
-				scale(b, leases)
-			}
-		})
+	for _, c := range []struct {
+		variant
+		leases []int
+	}{
+		{hostGW, []int{10, 1000, 10000}},
+		{vxlan, []int{10, 1000, 10000, 50000}},
+	} {
+		for _, leases := range c.leases {
+			b.Run(fmt.Sprintf("%s/leases=%d", c.backend.name, leases), func(b *testing.B) {
+				for range b.N {
+					scale(b, c.variant, leases)
+				}
+			})
+		}
 	}
 }
 
-func scale(b *testing.B, leases int) {
-	n := newWide(b, hostGW)
+func scale(b *testing.B, v variant, leases int) {
+	n := newWide(b, v)
 	h := n.addNode(lab.HostOptions{})
 	n.putLeases(leases)
 
-	h.start()
 	begin := time.Now()
-	n.wait(testTimeout, "all routes", func() string {
-		if c := h.countRoutes(); c < leases {
-			return fmt.Sprintf("there are %d", c)
-		}
-		return ""
-	})
-	b.ReportMetric(ms(time.Since(begin)), "start-ms")
+	h.start()
 	h.waitReady()
+	b.ReportMetric(ms(time.Since(begin)), "start-ms")
+	h.wantObjects(leases)
 
 	_, err := h.daemon.Stop(soon)
 	check(b, err)
@@ -58,6 +60,7 @@ func scale(b *testing.B, leases int) {
 	p50, p99 := h.latency(leases)
 	b.ReportMetric(ms(p50), "p50-ms")
 	b.ReportMetric(ms(p99), "p99-ms")
+	h.wantObjects(leases + latencyRounds)
 
 	before := h.cpu()
 	time.Sleep(10 * time.Second)
@@ -65,39 +68,32 @@ func scale(b *testing.B, leases int) {
 	b.ReportMetric(h.rss(), "rss-MB")
 
 	h.daemon.Kill()
-	_, err = h.DelRoutesByProtocol(ourRoutes)
-	check(b, err)
-	if took, ok := h.batch(leases); ok {
-		b.ReportMetric(ms(took), "batch-ms")
-	}
+	b.ReportMetric(ms(h.batch(leases)), "batch-ms")
 	b.ReportMetric(0, "ns/op")
+}
+
+// wantObjects checks that the host has all there must be for so many leases.
+func (h *node) wantObjects(leases int) {
+	h.n.t.Helper()
+	got := h.n.backend.present(h)
+	if want := leases * len(h.n.backend.expected(h, distant(0))); len(got) != want {
+		h.n.t.Fatalf("there are %d objects, want %d", len(got), want)
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-func (h *node) countRoutes() int {
-	h.n.t.Helper()
-	routes, err := h.Routes()
-	check(h.n.t, err)
-	var c int
-	for _, r := range routes {
-		if strings.Contains(r, " proto 70") {
-			c++
-		}
-	}
-	return c
-}
+const latencyRounds = 200
 
 // latency is how long it takes from the write of a lease until its route is
 // there: the kernel tells when.
 func (h *node) latency(leases int) (p50, p99 time.Duration) {
 	h.n.t.Helper()
-	const rounds = 200
 	routes, stop, err := h.WatchRoutes()
 	check(h.n.t, err)
 	defer stop()
 	var took []time.Duration
-	for i := range rounds {
+	for i := range latencyRounds {
 		p := distant(leases + i)
 		begin := time.Now()
 		h.n.putPeer(p)
@@ -109,30 +105,47 @@ func (h *node) latency(leases int) (p50, p99 time.Duration) {
 		took = append(took, time.Since(begin))
 	}
 	slices.Sort(took)
-	return took[rounds/2], took[rounds*99/100]
+	return took[latencyRounds/2], took[latencyRounds*99/100]
 }
 
-// batch loads the same routes with iproute2.
-func (h *node) batch(leases int) (time.Duration, bool) {
-	ip, err := exec.LookPath("ip")
-	if err != nil {
-		return 0, false
+// batch loads the same objects with iproute2, as root would by hand.
+func (h *node) batch(leases int) time.Duration {
+	h.n.t.Helper()
+	_, err := h.DelRoutesByProtocol(ourRoutes)
+	check(h.n.t, err)
+	if h.n.backend.name == vxlanBackend.name {
+		check(h.n.t, h.DelLink(vtep))
+		h.run("ip", "link", "add", vtep, "type", "vxlan", "id", "1", "dev", "eth0", "local", h.Addr.String(), "dstport", "8472", "nolearning")
+		h.run("ip", "addr", "add", h.subnet().Addr().String()+"/32", "dev", vtep)
+		h.run("ip", "link", "set", vtep, "up")
 	}
-	var commands bytes.Buffer
+	byNexthop := h.n.backend.name == vxlanBackend.name && leases >= large
+	var ip, bridge bytes.Buffer
 	for i := range leases {
-		fmt.Fprintf(&commands, "route add %s dev eth0 proto 70\n", distant(i).route())
+		p := distant(i)
+		if h.n.backend.name != vxlanBackend.name {
+			fmt.Fprintf(&ip, "route add %s dev eth0 proto 70\n", p.route())
+			continue
+		}
+		base := p.subnet.Addr()
+		fmt.Fprintf(&ip, "neigh add %s lladdr %s dev %s nud permanent\n", base, p.vtepMAC(), vtep)
+		fmt.Fprintf(&bridge, "fdb add %s dev %s dst %s self permanent\n", p.vtepMAC(), vtep, p.public)
+		if byNexthop {
+			fmt.Fprintf(&ip, "nexthop add id %d via %s dev %s onlink proto 70\n", 1+i, base, vtep)
+			fmt.Fprintf(&ip, "route add %s nhid %d proto 70\n", p.subnet, 1+i)
+		} else {
+			fmt.Fprintf(&ip, "route add %s via %s dev %s onlink proto 70\n", p.subnet, base, vtep)
+		}
 	}
-	file := h.Dir + "/batch"
-	check(h.n.t, os.WriteFile(file, commands.Bytes(), 0o644))
+	files := map[string][]byte{"bridge": bridge.Bytes(), "ip": ip.Bytes()}
+	for tool, text := range files {
+		check(h.n.t, os.WriteFile(h.Dir+"/"+tool, text, 0o600))
+	}
 	begin := time.Now()
-	p, err := h.Start("ip", []string{ip, "-batch", file}, nil, lab.ProcessOptions{})
-	check(h.n.t, err)
-	code, err := p.Wait(h.n.ctx)
-	check(h.n.t, err)
-	if code != 0 {
-		h.n.t.Fatalf("ip -batch: %s", p.Log())
+	for tool := range files {
+		h.run(tool, "-batch", h.Dir+"/"+tool)
 	}
-	return time.Since(begin), true
+	return time.Since(begin)
 }
 
 // cpu is the processor time that the daemon has used.

@@ -73,7 +73,13 @@ func testInterfaceDown(t *testing.T, v variant) {
 	check(t, h.AddNIC("eth1", n.sw, mustPrefix("192.168.0.99/24").Addr()))
 	check(t, h.LinkDown("eth0"))
 	h.start("-iface=eth0")
-	h.waitLog("interface eth0 is down")
+	n.wait(soon, "the status to say so", func() string {
+		if s := h.daemon.Status(); !strings.Contains(s, "not ready: ") || !strings.Contains(s, ", eth0 is down") {
+			return "status is " + s
+		}
+		return ""
+	})
+	n.pause(100 * time.Millisecond)
 	select {
 	case <-h.daemon.Notify.Ready():
 		t.Error("it is ready all the same")

@@ -13,16 +13,18 @@ import (
 	"flanneld/backend"
 	"flanneld/backend/alloc"
 	"flanneld/backend/hostgw"
+	"flanneld/backend/udp"
 	"flanneld/backend/vxlan"
 	"flanneld/network"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/target"
+	"flanneld/pkg/target/tunnel"
 	"flanneld/subnet"
 	"flanneld/subnet/etcdv2"
 )
 
 // backends are those that a configuration may name.
-var backends = backend.NewTable(alloc.Type, hostgw.Type, vxlan.Type)
+var backends = backend.NewTable(alloc.Type, hostgw.Type, udp.Type, vxlan.Type)
 
 // run is the daemon: it returns when ctx ends, or when it can never work.
 func run(ctx context.Context, o *options, machine host) error {
@@ -52,8 +54,11 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		klog.Warning(err)
 	}
 	o.iface.MachineID = machineID()
-	d := &daemon{options: o, machine: machine, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
-	d.reconciler = network.NewReconciler(machine, d.reconciled)
+	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
+	tunnels := tunnel.New()
+	defer tunnels.Close()
+	d.target = target.Mux{Rest: machine, Parts: []target.Part{{Target: tunnels, Kinds: tunnel.Kinds()}}}
+	d.reconciler = network.NewReconciler(d.target, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err
 	}
@@ -74,6 +79,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.watchMachine(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
+	g.Go(func() error { return logCounters(ctx, tunnels, o.askedCounters) })
 	defer d.stop()
 	return g.Wait()
 }
@@ -83,7 +89,9 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 type daemon struct {
 	options    *options
 	machine    host
+	target     target.Target // the machine, and what this process is to it
 	reconciler *network.Reconciler
+	reconnect  func() // with the store
 	systemd    systemd
 	look       chan struct{} // one slot: the external interface may have changed
 	refresh    chan struct{} // one slot: our lease may have to say something else

@@ -97,6 +97,27 @@ func testSubnetFileInTrouble(t *testing.T, v variant) {
 	}
 }
 
+// A file that can't be written any more, of a daemon that has long been ready, is
+// called just that, and written as soon as it can be.
+func TestSubnetFileOutOfDate(t *testing.T) {
+	n := newNetwork(t, 1, hostGW, nil)
+	h := n.nodes[0]
+	inTheWay := filepath.Join(filepath.Dir(h.daemon.SubnetFile), ".subnet.env.tmp", "x")
+	check(t, os.MkdirAll(inTheWay, 0o755))
+	check(t, h.SetMTU("eth0", 1400))
+	h.waitLog("what it says is out of date, trying again: writing " + h.daemon.SubnetFile)
+	if log := h.daemon.Log(); strings.Contains(log, "not ready") {
+		t.Errorf("it was ready: %s", log)
+	}
+	check(t, os.RemoveAll(filepath.Dir(inTheWay)))
+	n.wait(soon, "the new MTU", func() string {
+		if mtu := h.daemon.Env()["FLANNEL_MTU"]; mtu != "1400" {
+			return mtu
+		}
+		return ""
+	})
+}
+
 // Whoever reads subnet.env while it is rewritten sees all of it.
 func TestSubnetFileIsWhole(t *testing.T) { everyVariant(t, testSubnetFileIsWhole) }
 

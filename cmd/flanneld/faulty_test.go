@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +19,9 @@ const faultyKernelEnv = "LAB_FAULTY_KERNEL"
 // routes are deleted behind its back, again and again, and before the faults end
 // all is right again. What is not ours stays, no packet is lost on the routes
 // that were right from the beginning, log and processor stay quiet.
-func TestFaultyKernel(t *testing.T) {
+func TestFaultyKernel(t *testing.T) { everyVariant(t, testFaultyKernel) }
+
+func testFaultyKernel(t *testing.T, v variant) {
 	const (
 		leases = 1000
 		stale  = 100
@@ -29,7 +30,7 @@ func TestFaultyKernel(t *testing.T) {
 		each   = 50 // peers that move in a wave, and routes that are deleted
 		seed   = 2
 	)
-	n := newWide(t, hostGW)
+	n := newWide(t, v)
 	h, other := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
 	h.start()
 	other.start()
@@ -44,14 +45,24 @@ func TestFaultyKernel(t *testing.T) {
 		check(t, h.AddRoute(lab.Route{Dst: mustPrefix(fmt.Sprintf("10.121.%d.0/24", i)), Via: via, Dev: "eth0", Protocol: ourRoutes}))
 	}
 	n.putLeases(leases)
-	want := append(h.routesTo(leases, peer.route), "192.168.77.0/24 via "+via.String())
+	peers := h.others()
+	for i := range leases {
+		peers = append(peers, distant(i))
+	}
+	wrong := func() string {
+		want := []string{"192.168.77.0/24 via " + via.String()}
+		for _, p := range peers {
+			want = append(want, v.backend.expected(h, p)...)
+		}
+		return h.wrong(want)
+	}
 
 	n.witness(other, h, func() {
 		n.witness(h, other, func() {
 			begin := time.Now()
 			right := func() {
 				t.Helper()
-				n.wait(length-time.Since(begin), "all routes", func() string { return h.wrongRoutes(slices.Clone(want)) })
+				n.wait(length-time.Since(begin), "all objects", wrong)
 				took := time.Since(begin)
 				t.Logf("all routes are right after %s", took)
 				if took > length {
@@ -66,7 +77,7 @@ func TestFaultyKernel(t *testing.T) {
 				for i := wave * each / 2; i < wave*each/2+each; i++ { // half of them again
 					p := moved(distant(i), wave)
 					n.putPeer(p)
-					want[i] = p.route()
+					peers[len(peers)-leases+i] = p
 				}
 				for i := range each {
 					check(t, h.DelRoute(distant(leases-1-wave*each-i).subnet))

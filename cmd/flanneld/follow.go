@@ -37,7 +37,7 @@ func (d *daemon) watchMachine(ctx context.Context) error {
 	for {
 		// Whatever passed before the watch was there is to be looked at.
 		ready := func() { d.event(target.Event{Lost: true}) }
-		err := d.machine.Watch(ctx, ready, d.event)
+		err := d.target.Watch(ctx, ready, d.event)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -82,8 +82,9 @@ func (d *daemon) follow(ctx context.Context) error {
 		d.mu.Lock()
 		before := d.host
 		d.mu.Unlock()
+		d.reconnect()
 		now, err := d.options.iface.Follow(ctx, d.machine, before)
-		if err == nil && now.PublicIP != before.PublicIP || now.Addr != before.Addr {
+		if err == nil && now.Addr != before.Addr {
 			if err := sleep(ctx, addressPause); err != nil {
 				return err
 			}
@@ -94,7 +95,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		d.mu.Lock()
 		d.sawInterface(err)
-		now.Nexthops = d.host.Nexthops
+		now.Nexthops, now.TUN = d.host.Nexthops, d.host.TUN
 		if now != d.host {
 			klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
 			d.host = now

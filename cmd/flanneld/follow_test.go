@@ -93,4 +93,16 @@ func TestVXLANMTUTooLarge(t *testing.T) {
 	if mtu, err := h.MTU(vtep); err != nil || mtu != 1350 {
 		t.Errorf("MTU %d, %v", mtu, err)
 	}
+
+	t.Log("what was right once gets too large: the interface's MTU counts, the lease is kept")
+	check(t, h.SetMTU("eth0", 1300))
+	n.wait(soon, "the MTU", func() string {
+		if mtu, err := h.MTU(vtep); err != nil || mtu != 1250 || h.daemon.Env()["FLANNEL_MTU"] != "1250" {
+			return fmt.Sprint(mtu, err, h.daemon.Env())
+		}
+		return ""
+	})
+	h.waitLog("cannot say what it should: network configuration: Backend.MTU 1400 is more than the MTU 1300")
+	n.delete(h.key())
+	n.waitKey(soon, h.key(), "the lease to be back", func(e *entry) bool { return e != nil })
 }

@@ -86,7 +86,7 @@ func testGarbage(t *testing.T, v variant) {
 
 // A lease that becomes garbage is still in force as it last was, also after a
 // restart, and until it is removed.
-func TestBecomesGarbage(t *testing.T) { slowVariants(t, testBecomesGarbage) }
+func TestBecomesGarbage(t *testing.T) { everyVariant(t, testBecomesGarbage) }
 
 func testBecomesGarbage(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)

@@ -153,6 +153,15 @@ func (n *network) readyWithPods() {
 	for _, node := range n.nodes {
 		node.waitPeers(soon, node.others()...)
 	}
+	// A first ping finds the neighbours on its way. On a busy machine that takes
+	// so long that pings every 2 ms would be dropped meanwhile.
+	for _, node := range n.nodes {
+		for _, other := range n.nodes {
+			if other != node && n.backend.expected(node, other.peer()) != nil {
+				node.ping(other)
+			}
+		}
+	}
 }
 
 func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
@@ -207,15 +216,16 @@ func (h *node) key() string {
 	return h.peer().key()
 }
 
-// routes are those of the host that are ours, as "DESTINATION via GATEWAY".
+// routes are those of the host that are ours, as "DESTINATION via GATEWAY", with
+// the device if that is not eth0.
 func (h *node) routes() []string {
 	h.n.t.Helper()
 	all, err := h.Routes()
 	check(h.n.t, err)
 	var ours []string
 	for _, r := range all {
-		if before, ok := strings.CutSuffix(r, fmt.Sprintf(" dev eth0 proto %d", ourRoutes)); ok {
-			ours = append(ours, before)
+		if before, ok := strings.CutSuffix(r, fmt.Sprintf(" proto %d", ourRoutes)); ok {
+			ours = append(ours, strings.TrimSuffix(before, " dev eth0"))
 		}
 	}
 	return ours

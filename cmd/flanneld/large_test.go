@@ -38,47 +38,52 @@ func TestChooseNexthops(t *testing.T) {
 
 // In a large network, the routes of an old kernel are plain.
 func TestLargeNetwork(t *testing.T) {
-	const peers = nexthopsFrom
-	for name, machine := range map[string]func(*targettest.Fake) host{
-		"old kernel": func(f *targettest.Fake) host { return imagined{f} },
-		"kernel":     func(f *targettest.Fake) host { return modern{imagined{f}} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			file := filepath.Join(t.TempDir(), "subnet.env")
-			synctest.Test(t, func(t *testing.T) {
-				fake := targettest.NewFake()
-				must(t, fake.AddLink("eth0"))
-				must(t, fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.2/24")))
-				admin := subnettest.NewMemory()
-				admin.SetConfig(`{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.128.0.0","Backend":{"Type":"host-gw"}}`)
-				for i := range peers {
-					admin.PutRaw(fmt.Sprintf("10.%d.%d.0-24", 1+i>>8, i&0xff), `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`, 0)
-				}
-				m := machine(fake)
-				want := 0
-				if m.HasNexthops() {
-					want = peers
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				ended := make(chan error, 1)
-				go func() {
-					ended <- serve(ctx, &options{subnetFile: file, renewMargin: time.Hour}, admin.Join(), m)
-				}()
-				time.Sleep(time.Second)
-				if got := len(fake.Nexthops()); got != want {
-					t.Errorf("%d nexthops, want %d", got, want)
-				}
-				for i := range peers {
-					r := fake.Routes(netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", 1+i>>8, i&0xff)))
-					if len(r) != 1 || (r[0].Nexthop != 0) != m.HasNexthops() {
-						t.Fatalf("routes to peer %d: %v", i, r)
-					}
-				}
-				cancel()
-				if err := <-ended; !errors.Is(err, context.Canceled) {
-					t.Errorf("the daemon ended with %v", err)
-				}
+	for _, backend := range []string{"host-gw", "vxlan"} {
+		for name, machine := range map[string]func(*targettest.Fake) host{
+			"old kernel": func(f *targettest.Fake) host { return imagined{f} },
+			"kernel":     func(f *targettest.Fake) host { return modern{imagined{f}} },
+		} {
+			t.Run(backend+", "+name, func(t *testing.T) {
+				file := filepath.Join(t.TempDir(), "subnet.env")
+				synctest.Test(t, func(t *testing.T) { testLargeNetwork(t, backend, file, machine) })
 			})
-		})
+		}
+	}
+}
+
+func testLargeNetwork(t *testing.T, backend, file string, machine func(*targettest.Fake) host) {
+	const peers = nexthopsFrom
+	fake := targettest.NewFake()
+	must(t, fake.AddLink("eth0"))
+	must(t, fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.2/24")))
+	admin := subnettest.NewMemory()
+	admin.SetConfig(fmt.Sprintf(`{"Network":"10.0.0.0/8","SubnetLen":24,"SubnetMin":"10.128.0.0","Backend":{"Type":%q}}`, backend))
+	for i := range peers {
+		admin.PutRaw(fmt.Sprintf("10.%d.%d.0-24", 1+i>>8, i&0xff),
+			fmt.Sprintf(`{"PublicIP":"192.168.0.200","BackendType":%q,"BackendData":{"VtepMAC":"02:00:00:00:00:07"}}`, backend), 0)
+	}
+	m := machine(fake)
+	want := 0
+	if m.HasNexthops() {
+		want = peers
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- serve(ctx, &options{subnetFile: file, renewMargin: time.Hour}, admin.Join(), m)
+	}()
+	time.Sleep(time.Second)
+	if got := len(fake.Nexthops()); got != want {
+		t.Errorf("%d nexthops, want %d", got, want)
+	}
+	for i := range peers {
+		r := fake.Routes(netip.MustParsePrefix(fmt.Sprintf("10.%d.%d.0/24", 1+i>>8, i&0xff)))
+		if len(r) != 1 || (r[0].Nexthop != 0) != m.HasNexthops() {
+			t.Fatalf("routes to peer %d: %v", i, r)
+		}
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("the daemon ended with %v", err)
 	}
 }

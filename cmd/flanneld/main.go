@@ -28,6 +28,9 @@ func start(machine host) int {
 	case o == nil:
 		return 0
 	}
+	counters := make(chan os.Signal, 1)
+	signal.Notify(counters, syscall.SIGUSR1)
+	o.askedCounters = counters
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	if err := run(ctx, o, machine); err != nil && !errors.Is(err, context.Canceled) {

@@ -22,7 +22,7 @@ const (
 func newWide(t testing.TB, v variant) *network {
 	t.Helper()
 	// The hosts' own subnets keep clear of those of distant peers.
-	n := newConfigured(t, v, settings{"Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.128.0.0"})
+	n := newConfigured(t, v, settings{"Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.200.0.0"})
 	wide, err := n.lab.AddSwitch("wide", mustPrefix("172.16.0.0/16"))
 	check(t, err)
 	_, err = n.lab.AddRouter(n.sw, wide)
@@ -33,8 +33,10 @@ func newWide(t testing.TB, v variant) *network {
 
 // A network that becomes large, and small again, changes how its routes are
 // made without the loss of a packet. In between, nexthops heal as routes do.
-func TestNexthops(t *testing.T) {
-	n := newWide(t, hostGW)
+func TestNexthops(t *testing.T) { everyVariant(t, testNexthops) }
+
+func testNexthops(t *testing.T, v variant) {
+	n := newWide(t, v)
 	h, second := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
 	h.start()
 	second.start()
@@ -64,10 +66,14 @@ func TestNexthops(t *testing.T) {
 	check(t, err)
 	t.Logf("all routes deleted: back after %s", h.waitNexthops(slow(time.Second), large))
 
-	check(t, h.LinkDown("eth0"))
-	h.waitPeers(soon)
-	check(t, h.LinkUp("eth0"))
-	t.Logf("NIC down and up: right after %s", h.waitNexthops(slow(time.Second), large))
+	if v.backend.dev == "eth0" {
+		check(t, h.LinkDown("eth0"))
+		h.waitPeers(soon)
+		check(t, h.LinkUp("eth0"))
+	} else {
+		check(t, h.LinkDown(v.backend.dev))
+	}
+	t.Logf("device down: right after %s", h.waitNexthops(slow(time.Second), large))
 
 	check(t, h.RecreateNIC("eth0"))
 	t.Logf("NIC made anew: right after %s", h.waitNexthops(slow(time.Second), large))
@@ -87,7 +93,7 @@ func TestNexthops(t *testing.T) {
 		}
 	})
 	for _, node := range n.nodes {
-		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return node.wrongRoutes(node.routesTo(smaller, peer.route)) })
+		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return node.wrong(node.wantedFor(smaller, v.backend.expected)) })
 	}
 	n.pingAll()
 }
@@ -103,11 +109,11 @@ func (h *node) waitNexthops(within time.Duration, leases int) time.Duration {
 			return fmt.Sprintf("there are %d", len(list))
 		}
 		for _, nh := range list {
-			if nh.Protocol != ourRoutes || nh.Dev != "eth0" {
+			if nh.Protocol != ourRoutes || nh.Dev != h.n.backend.dev {
 				return fmt.Sprintf("there is %+v", nh)
 			}
 		}
-		return h.wrongRoutes(h.routesTo(leases, peer.routeByNexthop))
+		return h.wrong(h.wantedFor(leases, h.n.backend.byNexthop))
 	})
 }
 
@@ -117,27 +123,27 @@ func (p peer) routeByNexthop() string {
 	return fmt.Sprintf("%s nhid %d via %s", p.subnet, state.NexthopID(p.subnet), p.public)
 }
 
-// routesTo are the routes that there should be to so many strangers, and after
-// them those to the other hosts.
-func (h *node) routesTo(leases int, route func(peer) string) []string {
+// wantedFor is what the host must have so as to reach all others, of which so
+// many are strangers.
+func (h *node) wantedFor(leases int, expected func(*node, peer) []string) []string {
 	h.n.t.Helper()
 	var want []string
 	for i := range leases {
-		want = append(want, route(distant(i)))
+		want = append(want, expected(h, distant(i))...)
 	}
 	for _, p := range h.others() {
-		want = append(want, route(p))
+		want = append(want, expected(h, p)...)
 	}
 	return want
 }
 
-// wrongRoutes says what is wrong with our routes.
-func (h *node) wrongRoutes(want []string) string {
+// wrong says in what the host differs from what it must have.
+func (h *node) wrong(want []string) string {
 	h.n.t.Helper()
 	slices.Sort(want)
-	got := h.routes()
+	got := sorted(h.n.backend.present(h)...)
 	if len(got) != len(want) {
-		return fmt.Sprintf("there are %d routes", len(got))
+		return fmt.Sprintf("there are %d objects", len(got))
 	}
 	for i := range want {
 		if got[i] != want[i] {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -28,6 +29,8 @@ type options struct {
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
+	// askedCounters has the packets that were counted logged.
+	askedCounters <-chan os.Signal
 	// boottime takes the place of the kernel's clock in tests.
 	boottime func() time.Duration
 }

@@ -37,6 +37,9 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	if d.host.TUN, err = d.tunDevice(c, b, ifaces); err != nil {
+		return subnet.Attrs{}, nil, err
+	}
 	d.prepared = prepared{c, b}
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }
@@ -55,7 +58,9 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		}
 	}
 	for _, l := range s.Leases {
-		if l.PublicIP == d.host.PublicIP && (p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous) {
+		if l.PublicIP != d.host.PublicIP {
+			p.Others = append(p.Others, l)
+		} else if p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous {
 			p.Lease = l.Attrs
 		}
 	}

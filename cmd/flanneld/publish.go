@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -16,19 +17,24 @@ import (
 // /run, say.
 const recheck = 10 * time.Second
 
-// env is what subnet.env should say. The caller holds d.mu.
+// env is what subnet.env should say. Its MTU is that of the device as it is, not as
+// it is about to be. The caller holds d.mu.
 func (d *daemon) env() network.Env {
 	return network.Env{
 		Network: d.holding.Config.Network(),
 		Subnet:  d.holding.Own.Subnet,
-		MTU:     d.backend.MTU(d.host),
+		MTU:     d.backend.MTU(d.status.Host),
 	}
 }
 
 // publishEnv writes subnet.env once the host is as it should be, tells systemd,
 // and keeps both right from then on.
 func (d *daemon) publishEnv(ctx context.Context) error {
-	if err := d.awaitReady(ctx); err != nil {
+	// Until then nearly all that is allocated stays.
+	usual := debug.SetGCPercent(200)
+	err := d.awaitReady(ctx)
+	debug.SetGCPercent(usual)
+	if err != nil {
 		return err
 	}
 	var said string
@@ -44,7 +50,11 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 			if err := env.Write(d.options.subnetFile); err != nil {
 				if err.Error() != said {
 					said = err.Error()
-					klog.Errorf("not ready, trying again: %v", err)
+					what := "not ready"
+					if !first {
+						what = "what it says is out of date"
+					}
+					klog.Errorf("%s, trying again: %v", what, err)
 				}
 				d.systemd.status(said)
 				if err := sleep(ctx, retryPause); err != nil {
@@ -75,11 +85,15 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 		case <-d.reconciler.Ready():
 			return nil
 		case <-d.publish:
+			var text string
 			d.mu.Lock()
 			if d.holding.Own != nil {
-				d.systemd.status("not ready: " + d.statusText())
+				text = d.statusText()
 			}
 			d.mu.Unlock()
+			if text != "" {
+				d.systemd.status("not ready: " + text)
+			}
 		}
 	}
 }

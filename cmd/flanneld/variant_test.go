@@ -22,7 +22,9 @@ var (
 	allocOnly = variant{backend: allocBackend, store: etcdV2}
 	vxlan     = variant{backend: vxlanBackend, store: etcdV2}
 
-	variants = []variant{hostGW, vxlan}
+	udp = variant{backend: udpBackend, store: etcdV2}
+
+	variants = []variant{hostGW, vxlan, udp}
 )
 
 // everyVariant runs a test with each variant.
@@ -71,6 +73,10 @@ type backend struct {
 	// what it has of that sort, one text for each object in the kernel.
 	expected func(*node, peer) []string
 	present  func(*node) []string
+	// byNexthop is what is expected in a large network, and dev where its
+	// nexthops lead.
+	byNexthop func(*node, peer) []string
+	dev       string
 }
 
 var hostGWBackend = backend{
@@ -79,8 +85,21 @@ var hostGWBackend = backend{
 	lease: func(p peer) string {
 		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"host-gw"}`, p.public)
 	},
-	expected: func(_ *node, p peer) []string { return []string{p.route()} },
-	present:  (*node).routes,
+	expected:  func(_ *node, p peer) []string { return []string{p.route()} },
+	present:   (*node).routes,
+	byNexthop: func(_ *node, p peer) []string { return []string{p.routeByNexthop()} },
+	dev:       "eth0",
+}
+
+// udpBackend keeps its peers in the daemon itself: what it has of them shows only
+// in the packets that it carries.
+var udpBackend = backend{
+	name:     "udp",
+	config:   `{"Type":"udp"}`,
+	overhead: 28,
+	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.public) },
+	expected: func(*node, peer) []string { return nil },
+	present:  func(*node) []string { return nil },
 }
 
 var allocBackend = backend{

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"flanneld/pkg/lab"
+	"flanneld/pkg/state"
 )
 
 const vtep = "flannel.1"
@@ -28,6 +29,15 @@ var vxlanBackend = backend{
 		}
 	},
 	present: func(h *node) []string { return slices.Concat(h.routes(), h.neighbours(), h.fdb()) },
+	byNexthop: func(_ *node, p peer) []string {
+		base := p.subnet.Addr()
+		return []string{
+			fmt.Sprintf("%s nhid %d via %s dev %s onlink", p.subnet, state.NexthopID(p.subnet), base, vtep),
+			fmt.Sprintf("%s lladdr %s", base, p.vtepMAC()),
+			fmt.Sprintf("%s dst %s", p.vtepMAC(), p.public),
+		}
+	},
+	dev: vtep,
 }
 
 // vtepMAC is the address of the peer's VXLAN device.

@@ -21,6 +21,7 @@ func TestVXLANRestartUnseen(t *testing.T) {
 	subnet, before := h.subnet(), h.mac()
 	_, index, err := h.HardwareAddr(vtep)
 	check(t, err)
+	const size = 1 << 30
 	for name, stop := range map[string]func(){
 		"kill -9": func() { h.daemon.Kill() },
 		"SIGTERM": func() { must(h.daemon.Stop(soon))(t) },
@@ -41,14 +42,20 @@ func TestVXLANRestartUnseen(t *testing.T) {
 		n.witness(peer, h, func() {
 			n.witness(h, peer, func() {
 				go func() {
-					_, err := h.pod.Transfer(ctx, peer.pod, 300<<20)
+					_, err := h.pod.Transfer(ctx, peer.pod, size)
 					transferred <- err
 				}()
+				n.pause(100 * time.Millisecond) // until it is under way
 				stop()
 				h.start()
 				h.waitReady()
 				h.waitPeers(soon, peer.peer())
-				check(t, <-transferred)
+				select {
+				case err := <-transferred:
+					t.Errorf("%s: the transfer was over before the daemon was back: %v", name, err)
+				default:
+					check(t, <-transferred)
+				}
 			})
 		})
 		mac, now, err := h.HardwareAddr(vtep)
@@ -84,46 +91,50 @@ func TestVXLANPeersChangeMeanwhile(t *testing.T) {
 	n.pingAll()
 }
 
-// The MAC address outlives the device, and a reboot.
+// The MAC address outlives the device, and a reboot: it is that of the device,
+// else that of the lease, else one that the same host derives each time.
 func TestVXLANKeepsItsMAC(t *testing.T) {
 	n := newNetwork(t, 2, vxlan, nil)
 	h, peer := n.nodes[0], n.nodes[1]
-	mac, subnet := h.mac().String(), h.subnet()
-	if mac == peer.mac().String() {
-		t.Errorf("both hosts have the MAC %s", mac)
+	derived := h.mac().String()
+	if derived == peer.mac().String() {
+		t.Errorf("both hosts have the MAC %s", derived)
 	}
-	same := func(when string) {
+	is := func(when, want string) {
 		t.Helper()
-		if now := h.mac().String(); now != mac || h.subnet() != subnet {
-			t.Errorf("%s: MAC %s, subnet %s; before %s, %s", when, now, h.subnet(), mac, subnet)
+		if mac := h.mac().String(); mac != want {
+			t.Errorf("%s: MAC %s, want %s", when, mac, want)
 		}
 		h.waitPeers(soon, peer.peer())
 		peer.waitPeers(soon, h.peer())
 	}
+	given := net.HardwareAddr{2, 7, 7, 7, 7, 7}
+	subnet := h.subnet()
+	h.restart(func() { check(t, h.SetHardwareAddr(vtep, given)) })
+	is("the device has one", given.String())
 	h.restart(func() { check(t, h.DelLink(vtep)) })
-	same("the device was deleted meanwhile")
+	is("the device is gone, the lease has it", given.String())
 	h.restart(func() {
 		check(t, h.DelLink(vtep))
 		check(t, os.Remove(h.daemon.SubnetFile))
 	})
-	same("rebooted")
+	is("rebooted", given.String())
+	check(t, h.DelLink(vtep))
+	n.wait(slow(time.Second), "the device to be back", func() string {
+		if _, _, err := h.HardwareAddr(vtep); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	is("deleted while the daemon runs", given.String())
+	if h.subnet() != subnet {
+		t.Errorf("the subnet is %s, it was %s", h.subnet(), subnet)
+	}
 	h.restart(func() {
-		check(t, h.DelLink(vtep))
-		check(t, os.Remove(h.daemon.SubnetFile))
 		n.delete(h.key())
+		check(t, h.DelLink(vtep))
 	})
-	if now := h.mac().String(); now != mac {
-		t.Errorf("without a device and a lease the same host made another MAC: %s, before %s", now, mac)
-	}
-	n.delete(n.nodes[0].key()) // whatever subnet that was
-
-	t.Log("a device that is as it should be is used with its MAC")
-	hers := net.HardwareAddr{2, 7, 7, 7, 7, 7}
-	h.restart(func() { check(t, h.SetHardwareAddr(vtep, hers)) })
-	if now := h.mac(); now.String() != hers.String() {
-		t.Errorf("the MAC is %s, not that of the device, %s", now, hers)
-	}
-	peer.waitPeers(soon, h.peer())
+	is("neither a device nor a lease", derived)
 }
 
 // What bears the device's name and is not as it should be is made anew.
@@ -188,15 +199,17 @@ func TestVXLANTxChecksumOffload(t *testing.T) {
 	t.Log("by default it is as the operator has it")
 	n.put("config", n.config(settings{"Backend": map[string]any{"Type": "vxlan"}}))
 	h.restart(func() {})
-	h.run("ethtool", "-K", vtep, "tx-checksum-ip-generic", "on")
-	h.run("ip", "link", "set", vtep, "mtu", "1200") // something to put right
-	n.wait(soon, "the MTU", func() string {
-		if mtu, err := h.MTU(vtep); err != nil || mtu != 1450 {
-			return fmt.Sprint(mtu, err)
-		}
-		return ""
-	})
-	is("on")
+	for _, set := range []string{"on", "off"} {
+		h.run("ethtool", "-K", vtep, "tx-checksum-ip-generic", set)
+		h.run("ip", "link", "set", vtep, "mtu", "1200") // something to put right
+		n.wait(soon, "the MTU", func() string {
+			if mtu, err := h.MTU(vtep); err != nil || mtu != 1450 {
+				return fmt.Sprint(mtu, err)
+			}
+			return ""
+		})
+		is(set)
+	}
 }
 
 // The daemon is stopped for long, and misses more notifications than the kernel

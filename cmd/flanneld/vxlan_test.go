@@ -12,10 +12,31 @@ import (
 	"flanneld/pkg/lab"
 )
 
+// directRouting is vxlan where peers on the link get plain routes, and no entries.
+var directRouting = func() variant {
+	v := vxlan
+	v.backend.config = `{"Type":"vxlan","DirectRouting":true}`
+	v.backend.expected = func(h *node, p peer) []string {
+		if h.onLink(p) {
+			return []string{p.route()}
+		}
+		return vxlanBackend.expected(h, p)
+	}
+	return v
+}()
+
+// onLink reports whether the peer's public address is on the host's own link.
+func (h *node) onLink(p peer) bool { return netip.PrefixFrom(h.Addr, 24).Masked().Contains(p.public) }
+
 // Three hosts on two links: every pod and every VXLAN device reaches all others,
 // and what operators' scripts read is as they know it.
 func TestVXLAN(t *testing.T) {
-	n := newConfigured(t, vxlan, nil)
+	t.Run("tunnels", func(t *testing.T) { testVXLAN(t, vxlan) })
+	t.Run("DirectRouting", func(t *testing.T) { testVXLAN(t, directRouting) })
+}
+
+func testVXLAN(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
 	newRouted(n)
 	n.pingAll()
 	h, near, far := n.nodes[0], n.nodes[1], n.nodes[2]
@@ -38,22 +59,23 @@ func TestVXLAN(t *testing.T) {
 	if got := h.run("ip", "-d", "link", "show", vtep); !link.MatchString(got) {
 		t.Errorf("ip -d link: %s", got)
 	}
-	lines := func(format string, fields func(*node) []any, peers ...*node) string {
-		var b strings.Builder
-		for _, p := range peers {
-			fmt.Fprintf(&b, format+"\n", fields(p)...)
+	var fdb, neighbours, routes, direct string
+	for _, p := range h.others() {
+		base := p.subnet.Addr()
+		if v.backend.config == directRouting.backend.config && h.onLink(p) {
+			direct += p.route() + "\n"
+			continue
 		}
-		return b.String()
-	}
-	peers := []*node{near, far}
-	if far.subnet().Addr().Less(near.subnet().Addr()) {
-		peers = []*node{far, near}
+		fdb += fmt.Sprintf("%s dst %s self permanent\n", p.vtepMAC(), p.public)
+		neighbours += fmt.Sprintf("%s lladdr %s PERMANENT\n", base, p.vtepMAC())
+		routes += fmt.Sprintf("%s via %s proto 70 onlink\n", p.subnet, base)
 	}
 	for _, c := range []struct{ command, want string }{
 		{"ip -4 -o addr show " + vtep, fmt.Sprintf("    inet %s/32 scope global flannel.1\\       valid_lft forever preferred_lft forever", h.subnet().Addr())},
-		{"bridge fdb show dev " + vtep, lines("%s dst %s self permanent", func(p *node) []any { return []any{p.mac(), p.Addr} }, peers...)},
-		{"ip neigh show dev " + vtep, lines("%s lladdr %s PERMANENT", func(p *node) []any { return []any{p.subnet().Addr(), p.mac()} }, peers...)},
-		{"ip route show dev " + vtep, lines("%s via %s proto 70 onlink", func(p *node) []any { return []any{p.subnet(), p.subnet().Addr()} }, peers...)},
+		{"bridge fdb show dev " + vtep, fdb},
+		{"ip neigh show dev " + vtep, neighbours},
+		{"ip route show dev " + vtep, routes},
+		{"ip route show dev eth0 proto 70", direct},
 	} {
 		got := regexp.MustCompile(`(?m)^\d+: flannel\.1 `).ReplaceAllString(h.run(strings.Fields(c.command)...), "")
 		if sortLines(got) != sortLines(c.want) {
@@ -76,26 +98,11 @@ func sortLines(s string) string {
 	return strings.Join(sorted(lines...), "\n")
 }
 
-// With DirectRouting, peers on the link get plain routes and no VTEP entries,
-// the others a tunnel; a peer that moves from one link to the other changes over.
-func TestDirectRouting(t *testing.T) {
-	v := vxlan
-	v.backend.config = `{"Type":"vxlan","DirectRouting":true}`
-	v.backend.expected = func(h *node, p peer) []string {
-		if netip.PrefixFrom(h.Addr, 24).Contains(p.public) {
-			return []string{p.route()}
-		}
-		return vxlanBackend.expected(h, p)
-	}
-	n := newConfigured(t, v, nil)
+// With DirectRouting, a peer that moves from one link to another changes over.
+func TestDirectRoutingMoves(t *testing.T) {
+	n := newConfigured(t, directRouting, nil)
 	newRouted(n)
-	n.pingAll()
 	h := n.nodes[0]
-	_, err := h.pod.Transfer(n.ctx, n.nodes[1].pod, 10<<20)
-	check(t, err)
-	_, err = h.pod.Transfer(n.ctx, n.nodes[2].pod, 10<<20)
-	check(t, err)
-
 	moving := stranger("10.5.200.0/24", "192.168.0.200")
 	for _, public := range []string{"192.168.0.200", "192.168.1.200", "192.168.0.201", "192.168.1.201"} {
 		moving.public = netip.MustParseAddr(public)
@@ -103,6 +110,15 @@ func TestDirectRouting(t *testing.T) {
 		t.Logf("a peer at %s: right after %s", public, h.waitPeers(slow(time.Second), append(h.others(), moving)...))
 	}
 }
+
+// lost is what else goes with something, because the kernel drops it.
+type lost int
+
+const (
+	nothing lost = 0
+	entries lost = 1 << iota // of the VXLAN device
+	routes                   // by eth0
+)
 
 func TestVXLANHeals(t *testing.T) {
 	n := newNetwork(t, 3, vxlan, nil)
@@ -136,6 +152,9 @@ func TestVXLANHeals(t *testing.T) {
 		return ""
 	}
 	healed := func() string {
+		if mtu, err := h.MTU(vtep); err != nil || mtu != 1450 {
+			return fmt.Sprintf("%s has the MTU %d, %v", vtep, mtu, err)
+		}
 		if now, _, err := h.HardwareAddr(vtep); err != nil || now.String() != mac.String() {
 			return fmt.Sprintf("%s has %v, %v", vtep, now, err)
 		}
@@ -153,23 +172,23 @@ func TestVXLANHeals(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		hurt func()
-		anew bool // the device is another one afterwards
+		lost lost // with it, of what is foreign
 	}{
-		{"a route deleted", func() { check(t, h.DelRoute(peer.subnet())) }, false},
-		{"all routes deleted", func() { must(h.DelRoutesByProtocol(ourRoutes))(t) }, false},
-		{"an FDB entry deleted", func() { check(t, h.DelFDB(vtep, peer.mac(), peer.Addr)) }, false},
-		{"an FDB entry changed", func() { check(t, h.AddFDB(vtep, peer.mac(), netip.MustParseAddr("192.168.0.98"))) }, false},
-		{"all FDB entries deleted", func() { each(h.fdb(), delFDB) }, false},
-		{"a neighbour deleted", func() { check(t, h.DelNeighbour(vtep, peer.subnet().Addr())) }, false},
-		{"a neighbour changed", func() { check(t, h.AddNeighbour(vtep, peer.subnet().Addr(), foreign)) }, false},
-		{"all neighbours deleted", func() { each(h.neighbours(), delNeighbour) }, false},
-		{"the device down", func() { check(t, h.LinkDown(vtep)) }, false},
-		{"the device deleted", func() { check(t, h.DelLink(vtep)) }, true},
-		{"its MAC changed", func() { check(t, h.SetHardwareAddr(vtep, foreign)) }, false},
-		{"its address flushed", func() { check(t, h.FlushAddrs(vtep)) }, false},
-		{"its MTU changed", func() { h.run("ip", "link", "set", vtep, "mtu", "1200") }, false},
-		{"eth0 down and up", func() { check(t, h.LinkDown("eth0")); check(t, h.LinkUp("eth0")) }, false},
-		{"eth0 made anew", func() { check(t, h.RecreateNIC("eth0")) }, true},
+		{"a route deleted", func() { check(t, h.DelRoute(peer.subnet())) }, nothing},
+		{"all routes deleted", func() { must(h.DelRoutesByProtocol(ourRoutes))(t) }, nothing},
+		{"an FDB entry deleted", func() { check(t, h.DelFDB(vtep, peer.mac(), peer.Addr)) }, nothing},
+		{"an FDB entry changed", func() { check(t, h.AddFDB(vtep, peer.mac(), netip.MustParseAddr("192.168.0.98"))) }, nothing},
+		{"all FDB entries deleted", func() { each(h.fdb(), delFDB) }, nothing},
+		{"a neighbour deleted", func() { check(t, h.DelNeighbour(vtep, peer.subnet().Addr())) }, nothing},
+		{"a neighbour changed", func() { check(t, h.AddNeighbour(vtep, peer.subnet().Addr(), net.HardwareAddr{2, 2, 2, 2, 2, 2})) }, nothing},
+		{"all neighbours deleted", func() { each(h.neighbours(), delNeighbour) }, nothing},
+		{"the device down", func() { check(t, h.LinkDown(vtep)) }, nothing},
+		{"the device deleted", func() { check(t, h.DelLink(vtep)) }, entries},
+		{"its MAC changed", func() { check(t, h.SetHardwareAddr(vtep, foreign)) }, nothing},
+		{"its address flushed", func() { check(t, h.FlushAddrs(vtep)) }, nothing},
+		{"its MTU changed", func() { h.run("ip", "link", "set", vtep, "mtu", "1200") }, nothing},
+		{"eth0 down and up", func() { check(t, h.LinkDown("eth0")); check(t, h.LinkUp("eth0")) }, routes},
+		{"eth0 made anew", func() { check(t, h.RecreateNIC("eth0")) }, entries | routes},
 	} {
 		begin := time.Now()
 		c.hurt()
@@ -182,18 +201,15 @@ func TestVXLANHeals(t *testing.T) {
 		if took > slow(time.Second) {
 			t.Errorf("%s: that took %s", c.name, took)
 		}
-		if mtu, err := h.MTU(vtep); err != nil || mtu != 1450 {
-			t.Errorf("%s: the MTU is %d, %v", c.name, mtu, err)
-		}
-		if c.anew {
-			addForeign()
-			continue
-		}
-		if !strings.Contains(strings.Join(h.fdb(), "\n"), foreignFDB) {
+		if c.lost&entries == 0 && !strings.Contains(strings.Join(h.fdb(), "\n"), foreignFDB) {
 			t.Errorf("%s: the foreign FDB entry is gone; there are %q", c.name, h.fdb())
+		}
+		if c.lost&routes == 0 {
+			hasRoute(t, h, "10.77.0.0/16 via "+peer.Addr.String())
+		}
+		if c.lost != nothing {
 			addForeign()
 		}
-		hasRoute(t, h, "10.77.0.0/16 via "+peer.Addr.String())
 	}
 	n.pingAll()
 }

@@ -59,7 +59,8 @@ func (l *Lab) StartEtcd(ctx context.Context, on *Host, opts EtcdOptions) (*Etcd,
 		}
 		return nil, fmt.Errorf("starting etcd: %w", err)
 	}
-	e.transport = &http.Transport{DialContext: on.DialContext}
+	// As many as tests write at once: a new connection for each write takes all ports.
+	e.transport = &http.Transport{DialContext: on.DialContext, MaxIdleConnsPerHost: 32}
 	if opts.Server.Cert != "" {
 		cfg, err := opts.clientTLS()
 		if err != nil {

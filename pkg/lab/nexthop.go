@@ -23,6 +23,7 @@ type Nexthop struct {
 	Via      netip.Addr
 	Dev      string
 	Protocol int
+	Onlink   bool
 }
 
 // Nexthops lists the nexthop objects.
@@ -37,7 +38,7 @@ func (ns *Namespace) Nexthops() ([]Nexthop, error) {
 	}
 	list := make([]Nexthop, len(messages))
 	for i, m := range messages {
-		n := Nexthop{Protocol: int(m[2])}
+		n := Nexthop{Protocol: int(m[2]), Onlink: binary.NativeEndian.Uint32(m[4:])&unix.RTNH_F_ONLINK != 0}
 		attrs, err := nl.ParseRouteAttr(m[sizeofNhmsg:])
 		if err != nil {
 			return nil, fmt.Errorf("listing the nexthops of %s: %w", ns.Name, err)
@@ -64,8 +65,11 @@ func (ns *Namespace) ReplaceNexthop(n Nexthop) error {
 	if err != nil {
 		return fmt.Errorf("looking up %s: %w", n.Dev, err)
 	}
-	err = ns.change(unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_REPLACE,
-		[]byte{unix.AF_INET, 0, byte(n.Protocol), 0, 0, 0, 0, 0},
+	header := []byte{unix.AF_INET, 0, byte(n.Protocol), 0, 0, 0, 0, 0}
+	if n.Onlink {
+		binary.NativeEndian.PutUint32(header[4:], unix.RTNH_F_ONLINK)
+	}
+	err = ns.change(unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, header,
 		nl.NewRtAttr(nhaID, nl.Uint32Attr(n.ID)),
 		nl.NewRtAttr(nhaOIF, nl.Uint32Attr(uint32(link.Attrs().Index))),
 		nl.NewRtAttr(nhaGateway, n.Via.AsSlice()))

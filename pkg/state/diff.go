@@ -1,9 +1,8 @@
 package state
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
+	"math"
 )
 
 // Verb is what to do about an object.
@@ -94,18 +93,35 @@ func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, block
 			ops = append(ops, Op{Verb: Delete, Have: h.Object})
 		}
 	}
-	slices.SortStableFunc(ops, func(a, b Op) int {
-		if x, y := a.Verb == Delete, b.Verb == Delete; x != y {
-			if y {
-				return -1
-			}
-			return 1
+	return ordered(ops), blocked
+}
+
+// ordered returns the steps in their order: there are few kinds, and many steps.
+func ordered(ops []Op) []Op {
+	if len(ops) < 2 {
+		return ops
+	}
+	const kinds = math.MaxUint8 + 1
+	var sizes, next [2 * kinds]int
+	stage := func(op Op) int {
+		if op.Verb == Delete {
+			return 2*kinds - 1 - int(op.Key().Kind)
 		}
-		c := cmp.Compare(a.Key().Kind, b.Key().Kind)
-		if a.Verb == Delete {
-			return -c
-		}
-		return c
-	})
-	return ops, blocked
+		return int(op.Key().Kind)
+	}
+	stages := make([]uint16, len(ops))
+	for i, op := range ops {
+		s := stage(op)
+		stages[i] = uint16(s)
+		sizes[s]++
+	}
+	for i := 1; i < len(next); i++ {
+		next[i] = next[i-1] + sizes[i-1]
+	}
+	all := make([]Op, len(ops))
+	for i, op := range ops {
+		all[next[stages[i]]] = op
+		next[stages[i]]++
+	}
+	return all
 }

@@ -21,6 +21,8 @@ const (
 	// goes last.
 	KindNeigh
 	KindFDB
+	KindTunnel
+	KindTunnelPeer
 	KindNexthop
 	KindRoute
 )
@@ -35,6 +37,10 @@ func (k Kind) String() string {
 		return "neighbour"
 	case KindFDB:
 		return "FDB entry"
+	case KindTunnel:
+		return "tunnel"
+	case KindTunnelPeer:
+		return "tunnel peer"
 	case KindNexthop:
 		return "nexthop"
 	case KindRoute:
@@ -48,7 +54,7 @@ func (k Kind) String() string {
 type Key struct {
 	Kind Kind
 	Dev  string       // devices: the name; what is a device's own: whose
-	Dst  netip.Prefix // routes: the destination; addresses; neighbours: of one address
+	Dst  netip.Prefix // routes: the destination; addresses; neighbours: of one address; tunnel peers: the subnet
 	ID   uint32       // nexthops: the number
 	MAC  MAC          // FDB entries
 }
@@ -107,7 +113,8 @@ func onlink(is bool) string {
 
 // Route sends packets for Dst out of the interface Dev, to the next hop Via. It
 // is in the main table, with metric 0. If Nexthop is not 0, the route refers to
-// the Nexthop of that number, and Via, Dev and Onlink are what that says.
+// the Nexthop of that number, and Via, Dev and Onlink are what that says. Without
+// Via, the device itself takes the packets.
 type Route struct {
 	Dst     netip.Prefix
 	Via     netip.Addr
@@ -120,6 +127,9 @@ type Route struct {
 func (r Route) Key() Key { return Key{Kind: KindRoute, Dst: r.Dst} }
 
 func (r Route) String() string {
+	if !r.Via.IsValid() {
+		return fmt.Sprintf("route %s dev %s", r.Dst, r.Dev)
+	}
 	return fmt.Sprintf("route %s via %s dev %s%s", r.Dst, r.Via, r.Dev, onlink(r.Onlink))
 }
 

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
 
+	"flanneld/pkg/conns"
 	"flanneld/subnet/etcd"
 )
 
@@ -22,11 +24,15 @@ type Store struct {
 	endpoints []endpoint
 	failover  etcd.Failover
 	transport *http.Transport
+	conns     conns.Set
 	pollLimit time.Duration
 	pollCheck time.Duration
 
-	mu    sync.Mutex
-	saved *view // what the last Watch knew when it ended
+	config atomic.Uint64 // the index of its last write, when it was last read
+
+	mu      sync.Mutex
+	watched bool  // by a Watch, now or before
+	saved   *view // what the last Watch knew when it ended; before the first, the last List
 }
 
 type endpoint struct {
@@ -47,10 +53,10 @@ func New(o Options) (*Store, error) {
 	s := &Store{
 		options:   o,
 		prefix:    o.Root(),
-		transport: newTransport(tlsConfig),
 		pollLimit: pollLimit,
 		pollCheck: pollCheck,
 	}
+	s.transport = newTransport(tlsConfig, &s.conns)
 	for _, server := range servers {
 		c, err := client.New(client.Config{
 			Endpoints: []string{server.URL.String()},
@@ -70,3 +76,6 @@ func New(o Options) (*Store, error) {
 // Close closes connections that are not in use. Those in use end with the
 // contexts of their calls.
 func (s *Store) Close() { s.transport.CloseIdleConnections() }
+
+// Reconnect implements subnet.Store.
+func (s *Store) Reconnect() { s.conns.DropStale() }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"time"
 
+	"flanneld/pkg/conns"
 	"flanneld/subnet/etcd"
 )
 
@@ -23,10 +24,10 @@ const (
 
 // newTransport returns a transport whose long polls may last, but not on a
 // connection that was cut without a word.
-func newTransport(tlsConfig *tls.Config) *http.Transport {
+func newTransport(tlsConfig *tls.Config, open *conns.Set) *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         etcd.NewDialer().DialContext,
+		DialContext:         open.Dial(etcd.NewDialer()),
 		TLSClientConfig:     tlsConfig,
 		TLSHandshakeTimeout: requestTimeout,
 		MaxIdleConnsPerHost: 2,

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 
+	"flanneld/pkg/conns"
 	"flanneld/subnet/etcd"
 )
 
@@ -53,7 +54,7 @@ type token struct {
 	text  string
 }
 
-func newEndpoint(server etcd.Server, tlsConfig *tls.Config) (*endpoint, error) {
+func newEndpoint(server etcd.Server, tlsConfig *tls.Config, open *conns.Set) (*endpoint, error) {
 	e := &endpoint{Server: server}
 	creds, port := insecure.NewCredentials(), "80"
 	if tlsConfig != nil {
@@ -62,14 +63,14 @@ func newEndpoint(server etcd.Server, tlsConfig *tls.Config) (*endpoint, error) {
 	if p := server.URL.Port(); p != "" {
 		port = p
 	}
-	dialer := etcd.NewDialer()
+	dial := open.Dial(etcd.NewDialer())
 	b := backoff.DefaultConfig
 	b.BaseDelay, b.MaxDelay = 50*time.Millisecond, redialMost
 	var err error
 	e.conn, err = grpc.NewClient("passthrough:///"+net.JoinHostPort(server.URL.Hostname(), port),
 		grpc.WithTransportCredentials(witness{creds, e}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			c, err := dialer.DialContext(ctx, "tcp", addr)
+			c, err := dial(ctx, "tcp", addr)
 			e.meet(err)
 			return c, err
 		}),

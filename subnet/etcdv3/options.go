@@ -9,7 +9,9 @@ import (
 	"errors"
 	"path"
 	"sync"
+	"sync/atomic"
 
+	"flanneld/pkg/conns"
 	"flanneld/pkg/ip"
 	"flanneld/subnet/etcd"
 )
@@ -23,6 +25,9 @@ type Store struct {
 	prefix    string
 	endpoints []*endpoint
 	failover  etcd.Failover
+	conns     conns.Set
+
+	config atomic.Int64 // the revision of its last write, when it was last read
 
 	// writing is held by the one write that goes on: another one would take its
 	// etcd lease, which has no key yet, for left over.
@@ -31,7 +36,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	written map[string]bool // keys, below "subnets/", whose end is of interest
-	saved   *view           // what the last Watch knew when it ended
+	watched bool            // by a Watch, now or before
+	saved   *view           // what the last Watch knew when it ended; before the first, the last List
 
 	onList func() // for tests
 }
@@ -59,7 +65,7 @@ func New(o Options) (*Store, error) {
 		if server.URL.Scheme == "https" {
 			c = tlsConfig
 		}
-		e, err := newEndpoint(server, c)
+		e, err := newEndpoint(server, c, &s.conns)
 		if err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
@@ -76,6 +82,14 @@ func (s *Store) Close() error {
 		errs = append(errs, e.conn.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// Reconnect implements subnet.Store.
+func (s *Store) Reconnect() {
+	s.conns.DropStale()
+	for _, e := range s.endpoints {
+		e.conn.ResetConnectBackoff() // it may be the new address that was missing
+	}
 }
 
 func (s *Store) configKey() string { return path.Join(s.prefix, "config") }

@@ -27,19 +27,28 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
 	case len(resp.Kvs) == 0:
+		s.config.Store(0)
 		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
 	}
+	s.config.Store(resp.Kvs[0].ModRevision)
 	return resp.Kvs[0].Value, nil
 }
 
 // List implements subnet.Store. Of leases that this store did not write, Expires
 // tells only whether there is an end; see expires.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
-	var v view
-	if err := s.list(ctx, &v); err != nil {
+	// The first Watch needs not list it all again.
+	v := &view{config: s.config.Load()}
+	if err := s.list(ctx, v); err != nil {
 		return subnet.Snapshot{}, err
 	}
-	return v.snapshot(), nil
+	snapshot := v.snapshot()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.watched {
+		s.saved = v
+	}
+	return snapshot, nil
 }
 
 // list makes v what is there now.

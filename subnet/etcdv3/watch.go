@@ -26,6 +26,7 @@ func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
 	s.mu.Lock()
 	v := s.saved
 	s.saved = nil // a second Watch beside this one starts from nothing
+	s.watched = true
 	s.mu.Unlock()
 	if v == nil {
 		v = &view{}

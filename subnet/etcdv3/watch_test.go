@@ -37,6 +37,36 @@ func TestWatchServerRestarts(t *testing.T) {
 	})
 }
 
+// The first watch goes on from what the start of a daemon reads.
+func TestWatchGoesOnFromList(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	server.put(t, prefix+"/config", "{}", 0)
+	server.put(t, leaseKey(1), value(1), 0)
+	s := storeOf(t, server.URL)
+	must(s.Config(t.Context()))(t)
+	must(s.List(t.Context()))(t)
+	server.put(t, leaseKey(1), value(9), 0)
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "what was written meanwhile", func(s subnet.Snapshot) bool {
+		l := s.Find(subnet1)
+		return l != nil && l.PublicIP.V4.String() == "192.0.2.9"
+	})
+	server.delete(t, leaseKey(1))
+	w.Until(t, "nothing", etcdtest.Leases(0))
+	if n := s.lists.Load(); n != 1 {
+		t.Errorf("all leases were listed %d times, want once", n)
+	}
+	// A later listing takes nothing from a watch.
+	must(s.List(t.Context()))(t)
+	w.Stop()
+	server.put(t, leaseKey(2), value(2), 0)
+	etcdtest.Watch(t, s).Until(t, "the new lease", etcdtest.Leases(1))
+	if n := s.lists.Load(); n != 2 {
+		t.Errorf("all leases were listed %d times, want twice", n)
+	}
+}
+
 func TestWatchServerReplaced(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, binary string) {

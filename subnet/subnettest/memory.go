@@ -162,3 +162,6 @@ func (m *Memory) skewed(entries []subnet.Entry) []subnet.Entry {
 	}
 	return entries
 }
+
+// Reconnect implements subnet.Store: there are no connections.
+func (m *Memory) Reconnect() {}

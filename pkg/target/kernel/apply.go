@@ -6,21 +6,15 @@ import (
 	"fmt"
 	"net/netip"
 	"syscall"
-	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
 )
 
-const (
-	// batchSize is how many messages go to the kernel in one call. If each of
-	// them fails, the answers still fit the default receive buffer.
-	batchSize = 200
-	// answerTimeout is how long the kernel may take over one batch.
-	answerTimeout = 10 * time.Second
-)
+// batchSize is how many steps go to the kernel in one call. If each of them
+// fails, the answers still fit the default receive buffer.
+const batchSize = 200
 
 var errAnswerLost = errors.New("the kernel's answer was lost")
 
@@ -28,37 +22,74 @@ var errAnswerLost = errors.New("the kernel's answer was lost")
 // message that fails, and for the last one of a batch; no answer is success.
 func (k *Kernel) Apply(ctx context.Context, ops []state.Op) []error {
 	errs := make([]error, len(ops))
-	for start := 0; start < len(ops); start += batchSize {
-		end := min(start+batchSize, len(ops))
+	s := &sender{}
+	defer s.close()
+	for start, end := 0, 0; start < len(ops); start = end {
 		if err := ctx.Err(); err != nil {
 			for i := start; i < len(ops); i++ {
 				errs[i] = err
 			}
 			break
 		}
-		k.applyBatch(ops[start:end], errs[start:end])
+		device := ops[start].Key().Kind == state.KindLink
+		for end < len(ops) && end-start < batchSize && (ops[end].Key().Kind == state.KindLink) == device {
+			end++
+		}
+		if device {
+			k.applyLinks(ctx, ops[start:end], errs[start:end])
+		} else {
+			k.applyBatch(s, ops[start:end], errs[start:end])
+		}
 	}
 	return errs
 }
 
-func (k *Kernel) applyBatch(ops []state.Op, errs []error) {
-	var b batch
+// sender sends batches by one socket, as long as that does not fail.
+type sender struct {
+	sock *socket
+	buf  []byte
+}
+
+func (s *sender) close() {
+	if s.sock != nil {
+		s.sock.close()
+		s.sock = nil
+	}
+}
+
+// send sends the messages of b, of which the last is numbered last.
+func (s *sender) send(b *batch, last uint32, failed func(seq uint32, errno syscall.Errno, text string)) (err error) {
+	if s.sock == nil {
+		if s.sock, err = open(); err != nil {
+			return err
+		}
+	}
+	b.acknowledge()
+	if err = s.sock.exchange(b.buf, last, failed); err != nil {
+		s.close() // what it may still receive is of the past
+	}
+	return err
+}
+
+func (k *Kernel) applyBatch(s *sender, ops []state.Op, errs []error) {
+	b := batch{buf: s.buf[:0]}
 	last := -1
 	for i, op := range ops {
-		if errs[i] = b.append(op, uint32(i), k.links); errs[i] == nil {
+		sent, err := b.append(op, uint32(i), k.links)
+		if errs[i] = err; sent {
 			last = i
 		}
 	}
+	s.buf = b.buf
 	if last < 0 {
 		return
 	}
-	b.acknowledge()
-	answered, err := exchange(b.buf, uint32(last), func(i uint32, errno syscall.Errno, text string) {
+	err := s.send(&b, uint32(last), func(i uint32, errno syscall.Errno, text string) {
 		if int(i) < len(ops) {
 			errs[i] = explain(ops[i], errno, text)
 		}
 	})
-	if err != nil && !answered {
+	if err != nil {
 		for i := range ops {
 			if errs[i] == nil {
 				errs[i] = err
@@ -67,77 +98,90 @@ func (k *Kernel) applyBatch(ops []state.Op, errs []error) {
 	}
 }
 
-// append adds the message for op, unless it is known to be in vain.
-func (b *batch) append(op state.Op, seq uint32, links *links) error {
+// append adds the messages for op, unless it is known to be in vain. It reports
+// whether it did.
+func (b *batch) append(op state.Op, seq uint32, links *links) (bool, error) {
 	obj := op.Want
 	if obj == nil {
 		obj = op.Have
 	}
-	var dev string
-	switch op.Key().Kind {
-	case state.KindNexthop:
-		dev = nexthopOf(obj).Dev
-	case state.KindRoute:
-		dev = routeOf(obj).Dev
-	}
-	index, err := links.find(dev)
+	index, err := links.find(deviceOf(obj))
 	if err != nil && op.Verb != state.Delete {
-		return err
+		return false, err
 	}
-	switch op.Key().Kind {
+	kind := op.Key().Kind
+	if index == 0 && kind != state.KindNexthop && kind != state.KindRoute {
+		return false, nil // gone, with its device
+	}
+	if kind == state.KindRoute && index == 0 && byDevice(routeOf(obj)) {
+		return false, nil // gone, with its device; the kernel would delete any to there
+	}
+	switch kind {
+	case state.KindAddr:
+		b.appendAddr(op, seq, index)
+	case state.KindNeigh:
+		b.appendNeigh(op, seq, index)
+	case state.KindFDB:
+		b.appendFDB(op, seq, index)
 	case state.KindNexthop:
 		b.appendNexthop(op, seq, index)
 	case state.KindRoute:
 		b.appendRoute(op, seq, index)
+	default:
+		return false, fmt.Errorf("a kernel has no %s", kind)
 	}
-	return nil
+	return true, nil
+}
+
+// deviceOf returns the name of the device that an object is on.
+func deviceOf(o state.Object) string {
+	switch k := o.Key(); k.Kind {
+	case state.KindNexthop:
+		return nexthopOf(o).Dev
+	case state.KindRoute:
+		return routeOf(o).Dev
+	default:
+		return k.Dev
+	}
 }
 
 // exchange sends messages in one call and calls failed for each that the kernel
-// refuses, by its sequence number. It reports whether the kernel answered all,
-// up to the message numbered last.
-func exchange(messages []byte, last uint32, failed func(seq uint32, errno syscall.Errno, text string)) (bool, error) {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
-	if err != nil {
-		return false, fmt.Errorf("opening a netlink socket: %w", err)
-	}
-	defer s.Close()
+// refuses, by its sequence number. It returns nil once the kernel has answered
+// all, up to the message numbered last.
+func (s *socket) exchange(batch []byte, last uint32, failed func(seq uint32, errno syscall.Errno, text string)) error {
 	// Without these, answers are longer and say less.
-	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
-	_ = s.SetExtAck(true)
-	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
-	if err := s.SetReceiveTimeout(&timeout); err != nil {
-		return false, err
-	}
-	if err := unix.Sendto(s.GetFd(), messages, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return false, fmt.Errorf("sending netlink messages: %w", err)
+	_ = s.set(unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
+	_ = s.set(unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
+	s.patience(answerTimeout)
+	if err := s.send(batch); err != nil {
+		return err
 	}
 	for {
-		answers, _, err := s.Receive()
+		answers, err := s.receive()
 		if err != nil {
-			return false, fmt.Errorf("%w: %w", errAnswerLost, err)
+			return fmt.Errorf("%w: %w", errAnswerLost, err)
 		}
-		for _, a := range answers {
-			if a.Header.Type != unix.NLMSG_ERROR || len(a.Data) < 4 {
+		for a := range messages(answers) {
+			if a.typ != unix.NLMSG_ERROR || len(a.data) < 4 {
 				continue
 			}
-			if errno := -int32(native.Uint32(a.Data)); errno != 0 {
-				failed(a.Header.Seq, syscall.Errno(errno), extendedText(a))
+			if errno := -int32(native.Uint32(a.data)); errno != 0 {
+				failed(a.seq, syscall.Errno(errno), extendedText(a))
 			}
-			if a.Header.Seq == last {
-				return true, nil
+			if a.seq == last {
+				return nil
 			}
 		}
 	}
 }
 
 // extendedText returns what the kernel says about an error, beyond its number.
-func extendedText(m syscall.NetlinkMessage) string {
+func extendedText(m message) string {
 	const head = 4 + unix.NLMSG_HDRLEN // the error number and the refused message's header
-	if m.Header.Flags&unix.NLM_F_ACK_TLVS == 0 || len(m.Data) < head {
+	if m.flags&unix.NLM_F_ACK_TLVS == 0 || len(m.data) < head {
 		return ""
 	}
-	for typ, data := range attrs(m.Data[head:]) {
+	for typ, data := range attrs(m.data[head:]) {
 		if typ == unix.NLMSGERR_ATTR_MSG {
 			return unix.ByteSliceToString(data)
 		}
@@ -147,13 +191,24 @@ func extendedText(m syscall.NetlinkMessage) string {
 
 // explain words an error of the kernel's; nil if it is none after all.
 func explain(op state.Op, errno syscall.Errno, text string) error {
+	kind := op.Key().Kind
 	if op.Verb == state.Delete && (errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.ENODEV) {
 		return nil // gone already, by itself or with its interface
 	}
-	if op.Verb == state.Delete && op.Key().Kind == state.KindRoute && errno == unix.EINVAL && routeOf(op.Have).Nexthop != 0 {
+	if op.Verb == state.Delete && kind == state.KindAddr && errno == unix.EADDRNOTAVAIL {
+		return nil // gone already
+	}
+	if op.Verb == state.Delete && kind == state.KindRoute && errno == unix.EINVAL && routeOf(op.Have).Nexthop != 0 {
 		return nil // gone already, with its nexthop
 	}
-	if op.Want != nil && (errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH) {
+	err := refusal(errno, text)
+	switch {
+	case op.Want == nil:
+	case errno == unix.ENODEV && kind != state.KindRoute && kind != state.KindNexthop:
+		return fmt.Errorf("%w (%w)", noLink("there is no interface "+op.Key().Dev), err)
+	case kind == state.KindNeigh && (errno == unix.ENOBUFS || errno == unix.ENOMEM):
+		return fmt.Errorf("the neighbour table may be full: see net.ipv4.neigh.default.gc_thresh3, which kernels before 5.0 apply to such entries too (%w)", err)
+	case errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH:
 		var via netip.Addr
 		var dev string
 		switch w := op.Want.(type) {
@@ -161,11 +216,18 @@ func explain(op state.Op, errno syscall.Errno, text string) error {
 			via, dev = w.Via, w.Dev
 		case state.Route:
 			via, dev = w.Via, w.Dev
+		default:
+			return err
 		}
 		return fmt.Errorf("%s is not on the same link: no router may stand between it and %s (%w)", via, dev, errno)
 	}
-	if text != "" {
-		return fmt.Errorf("%w: %s", errno, text)
+	return err
+}
+
+// refusal is an error number of the kernel's and the text it gives along.
+func refusal(errno syscall.Errno, text string) error {
+	if text == "" {
+		return errno
 	}
-	return errno
+	return fmt.Errorf("%w: %s", errno, text)
 }

@@ -30,7 +30,7 @@ func FuzzDecodeRoute(f *testing.F) {
 		if err != nil || !p.IsValid() || !v.IsValid() {
 			return
 		}
-		want := state.Route{Dst: p, Via: v, Dev: "eth0"}
+		want := state.Route{Dst: p, Via: v, Dev: "eth0", Onlink: bits%2 == 1}
 		var b batch
 		b.appendRoute(state.Op{Verb: state.Replace, Want: want, Have: want}, 1, 3)
 		if n := native.Uint32(b.buf); int(n) != len(b.buf) {
@@ -42,6 +42,21 @@ func FuzzDecodeRoute(f *testing.F) {
 		}
 		if e := r.entry(links); e.Object != want || e.Owner != state.Ours {
 			t.Fatalf("%s is decoded to %+v", want, e)
+		}
+		// One by its device alone may have no carrier, which is no matter.
+		want = state.Route{Dst: p, Dev: "eth0"}
+		b = batch{}
+		b.appendRoute(create(want), 1, 3)
+		payload = b.sizes(t)
+		payload[8] |= unix.RTNH_F_LINKDOWN | unix.RTNH_F_DEAD
+		r, _ = decodeRoute(payload)
+		if e := r.entry(links); e.Object != want || e.Owner != state.Ours {
+			t.Fatalf("%s is decoded to %+v", want, e)
+		}
+		payload[6] = unix.RT_SCOPE_LINK
+		r, _ = decodeRoute(payload)
+		if e := r.entry(links); e.Object == state.Object(want) || e.Owner != state.Ours {
+			t.Fatalf("one with the scope of the link is decoded to %+v", e)
 		}
 	})
 }
@@ -86,7 +101,7 @@ func FuzzDecodeNexthop(f *testing.F) {
 		if !ok || id == 0 {
 			return
 		}
-		want := state.Nexthop{ID: id, Via: v, Dev: "eth0"}
+		want := state.Nexthop{ID: id, Via: v, Dev: "eth0", Onlink: id%2 == 1}
 		var b batch
 		b.appendNexthop(state.Op{Verb: state.Replace, Want: want, Have: want}, 1, 3)
 		if n := native.Uint32(b.buf); int(n) != len(b.buf) {

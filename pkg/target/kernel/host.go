@@ -90,23 +90,26 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 // DefaultRoutes returns the IPv4 default routes in the order in which the
 // kernel lists them: lowest metric first.
 func (*Kernel) DefaultRoutes(ctx context.Context) ([]DefaultRoute, error) {
-	var routes []netlink.Route
-	err := uninterrupted(ctx, func() (err error) {
-		routes, err = netlink.RouteListFiltered(netlink.FAMILY_V4,
-			&netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		return err
+	var routes []rawRoute
+	err := uninterrupted(ctx, func() error {
+		routes = routes[:0]
+		return dumpRoutes(func(payload []byte) {
+			if len(payload) < unix.SizeofRtMsg || payload[1] != 0 { // the length of the destination
+				return // there may be 50,000
+			}
+			if r, ok := decodeRoute(payload); ok && r.table == unix.RT_TABLE_MAIN && r.typ == unix.RTN_UNICAST {
+				routes = append(routes, r)
+			}
+		})
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENOENT) { // no route was ever in that table
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
 	var defaults []DefaultRoute
 	for _, r := range routes {
-		if p, ok := prefixOf(r.Dst); ok && p.Bits() != 0 || r.Type != unix.RTN_UNICAST {
-			continue
-		}
-		d := DefaultRoute{Metric: r.Priority, Multipath: len(r.MultiPath) > 1}
+		d := DefaultRoute{Metric: int(r.priority), Multipath: r.multipath}
 		if !d.Multipath {
-			l, err := netlink.LinkByIndex(r.LinkIndex)
+			l, err := netlink.LinkByIndex(r.oif)
 			if err != nil {
 				continue // gone since
 			}

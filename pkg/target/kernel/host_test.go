@@ -1,10 +1,8 @@
 package kernel
 
 import (
-	"errors"
 	"net"
 	"net/netip"
-	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -37,38 +35,22 @@ func (hand) AddLink(name string) error {
 }
 
 func (hand) DelLink(name string) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return netlink.LinkDel(l)
+	return onLink(name, netlink.LinkDel)
 }
 
 func (hand) SetLink(name string, up bool) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
 	if up {
-		return netlink.LinkSetUp(l)
+		return onLink(name, netlink.LinkSetUp)
 	}
-	return netlink.LinkSetDown(l)
+	return onLink(name, netlink.LinkSetDown)
 }
 
 func (hand) AddAddr(name string, p netip.Prefix) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)})
+	return onLink(name, func(l netlink.Link) error { return netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)}) })
 }
 
 func (hand) DelAddr(name string, p netip.Prefix) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return err
-	}
-	return netlink.AddrDel(l, &netlink.Addr{IPNet: ipNet(p)})
+	return onLink(name, func(l netlink.Link) error { return netlink.AddrDel(l, &netlink.Addr{IPNet: ipNet(p)}) })
 }
 
 const (
@@ -88,21 +70,21 @@ func (hand) ReplaceNexthop(n targettest.Nexthop) error { return editNexthop(n, r
 func (hand) DelNexthop(id uint32) error {
 	var b batch
 	b.begin(unix.RTM_DELNEXTHOP, 0, 0, make([]byte, sizeofNhmsg))
-	b.attr32(nhaID, id)
+	b.attr32(unix.NHA_ID, id)
 	return b.send()
 }
 
 func edit(r targettest.Route, typ, flags uint16) error {
-	var scope byte = unix.RT_SCOPE_LINK
-	if r.Via.IsValid() || r.Nexthop != 0 {
-		scope = unix.RT_SCOPE_UNIVERSE
+	var scope byte = unix.RT_SCOPE_UNIVERSE
+	if r.ScopeLink {
+		scope = unix.RT_SCOPE_LINK
 	}
-	var b batch
-	b.begin(typ, flags, 0, []byte{
+	header := native.AppendUint32([]byte{
 		unix.AF_INET, byte(r.Dst.Bits()), 0, 0,
 		unix.RT_TABLE_MAIN, byte(r.Protocol), scope, unix.RTN_UNICAST,
-		0, 0, 0, 0,
-	})
+	}, onlinkFlag(r.Onlink && r.Nexthop == 0))
+	var b batch
+	b.begin(typ, flags, 0, header)
 	b.attr(unix.RTA_DST, r.Dst.Addr().AsSlice())
 	b.attr32(unix.RTA_PRIORITY, uint32(r.Metric))
 	if r.Nexthop != 0 {
@@ -126,21 +108,19 @@ func editNexthop(n targettest.Nexthop, flags uint16) error {
 		return err
 	}
 	var b batch
-	b.begin(unix.RTM_NEWNEXTHOP, flags, 0, []byte{unix.AF_INET, 0, byte(n.Protocol), 0, 0, 0, 0, 0})
-	b.attr32(nhaID, n.ID)
-	b.attr32(nhaOIF, uint32(l.Attrs().Index))
+	b.begin(unix.RTM_NEWNEXTHOP, flags, 0, native.AppendUint32([]byte{unix.AF_INET, 0, byte(n.Protocol), 0}, onlinkFlag(n.Onlink)))
+	b.attr32(unix.NHA_ID, n.ID)
+	b.attr32(unix.NHA_OIF, uint32(l.Attrs().Index))
 	if n.Via.IsValid() {
-		b.attr(nhaGateway, n.Via.AsSlice())
+		b.attr(unix.NHA_GATEWAY, n.Via.AsSlice())
 	}
 	return b.send()
 }
 
 // send sends the one message of the batch.
-func (b *batch) send() (err error) {
+func (b *batch) send() error {
 	b.end()
-	b.acknowledge()
-	_, lost := exchange(b.buf, 0, func(_ uint32, errno syscall.Errno, _ string) { err = errno })
-	return errors.Join(err, lost)
+	return b.exchangeOne()
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
@@ -152,6 +132,10 @@ func freshHost(t *testing.T) hand {
 	t.Helper()
 	needNetns(t)
 	t.Cleanup(func() {
+		for _, fd := range held {
+			_ = fd.Close()
+		}
+		held = nil
 		links, err := netlink.LinkList()
 		if err != nil {
 			t.Error(err)

@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"iter"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,6 +15,10 @@ var native = binary.NativeEndian
 
 // attrTypeMask leaves out the two flag bits of an attribute's type.
 const attrTypeMask = 0x3fff
+
+// aside marks the sequence number of a message that goes before a step's own,
+// and may fail.
+const aside = 1 << 31
 
 // batch is netlink messages one after the other.
 type batch struct {
@@ -40,11 +45,30 @@ func (b *batch) attr(typ uint16, data []byte) {
 	b.pad()
 }
 
+func (b *batch) addr(typ uint16, a netip.Addr) {
+	if a.Is4() {
+		v := a.As4()
+		b.attr(typ, v[:])
+		return
+	}
+	v := a.As16()
+	b.attr(typ, v[:])
+}
+
 func (b *batch) attr32(typ uint16, v uint32) {
 	b.buf = native.AppendUint16(b.buf, unix.SizeofRtAttr+4)
 	b.buf = native.AppendUint16(b.buf, typ)
 	b.buf = native.AppendUint32(b.buf, v)
 }
+
+// nest begins an attribute that holds attributes; endNest ends it.
+func (b *batch) nest(typ uint16) (start int) {
+	start = len(b.buf)
+	b.attr(typ, nil)
+	return start
+}
+
+func (b *batch) endNest(start int) { native.PutUint16(b.buf[start:], uint16(len(b.buf)-start)) }
 
 func (b *batch) pad() {
 	for len(b.buf)%unix.NLMSG_ALIGNTO != 0 {
@@ -60,6 +84,13 @@ func (b *batch) end() {
 func (b *batch) acknowledge() {
 	flags := b.buf[b.start+6:]
 	native.PutUint16(flags, native.Uint16(flags)|unix.NLM_F_ACK)
+}
+
+func u32(b []byte) uint32 {
+	if len(b) < 4 {
+		return 0
+	}
+	return native.Uint32(b)
 }
 
 // attrs yields the attributes in b, by type. It stops at the first that is

@@ -9,20 +9,19 @@ import (
 	"flanneld/pkg/state"
 )
 
-// Of linux/nexthop.h, which the unix package does not have.
+// Of linux/nexthop.h, which the unix package does not have in full.
 const (
-	sizeofNhmsg = 8
-	nhaID       = 1
-	nhaOIF      = 5
-	nhaGateway  = 6
-
+	sizeofNhmsg    = 8
 	rtnlgrpNexthop = 32 // the group of notifications
 )
 
 // otherNexthop is a nexthop such as this program does not make.
 type otherNexthop struct {
 	state.Nexthop
-	text string
+	// remake is set if the kernel does not turn it into one of ours: it is a
+	// group, a blackhole, or for forwarding databases.
+	remake bool
+	text   string
 }
 
 func (n otherNexthop) String() string { return n.text }
@@ -37,24 +36,32 @@ func nexthopOf(o state.Object) state.Nexthop {
 // appendNexthop adds the message for op, whose objects are nexthops.
 func (b *batch) appendNexthop(op state.Op, seq uint32, ifindex int) {
 	var typ, flags uint16 = unix.RTM_NEWNEXTHOP, unix.NLM_F_CREATE
-	family, protocol := byte(unix.AF_UNSPEC), byte(0)
 	switch op.Verb {
 	case state.Create:
 		flags |= unix.NLM_F_EXCL
 	case state.Replace:
 		flags |= unix.NLM_F_REPLACE
+		if other, ok := op.Have.(otherNexthop); ok && other.remake {
+			// The routes by it go along. They come back as any that is missing.
+			b.deleteNexthop(op.Key().ID, seq|aside)
+		}
 	case state.Delete:
-		typ, flags = unix.RTM_DELNEXTHOP, 0
+		b.deleteNexthop(op.Key().ID, seq)
+		return
 	}
-	if op.Want != nil {
-		family, protocol = familyOf(nexthopOf(op.Want).Via), RouteProtocol
-	}
-	b.begin(typ, flags, seq, []byte{family, 0, protocol, 0, 0, 0, 0, 0})
-	b.attr32(nhaID, op.Key().ID)
-	if op.Want != nil {
-		b.attr32(nhaOIF, uint32(ifindex))
-		b.attr(nhaGateway, nexthopOf(op.Want).Via.AsSlice())
-	}
+	n := nexthopOf(op.Want)
+	header := [sizeofNhmsg]byte{familyOf(n.Via), 0, RouteProtocol, 0}
+	native.PutUint32(header[4:], onlinkFlag(n.Onlink))
+	b.begin(typ, flags, seq, header[:])
+	b.attr32(unix.NHA_ID, n.ID)
+	b.attr32(unix.NHA_OIF, uint32(ifindex))
+	b.addr(unix.NHA_GATEWAY, n.Via)
+	b.end()
+}
+
+func (b *batch) deleteNexthop(id, seq uint32) {
+	b.begin(unix.RTM_DELNEXTHOP, 0, seq, make([]byte, sizeofNhmsg))
+	b.attr32(unix.NHA_ID, id)
 	b.end()
 }
 
@@ -65,18 +72,20 @@ func decodeNexthop(b []byte, links *links) (state.Entry, bool) {
 		return state.Entry{}, false
 	}
 	protocol := b[2]
-	var n state.Nexthop
-	var extra bool
+	n := state.Nexthop{Onlink: native.Uint32(b[4:])&unix.RTNH_F_ONLINK != 0}
+	var extra, remake bool
 	for typ, data := range attrs(b[sizeofNhmsg:]) {
 		switch typ {
-		case nhaID:
+		case unix.NHA_ID:
 			n.ID = u32(data)
-		case nhaOIF:
+		case unix.NHA_OIF:
 			n.Dev = links.name(int(u32(data)))
-		case nhaGateway:
+		case unix.NHA_GATEWAY:
 			n.Via, _ = netip.AddrFromSlice(data)
-		default:
+		case unix.NHA_ENCAP, unix.NHA_ENCAP_TYPE:
 			extra = true
+		default:
+			extra, remake = true, true
 		}
 	}
 	if n.ID == 0 {
@@ -89,7 +98,7 @@ func decodeNexthop(b []byte, links *links) (state.Entry, bool) {
 		e.Text = fmt.Sprintf("%s proto %d", n, protocol)
 	}
 	if extra || !n.Via.IsValid() || n.Dev == "" {
-		e.Object = otherNexthop{n, fmt.Sprintf("nexthop %d proto %d", n.ID, protocol)}
+		e.Object = otherNexthop{n, remake, fmt.Sprintf("nexthop %d proto %d", n.ID, protocol)}
 	}
 	return e, true
 }

@@ -41,18 +41,19 @@ func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
 		scope, kind = unix.RT_SCOPE_NOWHERE, unix.RTN_UNSPEC // match any
 	}
 	r := routeOf(obj)
-	b.begin(typ, flags, seq, []byte{
+	header := [unix.SizeofRtMsg]byte{
 		familyOf(r.Dst.Addr()), byte(r.Dst.Bits()), 0, 0,
 		unix.RT_TABLE_MAIN, RouteProtocol, scope, kind,
-		0, 0, 0, 0,
-	})
-	b.attr(unix.RTA_DST, r.Dst.Addr().AsSlice())
+	}
+	native.PutUint32(header[8:], onlinkFlag(r.Onlink && r.Nexthop == 0))
+	b.begin(typ, flags, seq, header[:])
+	b.addr(unix.RTA_DST, r.Dst.Addr())
 	switch {
 	case r.Nexthop != 0:
 		b.attr32(rtaNHID, r.Nexthop)
 	default:
 		if r.Via.IsValid() {
-			b.attr(unix.RTA_GATEWAY, r.Via.AsSlice())
+			b.addr(unix.RTA_GATEWAY, r.Via)
 		}
 		if ifindex != 0 {
 			b.attr32(unix.RTA_OIF, uint32(ifindex))
@@ -68,6 +69,9 @@ func routeOf(o state.Object) state.Route {
 	return o.(state.Route)
 }
 
+// byDevice reports whether nothing but its device tells where the route leads.
+func byDevice(r state.Route) bool { return r.Dev != "" && !r.Via.IsValid() && r.Nexthop == 0 }
+
 func familyOf(a netip.Addr) byte {
 	if a.Is4() {
 		return unix.AF_INET
@@ -75,20 +79,28 @@ func familyOf(a netip.Addr) byte {
 	return unix.AF_INET6
 }
 
+func onlinkFlag(is bool) uint32 {
+	if is {
+		return unix.RTNH_F_ONLINK
+	}
+	return 0
+}
+
 // rawRoute is a route message, decoded.
 type rawRoute struct {
-	dst      netip.Prefix
-	via      netip.Addr
-	oif      int
-	table    uint32
-	priority uint32
-	tos      byte
-	protocol byte
-	scope    byte
-	typ      byte
-	flags    uint32
-	nexthop  uint32   // 0 for none
-	extra    []string // what routes of ours do not have
+	dst       netip.Prefix
+	via       netip.Addr
+	oif       int
+	table     uint32
+	priority  uint32
+	tos       byte
+	protocol  byte
+	scope     byte
+	typ       byte
+	flags     uint32
+	nexthop   uint32 // 0 for none
+	multipath bool
+	extra     []string // what routes of ours do not have
 }
 
 // keyed reports whether the route is of the main table, with metric 0 and for
@@ -131,6 +143,7 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 			src, _ := netip.AddrFromSlice(data)
 			r.extra = append(r.extra, "src "+src.String())
 		case unix.RTA_MULTIPATH:
+			r.multipath = true
 			r.extra = append(r.extra, "multipath")
 		case rtaNHID:
 			r.nexthop = u32(data)
@@ -141,26 +154,17 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 	if !dst.IsValid() || bits > dst.BitLen() {
 		return rawRoute{}, false
 	}
-	if r.flags&unix.RTNH_F_ONLINK != 0 {
-		r.extra = append(r.extra, "onlink")
-	}
 	r.dst = netip.PrefixFrom(dst, bits)
 	return r, true
 }
 
-func u32(b []byte) uint32 {
-	if len(b) < 4 {
-		return 0
-	}
-	return native.Uint32(b)
-}
-
 // entry turns the route into what it is to the reconciler.
 func (r rawRoute) entry(links *links) state.Entry {
-	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Nexthop: r.nexthop}
-	// Of a route by nexthop, the kernel may leave out where that leads.
+	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Onlink: r.flags&unix.RTNH_F_ONLINK != 0, Nexthop: r.nexthop}
+	// Of a route by nexthop, the kernel may leave out where that leads. One that
+	// "ip route" writes without a gateway has the scope of its link.
 	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE && len(r.extra) == 0 &&
-		(r.nexthop != 0 || r.via.IsValid() && route.Dev != "")
+		(r.nexthop != 0 || route.Dev != "")
 	if plain && r.protocol == RouteProtocol {
 		return state.Entry{Object: route, Owner: state.Ours}
 	}
@@ -204,8 +208,14 @@ func (r rawRoute) text(dev string) string {
 	} else {
 		fmt.Fprintf(&b, " proto %d", r.protocol)
 	}
+	if r.scope == unix.RT_SCOPE_LINK {
+		b.WriteString(" scope link")
+	}
 	if r.nexthop != 0 {
 		fmt.Fprintf(&b, " nhid %d", r.nexthop)
+	}
+	if r.flags&unix.RTNH_F_ONLINK != 0 {
+		b.WriteString(" onlink")
 	}
 	for _, x := range r.extra {
 		b.WriteString(" " + x)

@@ -4,19 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"syscall"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
 
 // watchBuffer holds what the kernel tells faster than it is read, in bytes.
 const watchBuffer = 4 << 20
 
-// Watch listens to the kernel's notifications about links, addresses and
-// routes.
+// Watch listens to the kernel's notifications about links, addresses,
+// neighbours, forwarding databases, nexthops and routes.
 func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event)) error {
 	for {
 		err := k.listen(ctx, ready, emit)
@@ -30,87 +29,162 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event
 }
 
 func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Event)) error {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, rtnlgrpNexthop)
+	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, rtnlgrpNexthop)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
 	}
-	defer s.Close()
-	defer context.AfterFunc(ctx, s.Close)()
-	if s.SetReceiveBufferSize(watchBuffer, true) != nil {
-		_ = s.SetReceiveBufferSize(watchBuffer, false) // as far as allowed; overruns are survived
+	defer s.close()
+	defer context.AfterFunc(ctx, s.close)()
+	if s.set(unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBuffer) != nil {
+		_ = s.set(unix.SOL_SOCKET, unix.SO_RCVBUF, watchBuffer) // as far as allowed; overruns are survived
 	}
 	// Names of interfaces as told by the notifications themselves.
-	names := &links{byIndex: make(map[int]string)}
-	list, err := listLinks(ctx)
-	if err != nil {
+	w := watcher{k: k, emit: emit, links: make(map[int]rawLink)}
+	err = uninterrupted(ctx, func() (err error) {
+		w.names, _, err = dumpLinks()
 		return err
-	}
-	for _, l := range list {
-		names.byIndex[l.Attrs().Index] = l.Attrs().Name
+	})
+	if err != nil {
+		return fmt.Errorf("listing interfaces: %w", err)
 	}
 	ready()
 	for {
-		msgs, _, err := s.Receive()
+		b, err := s.receive()
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-			continue
 		case err != nil:
 			return fmt.Errorf("reading the kernel's notifications: %w", err)
 		}
-		for _, m := range msgs {
-			if e, ok := event(m, names); ok {
-				emit(e)
-			}
+		for m := range messages(b) {
+			w.take(m)
 		}
 	}
 }
 
-// event turns a notification into an Event.
-func event(m syscall.NetlinkMessage, names *links) (target.Event, bool) {
-	switch m.Header.Type {
+// watcher turns notifications into events.
+type watcher struct {
+	k     *Kernel
+	names *links
+	links map[int]rawLink // as they were last told of, by index
+	emit  func(target.Event)
+}
+
+func (w watcher) take(m message) {
+	switch m.typ {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		// A port that leaves a bridge is notified as a link that is gone, in the
 		// bridge's own address family.
-		if len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] == unix.AF_BRIDGE {
-			break
+		if r, ok := decodeLink(m.data); ok && m.data[0] != unix.AF_BRIDGE {
+			w.link(r, m.typ == unix.RTM_DELLINK)
 		}
-		index := int(int32(native.Uint32(m.Data[4:])))
-		// What is renamed is notified under its old name: that one is gone.
-		e := target.Event{Iface: names.byIndex[index]}
-		for typ, data := range attrs(m.Data[unix.SizeofIfInfomsg:]) {
-			if typ == unix.IFLA_IFNAME {
-				names.byIndex[index] = unix.ByteSliceToString(data)
-			}
-		}
-		if e.Iface == "" {
-			e.Iface = names.byIndex[index]
-		}
-		if m.Header.Type == unix.RTM_DELLINK {
-			delete(names.byIndex, index)
-		}
-		return e, true
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		if len(m.Data) >= unix.SizeofIfAddrmsg {
-			return target.Event{Iface: names.byIndex[int(native.Uint32(m.Data[4:]))]}, true
+		if len(m.data) < unix.SizeofIfAddrmsg {
+			return
 		}
+		e := target.Event{Iface: w.names.name(int(native.Uint32(m.data[4:])))}
+		if entry, ok := decodeAddr(m.data, w.names); ok {
+			e.Key, e.Entry, e.Gone = entry.Object.Key(), entry, m.typ == unix.RTM_DELADDR
+		}
+		w.emit(e)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		w.neigh(m)
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
-		if e, ok := decodeNexthop(m.Data, names); ok {
-			return target.Event{Key: e.Object.Key(), Entry: e, Gone: m.Header.Type == unix.RTM_DELNEXTHOP}, true
+		if e, ok := decodeNexthop(m.data, w.names); ok {
+			w.emit(target.Event{Key: e.Object.Key(), Entry: e, Gone: m.typ == unix.RTM_DELNEXTHOP})
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		r, ok := decodeRoute(m.Data)
+		r, ok := decodeRoute(m.data)
 		if !ok {
-			break
+			return
 		}
 		e := target.Event{Defaults: r.dst.Bits() == 0}
 		if r.keyed() {
-			e.Entry = r.entry(names)
+			e.Entry = r.entry(w.names)
 			e.Key = e.Entry.Object.Key()
-			e.Gone = m.Header.Type == unix.RTM_DELROUTE
+			e.Gone = m.typ == unix.RTM_DELROUTE
 		}
-		return e, true
+		if e.Defaults || r.keyed() {
+			w.emit(e)
+		}
 	}
-	return target.Event{}, false
+}
+
+// link tells of one whose name was, or is, r's. What is renamed is notified
+// once, and there is news about two names.
+func (w watcher) link(r rawLink, gone bool) {
+	was, known := w.names.byIndex[r.index]
+	before := w.links[r.index]
+	w.names.byIndex[r.index], w.links[r.index] = r.name, r
+	if gone {
+		delete(w.names.byIndex, r.index)
+		delete(w.links, r.index)
+	}
+	if !gone && before == r && !isOurs(r.name) {
+		return // that a device was put on top of it, say
+	}
+	if known && was != r.name {
+		w.tellLink(was)
+	}
+	if gone && isOurs(r.name) {
+		delete(w.names.byName, r.name)
+		// What was on it is gone, too, even if there is another one by now.
+		w.emit(target.Event{Iface: r.name, Key: state.LinkKey(r.name), Gone: true})
+		return
+	}
+	w.tellLink(r.name)
+}
+
+// tellLink tells that something happened to a link. Of a device of ours it tells
+// what that is now, for the notification does not say it all, and is a late one
+// where this program itself is at work on it.
+func (w watcher) tellLink(name string) {
+	e := target.Event{Iface: name}
+	if isOurs(name) {
+		entry, there, err := w.k.now(name, w.names)
+		if err != nil {
+			e.Lost = true // find out by a look at everything
+		} else {
+			e.Key, e.Entry, e.Gone = state.LinkKey(name), entry, !there
+			w.names.byName[name] = link{foreign: there && entry.Owner == state.Foreign}
+		}
+	}
+	w.emit(e)
+}
+
+// now returns what the device of ours is, once it is not being changed by this
+// program itself.
+func (k *Kernel) now(name string, names *links) (e state.Entry, there bool, err error) {
+	k.devices.Lock()
+	defer k.devices.Unlock()
+	r, ok, err := lookUp(name)
+	if !ok || err != nil {
+		return state.Entry{}, false, err
+	}
+	off, err := r.checksumOff()
+	if errors.Is(err, unix.ENODEV) {
+		return state.Entry{}, false, nil
+	}
+	return r.entry(names, off), true, err
+}
+
+func (w watcher) neigh(m message) {
+	if len(m.data) < unix.SizeofNdMsg {
+		return
+	}
+	dev := w.names.name(int(native.Uint32(m.data[4:])))
+	if !w.names.ours(dev) {
+		return // there may be thousands
+	}
+	r, ok := decodeNeigh(m.data)
+	if !ok {
+		return
+	}
+	e, ok := r.neigh(dev)
+	if r.family == unix.AF_BRIDGE {
+		e, ok = r.fdb(dev)
+	}
+	if ok {
+		w.emit(target.Event{Key: e.Object.Key(), Entry: e, Gone: m.typ == unix.RTM_DELNEIGH})
+	}
 }

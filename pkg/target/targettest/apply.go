@@ -70,6 +70,10 @@ func (f *Fake) do(op state.Op) error {
 		return f.doNeigh(op)
 	case state.KindFDB:
 		return f.doFDB(op)
+	case state.KindTunnel:
+		return f.doTunnel(op)
+	case state.KindTunnelPeer:
+		return f.doPeer(op)
 	case state.KindNexthop:
 		return f.doNexthop(op)
 	default:
@@ -81,15 +85,19 @@ func (f *Fake) doLink(op state.Op) error {
 	name := op.Key().Dev
 	l := f.links[name]
 	if op.Verb == state.Delete {
+		if l != nil && !f.ours(name) {
+			return errInTheWay
+		}
 		if l != nil {
 			f.dropLink(name)
 		}
 		delete(f.seen, name)
 		return nil
 	}
-	v := op.Want.(state.VXLAN)
 	var err error
-	if op.Verb == state.Replace && l != nil && l.vxlan != nil && l.vxlan.SameTunnel(v) {
+	if t, ok := op.Want.(state.TUN); ok {
+		err = f.doTUN(op.Verb, t)
+	} else if v := op.Want.(state.VXLAN); op.Verb == state.Replace && l != nil && l.vxlan != nil && l.vxlan.SameTunnel(v) {
 		err = f.alterVXLAN(v)
 	} else {
 		if lower, ok := f.seen[v.Lower]; !ok || f.links[v.Lower] == nil || f.links[v.Lower].index != lower.index {
@@ -102,7 +110,7 @@ func (f *Fake) doLink(op state.Op) error {
 		err = f.addVXLAN(v)
 	}
 	if err == nil {
-		f.seen[name] = sighting{f.links[name].index, f.links[name].up}
+		f.seen[name] = f.links[name].sighting(name)
 	}
 	return err
 }
@@ -171,10 +179,10 @@ func (f *Fake) doNexthop(op state.Op) error {
 func (f *Fake) doRoute(op state.Op) error {
 	dst := op.Key().Dst
 	if op.Verb == state.Delete {
-		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs})
+		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs}).fits()
 		_ = f.remove(dst, func(a alias) bool {
-			a.metric, a.onlink = 0, is.onlink // the kernel does not look at these
-			return a == is
+			a.metric, a.link = 0, false // the kernel does not look at these
+			return is(a)
 		}) // it may be gone
 		return nil
 	}
@@ -190,7 +198,7 @@ func (f *Fake) doRoute(op state.Op) error {
 	was, err := f.insert(dst, aliasOf(Route{Route: r, Protocol: ProtoOurs}), how)
 	if was != nil && was.protocol != ProtoOurs {
 		there := f.route(dst, *was)
-		adopted := was.protocol == ProtoBoot && there.Via == r.Via && there.Dev == r.Dev && there.Onlink == r.Onlink
+		adopted := was.protocol == ProtoBoot && there.Via == r.Via && there.Dev == r.Dev && there.Onlink == r.Onlink && !there.ScopeLink
 		if !adopted && f.known(since) && f.known(f.nexthops[was.nexthop].since) {
 			f.violate(op, "took the place of "+f.entry(dst, *was).Text)
 		}
@@ -205,6 +213,8 @@ func (f *Fake) usable(dev string) error {
 	switch now := f.links[dev]; {
 	case !ok:
 		return noLink("there is no interface " + dev)
+	case seen.foreign:
+		return noLink("device " + dev + " is not ours")
 	case !seen.up:
 		return noLink("interface " + dev + " is down")
 	case now == nil || now.index != seen.index:
@@ -245,13 +255,21 @@ func validate(op state.Op) {
 		ok = k.Dst.IsValid()
 	case state.KindNexthop:
 		ok = k.ID != 0
+	case state.KindTunnel:
+		ok = isTUN(k.Dev)
+	case state.KindTunnelPeer:
+		ok = isTUN(k.Dev) && k.Dst.IsValid()
 	default:
 		ok = false
 	}
 	switch w := op.Want.(type) {
-	case nil, state.Addr, state.Route, state.Nexthop:
+	case nil, state.Addr, state.Route, state.Nexthop, state.Tunnel:
 	case state.VXLAN:
-		ok = ok && w.MAC.IsUnicast()
+		ok = ok && w.MAC.IsUnicast() && isVXLAN(w.Name)
+	case state.TUN:
+		ok = ok && isTUN(w.Name)
+	case state.TunnelPeer:
+		ok = ok && w.Host.IsValid()
 	case state.Neigh:
 		ok = ok && w.MAC.IsUnicast()
 	case state.FDB:

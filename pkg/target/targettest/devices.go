@@ -15,9 +15,15 @@ import (
 // overhead of VXLAN over IPv4, in bytes.
 const overhead = 50
 
-// isOurs reports whether a link of that name is one of flannel's.
-func isOurs(name string) bool {
-	digits, ok := strings.CutPrefix(name, "flannel.")
+// isOurs reports whether a link of that name is one of flannel's: isVXLAN and
+// isTUN tell of which kind.
+func isOurs(name string) bool { return isVXLAN(name) || isTUN(name) }
+
+func isVXLAN(name string) bool { return numbered(name, "flannel.") }
+func isTUN(name string) bool   { return numbered(name, "flannel") }
+
+func numbered(name, prefix string) bool {
+	digits, ok := strings.CutPrefix(name, prefix)
 	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
 }
 
@@ -26,6 +32,9 @@ func sorted[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Key
 // linkEntry is what the link is to the reconciler.
 func (f *Fake) linkEntry(name string) state.Entry {
 	l := f.links[name]
+	if isTUN(name) {
+		return l.tunEntry(name)
+	}
 	if l.vxlan == nil {
 		return state.Entry{Object: other[state.VXLAN]{state.VXLAN{Name: name}, "device " + name}, Owner: state.Ours}
 	}
@@ -49,6 +58,9 @@ func (f *Fake) dumpDevices(have state.Have) {
 			continue
 		}
 		have[state.LinkKey(name)] = f.linkEntry(name)
+		if !f.ours(name) {
+			continue
+		}
 		for _, p := range l.addrs {
 			a := state.Addr{Dev: name, Prefix: p}
 			have[a.Key()] = state.Entry{Object: a, Owner: state.Ours}

@@ -15,8 +15,9 @@ import (
 )
 
 // Fake is a target.Target in memory. It keeps routes as the IPv4 main table
-// does, nexthop objects, and links with what is theirs. It panics if it is used
-// as no target may be. It is a Host, too.
+// does, nexthop objects, and links with what is theirs. Beside those it holds
+// tunnels, as a target of its own does. It panics if it is used as no target may
+// be. It is a Host, too.
 type Fake struct {
 	busy sync.Mutex // held by Dump and Apply, which one goroutine calls
 
@@ -27,6 +28,7 @@ type Fake struct {
 	seen       map[string]sighting        // as of the last dump, and the steps since
 	since      map[netip.Prefix]time.Time // since when the first is the first
 	nexthops   map[uint32]hop
+	tunnels    map[string]*tunnel      // by device
 	lost       map[state.Key]time.Time // when what is on a device went without a step
 	failed     map[state.Key]bool      // the last step about it
 	watch      *watch
@@ -46,6 +48,7 @@ func NewFake() *Fake {
 		routes:   make(map[netip.Prefix][]alias),
 		since:    make(map[netip.Prefix]time.Time),
 		nexthops: make(map[uint32]hop),
+		tunnels:  make(map[string]*tunnel),
 		seen:     make(map[string]sighting),
 		lost:     make(map[state.Key]time.Time),
 		failed:   make(map[state.Key]bool),
@@ -78,7 +81,7 @@ func (f *Fake) dump() (state.Have, error) {
 	f.dumps++
 	clear(f.seen)
 	for name, l := range f.links {
-		f.seen[name] = sighting{l.index, l.up}
+		f.seen[name] = l.sighting(name)
 	}
 	if f.interrupts > 0 || f.faults.hit(f.faults.Interrupt) {
 		f.interrupts = max(f.interrupts-1, 0)
@@ -90,6 +93,7 @@ func (f *Fake) dump() (state.Have, error) {
 		have[e.Object.Key()] = e
 	}
 	f.dumpDevices(have)
+	f.dumpTunnels(have)
 	for dst, aliases := range f.routes {
 		key := state.Key{Kind: state.KindRoute, Dst: dst}
 		for _, a := range aliases {
@@ -141,7 +145,7 @@ func (f *Fake) Dumps() int {
 // Violations returns what no careful program does: what was done to what belongs
 // to someone else, and in which wrong order things were done. It has to be about
 // what was there, or not, long enough for the program under test to know: within
-// ten times Faults.Pause after a change the news may be under way, or a dump
+// Lag times Faults.Pause after a change the news may be under way, or a dump
 // from before with the batches that follow it.
 func (f *Fake) Violations() []string {
 	f.mu.Lock()

@@ -16,9 +16,12 @@ const (
 
 // Route is a route of the main table as anyone may write it.
 type Route struct {
-	state.Route // without Via, Dst is on the link itself; with Nexthop, that tells where
+	state.Route // with Nexthop, that tells where
 	Protocol    int
 	Metric      int
+	// ScopeLink is for one without Via: Dst is on the link itself. "ip route"
+	// writes such routes so, unless it is told "scope global".
+	ScopeLink bool
 }
 
 // Nexthop is a nexthop object as anyone may write it.
@@ -37,6 +40,9 @@ type Host interface {
 	SetMAC(name string, m state.MAC) error
 	SetMTU(name string, mtu int) error
 	AddVXLAN(state.VXLAN) error // it is up, with no address
+	// AddTUN makes a TUN device, which is up and has no address, as another
+	// process does. If it is not persistent, that process holds it.
+	AddTUN(name string, persistent bool) error
 
 	// The neighbours and FDB entries as "ip neigh" and "bridge fdb" replace,
 	// append and delete them. A neighbour is permanent or reachable.

@@ -18,6 +18,8 @@ type link struct {
 	mtu    int
 	addrs  []netip.Prefix
 	vxlan  *state.VXLAN // how it was made; nil if it is of another kind
+	tun    bool
+	held   bool // a TUN device that is gone with its process
 	neighs map[netip.Addr]neigh
 	fdb    map[state.MAC]netip.Addr
 }
@@ -28,8 +30,9 @@ func (l *link) has(a netip.Addr) bool {
 
 // sighting is what a target knows of a link.
 type sighting struct {
-	index int
-	up    bool
+	index   int
+	up      bool
+	foreign bool
 }
 
 const (
@@ -96,6 +99,7 @@ func (f *Fake) dropLink(name string) {
 		l.addrs = l.addrs[1:]
 		f.tellAddr(name, p, true)
 	}
+	f.endTunnel(name)
 	e := f.linkEvent(name)
 	e.Gone = e.Key != state.Key{}
 	delete(f.links, name)
@@ -146,6 +150,8 @@ func (f *Fake) setMAC(name string, m state.MAC) error {
 	switch {
 	case l == nil:
 		return unix.ENODEV
+	case l.tun:
+		return unix.EOPNOTSUPP
 	case !m.IsUnicast():
 		return unix.EADDRNOTAVAIL
 	}
@@ -241,7 +247,7 @@ func (f *Fake) connect(name string, p netip.Prefix) {
 }
 
 // connected is the route to a network that a link is in.
-func connected(dev string) alias { return alias{dev: dev, protocol: ProtoKernel} }
+func connected(dev string) alias { return alias{dev: dev, link: true, protocol: ProtoKernel} }
 
 // linkEvent is about a link as it is. Only devices of ours have a key.
 func (f *Fake) linkEvent(name string) target.Event {
@@ -256,7 +262,7 @@ func (f *Fake) tellLink(name string) { f.tell(f.linkEvent(name)) }
 
 func (f *Fake) tellAddr(name string, p netip.Prefix, gone bool) {
 	e := target.Event{Iface: name}
-	if isOurs(name) {
+	if f.ours(name) {
 		a := state.Addr{Dev: name, Prefix: p}
 		e.Key, e.Entry, e.Gone = a.Key(), state.Entry{Object: a, Owner: state.Ours}, gone
 	}

@@ -78,7 +78,7 @@ func (f *Fake) flushNeighs(dev string) {
 }
 
 func (f *Fake) tellNeigh(dev string, a netip.Addr, n neigh, gone bool) {
-	if isOurs(dev) {
+	if f.ours(dev) {
 		f.tell(target.Event{Key: state.NeighKey(dev, a), Entry: n.entry(dev, a), Gone: gone})
 	}
 }
@@ -127,7 +127,7 @@ func (f *Fake) flushFDB(dev string) {
 }
 
 func (f *Fake) tellFDB(d state.FDB, gone bool) {
-	if isOurs(d.Dev) {
+	if f.ours(d.Dev) {
 		f.tell(target.Event{Key: d.Key(), Entry: state.Entry{Object: d, Owner: state.Ours}, Gone: gone})
 	}
 }

@@ -18,6 +18,7 @@ type alias struct {
 	via      netip.Addr // without nexthop
 	dev      string     // without nexthop
 	onlink   bool       // without nexthop
+	link     bool       // without via or nexthop: its scope is that of the link
 	nexthop  uint32
 	protocol int
 	metric   int
@@ -29,17 +30,20 @@ func (f *Fake) route(dst netip.Prefix, a alias) Route {
 	if h, ok := f.nexthops[a.nexthop]; ok {
 		r.Via, r.Dev, r.Onlink = h.via, h.dev, h.onlink
 	}
-	return Route{Route: r, Protocol: a.protocol, Metric: a.metric}
+	return Route{Route: r, Protocol: a.protocol, Metric: a.metric, ScopeLink: a.link}
 }
 
 // entry is what the alias is to the reconciler.
 func (f *Fake) entry(dst netip.Prefix, a alias) state.Entry {
 	r := f.route(dst, a).Route
 	text := strings.TrimPrefix(fmt.Sprintf("%s proto %d", r, a.protocol), "route ")
+	if a.link {
+		text += " scope link"
+	}
 	if r.Nexthop != 0 {
 		text += fmt.Sprintf(" nhid %d", r.Nexthop)
 	}
-	plain := r.Via.IsValid() || r.Nexthop != 0
+	plain := !a.link
 	e := state.Entry{Object: r, Text: text}
 	if !plain {
 		e.Object = other[state.Route]{r, text}
@@ -118,6 +122,9 @@ func (f *Fake) reachable(a alias) error {
 			return unix.EINVAL
 		}
 		return nil
+	}
+	if !a.via.IsValid() && a.onlink || a.via.IsValid() && a.link {
+		return unix.EINVAL
 	}
 	return f.onLink(a.via, a.dev, a.onlink)
 }
@@ -208,7 +215,19 @@ func aliasOf(r Route) alias {
 	if r.Nexthop != 0 {
 		return alias{nexthop: r.Nexthop, protocol: r.Protocol, metric: r.Metric}
 	}
-	return alias{via: r.Via, dev: r.Dev, onlink: r.Onlink, protocol: r.Protocol, metric: r.Metric}
+	return alias{via: r.Via, dev: r.Dev, onlink: r.Onlink, link: r.ScopeLink, protocol: r.Protocol, metric: r.Metric}
+}
+
+// fits returns what tells a route that the kernel takes for is: it does not look
+// whether that is onlink, nor, if is names no gateway, whether that has one.
+func (is alias) fits() func(alias) bool {
+	return func(a alias) bool {
+		a.onlink = is.onlink
+		if !is.via.IsValid() {
+			a.via = is.via
+		}
+		return a == is
+	}
 }
 
 // AddRoute adds a route to a destination that has none of that metric.
@@ -220,14 +239,9 @@ func (f *Fake) AppendRoute(r Route) error { return f.put(r, last) }
 // ReplaceRoute puts a route in the place of the first to its destination.
 func (f *Fake) ReplaceRoute(r Route) error { return f.put(r, inPlace) }
 
-// DelRoute deletes exactly this route; but the kernel does not look whether it
-// is onlink.
+// DelRoute deletes this route, or what the kernel takes for it.
 func (f *Fake) DelRoute(r Route) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	is := aliasOf(r)
-	return f.remove(r.Dst, func(a alias) bool {
-		a.onlink = is.onlink
-		return a == is
-	})
+	return f.remove(r.Dst, aliasOf(r).fits())
 }

@@ -89,6 +89,23 @@ func Suite(t *testing.T, fresh func(*testing.T) (target.Target, Host)) {
 		{"FDBEvents", testFDBEvents},
 		{"OtherDeviceEvents", testOtherDeviceEvents},
 		{"OnlinkEvents", testOnlinkEvents},
+		{"TUN", testTUN},
+		{"TUNAltered", testTUNAltered},
+		{"TUNMTU", testTUNMTU},
+		{"TUNDown", testTUNDown},
+		{"TUNDeleted", testTUNDeleted},
+		{"TUNOfAnotherProcess", testTUNOfAnotherProcess},
+		{"TUNFound", testTUNFound},
+		{"TUNInTheWay", testTUNInTheWay},
+		{"TUNByAnotherName", testTUNByAnotherName},
+		{"TUNEvents", testTUNEvents},
+		{"ForeignTUNEvents", testForeignTUNEvents},
+		{"DeviceRoute", testDeviceRoute},
+		{"DeviceRouteOrNot", testDeviceRouteOrNot},
+		{"DeviceRouteDeleted", testDeviceRouteDeleted},
+		{"DeviceRouteAdopted", testDeviceRouteAdopted},
+		{"DeviceRouteOfLink", testDeviceRouteOfLink},
+		{"DeviceRouteEvents", testDeviceRouteEvents},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := &rig{T: t}

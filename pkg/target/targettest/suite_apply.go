@@ -79,7 +79,7 @@ func testDeleteIsExact(r *rig) {
 
 // What bears our mark and is not like our routes can be deleted all the same.
 func testDeleteOddOnes(r *rig) {
-	odd := Route{Route: state.Route{Dst: netip.MustParsePrefix("10.1.1.0/24"), Dev: "eth0"}, Protocol: ProtoOurs}
+	odd := Route{Route: state.Route{Dst: netip.MustParsePrefix("10.1.1.0/24"), Dev: "eth0"}, Protocol: ProtoOurs, ScopeLink: true}
 	r.check(r.host.AddRoute(odd))
 	e := r.dump()[odd.Key()]
 	if e.Owner != state.Ours || e.Object == state.Object(odd.Route) {

@@ -91,12 +91,21 @@ func (r *rig) wantGone(objects ...state.Object) {
 	}
 }
 
+// asMade reports whether a device is such as we make them.
+func asMade(o state.Object) bool {
+	switch o.(type) {
+	case state.VXLAN, state.TUN:
+		return true
+	}
+	return false
+}
+
 // wantOdd checks that there is something of ours that is not as we make it, and
 // returns it.
 func (r *rig) wantOdd(o state.Object) state.Object {
 	r.Helper()
 	e, ok := r.dump()[o.Key()]
-	if _, made := e.Object.(state.VXLAN); !ok || made || e.Owner != state.Ours {
+	if !ok || asMade(e.Object) || e.Owner != state.Ours {
 		r.Fatalf("there is %+v", e)
 	}
 	return e.Object

@@ -24,8 +24,7 @@ func deviceIs(v state.VXLAN) func(target.Event) bool {
 // oddDevice tells events of a device that is not as we make them.
 func oddDevice(v state.VXLAN) func(target.Event) bool {
 	return func(e target.Event) bool {
-		_, made := e.Entry.Object.(state.VXLAN)
-		return e.Key == v.Key() && e.Iface == v.Name && !e.Gone && !made && e.Entry.Object != nil && e.Entry.Owner == state.Ours
+		return e.Key == v.Key() && e.Iface == v.Name && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Object != nil && e.Entry.Owner == state.Ours
 	}
 }
 

@@ -27,7 +27,7 @@ func (f *Fake) inspect(op state.Op) {
 		if l := f.links[k.Dev]; l != nil && op.Verb == state.Delete && l.fdb[k.MAC] == op.Have.(state.FDB).Dst {
 			f.inspectUse(op, k.Dev, func(via netip.Addr) bool {
 				n, there := l.neighs[via]
-				return there && n.mac == k.MAC && f.known(n.since) && !f.failed[state.NeighKey(k.Dev, via)]
+				return there && n.permanent && n.mac == k.MAC && f.known(n.since) && !f.failed[state.NeighKey(k.Dev, via)]
 			})
 		}
 	case state.KindNexthop:
@@ -108,9 +108,14 @@ func (f *Fake) certain(id uint32, h hop) bool {
 	return true
 }
 
+// Lag is how many times Faults.Pause the program under test may take to learn of
+// a change and to be done with what it began before: a dump, and for each kind
+// of objects a batch that adds and one that deletes, on its way there and back.
+const Lag = 30
+
 // known reports whether the program under test had the time to learn of a
 // change.
-func (f *Fake) known(since time.Time) bool { return time.Since(since) > 10*f.faults.Pause }
+func (f *Fake) known(since time.Time) bool { return time.Since(since) > Lag*f.faults.Pause }
 
 // forget notes that what the program under test may have put on a device is
 // gone, and not by a step about it.

@@ -1,0 +1,69 @@
+// Package udp is the backend that carries packets in UDP datagrams, by way of a
+// TUN device and this process: for hosts where the kernel, the provider or the
+// policy allows no VXLAN.
+package udp
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"flanneld/backend"
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
+	"flanneld/subnet"
+)
+
+// Type is the backend's row in the table.
+var Type = backend.Type{Name: "udp", New: func(section json.RawMessage) (backend.Backend, error) {
+	b := udp{Port: defaultPort, SourceCheck: true}
+	if err := backend.Section(section, &b); err != nil {
+		return nil, err
+	}
+	if b.Port < 1 || b.Port > 65535 {
+		return nil, &subnet.ConfigError{Key: "Backend.Port", Value: fmt.Sprint(b.Port), Reason: "is not between 1 and 65535"}
+	}
+	return b, nil
+}}
+
+const (
+	defaultPort = 8285
+	// overhead is the outer IP (20) and UDP (8) headers.
+	overhead = 28
+)
+
+// udp is the Backend object of the configuration.
+type udp struct {
+	Port int
+	// SourceCheck may be turned off where the addresses of peers are rewritten
+	// on the way.
+	SourceCheck bool
+}
+
+// Device is the lowest number that is free, as flannel names it.
+func (udp) Device() string { return "flannel%d" }
+
+// Attrs name no backend, as they never have.
+func (udp) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
+	return subnet.Attrs{PublicIP: h.PublicIP}, nil
+}
+
+func (udp) MTU(h backend.Host) int { return h.MTU - overhead }
+
+func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state.Object {
+	dev := h.TUN
+	return []state.Object{
+		state.TUN{Name: dev, MTU: b.MTU(h)},
+		state.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Subnet.V4.Addr(), 32)},
+		state.Tunnel{
+			Dev: dev, Local: netip.AddrPortFrom(h.Addr.V4, uint16(b.Port)),
+			Own: own.Subnet.V4, Network: network.V4, MTU: b.MTU(h), SourceCheck: b.SourceCheck,
+		},
+		state.Route{Dst: network.V4, Dev: dev},
+	}
+}
+
+// Peer does not look at the lease's backend: leases of this one never named it.
+func (udp) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
+	return []state.Object{state.TunnelPeer{Dev: h.TUN, Subnet: peer.Subnet.V4, Host: peer.PublicIP.V4}}, nil
+}

@@ -1,0 +1,158 @@
+package network
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"flanneld/backend/vxlan"
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
+	"flanneld/pkg/target/targettest"
+	"flanneld/subnet"
+)
+
+// hostMAC is the MAC address of the device of the host numbered via; 0 is this
+// host.
+func hostMAC(via int) state.MAC { return state.MAC{2, 0, 0, 1, byte(via >> 8), byte(via)} }
+
+func vtepData(m state.MAC) string { return fmt.Sprintf(`{"VNI":1,"VtepMAC":"%s"}`, m) }
+
+// revision is that of the last lease that a test wrote.
+var revision uint64
+
+// vxlanLease is of the peer numbered n, on the host numbered via. It is newer
+// than any before.
+func vxlanLease(n, via int) *subnet.Lease {
+	l := lease(n, via)
+	l.BackendType, l.BackendData = "vxlan", vtepData(hostMAC(via))
+	return written(l)
+}
+
+func written(l *subnet.Lease) *subnet.Lease {
+	revision++
+	l.Revision = revision
+	return l
+}
+
+func withMAC(l *subnet.Lease, m state.MAC) *subnet.Lease {
+	l.BackendData = vtepData(m)
+	return l
+}
+
+// What vxlanLease(n, via) calls for.
+
+func neigh(n, via int) state.Neigh {
+	return state.Neigh{Dev: "flannel.1", Addr: peerSubnet(n).V4.Addr(), MAC: hostMAC(via)}
+}
+
+func fdb(via int) state.FDB {
+	return state.FDB{Dev: "flannel.1", MAC: hostMAC(via), Dst: peerAddr(via)}
+}
+
+func tunnel(n int) state.Route {
+	d := peerSubnet(n).V4
+	return state.Route{Dst: d, Via: d.Addr(), Dev: "flannel.1", Onlink: true}
+}
+
+func tunnelHop(n int) state.Nexthop {
+	r := tunnel(n)
+	return state.Nexthop{ID: state.NexthopID(r.Dst), Via: r.Via, Dev: r.Dev, Onlink: true}
+}
+
+func tunnelByNexthop(n int) state.Route {
+	r := tunnel(n)
+	r.Nexthop = tunnelHop(n).ID
+	return r
+}
+
+var (
+	vxlanConfig = &subnet.Config{BackendType: "vxlan"}
+	ownSubnet   = netip.MustParsePrefix("10.255.0.0/24")
+	ownAddr     = state.Addr{Dev: "flannel.1", Prefix: netip.PrefixFrom(ownSubnet.Addr(), 32)}
+)
+
+// device is what vxlanWish calls for.
+func device() state.VXLAN {
+	return state.VXLAN{
+		Name: "flannel.1", VNI: 1, Port: 8472, Lower: "eth0", Local: hostNet.Addr(), MAC: hostMAC(0), MTU: 1450,
+	}
+}
+
+// backendWish is a vxlanWish with the given Backend section; c stands for it.
+func backendWish(c *subnet.Config, section string, peers ...*subnet.Lease) Wish {
+	b, err := vxlan.Type.New(json.RawMessage(section))
+	if err != nil {
+		panic(err)
+	}
+	w := wish(peers...)
+	w.Backend, w.Config = b, c
+	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(ownSubnet), Attrs: subnet.Attrs{
+		PublicIP: testHost.PublicIP, BackendType: "vxlan", BackendData: vtepData(hostMAC(0)),
+	}}
+	return w
+}
+
+// vxlanWish is for the peers that have the given leases, by way of flannel.1.
+func vxlanWish(peers ...*subnet.Lease) Wish { return backendWish(vxlanConfig, "", peers...) }
+
+func largeVxlanWish(peers ...*subnet.Lease) Wish {
+	w := vxlanWish(peers...)
+	w.Host.Nexthops = true
+	return w
+}
+
+var directConfig = &subnet.Config{BackendType: "vxlan"}
+
+// directWish is a vxlanWish with direct routes to the peers on eth0's link.
+func directWish(peers ...*subnet.Lease) Wish {
+	return backendWish(directConfig, `{"DirectRouting":true}`, peers...)
+}
+
+// wantOn checks all that is on flannel.1.
+func (r *rig) wantOn(neighs []state.Neigh, fdbs []state.FDB, addrs ...netip.Prefix) {
+	r.Helper()
+	if got := r.fake.Neighs("flannel.1"); !slices.Equal(got, neighs) {
+		r.Fatalf("neighbours: %v, want %v", got, neighs)
+	}
+	if got := r.fake.FDBs("flannel.1"); !slices.Equal(got, fdbs) {
+		r.Fatalf("FDB entries: %v, want %v", got, fdbs)
+	}
+	if got := r.fake.DeviceAddrs("flannel.1"); !slices.Equal(got, addrs) {
+		r.Fatalf("addresses: %v, want %v", got, addrs)
+	}
+}
+
+// unlike tells how the host is not as wished; empty if it is. What else it has
+// does not count.
+func (r *rig) unlike(w Wish) string { return r.unlikeBut(w) }
+
+// unlikeBut does not look at some kinds of objects.
+func (r *rig) unlikeBut(w Wish, kinds ...state.Kind) string {
+	var p plan
+	p.set(w)
+	has := func(o state.Object) bool {
+		switch o := o.(type) {
+		case state.VXLAN:
+			return slices.ContainsFunc(r.fake.Devices(), func(v state.VXLAN) bool { return state.Same(o, v) })
+		case state.Addr:
+			return slices.Contains(r.fake.DeviceAddrs(o.Dev), o.Prefix)
+		case state.Neigh:
+			return slices.Contains(r.fake.Neighs(o.Dev), o)
+		case state.FDB:
+			return slices.Contains(r.fake.FDBs(o.Dev), o)
+		case state.Nexthop:
+			return slices.Contains(r.fake.Nexthops(), targettest.Nexthop{Nexthop: o, Protocol: targettest.ProtoOurs})
+		case state.Route:
+			return slices.Equal(r.fake.Routes(o.Dst), []targettest.Route{ours(o)})
+		}
+		return false
+	}
+	for _, o := range p.want {
+		if !slices.Contains(kinds, o.Key().Kind) && !has(o) {
+			return fmt.Sprint("there is no ", o)
+		}
+	}
+	return ""
+}

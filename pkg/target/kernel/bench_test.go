@@ -1,0 +1,57 @@
+package kernel
+
+import (
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"flanneld/pkg/state"
+)
+
+// TestManyPeers measures an overlay of FLANNELD_TEST_PEERS peers, kind by kind.
+func TestManyPeers(t *testing.T) {
+	n, err := strconv.Atoi(os.Getenv("FLANNELD_TEST_PEERS"))
+	if err != nil {
+		t.Skip("FLANNELD_TEST_PEERS says of how many, and does not")
+	}
+	o := newOverlay(t)
+	stages := make(map[state.Kind][]state.Op)
+	for _, x := range peers(vxlan(), n) {
+		stages[x.Key().Kind] = append(stages[x.Key().Kind], create(x))
+	}
+	timed := func(what string, f func()) {
+		start := time.Now()
+		f()
+		t.Logf("%-24s %s", what, time.Since(start).Round(time.Millisecond))
+	}
+	w := watch(o)
+	for kind := state.KindLink; kind <= state.KindRoute; kind++ {
+		timed("adding "+kind.String(), func() { o.apply(stages[kind]...) })
+	}
+	lost := 0
+	timed("the last event after", func() {
+		for _, e := range w.flush() {
+			if e.Lost {
+				lost++
+			}
+		}
+	})
+	t.Logf("events were lost %d times", lost)
+	timed("dump", func() {
+		if have := o.dump(); len(have) < 4*n {
+			t.Errorf("%d entries of %d peers", len(have), n)
+		}
+	})
+	index := o.index("flannel.1")
+	timed("... neighbours", func() { o.check(dumpNeighs(index, func(rawNeigh) {})) })
+	timed("... FDB", func() { o.check(dumpFDB(index, func(rawNeigh) {})) })
+	timed("... nexthops", func() { o.check(dumpNexthops(func([]byte) {})) })
+	timed("... routes", func() { o.check(dumpRoutes(func([]byte) {})) })
+	for kind := state.KindRoute; kind > state.KindLink; kind-- {
+		for i, op := range stages[kind] {
+			stages[kind][i] = remove(op.Want)
+		}
+		timed("deleting "+kind.String(), func() { o.apply(stages[kind]...) })
+	}
+}

@@ -1,0 +1,154 @@
+package kernel
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/tun"
+)
+
+func tunDevice() state.TUN { return state.TUN{Name: "flannel0", MTU: 1472} }
+
+// onTUN are an address and a route of the device.
+func onTUN() []state.Object {
+	return []state.Object{
+		state.Addr{Dev: "flannel0", Prefix: netip.MustParsePrefix("10.1.0.0/32")},
+		state.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Dev: "flannel0"},
+	}
+}
+
+func (o overlay) attach(queues int) *tun.Device {
+	o.Helper()
+	d, err := tun.Open("flannel0", tun.Options{Queues: queues, Offload: true})
+	o.check(err)
+	return d
+}
+
+func TestMakeTUN(t *testing.T) {
+	o := newOverlay(t)
+	d := tunDevice()
+	o.apply(create(d))
+	o.is(d)
+	if ra, err := os.ReadFile("/proc/sys/net/ipv6/conf/flannel0/accept_ra"); err == nil && string(ra) != "0\n" {
+		t.Errorf("it learns routers: %q", ra)
+	}
+	l, err := netlink.LinkByName(d.Name)
+	o.check(err)
+	if n := l.Attrs().TxQLen; n != 500 {
+		t.Errorf("its queue is %d packets long", n)
+	}
+	q := o.attach(2)
+	if len(q.Queues) != 2 {
+		t.Errorf("it has %d queues", len(q.Queues))
+	}
+	o.check(q.Close())
+	o.is(d)
+	// As another program makes it, for one queue.
+	o.apply(remove(d))
+	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: d.Name}, Mode: netlink.TUNTAP_MODE_TUN}))
+	o.mend(d)
+}
+
+// A device is never made anew: it may be in use, and there is no need to.
+func TestMendTUN(t *testing.T) {
+	o := newOverlay(t)
+	d := tunDevice()
+	o.apply(create(d))
+	q := o.attach(1)
+	defer q.Close()
+	index := o.index(d.Name)
+	for _, spoil := range []func(){
+		func() { o.check(o.SetMTU(d.Name, 1000)) },
+		func() { o.check(o.SetLink(d.Name, false)) },
+		func() { o.check(o.SetLink(d.Name, false)); o.check(o.SetMTU(d.Name, 1000)) },
+	} {
+		spoil()
+		if e := o.dump()[d.Key()]; state.Same(d, e.Object) || e.Owner != state.Ours {
+			t.Fatalf("there is %+v", e)
+		}
+		o.mend(d)
+		if o.index(d.Name) != index {
+			t.Error("the device was remade")
+		}
+	}
+}
+
+// What else has the name is left, and it is said what that is.
+func TestTUNInTheWay(t *testing.T) {
+	d := tunDevice()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = d.Name
+	for text, make := range map[string]func(overlay){
+		"device flannel0 of kind veth":   func(o overlay) { o.check(o.AddLink(d.Name)) },
+		"device flannel0 of kind bridge": func(o overlay) { o.check(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})) },
+		"device flannel0 of kind tap": func(o overlay) {
+			o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}))
+		},
+		"device flannel0 of kind tun that belongs to another process": func(o overlay) { o.check(o.AddTUN(d.Name, false)) },
+	} {
+		t.Run(text, func(t *testing.T) {
+			o := newOverlay(t)
+			make(o)
+			index := o.index(d.Name)
+			e := o.dump()[d.Key()]
+			if e.Owner != state.Foreign || e.Text != text {
+				t.Fatalf("there is %+v", e)
+			}
+			o.refused(create(d), unix.EEXIST, d.Name)
+			for _, op := range []state.Op{change(e.Object, d), remove(e.Object)} {
+				err := o.k.Apply(t.Context(), []state.Op{op})[0]
+				if err == nil || !strings.Contains(err.Error(), text) || !strings.Contains(err.Error(), "by hand") {
+					t.Errorf("%s: %v", op, err)
+				}
+			}
+			if o.index(d.Name) != index {
+				t.Error("the device was remade")
+			}
+		})
+	}
+}
+
+// Who attaches and detaches changes the carrier, and nothing that is wanted.
+func TestCarrierEvents(t *testing.T) {
+	o := newOverlay(t)
+	w := watch(o)
+	d := tunDevice()
+	want := state.Set{d.Key(): d}
+	o.apply(create(d))
+	for _, x := range onTUN() {
+		want[x.Key()] = x
+		o.apply(create(x))
+	}
+	quiet := func(what string) {
+		w.Helper()
+		links := 0
+		for _, e := range w.flush() {
+			x, wanted := want[e.Key]
+			if wanted && (e.Gone || !state.Same(x, e.Entry.Object) || e.Entry.Owner != state.Ours) {
+				t.Errorf("%s: of %s it is said: %+v", what, x, e)
+			}
+			if e.Key == d.Key() {
+				links++
+			}
+		}
+		if links == 0 {
+			t.Errorf("%s: there is no event", what)
+		}
+		for _, x := range want {
+			o.is(x)
+		}
+	}
+	quiet("creation")
+	for range 3 {
+		q := o.attach(2)
+		quiet("attaching")
+		o.check(q.Close())
+		quiet("detaching")
+	}
+}

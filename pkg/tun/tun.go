@@ -1,0 +1,207 @@
+// Package tun handles TUN devices as a tunnel's data path wants them: several
+// packets of one flow in one read or write, with what the kernel calls a virtio
+// header in front to say so.
+package tun
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrHeld is wrapped where a device belongs to a process that is alive.
+var ErrHeld = errors.New("another process is attached to it")
+
+// ErrGone is wrapped where the device was deleted.
+var ErrGone = errors.New("the device is gone")
+
+// Queue is one of the file descriptors of a TUN device. One goroutine may read
+// from it while any number write.
+type Queue interface {
+	// Read waits for a packet. It returns os.ErrDeadlineExceeded after
+	// Interrupt.
+	Read(b []byte) (int, error)
+	// TryRead is Read that returns 0 instead of waiting.
+	TryRead(b []byte) (int, error)
+	// Write writes one packet from its pieces.
+	Write(pieces []unix.Iovec) error
+	// Interrupt ends the Read under way and all later ones.
+	Interrupt()
+	Close() error
+}
+
+// Features are what a device was found to be able to do.
+type Features struct {
+	// Header is whether each packet has a Header in front. Without it the
+	// others are false.
+	Header bool
+	// TSO is whether reads yield TCP segments joined.
+	TSO bool
+	// USO is whether reads yield UDP datagrams joined, and writes take them.
+	USO bool
+}
+
+// Device is an attached TUN device.
+type Device struct {
+	Name     string
+	Queues   []Queue
+	Features Features
+
+	lock int // a socket whose name says that the device is taken
+}
+
+// Options are the wishes of who opens a device.
+type Options struct {
+	// Queues is how many are wanted. A device that was not made for several
+	// has one.
+	Queues int
+	// Offload asks for all Features that the kernel has.
+	Offload bool
+}
+
+// Open attaches to a device that exists. It fails with ErrHeld if another
+// process is attached.
+//
+// The kernel sees to that only where a device has one queue. So whoever opens a
+// device also binds a socket in the network namespace of the device, with a
+// name made of the device's; the kernel frees it as the process ends. Programs
+// that do not know of that name are noticed by the device's carrier, which is
+// there while anyone is attached and the device is up.
+func Open(name string, opts Options) (*Device, error) {
+	d, err := open(name, opts)
+	if err != nil {
+		return nil, fmt.Errorf("opening TUN device %s: %w", name, err)
+	}
+	return d, nil
+}
+
+func open(name string, opts Options) (_ *Device, err error) {
+	d := &Device{Name: name}
+	if d.lock, err = hold(name); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = d.Close()
+		}
+	}()
+	if held, err := hasCarrier(name); err != nil {
+		return nil, err
+	} else if held {
+		return nil, ErrHeld
+	}
+	fd, kind, err := attachAny(name, opts.Offload)
+	if err != nil {
+		return nil, err
+	}
+	if d.Features, err = setOffloads(fd, kind&unix.IFF_VNET_HDR != 0); err == nil {
+		err = d.add(fd)
+	}
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	for kind&unix.IFF_MULTI_QUEUE != 0 && len(d.Queues) < opts.Queues {
+		fd, err := attach(name, kind)
+		if err == nil {
+			err = d.add(fd)
+		}
+		if err != nil {
+			break // fewer queues do as well
+		}
+	}
+	return d, nil
+}
+
+// Close detaches from the device, which stays. No call to its queues may be
+// under way.
+func (d *Device) Close() error {
+	var errs []error
+	for _, q := range d.Queues {
+		errs = append(errs, q.Close())
+	}
+	return errors.Join(append(errs, unix.Close(d.lock))...)
+}
+
+func (d *Device) add(fd int) error {
+	q, err := newQueue(fd, d.Name)
+	if err == nil {
+		d.Queues = append(d.Queues, q)
+	}
+	return err
+}
+
+// hold takes the name that stands for a device in its network namespace.
+func hold(name string) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@flanneld/tun/" + name})
+	if err == nil {
+		return fd, nil
+	}
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = ErrHeld
+	}
+	return -1, errors.Join(err, unix.Close(fd))
+}
+
+// attachAny attaches in whatever way the device allows: with a header or
+// without, as the device was made for one queue or several.
+func attachAny(name string, header bool) (fd int, flags uint16, err error) {
+	const plain = unix.IFF_TUN | unix.IFF_NO_PI
+	kinds := []uint16{plain | unix.IFF_MULTI_QUEUE, plain}
+	if header {
+		kinds = append([]uint16{kinds[0] | unix.IFF_VNET_HDR, kinds[1] | unix.IFF_VNET_HDR}, kinds...)
+	}
+	for _, flags := range kinds {
+		if fd, err = attach(name, flags); err == nil {
+			return fd, flags, nil
+		}
+		if errors.Is(err, unix.EBUSY) {
+			return -1, 0, ErrHeld
+		}
+	}
+	return -1, 0, fmt.Errorf("attaching to it: %w", err)
+}
+
+// attach opens one queue of a device that exists.
+func attach(name string, flags uint16) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("opening /dev/net/tun: %w", err)
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(flags)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// setOffloads asks for all that there is, or for nothing: a device remembers
+// what its last owner asked for.
+func setOffloads(fd int, header bool) (Features, error) {
+	set := func(bits int) error { return unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, bits) }
+	if !header {
+		_ = set(0)
+		return Features{}, nil
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderLen); err != nil {
+		return Features{}, fmt.Errorf("setting the length of its header: %w", err)
+	}
+	const tso = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO_ECN
+	const uso = unix.TUN_F_USO4 | unix.TUN_F_USO6 // the kernel takes both or none
+	switch {
+	case set(tso|uso) == nil:
+		return Features{Header: true, TSO: true, USO: true}, nil
+	case set(tso) == nil:
+		return Features{Header: true, TSO: true}, nil
+	}
+	_ = set(0)
+	return Features{Header: true}, nil
+}

@@ -1,0 +1,149 @@
+package tunnel
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/tun"
+)
+
+// decap makes packets for the TUN device of the datagrams that come in.
+type decap struct {
+	table       *Table
+	own         ownSubnet
+	sourceCheck bool
+	headers     bool // a tun.Header goes in front of each packet
+	joinTCP     bool
+	joinUDP     bool
+	write       func([]unix.Iovec) error // one packet, from its pieces
+	refuse      func(why refusal, ip []byte)
+	spoofed     func(outer, inner uint32) // is told of drops for the source
+	say         func(string)              // what happened and lasts
+	tally       *tally
+
+	group   group
+	single  [2]unix.Iovec
+	strikes int // joined packets that the kernel did not take
+}
+
+// ownSubnet is what packets must be for to be accepted.
+type ownSubnet struct{ base, mask uint32 }
+
+func (o ownSubnet) has(a uint32) bool { return a&o.mask == o.base }
+
+// noHeader is the tun.Header of a packet that is whole.
+var noHeader [tun.HeaderLen]byte
+
+// train takes the datagrams of one message: each has size bytes but the last,
+// which may have fewer. They are changed, and have to stay until finish.
+func (d *decap) train(from uint32, b []byte, size int) {
+	if size <= 0 || size > len(b) {
+		size = len(b)
+	}
+	if size == 0 {
+		d.tally.add(InMalformed, 1)
+		return
+	}
+	for len(b) > 0 {
+		n := min(size, len(b))
+		d.datagram(from, b[:n])
+		b = b[n:]
+	}
+}
+
+// datagram takes one datagram, which has some length.
+func (d *decap) datagram(from uint32, b []byte) {
+	b, why := trim(b)
+	if why != none || fold(sum(b[:headLen(b)], 0)) != 0xffff {
+		d.tally.add(InMalformed, 1)
+		return
+	}
+	if !d.own.has(dstOf(b)) {
+		d.tally.add(InForeign, 1)
+		return
+	}
+	if src := srcOf(b); d.sourceCheck && d.table.inNetwork(src) && d.table.lookup(src) != from {
+		d.tally.add(InSpoofed, 1)
+		d.spoofed(from, src)
+		return
+	}
+	if b[8] <= 1 {
+		d.tally.add(InExpired, 1)
+		if b[8] == 1 {
+			d.refuse(refusal{kind: expired}, b)
+		}
+		return
+	}
+	decrementTTL(b)
+	d.tally.add(InPackets, 1)
+	d.tally.add(InBytes, len(b))
+	d.pass(b)
+}
+
+// pass writes a packet, or keeps it for those that follow it.
+func (d *decap) pass(b []byte) {
+	if d.group.n > 0 {
+		if d.group.join(b) {
+			return
+		}
+		d.finish()
+	}
+	if (d.joinTCP || d.joinUDP) && d.group.begin(b, d.joinTCP, d.joinUDP) {
+		return
+	}
+	d.one(b)
+}
+
+// finish writes what is kept.
+func (d *decap) finish() {
+	g := &d.group
+	switch {
+	case g.n == 1:
+		d.one(g.first)
+	case g.n > 1:
+		err := d.write(g.packet())
+		d.tally.add(InCalls, 1)
+		if err != nil {
+			d.apart(err)
+		}
+	}
+	g.n = 0
+}
+
+// apart writes the packets of the group one by one, as they could not be written
+// as one. After some failures no more are joined.
+func (d *decap) apart(err error) {
+	const patience = 16
+	for _, b := range d.group.packets[:d.group.n] {
+		d.one(b)
+	}
+	d.strikes++
+	if d.strikes == patience {
+		d.joinTCP, d.joinUDP = false, false
+		d.say(fmt.Sprintf("writing joined packets: %v; each is written by itself from now on", err))
+	}
+}
+
+func (d *decap) one(b []byte) {
+	pieces := d.single[:0]
+	if d.headers {
+		pieces = append(pieces, piece(noHeader[:]))
+	}
+	pieces = append(pieces, piece(b))
+	d.tally.add(InCalls, 1)
+	if d.write(pieces) != nil {
+		d.tally.add(InWriteErrors, 1)
+	}
+}
+
+func piece(b []byte) unix.Iovec {
+	v := unix.Iovec{Base: &b[0]}
+	v.SetLen(len(b))
+	return v
+}
+
+func newOwnSubnet(p netip.Prefix) ownSubnet {
+	return ownSubnet{base: addrToUint(p.Addr()), mask: ^uint32(0) << (32 - p.Bits())}
+}

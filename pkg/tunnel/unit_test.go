@@ -1,0 +1,367 @@
+package tunnel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/tun"
+)
+
+func TestSum(t *testing.T) {
+	g := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, 3000)
+	for i := range b {
+		b[i] = byte(g.Uint32())
+	}
+	for n := range b {
+		if got, want := ^fold(sum(b[:n], 0)), slowSum(b[:n]); got != want>>8|want<<8 {
+			t.Fatalf("%d bytes: %04x, want %04x", n, got, want)
+		}
+	}
+	ones := bytes.Repeat([]byte{0xff}, 2000)
+	if got := fold(sum(ones, ^uint64(0))); got != 0xffff {
+		t.Errorf("the sum of nothing but ones is %04x", got)
+	}
+}
+
+func TestTable(t *testing.T) {
+	for _, test := range []struct {
+		network string
+		bits    int
+	}{{"10.0.0.0/8", 24}, {"10.60.0.0/16", 24}, {"10.0.0.0/8", 30}, {"0.0.0.0/1", 30}, {"10.1.2.0/24", 24}, {"255.255.0.0/16", 32}} {
+		network := netip.MustParsePrefix(test.network)
+		table, err := NewTable(network, test.bits)
+		check(t, err)
+		want := map[netip.Prefix]netip.Addr{}
+		g := rand.New(rand.NewPCG(3, 4))
+		for range 300 {
+			a := addrToUint(network.Addr()) + g.Uint32()>>network.Bits()
+			subnet := netip.PrefixFrom(uintToAddr(a), test.bits).Masked()
+			if g.IntN(4) == 0 {
+				delete(want, subnet)
+				check(t, table.Delete(subnet))
+				continue
+			}
+			want[subnet] = uintToAddr(1 + g.Uint32()>>1)
+			check(t, table.Set(subnet, want[subnet]))
+			if got := table.lookup(a); got != addrToUint(want[subnet]) {
+				t.Fatalf("%s of %s is at %s", uintToAddr(a), subnet, uintToAddr(got))
+			}
+		}
+		if got := maps.Collect(table.All()); !maps.Equal(got, want) || table.Len() != len(want) {
+			t.Errorf("%+v: %d entries, want %d", test, len(got), len(want))
+		}
+		for _, a := range []string{"9.255.255.255", "200.1.2.3", "255.254.255.255"} {
+			if table.lookup(addrToUint(netip.MustParseAddr(a))) != 0 {
+				t.Errorf("%+v has %s", test, a)
+			}
+		}
+		check(t, table.Replace(nil))
+		if table.Len() != 0 {
+			t.Errorf("%d entries of an empty table", table.Len())
+		}
+	}
+}
+
+func TestTableRefuses(t *testing.T) {
+	table, err := NewTable(network, 24)
+	check(t, err)
+	peer := netip.MustParseAddr("192.0.2.1")
+	for _, subnet := range []string{"10.61.0.0/24", "10.60.1.0/25", "10.60.1.1/24", "10.60.0.0/16", "fd00::/24"} {
+		if table.Set(netip.MustParsePrefix(subnet), peer) == nil || table.Delete(netip.MustParsePrefix(subnet)) == nil {
+			t.Errorf("%s was taken", subnet)
+		}
+		if table.Replace(map[netip.Prefix]netip.Addr{netip.MustParsePrefix(subnet): peer}) == nil {
+			t.Errorf("%s was taken", subnet)
+		}
+	}
+	for _, a := range []netip.Addr{{}, netip.IPv4Unspecified(), netip.MustParseAddr("fd00::1")} {
+		if table.Set(subnets[0], a) == nil {
+			t.Errorf("%s was taken", a)
+		}
+	}
+	for _, bad := range []struct {
+		p    netip.Prefix
+		bits int
+	}{{network, 8}, {network, 33}, {netip.MustParsePrefix("fd00::/16"), 24}, {netip.Prefix{}, 24}, {netip.MustParsePrefix("0.0.0.0/0"), 32}} {
+		if _, err := NewTable(bad.p, bad.bits); err == nil {
+			t.Errorf("a table was made for %+v", bad)
+		}
+	}
+}
+
+// TestTableWhileRead changes a large table under its readers, who must find a
+// subnet that stays at all times.
+func TestTableWhileRead(t *testing.T) {
+	table, err := NewTable(netip.MustParsePrefix("10.0.0.0/8"), 24)
+	check(t, err)
+	all := map[netip.Prefix]netip.Addr{}
+	for i := range uint32(50000) {
+		all[netip.PrefixFrom(uintToAddr(10<<24|i<<8), 24)] = uintToAddr(192<<24 | i + 1)
+	}
+	check(t, table.Replace(all))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if table.lookup(10<<24|777<<8|5) != 192<<24|778 {
+				t.Error("a subnet that stays is gone")
+				return
+			}
+		}
+	})
+	for i := range uint32(3) {
+		delete(all, netip.PrefixFrom(uintToAddr(10<<24|i<<8), 24))
+		check(t, table.Replace(all))
+	}
+	close(stop)
+	wg.Wait()
+	if table.Len() != 49997 || !table.hasPeer(192<<24|778) || table.hasPeer(5) {
+		t.Errorf("%d entries", table.Len())
+	}
+}
+
+func TestICMPError(t *testing.T) {
+	packet := func(change func([]byte)) []byte {
+		p := make([]byte, 900)
+		p[0], p[8], p[9] = 0x45, 64, protoUDP
+		copy(p[12:], []byte{10, 60, 1, 9, 10, 60, 2, 9})
+		if change != nil {
+			change(p)
+		}
+		return seal(p, true, false)
+	}
+	var buf [icmpMost]byte
+	from := netip.MustParseAddr("10.60.1.0")
+	p := packet(nil)
+	b := icmpError(buf[:], refusal{kind: tooBig, mtu: 1400}, addrToUint(from), p)
+	if len(b) != 576 || slowSum(b[:20]) != 0 || slowSum(b[20:]) != 0 || !bytes.Equal(b[12:20], []byte{10, 60, 1, 0, 10, 60, 1, 9}) ||
+		b[20] != 3 || b[21] != 4 || binary.BigEndian.Uint16(b[26:]) != 1400 || !bytes.Equal(b[28:], p[:548]) || b[9] != protoICMP {
+		t.Errorf("the error is %x", b)
+	}
+	for name, change := range map[string]func([]byte){
+		"later fragment": func(p []byte) { p[7] = 5 },
+		"from multicast": func(p []byte) { p[12] = 224 },
+		"from nobody":    func(p []byte) { p[12] = 0 },
+		"from itself":    func(p []byte) { p[12] = 127 },
+		"to multicast":   func(p []byte) { p[16] = 239 },
+		"to all":         func(p []byte) { copy(p[16:], []byte{255, 255, 255, 255}) },
+		"unreachable":    func(p []byte) { p[9], p[20] = protoICMP, 3 },
+		"expired":        func(p []byte) { p[9], p[20] = protoICMP, 11 },
+	} {
+		if b := icmpError(buf[:], refusal{}, 1, packet(change)); b != nil {
+			t.Errorf("%s was answered with %x", name, b)
+		}
+	}
+	for name, change := range map[string]func([]byte){
+		"first fragment": func(p []byte) { p[6] = 0x20 },
+		"ping":           func(p []byte) { p[9], p[20] = protoICMP, 8 },
+	} {
+		if icmpError(buf[:], refusal{}, 1, packet(change)) == nil {
+			t.Errorf("%s was not answered", name)
+		}
+	}
+}
+
+func TestICMPLimit(t *testing.T) {
+	sent := 0
+	a := &answerer{from: 1, send: func([]byte) error { sent++; return nil }}
+	p := make([]byte, 40)
+	p[0], p[12], p[16] = 0x45, 10, 10
+	var c tally
+	start := time.Now()
+	for range 5000 {
+		a.refuse(&c, refusal{}, p)
+	}
+	most := icmpBurst + int(time.Since(start).Seconds()*icmpRate) + 1
+	if sent < icmpBurst || sent > most || c.now[ICMPSent] != uint64(sent) || c.now[ICMPLimited] != uint64(5000-sent) {
+		t.Errorf("%d errors were sent, %v; want %d to %d", sent, c.now, icmpBurst, most)
+	}
+}
+
+// TestTooBig refuses what must not be fragmented, joined or not.
+func TestTooBig(t *testing.T) {
+	c := newCore(t)
+	for _, b := range joinedKinds(gen{rand.New(rand.NewPCG(5, 6))}, host(coreOwn, 5), host(theirs[0], 5)) {
+		c.enc.mtu, c.mtu = 1000, 1000
+		c.checkSend(t, [][]byte{b})
+	}
+	if c.errs == 0 || uint64(c.errs) != c.tally.now[OutTooBig] {
+		t.Errorf("%d refusals, %s", c.errs, c.tally.now)
+	}
+}
+
+// TestWriteApart loses no packet where the kernel refuses to take joined ones.
+func TestWriteApart(t *testing.T) {
+	c := newCore(t)
+	said := 0
+	c.dec.say = func(string) { said++ }
+	c.dec.write = func(v []unix.Iovec) error {
+		b := tun.Gather(v)
+		if b[1] != tun.GSONone {
+			return unix.EINVAL
+		}
+		c.wrote = append(c.wrote, b)
+		return nil
+	}
+	g := gen{rand.New(rand.NewPCG(7, 8))}
+	for range 100 {
+		flow := g.flow(host(theirs[0], 9), host(coreOwn, 9), 9, 1472, false)
+		c.checkReceive(t, corePeers[0], flow, 1472)
+	}
+	if said != 1 || c.tally.now[InWriteErrors] != 0 {
+		t.Errorf("said it %d times; %s", said, c.tally.now)
+	}
+}
+
+func TestCountersString(t *testing.T) {
+	var c Counters
+	if c.String() != "nothing" {
+		t.Error(c.String())
+	}
+	for i := range counters {
+		c[i] = uint64(i) + 1
+	}
+	s := c.String()
+	if strings.Contains(s, " =") || len(strings.Fields(s)) != int(counters) || !strings.HasPrefix(s, "out_packets=1 ") {
+		t.Error(s)
+	}
+}
+
+// memoryLink is a link whose other end is another one, without a network.
+type memoryLink struct {
+	peer   uint32
+	ours   chan []byte
+	theirs chan []byte
+	quit   chan struct{}
+	once   sync.Once
+}
+
+func (m *memoryLink) Send(o *outbox, t *tally) {
+	for i := range o.n {
+		tr := &o.trains[i]
+		t.add(OutPackets, tr.n)
+		size := []byte{byte(tr.size >> 8), byte(tr.size)}
+		m.theirs <- append(size, tun.Gather(tr.iov[:tr.pieces])...)
+	}
+}
+
+func (m *memoryLink) Recv(in *inbox) error {
+	select {
+	case b := <-m.ours:
+		in.n = 1
+		in.names[0].Addr = uintToAddr(m.peer).As4()
+		in.msgs[0].len = uint32(copy(in.bufs[0], b[2:]))
+		in.msgs[0].hdr.SetControllen(unix.CmsgLen(4))
+		setCmsg(&in.controls[0])
+		(*unix.Cmsghdr)(ptr(&in.controls[0])).Type = unix.UDP_GRO
+		*(*int32)(ptr(&in.controls[0][unix.CmsgLen(0)/8])) = int32(b[0])<<8 | int32(b[1])
+		return nil
+	case <-m.quit:
+		return os.ErrDeadlineExceeded
+	}
+}
+
+func (m *memoryLink) Interrupt()   { m.once.Do(func() { close(m.quit) }) }
+func (m *memoryLink) Close() error { return nil }
+
+// TestLanesInMemory passes joined packets from one lane to another: what goes in
+// joined comes out joined.
+func TestLanesInMemory(t *testing.T) {
+	ab, ba := make(chan []byte, 100), make(chan []byte, 100)
+	hostsIn := [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
+	var queues [2]*tun.Memory
+	var lanes [2]*lane
+	for i := range 2 {
+		queues[i] = tun.NewMemory()
+		table, err := NewTable(network, 24)
+		check(t, err)
+		check(t, table.Set(subnets[1-i], hostsIn[1-i]))
+		l := &memoryLink{peer: addrToUint(hostsIn[1-i]), ours: ba, theirs: ab, quit: make(chan struct{})}
+		if i == 1 {
+			l.ours, l.theirs = ab, ba
+		}
+		c := Config{Own: subnets[i], MTU: 1472, SourceCheck: true, Offload: true, Log: func(s string) { t.Error(s) }}
+		lanes[i] = newLane(c, table, queues[i], l, tun.Features{Header: true, TSO: true, USO: true}, abilities{true, true})
+		lanes[i].errors, lanes[i].hints = &answerer{}, &hints{table: table, say: c.Log}
+	}
+	var wg sync.WaitGroup
+	for _, l := range lanes {
+		wg.Go(func() { check(t, l.runOut()) })
+		wg.Go(func() { check(t, l.runIn()) })
+	}
+	g := gen{rand.New(rand.NewPCG(9, 10))}
+	for i, q := range queues {
+		for name, b := range joinedKinds(g, host(subnets[i], 9), host(subnets[1-i], 9)) {
+			want, _ := slowSegments(b)
+			for i := range want {
+				want[i] = twoHops(want[i])
+			}
+			q.Feed(b)
+			var got [][]byte
+			for len(got) < len(want) {
+				for _, w := range queues[1-i].Written(1) {
+					all, ok := slowSegments(w)
+					if !ok {
+						t.Fatalf("%s: %x was written", name, w)
+					}
+					got = append(got, all...)
+				}
+			}
+			compare(t, name, got, want)
+		}
+	}
+	for i, l := range lanes {
+		queues[i].Interrupt()
+		l.link.Interrupt()
+	}
+	wg.Wait()
+	var c Counters
+	lanes[1].inTally.addTo(&c)
+	if c[InCalls]*4 > c[InPackets] {
+		t.Errorf("too little was joined: %s", c)
+	}
+}
+
+func TestConfigChecked(t *testing.T) {
+	good := Config{
+		Local: netip.MustParseAddrPort("192.0.2.1:8285"), Own: subnets[0], Network: network,
+		Addr: subnets[0].Addr(), MTU: 1472,
+	}
+	if _, err := good.checked(); err != nil {
+		t.Error(err)
+	}
+	for name, change := range map[string]func(*Config){
+		"port":    func(c *Config) { c.Local = netip.MustParseAddrPort("192.0.2.1:0") },
+		"local":   func(c *Config) { c.Local = netip.MustParseAddrPort("[fd00::1]:8285") },
+		"address": func(c *Config) { c.Addr = netip.Addr{} },
+		"own":     func(c *Config) { c.Own = netip.MustParsePrefix("10.61.0.0/24") },
+		"no own":  func(c *Config) { c.Own = netip.Prefix{} },
+		"MTU":     func(c *Config) { c.MTU = 67 },
+	} {
+		c := good
+		change(&c)
+		if _, err := c.checked(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if _, err := Open(good); err == nil || errors.Is(err, tun.ErrHeld) {
+		t.Errorf("opening no device gives %v", err)
+	}
+}

@@ -1,0 +1,109 @@
+package subnet_test
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
+)
+
+// A host that cannot say for now what its lease should say, as with an interface
+// that got too small, still has the lease: it is kept as it was.
+func TestKeptWhileUnsaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines := logged(t)
+		m := newStore(config)
+		client := m.Join()
+		mind, option, refresh := changing()
+		var trouble troubles
+		h := start(t, client, me, option, trouble.option)
+		own := h.own()
+		mind.change(me, errors.New("the interface is too small"))
+		refresh <- struct{}{}
+		time.Sleep(10 * time.Second)
+		for _, c := range []struct {
+			name string
+			hurt func()
+		}{
+			{"deleted", func() { m.DeleteRaw(sub(own).Key()) }},
+			{"damaged", func() { m.PutRaw(sub(own).Key(), "x", subnet.LeaseTTL) }},
+			{"changed", func() { put(t, m, own, subnet.Attrs{PublicIP: attrs(me).PublicIP}, subnet.LeaseTTL) }},
+		} {
+			c.hurt()
+			time.Sleep(10 * time.Second)
+			if l := find(t, m, own); l == nil || l.Attrs != attrs(me) {
+				t.Errorf("%s: the lease is %v", c.name, l)
+			}
+		}
+		for range 3 {
+			time.Sleep(subnet.LeaseTTL - time.Minute)
+			if find(t, m, own) == nil {
+				t.Fatal("the lease expired")
+			}
+		}
+		h.want(t, own)
+		if n := lines(); n > 3*24*60+100 {
+			t.Errorf("%d lines were logged", n)
+		}
+
+		t.Log("another host has the subnet")
+		put(t, m, own, attrs(other), subnet.LeaseTTL)
+		time.Sleep(10 * time.Second)
+		mind.change(me, nil)
+		time.Sleep(10 * time.Second)
+		if h.own() == own || find(t, m, h.own()) == nil {
+			t.Errorf("held is %s", h.own())
+		}
+		if trouble.n.Load() > 0 {
+			t.Error("the store was said to be in trouble")
+		}
+	})
+}
+
+// What the store owes us is not forgotten because the host changed meanwhile in a
+// way that the lease says nothing of.
+func TestRefreshDuringRetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		client := m.Join()
+		_, option, refresh := changing()
+		h := start(t, client, me, option)
+		own := h.own()
+		client.Fail(errDown, subnettest.Create)
+		m.DeleteRaw(sub(own).Key())
+		time.Sleep(10 * time.Second)
+		refresh <- struct{}{}
+		synctest.Wait()
+		client.Heal()
+		time.Sleep(10 * time.Second)
+		if find(t, m, own) == nil {
+			t.Error("the lease was not claimed again")
+		}
+	})
+}
+
+// A look at what the lease should say is no sign that the store is well.
+func TestRefreshIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		client := m.Join()
+		_, option, refresh := changing()
+		var down atomic.Bool
+		start(t, client, me, option, func(k *subnet.Keeper) { k.Trouble = down.Store })
+		client.Fail(errDown)
+		client.DropWatches(errDown)
+		time.Sleep(10 * time.Second)
+		if !down.Load() {
+			t.Fatal("no trouble with a store that is down")
+		}
+		refresh <- struct{}{}
+		synctest.Wait()
+		if !down.Load() {
+			t.Error("the store is down and was said to be well")
+		}
+	})
+}
