@@ -20,7 +20,6 @@ import (
 	"flanneld/pkg/target"
 	"flanneld/pkg/target/tunnel"
 	"flanneld/subnet"
-	"flanneld/subnet/etcdv2"
 )
 
 // backends are those that a configuration may name.
@@ -32,7 +31,7 @@ func run(ctx context.Context, o *options, machine host) error {
 	for _, name := range o.unknown {
 		klog.Warningf("ignoring the environment variable %s: there is no such option", name)
 	}
-	store, err := etcdv2.New(o.etcd)
+	store, err := openStore(o)
 	if err != nil {
 		return err
 	}

@@ -17,12 +17,13 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
-	"flanneld/subnet/etcdv2"
+	"flanneld/subnet/etcd"
 )
 
 // options is the command line and the environment, validated.
 type options struct {
-	etcd        etcdv2.Options
+	etcd        etcd.Options
+	etcdAPI     api
 	iface       network.Selection
 	subnetFile  string
 	renewMargin time.Duration
@@ -53,6 +54,8 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	}
 	o.etcd.Endpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
 	fs.Var((*endpoints)(&o.etcd.Endpoints), "etcd-endpoints", "comma-separated `URLs` of the etcd servers")
+	o.etcdAPI = apiAuto
+	fs.Var(&o.etcdAPI, "etcd-api", "`version` of etcd's API, auto, 2 or 3; auto is the one where the network's configuration is")
 	fs.StringVar(&o.etcd.Prefix, "etcd-prefix", "/coreos.com/network", "etcd `key` below which configuration and leases are")
 	fs.StringVar(&o.etcd.KeyFile, "etcd-keyfile", "", "`file` with the private key of the client certificate for etcd")
 	fs.StringVar(&o.etcd.CertFile, "etcd-certfile", "", "`file` with the client certificate for etcd")
@@ -201,6 +204,24 @@ func (e *endpoints) Set(v string) error {
 	return nil
 }
 func (e *endpoints) String() string { return strings.Join(*e, ",") }
+
+type api string
+
+const (
+	apiAuto api = "auto"
+	apiV2   api = "2"
+	apiV3   api = "3"
+)
+
+func (a *api) Set(v string) error {
+	switch api(v) {
+	case apiAuto, apiV2, apiV3:
+		*a = api(v)
+		return nil
+	}
+	return errors.New("is not auto, 2 or 3")
+}
+func (a *api) String() string { return string(*a) }
 
 type regexes []*regexp.Regexp
 

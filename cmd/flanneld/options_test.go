@@ -13,15 +13,16 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
-	"flanneld/subnet/etcdv2"
+	"flanneld/subnet/etcd"
 )
 
 func defaults() options {
 	return options{
-		etcd: etcdv2.Options{
+		etcd: etcd.Options{
 			Endpoints: []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"},
 			Prefix:    "/coreos.com/network",
 		},
+		etcdAPI:     apiAuto,
 		subnetFile:  "/run/flannel/subnet.env",
 		renewMargin: time.Hour,
 	}
@@ -65,6 +66,9 @@ func TestParseFlags(t *testing.T) {
 	}{
 		{"etcd-endpoints", "https://a:1,http://[::1]:2", "http://z", func(o *options) { o.etcd.Endpoints = []string{"https://a:1", "http://[::1]:2"} }},
 		{"etcd-endpoints", " http://a:1 , http://b:2 ", "http://z", func(o *options) { o.etcd.Endpoints = []string{"http://a:1", "http://b:2"} }},
+		{"etcd-api", "2", "3", func(o *options) { o.etcdAPI = apiV2 }},
+		{"etcd-api", "3", "auto", func(o *options) { o.etcdAPI = apiV3 }},
+		{"etcd-api", "auto", "3", func(*options) {}},
 		{"etcd-prefix", "/a/b", "/z", func(o *options) { o.etcd.Prefix = "/a/b" }},
 		{"etcd-keyfile", "/a", "/z", func(o *options) { o.etcd.KeyFile = "/a" }},
 		{"etcd-certfile", "/a", "/z", func(o *options) { o.etcd.CertFile = "/a" }},
@@ -156,6 +160,8 @@ func TestParseRejects(t *testing.T) {
 		{"etcd-endpoints", "ftp://a:1"},
 		{"etcd-endpoints", "http://"},
 		{"etcd-endpoints", "http://a:b"},
+		{"etcd-api", "v3"},
+		{"etcd-api", "1"},
 		{"iface-regex", "("},
 		{"iface-can-reach", "eth0"},
 		{"public-ip", "nonsense"},

@@ -50,6 +50,8 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"-subnet-lease-renew-margin=1440"}, 2, `invalid value "1440" for flag -subnet-lease-renew-margin`},
 		{nil, []string{"-public-ip=fc00::1"}, 2, `invalid value "fc00::1" for flag -public-ip`},
 		{nil, []string{"-etcd-endpoints=localhost:2379"}, 2, "is not an http or https URL"},
+		{nil, []string{"-etcd-api=v3"}, 2, `invalid value "v3" for flag -etcd-api: is not auto, 2 or 3`},
+		{[]string{"FLANNELD_ETCD_API=1"}, nil, 2, `invalid value "1" for environment variable FLANNELD_ETCD_API: is not auto, 2 or 3`},
 		{nil, []string{"start"}, 2, `unexpected argument "start"`},
 		{[]string{"FLANNELD_PUBLIC_IP=x"}, nil, 2, `invalid value "x" for environment variable FLANNELD_PUBLIC_IP`},
 		{[]string{"FLANNELD_V=x"}, nil, 2, "FLANNELD_V"},

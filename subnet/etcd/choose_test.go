@@ -10,12 +10,17 @@ import (
 	"flanneld/subnet/subnettest"
 )
 
+// memory is a store without connections.
+type memory struct{ *subnettest.Memory }
+
+func (memory) Close() {}
+
 func TestChoose(t *testing.T) {
 	// What an API has to say: a configuration, one with a lease, nothing, or
 	// that it can't be had.
 	const config, lease, nothing = "configuration", "lease", "nothing"
-	const none, refused, down = "no API", "refused", "down"
-	store := func(state string) *subnettest.Memory {
+	const other, none, refused, down = "another configuration", "no API", "refused", "down"
+	store := func(state string) Store {
 		m := subnettest.NewMemory()
 		switch state {
 		case none:
@@ -25,12 +30,14 @@ func TestChoose(t *testing.T) {
 		case down:
 			m.Fail(&UnavailableError{[]error{errors.New("down")}})
 		case config:
-			m.SetConfig("{}")
+			m.SetConfig(`{"Network": "10.5.0.0/16", "SubnetLen": 24}`)
+		case other:
+			m.SetConfig(`{"Network": "10.6.0.0/16", "SubnetLen": 24}`)
 		case lease:
-			m.SetConfig("{}")
+			m.SetConfig(`{"SubnetLen":24,"Network":"10.5.0.0/16"}`)
 			m.PutRaw("10.5.1.0-24", `{"PublicIP":"192.0.2.1"}`, time.Hour)
 		}
-		return m
+		return memory{m}
 	}
 	for _, test := range []struct{ v2, v3, want string }{
 		{config, nothing, "v2"},
@@ -45,8 +52,10 @@ func TestChoose(t *testing.T) {
 		{lease, config, "v2"},
 		{config, lease, "v3"},
 		{lease, lease, "v3"},
-		{none, nothing, "v3"},
-		{nothing, none, "v2"},
+		{config, other, ""},
+		{other, lease, ""},
+		{none, nothing, ""},
+		{nothing, none, ""},
 		{nothing, nothing, ""},
 		{refused, nothing, ""},
 		{nothing, refused, ""},
@@ -55,12 +64,14 @@ func TestChoose(t *testing.T) {
 		{down, down, ""},
 	} {
 		v2, v3 := store(test.v2), store(test.v3)
-		got, err := Choose(t.Context(), v2, v3)
-		name := map[subnet.Store]string{v2: "v2", v3: "v3", nil: ""}[got]
-		if name != test.want || (err == nil) != (test.want != "") {
+		got, why, err := choose(t.Context(), v2, v3)
+		name := map[Store]string{v2: "v2", v3: "v3", nil: ""}[got]
+		if name != test.want || (err == nil) != (test.want != "") || (err == nil) != (why != "") {
 			t.Errorf("v2 %s, v3 %s: chose %q, %v; want %q", test.v2, test.v3, name, err, test.want)
 		}
-		if both := test.v2 == nothing && test.v3 == nothing; errors.Is(err, subnet.ErrNoConfig) != both {
+		person := test.v2 == nothing && test.v3 == nothing || test.v2 == nothing && test.v3 == none ||
+			test.v2 == none && test.v3 == nothing || test.v2 == other || test.v3 == other
+		if errors.Is(err, subnet.ErrNoConfig) != person {
 			t.Errorf("v2 %s, v3 %s: %v", test.v2, test.v3, err)
 		}
 	}

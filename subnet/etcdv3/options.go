@@ -6,7 +6,6 @@ package etcdv3
 
 import (
 	"crypto/tls"
-	"errors"
 	"path"
 	"sync"
 	"sync/atomic"
@@ -67,7 +66,8 @@ func New(o Options) (*Store, error) {
 		}
 		e, err := newEndpoint(server, c, &s.conns)
 		if err != nil {
-			return nil, errors.Join(err, s.Close())
+			s.Close()
+			return nil, err
 		}
 		s.endpoints = append(s.endpoints, e)
 	}
@@ -76,12 +76,10 @@ func New(o Options) (*Store, error) {
 }
 
 // Close closes all connections. What uses them fails.
-func (s *Store) Close() error {
-	var errs []error
+func (s *Store) Close() {
 	for _, e := range s.endpoints {
-		errs = append(errs, e.conn.Close())
+		_ = e.conn.Close() // which fails only if it is closed already
 	}
-	return errors.Join(errs...)
 }
 
 // Reconnect implements subnet.Store.

@@ -1,0 +1,31 @@
+package main
+
+import (
+	"k8s.io/klog/v2"
+
+	"flanneld/subnet/etcd"
+	"flanneld/subnet/etcdv2"
+	"flanneld/subnet/etcdv3"
+)
+
+// openStore returns the store that the options name. It does not connect.
+func openStore(o *options) (etcd.Store, error) {
+	if o.etcdAPI != apiAuto {
+		klog.Infof("using version %s of etcd's API, as -etcd-api says", o.etcdAPI)
+	}
+	switch o.etcdAPI {
+	case apiV2:
+		return etcdv2.New(o.etcd)
+	case apiV3:
+		return etcdv3.New(o.etcd)
+	}
+	v2, err := etcdv2.New(o.etcd)
+	if err != nil {
+		return nil, err
+	}
+	v3, err := etcdv3.New(o.etcd)
+	if err != nil {
+		return nil, err
+	}
+	return etcd.NewAuto(v2, v3), nil
+}

@@ -1,0 +1,121 @@
+package etcd
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/ip"
+	"flanneld/subnet"
+)
+
+// Store is a subnet.Store that has connections.
+type Store interface {
+	subnet.Store
+	Close()
+}
+
+// Auto is the store in the one of etcd's two APIs where the network is. It finds
+// out which one that is as soon as it can, and keeps to it: one day both may have
+// a configuration, and a host must not leave its lease for that.
+type Auto struct {
+	v2, v3 Store
+
+	mu     sync.Mutex
+	chosen Store
+}
+
+// NewAuto returns a store that is one of these. It closes both.
+func NewAuto(v2, v3 Store) *Auto { return &Auto{v2: v2, v3: v3} }
+
+func (a *Auto) store(ctx context.Context) (Store, error) {
+	a.mu.Lock()
+	chosen := a.chosen
+	a.mu.Unlock()
+	if chosen != nil {
+		return chosen, nil
+	}
+	found, why, err := choose(ctx, a.v2, a.v3)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.chosen == nil {
+		a.chosen = found
+		version := 3
+		if found == a.v2 {
+			version = 2
+		}
+		klog.Infof("using version %d of etcd's API: %s", version, why)
+	}
+	return a.chosen, nil
+}
+
+// Config implements subnet.Store.
+func (a *Auto) Config(ctx context.Context) ([]byte, error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Config(ctx)
+}
+
+// List implements subnet.Store.
+func (a *Auto) List(ctx context.Context) (subnet.Snapshot, error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return subnet.Snapshot{}, err
+	}
+	return s.List(ctx)
+}
+
+// Watch implements subnet.Store.
+func (a *Auto) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
+	s, err := a.store(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Watch(ctx, yield)
+}
+
+// Create implements subnet.Store.
+func (a *Auto) Create(ctx context.Context, sub ip.Subnet, attrs subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Create(ctx, sub, attrs, ttl)
+}
+
+// Update implements subnet.Store.
+func (a *Auto) Update(ctx context.Context, sub ip.Subnet, revision uint64, attrs subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Update(ctx, sub, revision, attrs, ttl)
+}
+
+// Delete implements subnet.Store.
+func (a *Auto) Delete(ctx context.Context, sub ip.Subnet, revision uint64) error {
+	s, err := a.store(ctx)
+	if err != nil {
+		return err
+	}
+	return s.Delete(ctx, sub, revision)
+}
+
+// Reconnect implements subnet.Store.
+func (a *Auto) Reconnect() {
+	a.v2.Reconnect()
+	a.v3.Reconnect()
+}
+
+// Close closes both stores.
+func (a *Auto) Close() {
+	a.v2.Close()
+	a.v3.Close()
+}
