@@ -2,6 +2,7 @@ package subnettest
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
@@ -107,6 +108,28 @@ func (m *Memory) DeleteRaw(key string) {
 	m.server.mu.Lock()
 	defer m.server.mu.Unlock()
 	m.server.remove(key)
+}
+
+// Harness is the store for Suite.
+func (m *Memory) Harness() Harness {
+	return Harness{
+		Store: m,
+		PutRaw: func(path, value string, ttl time.Duration) {
+			if key, ok := strings.CutPrefix(path, "subnets/"); ok {
+				m.PutRaw(key, value, ttl)
+			} else if path == "config" {
+				m.SetConfig(value)
+			}
+		},
+		DeleteRaw: func(path string) {
+			if path == "config" {
+				m.UnsetConfig()
+			} else {
+				m.DeleteRaw(strings.TrimPrefix(path, "subnets/"))
+			}
+		},
+		ShortTTL: 50 * time.Millisecond,
+	}
 }
 
 // Wipe removes everything, the configuration too.

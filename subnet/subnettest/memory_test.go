@@ -3,7 +3,6 @@ package subnettest
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,27 +11,7 @@ import (
 )
 
 func TestMemory(t *testing.T) {
-	Suite(t, func(*testing.T) Harness {
-		m := NewMemory()
-		return Harness{
-			Store: m,
-			PutRaw: func(path, value string, ttl time.Duration) {
-				if key, ok := strings.CutPrefix(path, "subnets/"); ok {
-					m.PutRaw(key, value, ttl)
-				} else if path == "config" {
-					m.SetConfig(value)
-				}
-			},
-			DeleteRaw: func(path string) {
-				if path == "config" {
-					m.UnsetConfig()
-				} else {
-					m.DeleteRaw(strings.TrimPrefix(path, "subnets/"))
-				}
-			},
-			ShortTTL: 50 * time.Millisecond,
-		}
-	})
+	Suite(t, func(*testing.T) Harness { return NewMemory().Harness() })
 }
 
 func TestMemoryExpiryInBubble(t *testing.T) {
