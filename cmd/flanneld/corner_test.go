@@ -21,7 +21,7 @@ func TestTwoNetworksOnOneHost(t *testing.T) {
 		"/other/config":           n.config(settings{"Network": "10.6.0.0/16"}),
 		"/other/" + both[1].key(): n.backend.lease(both[1]),
 	} {
-		check(t, n.admin().put(n.ctx, key, value, 0))
+		check(t, n.admin.put(n.ctx, key, value, 0))
 	}
 	second, err := h.StartFlanneld(daemonBinary, "-etcd-prefix=/other", "-subnet-file="+filepath.Join(h.Dir, "other.env"))
 	check(t, err)

@@ -60,7 +60,7 @@ func testSubnetFileInTrouble(t *testing.T, v variant) {
 			notify, err := h.NewNotifySocket()
 			check(t, err)
 			file := filepath.Join(folder, "subnet.env")
-			argv := append([]string{daemonBinary, "-etcd-endpoints=" + n.etcd.Endpoint(), "-subnet-file=" + file}, n.store.args...)
+			argv := []string{daemonBinary, "-etcd-endpoints=" + n.etcd.Endpoint(), "-subnet-file=" + file}
 			if c.mount != "" {
 				argv = append([]string{"unshare", "-m", "sh", "-c", c.mount + ` && shift && exec "$@"`, "sh", folder}, argv...)
 			}

@@ -69,6 +69,7 @@ type network struct {
 	sw     *lab.Switch
 	server *lab.Host // has etcd
 	etcd   *lab.Etcd
+	admin  admin
 	nodes  []*node
 }
 
@@ -113,9 +114,13 @@ func newLab(t testing.TB, v variant) *network {
 
 func (n *network) startEtcd(opts lab.EtcdOptions) {
 	n.t.Helper()
+	if opts.Version == "" {
+		opts.Version = n.store.version
+	}
 	var err error
 	n.etcd, err = n.lab.StartEtcd(n.ctx, n.server, opts)
 	check(n.t, err)
+	n.admin = n.store.admin(n.t, n.etcd)
 }
 
 // newConfigured returns a lab with etcd, and the configuration in it.
@@ -176,7 +181,7 @@ func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
 func (h *node) start(args ...string) {
 	h.n.t.Helper()
 	var err error
-	h.daemon, err = h.StartFlanneld(daemonBinary, slices.Concat(h.n.store.args, h.args, args)...)
+	h.daemon, err = h.StartFlanneld(daemonBinary, slices.Concat(h.args, args)...)
 	check(h.n.t, err)
 }
 

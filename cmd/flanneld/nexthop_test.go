@@ -156,7 +156,7 @@ func (h *node) wrong(want []string) string {
 // putLeases writes the leases of the first so many distant peers.
 func (n *network) putLeases(count int) {
 	n.t.Helper()
-	a := n.admin()
+	a := n.admin
 	n.atOnce(0, count, func(p peer) error {
 		return a.put(n.ctx, keyPrefix+"/"+p.key(), n.backend.lease(p), subnet.LeaseTTL)
 	})
@@ -165,7 +165,7 @@ func (n *network) putLeases(count int) {
 // deleteLeases deletes the leases of distant peers.
 func (n *network) deleteLeases(from, to int) {
 	n.t.Helper()
-	a := n.admin()
+	a := n.admin
 	n.atOnce(from, to, func(p peer) error { return a.delete(n.ctx, keyPrefix+"/"+p.key()) })
 }
 

@@ -127,7 +127,7 @@ func testHistoryLost(t *testing.T, v variant) {
 	n.delete(goes.key())
 	n.etcd.Kill()
 	check(t, n.etcd.Start(n.ctx))
-	check(t, n.admin().forget(n.ctx))
+	check(t, n.admin.forget(n.ctx))
 	check(t, h.daemon.Thaw())
 	h.waitPeers(20*time.Second, n.nodes[1].peer(), moved)
 	if now := n.get(h.key()); now == nil || now.value != own {

@@ -71,7 +71,7 @@ func TestUsage(t *testing.T) {
 func TestEnvironment(t *testing.T) {
 	n := newLab(t, hostGW)
 	n.startEtcd(lab.EtcdOptions{})
-	check(t, n.admin().put(n.ctx, "/other/config", n.config(nil), 0))
+	check(t, n.admin.put(n.ctx, "/other/config", n.config(nil), 0))
 	h := n.addNode(lab.HostOptions{})
 	file := filepath.Join(h.Dir, "deep", "folder", "subnet.env")
 	p, err := h.Start("flanneld", []string{daemonBinary}, []string{

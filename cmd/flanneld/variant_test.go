@@ -17,12 +17,14 @@ type variant struct {
 	slow    bool // it is one of those that tests which take long run with
 }
 
+// The variants are such that every test meets every backend and every store, and
+// one that takes long every store. What backends do does not depend on the store,
+// so that not every pair is needed.
 var (
 	hostGW    = variant{backend: hostGWBackend, store: etcdV2, slow: true}
-	allocOnly = variant{backend: allocBackend, store: etcdV2}
-	vxlan     = variant{backend: vxlanBackend, store: etcdV2}
-
-	udp = variant{backend: udpBackend, store: etcdV2}
+	allocOnly = variant{backend: allocBackend, store: etcdV3}
+	vxlan     = variant{backend: vxlanBackend, store: etcdV3, slow: true}
+	udp       = variant{backend: udpBackend, store: etcdV2}
 
 	variants = []variant{hostGW, vxlan, udp}
 )

@@ -43,7 +43,7 @@ func TestVXLANTwoNetworks(t *testing.T) {
 	n := newNetwork(t, 2, vxlan, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	other := n.config(settings{"Network": "10.6.0.0/16", "Backend": map[string]any{"Type": "vxlan", "VNI": 2}})
-	check(t, n.admin().put(n.ctx, "/other/config", other, 0))
+	check(t, n.admin.put(n.ctx, "/other/config", other, 0))
 	second := func(h *node) *node {
 		t.Helper()
 		s := *h

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -14,6 +15,9 @@ import (
 	"flanneld/pkg/lab"
 
 	client "go.etcd.io/etcd/client/v2"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
 )
 
 func get(t *testing.T, e *lab.Etcd, key string) (string, error) {
@@ -99,6 +103,34 @@ func TestEtcdV3(t *testing.T) {
 			t.Errorf("after a restart it has %v", resp.Kvs)
 		}
 		check(t, c.Close())
+	}
+}
+
+func TestEtcdAuthV3(t *testing.T) {
+	t.Parallel()
+	l, h1, _ := twoHosts(t)
+	ctx := testContext(t)
+	e := must(l.StartEtcd(ctx, h1, lab.EtcdOptions{Version: "3.6"}))(t)
+	guest := must(e.ClientV3())(t)
+	defer func() { _ = guest.Close() }()
+	check(t, e.EnableAuth(ctx, "secret"))
+	check(t, e.AddUser(ctx, "flannel", "word", "/net/*"))
+	if _, err := guest.Put(ctx, "/net/a", "1"); err == nil {
+		t.Error("a guest may write")
+	}
+	root := must(e.ClientV3())(t)
+	defer func() { _ = root.Close() }()
+	must(root.Put(ctx, "/net/a", "1"))(t)
+	user := must(clientv3.New(clientv3.Config{
+		Endpoints: []string{e.Endpoint()}, Username: "flannel", Password: "word", Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return h1.DialContext(ctx, "tcp", addr)
+		})},
+	}))(t)
+	defer func() { _ = user.Close() }()
+	must(user.Put(ctx, "/net/b", "2"))(t)
+	if _, err := user.Put(ctx, "/other", "2"); err == nil {
+		t.Error("the user may write outside the pattern")
 	}
 }
 

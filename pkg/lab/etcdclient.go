@@ -31,8 +31,12 @@ func (e *Etcd) Keys() (client.KeysAPI, error) {
 }
 
 // EnableAuth makes a user root with a password, turns authentication on and
-// takes from guests all that they may do by default.
+// takes from guests all that they may do by default. Each API has users of its
+// own: these are those of the version 2 API if the server has it.
 func (e *Etcd) EnableAuth(ctx context.Context, rootPassword string) error {
+	if e.opts.Version != "" {
+		return e.enableAuthV3(ctx, rootPassword)
+	}
 	c, err := e.Client()
 	if err != nil {
 		return err
@@ -54,8 +58,11 @@ func (e *Etcd) EnableAuth(ctx context.Context, rootPassword string) error {
 }
 
 // AddUser adds a user and a role of the same name that may read and write the
-// keys that match a pattern, such as /coreos.com/network/*.
+// keys that match a pattern, such as /coreos.com/network/*. See EnableAuth.
 func (e *Etcd) AddUser(ctx context.Context, name, password, keys string) error {
+	if e.opts.Version != "" {
+		return e.addUserV3(ctx, name, password, keys)
+	}
 	c, err := e.Client()
 	if err != nil {
 		return err
