@@ -117,10 +117,10 @@ func (a adminV3) get(ctx context.Context, key string) (*entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		if l.TTL <= 0 { // it ended meanwhile, and the key with it
+		if l.TTL < 0 { // it ended meanwhile, and the key with it
 			return nil, nil
 		}
-		e.ttl = time.Duration(l.TTL) * time.Second
+		e.ttl = time.Duration(max(l.TTL, 1)) * time.Second // less than a second shows as 0
 	}
 	return e, nil
 }

@@ -9,9 +9,9 @@ import (
 
 // tlsNetwork is a lab whose etcd speaks TLS with a certificate of the given
 // lifetime, and asks for client certificates if clients is set.
-func tlsNetwork(t *testing.T, clients bool, server func(*lab.CA, *lab.Host) (lab.CertFiles, error)) (*network, *lab.CA) {
+func tlsNetwork(t *testing.T, v variant, clients bool, server func(*lab.CA, *lab.Host) (lab.CertFiles, error)) (*network, *lab.CA) {
 	t.Helper()
-	n := newLab(t, hostGW)
+	n := newLab(t, v)
 	ca, err := lab.NewCA(t.TempDir(), "ca")
 	check(t, err)
 	opts := lab.EtcdOptions{}
@@ -31,8 +31,10 @@ func validServer(ca *lab.CA, h *lab.Host) (lab.CertFiles, error) {
 	return ca.Server("etcd", lab.Valid, h.Addr)
 }
 
-func TestTLSWithCAAlone(t *testing.T) {
-	n, ca := tlsNetwork(t, false, validServer)
+func TestTLSWithCAAlone(t *testing.T) { slowVariants(t, testTLSWithCAAlone) }
+
+func testTLSWithCAAlone(t *testing.T, v variant) {
+	n, ca := tlsNetwork(t, v, false, validServer)
 	h := n.addNode(lab.HostOptions{})
 
 	t.Log("a wrong CA")
@@ -62,8 +64,10 @@ func TestTLSWithCAAlone(t *testing.T) {
 	h.waitReady()
 }
 
-func TestTLSWithClientCertificate(t *testing.T) {
-	n, ca := tlsNetwork(t, true, validServer)
+func TestTLSWithClientCertificate(t *testing.T) { slowVariants(t, testTLSWithClientCertificate) }
+
+func testTLSWithClientCertificate(t *testing.T, v variant) {
+	n, ca := tlsNetwork(t, v, true, validServer)
 	h := n.addNode(lab.HostOptions{}, "-etcd-cafile="+ca.Cert)
 	expired, err := ca.Client("expired", lab.Expired)
 	check(t, err)
@@ -95,8 +99,10 @@ func TestTLSWithClientCertificate(t *testing.T) {
 	h.waitReady()
 }
 
-func TestTLSServerExpired(t *testing.T) {
-	n, ca := tlsNetwork(t, false, func(ca *lab.CA, h *lab.Host) (lab.CertFiles, error) {
+func TestTLSServerExpired(t *testing.T) { slowVariants(t, testTLSServerExpired) }
+
+func testTLSServerExpired(t *testing.T, v variant) {
+	n, ca := tlsNetwork(t, v, false, func(ca *lab.CA, h *lab.Host) (lab.CertFiles, error) {
 		return ca.Server("etcd", lab.Expired, h.Addr)
 	})
 	h := n.addNode(lab.HostOptions{})
@@ -104,8 +110,10 @@ func TestTLSServerExpired(t *testing.T) {
 	h.waitLog("certificate has expired")
 }
 
-func TestUserAndPassword(t *testing.T) {
-	n := newConfigured(t, hostGW, nil)
+func TestUserAndPassword(t *testing.T) { slowVariants(t, testUserAndPassword) }
+
+func testUserAndPassword(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
 	const right, wrong = "open-sesame-4711", "guess-0815"
 	check(t, n.etcd.EnableAuth(n.ctx, "root-password-1234"))
 	check(t, n.etcd.AddUser(n.ctx, "flannel", right, keyPrefix+"/*"))

@@ -14,12 +14,12 @@ import (
 type variant struct {
 	backend backend
 	store   store
-	slow    bool // it is one of those that tests which take long run with
+	slow    bool // it is the one of its store that tests which take long run with
 }
 
 // The variants are such that every test meets every backend and every store, and
-// one that takes long every store. What backends do does not depend on the store,
-// so that not every pair is needed.
+// one that takes long, or is about etcd alone, every store. What backends do does
+// not depend on the store, so that not every pair is needed.
 var (
 	hostGW    = variant{backend: hostGWBackend, store: etcdV2, slow: true}
 	allocOnly = variant{backend: allocBackend, store: etcdV3}
@@ -37,7 +37,8 @@ func everyVariant(t *testing.T, f func(*testing.T, variant)) {
 	}
 }
 
-// slowVariants runs a test that takes long with the variants meant for that.
+// slowVariants runs a test that takes long, or is about etcd alone, with a variant
+// of each store.
 func slowVariants(t *testing.T, f func(*testing.T, variant)) {
 	t.Helper()
 	for _, v := range variants {
