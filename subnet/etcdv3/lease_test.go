@@ -2,6 +2,10 @@ package etcdv3
 
 import (
 	"errors"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
 	"testing"
 	"time"
 
@@ -70,6 +74,43 @@ func leaseID(t *testing.T, server *server, n int) client.LeaseID {
 		t.Fatalf("%s is not there", leaseKey(n))
 	}
 	return client.LeaseID(resp.Kvs[0].Lease)
+}
+
+// When leases end is asked for our own only, however many there are.
+func TestEndsAreNotAskedOfOthers(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	const others = 50
+	for n := range others {
+		server.put(t, leaseKey(100+n), value(100+n), time.Hour)
+	}
+	s := storeOf(t, server.URL)
+	must(s.Create(t.Context(), subnet1, attrs1, subnet.LeaseTTL))(t)
+	before := server.asked(t, "LeaseTimeToLive")
+	must(s.List(t.Context()))(t)
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "all leases", etcdtest.Leases(others+1))
+	server.put(t, leaseKey(99), value(99), time.Hour)
+	w.Until(t, "one more", etcdtest.Leases(others+2))
+	if asked := server.asked(t, "LeaseTimeToLive") - before; asked != 1 {
+		t.Errorf("the server was asked %d times when a lease ends, want once", asked)
+	}
+}
+
+// asked returns how often a method of the server's was called.
+func (s *server) asked(t *testing.T, method string) int {
+	t.Helper()
+	resp, err := http.Get(s.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text := must(io.ReadAll(resp.Body))(t)
+	line := regexp.MustCompile(`(?m)^grpc_server_started_total\{grpc_method="` + method + `",.*\} (\d+)$`).FindSubmatch(text)
+	if line == nil {
+		t.Fatalf("the server does not count calls of %s", method)
+	}
+	return must(strconv.Atoi(string(line[1])))(t)
 }
 
 // An etcd lease that another key hangs on is not revoked.
