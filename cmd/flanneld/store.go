@@ -18,6 +18,7 @@ func openStore(o *options) (etcd.Store, error) {
 		return etcdv2.New(o.etcd)
 	case apiV3:
 		return etcdv3.New(o.etcd)
+	case apiAuto:
 	}
 	v2, err := etcdv2.New(o.etcd)
 	if err != nil {

@@ -52,7 +52,8 @@ func (m Mux) Dump(ctx context.Context) (state.Have, error) {
 // Apply implements Target.
 func (m Mux) Apply(ctx context.Context, ops []state.Op) []error {
 	errs := make([]error, 0, len(ops))
-	for start, end := 0, 0; start < len(ops); start = end {
+	var end int
+	for start := 0; start < len(ops); start = end {
 		t := m.of(ops[start].Key().Kind)
 		for end = start + 1; end < len(ops) && m.of(ops[end].Key().Kind) == t; end++ {
 		}

@@ -27,8 +27,6 @@ func choose(ctx context.Context, v2, v3 Store) (chosen Store, why string, err er
 	config3, err3 = v3.Config(ctx)
 	<-asked
 	switch {
-	case ctx.Err() != nil:
-		return nil, "", ctx.Err()
 	case err2 == nil && err3 == nil && !same(config2, config3):
 		return nil, "", &twoConfigsError{string(config2), string(config3)}
 	case err2 == nil && err3 == nil:
@@ -43,6 +41,9 @@ func choose(ctx context.Context, v2, v3 Store) (chosen Store, why string, err er
 		return nil, "", err3
 	case errors.Is(err2, subnet.ErrNoConfig) && missing(err3):
 		return nil, "", err2
+	}
+	if ctx.Err() != nil {
+		return nil, "", ctx.Err()
 	}
 	return nil, "", undecided(err2, err3)
 }

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -74,5 +75,25 @@ func TestChoose(t *testing.T) {
 		if errors.Is(err, subnet.ErrNoConfig) != person {
 			t.Errorf("v2 %s, v3 %s: %v", test.v2, test.v3, err)
 		}
+	}
+}
+
+// slow is a store whose last server does not answer in time, and the others lack
+// its API.
+type slow struct{ memory }
+
+func (slow) Config(ctx context.Context) ([]byte, error) {
+	<-ctx.Done()
+	return nil, &UnavailableError{[]error{ErrNoAPI}}
+}
+
+// Time may run out over servers that hang: what the others said holds.
+func TestChooseBesideHungServers(t *testing.T) {
+	v2, v3 := slow{memory{subnettest.NewMemory()}}, memory{subnettest.NewMemory()}
+	v3.SetConfig("{}")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if got, _, err := choose(ctx, v2, v3); got != Store(v3) || err != nil {
+		t.Errorf("chose %v, %v", got, err)
 	}
 }

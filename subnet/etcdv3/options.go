@@ -83,12 +83,7 @@ func (s *Store) Close() {
 }
 
 // Reconnect implements subnet.Store.
-func (s *Store) Reconnect() {
-	s.conns.DropStale()
-	for _, e := range s.endpoints {
-		e.conn.ResetConnectBackoff() // it may be the new address that was missing
-	}
-}
+func (s *Store) Reconnect() { s.conns.DropStale() }
 
 func (s *Store) configKey() string { return path.Join(s.prefix, "config") }
 
