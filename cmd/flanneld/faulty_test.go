@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,8 +50,17 @@ func testFaultyKernel(t *testing.T, v variant) {
 	for i := range leases {
 		peers = append(peers, distant(i))
 	}
+	kept := "192.168.77.0/24 via " + via.String()
 	wrong := func() string {
-		want := []string{"192.168.77.0/24 via " + via.String()}
+		var want []string
+		if v.backend.itself {
+			routes := []string{"10.0.0.0/8 dev flannel0", kept}
+			if got := sorted(h.routes()...); !slices.Equal(got, routes) {
+				return fmt.Sprintf("there are the routes %q", got)
+			}
+		} else {
+			want = append(want, kept)
+		}
 		for _, p := range peers {
 			want = append(want, v.backend.expected(h, p)...)
 		}
@@ -80,6 +90,9 @@ func testFaultyKernel(t *testing.T, v variant) {
 					peers[len(peers)-leases+i] = p
 				}
 				for i := range each {
+					if v.backend.itself {
+						break // the one route that there is has to carry the pings
+					}
 					check(t, h.DelRoute(distant(leases-1-wave*each-i).subnet))
 				}
 				n.pause(3 * time.Second)
@@ -110,7 +123,11 @@ func (h *node) quiet(begin time.Time, most int) {
 			h.n.t.Errorf("a line of %d bytes: %s", len(line), line)
 		}
 	}
-	if cpu > slow(max(took/20, time.Second)) {
+	share := took / 20
+	if h.n.backend.itself {
+		share = took / 8 // a thousand packets a second are its work
+	}
+	if cpu > slow(max(share, time.Second)) {
 		h.n.t.Errorf("%s of processor time in %s", cpu, took)
 	}
 }
@@ -128,6 +145,5 @@ func (h *node) startFaulty(length time.Duration, seed int) {
 	h.n.t.Helper()
 	self, err := os.Executable()
 	check(h.n.t, err)
-	h.daemon, err = h.StartFlanneldIn([]string{fmt.Sprintf("%s=%s 0.3 %d", faultyKernelEnv, length, seed)}, self, h.args...)
-	check(h.n.t, err)
+	h.runs(h.StartFlanneldIn([]string{fmt.Sprintf("%s=%s 0.3 %d", faultyKernelEnv, length, seed)}, self, h.args...))
 }

@@ -84,8 +84,8 @@ func testGarbage(t *testing.T, v variant) {
 	}
 }
 
-// A lease that becomes garbage is still in force as it last was, also after a
-// restart, and until it is removed.
+// A lease that becomes garbage is still in force as it last was, until it is
+// removed: also after a restart, where what there is of it is in the kernel.
 func TestBecomesGarbage(t *testing.T) { everyVariant(t, testBecomesGarbage) }
 
 func testBecomesGarbage(t *testing.T, v variant) {
@@ -100,7 +100,9 @@ func testBecomesGarbage(t *testing.T, v variant) {
 		h.waitLog("lease 10.5.200.0-24 cannot be used")
 		n.pause(11 * time.Second) // longer than a vanished lease lingers
 		h.waitPeers(0, want...)
-
+		if v.backend.itself {
+			continue // what a lease was is known by the daemon alone
+		}
 		h.daemon.Kill()
 		h.start()
 		h.waitReady()

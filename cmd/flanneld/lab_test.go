@@ -71,6 +71,8 @@ type network struct {
 	etcd   *lab.Etcd
 	admin  admin
 	nodes  []*node
+	// named are the subnets of all peers that the test has waited for.
+	named map[netip.Prefix]bool
 }
 
 // node is a host with a daemon and a pod.
@@ -79,8 +81,11 @@ type node struct {
 	n      *network
 	args   []string
 	daemon *lab.Daemon
-	pod    *lab.Pod // the latest
+	past   []*lab.Daemon // and the present one
+	pod    *lab.Pod      // the latest
 	pods   int
+	// resolved are the addresses of strangers that have a neighbour entry.
+	resolved map[netip.Addr]bool
 }
 
 // newLab returns a lab with a switch and a host for etcd, and no daemons. It is closed when
@@ -91,7 +96,7 @@ func newLab(t testing.TB, v variant) *network {
 	t.Cleanup(cancel)
 	l, err := lab.New(lab.Options{})
 	check(t, err)
-	n := &network{variant: v, t: t, ctx: ctx, lab: l}
+	n := &network{variant: v, t: t, ctx: ctx, lab: l, named: make(map[netip.Prefix]bool)}
 	t.Cleanup(func() {
 		for _, race := range l.Races() {
 			t.Error(race)
@@ -180,9 +185,15 @@ func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
 
 func (h *node) start(args ...string) {
 	h.n.t.Helper()
-	var err error
-	h.daemon, err = h.StartFlanneld(daemonBinary, slices.Concat(h.args, args)...)
+	h.runs(h.StartFlanneld(daemonBinary, slices.Concat(h.args, args)...))
+}
+
+// runs takes note of a daemon that was started.
+func (h *node) runs(d *lab.Daemon, err error) {
+	h.n.t.Helper()
 	check(h.n.t, err)
+	h.daemon = d
+	h.past = append(h.past, d)
 }
 
 func (h *node) waitReady() {
@@ -303,18 +314,6 @@ func (h *node) ping(to *node) {
 	h.n.t.Helper()
 	if _, err := h.pod.Ping(h.n.ctx, to.pod.Addr, 2*time.Second); err != nil {
 		h.n.t.Errorf("pod of %s to pod of %s: %v", h.Name, to.Name, err)
-	}
-}
-
-// witness pings from pod to pod every 2 ms while f runs; not one ping may be
-// lost.
-func (n *network) witness(from, to *node, f func()) {
-	n.t.Helper()
-	p, err := from.pod.StartPinger(to.pod.Addr, pingPeriod)
-	check(n.t, err)
-	f()
-	if report := p.Stop(); report.Lost > 0 || report.Sent == 0 {
-		n.t.Errorf("pod of %s to pod of %s: %v", from.Name, to.Name, report)
 	}
 }
 

@@ -48,24 +48,6 @@ func (n *network) outage(length time.Duration, begin, end func()) {
 	n.pingAll()
 }
 
-// witnessAll is witness in a ring of all hosts, the other way round, too.
-func (n *network) witnessAll(f func()) {
-	n.t.Helper()
-	var pingers []*lab.Pinger
-	for i, from := range n.nodes {
-		to := n.nodes[(i+1)%len(n.nodes)]
-		p, err := from.pod.StartPinger(to.pod.Addr, pingPeriod)
-		check(n.t, err)
-		pingers = append(pingers, p)
-	}
-	f()
-	for _, p := range pingers {
-		if report := p.Stop(); report.Lost > 0 || report.Sent == 0 {
-			n.t.Errorf("%v", report)
-		}
-	}
-}
-
 // pause is how long a fault lasts: time itself is what is tested.
 func (n *network) pause(d time.Duration) {
 	n.t.Helper()

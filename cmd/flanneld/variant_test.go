@@ -80,6 +80,8 @@ type backend struct {
 	// nexthops lead.
 	byNexthop func(*node, peer) []string
 	dev       string
+	// itself is whether packets go through the daemon, and not while none runs.
+	itself bool
 }
 
 var hostGWBackend = backend{
@@ -101,8 +103,9 @@ var udpBackend = backend{
 	config:   `{"Type":"udp"}`,
 	overhead: 28,
 	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.public) },
-	expected: func(*node, peer) []string { return nil },
-	present:  func(*node) []string { return nil },
+	expected: (*node).tunnelTo,
+	present:  (*node).probed,
+	itself:   true,
 }
 
 var allocBackend = backend{

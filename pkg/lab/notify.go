@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 )
 
 // NotifySocket stands for the service manager that a daemon tells its state
@@ -24,7 +25,7 @@ type NotifySocket struct {
 	mu       sync.Mutex
 	messages []string
 	status   string
-	isReady  bool
+	readyAt  time.Time
 }
 
 // NewNotifySocket makes a socket that lives until the namespace is closed or
@@ -68,8 +69,8 @@ func (s *NotifySocket) take(message string) {
 		if status, ok := strings.CutPrefix(line, "STATUS="); ok {
 			s.status = status
 		}
-		if line == "READY=1" && !s.isReady {
-			s.isReady = true
+		if line == "READY=1" && s.readyAt.IsZero() {
+			s.readyAt = time.Now()
 			close(s.ready)
 		}
 	}
@@ -91,6 +92,13 @@ func (s *NotifySocket) Status() string {
 
 // Ready is closed when READY=1 has come.
 func (s *NotifySocket) Ready() <-chan struct{} { return s.ready }
+
+// ReadyAt is when READY=1 came; zero if it did not.
+func (s *NotifySocket) ReadyAt() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.readyAt
+}
 
 // WaitReady waits for READY=1.
 func (s *NotifySocket) WaitReady(ctx context.Context) error {

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,6 +32,9 @@ type Process struct {
 	ns     *Namespace
 	cmd    *exec.Cmd
 	exited chan struct{}
+
+	mu   sync.Mutex
+	told time.Time // to end
 }
 
 // Start runs argv in the namespace. Of this process's environment it gets
@@ -98,10 +102,25 @@ func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
 // Signal sends a signal. It fails if the process has ended.
 func (p *Process) Signal(sig syscall.Signal) error {
+	if sig == syscall.SIGKILL || sig == syscall.SIGTERM {
+		p.mu.Lock()
+		if p.told.IsZero() {
+			p.told = time.Now()
+		}
+		p.mu.Unlock()
+	}
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		return fmt.Errorf("sending %s to %s on %s: %w", sig, p.Name, p.ns.Name, err)
 	}
 	return nil
+}
+
+// ToldToEnd is when the process first was sent SIGTERM or SIGKILL; zero if it was
+// not.
+func (p *Process) ToldToEnd() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.told
 }
 
 // Kill ends the process as kill -9 does, and waits for that. One that has

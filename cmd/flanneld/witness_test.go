@@ -1,0 +1,80 @@
+package main_test
+
+import (
+	"fmt"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// witness pings from pod to pod every 2 ms while f runs; not one ping may be
+// lost, but those that need a daemon that does not run.
+func (n *network) witness(from, to *node, f func()) {
+	n.t.Helper()
+	stop := n.startWitness(from, to)
+	f()
+	stop()
+}
+
+// witnessAll is witness in a ring of all hosts, the other way round, too.
+func (n *network) witnessAll(f func()) {
+	n.t.Helper()
+	var stops []func()
+	for i, from := range n.nodes {
+		stops = append(stops, n.startWitness(from, n.nodes[(i+1)%len(n.nodes)]))
+	}
+	f()
+	for _, stop := range stops {
+		stop()
+	}
+}
+
+func (n *network) startWitness(from, to *node) (stop func()) {
+	n.t.Helper()
+	p, err := from.pod.StartPinger(to.pod.Addr, pingPeriod)
+	check(n.t, err)
+	return func() {
+		n.t.Helper()
+		report := p.Stop()
+		var excused, lost int
+		for _, at := range report.LostAt {
+			if n.backend.itself && (from.down(at) || to.down(at)) {
+				excused++
+			} else {
+				lost++
+			}
+		}
+		what := fmt.Sprintf("pod of %s to pod of %s: %v", from.Name, to.Name, report)
+		switch {
+		case lost > 0 || report.Sent == 0:
+			n.t.Errorf("%s; %d of them while daemons ran", what, lost)
+		case excused > 0:
+			n.t.Logf("%s; no daemon ran meanwhile", what)
+		}
+	}
+}
+
+// down tells whether a ping sent then may not have been answered before the
+// daemon ended, or found none that was ready.
+func (h *node) down(then time.Time) bool {
+	const onItsWay = 20 * time.Millisecond
+	for i, d := range h.past {
+		ended := d.ToldToEnd()
+		if ended.IsZero() || then.Before(ended.Add(-onItsWay)) {
+			continue
+		}
+		if i+1 == len(h.past) || then.Before(readyAt(h.past[i+1])) {
+			return true
+		}
+	}
+	return false
+}
+
+// readyAt is when a daemon was ready, which is at the end of time if it never
+// was.
+func readyAt(d *lab.Daemon) time.Time {
+	if at := d.Notify.ReadyAt(); !at.IsZero() {
+		return at
+	}
+	return time.Now().Add(time.Hour)
+}
