@@ -102,7 +102,7 @@ var udpBackend = backend{
 	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.public) },
 	expected: (*node).tunnelTo,
 	present:  (*node).probed,
-	itself:  true,
+	itself:   true,
 }
 
 var allocBackend = backend{
