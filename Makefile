@@ -45,7 +45,7 @@ tools:
 # The packages one after the other: some of their tests measure how soon the
 # daemon acts, and others keep all processors busy.
 test: $(ETCD) tools
-	$(GO) vet ./...
+	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 	$(GO) test -p 1 $(RACE) -timeout 30m ./...
 
 bench: $(ETCD) tools

@@ -68,7 +68,7 @@ func demo(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-var table = regexp.MustCompile(`(?m)^  host\d +192\.168\.0\.\d+ +10\.5\.\d+\.0/24 +(host-gw +1500|vxlan +1450)$`)
+var table = regexp.MustCompile(`(?m)^  host\d +192\.168\.0\.\d+ +10\.5\.\d+\.0/24 +(host-gw +1500|udp +1472|vxlan +1450)$`)
 
 func checkPicture(t *testing.T, out string, hosts int) {
 	t.Helper()
@@ -88,14 +88,16 @@ func TestOnce(t *testing.T) {
 	checkPicture(t, string(out), 4)
 }
 
-func TestOnceVXLAN(t *testing.T) {
-	out, err := demo(t, "-once", "-backend=vxlan").CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	checkPicture(t, string(out), 3)
-	if !strings.Contains(string(out), " vxlan ") {
-		t.Errorf("it is not vxlan:\n%s", out)
+func TestOnceTunnels(t *testing.T) {
+	for _, backend := range []string{"udp", "vxlan"} {
+		out, err := demo(t, "-once", "-backend="+backend).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		checkPicture(t, string(out), 3)
+		if !strings.Contains(string(out), " "+backend+" ") {
+			t.Errorf("it is not %s:\n%s", backend, out)
+		}
 	}
 }
 
@@ -160,7 +162,7 @@ func TestInterrupt(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for _, c := range []struct{ arg, want string }{
-		{"-backend=alloc", `no backend "alloc" that carries packets; there are host-gw, vxlan`},
+		{"-backend=alloc", `no backend "alloc" that carries packets; there are host-gw, udp, vxlan`},
 		{"-hosts=1", "1 hosts can't be shown"},
 		{"-hosts=x", "invalid value"},
 		{"more", `unexpected argument "more"`},

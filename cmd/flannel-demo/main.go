@@ -18,7 +18,7 @@ import (
 )
 
 // backends that the demo can show: those that carry packets by themselves.
-var backends = []string{"host-gw", "vxlan"}
+var backends = []string{"host-gw", "udp", "vxlan"}
 
 type options struct {
 	backend string

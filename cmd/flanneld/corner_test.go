@@ -87,6 +87,7 @@ func testInterfaceDown(t *testing.T, v variant) {
 	}
 	check(t, h.LinkUp("eth0"))
 	h.waitReady()
+	check(t, h.DelLink("eth1")) // so that the way to the peer is by eth0 alone
 	h.waitPeers(0, peer)
 }
 

@@ -26,11 +26,12 @@ func testMTUFollows(t *testing.T, v variant) {
 				if env := h.daemon.Env()["FLANNEL_MTU"]; env != want {
 					return fmt.Sprintf("subnet.env of %s says %s", h.Name, env)
 				}
-				if v.backend.name != "vxlan" {
+				dev := map[string]string{"vxlan": vtep, "udp": tunDevice}[v.backend.name]
+				if dev == "" {
 					continue
 				}
-				if real, err := h.MTU(vtep); err != nil || strconv.Itoa(real) != want {
-					return fmt.Sprintf("%s of %s has %d, %v", vtep, h.Name, real, err)
+				if real, err := h.MTU(dev); err != nil || strconv.Itoa(real) != want {
+					return fmt.Sprintf("%s of %s has %d, %v", dev, h.Name, real, err)
 				}
 			}
 			return ""

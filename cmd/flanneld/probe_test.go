@@ -36,8 +36,10 @@ func (h *node) tunnelTo(p peer) []string {
 func (h *node) probed() []string {
 	h.n.t.Helper()
 	var got []string
+	subnets := maps.Clone(h.n.named)
+	delete(subnets, h.subnet())
 	check(h.n.t, h.Do(func() (err error) {
-		got, err = probe(h.n.named)
+		got, err = probe(subnets)
 		return err
 	}))
 	return got

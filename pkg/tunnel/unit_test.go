@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -271,7 +272,7 @@ func (m *memoryLink) Recv(in *inbox) error {
 		in.msgs[0].hdr.SetControllen(unix.CmsgLen(4))
 		setCmsg(&in.controls[0])
 		(*unix.Cmsghdr)(ptr(&in.controls[0])).Type = unix.UDP_GRO
-		*(*int32)(ptr(&in.controls[0][unix.CmsgLen(0)/8])) = int32(b[0])<<8 | int32(b[1])
+		*(*int32)(unsafe.Add(ptr(&in.controls[0]), unix.CmsgLen(0))) = int32(b[0])<<8 | int32(b[1])
 		return nil
 	case <-m.quit:
 		return os.ErrDeadlineExceeded

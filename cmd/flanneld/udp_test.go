@@ -1,0 +1,315 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/lab"
+)
+
+const tunDevice = "flannel0"
+
+// What the host has is what flannel makes; without a backend in the
+// configuration it is made as well.
+func TestUDP(t *testing.T) {
+	for _, config := range []string{udp.config(nil), `{"Network":"10.5.0.0/16"}`} {
+		t.Run(config, func(t *testing.T) {
+			n := newLab(t, udp)
+			n.startEtcd(lab.EtcdOptions{})
+			n.put("config", config)
+			h, peer := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
+			h.start()
+			peer.start()
+			n.readyWithPods()
+			link := h.run("ip", "-d", "link", "show", tunDevice)
+			for _, want := range []string{"mtu 1472 ", "UP", "tun type tun pi off", "persist on"} {
+				if !strings.Contains(link, want) {
+					t.Errorf("the device is %s, not %s", link, want)
+				}
+			}
+			addrs := must(h.Addrs(tunDevice))(t)
+			if want := []netip.Prefix{netip.PrefixFrom(h.subnet().Addr(), 32)}; !slices.Equal(addrs, want) {
+				t.Errorf("its addresses are %v, not %v", addrs, want)
+			}
+			if got, want := h.routes(), []string{"10.5.0.0/16 dev flannel0"}; !slices.Equal(got, want) {
+				t.Errorf("the routes are %q, not %q", got, want)
+			}
+			must(h.Ping(n.ctx, peer.subnet().Addr(), 2*time.Second))(t)
+			n.pingAll()
+		})
+	}
+}
+
+func TestUDPHeals(t *testing.T) {
+	n := newNetwork(t, 3, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	want := h.others()
+	all := mustPrefix("10.5.0.0/16")
+	base := netip.PrefixFrom(h.subnet().Addr(), 32)
+	healed := func() string {
+		if mtu, err := h.MTU(tunDevice); err != nil || mtu != 1472 {
+			return fmt.Sprintf("it has the MTU %d, %v", mtu, err)
+		}
+		if addrs, _ := h.Addrs(tunDevice); len(addrs) != 1 || addrs[0] != base {
+			return fmt.Sprintf("it has %v", addrs)
+		}
+		if got := h.routes(); !slices.Equal(got, []string{"10.5.0.0/16 dev flannel0"}) {
+			return fmt.Sprintf("there are the routes %q", got)
+		}
+		return ""
+	}
+	for _, c := range []struct {
+		name string
+		hurt func()
+	}{
+		{"the route deleted", func() { check(t, h.DelRoute(all)) }},
+		{"the route changed", func() {
+			check(t, h.ReplaceRoute(lab.Route{Dst: all, Via: peer.Addr, Dev: "eth0", Protocol: ourRoutes}))
+		}},
+		{"the address flushed", func() { check(t, h.FlushAddrs(tunDevice)) }},
+		{"the MTU changed", func() { h.run("ip", "link", "set", tunDevice, "mtu", "1200") }},
+		{"the device down", func() { check(t, h.LinkDown(tunDevice)) }},
+		{"the device deleted", func() { check(t, h.DelLink(tunDevice)) }},
+		{"eth0 down and up", func() { check(t, h.LinkDown("eth0")); check(t, h.LinkUp("eth0")) }},
+		{"eth0 made anew", func() { check(t, h.RecreateNIC("eth0")) }},
+	} {
+		begin := time.Now()
+		c.hurt()
+		n.wait(slow(time.Second), "the device after: "+c.name, healed)
+		h.waitPeers(slow(time.Second), want...)
+		must(h.pod.Ping(n.ctx, peer.pod.Addr, 2*time.Second))(t)
+		took := time.Since(begin)
+		t.Logf("%s: right and pinging after %s", c.name, took)
+		if took > slow(time.Second) {
+			t.Errorf("%s: that took %s", c.name, took)
+		}
+	}
+
+	t.Log("something else gets the device's name, until it is removed by hand")
+	check(t, h.daemon.Freeze())
+	check(t, h.DelLink(tunDevice))
+	h.run("ip", "link", "add", tunDevice, "type", "bridge")
+	check(t, h.daemon.Thaw())
+	h.waitLog("device flannel0 tun mtu 1472: in its place is something that is not ours, to be removed by hand: device flannel0 of kind bridge")
+	check(t, h.DelLink(tunDevice))
+	n.wait(slow(time.Second), "the device", healed)
+	h.waitPeers(slow(time.Second), want...)
+	n.pingAll()
+}
+
+// Daemons come and go; device, address, routes and what pods have begun stay.
+func TestUDPRestart(t *testing.T) {
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	subnet := h.subnet()
+	_, index, err := h.HardwareAddr(tunDevice)
+	check(t, err)
+	for name, stop := range map[string]func(){
+		"kill -9": func() { h.daemon.Kill() },
+		"SIGTERM": func() { must(h.daemon.Stop(soon))(t) },
+	} {
+		t.Log(name)
+		done := make(chan error, 1)
+		n.witness(peer, h, func() {
+			n.witness(h, peer, func() {
+				go func() {
+					_, err := h.pod.Transfer(n.ctx, peer.pod, 1<<30)
+					done <- err
+				}()
+				n.pause(100 * time.Millisecond) // until it is under way
+				stop()
+				h.start()
+				h.waitReady()
+				h.waitPeers(0, peer.peer())
+				select {
+				case err := <-done:
+					t.Errorf("%s: the transfer was over before the daemon was back: %v", name, err)
+				default:
+					check(t, <-done)
+				}
+			})
+		})
+		_, now, err := h.HardwareAddr(tunDevice)
+		check(t, err)
+		if h.subnet() != subnet || now != index {
+			t.Errorf("%s: subnet %s, device %d; before %s, %d", name, h.subnet(), now, subnet, index)
+		}
+	}
+}
+
+// Two networks on the same hosts have a device each. Neither takes the other's,
+// also where the other's daemon does not run.
+func TestUDPTwoNetworks(t *testing.T) {
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	other := n.config(settings{"Network": "10.6.0.0/16", "Backend": map[string]any{"Type": "udp", "Port": 8286}})
+	check(t, n.admin.put(n.ctx, "/other/config", other, 0))
+	second := func(h *node) *lab.Daemon {
+		t.Helper()
+		d, err := h.StartFlanneld(daemonBinary, "-etcd-prefix=/other", "-subnet-file="+filepath.Join(h.Dir, "other.env"))
+		check(t, err)
+		check(t, d.WaitReady(n.ctx))
+		return d
+	}
+	address := func(d *lab.Daemon) netip.Addr {
+		return netip.MustParsePrefix(d.Env()["FLANNEL_SUBNET"]).Masked().Addr()
+	}
+	var here *lab.Daemon
+	n.witness(h, peer, func() {
+		here = second(h)
+		there := second(peer)
+		n.wait(soon, "the second tunnel to lead to the other host", func() string {
+			if _, err := h.Ping(n.ctx, address(there), time.Second); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+	})
+	want := []netip.Prefix{netip.PrefixFrom(address(here), 32)}
+	h.restart(func() { here.Kill() })
+	here = second(h)
+	if got := must(h.Addrs("flannel1"))(t); !slices.Equal(got, want) {
+		t.Errorf("flannel1 has the addresses %v, not %v", got, want)
+	}
+	if strings.Contains(h.run("ip", "link"), "flannel2") {
+		t.Error("there is a third device")
+	}
+	n.pingAll()
+}
+
+// What does not come from where it should, or is no packet at all, is dropped
+// and counted; the log says what looks like an address that was rewritten.
+func TestUDPDrops(t *testing.T) {
+	v := udp
+	n := newNetwork(t, 2, v, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	stranger, err := n.lab.AddHost("stranger", n.sw, lab.HostOptions{})
+	check(t, err)
+	inside, outside := peer.subnet().Addr().Next(), netip.MustParseAddr("203.0.113.7")
+	pod := h.pod.Addr
+	good := innerPacket(outside, pod)
+	multicast := innerPacket(outside, netip.MustParseAddr("224.0.0.5"))
+	wrongSum := innerPacket(outside, pod)
+	wrongSum[10] ^= 1
+	long := innerPacket(outside, pod)
+	long[3]++
+	var conn net.PacketConn
+	check(t, stranger.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp4", ":8285")
+		return err
+	}))
+	defer conn.Close()
+	send := func(b []byte) {
+		t.Helper()
+		_, err := conn.WriteTo(b, &net.UDPAddr{IP: h.Addr.AsSlice(), Port: 8285})
+		check(t, err)
+	}
+	for _, b := range [][]byte{
+		good,                     // routed traffic
+		innerPacket(inside, pod), // of peer's, but not from there
+		innerPacket(outside, netip.MustParseAddr("10.5.255.1")), multicast, // not for here
+		{}, {0x45}, good[:19], long, wrongSum, append([]byte{0x60}, good[1:]...), // no IPv4
+	} {
+		send(b)
+	}
+	h.waitLog(fmt.Sprintf("packets from %s are dropped: they come from %s, which has no lease, while %s has it", inside, stranger.Addr, peer.Addr))
+	n.wait(soon, "the counters", func() string {
+		check(t, h.daemon.Signal(syscall.SIGUSR1))
+		n.pause(50 * time.Millisecond)
+		for _, want := range []string{"in_malformed=6", "in_foreign=2", "in_spoofed=1"} {
+			if !strings.Contains(lastLine(h.daemon.Log(), "counted by the tunnel of flannel0: "), want+" ") {
+				return "there is no " + want + " in " + lastLine(h.daemon.Log(), "counted")
+			}
+		}
+		return ""
+	})
+	n.pingAll()
+
+	t.Log("without the check, sources count for nothing")
+	n.put("config", n.config(settings{"Backend": map[string]any{"Type": "udp", "SourceCheck": false}}))
+	h.restart(func() {})
+	send(innerPacket(inside, pod))
+	send(innerPacket(inside, pod)[:27])
+	n.wait(soon, "the counters", func() string {
+		check(t, h.daemon.Signal(syscall.SIGUSR1))
+		n.pause(50 * time.Millisecond)
+		got := lastLine(h.daemon.Log(), "counted by the tunnel of flannel0: ")
+		if !strings.Contains(got, "in_packets=1 ") || !strings.Contains(got, "in_malformed=1") || strings.Contains(got, "spoofed") {
+			return got
+		}
+		return ""
+	})
+}
+
+// innerPacket is a UDP datagram without a payload.
+func innerPacket(from, to netip.Addr) []byte {
+	b := []byte{0x45, 0, 0, 28, 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x30, 0, 0x30, 0, 0, 8, 0, 0}
+	copy(b[12:], from.AsSlice())
+	copy(b[16:], to.AsSlice())
+	var sum uint32
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(b[i])<<8 | uint32(b[i+1])
+	}
+	sum = sum>>16 + sum&0xffff
+	sum = ^(sum>>16 + sum)
+	b[10], b[11] = byte(sum>>8), byte(sum)
+	return b
+}
+
+// lastLine is the last line with some text in it, and a space at its end.
+func lastLine(log, text string) (last string) {
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, text) {
+			last = strings.TrimSpace(line) + " "
+		}
+	}
+	return last
+}
+
+// A port that another program has is said, and had as soon as it is free.
+func TestUDPPortTaken(t *testing.T) {
+	n := newConfigured(t, udp, nil)
+	h := n.addNode(lab.HostOptions{})
+	var conn net.PacketConn
+	check(t, h.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp4", ":8285")
+		return err
+	}))
+	h.start()
+	h.waitLog(fmt.Sprintf("listening on UDP %s:8285: address already in use", h.Addr))
+	n.pause(time.Second)
+	select {
+	case <-h.daemon.Notify.Ready():
+		t.Error("it is ready all the same")
+	default:
+	}
+	check(t, conn.Close())
+	h.waitReady()
+}
+
+// Values that cannot be are named.
+func TestUDPInvalidConfig(t *testing.T) {
+	for value, want := range map[string]string{
+		`{"Type":"udp","Port":0}`:           "Backend.Port 0 is not between 1 and 65535",
+		`{"Type":"udp","Port":65536}`:       "Backend.Port 65536 is not between 1 and 65535",
+		`{"Type":"udp","Port":"x"}`:         "Backend.Port (a JSON string) is not a whole number",
+		`{"Type":"udp","SourceCheck":"no"}`: "Backend.SourceCheck (a JSON string) is not true or false",
+	} {
+		n := newConfigured(t, udp, settings{"Backend": json.RawMessage(value)})
+		h := n.addNode(lab.HostOptions{})
+		h.start()
+		h.waitLog(want)
+		n.put("config", n.config(nil))
+		h.waitReady()
+	}
+}
