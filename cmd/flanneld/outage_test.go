@@ -61,6 +61,7 @@ func (n *network) pause(d time.Duration) {
 func TestEtcdStopped(t *testing.T) { slowVariants(t, testEtcdStopped) }
 
 func testEtcdStopped(t *testing.T, v variant) {
+	t.Parallel() // it waits more than it does
 	n := newNetwork(t, 2, v, nil)
 	start := func() { check(t, n.etcd.Start(n.ctx)) }
 	n.outage(15*time.Second, func() { n.etcd.Kill() }, start)
@@ -70,6 +71,7 @@ func testEtcdStopped(t *testing.T, v variant) {
 func TestEtcdUnreachable(t *testing.T) { slowVariants(t, testEtcdUnreachable) }
 
 func testEtcdUnreachable(t *testing.T, v variant) {
+	t.Parallel()
 	for name, fault := range map[string]struct{ begin, end func(*proxy) }{
 		"slow":   {func(p *proxy) { p.slow(2 * time.Second) }, func(p *proxy) { p.slow(0) }},
 		"silent": {func(p *proxy) { p.let(false) }, func(p *proxy) { p.let(true) }},
@@ -79,6 +81,7 @@ func testEtcdUnreachable(t *testing.T, v variant) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits more than it does
 			n := newConfigured(t, v, nil)
 			p, url := n.startProxy(2000)
 			for range 2 {
