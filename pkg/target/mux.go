@@ -52,12 +52,13 @@ func (m Mux) Dump(ctx context.Context) (state.Have, error) {
 // Apply implements Target.
 func (m Mux) Apply(ctx context.Context, ops []state.Op) []error {
 	errs := make([]error, 0, len(ops))
-	var end int
-	for start := 0; start < len(ops); start = end {
-		t := m.of(ops[start].Key().Kind)
-		for end = start + 1; end < len(ops) && m.of(ops[end].Key().Kind) == t; end++ {
+	for len(ops) > 0 {
+		t, row := m.of(ops[0].Key().Kind), 1
+		for row < len(ops) && m.of(ops[row].Key().Kind) == t {
+			row++
 		}
-		errs = append(errs, t.Apply(ctx, ops[start:end])...)
+		errs = append(errs, t.Apply(ctx, ops[:row])...)
+		ops = ops[row:]
 	}
 	return errs
 }
