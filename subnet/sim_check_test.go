@@ -22,6 +22,13 @@ func (p *process) believed() *subnet.Lease {
 	return own
 }
 
+// sure reports whether a daemon believes to have a lease.
+func (p *process) sure() bool {
+	p.sim.mu.Lock()
+	defer p.sim.mu.Unlock()
+	return p.believed() != nil
+}
+
 // moment orders the writes of all stores, one of which took the place of the other.
 type moment struct {
 	store    int

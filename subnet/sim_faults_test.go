@@ -72,6 +72,13 @@ func (s *sim) freeze(h *simHost) {
 // expire has a host hear and do nothing until about the end of its lease, when
 // others come for it. Those that would ask for something all the while do not run.
 func (s *sim) expire(h *simHost) {
+	if h.daemon.frozen == nil && s.random.IntN(2) == 0 {
+		// It knows of its lease from the answer to its own request alone.
+		s.link(h, link{dark: true})
+		s.stop(h)
+		s.start(h, true)
+		time.Sleep(time.Second)
+	}
 	l := s.held(h)
 	if l == nil {
 		return
@@ -114,7 +121,7 @@ func (s *sim) held(h *simHost) *subnet.Lease {
 // cut has a link fail in some way.
 func (s *sim) cut(h *simHost) {
 	l := link{refuse: s.random.IntN(2) == 0}
-	switch s.random.IntN(4) {
+	switch s.random.IntN(5) {
 	case 0:
 		l.lost, l.dark = 1, true
 	case 1:
@@ -123,6 +130,8 @@ func (s *sim) cut(h *simHost) {
 		l.lost, l.mute, l.late = 0.2, 0.2, 0.4
 	case 3:
 		l.slow = 12 * time.Second
+	case 4:
+		l.dark = true
 	}
 	s.link(h, l)
 }

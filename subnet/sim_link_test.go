@@ -155,12 +155,15 @@ func (p *process) Create(ctx context.Context, s ip.Subnet, a subnet.Attrs, ttl t
 
 // Update implements subnet.Store.
 func (p *process) Update(ctx context.Context, s ip.Subnet, revision uint64, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
-	sent := time.Now()
+	sent, sure := time.Now(), p.sure()
 	return ask(ctx, p, "update", func() (*subnet.Lease, error) {
 		was := p.sim.stored().Find(s)
 		l, err := p.sim.store.Update(context.Background(), s, revision, a, min(ttl, simTTL))
 		if err == nil {
 			p.sim.wrote(p, was, l)
+			if was == nil && !sure {
+				p.sim.fail("%s wrote over %s, which cannot be read and may be another's", p.host.public, s)
+			}
 		}
 		return fromWhenSent(l, sent), err
 	})
@@ -204,8 +207,12 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 	r := p.watchRandom
 	p.awake(r)
 	l, broken := p.connection()
-	if err := p.pass(ctx, broken, some(r, max(quick, l.slow))); err != nil || l.dark && l.refuse {
-		return errors.Join(err, errCut)
+	if l.dark && l.refuse {
+		time.Sleep(some(r, quick))
+		return errCut
+	}
+	if err := p.pass(ctx, broken, some(r, max(quick, l.slow))); err != nil {
+		return err
 	}
 	var latest subnet.Snapshot // under sim.mu
 	news := make(chan struct{}, 1)
