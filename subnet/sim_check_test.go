@@ -55,9 +55,15 @@ func (s *sim) robbed(l *subnet.Lease) bool {
 // rob notes that someone is about to write or delete a lease that may be a daemon's.
 func (s *sim) rob(subnet ip.Subnet) {
 	s.taken[subnet] = s.moment(s.stored().Revision + 1)
+	s.disturb()
+}
+
+// disturb notes that what a daemon has to find that has just started is not what
+// was there before.
+func (s *sim) disturb() {
 	for _, h := range s.hosts {
 		if h.daemon != nil {
-			h.daemon.leases, h.daemon.unclaimed = nil, false
+			h.daemon.disturbed = true
 		}
 	}
 }
@@ -84,6 +90,9 @@ func (s *sim) checkOwners(p *process) {
 // started, if it is still there, and among several the one it knew; and that one,
 // too, if there was none and nobody had it.
 func (s *sim) checkRestart(p *process) {
+	if p.disturbed {
+		return
+	}
 	var there []ip.Subnet
 	for _, l := range p.leases {
 		if l.Reserved() || time.Now().Before(l.Expires) {

@@ -74,10 +74,11 @@ func (s *sim) freeze(h *simHost) {
 func (s *sim) expire(h *simHost) {
 	if h.daemon.frozen == nil && s.random.IntN(2) == 0 {
 		// It knows of its lease from the answer to its own request alone.
-		s.link(h, link{dark: true})
+		const slow = 4 * time.Second
+		s.link(h, link{dark: true, slow: slow * time.Duration(s.random.IntN(2))})
 		s.stop(h)
 		s.start(h, true)
-		time.Sleep(time.Second)
+		time.Sleep(8 * slow)
 	}
 	l := s.held(h)
 	if l == nil {
@@ -243,10 +244,8 @@ func (s *sim) replace(with subnet.Snapshot) {
 		}
 	}
 	s.replaced = s.moment(s.stored().Revision + 1)
+	s.disturb()
 	for _, h := range s.hosts {
-		if h.daemon != nil {
-			h.daemon.leases = nil
-		}
 		close(h.broken)
 		h.broken = make(chan struct{})
 	}

@@ -43,6 +43,7 @@ type process struct {
 	// unclaimed: the previous subnet has been free since the start.
 	unclaimed bool
 	leases    []*subnet.Lease // of this host, which the daemon has to find when it starts
+	disturbed bool            // since the start
 }
 
 // start runs the daemon of a host, which knows its previous subnet if subnet.env

@@ -185,8 +185,7 @@ func (p *process) Delete(ctx context.Context, s ip.Subnet, revision uint64) erro
 // Reconnect implements subnet.Store.
 func (p *process) Reconnect() {}
 
-// fromWhenSent counts a lease's time from when it was asked for, as a store does
-// that cannot know how long the answer took.
+// fromWhenSent counts a lease's time from when it was asked for, as a Store does.
 func fromWhenSent(l *subnet.Lease, sent time.Time) *subnet.Lease {
 	if l == nil || l.Reserved() {
 		return l
