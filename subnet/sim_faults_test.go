@@ -160,7 +160,7 @@ func (s *sim) heal() {
 	}
 }
 
-// someLease returns the subnet of some lease that the store holds, or some subnet.
+// someSubnet returns the subnet of some lease that the store holds, or some subnet.
 func (s *sim) someSubnet() ip.Subnet {
 	if leases := s.stored().Leases; len(leases) > 0 && s.random.IntN(4) > 0 {
 		return leases[s.random.IntN(len(leases))].Subnet
