@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"time"
@@ -17,7 +16,7 @@ import (
 // acquire gets a lease, however long it takes: it returns ctx.Err() or nil.
 func (k *Keeper) acquire(ctx context.Context) error {
 	var said said
-	var unreachable, contended backoff
+	unreachable, contended := backoff{random: k.Random}, backoff{random: k.Random}
 	for {
 		err := k.tryAcquire(ctx)
 		var pause time.Duration
@@ -197,7 +196,7 @@ func (k *Keeper) create(ctx context.Context, c *Config, s Snapshot) (*Lease, err
 	}
 	if !want.IsValid() {
 		var err error
-		want, err = Choose(c, s, k.avoid, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())))
+		want, err = Choose(c, s, k.avoid, k.Random)
 		if err != nil {
 			return nil, waitingFor{err}
 		}

@@ -51,6 +51,8 @@ type Keeper struct {
 	// Boottime returns the time since the host was started, with the time that
 	// it was suspended. Nil is the kernel's clock.
 	Boottime func() time.Duration
+	// Random is what subnets and pauses are drawn from. Nil is chance.
+	Random *rand.Rand
 
 	attrs     Attrs
 	avoid     []netip.Prefix
@@ -90,6 +92,10 @@ const (
 
 // Run keeps the lease until ctx ends, and returns ctx.Err().
 func (k *Keeper) Run(ctx context.Context) error {
+	if k.Random == nil {
+		k.Random = newRandom(rand.Uint64(), rand.Uint64())
+	}
+	k.retry.random = k.Random
 	k.trouble.tell = k.Trouble
 	k.asleep.start(k.Boottime)
 	if err := k.acquire(ctx); err != nil {
@@ -99,16 +105,17 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	snapshots := make(chan Snapshot, 1) // the latest one
+	wait := backoff{random: newRandom(k.Random.Uint64(), k.Random.Uint64())}
 	watching := make(chan struct{})
 	defer func() { cancel(); <-watching }()
 	go func() {
 		defer close(watching)
-		k.watch(ctx, snapshots)
+		k.watch(ctx, snapshots, &wait)
 	}()
 
 	// Hosts that started together should not renew together. This is drawn once:
 	// were it drawn with each snapshot, one host's renewal would set off others.
-	k.spread = rand.N(min(k.Margin/10, (LeaseTTL-k.Margin)/2) + 1)
+	k.spread = draw(k.Random, min(k.Margin/10, (LeaseTTL-k.Margin)/2)+1)
 	k.due = time.NewTimer(0)
 	defer k.due.Stop()
 	k.again = time.NewTimer(LeaseTTL)
@@ -198,8 +205,7 @@ func (k *Keeper) schedule() {
 }
 
 // watch passes on the latest snapshot of the store until ctx ends.
-func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot) {
-	var wait backoff
+func (k *Keeper) watch(ctx context.Context, snapshots chan Snapshot, wait *backoff) {
 	for {
 		begin := time.Now()
 		err := k.Store.Watch(ctx, func(s Snapshot) {

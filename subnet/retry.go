@@ -24,14 +24,22 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // backoff is pauses that double from 50 ms to retryMost, each cut short by up
 // to half at random.
-type backoff struct{ pause time.Duration }
+type backoff struct {
+	random *rand.Rand
+	pause  time.Duration
+}
 
 func (b *backoff) next() time.Duration {
 	b.pause = min(max(2*b.pause, 50*time.Millisecond), retryMost)
-	return b.pause - rand.N(b.pause/2)
+	return b.pause - draw(b.random, b.pause/2)
 }
 
 func (b *backoff) reset() { b.pause = 0 }
+
+func newRandom(seed, more uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, more)) }
+
+// draw returns a duration from 0 to less than d.
+func draw(r *rand.Rand, d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
 
 // said remembers messages, so that one that keeps coming up is logged when it is
 // new and once a minute.

@@ -24,7 +24,8 @@ var (
 // Store holds the configuration and the leases of one network. Every write is
 // compare-and-swap. Any error other than those above means that the store
 // could not be asked, or that it is unknown whether it did what it was asked.
-// A Store is safe for concurrent use.
+// No lease seems to last longer than it does: how long it lasts, by an answer, is
+// counted from when the store was asked. A Store is safe for concurrent use.
 type Store interface {
 	// Config returns the configuration as it is written, or ErrNoConfig.
 	Config(ctx context.Context) ([]byte, error)

@@ -50,10 +50,11 @@ func (r request) HTTPRequest(ep url.URL) *http.Request {
 // an event.
 type reply struct {
 	client.Response
-	index    uint64 // of the store when it answered, or took up the long poll
-	cluster  string
-	date     time.Time // when it did, by the server's clock
-	received time.Time // by ours
+	index   uint64 // of the store when it answered, or took up the long poll
+	cluster string
+	date    time.Time // when it did, by the server's clock
+	// since is from when, by ours, what the answer says of times to live is counted.
+	since time.Time
 }
 
 // do asks one endpoint after the other until one answers.
@@ -79,11 +80,15 @@ func (s *Store) ask(ctx context.Context, e endpoint, r request) (*reply, error) 
 
 // send asks one endpoint, for as long as it takes.
 func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error) {
+	since := time.Now()                    // the answer may take long, and no lease must seem to last longer than it does
 	resp, body, err := e.client.Do(ctx, r) //nolint:bodyclose // it has been read and closed
 	if err != nil {
 		return nil, s.explain(e, err)
 	}
-	rep := &reply{cluster: resp.Header.Get("X-Etcd-Cluster-Id"), received: time.Now()}
+	if r.accepted != nil {
+		since = time.Now() // a long poll tells of what just happened
+	}
+	rep := &reply{cluster: resp.Header.Get("X-Etcd-Cluster-Id"), since: since}
 	rep.index, _ = strconv.ParseUint(resp.Header.Get("X-Etcd-Index"), 10, 64)
 	rep.date, _ = http.ParseTime(resp.Header.Get("Date"))
 	err = rep.decode(resp.StatusCode, body)
@@ -138,5 +143,5 @@ func (r *reply) expires(n *client.Node) time.Time {
 	if !r.date.IsZero() {
 		left = min(left, n.Expiration.Sub(r.date))
 	}
-	return r.received.Add(max(left, 0))
+	return r.since.Add(max(left, 0))
 }

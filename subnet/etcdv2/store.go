@@ -116,7 +116,7 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 	}
 	l := &subnet.Lease{Subnet: sub, Attrs: a, Revision: rep.Node.ModifiedIndex}
 	if ttl > 0 {
-		l.Expires = rep.received.Add(ttl)
+		l.Expires = rep.since.Add(ttl)
 	}
 	return l, nil
 }

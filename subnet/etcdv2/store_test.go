@@ -3,6 +3,8 @@ package etcdv2
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -63,13 +65,47 @@ func TestExpiresOfAnOldEvent(t *testing.T) {
 		{"no TTL left", client.Node{Expiration: in(0)}, server, 0},
 		{"no date", client.Node{TTL: 100, Expiration: in(0)}, time.Time{}, 100 * time.Second},
 	} {
-		r := reply{date: test.date, received: now}
+		r := reply{date: test.date, since: now}
 		if got := r.expires(&test.node); !got.Equal(now.Add(test.want)) {
 			t.Errorf("%s: expires in %s, want %s", test.name, got.Sub(now), test.want)
 		}
 	}
-	if r := (&reply{received: now}); !r.expires(&client.Node{}).IsZero() {
+	if r := (&reply{since: now}); !r.expires(&client.Node{}).IsZero() {
 		t.Error("a node without expiration expires")
+	}
+}
+
+// However long the answer takes, a lease does not seem to last longer than it does:
+// another host may have the subnet by then.
+func TestExpiresOfASlowAnswer(t *testing.T) {
+	t.Parallel()
+	const ttl = 100 * time.Second
+	asked := make(chan time.Time, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- time.Now()
+		time.Sleep(100 * time.Millisecond)
+		node := `{"key":"/coreos.com/network/subnets/10.5.1.0-24","value":"{}","ttl":100,"expiration":"2001-01-01T00:01:40Z","modifiedIndex":7}`
+		if r.Method == http.MethodGet {
+			node = `{"key":"/coreos.com/network/subnets","dir":true,"nodes":[` + node + `]}`
+		}
+		w.Header()["Date"] = []string{"Mon, 01 Jan 2001 00:00:00 GMT"}
+		_, _ = fmt.Fprintf(w, `{"action":"x","node":%s}`, node)
+	}))
+	defer server.Close()
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	l, err := s.Create(t.Context(), subnet1, attrs1, ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if late := l.Expires.Sub((<-asked).Add(ttl)); late > 0 {
+		t.Errorf("a lease that was written seems to last %s too long", late)
+	}
+	listed, err := s.list(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if late := listed.entries[0].Expires.Sub((<-asked).Add(ttl)); late > 0 {
+		t.Errorf("a lease that was listed seems to last %s too long", late)
 	}
 }
 

@@ -142,6 +142,18 @@ func (m *Memory) Wipe() {
 	}
 }
 
+// Replace puts a store that holds no lease in the place of this one, with the
+// same configuration; its writes are counted from revision on. No watch is told.
+func (m *Memory) Replace(revision uint64) {
+	m.server.mu.Lock()
+	defer m.server.mu.Unlock()
+	for key := range m.server.entries {
+		m.server.stopExpiry(key)
+		delete(m.server.entries, key)
+	}
+	m.server.revision = revision
+}
+
 // Skew makes this client be told, when it lists or watches, that leases end so
 // much later than they do: it is connected to a server whose clock is wrong.
 func (m *Memory) Skew(d time.Duration) {
