@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -144,6 +145,112 @@ func TestUDPRestart(t *testing.T) {
 		if h.subnet() != subnet || now != index {
 			t.Errorf("%s: subnet %s, device %d; before %s, %d", name, h.subnet(), now, subnet, index)
 		}
+		// It carried no packet before it knew all peers.
+		if c := h.counters(); strings.Contains(c, "no_route") || strings.Contains(c, "spoofed") {
+			t.Errorf("%s: the counters are %s", name, c)
+		}
+	}
+}
+
+// counters has the daemon log them.
+func (h *node) counters() string {
+	h.n.t.Helper()
+	const line = "counted by the tunnel of flannel0: "
+	before := strings.Count(h.daemon.Log(), line)
+	check(h.n.t, h.daemon.Signal(syscall.SIGUSR1))
+	h.n.wait(soon, "the counters", func() string {
+		if strings.Count(h.daemon.Log(), line) == before {
+			return "nothing is logged"
+		}
+		return ""
+	})
+	return lastLine(h.daemon.Log(), line)
+}
+
+// The interface's MTU changes, and with it the device's: nothing is lost.
+func TestUDPChangesMTUUnseen(t *testing.T) {
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	n.witness(peer, h, func() {
+		n.witness(h, peer, func() {
+			for _, mtu := range []int{1400, 9000, 1500} {
+				check(t, h.SetMTU("eth0", mtu))
+				n.wait(slow(2*time.Second), "the MTU to follow", func() string {
+					if now, err := h.MTU(tunDevice); err != nil || now != mtu-28 {
+						return fmt.Sprint(now, err)
+					}
+					return ""
+				})
+			}
+		})
+	})
+	if c := h.counters(); strings.Contains(c, "errors") {
+		t.Error(c)
+	}
+}
+
+// Many hosts have died, and pods keep sending to them: those to the living do not
+// notice.
+func TestUDPDeadPeers(t *testing.T) {
+	const dead = 150
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	for i := range dead {
+		n.putPeer(stranger(fmt.Sprintf("10.5.%d.0/24", 101+i), fmt.Sprintf("192.168.0.%d", 50+i)))
+	}
+	n.wait(soon, "the leases", func() string {
+		if s := h.daemon.Status(); !strings.Contains(s, fmt.Sprintf(", %d peers", dead+1)) {
+			return s
+		}
+		return ""
+	})
+	var conn *net.UDPConn
+	check(t, h.pod.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp4", nil)
+		return err
+	}))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer conn.Close()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(200 * time.Microsecond):
+			}
+			to := netip.AddrFrom4([4]byte{10, 5, byte(101 + i%dead), 9})
+			_, _ = conn.WriteToUDPAddrPort(make([]byte, 1400), netip.AddrPortFrom(to, 9)) // errors come back for earlier ones
+		}
+	})
+	n.witness(h, peer, func() { n.pause(4 * time.Second) })
+	close(stop)
+	wg.Wait()
+}
+
+// A device that is renamed is another one.
+func TestUDPDeviceRenamed(t *testing.T) {
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	check(t, h.LinkDown(tunDevice))
+	check(t, h.RenameLink(tunDevice, "other"))
+	n.wait(slow(time.Second), "a ping", func() string {
+		if _, err := h.pod.Ping(n.ctx, peer.pod.Addr, 100*time.Millisecond); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// An interface may carry more than a datagram can hold.
+func TestUDPOnLoopback(t *testing.T) {
+	n := newConfigured(t, udp, nil)
+	h := n.addNode(lab.HostOptions{})
+	check(t, h.AddAddr("lo", mustPrefix("192.168.200.7/32")))
+	h.start("-iface=lo", "-public-ip="+h.Addr.String())
+	h.waitReady()
+	if mtu := h.daemon.Env()["FLANNEL_MTU"]; mtu != "65507" {
+		t.Errorf("FLANNEL_MTU=%s", mtu)
 	}
 }
 
@@ -224,11 +331,10 @@ func TestUDPDrops(t *testing.T) {
 	}
 	h.waitLog(fmt.Sprintf("packets from %s are dropped: they come from %s, which has no lease, while %s has it", inside, stranger.Addr, peer.Addr))
 	n.wait(soon, "the counters", func() string {
-		check(t, h.daemon.Signal(syscall.SIGUSR1))
-		n.pause(50 * time.Millisecond)
+		got := h.counters()
 		for _, want := range []string{"in_malformed=6", "in_foreign=2", "in_spoofed=1"} {
-			if !strings.Contains(lastLine(h.daemon.Log(), "counted by the tunnel of flannel0: "), want+" ") {
-				return "there is no " + want + " in " + lastLine(h.daemon.Log(), "counted")
+			if !strings.Contains(got, want+" ") {
+				return "there is no " + want + " in " + got
 			}
 		}
 		return ""
@@ -241,9 +347,7 @@ func TestUDPDrops(t *testing.T) {
 	send(innerPacket(inside, pod))
 	send(innerPacket(inside, pod)[:27])
 	n.wait(soon, "the counters", func() string {
-		check(t, h.daemon.Signal(syscall.SIGUSR1))
-		n.pause(50 * time.Millisecond)
-		got := lastLine(h.daemon.Log(), "counted by the tunnel of flannel0: ")
+		got := h.counters()
 		if !strings.Contains(got, "in_packets=1 ") || !strings.Contains(got, "in_malformed=1") || strings.Contains(got, "spoofed") {
 			return got
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
@@ -200,11 +201,18 @@ func TestICMPLimit(t *testing.T) {
 func TestTooBig(t *testing.T) {
 	c := newCore(t)
 	for _, b := range joinedKinds(gen{rand.New(rand.NewPCG(5, 6))}, host(coreOwn, 5), host(theirs[0], 5)) {
-		c.enc.mtu, c.mtu = 1000, 1000
+		c.mtu = 1000
+		c.enc.live.mtu.Store(1000)
+		errs, dropped := c.errs, c.tally.now[OutTooBig]
+		segments, _ := slowSegments(b) // before they are changed
 		c.checkSend(t, [][]byte{b})
+		want := uint64(len(segments) * (c.errs - errs)) // one answer, however many packets
+		if got := c.tally.now[OutTooBig] - dropped; got != want {
+			t.Errorf("%d packets were too big, want %d", got, want)
+		}
 	}
-	if c.errs == 0 || uint64(c.errs) != c.tally.now[OutTooBig] {
-		t.Errorf("%d refusals, %s", c.errs, c.tally.now)
+	if c.errs == 0 {
+		t.Error("none was refused")
 	}
 }
 
@@ -228,6 +236,35 @@ func TestWriteApart(t *testing.T) {
 	}
 	if said != 1 || c.tally.now[InWriteErrors] != 0 {
 		t.Errorf("said it %d times; %s", said, c.tally.now)
+	}
+}
+
+// TestWriteFails goes on to join packets after a time in which the device took
+// none at all, as while it is down, and counts none of these as passed on.
+func TestWriteFails(t *testing.T) {
+	c := newCore(t)
+	c.dec.say = func(s string) { t.Error(s) }
+	c.dec.write = func([]unix.Iovec) error { return unix.EIO }
+	g := gen{rand.New(rand.NewPCG(7, 8))}
+	pass := func() {
+		for _, b := range g.flow(host(theirs[0], 9), host(coreOwn, 9), 9, 1472, false) {
+			c.dec.train(addrToUint(corePeers[0]), b, len(b))
+		}
+		c.dec.finish()
+	}
+	for range 100 {
+		pass()
+	}
+	if c.tally.now[InPackets] != 0 || c.tally.now[InWriteErrors] < 500 {
+		t.Errorf("while it is down: %s", c.tally.now)
+	}
+	c.dec.write = func([]unix.Iovec) error { return nil }
+	calls := c.tally.now[InCalls]
+	for range 100 {
+		pass()
+	}
+	if packets := c.tally.now[InPackets]; (c.tally.now[InCalls]-calls)*2 > packets {
+		t.Errorf("afterwards %d calls took %d packets", c.tally.now[InCalls]-calls, packets)
 	}
 }
 
@@ -299,7 +336,7 @@ func TestLanesInMemory(t *testing.T) {
 			l.ours, l.theirs = ab, ba
 		}
 		c := Config{Own: subnets[i], MTU: 1472, SourceCheck: true, Offload: true, Log: func(s string) { t.Error(s) }}
-		lanes[i] = newLane(c, table, queues[i], l, tun.Features{Header: true, TSO: true, USO: true}, abilities{true, true})
+		lanes[i] = newLane(c, newLive(c.MTU, c.SourceCheck), table, queues[i], l, tun.Features{Header: true, TSO: true, USO: true}, abilities{true, true})
 		lanes[i].errors, lanes[i].hints = &answerer{}, &hints{table: table, say: c.Log}
 	}
 	var wg sync.WaitGroup
@@ -337,6 +374,60 @@ func TestLanesInMemory(t *testing.T) {
 	lanes[1].inTally.addTo(&c)
 	if c[InCalls]*4 > c[InPackets] {
 		t.Errorf("too little was joined: %s", c)
+	}
+}
+
+// failing is a link whose first messages are errors.
+type failing struct {
+	memoryLink
+	errs []error
+}
+
+func (f *failing) Recv(*inbox) error {
+	err := f.errs[0]
+	f.errs = f.errs[1:]
+	return err
+}
+
+// TestReceiveErrors goes on after errors that are about a message, and ends with
+// one that is about the socket.
+func TestReceiveErrors(t *testing.T) {
+	for _, test := range []struct {
+		last error
+		want string
+	}{{os.ErrDeadlineExceeded, ""}, {unix.EBADF, "receiving datagrams: bad file descriptor"}} {
+		link := &failing{errs: []error{unix.ECONNREFUSED, unix.EHOSTUNREACH, test.last}}
+		table, err := NewTable(network, 24)
+		check(t, err)
+		c := Config{Own: subnets[0], MTU: 1472, Log: func(string) {}}
+		l := newLane(c, newLive(1472, true), table, tun.NewMemory(), link, tun.Features{}, abilities{})
+		err = l.runIn()
+		if got := fmt.Sprint(err); test.want == "" && err != nil || test.want != "" && got != test.want {
+			t.Errorf("it ended with %v, want %q", err, test.want)
+		}
+		if n := l.inTally.now[InErrors]; n != 2 {
+			t.Errorf("%d errors were counted", n)
+		}
+	}
+}
+
+// TestHints tells of NAT where the sender is unknown, and of nobody who merely lies.
+func TestHints(t *testing.T) {
+	table, err := NewTable(network, 24)
+	check(t, err)
+	a, b, nat := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.9")
+	check(t, table.Set(subnets[0], a))
+	check(t, table.Set(subnets[1], b))
+	inner := addrToUint(host(subnets[1], 7))
+	for sender, want := range map[netip.Addr]int{a: 0, nat: 1} {
+		said := 0
+		h := &hints{table: table, say: func(string) { said++ }}
+		for range 100 {
+			h.spoofed(addrToUint(sender), inner)
+		}
+		if said != want {
+			t.Errorf("%d hints about packets from %s, want %d", said, sender, want)
+		}
 	}
 }
 
