@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-
 	"flanneld/pkg/lab"
 )
 

@@ -186,7 +186,7 @@ func TestAnotherDevice(t *testing.T) {
 		errs = s.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: s.is}})
 		return nil
 	}))
-	if !slices.ContainsFunc(errs, func(err error) bool { return os.IsExist(err) }) {
+	if !slices.ContainsFunc(errs, os.IsExist) {
 		t.Errorf("a second one: %v", errs)
 	}
 }
