@@ -30,6 +30,7 @@ const (
 	defaultPort = 8285
 	// overhead is the outer IP (20) and UDP (8) headers.
 	overhead = 28
+	maxMTU   = 65535
 )
 
 // udp is the Backend object of the configuration.
@@ -48,7 +49,8 @@ func (udp) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP}, nil
 }
 
-func (udp) MTU(h backend.Host) int { return h.MTU - overhead }
+// MTU has an end where a datagram has.
+func (udp) MTU(h backend.Host) int { return min(h.MTU, maxMTU) - overhead }
 
 func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state.Object {
 	dev := h.TUN

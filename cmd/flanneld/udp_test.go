@@ -8,11 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/lab"
 )
@@ -144,6 +143,112 @@ func TestUDPRestart(t *testing.T) {
 		if h.subnet() != subnet || now != index {
 			t.Errorf("%s: subnet %s, device %d; before %s, %d", name, h.subnet(), now, subnet, index)
 		}
+		// It carried no packet before it knew all peers.
+		if c := h.counters(); strings.Contains(c, "no_route") || strings.Contains(c, "spoofed") {
+			t.Errorf("%s: the counters are %s", name, c)
+		}
+	}
+}
+
+// counters has the daemon log them.
+func (h *node) counters() string {
+	h.n.t.Helper()
+	const line = "counted by the tunnel of flannel0: "
+	before := strings.Count(h.daemon.Log(), line)
+	check(h.n.t, h.daemon.Signal(syscall.SIGUSR1))
+	h.n.wait(soon, "the counters", func() string {
+		if strings.Count(h.daemon.Log(), line) == before {
+			return "nothing is logged"
+		}
+		return ""
+	})
+	return lastLine(h.daemon.Log(), line)
+}
+
+// The interface's MTU changes, and with it the device's: nothing is lost.
+func TestUDPChangesMTUUnseen(t *testing.T) {
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	n.witness(peer, h, func() {
+		n.witness(h, peer, func() {
+			for _, mtu := range []int{1400, 9000, 1500} {
+				check(t, h.SetMTU("eth0", mtu))
+				n.wait(slow(2*time.Second), "the MTU to follow", func() string {
+					if now, err := h.MTU(tunDevice); err != nil || now != mtu-28 {
+						return fmt.Sprint(now, err)
+					}
+					return ""
+				})
+			}
+		})
+	})
+	if c := h.counters(); strings.Contains(c, "errors") {
+		t.Error(c)
+	}
+}
+
+// Many hosts have died, and pods keep sending to them: those to the living do not
+// notice.
+func TestUDPDeadPeers(t *testing.T) {
+	const dead = 150
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	for i := range dead {
+		n.putPeer(stranger(fmt.Sprintf("10.5.%d.0/24", 101+i), fmt.Sprintf("192.168.0.%d", 50+i)))
+	}
+	n.wait(soon, "the leases", func() string {
+		if s := h.daemon.Status(); !strings.Contains(s, fmt.Sprintf(", %d peers", dead+1)) {
+			return s
+		}
+		return ""
+	})
+	var conn *net.UDPConn
+	check(t, h.pod.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp4", nil)
+		return err
+	}))
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer conn.Close()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(200 * time.Microsecond):
+			}
+			to := netip.AddrFrom4([4]byte{10, 5, byte(101 + i%dead), 9})
+			_, _ = conn.WriteToUDPAddrPort(make([]byte, 1400), netip.AddrPortFrom(to, 9)) // errors come back for earlier ones
+		}
+	})
+	n.witness(h, peer, func() { n.pause(4 * time.Second) })
+	close(stop)
+	wg.Wait()
+}
+
+// A device that is renamed is another one.
+func TestUDPDeviceRenamed(t *testing.T) {
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	check(t, h.LinkDown(tunDevice))
+	check(t, h.RenameLink(tunDevice, "other"))
+	n.wait(slow(time.Second), "a ping", func() string {
+		if _, err := h.pod.Ping(n.ctx, peer.pod.Addr, 100*time.Millisecond); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+}
+
+// An interface may carry more than a datagram can hold.
+func TestUDPOnLoopback(t *testing.T) {
+	n := newConfigured(t, udp, nil)
+	h := n.addNode(lab.HostOptions{})
+	check(t, h.AddAddr("lo", mustPrefix("192.168.200.7/32")))
+	h.start("-iface=lo", "-public-ip="+h.Addr.String())
+	h.waitReady()
+	if mtu := h.daemon.Env()["FLANNEL_MTU"]; mtu != "65507" {
+		t.Errorf("FLANNEL_MTU=%s", mtu)
 	}
 }
 
@@ -185,95 +290,6 @@ func TestUDPTwoNetworks(t *testing.T) {
 		t.Error("there is a third device")
 	}
 	n.pingAll()
-}
-
-// What does not come from where it should, or is no packet at all, is dropped
-// and counted; the log says what looks like an address that was rewritten.
-func TestUDPDrops(t *testing.T) {
-	v := udp
-	n := newNetwork(t, 2, v, nil)
-	h, peer := n.nodes[0], n.nodes[1]
-	stranger, err := n.lab.AddHost("stranger", n.sw, lab.HostOptions{})
-	check(t, err)
-	inside, outside := peer.subnet().Addr().Next(), netip.MustParseAddr("203.0.113.7")
-	pod := h.pod.Addr
-	good := innerPacket(outside, pod)
-	multicast := innerPacket(outside, netip.MustParseAddr("224.0.0.5"))
-	wrongSum := innerPacket(outside, pod)
-	wrongSum[10] ^= 1
-	long := innerPacket(outside, pod)
-	long[3]++
-	var conn net.PacketConn
-	check(t, stranger.Do(func() (err error) {
-		conn, err = net.ListenPacket("udp4", ":8285")
-		return err
-	}))
-	defer conn.Close()
-	send := func(b []byte) {
-		t.Helper()
-		_, err := conn.WriteTo(b, &net.UDPAddr{IP: h.Addr.AsSlice(), Port: 8285})
-		check(t, err)
-	}
-	for _, b := range [][]byte{
-		good,                     // routed traffic
-		innerPacket(inside, pod), // of peer's, but not from there
-		innerPacket(outside, netip.MustParseAddr("10.5.255.1")), multicast, // not for here
-		{}, {0x45}, good[:19], long, wrongSum, append([]byte{0x60}, good[1:]...), // no IPv4
-	} {
-		send(b)
-	}
-	h.waitLog(fmt.Sprintf("packets from %s are dropped: they come from %s, which has no lease, while %s has it", inside, stranger.Addr, peer.Addr))
-	n.wait(soon, "the counters", func() string {
-		check(t, h.daemon.Signal(syscall.SIGUSR1))
-		n.pause(50 * time.Millisecond)
-		for _, want := range []string{"in_malformed=6", "in_foreign=2", "in_spoofed=1"} {
-			if !strings.Contains(lastLine(h.daemon.Log(), "counted by the tunnel of flannel0: "), want+" ") {
-				return "there is no " + want + " in " + lastLine(h.daemon.Log(), "counted")
-			}
-		}
-		return ""
-	})
-	n.pingAll()
-
-	t.Log("without the check, sources count for nothing")
-	n.put("config", n.config(settings{"Backend": map[string]any{"Type": "udp", "SourceCheck": false}}))
-	h.restart(func() {})
-	send(innerPacket(inside, pod))
-	send(innerPacket(inside, pod)[:27])
-	n.wait(soon, "the counters", func() string {
-		check(t, h.daemon.Signal(syscall.SIGUSR1))
-		n.pause(50 * time.Millisecond)
-		got := lastLine(h.daemon.Log(), "counted by the tunnel of flannel0: ")
-		if !strings.Contains(got, "in_packets=1 ") || !strings.Contains(got, "in_malformed=1") || strings.Contains(got, "spoofed") {
-			return got
-		}
-		return ""
-	})
-}
-
-// innerPacket is a UDP datagram without a payload.
-func innerPacket(from, to netip.Addr) []byte {
-	b := []byte{0x45, 0, 0, 28, 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x30, 0, 0x30, 0, 0, 8, 0, 0}
-	copy(b[12:], from.AsSlice())
-	copy(b[16:], to.AsSlice())
-	var sum uint32
-	for i := 0; i < 20; i += 2 {
-		sum += uint32(b[i])<<8 | uint32(b[i+1])
-	}
-	sum = sum>>16 + sum&0xffff
-	sum = ^(sum>>16 + sum)
-	b[10], b[11] = byte(sum>>8), byte(sum)
-	return b
-}
-
-// lastLine is the last line with some text in it, and a space at its end.
-func lastLine(log, text string) (last string) {
-	for line := range strings.Lines(log) {
-		if strings.Contains(line, text) {
-			last = strings.TrimSpace(line) + " "
-		}
-	}
-	return last
 }
 
 // A port that another program has is said, and had as soon as it is free.

@@ -47,11 +47,11 @@ func newCore(t testing.TB) *core {
 	c.enc = newEncap()
 	c.out.limit = maxSegments
 	e := c.enc
-	e.table, e.mtu, e.headers, e.out, e.tally = c.table, c.mtu, true, &c.out, &c.tally
+	e.table, e.live, e.headers, e.out, e.tally = c.table, newLive(c.mtu, true), true, &c.out, &c.tally
 	e.refuse = func(refusal, []byte) { c.errs++ }
 	e.flush = func() { c.deliver(t) }
 	c.dec = &decap{
-		table: c.table, own: newOwnSubnet(c.own), sourceCheck: true, headers: true, joinTCP: true, joinUDP: true,
+		table: c.table, own: newOwnSubnet(c.own), live: e.live, headers: true, joinTCP: true, joinUDP: true,
 		refuse: func(refusal, []byte) { c.errs++ }, spoofed: func(uint32, uint32) {}, say: func(string) {}, tally: &c.tally,
 		write: func(v []unix.Iovec) error { c.wrote = append(c.wrote, tun.Gather(v)); return nil },
 	}

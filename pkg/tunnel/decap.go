@@ -11,17 +11,17 @@ import (
 
 // decap makes packets for the TUN device of the datagrams that come in.
 type decap struct {
-	table       *Table
-	own         ownSubnet
-	sourceCheck bool
-	headers     bool // a tun.Header goes in front of each packet
-	joinTCP     bool
-	joinUDP     bool
-	write       func([]unix.Iovec) error // one packet, from its pieces
-	refuse      func(why refusal, ip []byte)
-	spoofed     func(outer, inner uint32) // is told of drops for the source
-	say         func(string)              // what happened and lasts
-	tally       *tally
+	table   *Table
+	own     ownSubnet
+	live    *live
+	headers bool // a tun.Header goes in front of each packet
+	joinTCP bool
+	joinUDP bool
+	write   func([]unix.Iovec) error // one packet, from its pieces
+	refuse  func(why refusal, ip []byte)
+	spoofed func(outer, inner uint32) // is told of drops for the source
+	say     func(string)              // what happened and lasts
+	tally   *tally
 
 	group   group
 	single  [2]unix.Iovec
@@ -64,7 +64,7 @@ func (d *decap) datagram(from uint32, b []byte) {
 		d.tally.add(InForeign, 1)
 		return
 	}
-	if src := srcOf(b); d.sourceCheck && d.table.inNetwork(src) && d.table.lookup(src) != from {
+	if src := srcOf(b); d.live.sourceCheck.Load() && d.table.inNetwork(src) && d.table.lookup(src) != from {
 		d.tally.add(InSpoofed, 1)
 		d.spoofed(from, src)
 		return
@@ -77,8 +77,6 @@ func (d *decap) datagram(from uint32, b []byte) {
 		return
 	}
 	decrementTTL(b)
-	d.tally.add(InPackets, 1)
-	d.tally.add(InBytes, len(b))
 	d.pass(b)
 }
 
@@ -107,26 +105,33 @@ func (d *decap) finish() {
 		d.tally.add(InCalls, 1)
 		if err != nil {
 			d.apart(err)
+			break
 		}
+		d.strikes = 0
+		d.tally.add(InPackets, g.n)
+		d.tally.add(InBytes, g.total+(g.n-1)*g.heads)
 	}
 	g.n = 0
 }
 
 // apart writes the packets of the group one by one, as they could not be written
-// as one. After some failures no more are joined.
+// as one. If that helps, time after time, no more are joined.
 func (d *decap) apart(err error) {
 	const patience = 16
+	helped := true
 	for _, b := range d.group.packets[:d.group.n] {
-		d.one(b)
+		helped = d.one(b) && helped
 	}
-	d.strikes++
-	if d.strikes == patience {
+	if helped {
+		d.strikes++
+	}
+	if d.strikes == patience && helped {
 		d.joinTCP, d.joinUDP = false, false
 		d.say(fmt.Sprintf("writing joined packets: %v; each is written by itself from now on", err))
 	}
 }
 
-func (d *decap) one(b []byte) {
+func (d *decap) one(b []byte) bool {
 	pieces := d.single[:0]
 	if d.headers {
 		pieces = append(pieces, piece(noHeader[:]))
@@ -135,7 +140,11 @@ func (d *decap) one(b []byte) {
 	d.tally.add(InCalls, 1)
 	if d.write(pieces) != nil {
 		d.tally.add(InWriteErrors, 1)
+		return false
 	}
+	d.tally.add(InPackets, 1)
+	d.tally.add(InBytes, len(b))
+	return true
 }
 
 func piece(b []byte) unix.Iovec {

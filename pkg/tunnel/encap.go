@@ -5,7 +5,7 @@ import "flanneld/pkg/tun"
 // encap makes datagrams of what the TUN device yields.
 type encap struct {
 	table   *Table
-	mtu     int
+	live    *live
 	headers bool // a tun.Header is in front of each packet
 	out     *outbox
 	flush   func() // sends what is in out
@@ -45,12 +45,12 @@ func (e *encap) packet(b []byte) {
 	}
 	peer := e.table.lookup(dstOf(b))
 	if peer == 0 {
-		e.tally.add(OutNoRoute, 1)
+		e.tally.add(OutNoRoute, count(b, h))
 		e.refuse(refusal{kind: noRoute}, b)
 		return
 	}
 	if b[8] <= 1 {
-		e.tally.add(OutExpired, 1)
+		e.tally.add(OutExpired, count(b, h))
 		e.refuse(refusal{kind: expired}, b)
 		return
 	}
@@ -64,6 +64,7 @@ func (e *encap) packet(b []byte) {
 // whole sends on a packet that is one.
 func (e *encap) whole(peer uint32, b []byte, h tun.Header) {
 	if !e.fits(b, len(b)) {
+		e.tally.add(OutTooBig, 1)
 		return
 	}
 	if h.Flags&tun.NeedsChecksum != 0 {
@@ -90,11 +91,11 @@ func mangle(b []byte, v uint16) {
 // fits tells whether packets of a length go out as they are, which is so unless
 // they must not be fragmented.
 func (e *encap) fits(b []byte, length int) bool {
-	if length <= e.mtu || fragOf(b)&ipDF == 0 {
+	mtu := int(e.live.mtu.Load())
+	if length <= mtu || fragOf(b)&ipDF == 0 {
 		return true
 	}
-	e.tally.add(OutTooBig, 1)
-	e.refuse(refusal{kind: tooBig, mtu: e.mtu}, b)
+	e.refuse(refusal{kind: tooBig, mtu: mtu}, b)
 	return false
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -40,7 +41,31 @@ func TestTransfer(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		if way == byTunnel {
+			p.wantJoined(t)
+		}
 	})
+}
+
+// wantJoined checks that packets went together through both tunnels.
+func (p *pair) wantJoined(t *testing.T) {
+	t.Helper()
+	for _, proc := range p.procs {
+		_, err := proc.Stop(5 * time.Second)
+		check(t, err)
+		count := func(name string) int {
+			_, rest, _ := strings.Cut(proc.Log(), " "+name+"=")
+			var n int
+			_, err := fmt.Sscan(rest, &n)
+			check(t, err)
+			return n
+		}
+		for _, dir := range []string{"out", "in"} {
+			if packets, calls := count(dir+"_packets"), count(dir+"_calls"); calls*2 > packets {
+				t.Errorf("%s: %d packets in %d calls", dir, packets, calls)
+			}
+		}
+	}
 }
 
 // TestFeaturesMissing mixes hosts that have offload with ones that have not.

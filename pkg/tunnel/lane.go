@@ -42,7 +42,7 @@ const (
 	inBatch  = 8
 )
 
-func newLane(c Config, table *Table, queue tun.Queue, to link, f tun.Features, able abilities) *lane {
+func newLane(c Config, set *live, table *Table, queue tun.Queue, to link, f tun.Features, able abilities) *lane {
 	l := &lane{queue: queue, link: to, batch: 1, room: make([]byte, readRoom)}
 	inbox := 1
 	if c.Offload {
@@ -54,12 +54,12 @@ func newLane(c Config, table *Table, queue tun.Queue, to link, f tun.Features, a
 		l.out.limit = maxSegments
 	}
 	l.encap = newEncap()
-	l.encap.table, l.encap.mtu, l.encap.headers = table, c.MTU, f.Header
+	l.encap.table, l.encap.live, l.encap.headers = table, set, f.Header
 	l.encap.out, l.encap.tally = &l.out, &l.outTally
 	l.encap.flush = func() { l.link.Send(&l.out, &l.outTally) }
 	l.encap.refuse = func(r refusal, ip []byte) { l.errors.refuse(&l.outTally, r, ip) }
 	l.decap = &decap{
-		table: table, own: newOwnSubnet(c.Own), sourceCheck: c.SourceCheck,
+		table: table, own: newOwnSubnet(c.Own), live: set,
 		headers: f.Header, joinTCP: f.TSO, joinUDP: f.USO,
 		write:   queue.Write,
 		refuse:  func(r refusal, ip []byte) { l.errors.refuse(&l.inTally, r, ip) },

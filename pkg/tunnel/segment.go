@@ -17,6 +17,7 @@ func (e *encap) joined(peer uint32, b []byte, h tun.Header) {
 	}
 	size, payload := int(h.Size), b[heads:]
 	if !e.fits(b, heads+min(size, len(payload))) {
+		e.tally.add(OutTooBig, count(b, h))
 		return
 	}
 	s := segmenter{
@@ -33,6 +34,15 @@ func (e *encap) joined(peer uint32, b []byte, h tun.Header) {
 		e.add(peer, head, body)
 		e.used += heads
 	}
+}
+
+// count is how many packets a packet is that may be joined ones.
+func count(b []byte, h tun.Header) int {
+	heads, ok := headsOf(b, h.GSO)
+	if !ok || h.Size == 0 {
+		return 1
+	}
+	return (len(b) - heads + int(h.Size) - 1) / int(h.Size)
 }
 
 // headsOf is the length of the headers in front of the payload of a joined

@@ -41,9 +41,10 @@ type socket struct {
 	in      *inbox
 	recvErr error
 
-	out     [len(outbox{}.trains)]outMessage
-	msgs    [len(outbox{}.trains)]mmsghdr
-	strikes int // trains that were not taken, one after the other
+	out    [len(outbox{}.trains)]outMessage
+	msgs   [len(outbox{}.trains)]mmsghdr
+	send   func([]mmsghdr) (int, unix.Errno) // is sendmmsg
+	waited bool                              // for room, since Send was called
 }
 
 // outMessage is what a message to be sent refers to.
@@ -52,7 +53,13 @@ type outMessage struct {
 	control control
 }
 
-const sockBuf = 8 << 20
+const (
+	receiveBuf = 8 << 20
+	// Packets to hosts that are gone wait in the kernel for seconds until it gives
+	// them up. Those to the living must not have to wait for that: what limits the
+	// queues there are their own bounds.
+	sendBuf = 1 << 28
+)
 
 // listen opens count sockets at one address. The kernel gives all that one peer
 // sends to the same of them. Anyone else's socket at that address is an error.
@@ -95,9 +102,11 @@ func listen(local netip.AddrPort, count int, offload bool, say func(string)) (_ 
 }
 
 func (s *socket) prepare(offload bool) error {
-	for _, o := range [...][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
-		if s.setInt(unix.SOL_SOCKET, o[0], sockBuf) != nil {
-			_ = s.setInt(unix.SOL_SOCKET, o[1], sockBuf)
+	for _, o := range [...]struct{ force, ask, size int }{
+		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuf}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuf},
+	} {
+		if s.setInt(unix.SOL_SOCKET, o.force, o.size) != nil {
+			_ = s.setInt(unix.SOL_SOCKET, o.ask, o.size)
 		}
 	}
 	if offload {
@@ -110,6 +119,7 @@ func (s *socket) prepare(offload bool) error {
 		return err
 	}
 	s.try = func(uintptr) bool { return s.receive() }
+	s.send = func(msgs []mmsghdr) (int, unix.Errno) { return mmsg(unix.SYS_SENDMMSG, s.fd, msgs) }
 	for i := range s.out {
 		m, h := &s.out[i], &s.msgs[i].hdr
 		m.name = s.name(0)
@@ -147,6 +157,7 @@ func (s *socket) Send(o *outbox, t *tally) {
 			h.SetControllen(controlLen)
 		}
 	}
+	s.waited = false
 	for i := 0; i < o.n; {
 		n, errno := s.sendmmsg(s.msgs[i:o.n])
 		t.add(OutCalls, 1)
@@ -154,9 +165,6 @@ func (s *socket) Send(o *outbox, t *tally) {
 			train := &o.trains[i]
 			t.add(OutPackets, train.n)
 			t.add(OutBytes, train.bytes)
-			if train.n > 1 {
-				s.strikes = 0
-			}
 			i++
 		}
 		if errno == 0 {
@@ -173,21 +181,15 @@ func (s *socket) Send(o *outbox, t *tally) {
 
 // refused tells whether an error is one that sending each datagram by itself may
 // avoid. The kernel has EIO if the interface can't add checksums, which is so for
-// good. EINVAL and EMSGSIZE may be because the path to one peer is narrow.
+// good. EINVAL and EMSGSIZE are about the path to one peer.
 func (s *socket) refused(o *outbox, errno unix.Errno) bool {
-	const patience = 16
 	switch errno {
 	case unix.EIO:
-		s.strikes = patience
-	case unix.EINVAL:
-		s.strikes++
-	case unix.EMSGSIZE:
-	default:
-		return false
-	}
-	if s.strikes >= patience && o.limit > 1 {
 		o.limit = 1
 		s.say(fmt.Sprintf("sending joined datagrams: %v; each is sent by itself from now on", errno))
+	case unix.EINVAL, unix.EMSGSIZE:
+	default:
+		return false
 	}
 	return true
 }
@@ -213,17 +215,16 @@ func (s *socket) sendSingly(train *train, t *tally) {
 	}
 }
 
-// sendmmsg sends messages until one fails. A full buffer is waited for, but not
-// for long: pods send again what they miss.
+// sendmmsg sends messages until one fails. For room in a full buffer it waits, but
+// once in a Send and not for long: pods send again what they miss.
 func (s *socket) sendmmsg(msgs []mmsghdr) (int, unix.Errno) {
-	waited := false
 	for {
-		n, errno := mmsg(unix.SYS_SENDMMSG, s.fd, msgs)
+		n, errno := s.send(msgs)
 		if errno == unix.EINTR {
 			continue
 		}
-		if errno == unix.EAGAIN && !waited {
-			waited = true
+		if errno == unix.EAGAIN && !s.waited {
+			s.waited = true
 			fds := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLOUT}}
 			_, _ = unix.Poll(fds, int(sendPatience/time.Millisecond))
 			continue
@@ -232,7 +233,7 @@ func (s *socket) sendmmsg(msgs []mmsghdr) (int, unix.Errno) {
 	}
 }
 
-const sendPatience = 100 * time.Millisecond
+const sendPatience = 10 * time.Millisecond
 
 func (s *socket) Recv(in *inbox) error {
 	s.in = in

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -51,6 +52,7 @@ type Tunnel struct {
 	table  *Table
 	device *tun.Device
 	lanes  []*lane
+	live   *live
 	errors answerer
 	raw    int // socket for error messages, -1 if there is none
 	hints  hints
@@ -73,7 +75,7 @@ func open(c Config) (_ *Tunnel, err error) {
 	if c, err = c.checked(); err != nil {
 		return nil, err
 	}
-	t := &Tunnel{raw: -1, done: true}
+	t := &Tunnel{raw: -1, done: true, live: newLive(c.MTU, c.SourceCheck)}
 	if t.table, err = NewTable(c.Network, c.Own.Bits()); err != nil {
 		return nil, err
 	}
@@ -96,10 +98,11 @@ func open(c Config) (_ *Tunnel, err error) {
 		return nil, fmt.Errorf("opening a socket for ICMP errors: %w", err)
 	}
 	t.hints = hints{table: t.table, say: c.Log}
+	c.Log = onceEach(c.Log)
 	t.errors = answerer{from: addrToUint(c.Addr), send: t.sendError}
 	for i, s := range sockets {
 		queue := t.device.Queues[i%len(t.device.Queues)]
-		l := newLane(c, t.table, queue, s, t.device.Features, s.able)
+		l := newLane(c, t.live, t.table, queue, s, t.device.Features, s.able)
 		l.reads = i < len(t.device.Queues)
 		l.errors, l.hints = &t.errors, &t.hints
 		t.lanes = append(t.lanes, l)
@@ -147,6 +150,35 @@ func (t *Tunnel) describe(able abilities) string {
 // this host as its source.
 func (t *Tunnel) sendError(b []byte) error {
 	return unix.Sendto(t.raw, b, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: [4]byte(b[16:20])})
+}
+
+// live are the settings that may change while the tunnel is open.
+type live struct {
+	mtu         atomic.Int32
+	sourceCheck atomic.Bool
+}
+
+func newLive(mtu int, sourceCheck bool) *live {
+	l := &live{}
+	l.mtu.Store(int32(mtu))
+	l.sourceCheck.Store(sourceCheck)
+	return l
+}
+
+// Set changes what Config has of these.
+func (t *Tunnel) Set(mtu int, sourceCheck bool) {
+	t.live.mtu.Store(int32(mtu))
+	t.live.sourceCheck.Store(sourceCheck)
+}
+
+// onceEach passes each text on once: what happens to one lane happens to all.
+func onceEach(log func(string)) func(string) {
+	var said sync.Map
+	return func(text string) {
+		if _, again := said.LoadOrStore(text, true); !again {
+			log(text)
+		}
+	}
 }
 
 // Table is where each subnet is. It may be changed at any time.

@@ -7,12 +7,10 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -200,11 +198,18 @@ func TestICMPLimit(t *testing.T) {
 func TestTooBig(t *testing.T) {
 	c := newCore(t)
 	for _, b := range joinedKinds(gen{rand.New(rand.NewPCG(5, 6))}, host(coreOwn, 5), host(theirs[0], 5)) {
-		c.enc.mtu, c.mtu = 1000, 1000
+		c.mtu = 1000
+		c.enc.live.mtu.Store(1000)
+		errs, dropped := c.errs, c.tally.now[OutTooBig]
+		segments, _ := slowSegments(b) // before they are changed
 		c.checkSend(t, [][]byte{b})
+		want := uint64(len(segments) * (c.errs - errs)) // one answer, however many packets
+		if got := c.tally.now[OutTooBig] - dropped; got != want {
+			t.Errorf("%d packets were too big, want %d", got, want)
+		}
 	}
-	if c.errs == 0 || uint64(c.errs) != c.tally.now[OutTooBig] {
-		t.Errorf("%d refusals, %s", c.errs, c.tally.now)
+	if c.errs == 0 {
+		t.Error("none was refused")
 	}
 }
 
@@ -231,6 +236,35 @@ func TestWriteApart(t *testing.T) {
 	}
 }
 
+// TestWriteFails goes on to join packets after a time in which the device took
+// none at all, as while it is down, and counts none of these as passed on.
+func TestWriteFails(t *testing.T) {
+	c := newCore(t)
+	c.dec.say = func(s string) { t.Error(s) }
+	c.dec.write = func([]unix.Iovec) error { return unix.EIO }
+	g := gen{rand.New(rand.NewPCG(7, 8))}
+	pass := func() {
+		for _, b := range g.flow(host(theirs[0], 9), host(coreOwn, 9), 9, 1472, false) {
+			c.dec.train(addrToUint(corePeers[0]), b, len(b))
+		}
+		c.dec.finish()
+	}
+	for range 100 {
+		pass()
+	}
+	if c.tally.now[InPackets] != 0 || c.tally.now[InWriteErrors] < 500 {
+		t.Errorf("while it is down: %s", c.tally.now)
+	}
+	c.dec.write = func([]unix.Iovec) error { return nil }
+	calls := c.tally.now[InCalls]
+	for range 100 {
+		pass()
+	}
+	if packets := c.tally.now[InPackets]; (c.tally.now[InCalls]-calls)*2 > packets {
+		t.Errorf("afterwards %d calls took %d packets", c.tally.now[InCalls]-calls, packets)
+	}
+}
+
 func TestCountersString(t *testing.T) {
 	var c Counters
 	if c.String() != "nothing" {
@@ -242,101 +276,6 @@ func TestCountersString(t *testing.T) {
 	s := c.String()
 	if strings.Contains(s, " =") || len(strings.Fields(s)) != int(counters) || !strings.HasPrefix(s, "out_packets=1 ") {
 		t.Error(s)
-	}
-}
-
-// memoryLink is a link whose other end is another one, without a network.
-type memoryLink struct {
-	peer   uint32
-	ours   chan []byte
-	theirs chan []byte
-	quit   chan struct{}
-	once   sync.Once
-}
-
-func (m *memoryLink) Send(o *outbox, t *tally) {
-	for i := range o.n {
-		tr := &o.trains[i]
-		t.add(OutPackets, tr.n)
-		size := []byte{byte(tr.size >> 8), byte(tr.size)}
-		m.theirs <- append(size, tun.Gather(tr.iov[:tr.pieces])...)
-	}
-}
-
-func (m *memoryLink) Recv(in *inbox) error {
-	select {
-	case b := <-m.ours:
-		in.n = 1
-		in.names[0].Addr = uintToAddr(m.peer).As4()
-		in.msgs[0].len = uint32(copy(in.bufs[0], b[2:]))
-		in.msgs[0].hdr.SetControllen(unix.CmsgLen(4))
-		setCmsg(&in.controls[0])
-		(*unix.Cmsghdr)(ptr(&in.controls[0])).Type = unix.UDP_GRO
-		*(*int32)(unsafe.Add(ptr(&in.controls[0]), unix.CmsgLen(0))) = int32(b[0])<<8 | int32(b[1])
-		return nil
-	case <-m.quit:
-		return os.ErrDeadlineExceeded
-	}
-}
-
-func (m *memoryLink) Interrupt()   { m.once.Do(func() { close(m.quit) }) }
-func (m *memoryLink) Close() error { return nil }
-
-// TestLanesInMemory passes joined packets from one lane to another: what goes in
-// joined comes out joined.
-func TestLanesInMemory(t *testing.T) {
-	ab, ba := make(chan []byte, 100), make(chan []byte, 100)
-	hostsIn := [2]netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}
-	var queues [2]*tun.Memory
-	var lanes [2]*lane
-	for i := range 2 {
-		queues[i] = tun.NewMemory()
-		table, err := NewTable(network, 24)
-		check(t, err)
-		check(t, table.Set(subnets[1-i], hostsIn[1-i]))
-		l := &memoryLink{peer: addrToUint(hostsIn[1-i]), ours: ba, theirs: ab, quit: make(chan struct{})}
-		if i == 1 {
-			l.ours, l.theirs = ab, ba
-		}
-		c := Config{Own: subnets[i], MTU: 1472, SourceCheck: true, Offload: true, Log: func(s string) { t.Error(s) }}
-		lanes[i] = newLane(c, table, queues[i], l, tun.Features{Header: true, TSO: true, USO: true}, abilities{true, true})
-		lanes[i].errors, lanes[i].hints = &answerer{}, &hints{table: table, say: c.Log}
-	}
-	var wg sync.WaitGroup
-	for _, l := range lanes {
-		wg.Go(func() { check(t, l.runOut()) })
-		wg.Go(func() { check(t, l.runIn()) })
-	}
-	g := gen{rand.New(rand.NewPCG(9, 10))}
-	for i, q := range queues {
-		for name, b := range joinedKinds(g, host(subnets[i], 9), host(subnets[1-i], 9)) {
-			want, _ := slowSegments(b)
-			for i := range want {
-				want[i] = twoHops(want[i])
-			}
-			q.Feed(b)
-			var got [][]byte
-			for len(got) < len(want) {
-				for _, w := range queues[1-i].Written(1) {
-					all, ok := slowSegments(w)
-					if !ok {
-						t.Fatalf("%s: %x was written", name, w)
-					}
-					got = append(got, all...)
-				}
-			}
-			compare(t, name, got, want)
-		}
-	}
-	for i, l := range lanes {
-		queues[i].Interrupt()
-		l.link.Interrupt()
-	}
-	wg.Wait()
-	var c Counters
-	lanes[1].inTally.addTo(&c)
-	if c[InCalls]*4 > c[InPackets] {
-		t.Errorf("too little was joined: %s", c)
 	}
 }
 

@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
+	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
@@ -30,13 +32,21 @@ type Target struct {
 
 var _ target.Target = (*Target)(nil)
 
-// running is a tunnel at work.
+// running is a tunnel, at work once it has begun.
 type running struct {
 	is     state.Tunnel
+	index  int // of its device
 	tunnel *tunnel.Tunnel
+	before tunnel.Counters // of those in whose place it came
+	begun  bool
 	stop   context.CancelFunc
-	done   chan struct{} // closed when it has stopped
+	done   chan struct{} // closed when it has stopped, if it began
 }
+
+// beginAfter is when a tunnel begins that has been given no peer until then. Before
+// it knows where they are it would refuse what is for them, and from them; so
+// packets wait.
+const beginAfter = time.Second
 
 // New returns a Target without tunnels.
 func New() *Target { return &Target{tunnels: make(map[string]*running)} }
@@ -52,9 +62,28 @@ func (t *Target) Close() {
 	}
 }
 
+// end is called once, and not by those who hold t.mu while it may still begin.
 func (r *running) end() {
 	r.stop()
-	<-r.done
+	if r.begun {
+		<-r.done
+	} else {
+		r.tunnel.Close()
+	}
+}
+
+// stale reports whether the device is not the one that has its name now.
+func (r *running) stale() bool {
+	i, err := net.InterfaceByName(r.is.Dev)
+	return err != nil || i.Index != r.index
+}
+
+func (r *running) counters() tunnel.Counters {
+	all := r.tunnel.Counters()
+	for i, n := range r.before {
+		all[i] += n
+	}
+	return all
 }
 
 // Counters lists, for each tunnel, what it has counted.
@@ -63,7 +92,7 @@ func (t *Target) Counters() []string {
 	defer t.mu.Unlock()
 	var texts []string
 	for dev, r := range t.tunnels {
-		texts = append(texts, dev+": "+r.tunnel.Counters().String())
+		texts = append(texts, dev+": "+r.counters().String())
 	}
 	return texts
 }
@@ -74,6 +103,9 @@ func (t *Target) Dump(context.Context) (state.Have, error) {
 	defer t.mu.Unlock()
 	have := make(state.Have)
 	for dev, r := range t.tunnels {
+		if r.stale() {
+			continue
+		}
 		have[r.is.Key()] = state.Entry{Object: r.is, Owner: state.Ours}
 		for subnet, host := range r.tunnel.Table().All() {
 			p := state.TunnelPeer{Dev: dev, Subnet: subnet, Host: host}
@@ -98,38 +130,55 @@ func (t *Target) Apply(_ context.Context, ops []state.Op) []error {
 			errs[i] = fmt.Errorf("a tunnel has no %s", op.Key().Kind)
 		}
 	}
+	for _, r := range t.tunnels {
+		if r.tunnel.Table().Len() > 0 {
+			t.begin(r)
+		}
+	}
 	return errs
 }
 
 func (t *Target) applyTunnel(op state.Op) error {
 	dev := op.Key().Dev
 	old := t.tunnels[dev]
-	if old != nil && op.Verb == state.Create {
-		return unix.EEXIST
+	if op.Verb == state.Delete {
+		if old != nil {
+			delete(t.tunnels, dev)
+			old.end()
+		}
+		return nil
 	}
+	is := op.Want.(state.Tunnel)
+	if old != nil && !old.stale() {
+		if op.Verb == state.Create {
+			return unix.EEXIST
+		}
+		now := is
+		now.MTU, now.SourceCheck = old.is.MTU, old.is.SourceCheck
+		if now == old.is {
+			old.is = is
+			old.tunnel.Set(is.MTU, is.SourceCheck)
+			return nil
+		}
+	}
+	var before tunnel.Counters
 	if old != nil {
 		delete(t.tunnels, dev)
 		old.end() // its port is needed
+		before = old.counters()
 	}
-	if op.Verb == state.Delete {
-		return nil
-	}
-	r, err := t.start(op.Want.(state.Tunnel))
+	r, err := t.open(is, before)
 	if err != nil {
 		return err
 	}
-	if old != nil && old.is.Own.Bits() == r.is.Own.Bits() && old.is.Network == r.is.Network {
-		peers := make(map[netip.Prefix]netip.Addr)
-		for subnet, host := range old.tunnel.Table().All() {
-			peers[subnet] = host
-		}
-		return r.tunnel.Table().Replace(peers)
+	if old != nil && old.is.Own.Bits() == is.Own.Bits() && old.is.Network == is.Network {
+		return r.tunnel.Table().Replace(maps.Collect(old.tunnel.Table().All()))
 	}
 	return nil
 }
 
-// start opens a tunnel and has it run. The caller holds t.mu.
-func (t *Target) start(is state.Tunnel) (*running, error) {
+// open opens a tunnel, which begins later. The caller holds t.mu.
+func (t *Target) open(is state.Tunnel, before tunnel.Counters) (*running, error) {
 	opened, err := tunnel.Open(tunnel.Config{
 		Device: is.Dev, Local: is.Local, Own: is.Own, Network: is.Network, Addr: is.Own.Addr(), MTU: is.MTU,
 		SourceCheck: is.SourceCheck, Offload: true,
@@ -141,16 +190,39 @@ func (t *Target) start(is state.Tunnel) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, stop := context.WithCancel(context.Background()) // ended by Close
-	r := &running{is: is, tunnel: opened, stop: stop, done: make(chan struct{})}
+	device, err := net.InterfaceByName(is.Dev)
+	if err != nil {
+		opened.Close()
+		return nil, fmt.Errorf("%w: %w", target.ErrNoLink, err)
+	}
+	r := &running{is: is, index: device.Index, tunnel: opened, before: before, done: make(chan struct{})}
+	later := time.AfterFunc(beginAfter, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.tunnels[is.Dev] == r {
+			t.begin(r)
+		}
+	})
+	r.stop = func() { later.Stop() }
 	t.tunnels[is.Dev] = r
+	return r, nil
+}
+
+// begin has a tunnel carry packets, if it does not yet. The caller holds t.mu.
+func (t *Target) begin(r *running) {
+	if r.begun {
+		return
+	}
+	r.begun = true
+	r.stop()
+	ctx, stop := context.WithCancel(context.Background()) // ended by Close
+	r.stop = stop
 	go func() {
-		err := opened.Run(ctx)
+		err := r.tunnel.Run(ctx)
 		stop()
 		close(r.done)
 		t.ended(r, err)
 	}()
-	return r, nil
 }
 
 // ended notes that a tunnel has stopped, and tells if nobody asked for that.
