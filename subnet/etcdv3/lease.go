@@ -70,12 +70,13 @@ func (s *Store) keepAlive(ctx context.Context, id int64) (lasts int64, err error
 }
 
 // left returns when an etcd lease ends, by our clock, and whether keys are
-// attached to it.
+// attached to it. However long the answer takes, it is not later than that.
 func (s *Store) left(ctx context.Context, id int64) (ends time.Time, attached bool, err error) {
+	asked := time.Now()
 	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
 		resp, err := pb.NewLeaseClient(c).LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: true}, o...)
 		if err == nil { // of a lease that is gone -1 is left
-			ends = time.Now().Add(time.Duration(max(resp.TTL, 0)) * time.Second)
+			ends = asked.Add(time.Duration(max(resp.TTL, 0)) * time.Second)
 			attached = len(resp.Keys) > 0
 		}
 		return err
