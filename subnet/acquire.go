@@ -17,8 +17,16 @@ import (
 func (k *Keeper) acquire(ctx context.Context) error {
 	var said said
 	unreachable, contended := backoff{random: k.Random}, backoff{random: k.Random}
+	begun := time.Now()
 	for {
-		err := k.tryAcquire(ctx)
+		// A store that swallows what it is asked must not keep us longer than one
+		// that is not there.
+		cctx, cancel := ctx, context.CancelFunc(func() {})
+		if left := offlineAfter - time.Since(begun); k.Saved != nil && left > 0 {
+			cctx, cancel = context.WithTimeout(ctx, left)
+		}
+		err := k.tryAcquire(cctx)
+		cancel()
 		var pause time.Duration
 		switch {
 		case ctx.Err() != nil:
@@ -41,6 +49,12 @@ func (k *Keeper) acquire(ctx context.Context) error {
 		default:
 			k.Waiting("waiting for the store: " + err.Error())
 			k.trouble.note(err)
+			if k.Saved != nil && time.Since(begun) >= offlineAfter {
+				if k.goOffline(ctx) {
+					return nil
+				}
+				k.Saved = nil // it will not get better
+			}
 			pause = min(unreachable.next(), configPoll)
 		}
 		if err := sleep(ctx, pause); err != nil {

@@ -19,6 +19,8 @@ type Config struct {
 	BackendType string
 	// Backend is the whole Backend object, or nothing.
 	Backend json.RawMessage
+
+	raw string // all of it, as written
 }
 
 // Range is where one address family's subnets come from.
@@ -103,7 +105,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 	if !v4 && !v6 {
 		return nil, &ConfigError{Key: "EnableIPv4", Value: "false", Reason: "with EnableIPv6 false leaves no address family"}
 	}
-	c := &Config{}
+	c := &Config{raw: string(raw)}
 	if v4 {
 		if c.V4, err = limits4.parse(j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax); err != nil {
 			return nil, err

@@ -51,9 +51,13 @@ type Keeper struct {
 	// Boottime returns the time since the host was started, with the time that
 	// it was suspended. Nil is the kernel's clock.
 	Boottime func() time.Duration
+	// Saved returns what this host held when it last ran. It is asked if the store
+	// can't be reached for a few seconds at the start. May be nil.
+	Saved func() (Saved, error)
 	// Random is what subnets and pauses are drawn from. Nil is chance.
 	Random *rand.Rand
 
+	offline   bool // the holding was saved; the store has yet to be reached
 	attrs     Attrs
 	avoid     []netip.Prefix
 	outdated  bool        // attrs and avoid may be
@@ -102,6 +106,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 		return err
 	}
 	k.Changed(k.holding)
+	if k.offline {
+		if err := k.online(ctx); err != nil {
+			return err
+		}
+		k.Changed(k.holding)
+	}
 
 	ctx, cancel := context.WithCancel(ctx)
 	snapshots := make(chan Snapshot, 1) // the latest one

@@ -53,7 +53,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		klog.Warning(err)
 	}
 	o.iface.MachineID = machineID()
-	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1)}
+	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.target = target.Mux{Rest: machine, Parts: []target.Part{{Target: tunnels, Kinds: tunnel.Kinds()}}}
@@ -72,12 +72,16 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Trouble:  d.trouble,
 		Boottime: o.boottime,
 	}
+	if o.stateDir != "" {
+		keeper.Saved = o.saved
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })
 	g.Go(func() error { return d.reconciler.Run(ctx) })
 	g.Go(func() error { return d.watchMachine(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
+	g.Go(func() error { return d.save(ctx) })
 	g.Go(func() error { return logCounters(ctx, tunnels, o.askedCounters) })
 	defer d.stop()
 	return g.Wait()
@@ -95,6 +99,7 @@ type daemon struct {
 	look       chan struct{} // one slot: the external interface may have changed
 	refresh    chan struct{} // one slot: our lease may have to say something else
 	publish    chan struct{} // one slot: subnet.env or the status may have changed
+	unsaved    chan struct{} // one slot: what is held may not be saved
 	previous   ip.Subnet     // that this host had when it last ran
 
 	mu       sync.Mutex
@@ -145,6 +150,7 @@ func (d *daemon) holds(h subnet.Holding) {
 		}
 	}
 	d.holding = h
+	poke(d.unsaved)
 	d.wish()
 }
 

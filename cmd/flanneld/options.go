@@ -26,6 +26,7 @@ type options struct {
 	etcdAPI     api
 	iface       network.Selection
 	subnetFile  string
+	stateDir    string
 	renewMargin time.Duration
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
@@ -67,6 +68,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.Var((*address)(&o.iface.CanReach), "iface-can-reach", "`address` to which the interface is the way; looked at after -iface-regex")
 	fs.Var((*address)(&o.iface.PublicIP), "public-ip", "`address` that other hosts reach this one by, if it is not the interface's")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells this host's subnet")
+	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd needs; empty to keep nothing")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
 	showVersion := fs.Bool("version", false, "print the version and exit")

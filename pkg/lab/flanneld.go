@@ -18,8 +18,8 @@ type Daemon struct {
 }
 
 // StartFlanneld runs a flanneld that uses the lab's etcd, the last one
-// started, and a subnet file in the host's directory, unless args say
-// otherwise.
+// started, and a subnet file and a state folder in the host's directory, unless
+// args say otherwise.
 func (h *Host) StartFlanneld(bin string, args ...string) (*Daemon, error) {
 	return h.StartFlanneldIn(nil, bin, args...)
 }
@@ -32,6 +32,9 @@ func (h *Host) StartFlanneldIn(env []string, bin string, args ...string) (*Daemo
 		d.SubnetFile = own
 	} else {
 		argv = append(argv, "-subnet-file="+d.SubnetFile)
+	}
+	if _, ok := flagValue(args, "state-dir"); !ok {
+		argv = append(argv, "-state-dir="+filepath.Join(h.Dir, "state"))
 	}
 	h.lab.mu.Lock()
 	etcd := h.lab.etcd

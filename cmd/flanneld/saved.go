@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/subnet"
+)
+
+// savedFile is where what this host holds is kept for a start without etcd; empty
+// if it is not to be. Daemons for several networks have a file each.
+func (o *options) savedFile() string {
+	if o.stateDir == "" {
+		return ""
+	}
+	name := strings.ReplaceAll(strings.Trim(o.etcd.Prefix, "/"), "/", "_")
+	return filepath.Join(o.stateDir, name+".json")
+}
+
+// saved reads that.
+func (o *options) saved() (subnet.Saved, error) {
+	return subnet.LoadSaved(o.savedFile(), o.etcd.Prefix)
+}
+
+// A large network changes all the time, and its file is large: so long it rests
+// after it was written, and longer for each lease.
+const (
+	saveRest      = 10 * time.Second
+	saveRestLease = time.Millisecond
+)
+
+// save keeps the file as the keeper's holding is.
+func (d *daemon) save(ctx context.Context) error {
+	path := d.options.savedFile()
+	if path == "" {
+		return nil
+	}
+	var last subnet.Holding
+	if s, err := d.options.saved(); err == nil {
+		last = s.Holding
+	}
+	failed := ""
+	write := func() time.Duration {
+		d.mu.Lock()
+		h := d.holding
+		d.mu.Unlock()
+		if h.Own == nil || last.Config != nil && h.SameSaved(last) {
+			return 0
+		}
+		if err := h.Save(path, d.options.etcd.Prefix); err == nil {
+			last, failed = h, ""
+		} else {
+			if err.Error() != failed {
+				failed = err.Error()
+				klog.Warningf("a start without etcd would not be possible: %v", err)
+			}
+			poke(d.unsaved) // it may be better next time
+		}
+		return saveRest + time.Duration(len(h.Snapshot.Leases))*saveRestLease
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			write()
+			return ctx.Err()
+		case <-d.unsaved:
+		}
+		if err := sleep(ctx, write()); err != nil {
+			write()
+			return err
+		}
+	}
+}

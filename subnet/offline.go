@@ -1,0 +1,76 @@
+package subnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// offlineAfter is how long the store is tried at the start before what was saved
+// has to do.
+const offlineAfter = 5 * time.Second
+
+// goOffline takes what was saved as if it came from the store, if this host may
+// still live by it.
+func (k *Keeper) goOffline(ctx context.Context) bool {
+	s, err := k.Saved()
+	if err == nil {
+		err = k.usable(ctx, s)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case err != nil:
+		klog.Warningf("waiting for the store, as there is nothing to start with: %v", err)
+		return false
+	}
+	until := "for ever"
+	if !s.Own.Reserved() {
+		until = "until " + s.Own.Expires.Format(time.DateTime)
+	}
+	klog.Warningf("the store cannot be reached: starting with what it held at %s, %d leases; our subnet %s is ours %s",
+		s.At.Format(time.DateTime), len(s.Snapshot.Leases), s.Own.Subnet, until)
+	k.holding, k.offline = s.Holding, true
+	return true
+}
+
+// usable asks what our lease has to say, and returns why a saved one can't be
+// lived by.
+func (k *Keeper) usable(ctx context.Context, s Saved) error {
+	now := time.Now().Round(0) // what was saved is by the host's clock
+	switch own := s.Own; {
+	case now.Before(s.At):
+		return fmt.Errorf("it was saved at %s, which is yet to come: the clock can't be right", s.At.Format(time.DateTime))
+	case !own.Reserved() && !now.Before(own.Expires):
+		return fmt.Errorf("our lease %s ended at %s", own.Subnet, own.Expires.Format(time.DateTime))
+	case !s.Config.Fits(own.Subnet):
+		return fmt.Errorf("our lease %s does not fit the configuration", own.Subnet)
+	}
+	attrs, avoid, err := k.Prepare(ctx, s.Config, s.Snapshot)
+	if err != nil {
+		return err
+	}
+	if attrs.PublicIP != s.Own.PublicIP {
+		return errors.New("our lease is that of another public address")
+	}
+	k.attrs, k.avoid, k.outdated = attrs, avoid, false
+	return nil
+}
+
+// online gets a lease from the store, once that can be reached.
+func (k *Keeper) online(ctx context.Context) error {
+	old := k.holding.Own.Subnet
+	k.Saved, k.Previous = nil, old
+	if err := k.acquire(ctx); err != nil {
+		return err
+	}
+	k.offline = false
+	if now := k.holding.Own.Subnet; now != old {
+		klog.Errorf("this host's subnet changed from %s to %s, for the other was not ours any more: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted",
+			old, now)
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package subnet
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"flanneld/pkg/file"
+)
+
+// Saved is what a host held at some time, in a file: with it the host can start
+// while its store can't be reached.
+type Saved struct {
+	At time.Time // by the host's clock
+	Holding
+}
+
+// savedJSON is the file.
+type savedJSON struct {
+	// Store says what the leases are from, so that one is not taken for another.
+	Store  string
+	At     time.Time
+	Config string // as written
+	Own    string // the key of this host's lease
+	Leases []savedLease
+}
+
+type savedLease struct {
+	Key      string
+	Value    string
+	Expires  time.Time `json:",omitzero"` // by the host's clock; none is a reservation
+	Revision uint64
+}
+
+// Save writes what a host holds now of a store.
+func (h Holding) Save(path, store string) error {
+	j := savedJSON{
+		Store: store, At: time.Now().Round(0), Config: h.Config.raw, Own: h.Own.Subnet.Key(),
+		Leases: make([]savedLease, 0, len(h.Snapshot.Leases)),
+	}
+	add := func(l *Lease) error {
+		value, err := l.Value()
+		if err == nil {
+			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.Expires.Round(0), l.Revision})
+		}
+		return err
+	}
+	err := add(h.Own)
+	for _, l := range h.Snapshot.Leases {
+		if l.Subnet != h.Own.Subnet && err == nil {
+			err = add(l)
+		}
+	}
+	var content []byte
+	if err == nil {
+		content, err = json.Marshal(j)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return file.Write(path, append(content, '\n'))
+}
+
+// LoadSaved reads what was saved of a store.
+func LoadSaved(path, store string) (Saved, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return Saved{}, fmt.Errorf("reading what was saved: %w", err)
+	}
+	s, err := parseSaved(content, store)
+	if err != nil {
+		return Saved{}, fmt.Errorf("reading what was saved: %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func parseSaved(content []byte, store string) (Saved, error) {
+	var j savedJSON
+	if err := json.Unmarshal(content, &j); err != nil {
+		return Saved{}, jsonError(err)
+	}
+	if j.Store != store {
+		return Saved{}, fmt.Errorf("it is of %q, not of %q", j.Store, store)
+	}
+	config, err := ParseConfig([]byte(j.Config))
+	if err != nil {
+		return Saved{}, err
+	}
+	var a Assembler
+	entries := make([]Entry, len(j.Leases))
+	for i, l := range j.Leases {
+		entries[i] = Entry(l)
+	}
+	a.Reset(entries)
+	s := Saved{At: j.At, Holding: Holding{Config: config, Snapshot: a.Snapshot(0)}}
+	for _, l := range s.Snapshot.Leases {
+		if l.Subnet.Key() == j.Own {
+			s.Own = l
+		}
+	}
+	if s.Own == nil {
+		return Saved{}, errors.New("this host's own lease is missing")
+	}
+	return s, nil
+}
+
+// SameSaved reports whether saving one would write what saving the other did, but
+// for when other hosts' leases end.
+func (h Holding) SameSaved(other Holding) bool {
+	if h.Config.raw != other.Config.raw || *h.Own != *other.Own || len(h.Snapshot.Leases) != len(other.Snapshot.Leases) {
+		return false
+	}
+	for i, l := range h.Snapshot.Leases {
+		if o := other.Snapshot.Leases[i]; l != o && (l.Subnet != o.Subnet || l.Attrs != o.Attrs || l.Reserved() != o.Reserved()) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,141 @@
+package subnet
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/ip"
+)
+
+// saveable is a holding with a lease of every kind.
+func saveable(t *testing.T) Holding {
+	t.Helper()
+	config, err := ParseConfig([]byte(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease := func(s, public string, ttl time.Duration) *Lease {
+		l := &Lease{
+			Subnet: ip.SubnetOf(netip.MustParsePrefix(s)), Revision: 7,
+			Attrs: Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr(public)}, BackendType: "vxlan", BackendData: `{"VNI":1,"VtepMAC":"0a:00:00:00:00:01"}`},
+		}
+		if ttl > 0 {
+			l.Expires = time.Now().Add(ttl)
+		}
+		return l
+	}
+	own := lease("10.5.1.0/24", "192.0.2.1", time.Hour)
+	return Holding{Config: config, Own: own, Snapshot: Snapshot{Leases: []*Lease{
+		own, lease("10.5.2.0/24", "192.0.2.2", time.Hour), lease("10.5.3.0/24", "192.0.2.3", 0),
+	}}}
+}
+
+func TestSaved(t *testing.T) {
+	h := saveable(t)
+	path := filepath.Join(t.TempDir(), "new", "state.json")
+	if err := h.Save(path, "/net"); err != nil {
+		t.Fatal(err)
+	}
+	s, err := LoadSaved(path, "/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.SameSaved(h) && s.Own.Expires.Equal(h.Own.Expires) {
+		t.Errorf("%+v was read", s)
+	}
+	for i, l := range s.Snapshot.Leases {
+		want := h.Snapshot.Leases[i]
+		if l.Subnet != want.Subnet || l.Attrs != want.Attrs || !l.Expires.Equal(want.Expires) || l.Revision != want.Revision {
+			t.Errorf("%+v was read, want %+v", l, want)
+		}
+	}
+	if s.Config.Network() != h.Config.Network() || s.Config.BackendType != "vxlan" || s.Own != s.Snapshot.Leases[0] || time.Since(s.At) > time.Minute {
+		t.Errorf("%+v was read", s)
+	}
+
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, content := range map[string]string{
+		`it is of "/net", not of "/other"`: "",
+		"not valid JSON":                   string(good[:len(good)/2]),
+		"is a JSON array":                  "[]",
+		"network configuration: Network":   strings.Replace(string(good), "10.5.0.0/16", "10.5.0.0/66", 1),
+		"own lease is missing":             strings.Replace(string(good), `"Own":"10.5.1.0-24"`, `"Own":"10.5.9.0-24"`, 1),
+	} {
+		store := "/net"
+		if content == "" {
+			content, store = string(good), "/other"
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := LoadSaved(path, store); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+	}
+}
+
+func TestSameSaved(t *testing.T) {
+	h := saveable(t)
+	change := func(i int, f func(*Lease)) Holding {
+		now := h
+		now.Snapshot.Leases = append([]*Lease(nil), h.Snapshot.Leases...)
+		l := *h.Snapshot.Leases[i]
+		f(&l)
+		now.Snapshot.Leases[i] = &l
+		if i == 0 {
+			now.Own = &l
+		}
+		return now
+	}
+	if !change(1, func(l *Lease) { l.Expires, l.Revision = l.Expires.Add(time.Hour), 9 }).SameSaved(h) {
+		t.Error("that another host renewed its lease is worth a write")
+	}
+	for name, now := range map[string]Holding{
+		"our own lease renewed": change(0, func(l *Lease) { l.Expires = l.Expires.Add(time.Hour) }),
+		"another's attributes":  change(1, func(l *Lease) { l.BackendData = "{}" }),
+		"reserved":              change(1, func(l *Lease) { l.Expires = time.Time{} }),
+		"another configuration": {Config: &Config{raw: "{}"}, Own: h.Own, Snapshot: h.Snapshot},
+		"one that is not there": {Config: h.Config, Own: h.Own, Snapshot: Snapshot{Leases: h.Snapshot.Leases[:2]}},
+		"another in its place":  change(2, func(l *Lease) { l.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.5.4.0/24")) }),
+	} {
+		if now.SameSaved(h) {
+			t.Errorf("%s: not noticed", name)
+		}
+	}
+}
+
+func TestSavedUsable(t *testing.T) {
+	h := saveable(t)
+	attrs := h.Own.Attrs
+	for want, change := range map[string]func(*Saved, *Keeper){
+		"":                          func(*Saved, *Keeper) {},
+		"yet to come":               func(s *Saved, _ *Keeper) { s.At = s.At.Add(time.Hour) },
+		"ended at":                  func(s *Saved, _ *Keeper) { s.Own.Expires = time.Now().Add(-time.Second) },
+		"does not fit":              func(s *Saved, _ *Keeper) { s.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.6.1.0/24")) },
+		"of another public address": func(_ *Saved, _ *Keeper) { attrs.PublicIP.V4 = netip.MustParseAddr("192.0.2.9") },
+		"no interface": func(_ *Saved, k *Keeper) {
+			k.Prepare = func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error) {
+				return Attrs{}, nil, errors.New("no interface")
+			}
+		},
+	} {
+		attrs = h.Own.Attrs
+		own := *h.Own
+		s := Saved{At: time.Now().Add(-time.Minute), Holding: h}
+		s.Own = &own
+		k := &Keeper{Prepare: func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error) { return attrs, nil, nil }}
+		change(&s, k)
+		if err := k.usable(t.Context(), s); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one with %q", err, want)
+		}
+	}
+}
