@@ -109,7 +109,9 @@ func parseSaved(content []byte, store string) (Saved, error) {
 // SameSaved reports whether saving one would write what saving the other did, but
 // for when other hosts' leases end.
 func (h Holding) SameSaved(other Holding) bool {
-	if h.Config.raw != other.Config.raw || *h.Own != *other.Own || len(h.Snapshot.Leases) != len(other.Snapshot.Leases) {
+	a, b := h.Own, other.Own
+	if h.Config.raw != other.Config.raw || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || !a.Expires.Equal(b.Expires) ||
+		len(h.Snapshot.Leases) != len(other.Snapshot.Leases) {
 		return false
 	}
 	for i, l := range h.Snapshot.Leases {
