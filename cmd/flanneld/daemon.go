@@ -32,6 +32,11 @@ func run(ctx context.Context, o *options, machine host) error {
 	for _, name := range o.unknown {
 		klog.Warningf("ignoring the environment variable %s: there is no such option", name)
 	}
+	release, err := awaitClaim(ctx, o.subnetFile, new(systemd).status)
+	if err != nil {
+		return err
+	}
+	defer release()
 	store, err := etcdv2.New(o.etcd)
 	if err != nil {
 		return err
