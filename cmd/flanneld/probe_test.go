@@ -49,7 +49,7 @@ func (h *node) probed() []string {
 func probe(subnets map[netip.Prefix]bool) ([]string, error) {
 	eth0, err := net.InterfaceByName("eth0")
 	if err != nil {
-		return nil, nil //nolint:nilerr // nothing leaves a host without its NIC
+		return nil, nil // nothing leaves a host without its NIC
 	}
 	wire, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -90,8 +90,8 @@ func probe(subnets map[netip.Prefix]bool) ([]string, error) {
 func capture(wire int, port uint16, missing map[netip.Addr]netip.Prefix) (got []string, err error) {
 	buf := make([]byte, 70_000)
 	for end := time.Now().Add(100 * time.Millisecond); len(missing) > 0; {
-		left := unix.NsecToTimeval(int64(time.Until(end) / time.Microsecond * time.Microsecond))
-		if left.Sec < 0 || left.Usec <= 0 {
+		left := unix.NsecToTimeval(max(0, int64(time.Until(end))))
+		if left == (unix.Timeval{}) { // which would be to wait for ever
 			return got, nil
 		}
 		if err := unix.SetsockoptTimeval(wire, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &left); err != nil {
