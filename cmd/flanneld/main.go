@@ -33,6 +33,13 @@ func start(machine host) int {
 	o.askedCounters = counters
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
+	if o.cleanup {
+		if err := cleanup(ctx, o, machine, os.Stdout); err != nil {
+			klog.Errorf("cleaning up: %v", err)
+			return 1
+		}
+		return 0
+	}
 	if err := run(ctx, o, machine); err != nil && !errors.Is(err, context.Canceled) {
 		klog.Errorf("stopping: %v", err)
 		return 1

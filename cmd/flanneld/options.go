@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ type options struct {
 	iface       network.Selection
 	subnetFile  string
 	renewMargin time.Duration
+	cleanup     bool // and nothing else
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
@@ -69,6 +71,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells this host's subnet")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
+	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	fs.Bool("help", false, "print this and exit")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
@@ -121,6 +124,10 @@ var missing = map[string]string{
 	"FLANNELD_REMOTE":                       "none",
 }
 
+// actions are flags that ask for something else than the daemon. They are for the
+// command line alone: what is in the environment is there at every start.
+var actions = []string{"cleanup", "help", "version"}
+
 // fromEnv sets the flags that are not set from their environment variables.
 func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value string, err error) {
 	given := make(map[string]bool)
@@ -138,7 +145,7 @@ func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value
 			return name, value, errors.New("this version does not have that option")
 		case f == nil:
 			*unknown = append(*unknown, name)
-		case given[f.Name], f.Name == "help", f.Name == "version":
+		case given[f.Name], slices.Contains(actions, f.Name):
 		default:
 			if err := fs.Set(f.Name, value); err != nil {
 				if _, ok := f.Value.(*secret); ok || strings.Contains(value, "@") {

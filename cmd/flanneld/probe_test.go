@@ -90,8 +90,8 @@ func probe(subnets map[netip.Prefix]bool) ([]string, error) {
 func capture(wire int, port uint16, missing map[netip.Addr]netip.Prefix) (got []string, err error) {
 	buf := make([]byte, 70_000)
 	for end := time.Now().Add(100 * time.Millisecond); len(missing) > 0; {
-		left := unix.NsecToTimeval(time.Until(end).Nanoseconds())
-		if left.Sec < 0 || left.Usec <= 0 {
+		left := unix.NsecToTimeval(max(0, int64(time.Until(end))))
+		if left == (unix.Timeval{}) { // which would be to wait for ever
 			return got, nil
 		}
 		if err := unix.SetsockoptTimeval(wire, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &left); err != nil {
