@@ -30,7 +30,7 @@ func testCleanup(t *testing.T, v variant) {
 	n.nodes[1].waitReady()
 	n.putPeer(stranger("10.5.200.0/24", "192.168.0.200"))
 	h.waitPeers(soon, append(h.others(), stranger("10.5.200.0/24", "192.168.0.200"))...)
-	if code, out := h.cleanup(); code != 1 || !strings.Contains(out, "another flanneld works for it; stop it first") {
+	if code, out := h.act("-cleanup"); code != 1 || !strings.Contains(out, "another flanneld works for it; stop it first") {
 		t.Errorf("while the daemon runs: status %d, %s", code, out)
 	}
 	h.waitPeers(0, append(h.others(), stranger("10.5.200.0/24", "192.168.0.200"))...)
@@ -49,7 +49,7 @@ func testCleanup(t *testing.T, v variant) {
 	must(h.daemon.Stop(soon))(t)
 	key := h.key()
 	lease := n.get(key)
-	code, out := h.cleanup()
+	code, out := h.act("-cleanup")
 	if code != 0 || !strings.Contains(out, "removed "+h.daemon.SubnetFile) {
 		t.Errorf("status %d, %s", code, out)
 	}
@@ -72,19 +72,9 @@ func testCleanup(t *testing.T, v variant) {
 		t.Errorf("the lease was %s and is %s", lease, now)
 	}
 
-	if code, out := h.cleanup(); code != 0 || !strings.Contains(out, "there is nothing to remove") {
+	if code, out := h.act("-cleanup"); code != 0 || !strings.Contains(out, "there is nothing to remove") {
 		t.Errorf("again: status %d, %s", code, out)
 	}
-}
-
-// cleanup runs the daemon's binary to clean up.
-func (h *node) cleanup() (code int, out string) {
-	h.n.t.Helper()
-	p, err := h.Start("cleanup", []string{daemonBinary, "-cleanup", "-subnet-file=" + h.daemon.SubnetFile}, nil, lab.ProcessOptions{})
-	check(h.n.t, err)
-	code, err = p.Wait(h.n.ctx)
-	check(h.n.t, err)
-	return code, p.Log()
 }
 
 // inventory lists the host's interfaces, addresses, routes, nexthops and
@@ -126,16 +116,16 @@ func TestCleanupUnclear(t *testing.T) {
 	h := n.nodes[0]
 	h.daemon.Kill()
 	check(t, os.Remove(h.daemon.SubnetFile))
-	if code, out := h.cleanup(); code != 1 || !strings.Contains(out, "does not say which network this host was in, so whose the 1 routes") {
+	if code, out := h.act("-cleanup"); code != 1 || !strings.Contains(out, "does not say which network this host was in, so whose the 1 routes") {
 		t.Errorf("status %d, %s", code, out)
 	}
 	h.waitPeers(0, h.others()...)
 	check(t, os.WriteFile(h.daemon.SubnetFile, []byte("FLANNEL_NETWORK=nonsense\n"), 0o600))
-	if code, out := h.cleanup(); code != 1 || !strings.Contains(out, `bad line "FLANNEL_NETWORK=nonsense"`) {
+	if code, out := h.act("-cleanup"); code != 1 || !strings.Contains(out, `bad line "FLANNEL_NETWORK=nonsense"`) {
 		t.Errorf("status %d, %s", code, out)
 	}
 	check(t, os.WriteFile(h.daemon.SubnetFile, []byte("FLANNEL_NETWORK=10.5.0.0/16\n"), 0o600))
-	if code, out := h.cleanup(); code != 0 || !strings.Contains(out, "removed route 10.5.") {
+	if code, out := h.act("-cleanup"); code != 0 || !strings.Contains(out, "removed route 10.5.") {
 		t.Errorf("status %d, %s", code, out)
 	}
 	h.waitPeers(0)
