@@ -299,9 +299,10 @@ func (r *run) summarize() {
 
 // short is a duration in hours and minutes, or in seconds if it is less than one.
 func short(d time.Duration) string {
+	d = max(d, 0)
 	if d < time.Minute {
-		return max(d, 0).Truncate(time.Second).String()
+		return (d - d%time.Second).String()
 	}
-	text := d.Truncate(time.Minute).String()
+	text := (d - d%time.Minute).String()
 	return text[:len(text)-len("0s")]
 }

@@ -405,6 +405,22 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+func TestShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second:                            "0s",
+		1500 * time.Millisecond:                 "1s",
+		59*time.Second + time.Millisecond:       "59s",
+		time.Minute:                             "1m",
+		10*time.Minute + 50*time.Second:         "10m",
+		24 * time.Hour:                          "24h0m",
+		23*time.Hour + 3599900*time.Millisecond: "23h59m",
+	} {
+		if got := short(d); got != want {
+			t.Errorf("%s is %q, want %q", d, got, want)
+		}
+	}
+}
+
 func TestLarge(t *testing.T) {
 	const leases = 5000
 	s := start(t)
