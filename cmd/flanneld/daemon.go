@@ -31,6 +31,11 @@ func run(ctx context.Context, o *options, machine host) error {
 	for _, name := range o.unknown {
 		klog.Warningf("ignoring the environment variable %s: there is no such option", name)
 	}
+	release, err := awaitClaim(ctx, o.subnetFile, new(systemd).status)
+	if err != nil {
+		return err
+	}
+	defer release()
 	store, err := openStore(o)
 	if err != nil {
 		return err

@@ -33,10 +33,27 @@ func start(machine host) int {
 	o.askedCounters = counters
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
+	switch {
+	case o.cleanup:
+		return ended("cleaning up", cleanup(ctx, o, machine, os.Stdout))
+	case o.migrate:
+		return ended("migrating", migrateEtcd(ctx, o, os.Stdout))
+	case o.release:
+		return ended("releasing the lease", releaseLease(ctx, o, machine, os.Stdout))
+	}
 	if err := run(ctx, o, machine); err != nil && !errors.Is(err, context.Canceled) {
 		klog.Errorf("stopping: %v", err)
 		return 1
 	}
 	klog.Info("stopping: forwarding, lease and subnet file stay as they are")
+	return 0
+}
+
+// ended returns the exit status of what was done instead of the daemon's work.
+func ended(what string, err error) int {
+	if err != nil {
+		klog.Errorf("%s: %v", what, err)
+		return 1
+	}
 	return 0
 }

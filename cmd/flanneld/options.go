@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ type options struct {
 	subnetFile  string
 	stateDir    string
 	renewMargin time.Duration
+	// cleanup, migrate and release are what to do instead of the daemon's work.
+	cleanup, migrate, release bool
+	dryRun                    bool
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
@@ -71,6 +75,10 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd needs; empty to keep nothing")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
+	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
+	fs.BoolVar(&o.release, "release", false, "give back this host's lease, and exit")
+	fs.BoolVar(&o.migrate, "etcd-migrate", false, "copy configuration and leases from version 2 of etcd's API to version 3, and exit")
+	fs.BoolVar(&o.dryRun, "dry-run", false, "with -etcd-migrate, write nothing and print what would be copied")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	fs.Bool("help", false, "print this and exit")
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
@@ -101,6 +109,10 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		return nil, nil
 	case fs.NArg() > 0:
 		return nil, usage("unexpected argument %q: options begin with a dash", fs.Arg(0))
+	case moreThanOne(o.cleanup, o.migrate, o.release):
+		return nil, usage("only one of -cleanup, -etcd-migrate and -release can be done at a time")
+	case o.dryRun && !o.migrate:
+		return nil, usage("-dry-run is for -etcd-migrate alone")
 	}
 	if name, value, err := fromEnv(fs, environ, &o.unknown); err != nil {
 		return nil, usage("invalid value %q for environment variable %s: %v", value, name, err)
@@ -123,6 +135,20 @@ var missing = map[string]string{
 	"FLANNELD_REMOTE":                       "none",
 }
 
+// actions are flags that ask for something else than the daemon. They are for the
+// command line alone: what is in the environment is there at every start.
+var actions = []string{"cleanup", "dry-run", "etcd-migrate", "help", "release", "version"}
+
+func moreThanOne(asked ...bool) bool {
+	n := 0
+	for _, a := range asked {
+		if a {
+			n++
+		}
+	}
+	return n > 1
+}
+
 // fromEnv sets the flags that are not set from their environment variables.
 func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value string, err error) {
 	given := make(map[string]bool)
@@ -140,7 +166,7 @@ func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value
 			return name, value, errors.New("this version does not have that option")
 		case f == nil:
 			*unknown = append(*unknown, name)
-		case given[f.Name], f.Name == "help", f.Name == "version":
+		case given[f.Name], slices.Contains(actions, f.Name):
 		default:
 			if err := fs.Set(f.Name, value); err != nil {
 				if _, ok := f.Value.(*secret); ok || strings.Contains(value, "@") {

@@ -152,6 +152,30 @@ func TestParsePrints(t *testing.T) {
 	check(t, []string{"-version=false", "-help=false"}, []string{"FLANNELD_VERSION=true", "FLANNELD_HELP=true"}, defaults())
 }
 
+// Only one of the things that are done instead of the daemon's work can be.
+func TestParseActions(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		set  func(*options)
+	}{
+		{[]string{"-cleanup"}, func(o *options) { o.cleanup = true }},
+		{[]string{"--release", "-cleanup=false"}, func(o *options) { o.release = true }},
+		{[]string{"-etcd-migrate"}, func(o *options) { o.migrate = true }},
+		{[]string{"-dry-run", "-etcd-migrate"}, func(o *options) { o.migrate, o.dryRun = true, true }},
+	} {
+		want := defaults()
+		test.set(&want)
+		check(t, test.args, nil, want)
+	}
+	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true"}, defaults())
+	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}} {
+		rejected(t, args, nil, "only one of -cleanup, -etcd-migrate and -release")
+	}
+	for _, args := range [][]string{{"-dry-run"}, {"-dry-run", "-cleanup"}, {"-dry-run", "-release"}} {
+		rejected(t, args, nil, "-dry-run is for -etcd-migrate alone")
+	}
+}
+
 func TestParseRejects(t *testing.T) {
 	logLevel(t)
 	for _, test := range []struct{ flag, value string }{

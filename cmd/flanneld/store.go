@@ -20,13 +20,19 @@ func openStore(o *options) (etcd.Store, error) {
 		return etcdv3.New(o.etcd)
 	case apiAuto:
 	}
-	v2, err := etcdv2.New(o.etcd)
-	if err != nil {
-		return nil, err
-	}
-	v3, err := etcdv3.New(o.etcd)
+	v2, v3, err := openBoth(o)
 	if err != nil {
 		return nil, err
 	}
 	return etcd.NewAuto(v2, v3), nil
+}
+
+// openBoth returns the stores in both APIs.
+func openBoth(o *options) (*etcdv2.Store, *etcdv3.Store, error) {
+	v2, err := etcdv2.New(o.etcd)
+	if err != nil {
+		return nil, nil, err
+	}
+	v3, err := etcdv3.New(o.etcd)
+	return v2, v3, err
 }

@@ -52,6 +52,8 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"-etcd-endpoints=localhost:2379"}, 2, "is not an http or https URL"},
 		{nil, []string{"-etcd-api=v3"}, 2, `invalid value "v3" for flag -etcd-api: is not auto, 2 or 3`},
 		{[]string{"FLANNELD_ETCD_API=1"}, nil, 2, `invalid value "1" for environment variable FLANNELD_ETCD_API: is not auto, 2 or 3`},
+		{nil, []string{"-release", "-cleanup"}, 2, "only one of -cleanup, -etcd-migrate and -release can be done at a time"},
+		{nil, []string{"-dry-run"}, 2, "-dry-run is for -etcd-migrate alone"},
 		{nil, []string{"start"}, 2, `unexpected argument "start"`},
 		{[]string{"FLANNELD_PUBLIC_IP=x"}, nil, 2, `invalid value "x" for environment variable FLANNELD_PUBLIC_IP`},
 		{[]string{"FLANNELD_V=x"}, nil, 2, "FLANNELD_V"},

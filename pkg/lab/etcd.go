@@ -25,6 +25,16 @@ type EtcdOptions struct {
 	// Client is the certificate of the lab's own connections to it. The lab
 	// does not check the server's certificate.
 	Client CertFiles
+	// Args are more arguments for it.
+	Args []string
+}
+
+// binary is the name of the server's.
+func (o EtcdOptions) binary() string {
+	if o.Version == "" {
+		return "etcd"
+	}
+	return "etcd-" + o.Version
 }
 
 // Etcd is an etcd server of one member, with its version 2 API on if it has one.
@@ -32,7 +42,7 @@ type Etcd struct {
 	*Process // the current one; a new one after each start
 
 	host       *Host
-	bin        string
+	binDir     string
 	dataDir    string
 	opts       EtcdOptions
 	transport  *http.Transport
@@ -43,21 +53,11 @@ type Etcd struct {
 
 // StartEtcd starts an etcd on a host and waits until it answers.
 func (l *Lab) StartEtcd(ctx context.Context, on *Host, opts EtcdOptions) (*Etcd, error) {
-	bin := "etcd"
-	if opts.Version != "" {
-		bin += "-" + opts.Version
-	}
 	e := &Etcd{
 		host:    on,
-		bin:     filepath.Join(l.binDir, bin),
+		binDir:  l.binDir,
 		dataDir: filepath.Join(on.Dir, "etcd.data"),
 		opts:    opts,
-	}
-	if _, err := os.Stat(e.bin); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("build/%s is missing: run `make build/%[1]s`", bin)
-		}
-		return nil, fmt.Errorf("starting etcd: %w", err)
 	}
 	// As many as tests write at once: a new connection for each write takes all ports.
 	e.transport = &http.Transport{DialContext: on.DialContext, MaxIdleConnsPerHost: 32}
@@ -105,8 +105,15 @@ func (e *Etcd) Endpoint() string {
 // Start starts the server on the data it had and waits until it answers.
 func (e *Etcd) Start(ctx context.Context) error {
 	const peer = "http://127.0.0.1:2380"
+	bin := filepath.Join(e.binDir, e.opts.binary())
+	if _, err := os.Stat(bin); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("build/%s is missing: run `make build/%[1]s`", e.opts.binary())
+		}
+		return fmt.Errorf("starting etcd: %w", err)
+	}
 	argv := []string{
-		e.bin,
+		bin,
 		"--name=lab",
 		"--data-dir=" + e.dataDir,
 		"--listen-client-urls=" + e.Endpoint(),
@@ -128,6 +135,7 @@ func (e *Etcd) Start(ctx context.Context) error {
 	if e.opts.ClientCA != "" {
 		argv = append(argv, "--client-cert-auth", "--trusted-ca-file="+e.opts.ClientCA)
 	}
+	argv = append(argv, e.opts.Args...)
 	p, err := e.host.Start("etcd", argv, nil, ProcessOptions{}) //nolint:contextcheck // the server outlives ctx
 	if err != nil {
 		return err
@@ -142,6 +150,13 @@ func (e *Etcd) Restart(ctx context.Context) error {
 		return err
 	}
 	return e.Start(ctx)
+}
+
+// Change stops the server and starts another version on the same data, or the same
+// with other arguments.
+func (e *Etcd) Change(ctx context.Context, version string, args ...string) error {
+	e.opts.Version, e.opts.Args = version, args
+	return e.Restart(ctx)
 }
 
 // Wipe replaces the server by an empty one, as a new cluster at the same

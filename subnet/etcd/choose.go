@@ -27,7 +27,7 @@ func choose(ctx context.Context, v2, v3 Store) (chosen Store, why string, err er
 	config3, err3 = v3.Config(ctx)
 	<-asked
 	switch {
-	case err2 == nil && err3 == nil && !same(config2, config3):
+	case err2 == nil && err3 == nil && !SameConfig(config2, config3):
 		return nil, "", &twoConfigsError{string(config2), string(config3)}
 	case err2 == nil && err3 == nil:
 		return inUse(ctx, v2, v3)
@@ -71,9 +71,9 @@ func undecided(err2, err3 error) error {
 	return fmt.Errorf("%s: in version 3: %w; in version 2: %w", doing, err3, err2)
 }
 
-// same reports whether two configurations say the same, however they are
+// SameConfig reports whether two configurations say the same, however they are
 // written.
-func same(a, b []byte) bool {
+func SameConfig(a, b []byte) bool {
 	var x, y any
 	if json.Unmarshal(a, &x) != nil || json.Unmarshal(b, &y) != nil {
 		return string(a) == string(b)

@@ -51,6 +51,15 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	return snapshot, nil
 }
 
+// Entries returns all that is below "subnets" as it is written.
+func (s *Store) Entries(ctx context.Context) ([]subnet.Entry, error) {
+	l, err := s.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return l.entries, nil
+}
+
 // Create implements subnet.Store.
 func (s *Store) Create(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
 	l, err := s.put(ctx, sub, a, ttl, url.Values{"prevExist": {"false"}})

@@ -35,15 +35,23 @@ func (s *Store) hold(ctx context.Context, ttl time.Duration, has int64) (id int6
 	id = rand.Int64()
 	s.leases[id] = true
 	begun = time.Now()
-	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
-		resp, err := pb.NewLeaseClient(c).LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: seconds}, o...)
-		seconds = max(seconds, resp.GetTTL()) // there is a shortest one
-		return err
-	})
-	if err != nil && !errors.Is(err, rpctypes.ErrLeaseExist) { // it does if the first answer was lost
+	if seconds, err = s.grant(ctx, id, seconds); err != nil {
 		return 0, time.Time{}, err
 	}
 	return id, begun.Add(time.Duration(seconds) * time.Second), nil
+}
+
+// grant makes an etcd lease with this number, and returns for how many seconds.
+func (s *Store) grant(ctx context.Context, id, seconds int64) (lasts int64, err error) {
+	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+		resp, err := pb.NewLeaseClient(c).LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: seconds}, o...)
+		lasts = max(seconds, resp.GetTTL()) // there is a shortest one
+		return err
+	})
+	if errors.Is(err, rpctypes.ErrLeaseExist) { // it does if the first answer was lost
+		return lasts, nil
+	}
+	return lasts, err
 }
 
 // keepAlive makes an etcd lease last anew for as long as it was granted, and

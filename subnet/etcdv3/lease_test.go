@@ -130,6 +130,17 @@ func TestSharedEtcdLease(t *testing.T) {
 	if n := len(must(s.List(ctx))(t).Leases); n != 2 {
 		t.Errorf("%d leases are left, want 2", n)
 	}
+
+	must(server.Put(ctx, leaseKey(3), value(3), client.WithLease(id)))(t)
+	s = storeOf(t, server.URL)
+	l := must(s.List(ctx))(t).Find(subnet2)
+	if err := s.Delete(ctx, subnet2, l.Revision); err != nil {
+		t.Error(err)
+	}
+	server.checkLeases(t, "after the second key was deleted", 2)
+	if n := len(must(s.List(ctx))(t).Leases); n != 2 {
+		t.Errorf("%d leases are left, want 2", n)
+	}
 }
 
 // A renewal makes the time to live whole again, whichever run of the daemon it

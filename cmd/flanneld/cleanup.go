@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"flanneld/network"
+	"flanneld/pkg/state"
+)
+
+// cleanup removes from the host what a daemon with this subnet file left there,
+// and the file. It tells what.
+func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error {
+	release, err := claim(o.subnetFile)
+	if err != nil {
+		return fmt.Errorf("%w; stop it first", err)
+	}
+	defer release()
+	env, err := network.ReadEnv(o.subnetFile)
+	if err != nil {
+		return err
+	}
+	networks := env.Network.Prefixes()
+	if len(networks) == 0 {
+		return unclear(ctx, o.subnetFile, machine, out)
+	}
+	gone, err := network.Cleanup(ctx, machine, networks)
+	for _, object := range gone {
+		fmt.Fprintf(out, "removed %s\n", object)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(o.subnetFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	fmt.Fprintf(out, "removed %s\n", o.subnetFile)
+	return nil
+}
+
+// unclear is for when the subnet file does not tell which network was ours.
+func unclear(ctx context.Context, file string, machine host, out io.Writer) error {
+	have, err := machine.Dump(ctx)
+	if err != nil {
+		return err
+	}
+	marked := 0
+	for k, e := range have {
+		if e.Owner == state.Ours && (k.Kind == state.KindRoute || k.Kind == state.KindNexthop) {
+			marked++
+		}
+	}
+	if marked > 0 {
+		return fmt.Errorf("%s does not say which network this host was in, so whose the %d routes of protocol 70 are can't be told; write FLANNEL_NETWORK= and the network into it", file, marked)
+	}
+	fmt.Fprintln(out, "there is nothing to remove")
+	return nil
+}

@@ -1,0 +1,152 @@
+package main_test
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// Of all that a daemon made nothing is left, and of all else everything.
+func TestCleanup(t *testing.T) {
+	for _, v := range variants {
+		t.Run(v.name(), func(t *testing.T) { testCleanup(t, v) })
+	}
+}
+
+func testCleanup(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
+	h := n.addNode(lab.HostOptions{})
+	before := h.inventory()
+	n.addNode(lab.HostOptions{}).start()
+	h.start()
+	h.waitReady()
+	n.nodes[1].waitReady()
+	n.putPeer(stranger("10.5.200.0/24", "192.168.0.200"))
+	h.waitPeers(soon, append(h.others(), stranger("10.5.200.0/24", "192.168.0.200"))...)
+	if code, out := h.act("-cleanup"); code != 1 || !strings.Contains(out, "another flanneld works for it; stop it first") {
+		t.Errorf("while the daemon runs: status %d, %s", code, out)
+	}
+	h.waitPeers(0, append(h.others(), stranger("10.5.200.0/24", "192.168.0.200"))...)
+
+	foreign := []lab.Route{
+		{Dst: mustPrefix("10.77.0.0/16"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: 4},
+		{Dst: mustPrefix("10.5.201.0/24"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: 4},
+		{Dst: mustPrefix("10.6.201.0/24"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: ourRoutes}, // another daemon's
+	}
+	for _, r := range foreign {
+		check(t, h.AddRoute(r))
+	}
+	h.run("ip", "link", "add", "flannel.7", "type", "vxlan", "id", "7", "dstport", "4789")
+	h.run("ip", "addr", "add", "10.6.0.1/32", "dev", "flannel.7")
+
+	must(h.daemon.Stop(soon))(t)
+	key := h.key()
+	lease := n.get(key)
+	code, out := h.act("-cleanup")
+	if code != 0 || !strings.Contains(out, "removed "+h.daemon.SubnetFile) {
+		t.Errorf("status %d, %s", code, out)
+	}
+	for _, r := range foreign {
+		hasRoute(t, h, r.Dst.String()+" via "+r.Via.String())
+		check(t, h.DelRoute(r.Dst))
+	}
+	h.run("ip", "link", "show", "flannel.7")
+	check(t, h.DelLink("flannel.7"))
+	if v.backend.itself { // a neighbour entry of the test's own
+		check(t, h.DelNeighbour("eth0", netip.MustParseAddr("192.168.0.200")))
+	}
+	if after := h.inventory(); !slices.Equal(after, before) {
+		t.Errorf("before:\n%s\nafter:\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
+	}
+	if _, err := os.Stat(h.daemon.SubnetFile); err == nil {
+		t.Error("subnet.env is there")
+	}
+	if now := n.get(key); now == nil || now.value != lease.value {
+		t.Errorf("the lease was %s and is %s", lease, now)
+	}
+
+	if code, out := h.act("-cleanup"); code != 0 || !strings.Contains(out, "there is nothing to remove") {
+		t.Errorf("again: status %d, %s", code, out)
+	}
+}
+
+// inventory lists the host's interfaces, addresses, routes, nexthops and
+// permanent neighbours.
+func (h *node) inventory() []string {
+	h.n.t.Helper()
+	var all []string
+	check(h.n.t, h.Do(func() error {
+		list, err := net.Interfaces()
+		if err != nil {
+			return err
+		}
+		for _, i := range list {
+			addrs, err := i.Addrs()
+			if err != nil {
+				return err
+			}
+			text := i.Name
+			for _, a := range addrs {
+				if a, ok := a.(*net.IPNet); ok && a.IP.To4() != nil {
+					text += " " + a.String()
+				}
+			}
+			all = append(all, text)
+		}
+		return nil
+	}))
+	all = append(all, must(h.Routes())(h.n.t)...)
+	for _, cmd := range [][]string{{"ip", "nexthop"}, {"ip", "neigh", "show", "nud", "permanent"}} {
+		all = append(all, h.run(cmd...))
+	}
+	return all
+}
+
+// Without the subnet file, or with one that tells nothing, it can't be known
+// what is whose.
+func TestCleanupUnclear(t *testing.T) {
+	n := newNetwork(t, 2, hostGW, nil)
+	h := n.nodes[0]
+	h.daemon.Kill()
+	check(t, os.Remove(h.daemon.SubnetFile))
+	if code, out := h.act("-cleanup"); code != 1 || !strings.Contains(out, "does not say which network this host was in, so whose the 1 routes") {
+		t.Errorf("status %d, %s", code, out)
+	}
+	h.waitPeers(0, h.others()...)
+	check(t, os.WriteFile(h.daemon.SubnetFile, []byte("FLANNEL_NETWORK=nonsense\n"), 0o600))
+	if code, out := h.act("-cleanup"); code != 1 || !strings.Contains(out, `bad line "FLANNEL_NETWORK=nonsense"`) {
+		t.Errorf("status %d, %s", code, out)
+	}
+	check(t, os.WriteFile(h.daemon.SubnetFile, []byte("FLANNEL_NETWORK=10.5.0.0/16\n"), 0o600))
+	if code, out := h.act("-cleanup"); code != 0 || !strings.Contains(out, "removed route 10.5.") {
+		t.Errorf("status %d, %s", code, out)
+	}
+	h.waitPeers(0)
+}
+
+// Of two daemons with one subnet file the second waits for the end of the first.
+func TestOneDaemonForAFile(t *testing.T) {
+	n := newNetwork(t, 2, hostGW, nil)
+	h := n.nodes[0]
+	first := h.daemon
+	n.witness(h, n.nodes[1], func() {
+		second, err := h.StartFlanneld(daemonBinary, "-subnet-file="+filepath.Clean(first.SubnetFile))
+		check(t, err)
+		check(t, second.WaitLog(n.ctx, "another flanneld works for it"))
+		n.pause(500 * time.Millisecond)
+		select {
+		case <-second.Notify.Ready():
+			t.Error("it is ready all the same")
+		default:
+		}
+		must(first.Stop(soon))(t)
+		check(t, second.WaitReady(n.ctx))
+	})
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/ip"
+	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
+)
+
+// overtaken is a store in which something happens right after it was listed.
+type overtaken struct {
+	*subnettest.Memory
+	then func()
+}
+
+func (o overtaken) List(ctx context.Context) (subnet.Snapshot, error) {
+	s, err := o.Memory.List(ctx)
+	o.then()
+	return s, err
+}
+
+// A lease that someone wrote since it was read is not deleted, and neither are
+// those that are not this host's or can't be read.
+func TestReleaseFrom(t *testing.T) {
+	const ours, others = `{"PublicIP":"192.0.2.1"}`, `{"PublicIP":"192.0.2.2"}`
+	m := subnettest.NewMemory()
+	for key, value := range map[string]string{"10.5.1.0-24": ours, "10.5.2.0-24": others, "10.5.3.0-24": "garbage", "10.5.4.0-24": ours} {
+		m.PutRaw(key, value, time.Hour)
+	}
+	public := ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}
+	var out strings.Builder
+	err := releaseFrom(t.Context(), overtaken{m, func() { m.PutRaw("10.5.4.0-24", others, time.Hour) }}, public, &out)
+	if !errors.Is(err, subnet.ErrChanged) || !strings.Contains(err.Error(), "left alone") {
+		t.Errorf("the error is %v", err)
+	}
+	if out.String() != "released 10.5.1.0/24, the lease of this host (192.0.2.1)\n" {
+		t.Errorf("it told %q", out.String())
+	}
+	s, err := m.List(t.Context())
+	if err != nil || len(s.Leases) != 2 || len(s.Problems) != 1 {
+		t.Errorf("there are %v, %v", s, err)
+	}
+}

@@ -1,0 +1,444 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	client "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"k8s.io/klog/v2"
+
+	"flanneld/subnet"
+	"flanneld/subnet/etcd"
+	"flanneld/subnet/etcd/etcdtest"
+	"flanneld/subnet/etcdv2"
+	"flanneld/subnet/etcdv3"
+)
+
+// TestMain fails if goroutines outlive the stores.
+func TestMain(m *testing.M) {
+	status := m.Run()
+	http.DefaultClient.CloseIdleConnections()
+	klog.StopFlushDaemon()
+	if err := goleak.Find(); status == 0 && err != nil {
+		fmt.Println(err)
+		status = 1
+	}
+	os.Exit(status)
+}
+
+const (
+	prefix = "/coreos.com/network"
+	config = `{ "Network": "10.5.0.0/16" }`
+)
+
+// server is a real one with both APIs.
+type server struct {
+	t testing.TB
+	*etcdtest.Server
+	*client.Client
+}
+
+func start(t testing.TB) *server {
+	t.Helper()
+	s := etcdtest.Start(t, etcdtest.Config{Args: []string{"--enable-v2"}})
+	c, err := client.New(client.Config{Endpoints: []string{s.URL}, Logger: zap.NewNop(), DialTimeout: etcdtest.Patience})
+	check(t, err)
+	t.Cleanup(func() { c.Close() })
+	return &server{t, s, c}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// v2 writes a key in version 2; for ever where ttl is 0.
+func (s *server) v2(key, value string, ttl time.Duration) {
+	s.t.Helper()
+	form := url.Values{"value": {value}}
+	if ttl > 0 {
+		form.Set("ttl", strconv.Itoa(int(ttl/time.Second)))
+	}
+	s.ask(http.MethodPut, prefix+"/"+key, form.Encode())
+}
+
+func (s *server) ask(method, key, body string) {
+	s.t.Helper()
+	req, err := http.NewRequestWithContext(s.t.Context(), method, s.URL+"/v2/keys"+key, strings.NewReader(body))
+	check(s.t, err)
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := http.DefaultClient.Do(req)
+	check(s.t, err)
+	check(s.t, resp.Body.Close())
+	if resp.StatusCode >= 300 {
+		s.t.Fatalf("%s %s: %s", method, key, resp.Status)
+	}
+}
+
+// v3 writes a key in version 3.
+func (s *server) v3(key, value string, ttl time.Duration) {
+	s.t.Helper()
+	var o []client.OpOption
+	if ttl > 0 {
+		l, err := s.Grant(s.t.Context(), int64(ttl/time.Second))
+		check(s.t, err)
+		o = append(o, client.WithLease(l.ID))
+	}
+	_, err := s.Put(s.t.Context(), prefix+"/"+key, value, o...)
+	check(s.t, err)
+}
+
+// written is a key of version 3.
+type written struct {
+	value    string
+	ttl      int64 // seconds; 0 means for ever
+	lease    int64
+	revision int64
+}
+
+// all returns the keys in version 3.
+func (s *server) all() map[string]written {
+	s.t.Helper()
+	resp, err := s.Get(s.t.Context(), prefix+"/", client.WithPrefix())
+	check(s.t, err)
+	m := make(map[string]written)
+	for _, kv := range resp.Kvs {
+		w := written{value: string(kv.Value), lease: kv.Lease, revision: kv.ModRevision}
+		if kv.Lease != 0 {
+			l, err := s.TimeToLive(s.t.Context(), client.LeaseID(kv.Lease))
+			check(s.t, err)
+			w.ttl = l.TTL
+		}
+		m[strings.TrimPrefix(string(kv.Key), prefix+"/")] = w
+	}
+	return m
+}
+
+// checkLeases checks how many etcd leases there are.
+func (s *server) checkLeases(want int) {
+	s.t.Helper()
+	resp, err := s.Leases(s.t.Context())
+	check(s.t, err)
+	if len(resp.Leases) != want {
+		s.t.Errorf("there are %d etcd leases, want %d", len(resp.Leases), want)
+	}
+}
+
+func (s *server) stores() (*etcdv2.Store, *etcdv3.Store) {
+	s.t.Helper()
+	o := etcd.Options{Endpoints: []string{s.URL}, Prefix: prefix}
+	v2, err := etcdv2.New(o)
+	check(s.t, err)
+	s.t.Cleanup(v2.Close)
+	v3, err := etcdv3.New(o)
+	check(s.t, err)
+	s.t.Cleanup(v3.Close)
+	return v2, v3
+}
+
+// migrate returns what it told.
+func (s *server) migrate(change func(*Migration)) ([]string, error) {
+	s.t.Helper()
+	var told []string
+	m := &Migration{Tell: func(line string) { told = append(told, line) }}
+	m.From, m.To = s.stores()
+	if change != nil {
+		change(m)
+	}
+	err := m.Run(s.t.Context())
+	return told, err
+}
+
+func dry(m *Migration) { m.DryRun = true }
+
+// tells checks what was told, but for the minutes that are left.
+func tells(t testing.TB, got []string, want ...string) {
+	t.Helper()
+	if len(got) != len(want) || slices.ContainsFunc(got, func(g string) bool {
+		return !slices.ContainsFunc(want, func(w string) bool { return strings.HasPrefix(g, w) })
+	}) {
+		t.Errorf("it told\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+const (
+	key1, key2, key3 = "subnets/10.5.1.0-24", "subnets/10.5.2.0-24", "subnets/10.5.3.0-24"
+	// What is not understood is none of the migration's business.
+	value1 = `{"PublicIP":"192.0.2.1", "BackendType":"new",  "BackendData":{"x":[1]},"More":"\u00e9<>"}`
+	value2 = `{"PublicIP":"192.0.2.2"}`
+	value3 = `{"PublicIP":"192.0.2.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VtepMAC":"12:34:56:78:9a:bc"}}`
+)
+
+func TestMigrate(t *testing.T) {
+	s := start(t)
+	s.v2("config", config, 0)
+	s.v2(key1, value1, 24*time.Hour)
+	s.v2(key2, value2, 0)
+	s.v2(key3, value3, 90*time.Second)
+	s.v2("subnets/10.5.4.0-24&fc00:4::-64", `{"PublicIP":"192.0.2.4","PublicIPv6":"fc00::4"}`, time.Hour)
+	for key, value := range map[string]string{"nonsense": "", "10.5.9.1-24": value2, "10.5.10.0-24": "garbage", "10.5.11.0-24": `{"PublicIP":"127.0.0.1"}`, "10.5.12.0-24/folder": value2} {
+		s.v2("subnets/"+key, value, 0)
+	}
+
+	left := []string{
+		`left nonsense, which cannot be used: subnet key "nonsense"`,
+		"left 10.5.9.1-24, which cannot be used: ",
+		"left 10.5.10.0-24, which cannot be used: ",
+		"left 10.5.11.0-24, which cannot be used: ",
+		`left 10.5.12.0-24, which cannot be used: value "(a directory)"`,
+	}
+	would := append([]string{
+		"would copy lease 10.5.1.0/24 of 192.0.2.1, 23h59m left",
+		"would copy reservation 10.5.2.0/24 of 192.0.2.2",
+		"would copy lease 10.5.3.0/24 of 192.0.2.3, 1m left",
+		"would copy lease 10.5.4.0/24,fc00:4::/64 of 192.0.2.4,fc00::4, 59m left",
+		"would copy the network's configuration",
+		"leases: 4 to copy, 5 not usable",
+	}, left...)
+	told, err := s.migrate(dry)
+	check(t, err)
+	tells(t, told, would...)
+	if all := s.all(); len(all) > 0 {
+		t.Errorf("the dry run wrote %v", all)
+	}
+	s.checkLeases(0)
+
+	told, err = s.migrate(nil)
+	check(t, err)
+	did := []string{"restart all daemons within 1m: then the first of the copies ends"}
+	for _, line := range would {
+		did = append(did, strings.NewReplacer("would copy", "copied", "to copy", "copied").Replace(line))
+	}
+	tells(t, told, did...)
+	first := s.all()
+	for key, want := range map[string]struct {
+		value string
+		ttl   int64
+	}{"config": {config, 0}, key1: {value1, 86400}, key2: {value2, 0}, key3: {value3, 90}} {
+		if w := first[key]; w.value != want.value || w.ttl > want.ttl+1 || w.ttl < want.ttl-30 || (w.ttl == 0) != (want.ttl == 0) {
+			t.Errorf("%s is %+v, want %v", key, w, want)
+		}
+	}
+	if len(first) != 5 {
+		t.Errorf("there are %v", first)
+	}
+	s.checkLeases(3)
+
+	// Again: nothing changes.
+	told, err = s.migrate(nil)
+	check(t, err)
+	tells(t, told, append(left, "leases: 0 copied, 4 in version 3 already, 5 not usable")...)
+	for key, w := range s.all() {
+		if w.revision != first[key].revision || w.lease != first[key].lease {
+			t.Errorf("%s was %+v and is %+v", key, first[key], w)
+		}
+	}
+	s.checkLeases(3)
+}
+
+// What is in version 3 already stays.
+func TestWhatIsThere(t *testing.T) {
+	s := start(t)
+	s.v2("config", config, 0)
+	s.v2(key1, value1, time.Hour)
+	s.v2(key2, value2, 0)
+	s.v2(key3, value3, time.Hour)
+	s.v3(key1, `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan"}`, time.Hour) // as its daemon has it now
+	s.v3(key2, value2, time.Hour)
+	s.v3(key3, value1, time.Hour)
+	before := s.all()
+	wantConflict := func(change func(*Migration), config ...string) {
+		t.Helper()
+		told, err := s.migrate(change)
+		if !errors.Is(err, ErrConflict) {
+			t.Errorf("the error is %v", err)
+		}
+		tells(t, told, append(config,
+			"left reservation 10.5.2.0/24 of 192.0.2.2: version 3 has it with an end; write it there without one to reserve it",
+			"conflict: version 2 has 10.5.3.0/24 of 192.0.2.3, and version 3 has it of 192.0.2.1; left alone")...)
+	}
+	wantConflict(dry, "leases: 0 to copy, 2 in version 3 already, 1 in conflict")
+	wantConflict(nil, "leases: 0 copied, 2 in version 3 already, 1 in conflict")
+	for key, w := range s.all() {
+		if before[key].revision != w.revision {
+			t.Errorf("%s was %+v and is %+v", key, before[key], w)
+		}
+	}
+	s.checkLeases(3)
+
+	s.v3(key3, "garbage", 0)
+	told, err := s.migrate(nil)
+	if !errors.Is(err, ErrConflict) || !strings.Contains(strings.Join(told, "\n"), "of nobody that can be told") {
+		t.Errorf("with garbage in its place: %v, %q", err, told)
+	}
+
+	_, err = s.Delete(t.Context(), prefix+"/"+key3)
+	check(t, err)
+	told, err = s.migrate(nil)
+	check(t, err)
+	tells(t, told, "left reservation 10.5.2.0/24", "copied lease 10.5.3.0/24 of 192.0.2.3, 59m left",
+		"copied the network's configuration", "leases: 1 copied, 2 in version 3 already", "restart all daemons within 59m")
+}
+
+// With a configuration there that says something else, nothing is written.
+func TestConfigDiffers(t *testing.T) {
+	s := start(t)
+	s.v2("config", config, 0)
+	s.v2(key1, value1, time.Hour)
+	s.v3("config", `{"Network": "10.6.0.0/16"}`, 0)
+	if _, err := s.migrate(nil); err == nil || !strings.Contains(err.Error(), "delete or correct the wrong one, and run this again") {
+		t.Errorf("the error is %v", err)
+	}
+	if all := s.all(); len(all) != 1 {
+		t.Errorf("there are %v", all)
+	}
+	s.checkLeases(0)
+	s.v3("config", `{"Network":"10.5.0.0/16"}`, 0) // the same, in other words
+	told, err := s.migrate(nil)
+	check(t, err)
+	tells(t, told, "copied lease 10.5.1.0/24", "leases: 1 copied", "restart all daemons")
+	if all := s.all(); all["config"].value != `{"Network":"10.5.0.0/16"}` {
+		t.Errorf("there are %v", all)
+	}
+}
+
+func TestNothingToMigrate(t *testing.T) {
+	s := start(t)
+	_, err := s.migrate(nil)
+	etcdtest.CheckError(t, "without keys", err, "there is nothing to migrate in version 2 of etcd's API", prefix+"/config")
+	s.v2("config", `{"Network": "10.5.0.0"}`, 0)
+	_, err = s.migrate(nil)
+	etcdtest.CheckError(t, "a bad configuration", err, "Network", "correct it first")
+
+	s.Server = etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Etcd6})
+	_, err = s.migrate(nil)
+	etcdtest.CheckError(t, "without version 2", err, "the server does not offer the v2 API: start etcd (3.5 or older) with --enable-v2")
+}
+
+// busy is a destination where something happens after the n-th listing.
+type busy struct {
+	Destination
+	happens func(n int)
+	n       int
+}
+
+func (b *busy) Entries(ctx context.Context) ([]subnet.Entry, error) {
+	e, err := b.Destination.Entries(ctx)
+	b.n++
+	b.happens(b.n)
+	return e, err
+}
+
+// Hosts may join and move meanwhile.
+func TestBesideDaemons(t *testing.T) {
+	s := start(t)
+	s.v2("config", config, 0)
+	s.v2(key1, value1, time.Hour)
+	s.v2(key2, value2, time.Hour)
+	during := func(n int, happens func()) func(*Migration) {
+		return func(m *Migration) {
+			m.To = &busy{Destination: m.To, happens: func(now int) {
+				if now == n {
+					happens()
+				}
+			}}
+		}
+	}
+	told, err := s.migrate(during(1, func() {
+		s.v2(key3, value3, time.Hour)
+		s.v3(key1, value1, time.Hour)
+		s.v3(key2, value3, time.Hour)
+	}))
+	etcdtest.CheckError(t, "a conflict that was not there at first", err, "the configuration is not copied until that is put right")
+	tells(t, told, "copied lease 10.5.3.0/24", "leases: 1 copied, 1 in version 3 already, 1 in conflict",
+		"conflict: version 2 has 10.5.2.0/24 of 192.0.2.2, and version 3 has it of 192.0.2.3")
+	s.checkLeases(3) // and not those that were for nothing
+
+	s.v3(key2, value2, time.Hour)
+	_, err = s.migrate(during(1, func() { s.v3("config", `{"Network": "10.6.0.0/16"}`, 0) }))
+	etcdtest.CheckError(t, "a configuration that was not there at first", err, "delete or correct the wrong one")
+
+	s.v3("config", config, 0)
+	_, err = s.migrate(during(2, func() { s.v3(key2, value3, time.Hour) }))
+	check(t, err) // what is after the end is another one's business
+	_, err = s.migrate(nil)
+	etcdtest.CheckError(t, "a conflict with the configuration there", err, "of each two leases delete the wrong one")
+	if strings.Contains(err.Error(), "the configuration is not copied") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// One that is told to stop finishes what it has begun.
+func TestStopped(t *testing.T) {
+	s := start(t)
+	s.v2("config", config, 0)
+	for i := range 2 * atOnce {
+		s.v2(fmt.Sprintf("subnets/10.5.%d.0-24", i), value1, time.Hour)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	m := &Migration{Tell: func(string) { cancel() }}
+	m.From, m.To = s.stores()
+	if err := m.Run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("the error is %v", err)
+	}
+	if n := len(s.all()); n != atOnce {
+		t.Errorf("there are %d keys, want %d", n, atOnce)
+	}
+	s.checkLeases(atOnce)
+	told, err := s.migrate(nil)
+	check(t, err)
+	if want := fmt.Sprintf("leases: %d copied, %[1]d in version 3 already", atOnce); !slices.Contains(told, want) {
+		t.Errorf("it did not tell %q", want)
+	}
+}
+
+func TestShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second:                            "0s",
+		1500 * time.Millisecond:                 "1s",
+		59*time.Second + time.Millisecond:       "59s",
+		time.Minute:                             "1m",
+		10*time.Minute + 50*time.Second:         "10m",
+		24 * time.Hour:                          "24h0m",
+		23*time.Hour + 3599900*time.Millisecond: "23h59m",
+	} {
+		if got := short(d); got != want {
+			t.Errorf("%s is %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestLarge(t *testing.T) {
+	const leases = 5000
+	s := start(t)
+	s.v2("config", `{"Network": "10.0.0.0/8"}`, 0)
+	for i := range leases {
+		s.v2(fmt.Sprintf("subnets/10.%d.%d.0-24", 1+i>>8, i&255), fmt.Sprintf(`{"PublicIP":"172.16.%d.%d"}`, 1+i>>8, i&255), time.Hour)
+	}
+	begun := time.Now()
+	_, err := s.migrate(nil)
+	check(t, err)
+	took := time.Since(begun)
+	if t.Logf("%d leases took %s", leases, took); took > 30*time.Second {
+		t.Error("that is too long")
+	}
+	resp, err := s.Get(t.Context(), prefix+"/subnets/", client.WithPrefix(), client.WithCountOnly())
+	check(t, err)
+	if resp.Count != leases {
+		t.Errorf("there are %d leases", resp.Count)
+	}
+	s.checkLeases(leases)
+}
