@@ -13,7 +13,7 @@ import (
 )
 
 // cleanup removes from the host what a daemon with this subnet file left there,
-// and the file. It tells what.
+// and its files. It tells what.
 func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error {
 	release, err := claim(o.subnetFile)
 	if err != nil {
@@ -35,10 +35,15 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(o.subnetFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, file := range []string{o.savedFile(), o.subnetFile} { // the last tells what is ours
+		err := os.Remove(file)
+		switch {
+		case err == nil:
+			fmt.Fprintf(out, "removed %s\n", file)
+		case file != "" && !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
 	}
-	fmt.Fprintf(out, "removed %s\n", o.subnetFile)
 	return nil
 }
 
