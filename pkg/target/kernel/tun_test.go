@@ -13,7 +13,9 @@ import (
 	"flanneld/pkg/tun"
 )
 
-func tunDevice() state.TUN { return state.TUN{Name: "flannel0", MTU: 1472} }
+func tunDevice() state.TUN {
+	return state.TUN{Name: "flannel0", MTU: 1472, Alias: "flanneld 10.0.0.0/8"}
+}
 
 // onTUN are an address and a route of the device.
 func onTUN() []state.Object {
@@ -52,7 +54,13 @@ func TestMakeTUN(t *testing.T) {
 	// As another program makes it, for one queue.
 	o.apply(remove(d))
 	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: d.Name}, Mode: netlink.TUNTAP_MODE_TUN}))
+	o.check(o.SetAlias(d.Name, d.Alias))
 	o.mend(d)
+	q = o.attach(2)
+	o.is(d)
+	o.check(q.Close())
+	o.apply(remove(d))
+	o.none(d.Key())
 }
 
 // A device is never made anew: it may be in use, and there is no need to.
@@ -67,6 +75,8 @@ func TestMendTUN(t *testing.T) {
 		func() { o.check(o.SetMTU(d.Name, 1000)) },
 		func() { o.check(o.SetLink(d.Name, false)) },
 		func() { o.check(o.SetLink(d.Name, false)); o.check(o.SetMTU(d.Name, 1000)) },
+		func() { o.check(o.SetAlias(d.Name, "")) },
+		func() { o.check(o.SetAlias(d.Name, "flanneld 10.9.0.0/16")) },
 	} {
 		spoil()
 		if e := o.dump()[d.Key()]; state.Same(d, e.Object) || e.Owner != state.Ours {
@@ -90,7 +100,10 @@ func TestTUNInTheWay(t *testing.T) {
 		"device flannel0 of kind tap": func(o overlay) {
 			o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}))
 		},
-		"device flannel0 of kind tun that belongs to another process": func(o overlay) { o.check(o.AddTUN(d.Name, false)) },
+		"device flannel0 of kind tun that belongs to another process": func(o overlay) { o.check(o.AddTUN(d.Name, d.Alias, false)) },
+		"device flannel0 of kind tun without an alias of ours": func(o overlay) {
+			o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN}))
+		},
 	} {
 		t.Run(text, func(t *testing.T) {
 			o := newOverlay(t)
