@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -27,15 +28,14 @@ func (d *daemon) tunDevice(ctx context.Context, c *subnet.Config, b backend.Back
 	if !strings.Contains(pattern, "%d") || d.host.TUN != "" {
 		return d.host.TUN, nil
 	}
-	alias := state.TUNAlias(c.Network().V4)
+	network := c.Network().V4
+	alias := state.TUNAlias(network)
 	for _, i := range marked(ifaces, pattern, alias) {
 		if i.Held {
 			return "", fmt.Errorf("the TUN device %s of this network is in use: another daemon has it", i.Name)
 		}
-		klog.Infof("using the TUN device %s that an earlier run left", i.Name)
-		return i.Name, nil
 	}
-	for _, n := range d.networks {
+	for _, n := range append([]netip.Prefix{network}, d.networks...) {
 		for _, i := range marked(ifaces, pattern, state.TUNAlias(n)) {
 			if !i.Held {
 				klog.Infof("using the TUN device %s that an earlier run left in the network %s", i.Name, n)

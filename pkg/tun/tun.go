@@ -95,16 +95,20 @@ func open(name string, opts Options) (_ *Device, err error) {
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	for kind&unix.IFF_MULTI_QUEUE != 0 && len(d.Queues) < opts.Queues {
-		fd, err := attachTo(name, kind)
-		if err == nil {
-			err = d.add(fd)
-		}
-		if err != nil {
-			break // fewer queues do as well
-		}
+	if kind&unix.IFF_MULTI_QUEUE != 0 {
+		d.more(opts.Queues, kind)
 	}
 	return d, nil
+}
+
+// more adds queues until there are n. Fewer do as well.
+func (d *Device) more(n int, kind uint16) {
+	for len(d.Queues) < n {
+		fd, err := attachTo(d.Name, kind)
+		if err != nil || d.add(fd) != nil {
+			return
+		}
+	}
 }
 
 // alone checks that the one queue that we have of a device is all that it has, as

@@ -65,16 +65,20 @@ func (hand) SetAlias(name, alias string) error {
 	return onLink(name, func(l netlink.Link) error { return netlink.LinkSetAlias(l, alias) })
 }
 
-// Attach makes another process's queue of one of this process: one that is on
-// its way through a socket is nobody's.
 func (hand) Attach(name string, own bool) (detach func(), err error) {
+	return hold(name, unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_MULTI_QUEUE, own)
+}
+
+// hold attaches to a device. It makes another process's queue of one of this
+// process: one that is on its way through a socket is not this one's.
+func hold(name string, flags uint16, own bool) (detach func(), err error) {
 	queue, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	req, err := unix.NewIfreq(name)
 	if err == nil {
-		req.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_MULTI_QUEUE)
+		req.SetUint16(flags)
 		err = unix.IoctlIfreq(int(queue.Fd()), unix.TUNSETIFF, req)
 	}
 	if err != nil || own {
