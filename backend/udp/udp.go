@@ -55,7 +55,7 @@ func (udp) MTU(h backend.Host) int { return min(h.MTU, maxMTU) - overhead }
 func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state.Object {
 	dev := h.TUN
 	return []state.Object{
-		state.TUN{Name: dev, MTU: b.MTU(h)},
+		state.TUN{Name: dev, MTU: b.MTU(h), Alias: state.TUNAlias(network.V4)},
 		state.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Subnet.V4.Addr(), 32)},
 		state.Tunnel{
 			Dev: dev, Local: netip.AddrPortFrom(h.Addr.V4, uint16(b.Port)),

@@ -37,7 +37,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	if d.host.TUN, err = d.tunDevice(c, b, ifaces); err != nil {
+	if d.host.TUN, err = d.tunDevice(ctx, c, b, ifaces); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
 	d.prepared = prepared{c, b}

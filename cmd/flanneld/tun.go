@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/backend"
+	"flanneld/pkg/state"
 	"flanneld/pkg/target/kernel"
 	"flanneld/pkg/target/tunnel"
 	"flanneld/pkg/tun"
@@ -19,35 +21,52 @@ import (
 )
 
 // tunDevice returns the name of this host's TUN device; empty if the backend has
-// none. It is the one that an earlier run left, else the lowest number that is
-// free. The caller holds d.mu.
-func (d *daemon) tunDevice(c *subnet.Config, b backend.Backend, ifaces []kernel.Interface) (string, error) {
-	prefix, ok := strings.CutSuffix(b.Device(), "%d")
-	if !ok || d.host.TUN != "" {
+// none. It is the one that an earlier run left, which its alias tells, else a new
+// one. The caller holds d.mu.
+func (d *daemon) tunDevice(ctx context.Context, c *subnet.Config, b backend.Backend, ifaces []kernel.Interface) (string, error) {
+	pattern := b.Device()
+	if !strings.Contains(pattern, "%d") || d.host.TUN != "" {
 		return d.host.TUN, nil
 	}
-	networks := append(slices.Clone(d.networks), c.Network().Prefixes()...)
-	taken := make(map[string]bool)
-	for _, i := range ifaces {
-		taken[i.Name] = true
-		number, ok := strings.CutPrefix(i.Name, prefix)
-		if _, err := strconv.ParseUint(number, 10, 16); !ok || err != nil {
-			continue
-		}
-		theirs := slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool {
-			return a.Prefix.Addr().Is4() && !slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(a.Prefix.Addr()) })
-		})
-		if !theirs && tun.Free(i.Name) {
-			klog.Infof("using the TUN device %s that an earlier run left", i.Name)
-			return i.Name, nil
+	network := c.Network().V4
+	alias := state.TUNAlias(network)
+	for _, i := range marked(ifaces, pattern, alias) {
+		if i.Held {
+			return "", fmt.Errorf("the TUN device %s of this network is in use: another daemon has it", i.Name)
 		}
 	}
-	for n := range 1 << 16 {
-		if name := fmt.Sprint(prefix, n); !taken[name] {
+	for _, n := range append([]netip.Prefix{network}, d.networks...) {
+		for _, i := range marked(ifaces, pattern, state.TUNAlias(n)) {
+			if !i.Held {
+				klog.Infof("using the TUN device %s that an earlier run left in the network %s", i.Name, n)
+				return i.Name, nil
+			}
+		}
+	}
+	name, err := tun.Create(pattern, alias)
+	if err != nil {
+		return "", err
+	}
+	// Another daemon of this network may have made one in the same moment. Who is
+	// the last to make one sees both. Who sees both gives way, and tries again.
+	if ifaces, err = d.machine.Interfaces(ctx); err == nil {
+		if all := marked(ifaces, pattern, alias); len(all) == 1 && all[0].Name == name {
+			klog.Infof("made the TUN device %s", name)
 			return name, nil
 		}
+		err = errors.New("another daemon may be making a TUN device for this network")
 	}
-	return "", fmt.Errorf("no name of a TUN device like %s is free", b.Device())
+	return "", errors.Join(err, tun.Delete(name))
+}
+
+// marked returns the TUN devices with names of the pattern and the given alias.
+func marked(ifaces []kernel.Interface, pattern, alias string) []kernel.Interface {
+	prefix := strings.TrimSuffix(pattern, "%d")
+	return slices.DeleteFunc(slices.Clone(ifaces), func(i kernel.Interface) bool {
+		number, ok := strings.CutPrefix(i.Name, prefix)
+		_, err := strconv.ParseUint(number, 10, 31)
+		return !i.TUN || i.Alias != alias || !ok || err != nil
+	})
 }
 
 // logCounters logs what the tunnels have counted whenever it is asked for.

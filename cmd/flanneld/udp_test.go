@@ -99,7 +99,7 @@ func TestUDPHeals(t *testing.T) {
 	check(t, h.DelLink(tunDevice))
 	h.run("ip", "link", "add", tunDevice, "type", "bridge")
 	check(t, h.daemon.Thaw())
-	h.waitLog("device flannel0 tun mtu 1472: in its place is something that is not ours, to be removed by hand: device flannel0 of kind bridge")
+	h.waitLog("device flannel0 tun mtu 1472 alias \"flanneld 10.5.0.0/16\": in its place is something that is not ours, to be removed by hand: device flannel0 of kind bridge")
 	check(t, h.DelLink(tunDevice))
 	n.wait(slow(time.Second), "the device", healed)
 	h.waitPeers(slow(time.Second), want...)

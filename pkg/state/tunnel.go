@@ -3,18 +3,31 @@ package state
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // TUN is a TUN device that stays when the process ends, and that is up.
 type TUN struct {
 	Name string
 	MTU  int // bytes
+	// Alias is the interface's, by which it is known again: a TUNAlias.
+	Alias string
 }
+
+const tunAlias = "flanneld "
+
+// TUNAlias is the alias of the TUN device of a network.
+func TUNAlias(network netip.Prefix) string { return tunAlias + network.String() }
+
+// IsTUNAlias reports whether an alias is that of some network's TUN device.
+func IsTUNAlias(alias string) bool { return strings.HasPrefix(alias, tunAlias) }
 
 // Key is the name.
 func (t TUN) Key() Key { return LinkKey(t.Name) }
 
-func (t TUN) String() string { return fmt.Sprintf("device %s tun mtu %d", t.Name, t.MTU) }
+func (t TUN) String() string {
+	return fmt.Sprintf("device %s tun mtu %d alias %q", t.Name, t.MTU, t.Alias)
+}
 
 // Tunnel carries packets between a TUN device and other hosts, each in a UDP
 // datagram.

@@ -47,8 +47,6 @@ type Device struct {
 	Name     string
 	Queues   []Queue
 	Features Features
-
-	lock int // a socket whose name says that the device is taken
 }
 
 // Options are the wishes of who opens a device.
@@ -60,14 +58,14 @@ type Options struct {
 	Offload bool
 }
 
-// Open attaches to a device that exists. It fails with ErrHeld if another
-// process is attached.
+// Open attaches to a persistent device that exists. It fails with ErrHeld if
+// another process is attached.
 //
-// The kernel sees to that only where a device has one queue. So whoever opens a
-// device also binds a socket in the network namespace of the device, with a
-// name made of the device's; the kernel frees it as the process ends. Programs
-// that do not know of that name are noticed by the device's carrier, which is
-// there while anyone is attached and the device is up.
+// The kernel sees to that only where a device has one queue. Of others it tells
+// how many queues are attached: there must be none before, lest packets be lost
+// to a queue that is not read, and no more than this one after. So of two that
+// are as quick as each other both may fail, and never do both succeed. A kernel
+// before 4.17 can only be asked before.
 func Open(name string, opts Options) (*Device, error) {
 	d, err := open(name, opts)
 	if err != nil {
@@ -77,40 +75,50 @@ func Open(name string, opts Options) (*Device, error) {
 }
 
 func open(name string, opts Options) (_ *Device, err error) {
-	d := &Device{Name: name}
-	if d.lock, err = hold(name); err != nil {
+	t, err := look(name)
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = d.Close()
-		}
-	}()
-	if held, err := hasCarrier(name); err != nil {
-		return nil, err
-	} else if held {
+	if Attached(t) > 0 {
 		return nil, ErrHeld
 	}
 	fd, kind, err := attachAny(name, opts.Offload)
 	if err != nil {
 		return nil, err
 	}
-	if d.Features, err = setOffloads(fd, kind&unix.IFF_VNET_HDR != 0); err == nil {
-		err = d.add(fd)
+	d := &Device{Name: name}
+	if err = alone(name); err == nil {
+		if d.Features, err = setOffloads(fd, kind&unix.IFF_VNET_HDR != 0); err == nil {
+			err = d.add(fd)
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, unix.Close(fd))
 	}
-	for kind&unix.IFF_MULTI_QUEUE != 0 && len(d.Queues) < opts.Queues {
-		fd, err := attach(name, kind)
-		if err == nil {
-			err = d.add(fd)
-		}
-		if err != nil {
-			break // fewer queues do as well
-		}
+	if kind&unix.IFF_MULTI_QUEUE != 0 {
+		d.more(opts.Queues, kind)
 	}
 	return d, nil
+}
+
+// more adds queues until there are n. Fewer do as well.
+func (d *Device) more(n int, kind uint16) {
+	for len(d.Queues) < n {
+		fd, err := attachTo(d.Name, kind)
+		if err != nil || d.add(fd) != nil {
+			return
+		}
+	}
+}
+
+// alone checks that the one queue that we have of a device is all that it has, as
+// far as the kernel tells.
+func alone(name string) error {
+	t, err := look(name)
+	if err == nil && told(t) && Attached(t) > 1 {
+		err = ErrHeld
+	}
+	return err
 }
 
 // Close detaches from the device, which stays. No call to its queues may be
@@ -120,7 +128,7 @@ func (d *Device) Close() error {
 	for _, q := range d.Queues {
 		errs = append(errs, q.Close())
 	}
-	return errors.Join(append(errs, unix.Close(d.lock))...)
+	return errors.Join(errs...)
 }
 
 func (d *Device) add(fd int) error {
@@ -129,22 +137,6 @@ func (d *Device) add(fd int) error {
 		d.Queues = append(d.Queues, q)
 	}
 	return err
-}
-
-// hold takes the name that stands for a device in its network namespace.
-func hold(name string) (int, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	err = unix.Bind(fd, &unix.SockaddrUnix{Name: "@flanneld/tun/" + name})
-	if err == nil {
-		return fd, nil
-	}
-	if errors.Is(err, unix.EADDRINUSE) {
-		err = ErrHeld
-	}
-	return -1, errors.Join(err, unix.Close(fd))
 }
 
 // attachAny attaches in whatever way the device allows: with a header or
@@ -156,7 +148,7 @@ func attachAny(name string, header bool) (fd int, flags uint16, err error) {
 		kinds = append([]uint16{kinds[0] | unix.IFF_VNET_HDR, kinds[1] | unix.IFF_VNET_HDR}, kinds...)
 	}
 	for _, flags := range kinds {
-		if fd, err = attach(name, flags); err == nil {
+		if fd, err = attachTo(name, flags); err == nil {
 			return fd, flags, nil
 		}
 		if errors.Is(err, unix.EBUSY) {
@@ -166,7 +158,23 @@ func attachAny(name string, header bool) (fd int, flags uint16, err error) {
 	return -1, 0, fmt.Errorf("attaching to it: %w", err)
 }
 
-// attach opens one queue of a device that exists.
+// attachTo opens one queue of a device that exists.
+func attachTo(name string, flags uint16) (int, error) {
+	fd, err := attach(name, flags)
+	if err != nil {
+		return -1, err
+	}
+	_, is, err := identify(fd)
+	if err == nil && is&unix.IFF_PERSIST == 0 {
+		err = fmt.Errorf("it does not exist, or not for long: %w", unix.ENODEV)
+	}
+	if err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// attach opens one queue of a device. The kernel makes it if there is none.
 func attach(name string, flags uint16) (int, error) {
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -181,6 +189,18 @@ func attach(name string, flags uint16) (int, error) {
 		return -1, errors.Join(err, unix.Close(fd))
 	}
 	return fd, nil
+}
+
+// identify returns the name and the flags of a queue's device.
+func identify(fd int) (name string, flags uint16, err error) {
+	req, err := unix.NewIfreq("")
+	if err == nil {
+		err = unix.IoctlIfreq(fd, unix.TUNGETIFF, req)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("asking which device it is: %w", err)
+	}
+	return req.Name(), req.Uint16(), nil
 }
 
 // setOffloads asks for all that there is, or for nothing: a device remembers

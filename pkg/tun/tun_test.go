@@ -9,12 +9,16 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
 	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/lab"
 	"flanneld/pkg/tun"
@@ -42,8 +46,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// inHost runs a test in the network namespace of a host.
-func inHost(t *testing.T, fn func(t *testing.T)) {
+func newHost(t *testing.T) *lab.Host {
 	t.Helper()
 	l, err := lab.New(lab.Options{})
 	check(t, err)
@@ -52,7 +55,36 @@ func inHost(t *testing.T, fn func(t *testing.T)) {
 	check(t, err)
 	h, err := l.AddHost("h", sw, lab.HostOptions{})
 	check(t, err)
-	check(t, h.Do(func() error { fn(t); return nil }))
+	return h
+}
+
+// inHost runs a test in the network namespace of a host.
+func inHost(t *testing.T, fn func(t *testing.T)) {
+	t.Helper()
+	check(t, newHost(t).Do(func() error { fn(t); return nil }))
+}
+
+// atOnce runs so many functions at once in the network namespace of a host, and
+// returns what those got that did not fail.
+func atOnce[T any](h *lab.Host, n int, fn func() (T, error)) []T {
+	var mu sync.Mutex
+	var all []T
+	var wg sync.WaitGroup
+	for range n {
+		wg.Go(func() {
+			_ = h.Do(func() error {
+				x, err := fn()
+				if err == nil {
+					mu.Lock()
+					defer mu.Unlock()
+					all = append(all, x)
+				}
+				return err
+			})
+		})
+	}
+	wg.Wait()
+	return all
 }
 
 func check(t *testing.T, err error) {
@@ -62,11 +94,31 @@ func check(t *testing.T, err error) {
 	}
 }
 
-func create(t *testing.T, pattern string, several bool) string {
+const alias = "flanneld 10.5.0.0/16"
+
+func create(t *testing.T, pattern string) string {
 	t.Helper()
-	name, err := tun.Create(pattern, several)
+	name, err := tun.Create(pattern, alias)
 	check(t, err)
 	return name
+}
+
+// createSingle makes a device for one queue, as other programs do.
+func createSingle(t *testing.T, name string) {
+	t.Helper()
+	check(t, attach(t, name, true, false).Close())
+}
+
+// attach attaches as another program, which may make the device.
+func attach(t *testing.T, name string, persist, several bool) *water.Interface {
+	t.Helper()
+	i, err := water.New(water.Config{
+		DeviceType:             water.TUN,
+		PlatformSpecificParams: water.PlatformSpecificParams{Name: name, Persist: persist, MultiQueue: several},
+	})
+	check(t, err)
+	t.Cleanup(func() { _ = i.Close() })
+	return i
 }
 
 func up(t *testing.T, name string) {
@@ -86,27 +138,54 @@ func open(t *testing.T, name string, opts tun.Options) *tun.Device {
 
 func TestCreate(t *testing.T) {
 	inHost(t, func(t *testing.T) {
-		for i, want := range []string{"flannel0", "flannel1", "flannel2"} {
-			if name := create(t, "flannel%d", i != 1); name != want {
+		for _, want := range []string{"flannel0", "flannel1", "flannel2"} {
+			if name := create(t, "flannel%d"); name != want {
 				t.Errorf("the name is %s, want %s", name, want)
 			}
 		}
 		check(t, tun.Delete("flannel1"))
-		if name := create(t, "flannel%d", true); name != "flannel1" {
+		if name := create(t, "flannel%d"); name != "flannel1" {
 			t.Errorf("the name is %s, want the lowest that is free", name)
 		}
-		if name := create(t, "other", false); name != "other" {
+		l, err := netlink.LinkByName("flannel1")
+		check(t, err)
+		if is := l.(*netlink.Tuntap); is.Alias != alias || is.NonPersist || tun.Attached(is) != 0 {
+			t.Errorf("it is %+v", is)
+		}
+		if name := create(t, "other"); name != "other" {
 			t.Errorf("the name is %s", name)
 		}
-		if _, err := tun.Create("other", false); !errors.Is(err, os.ErrExist) {
-			t.Errorf("a name that is taken: %v", err)
+		for _, name := range []string{"other", "eth0"} {
+			if _, err := tun.Create(name, alias); !errors.Is(err, os.ErrExist) {
+				t.Errorf("a name that is taken: %v", err)
+			}
+		}
+		if _, err := tun.Create("flannel%d", strings.Repeat("x", 256)); err == nil {
+			t.Error("a device has an alias that can't be")
+		}
+		if _, err := netlink.LinkByName("flannel3"); err == nil {
+			t.Error("a device stays without its alias")
 		}
 	})
 }
 
+// TestCreateAtOnce has no two devices get one name.
+func TestCreateAtOnce(t *testing.T) {
+	h := newHost(t)
+	names := atOnce(h, 8, func() (string, error) { return tun.Create("flannel%d", alias) })
+	slices.Sort(names)
+	if want := []string{"flannel0", "flannel1", "flannel2", "flannel3", "flannel4", "flannel5", "flannel6", "flannel7"}; !slices.Equal(names, want) {
+		t.Errorf("the names are %v", names)
+	}
+	if names := atOnce(h, 8, func() (string, error) { return tun.Create("flannel8", alias) }); len(names) != 1 {
+		t.Errorf("one name is had %d times", len(names))
+	}
+}
+
 func TestQueuesAndFeatures(t *testing.T) {
 	inHost(t, func(t *testing.T) {
-		several, single := create(t, "flannel%d", true), create(t, "flannel%d", false)
+		several, single := create(t, "flannel%d"), "flannel1"
+		createSingle(t, single)
 		for _, test := range []struct {
 			name    string
 			offload bool
@@ -117,61 +196,108 @@ func TestQueuesAndFeatures(t *testing.T) {
 			if len(d.Queues) != test.queues || d.Features.Header != test.offload || d.Features.TSO != test.offload {
 				t.Errorf("%+v: %d queues, %+v", test, len(d.Queues), d.Features)
 			}
+			if own := tun.Own(); len(own) != 1 || own[test.name] != test.queues {
+				t.Errorf("%+v: this process has the queues %v", test, own)
+			}
 			check(t, d.Close())
 		}
-		if _, err := tun.Open("eth0", tun.Options{}); err == nil {
-			t.Error("eth0 was opened as a TUN device")
+		if own := tun.Own(); len(own) != 0 {
+			t.Errorf("this process has the queues %v", own)
 		}
-		if _, err := tun.Open("flannel7", tun.Options{}); err == nil {
-			t.Error("a device was opened that is not there")
-		}
-		if _, err := tun.Open("a name that is too long", tun.Options{}); err == nil {
-			t.Error("a device was opened that can't be")
+		for _, name := range []string{"eth0", "flannel7", "a name that is too long", ""} {
+			if _, err := tun.Open(name, tun.Options{}); err == nil {
+				t.Errorf("%q was opened as a TUN device", name)
+			}
 		}
 	})
 }
 
-// TestHeld has a device belong to one process at a time, whatever kind it is.
+// TestGone neither makes a device nor takes one that goes with its process.
+func TestGone(t *testing.T) {
+	inHost(t, func(t *testing.T) {
+		other := attach(t, "flannel0", false, true)
+		for _, f := range []func(string) error{
+			func(name string) error { _, err := tun.Open(name, tun.Options{}); return err },
+			tun.Delete,
+		} {
+			if err := f("flannel0"); !errors.Is(err, tun.ErrHeld) {
+				t.Errorf("a device of another program gives: %v", err)
+			}
+			if err := f("flannel1"); !errors.Is(err, unix.ENODEV) {
+				t.Errorf("a device that is not there gives: %v", err)
+			}
+		}
+		if fd, err := tun.AttachTo("flannel1", unix.IFF_TUN|unix.IFF_MULTI_QUEUE); !errors.Is(err, unix.ENODEV) {
+			t.Errorf("a device that went a moment ago gives: %d, %v", fd, err)
+		}
+		check(t, other.Close())
+		for _, name := range []string{"flannel0", "flannel1"} {
+			if _, err := netlink.LinkByName(name); err == nil {
+				t.Errorf("%s is there", name)
+			}
+		}
+	})
+}
+
+// TestHeld has a device belong to one process at a time, whatever kind it is, be
+// it up or down.
 func TestHeld(t *testing.T) {
 	inHost(t, func(t *testing.T) {
-		for _, several := range []bool{true, false} {
-			name := create(t, "flannel%d", several)
-			if several {
-				up(t, name)
-			}
+		create(t, "flannel0")
+		create(t, "flannel1")
+		createSingle(t, "flannel2")
+		createSingle(t, "flannel3")
+		up(t, "flannel0")
+		up(t, "flannel2")
+		for _, name := range []string{"flannel0", "flannel1", "flannel2", "flannel3"} {
 			kill := hold(t, name)
 			if _, err := tun.Open(name, tun.Options{Queues: 2}); !errors.Is(err, tun.ErrHeld) {
 				t.Errorf("%s is held by another process, and opening it gives: %v", name, err)
 			}
-			if found, ok, err := tun.Abandoned("flannel%d"); err != nil || ok && found == name {
-				t.Errorf("%s passes as abandoned: %v", name, err)
+			if err := tun.Delete(name); !errors.Is(err, tun.ErrHeld) {
+				t.Errorf("%s is held by another process, and deleting it gives: %v", name, err)
 			}
 			kill()
-			found, ok, err := tun.Abandoned("flannel%d")
-			if err != nil || !ok || found != "flannel0" {
-				t.Errorf("after the end of that process: %q %v %v", found, ok, err)
-			}
 			check(t, open(t, name, tun.Options{Queues: 2, Offload: true}).Close())
+			check(t, tun.Delete(name))
+			if _, err := netlink.LinkByName(name); err == nil {
+				t.Errorf("%s is still there", name)
+			}
 		}
 	})
 }
 
-// TestHeldByOther notices who doesn't know of the lock, as other programs.
+// TestHeldByOther notices any other program.
 func TestHeldByOther(t *testing.T) {
 	inHost(t, func(t *testing.T) {
-		name := create(t, "flannel%d", true)
-		up(t, name)
-		other, err := water.New(water.Config{
-			DeviceType:             water.TUN,
-			PlatformSpecificParams: water.PlatformSpecificParams{Name: name, Persist: true, MultiQueue: true},
-		})
-		check(t, err)
+		name := create(t, "flannel%d")
+		other := attach(t, name, true, true)
 		if _, err := tun.Open(name, tun.Options{}); !errors.Is(err, tun.ErrHeld) {
 			t.Errorf("opening a device of another program gives: %v", err)
 		}
 		check(t, other.Close())
 		check(t, open(t, name, tun.Options{}).Close())
 	})
+}
+
+// TestHeldAtOnce has some try to open one device: never do two succeed, and it
+// is free after that.
+func TestHeldAtOnce(t *testing.T) {
+	h := newHost(t)
+	check(t, h.Do(func() error { create(t, "flannel0"); return nil }))
+	won := 0
+	for range 10 {
+		devices := atOnce(h, 3, func() (*tun.Device, error) { return tun.Open("flannel0", tun.Options{Queues: 2}) })
+		won += len(devices)
+		if len(devices) > 1 {
+			t.Errorf("%d have the device", len(devices))
+		}
+		for _, d := range devices {
+			check(t, d.Close())
+		}
+		check(t, h.Do(func() error { return open(t, "flannel0", tun.Options{}).Close() }))
+	}
+	t.Logf("in %d of 10 rounds one had it", won)
 }
 
 // hold has another process attach to a device. The function kills it.

@@ -175,7 +175,7 @@ func TestAddressTaken(t *testing.T) {
 
 func makeSecondDevice(t *testing.T, h *lab.Host) (name string) {
 	t.Helper()
-	check(t, h.Do(func() (err error) { name, err = tun.Create("flannel%d", true); return err }))
+	check(t, h.Do(func() (err error) { name, err = tun.Create("flannel%d", ""); return err }))
 	return name
 }
 

@@ -181,7 +181,7 @@ func makeDevice(t testing.TB, h *lab.Host, i, mtu int) string {
 	var name string
 	check(t, h.Do(func() error {
 		var err error
-		name, err = tun.Create("flannel%d", true)
+		name, err = tun.Create("flannel%d", "")
 		if err != nil {
 			return err
 		}

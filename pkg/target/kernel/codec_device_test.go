@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -128,11 +129,12 @@ func FuzzDecodeLink(f *testing.F) {
 
 // FuzzDecodeTUN feeds the decoder with what a kernel may say of a TUN device.
 func FuzzDecodeTUN(f *testing.F) {
-	f.Add(1472, uint16(unix.ARPHRD_NONE), uint32(unix.IFF_UP), byte(unix.IFF_TUN), byte(1), uint8(2), []byte{})
-	f.Add(1500, uint16(unix.ARPHRD_ETHER), uint32(0), byte(unix.IFF_TAP), byte(0), uint8(0), []byte{1, 2, 3})
-	f.Add(0, uint16(0), uint32(0), byte(0), byte(0), uint8(1), []byte{8, 0, 3, 0, 2, 0, 0, 0})
-	f.Fuzz(func(t *testing.T, mtu int, hardware uint16, flags uint32, typ, persist byte, said uint8, rest []byte) {
-		if mtu < 0 || mtu > 1<<30 {
+	f.Add(1472, uint16(unix.ARPHRD_NONE), uint32(unix.IFF_UP), byte(unix.IFF_TUN), byte(1), uint8(2), "flanneld 10.0.0.0/8", uint8(2), uint8(2), []byte{})
+	f.Add(1500, uint16(unix.ARPHRD_ETHER), uint32(0), byte(unix.IFF_TAP), byte(0), uint8(0), "flanneld", uint8(1), uint8(0), []byte{1, 2, 3})
+	f.Add(0, uint16(0), uint32(0), byte(0), byte(0), uint8(1), "", uint8(0), uint8(0), []byte{8, 0, 3, 0, 2, 0, 0, 0})
+	f.Add(1472, uint16(unix.ARPHRD_NONE), uint32(unix.IFF_UP|unix.IFF_LOWER_UP), byte(unix.IFF_TUN), byte(1), uint8(0), "", uint8(0), uint8(1), []byte{})
+	f.Fuzz(func(t *testing.T, mtu int, hardware uint16, flags uint32, typ, persist byte, said uint8, alias string, queues, own uint8, rest []byte) {
+		if mtu < 0 || mtu > 1<<30 || len(alias) > 255 || strings.Contains(alias, "\x00") {
 			return
 		}
 		header := make([]byte, unix.SizeofIfInfomsg)
@@ -143,23 +145,33 @@ func FuzzDecodeTUN(f *testing.F) {
 		b.begin(unix.RTM_NEWLINK, 0, 0, header)
 		b.attr(unix.IFLA_IFNAME, []byte("flannel7\x00"))
 		b.attr32(unix.IFLA_MTU, uint32(mtu))
+		b.attr(unix.IFLA_IFALIAS, append([]byte(alias), 0))
 		info := b.nest(unix.IFLA_LINKINFO)
 		b.attr(unix.IFLA_INFO_KIND, []byte("tun\x00"))
 		tells := said > 0 // an old kernel does not
+		attached := flags & unix.IFF_LOWER_UP / unix.IFF_LOWER_UP
 		if tells {
 			data := b.nest(unix.IFLA_INFO_DATA)
 			b.attr(unix.IFLA_TUN_TYPE, []byte{typ})
 			b.attr(unix.IFLA_TUN_PERSIST, []byte{persist})
+			if said > 1 { // of a device for several queues
+				attached = uint32(queues)
+				b.attr(unix.IFLA_TUN_MULTI_QUEUE, []byte{1})
+				b.attr32(unix.IFLA_TUN_NUM_QUEUES, attached/3)
+				b.attr32(unix.IFLA_TUN_NUM_DISABLED_QUEUES, attached-attached/3)
+			}
 			b.endNest(data)
 		}
 		b.endNest(info)
 		b.end()
 		p := b.sizes(t)
 		r, ok := decodeLink(p)
+		r.tun.own = int(own)
 		e := r.entry(devices, false)
 		tun := tells && typ == unix.IFF_TUN && persist != 0 || !tells && hardware != unix.ARPHRD_ETHER
+		tun = tun && attached <= uint32(own) && (own > 0 || state.IsTUNAlias(alias))
 		up := flags&unix.IFF_UP != 0
-		if !ok || (e.Owner == state.Ours) != tun || r.foreign == tun || (e.Object == state.TUN{Name: "flannel7", MTU: mtu}) != (tun && up) {
+		if !ok || (e.Owner == state.Ours) != tun || (e.Object == state.TUN{Name: "flannel7", MTU: mtu, Alias: alias}) != (tun && up) {
 			t.Fatalf("%+v, %+v", r, e)
 		}
 		if len(rest) > 0 { // whatever it may mean

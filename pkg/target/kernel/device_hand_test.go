@@ -36,7 +36,7 @@ func (hand) AddVXLAN(v state.VXLAN) error {
 var held []*os.File
 
 // AddTUN makes a device by means other than those that are tested.
-func (hand) AddTUN(name string, persistent bool) error {
+func (hand) AddTUN(name, alias string, persistent bool) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	t := &netlink.Tuntap{
@@ -44,6 +44,9 @@ func (hand) AddTUN(name string, persistent bool) error {
 		Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_MULTI_QUEUE,
 	}
 	if err := netlink.LinkAdd(t); err != nil {
+		return err
+	}
+	if err := (hand{}).SetAlias(name, alias); err != nil {
 		return err
 	}
 	for _, fd := range t.Fds {
@@ -56,6 +59,41 @@ func (hand) AddTUN(name string, persistent bool) error {
 		}
 	}
 	return hand{}.SetLink(name, true)
+}
+
+func (hand) SetAlias(name, alias string) error {
+	return onLink(name, func(l netlink.Link) error { return netlink.LinkSetAlias(l, alias) })
+}
+
+func (hand) Attach(name string, own bool) (detach func(), err error) {
+	return hold(name, unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_MULTI_QUEUE, own)
+}
+
+// hold attaches to a device. It makes another process's queue of one of this
+// process: one that is on its way through a socket is not this one's.
+func hold(name string, flags uint16, own bool) (detach func(), err error) {
+	queue, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(flags)
+		err = unix.IoctlIfreq(int(queue.Fd()), unix.TUNSETIFF, req)
+	}
+	if err != nil || own {
+		return func() { _ = queue.Close() }, err
+	}
+	defer queue.Close()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		for _, end := range ends {
+			_ = unix.Close(end)
+		}
+	}, unix.Sendmsg(ends[0], []byte{0}, unix.UnixRights(int(queue.Fd())), nil, 0)
 }
 
 func (hand) SetMAC(name string, m state.MAC) error {

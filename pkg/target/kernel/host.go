@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
+	"flanneld/pkg/tun"
 )
 
 // Interface is a network interface of the host.
@@ -23,6 +24,9 @@ type Interface struct {
 	Loopback bool
 	MAC      state.MAC // zero if it has none of 48 bits
 	VXLAN    bool      // a VXLAN device
+	TUN      bool      // a TUN device that stays without a process
+	Held     bool      // a TUN device that a process is attached to
+	Alias    string
 	Addrs    []Address
 }
 
@@ -57,6 +61,11 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 			Up:       a.RawFlags&unix.IFF_UP != 0,
 			Loopback: a.Flags&net.FlagLoopback != 0,
 			VXLAN:    l.Type() == "vxlan",
+			Alias:    a.Alias,
+		}
+		if t, ok := l.(*netlink.Tuntap); ok {
+			ifaces[i].TUN = a.EncapType != "ether" && !t.NonPersist
+			ifaces[i].Held = tun.Attached(t) > 0
 		}
 		if len(a.HardwareAddr) == len(state.MAC{}) {
 			ifaces[i].MAC = state.MAC(a.HardwareAddr)

@@ -1,5 +1,5 @@
 // Package kernel keeps objects in the network stack of the namespace it runs
-// in, by netlink. It is the only package of the daemon that speaks netlink.
+// in, by netlink. No other package of the daemon does.
 package kernel
 
 import (

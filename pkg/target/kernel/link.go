@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
+	"flanneld/pkg/tun"
 )
 
 // isOurs reports whether a device of that name belongs to this program: a VXLAN
@@ -38,6 +39,7 @@ func (l otherLink) String() string { return l.text }
 type rawLink struct {
 	link
 	name   string
+	alias  string
 	flags  uint32
 	kind   string
 	mtu    int
@@ -73,6 +75,8 @@ func decodeLink(b []byte) (rawLink, bool) {
 		switch typ {
 		case unix.IFLA_IFNAME:
 			r.name = unix.ByteSliceToString(data)
+		case unix.IFLA_IFALIAS:
+			r.alias = unix.ByteSliceToString(data)
 		case unix.IFLA_MTU:
 			r.mtu = int(u32(data))
 		case unix.IFLA_ADDRESS:
@@ -107,7 +111,6 @@ func decodeLink(b []byte) (rawLink, bool) {
 	if elsewhere {
 		r.vxlan.odd = "with its packets in another network namespace"
 	}
-	r.foreign = r.inTheWay() != ""
 	return r, true
 }
 
@@ -260,6 +263,7 @@ func (l *links) find(name string) (int, error) {
 // dumpLinks returns the interfaces, and apart from those the ones that are ours.
 func dumpLinks() (all *links, ours []rawLink, err error) {
 	all = &links{byIndex: make(map[int]string), byName: make(map[string]link)}
+	before := tun.Own()
 	err = dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(payload []byte) {
 		r, ok := decodeLink(payload)
 		if !ok {
@@ -271,6 +275,10 @@ func dumpLinks() (all *links, ours []rawLink, err error) {
 			ours = append(ours, r)
 		}
 	})
+	judge(before, ours)
+	for _, r := range ours {
+		all.byName[r.name] = r.link
+	}
 	return all, ours, err
 }
 
@@ -280,13 +288,16 @@ func lookUp(name string) (r rawLink, ok bool, err error) {
 	var b batch
 	b.buf = make([]byte, unix.SizeofIfInfomsg)
 	b.attr(unix.IFLA_IFNAME, append([]byte(name), 0))
+	before := tun.Own()
 	err = ask(unix.RTM_GETLINK, unix.RTM_NEWLINK, 0, b.buf, func(payload []byte) {
 		r, ok = decodeLink(payload)
 	})
 	if errors.Is(err, unix.ENODEV) {
 		return rawLink{}, false, nil
 	}
-	return r, ok && r.name == name, err
+	found := []rawLink{r}
+	judge(before, found)
+	return found[0], ok && r.name == name, err
 }
 
 func macOf(b []byte) (state.MAC, bool) {

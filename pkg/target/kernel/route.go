@@ -165,17 +165,18 @@ func (r rawRoute) entry(links *links) state.Entry {
 	// "ip route" writes without a gateway has the scope of its link.
 	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE && len(r.extra) == 0 &&
 		(r.nexthop != 0 || route.Dev != "")
-	if plain && r.protocol == RouteProtocol {
+	ours := r.protocol == RouteProtocol && !links.byName[route.Dev].foreign // else of whoever has the device
+	if plain && ours {
 		return state.Entry{Object: route, Owner: state.Ours}
 	}
 	e := state.Entry{Object: route, Text: r.text(route.Dev)}
 	if !plain {
 		e.Object = otherRoute{route, e.Text}
 	}
-	switch r.protocol {
-	case RouteProtocol:
+	switch {
+	case ours:
 		e.Owner = state.Ours
-	case unix.RTPROT_BOOT: // as flannel writes them, and "ip route add"
+	case r.protocol == unix.RTPROT_BOOT: // as flannel writes them, and "ip route add"
 		e.Owner = state.Adoptable
 	}
 	return e

@@ -13,7 +13,9 @@ import (
 	"flanneld/pkg/tun"
 )
 
-func tunDevice() state.TUN { return state.TUN{Name: "flannel0", MTU: 1472} }
+func tunDevice() state.TUN {
+	return state.TUN{Name: "flannel0", MTU: 1472, Alias: "flanneld 10.0.0.0/8"}
+}
 
 // onTUN are an address and a route of the device.
 func onTUN() []state.Object {
@@ -52,7 +54,13 @@ func TestMakeTUN(t *testing.T) {
 	// As another program makes it, for one queue.
 	o.apply(remove(d))
 	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: d.Name}, Mode: netlink.TUNTAP_MODE_TUN}))
+	o.check(o.SetAlias(d.Name, d.Alias))
 	o.mend(d)
+	q = o.attach(2)
+	o.is(d)
+	o.check(q.Close())
+	o.apply(remove(d))
+	o.none(d.Key())
 }
 
 // A device is never made anew: it may be in use, and there is no need to.
@@ -67,6 +75,8 @@ func TestMendTUN(t *testing.T) {
 		func() { o.check(o.SetMTU(d.Name, 1000)) },
 		func() { o.check(o.SetLink(d.Name, false)) },
 		func() { o.check(o.SetLink(d.Name, false)); o.check(o.SetMTU(d.Name, 1000)) },
+		func() { o.check(o.SetAlias(d.Name, "")) },
+		func() { o.check(o.SetAlias(d.Name, "flanneld 10.9.0.0/16")) },
 	} {
 		spoil()
 		if e := o.dump()[d.Key()]; state.Same(d, e.Object) || e.Owner != state.Ours {
@@ -90,7 +100,10 @@ func TestTUNInTheWay(t *testing.T) {
 		"device flannel0 of kind tap": func(o overlay) {
 			o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP}))
 		},
-		"device flannel0 of kind tun that belongs to another process": func(o overlay) { o.check(o.AddTUN(d.Name, false)) },
+		"device flannel0 of kind tun that belongs to another process": func(o overlay) { o.check(o.AddTUN(d.Name, d.Alias, false)) },
+		"device flannel0 of kind tun without an alias of ours": func(o overlay) {
+			o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TUN}))
+		},
 	} {
 		t.Run(text, func(t *testing.T) {
 			o := newOverlay(t)
@@ -112,6 +125,61 @@ func TestTUNInTheWay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What interfaces say of TUN devices, of whatever name.
+func TestTUNInterfaces(t *testing.T) {
+	o := newOverlay(t)
+	d := tunDevice()
+	o.apply(create(d))
+	o.check(o.AddTUN("tun0", "", false))
+	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun1"}, Mode: netlink.TUNTAP_MODE_TUN}))
+	o.check(o.SetLink("tun1", true))
+	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tap0"}, Mode: netlink.TUNTAP_MODE_TAP}))
+	want := func(name string, tun, held bool, alias string) {
+		t.Helper()
+		ifaces, err := o.k.Interfaces(t.Context())
+		o.check(err)
+		for _, i := range ifaces {
+			if i.Name == name && (i.TUN != tun || i.Held != held || i.Alias != alias) {
+				t.Errorf("of %s it is said: %+v", name, i)
+			}
+		}
+	}
+	want("eth0", false, false, "")
+	want("tun0", false, true, "")
+	want("tun1", true, false, "")
+	want("tap0", false, false, "")
+	want(d.Name, true, false, d.Alias)
+	detach, err := o.Attach(d.Name, false)
+	o.check(err)
+	want(d.Name, true, true, d.Alias)
+	detach()
+	single, err := tun.Open("tun1", tun.Options{})
+	o.check(err)
+	want("tun1", true, true, "")
+	o.check(single.Close())
+	want("tun1", true, false, "")
+}
+
+// Another process's queue on a device for one queue is seen by its carrier; even
+// where it is not, the device is not deleted.
+func TestSingleTUNHeld(t *testing.T) {
+	o := newOverlay(t)
+	d := tunDevice()
+	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: d.Name}, Mode: netlink.TUNTAP_MODE_TUN}))
+	o.check(o.SetAlias(d.Name, d.Alias))
+	detach, err := hold(d.Name, unix.IFF_TUN|unix.IFF_NO_PI, false)
+	o.check(err)
+	o.refused(remove(d), tun.ErrHeld, d.Name)
+	o.check(o.SetLink(d.Name, true))
+	if e := o.dump()[d.Key()]; e.Owner != state.Foreign {
+		t.Errorf("there is %+v", e)
+	}
+	o.refused(remove(d), tun.ErrHeld, d.Name)
+	o.refused(change(d, d), tun.ErrHeld, d.Name)
+	detach()
+	o.mend(d)
 }
 
 // Who attaches and detaches changes the carrier, and nothing that is wanted.

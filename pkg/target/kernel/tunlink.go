@@ -24,6 +24,9 @@ func (t otherTUN) String() string { return t.text }
 type rawTUN struct {
 	tap      bool
 	fleeting bool // gone with the process that holds it
+	several  bool // made for several queues; of others it is not told how many there are
+	queues   int
+	own      int // queues of this process, which is known from elsewhere
 }
 
 func (t *rawTUN) decode(b []byte) {
@@ -36,13 +39,43 @@ func (t *rawTUN) decode(b []byte) {
 			t.tap = data[0] != unix.IFF_TUN
 		case unix.IFLA_TUN_PERSIST:
 			t.fleeting = data[0] == 0
+		case unix.IFLA_TUN_MULTI_QUEUE:
+			t.several = data[0] != 0
+		case unix.IFLA_TUN_NUM_QUEUES, unix.IFLA_TUN_NUM_DISABLED_QUEUES:
+			t.queues += int(u32(data))
 		}
 	}
 }
 
-// inTheWay says what a link is that has the name of a TUN device of ours and
-// can't be made into one; empty of any other link. A name like flannel0 is
-// nothing special: such a link may well be of use to someone.
+// held reports whether another process is attached to a TUN device. Where it is
+// not told by how many queues, the carrier shows that there is one.
+func (r rawLink) held() bool {
+	queues := r.tun.queues
+	if !r.tun.several && r.flags&unix.IFF_LOWER_UP != 0 {
+		queues = 1
+	}
+	return queues > r.tun.own
+}
+
+// judge finds out whose the links are that have names of ours. Queues of this
+// process, by device, are given as of before the links were asked for; it may
+// have attached or detached in the meantime.
+func judge(before map[string]int, ours []rawLink) {
+	after := before
+	if len(ours) > 0 {
+		after = tun.Own()
+	}
+	for i := range ours {
+		r := &ours[i]
+		r.tun.own = max(before[r.name], after[r.name])
+		r.foreign = r.inTheWay() != ""
+	}
+}
+
+// inTheWay says what a link is that has the name of a TUN device of ours and is
+// none, nor can be made into one; empty of any other link. A name like flannel0
+// is nothing special: such a link may well be of use to someone. So it takes our
+// alias, or that this process is attached, and no other.
 func (r rawLink) inTheWay() string {
 	switch {
 	case !isTUN(r.name):
@@ -55,6 +88,10 @@ func (r rawLink) inTheWay() string {
 		return "of kind tap"
 	case r.tun.fleeting:
 		return "of kind tun that belongs to another process"
+	case r.held():
+		return "of kind tun that another process is attached to"
+	case r.tun.own == 0 && !state.IsTUNAlias(r.alias):
+		return "of kind tun without an alias of ours"
 	}
 	return ""
 }
@@ -63,7 +100,7 @@ func (r rawLink) inTheWay() string {
 // it is to the reconciler. That it has no carrier, for want of a process that
 // is attached, is no matter.
 func (r rawLink) tunEntry(links *links) state.Entry {
-	t := state.TUN{Name: r.name, MTU: r.mtu}
+	t := state.TUN{Name: r.name, MTU: r.mtu, Alias: r.alias}
 	if what := r.inTheWay(); what != "" {
 		text := fmt.Sprintf("device %s %s", r.name, what)
 		return state.Entry{Object: otherTUN{t, text}, Text: text}
@@ -84,10 +121,9 @@ func (r rawLink) tunEntry(links *links) state.Entry {
 // cannot be as wanted nothing stays. It may have as many queues as its user has
 // a need of.
 func (k *Kernel) makeTUN(t state.TUN) error {
-	if _, err := tun.Create(t.Name, true); err != nil {
+	if _, err := tun.Create(t.Name, t.Alias); err != nil {
 		return err
 	}
-	ignoreRouters(t.Name)
 	r, ok, err := lookUp(t.Name)
 	switch {
 	case err != nil:
@@ -122,6 +158,14 @@ func (k *Kernel) adjustTUN(r rawLink, t state.TUN) error {
 	if err := k.release(r); err != nil {
 		return err
 	}
+	if !r.up {
+		ignoreRouters(t.Name)
+	}
+	if r.alias != t.Alias {
+		if err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_IFALIAS, []byte(t.Alias)) }); err != nil {
+			return fmt.Errorf("setting its alias: %w", err)
+		}
+	}
 	if r.mtu != t.MTU {
 		if err := setLink(r.index, func(b *batch) { b.attr32(unix.IFLA_MTU, uint32(t.MTU)) }); err != nil {
 			return fmt.Errorf("setting its MTU: %w", err)
@@ -130,7 +174,8 @@ func (k *Kernel) adjustTUN(r rawLink, t state.TUN) error {
 	return setUp(r)
 }
 
-// deleteTUN deletes a device that stays without a process.
+// deleteTUN deletes a device that stays without a process, and that no other one
+// is attached to.
 func deleteTUN(name string) error {
 	r, ok, err := lookUp(name)
 	if !ok || err != nil {
@@ -139,13 +184,23 @@ func deleteTUN(name string) error {
 	if err := r.spare(); err != nil {
 		return err
 	}
-	return deleteLink(name)
+	if r.tun.own > 0 {
+		return deleteLink(name) // its tunnel ends with it
+	}
+	if err := tun.Delete(name); !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil // gone since
 }
 
 // spare returns why the link is not to be touched; nil if it may be.
 func (r rawLink) spare() error {
-	if what := r.inTheWay(); what != "" {
-		return fmt.Errorf("device %s %s is in the way, and not ours: it has to be removed by hand", r.name, what)
+	what := r.inTheWay()
+	switch {
+	case what == "":
+		return nil
+	case r.kind == "tun" && r.held():
+		return fmt.Errorf("device %s is not ours: %w", r.name, tun.ErrHeld)
 	}
-	return nil
+	return fmt.Errorf("device %s %s is in the way, and not ours: it has to be removed by hand", r.name, what)
 }

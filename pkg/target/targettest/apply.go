@@ -85,10 +85,10 @@ func (f *Fake) doLink(op state.Op) error {
 	name := op.Key().Dev
 	l := f.links[name]
 	if op.Verb == state.Delete {
-		if l != nil && !f.ours(name) {
-			return errInTheWay
-		}
 		if l != nil {
+			if err := l.untouchable(name); err != nil {
+				return err
+			}
 			f.dropLink(name)
 		}
 		delete(f.seen, name)

@@ -40,9 +40,13 @@ type Host interface {
 	SetMAC(name string, m state.MAC) error
 	SetMTU(name string, mtu int) error
 	AddVXLAN(state.VXLAN) error // it is up, with no address
+	SetAlias(name, alias string) error
 	// AddTUN makes a TUN device, which is up and has no address, as another
 	// process does. If it is not persistent, that process holds it.
-	AddTUN(name string, persistent bool) error
+	AddTUN(name, alias string, persistent bool) error
+	// Attach attaches the program under test to a TUN device, or else another
+	// process.
+	Attach(name string, own bool) (detach func(), err error)
 
 	// The neighbours and FDB entries as "ip neigh" and "bridge fdb" replace,
 	// append and delete them. A neighbour is permanent or reachable.

@@ -18,8 +18,8 @@ type link struct {
 	mtu    int
 	addrs  []netip.Prefix
 	vxlan  *state.VXLAN // how it was made; nil if it is of another kind
-	tun    bool
-	held   bool // a TUN device that is gone with its process
+	alias  string
+	tun    *tunLink // what makes it a TUN device; nil if it is of another kind
 	neighs map[netip.Addr]neigh
 	fdb    map[state.MAC]netip.Addr
 }
@@ -150,7 +150,7 @@ func (f *Fake) setMAC(name string, m state.MAC) error {
 	switch {
 	case l == nil:
 		return unix.ENODEV
-	case l.tun:
+	case l.tun != nil:
 		return unix.EOPNOTSUPP
 	case !m.IsUnicast():
 		return unix.EADDRNOTAVAIL

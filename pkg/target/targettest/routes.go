@@ -44,14 +44,16 @@ func (f *Fake) entry(dst netip.Prefix, a alias) state.Entry {
 		text += fmt.Sprintf(" nhid %d", r.Nexthop)
 	}
 	plain := !a.link
+	dev := f.links[r.Dev]
+	ours := a.protocol == ProtoOurs && (dev == nil || !dev.foreign(r.Dev)) // else of whoever has the device
 	e := state.Entry{Object: r, Text: text}
 	if !plain {
 		e.Object = other[state.Route]{r, text}
 	}
 	switch {
-	case a.protocol == ProtoOurs && plain:
+	case ours && plain:
 		return state.Entry{Object: r, Owner: state.Ours}
-	case a.protocol == ProtoOurs:
+	case ours:
 		e.Owner = state.Ours
 	case a.protocol == ProtoBoot:
 		e.Owner = state.Adoptable

@@ -96,6 +96,8 @@ func Suite(t *testing.T, fresh func(*testing.T) (target.Target, Host)) {
 		{"TUNDeleted", testTUNDeleted},
 		{"TUNOfAnotherProcess", testTUNOfAnotherProcess},
 		{"TUNFound", testTUNFound},
+		{"TUNWithoutAlias", testTUNWithoutAlias},
+		{"TUNHeld", testTUNHeld},
 		{"TUNInTheWay", testTUNInTheWay},
 		{"TUNByAnotherName", testTUNByAnotherName},
 		{"TUNEvents", testTUNEvents},

@@ -87,7 +87,7 @@ func testDeviceRouteDeleted(r *rig) {
 
 func testDeviceRouteAdopted(r *rig) {
 	a := tunRoute()
-	r.check(r.host.AddTUN(a.Dev, true))
+	r.check(r.host.AddTUN(a.Dev, tunDevice().Alias, true))
 	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
 	r.wantEntry(a, state.Foreign, false)
 	if ops, blocked := r.diff(a); ops != nil || blocked != nil { // it serves

@@ -7,10 +7,13 @@ import (
 
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
+	"flanneld/pkg/tun"
 )
 
 // tunDevice is ours, or is as ours.
-func tunDevice() state.TUN { return state.TUN{Name: "flannel0", MTU: 1472} }
+func tunDevice() state.TUN {
+	return state.TUN{Name: "flannel0", MTU: 1472, Alias: "flanneld 10.0.0.0/8"}
+}
 
 func tunAddr() state.Addr {
 	return state.Addr{Dev: "flannel0", Prefix: netip.MustParsePrefix("10.1.0.0/32")}
@@ -145,7 +148,7 @@ func testTUNDeleted(r *rig) {
 // A device that ends with its process is that process's, with all that it has.
 func testTUNOfAnotherProcess(r *rig) {
 	t, a := tunDevice(), tunAddr()
-	r.check(r.host.AddTUN(t.Name, false))
+	r.check(r.host.AddTUN(t.Name, t.Alias, false))
 	r.check(r.host.AddAddr(t.Name, a.Prefix))
 	r.check(r.host.SetMTU(t.Name, t.MTU))
 	odd := r.wantForeign(t)
@@ -164,22 +167,83 @@ func testTUNOfAnotherProcess(r *rig) {
 	r.wantThere(t, a, tunRoute())
 }
 
-// A device that stays is ours by its name, and so is what it has.
+// A device is ours by its name and alias, and so is what it has; another alias of
+// ours is replaced.
 func testTUNFound(r *rig) {
 	t, a := tunDevice(), tunAddr()
-	r.check(r.host.AddTUN(t.Name, true))
-	r.check(r.host.AddAddr(t.Name, a.Prefix))
-	there := t
-	there.MTU = 1500
-	r.wantEntry(there, state.Ours, false)
-	r.wantThere(a)
-	r.apply(replace(there, t), create(tunRoute()))
-	r.wantThere(t, a, tunRoute())
-	r.apply(remove(a))
-	r.wantGone(a, tunRoute())
-	r.wantThere(t)
+	for _, alias := range []string{t.Alias, "flanneld 10.9.0.0/16"} {
+		r.check(r.host.AddTUN(t.Name, alias, true))
+		r.check(r.host.AddAddr(t.Name, a.Prefix))
+		there := t
+		there.MTU, there.Alias = 1500, alias
+		r.wantEntry(there, state.Ours, false)
+		r.wantThere(a)
+		r.apply(replace(there, t), create(tunRoute()))
+		r.wantThere(t, a, tunRoute())
+		r.apply(remove(a))
+		r.wantGone(a, tunRoute())
+		r.wantThere(t)
+		r.apply(remove(t))
+		r.wantGone(t)
+	}
+}
+
+// One without such an alias is not, but while this process is attached; so it
+// can be put right.
+func testTUNWithoutAlias(r *rig) {
+	t, a := tunDevice(), tunAddr()
+	for _, alias := range []string{"", "tunnel to nowhere", "flanneld"} {
+		r.check(r.host.AddTUN(t.Name, alias, true))
+		r.check(r.host.AddAddr(t.Name, a.Prefix))
+		odd := r.wantForeign(t)
+		r.wantGone(a)
+		r.refused(create(t), unix.EEXIST)
+		r.refused(replace(odd, t), nil)
+		r.refused(remove(odd), nil)
+		r.refused(create(tunRoute()), target.ErrNoLink)
+		r.wantForeign(t)
+		r.check(r.host.DelLink(t.Name))
+
+		r.tunnelled()
+		detach, err := r.host.Attach(t.Name, true)
+		r.check(err)
+		r.check(r.host.SetAlias(t.Name, alias))
+		there := t
+		there.Alias = alias
+		r.wantEntry(there, state.Ours, false)
+		r.wantThere(a, tunRoute())
+		r.apply(replace(there, t))
+		detach()
+		r.wantThere(t, a, tunRoute())
+		r.apply(remove(t))
+	}
+}
+
+// A device that another process is attached to is that process's, with all that
+// it has, also the routes to it, for as long as that lasts.
+func testTUNHeld(r *rig) {
+	t, on := r.tunnelled()
+	detach, err := r.host.Attach(t.Name, false)
+	r.check(err)
+	odd := r.wantForeign(t)
+	r.wantGone(on[0])
+	r.wantEntry(on[1], state.Foreign, false)
+	r.refused(create(t), unix.EEXIST)
+	r.refused(replace(odd, t), tun.ErrHeld)
+	r.refused(remove(odd), tun.ErrHeld)
+	other := route(tunRoute().Dst.String(), "192.168.5.11")
+	if ops, blocked := r.diff(other); ops != nil || len(blocked) != 1 {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	own, err := r.host.Attach(t.Name, true) // is no excuse
+	r.check(err)
+	r.wantForeign(t)
+	r.refused(remove(odd), tun.ErrHeld)
+	detach()
+	r.wantThere(append(on, t)...)
 	r.apply(remove(t))
-	r.wantGone(t)
+	own()
+	r.wantGone(append(on, t)...)
 }
 
 // What is no TUN device at all is not removed, whatever its name.
@@ -208,11 +272,11 @@ func testTUNInTheWay(r *rig) {
 // name of others is none of ours.
 func testTUNByAnotherName(r *rig) {
 	v := device()
-	r.check(r.host.AddTUN(v.Name, true))
+	r.check(r.host.AddTUN(v.Name, tunDevice().Alias, true))
 	r.apply(replace(r.wantOdd(v), v))
 	r.wantThere(v)
 	for _, name := range []string{"flannel", "tun0", "flannel0x", "xflannel0"} {
-		r.check(r.host.AddTUN(name, true))
+		r.check(r.host.AddTUN(name, tunDevice().Alias, true))
 		a := state.Addr{Dev: name, Prefix: tunAddr().Prefix}
 		r.check(r.host.AddAddr(name, a.Prefix))
 		r.wantGone(state.TUN{Name: name}, a)
@@ -245,18 +309,42 @@ func testTUNEvents(r *rig) {
 	r.apply(remove(t))
 	w.expect("our address, gone with the device", goneKey(a))
 	w.expect("the device gone", goneKey(t))
-	r.check(r.host.AddTUN(t.Name, true))
+	r.check(r.host.AddTUN(t.Name, t.Alias, true))
 	t.MTU = 1500
 	w.expect("a device like ours", is(t))
+	r.check(r.host.SetAlias(t.Name, "flanneld 10.9.0.0/16"))
+	renamed := t
+	renamed.Alias = "flanneld 10.9.0.0/16"
+	w.expect("another alias", is(renamed))
+	r.check(r.host.SetAlias(t.Name, t.Alias))
+	w.expect("its alias", is(t))
+	foreign := func(e target.Event) bool {
+		return e.Key == t.Key() && !e.Gone && e.Entry.Owner == state.Foreign
+	}
+	r.check(r.host.SetAlias(t.Name, ""))
+	w.expect("no alias", foreign)
+	detach, err := r.host.Attach(t.Name, true)
+	r.check(err)
+	unmarked := t
+	unmarked.Alias = ""
+	w.expect("our own queue", is(unmarked))
+	r.check(r.host.SetAlias(t.Name, t.Alias))
+	w.expect("its alias", is(t))
+	detach()
+	detach, err = r.host.Attach(t.Name, false)
+	r.check(err)
+	w.expect("another process's queue", foreign)
+	detach()
+	w.expect("its end", is(t))
 	r.check(r.host.DelLink(t.Name))
-	w.expect("its end", goneKey(t))
+	w.expect("the device's end", goneKey(t))
 }
 
 // What another process's device has does not look like ours.
 func testForeignTUNEvents(r *rig) {
 	w := r.watch()
 	t, a := tunDevice(), tunAddr()
-	r.check(r.host.AddTUN(t.Name, false))
+	r.check(r.host.AddTUN(t.Name, t.Alias, false))
 	w.expect("another process's device", func(e target.Event) bool {
 		return e.Key == t.Key() && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Owner == state.Foreign
 	})

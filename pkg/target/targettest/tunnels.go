@@ -49,6 +49,7 @@ func (f *Fake) doTunnel(op state.Op) error {
 		peers = was.peers
 	}
 	f.tunnels[dev] = &tunnel{op.Want.(state.Tunnel), peers}
+	f.links[dev].tun.tunnel = true
 	return nil
 }
 
@@ -73,6 +74,7 @@ func (f *Fake) doPeer(op state.Op) error {
 func (f *Fake) endTunnel(dev string) {
 	if t := f.tunnels[dev]; t != nil {
 		delete(f.tunnels, dev)
+		f.links[dev].tun.tunnel = false
 		f.tell(target.Event{Key: t.is.Key(), Entry: state.Entry{Object: t.is, Owner: state.Ours}, Gone: true})
 	}
 }

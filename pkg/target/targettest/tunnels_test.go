@@ -29,7 +29,7 @@ func TestFakeTunnels(t *testing.T) {
 	w := r.watch()
 
 	r.refused(create(tunnel), target.ErrNoLink)
-	r.check(f.AddTUN(d.Name, false))
+	r.check(f.AddTUN(d.Name, d.Alias, false))
 	r.refused(create(tunnel), unix.EBUSY)
 	r.check(f.DelLink(d.Name))
 	r.dump()

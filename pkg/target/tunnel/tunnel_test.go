@@ -62,7 +62,7 @@ func newSetting(t *testing.T) *setting {
 // device makes the TUN device.
 func (s *setting) device() {
 	s.t.Helper()
-	check(s.t, s.host.Do(func() error { _, err := tun.Create("flannel0", true); return err }))
+	check(s.t, s.host.Do(func() error { _, err := tun.Create("flannel0", ""); return err }))
 	check(s.t, s.host.LinkUp("flannel0"))
 }
 
