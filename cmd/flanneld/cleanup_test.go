@@ -46,6 +46,7 @@ func testCleanup(t *testing.T, v variant) {
 	h.run("ip", "link", "add", "flannel.7", "type", "vxlan", "id", "7", "dstport", "4789")
 	h.run("ip", "addr", "add", "10.6.0.1/32", "dev", "flannel.7")
 
+	h.waitSaved(h.peer().name())
 	must(h.daemon.Stop(soon))(t)
 	key := h.key()
 	lease := n.get(key)
@@ -65,8 +66,10 @@ func testCleanup(t *testing.T, v variant) {
 	if after := h.inventory(); !slices.Equal(after, before) {
 		t.Errorf("before:\n%s\nafter:\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
 	}
-	if _, err := os.Stat(h.daemon.SubnetFile); err == nil {
-		t.Error("subnet.env is there")
+	for _, file := range []string{h.daemon.SubnetFile, h.stateFile()} {
+		if _, err := os.Stat(file); err == nil || !strings.Contains(out, "removed "+file) {
+			t.Errorf("%s is there, or nothing was said of it: %s", file, out)
+		}
 	}
 	if now := n.get(key); now == nil || now.value != lease.value {
 		t.Errorf("the lease was %s and is %s", lease, now)

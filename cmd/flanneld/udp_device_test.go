@@ -22,7 +22,7 @@ func (h *node) other(prefix string) []string {
 func (n *network) putOther() {
 	n.t.Helper()
 	config := n.config(settings{"Network": "10.6.0.0/16", "Backend": map[string]any{"Type": "udp", "Port": 8286}})
-	check(n.t, n.admin().put(n.ctx, "/other/config", config, 0))
+	check(n.t, n.admin.put(n.ctx, "/other/config", config, 0))
 }
 
 // tuns are the aliases of the host's TUN devices, by name.
