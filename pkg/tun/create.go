@@ -3,7 +3,10 @@ package tun
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
+	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -12,34 +15,53 @@ import (
 // several queues. A name with %d gets the lowest number that is free. The alias
 // says whose it is: no device stays without it, however the process ends.
 func Create(pattern, alias string) (name string, err error) {
-	fd, err := attach(pattern, unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_MULTI_QUEUE|unix.IFF_TUN_EXCL)
+	name, err = create(pattern, alias)
 	if err != nil {
-		if errors.Is(err, unix.EBUSY) {
-			err = unix.EEXIST
-		}
-		return "", fmt.Errorf("creating TUN device %s: %w", pattern, err)
-	}
-	if name, _, err = identify(fd); err == nil {
-		err = setAlias(name, alias)
-	}
-	if err == nil {
-		err = unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1)
-	}
-	if err = errors.Join(err, unix.Close(fd)); err != nil {
 		return "", fmt.Errorf("creating TUN device %s: %w", pattern, err)
 	}
 	return name, nil
 }
 
-func setAlias(name, alias string) error {
-	l, err := netlink.LinkByName(name)
-	if err == nil {
-		err = netlink.LinkSetAlias(l, alias)
+// making is what a device is called until it is made. Were it given a name that is
+// taken, the kernel would attach to what has it.
+const making = "flanneld-%d"
+
+func create(pattern, alias string) (name string, err error) {
+	numbered := strings.Contains(pattern, "%d")
+	first := pattern
+	if !numbered {
+		first = making
 	}
+	device, err := water.New(water.Config{
+		DeviceType:             water.TUN,
+		PlatformSpecificParams: water.PlatformSpecificParams{Name: first, MultiQueue: true},
+	})
 	if err != nil {
-		return fmt.Errorf("setting its alias: %w", err)
+		return "", err
 	}
-	return nil
+	defer func() { err = errors.Join(err, device.Close()) }()
+	link, err := netlink.LinkByName(device.Name())
+	if err != nil {
+		return "", fmt.Errorf("looking it up: %w", err)
+	}
+	if err := netlink.LinkSetAlias(link, alias); err != nil {
+		return "", fmt.Errorf("setting its alias: %w", err)
+	}
+	name = device.Name()
+	if !numbered {
+		name = pattern
+		if err := netlink.LinkSetName(link, name); err != nil {
+			return "", fmt.Errorf("naming it: %w", err)
+		}
+	}
+	file, ok := device.ReadWriteCloser.(*os.File)
+	if !ok {
+		return "", errors.New("it is not a file")
+	}
+	if err := unix.IoctlSetInt(int(file.Fd()), unix.TUNSETPERSIST, 1); err != nil {
+		return "", fmt.Errorf("having it stay: %w", err)
+	}
+	return name, nil
 }
 
 // Delete removes a persistent device that no process is attached to, else it
