@@ -40,7 +40,7 @@ func (k *Keeper) goOffline(ctx context.Context) bool {
 // usable asks what our lease has to say, and returns why a saved one can't be
 // lived by.
 func (k *Keeper) usable(ctx context.Context, s Saved) error {
-	now := time.Now().Round(0) // what was saved is by the host's clock
+	now := time.Now() // of what was saved, there is but the reading of the wall clock
 	switch own := s.Own; {
 	case now.Before(s.At):
 		return fmt.Errorf("it was saved at %s, which is yet to come: the clock can't be right", s.At.Format(time.DateTime))

@@ -37,13 +37,13 @@ type savedLease struct {
 // Save writes what a host holds now of a store.
 func (h Holding) Save(path, store string) error {
 	j := savedJSON{
-		Store: store, At: time.Now().Round(0), Config: h.Config.raw, Own: h.Own.Subnet.Key(),
+		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(),
 		Leases: make([]savedLease, 0, len(h.Snapshot.Leases)),
 	}
 	add := func(l *Lease) error {
 		value, err := l.Value()
 		if err == nil {
-			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.Expires.Round(0), l.Revision})
+			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.Expires, l.Revision})
 		}
 		return err
 	}
