@@ -24,6 +24,7 @@ func defaults() options {
 		},
 		etcdAPI:     apiAuto,
 		subnetFile:  "/run/flannel/subnet.env",
+		stateDir:    "/var/lib/flannel",
 		renewMargin: time.Hour,
 	}
 }
@@ -81,6 +82,7 @@ func TestParseFlags(t *testing.T) {
 		{"iface-can-reach", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.CanReach = netip.MustParseAddr("192.0.2.1") }},
 		{"public-ip", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.PublicIP = netip.MustParseAddr("192.0.2.1") }},
 		{"subnet-file", "/a/b", "/z", func(o *options) { o.subnetFile = "/a/b" }},
+		{"state-dir", "/a/b", "/z", func(o *options) { o.stateDir = "/a/b" }},
 		{"subnet-lease-renew-margin", "1", "9", func(o *options) { o.renewMargin = time.Minute }},
 		{"subnet-lease-renew-margin", "1439", "9", func(o *options) { o.renewMargin = 1439 * time.Minute }},
 		{"v", "3", "9", func(*options) {}},

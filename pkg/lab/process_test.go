@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -103,7 +104,7 @@ while :; do sleep 0.02; done
 	check(t, os.WriteFile(script, []byte(text), 0o755))
 	d := must(h1.StartFlanneld(script, "-v=1"))(t)
 	check(t, d.WaitLog(ctx, "socket "))
-	want := "-subnet-file=" + d.SubnetFile + " -etcd-endpoints=" + e.Endpoint() + " -v=1\n"
+	want := "-subnet-file=" + d.SubnetFile + " -state-dir=" + filepath.Join(h1.Dir, "state") + " -etcd-endpoints=" + e.Endpoint() + " -v=1\n"
 	if !strings.HasPrefix(d.Log(), want) {
 		t.Errorf("arguments %q, want %q", d.Log(), want)
 	}
