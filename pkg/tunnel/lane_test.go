@@ -162,3 +162,35 @@ func TestHints(t *testing.T) {
 		}
 	}
 }
+
+// TestNoAllocation passes packets on, joined and one by one, without any.
+func TestNoAllocation(t *testing.T) {
+	c := newCore(t)
+	c.enc.refuse = func(refusal, []byte) { t.Error("refused") }
+	c.enc.flush = func() {}
+	c.dec.write = func([]unix.Iovec) error { return nil }
+	g := gen{rand.New(rand.NewPCG(7, 8))}
+	flow := g.flow(host(theirs[0], 9), host(coreOwn, 9), 9, 1472, false)
+	var joined [][]byte
+	for _, b := range joinedKinds(g, host(coreOwn, 9), host(theirs[0], 9)) {
+		joined = append(joined, b)
+	}
+	scratch := make([]byte, maxPacket+tun.HeaderLen)
+	allocs := testing.AllocsPerRun(100, func() {
+		for _, b := range joined {
+			c.enc.packet(scratch[:copy(scratch, b)])
+			c.enc.finish()
+		}
+		for _, b := range flow {
+			b := scratch[:copy(scratch, b)]
+			c.dec.train(addrToUint(corePeers[0]), b, len(b))
+		}
+		c.dec.finish()
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+	if c.tally.now[InPackets] == 0 || c.tally.now[OutMalformed] > 0 {
+		t.Errorf("%s", c.tally.now)
+	}
+}
