@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
@@ -27,7 +29,14 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		return err
 	}
 	defer store.Close()
-	return releaseFrom(ctx, store, host.PublicIP, out)
+	if err := releaseFrom(ctx, store, host.PublicIP, out); err != nil {
+		return err
+	}
+	// A start without etcd would take the lease for ours still.
+	if err := os.Remove(o.savedFile()); err != nil && o.stateDir != "" && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, out io.Writer) error {
