@@ -67,8 +67,9 @@ func (p *plan) disown(have, before state.Have, left state.Set) {
 	}
 }
 
-// ownDevices are those that are wanted, and those of an earlier configuration:
-// tunnels that have addresses, all of them in our networks.
+// ownDevices are those that are wanted, and those of an earlier configuration: TUN
+// devices with the alias of one of our networks, and other tunnels that have
+// addresses, all of them in our networks.
 func (p *plan) ownDevices(have state.Have) map[string]bool {
 	devices := make(map[string]bool)
 	for k, e := range have {
@@ -78,19 +79,31 @@ func (p *plan) ownDevices(have state.Have) map[string]bool {
 		ours, seen := devices[k.Dev]
 		devices[k.Dev] = (ours || !seen) && p.inNetworks(k.Dst.Addr())
 	}
-	for dev, ours := range devices {
-		switch have[state.LinkKey(dev)].Object.(type) {
-		case state.VXLAN, state.TUN:
-			if ours {
-				continue
-			}
+	for dev := range devices {
+		if _, ok := as(have[state.LinkKey(dev)]).(state.VXLAN); !ok {
+			delete(devices, dev)
 		}
-		delete(devices, dev)
+	}
+	for k, e := range have {
+		if k.Kind != state.KindLink || e.Owner != state.Ours {
+			continue
+		}
+		if t, ok := as(e).(state.TUN); ok {
+			devices[k.Dev] = slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool { return t.Alias == state.TUNAlias(n) })
+		}
 	}
 	for dev := range p.devices {
 		devices[dev] = true
 	}
 	return devices
+}
+
+// as is what an entry holds, however odd it is.
+func as(e state.Entry) state.Object {
+	if odd, ok := e.Object.(state.Odd); ok {
+		return odd.Is()
+	}
+	return e.Object
 }
 
 // foresee drops from what is there that which is wanted and goes when a device

@@ -117,6 +117,18 @@ func TestDevicesOfAnEarlierConfiguration(t *testing.T) {
 				}
 				r.check(r.fake.AddLink("flannel.20")) // no tunnel
 				r.check(r.fake.AddAddr("flannel.20", in))
+				down := device()
+				down.VNI, down.Name = 30, "flannel.30"
+				r.check(r.fake.AddVXLAN(down))
+				r.check(r.fake.AddAddr(down.Name, in))
+				r.check(r.fake.SetLink(down.Name, false))
+				ours := state.TUNAlias(netip.MustParsePrefix("10.0.0.0/8"))
+				r.check(r.fake.AddTUN("flannel0", ours, true)) // without an address
+				r.check(r.fake.AddTUN("flannel1", ours, true))
+				r.check(r.fake.AddAddr("flannel1", in))
+				r.check(r.fake.SetLink("flannel1", false))
+				r.check(r.fake.AddTUN("flannel2", state.TUNAlias(netip.MustParsePrefix("10.77.0.0/16")), true)) // another daemon's
+				r.check(r.fake.AddTUN("flannel3", ours, false))                                                 // of another process
 				r.start()
 				r.Wish(w)
 				r.pass(time.Second)
@@ -135,6 +147,11 @@ func TestDevicesOfAnEarlierConfiguration(t *testing.T) {
 				}
 				if a := r.fake.DeviceAddrs("flannel.11"); len(a) != 2 {
 					r.Errorf("addresses on a device of someone else: %v", a)
+				}
+				for name, want := range map[string]bool{"flannel.30": false, "flannel0": false, "flannel1": false, "flannel2": true, "flannel3": true} {
+					if r.fake.HasLink(name) != want {
+						t.Errorf("%s: there is one: %t", name, !want)
+					}
 				}
 				if a := r.fake.DeviceAddrs("flannel.20"); len(a) != 1 {
 					r.Errorf("addresses on a device of another kind: %v", a)

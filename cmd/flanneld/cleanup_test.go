@@ -48,6 +48,13 @@ func testCleanup(t *testing.T, v variant) {
 
 	h.waitSaved(h.peer().name())
 	must(h.daemon.Stop(soon))(t)
+	switch v.backend.name { // whatever has become of the device meanwhile
+	case "vxlan":
+		check(t, h.LinkDown(vtep))
+	case "udp":
+		check(t, h.LinkDown(tunDevice))
+		check(t, h.FlushAddrs(tunDevice))
+	}
 	key := h.key()
 	lease := n.get(key)
 	code, out := h.act("-cleanup")

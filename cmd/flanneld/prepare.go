@@ -31,13 +31,15 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	attrs, err := b.Attrs(d.host, d.past(b, ifaces, s))
+	tunDevice, err := d.tunDevice(ctx, c, b, ifaces)
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	if d.host.TUN, err = d.tunDevice(ctx, c, b, ifaces); err != nil {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.host.TUN = tunDevice
+	attrs, err := b.Attrs(d.host, d.past(b, ifaces, s))
+	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
 	d.prepared = prepared{c, b}

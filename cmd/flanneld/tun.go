@@ -22,11 +22,14 @@ import (
 
 // tunDevice returns the name of this host's TUN device; empty if the backend has
 // none. It is the one that an earlier run left, which its alias tells, else a new
-// one. The caller holds d.mu.
+// one. The keeper alone calls it.
 func (d *daemon) tunDevice(ctx context.Context, c *subnet.Config, b backend.Backend, ifaces []kernel.Interface) (string, error) {
+	d.mu.Lock()
+	has, networks := d.host.TUN, d.networks
+	d.mu.Unlock()
 	pattern := b.Device()
-	if !strings.Contains(pattern, "%d") || d.host.TUN != "" {
-		return d.host.TUN, nil
+	if !strings.Contains(pattern, "%d") || has != "" {
+		return has, nil
 	}
 	network := c.Network().V4
 	alias := state.TUNAlias(network)
@@ -35,7 +38,7 @@ func (d *daemon) tunDevice(ctx context.Context, c *subnet.Config, b backend.Back
 			return "", fmt.Errorf("the TUN device %s of this network is in use: another daemon has it", i.Name)
 		}
 	}
-	for _, n := range append([]netip.Prefix{network}, d.networks...) {
+	for _, n := range append([]netip.Prefix{network}, networks...) {
 		for _, i := range marked(ifaces, pattern, state.TUNAlias(n)) {
 			if !i.Held {
 				klog.Infof("using the TUN device %s that an earlier run left in the network %s", i.Name, n)

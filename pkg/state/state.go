@@ -67,6 +67,14 @@ type Object interface {
 	String() string
 }
 
+// Odd is a device that is not as this program leaves one: down, say.
+type Odd interface {
+	Object
+	// Is returns the device as far as it is one of ours; nil if it is something
+	// else.
+	Is() Object
+}
+
 // Nexthop is a next hop that the kernel knows by number, for routes to refer
 // to. Through these, a kernel finds its way among tens of thousands of routes on
 // one interface; without, each new route is compared with all others.

@@ -29,10 +29,19 @@ func numbered(name, prefix string) bool {
 // otherLink is a device by a name of ours such as this program does not make.
 type otherLink struct {
 	state.VXLAN // as far as it is one
+	kind        string
 	text        string
 }
 
 func (l otherLink) String() string { return l.text }
+
+// Is implements state.Odd.
+func (l otherLink) Is() state.Object {
+	if l.kind != "vxlan" {
+		return nil
+	}
+	return l.VXLAN
+}
 
 // rawLink is a link message, decoded. All but the first line is read only of
 // devices of ours.
@@ -215,7 +224,7 @@ func (r rawLink) entry(links *links, checksumOff bool) state.Entry {
 	if r.kind == "vxlan" {
 		text = v.String() + " " + odd
 	}
-	return state.Entry{Object: otherLink{v, text}, Owner: state.Ours}
+	return state.Entry{Object: otherLink{v, r.kind, text}, Owner: state.Ours}
 }
 
 // links are the interfaces of the host.

@@ -19,6 +19,9 @@ type otherTUN struct {
 
 func (t otherTUN) String() string { return t.text }
 
+// Is implements state.Odd. What is none at all is foreign.
+func (t otherTUN) Is() state.Object { return t.TUN }
+
 // rawTUN is what a message says of a TUN device. A kernel before 4.17 says
 // nothing.
 type rawTUN struct {

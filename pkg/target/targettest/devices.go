@@ -36,14 +36,24 @@ func (f *Fake) linkEntry(name string) state.Entry {
 		return l.tunEntry(name)
 	}
 	if l.vxlan == nil {
-		return state.Entry{Object: other[state.VXLAN]{state.VXLAN{Name: name}, "device " + name}, Owner: state.Ours}
+		return state.Entry{Object: otherDevice{name, "device " + name, nil}, Owner: state.Ours}
 	}
 	v := f.vxlan(l)
 	if !l.up {
-		return state.Entry{Object: other[state.VXLAN]{v, v.String() + " down"}, Owner: state.Ours}
+		return state.Entry{Object: otherDevice{name, v.String() + " down", v}, Owner: state.Ours}
 	}
 	return state.Entry{Object: v, Owner: state.Ours}
 }
+
+// otherDevice is a device that the program under test would not leave so.
+type otherDevice struct {
+	name, text string
+	is         state.Object // nil if it is something else
+}
+
+func (d otherDevice) Key() state.Key   { return state.LinkKey(d.name) }
+func (d otherDevice) String() string   { return d.text }
+func (d otherDevice) Is() state.Object { return d.is }
 
 func (*Fake) vxlan(l *link) state.VXLAN {
 	v := *l.vxlan

@@ -137,6 +137,13 @@ func (f *Fake) setLink(name string, up bool) {
 	}
 }
 
+// HasLink reports whether there is an interface of that name.
+func (f *Fake) HasLink(name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.links[name] != nil
+}
+
 // SetMAC changes a link's hardware address; with that, even to the same, go its
 // neighbours.
 func (f *Fake) SetMAC(name string, m state.MAC) error {

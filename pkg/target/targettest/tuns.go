@@ -56,9 +56,9 @@ func (l *link) tunEntry(name string) state.Entry {
 	switch {
 	case l.foreign(name):
 		text := "device " + name + " of others"
-		return state.Entry{Object: other[state.TUN]{t, text}, Text: text}
+		return state.Entry{Object: otherDevice{name, text, nil}, Text: text}
 	case !l.up:
-		return state.Entry{Object: other[state.TUN]{t, t.String() + " down"}, Owner: state.Ours}
+		return state.Entry{Object: otherDevice{name, t.String() + " down", t}, Owner: state.Ours}
 	}
 	return state.Entry{Object: t, Owner: state.Ours}
 }
