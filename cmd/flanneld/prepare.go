@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/netip"
 	"os"
 
@@ -37,6 +39,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	attrs.Machine = machineName(d.options.iface.MachineID)
 	if d.host.TUN, err = d.tunDevice(ctx, c, b, ifaces); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
@@ -65,6 +68,13 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		}
 	}
 	return p
+}
+
+// machineName is what leases call this machine: its name for people, and of its ID
+// what does not give that away.
+func machineName(id string) string {
+	name, _ := os.Hostname()
+	return fmt.Sprintf("%s %x", name, sha256.Sum256([]byte("flanneld "+id)))[:len(name)+1+12]
 }
 
 // machineID tells this machine from others, those aside that were made from the

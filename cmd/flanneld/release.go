@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
@@ -27,10 +29,17 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		return err
 	}
 	defer store.Close()
-	return releaseFrom(ctx, store, host.PublicIP, out)
+	if err := releaseFrom(ctx, store, host.PublicIP, machineName(machineID()), out); err != nil {
+		return err
+	}
+	// A start without etcd would take the lease for ours still.
+	if err := os.Remove(o.savedFile()); err != nil && o.stateDir != "" && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
-func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, out io.Writer) error {
+func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, machine string, out io.Writer) error {
 	s, err := store.List(ctx)
 	if err != nil {
 		return err
@@ -41,6 +50,10 @@ func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, out i
 			continue
 		}
 		found = true
+		if l.Machine != "" && l.Machine != machine {
+			fmt.Fprintf(out, "left %s: the machine %s wrote it, with the public address of this one (%s)\n", l.Subnet, l.Machine, public)
+			continue
+		}
 		if l.Reserved() {
 			fmt.Fprintf(out, "left %s: it is reserved for this host (%s)\n", l.Subnet, public)
 			continue
