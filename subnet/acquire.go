@@ -21,12 +21,12 @@ func (k *Keeper) acquire(ctx context.Context) error {
 	for {
 		// A store that swallows what it is asked must not keep us longer than one
 		// that is not there.
-		cctx, cancel := ctx, context.CancelFunc(func() {})
+		k.patience = callTimeout
 		if left := offlineAfter - time.Since(begun); k.Saved != nil && left > 0 {
-			cctx, cancel = context.WithTimeout(ctx, left)
+			k.patience = left
 		}
-		err := k.tryAcquire(cctx)
-		cancel()
+		err := k.tryAcquire(ctx)
+		k.patience = callTimeout
 		var pause time.Duration
 		switch {
 		case ctx.Err() != nil:
@@ -126,7 +126,7 @@ func (k *Keeper) tryAcquire(ctx context.Context) error {
 // config reads the configuration. While we run on one already, a new one that
 // is missing or bad changes nothing.
 func (k *Keeper) config(ctx context.Context) (*Config, error) {
-	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	cctx, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
 	raw, err := k.Store.Config(cctx)
 	var c *Config

@@ -57,7 +57,8 @@ type Keeper struct {
 	// Random is what subnets and pauses are drawn from. Nil is chance.
 	Random *rand.Rand
 
-	offline   bool // the holding was saved; the store has yet to be reached
+	patience  time.Duration // with a store that is asked for the configuration or the leases
+	offline   bool          // the holding was saved; the store has yet to be reached
 	attrs     Attrs
 	avoid     []netip.Prefix
 	outdated  bool        // attrs and avoid may be
@@ -101,6 +102,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		k.Random = newRandom(rand.Uint64(), rand.Uint64())
 	}
 	k.retry.random = k.Random
+	k.patience = callTimeout
 	k.trouble.tell = k.Trouble
 	k.asleep.start(k.Boottime)
 	if err := k.acquire(ctx); err != nil {
@@ -385,7 +387,7 @@ func (k *Keeper) ttl(reserved bool) time.Duration {
 }
 
 func (k *Keeper) list(ctx context.Context) (Snapshot, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
 	s, err := k.Store.List(ctx)
 	if err != nil {
