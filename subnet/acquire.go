@@ -164,9 +164,15 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	if best == nil {
 		return nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	if best.Machine != "" && best.Machine != k.attrs.Machine {
+		var err error
+		if best, err = k.outlived(ctx, best); err != nil {
+			return nil, err
+		}
+	}
+	cctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	l, err := k.Store.Update(ctx, best.Subnet, best.Revision, k.attrs, k.ttl(best.Reserved()))
+	l, err := k.Store.Update(cctx, best.Subnet, best.Revision, k.attrs, k.ttl(best.Reserved()))
 	if err != nil {
 		return nil, fmt.Errorf("taking over our lease %s: %w", best.Subnet, err)
 	}

@@ -65,6 +65,7 @@ type Keeper struct {
 	again     *time.Timer // for when Prepare is asked again that could not tell
 	holding   Holding
 	told      said
+	twin      twin // another machine with our public address
 	trouble   trouble
 	retry     backoff
 	corrected time.Time     // when we last undid someone else's change of our lease
@@ -278,7 +279,12 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 		return k.reclaim(ctx)
 	case found.PublicIP != own.PublicIP && found.PublicIP != k.attrs.PublicIP:
 		return k.lost(ctx, hostOf(found))
+	case found.Machine != "" && found.Machine != k.attrs.Machine && found.Challenger == "":
+		return k.lost(ctx, fmt.Sprintf("the machine %s, which has our public address %s, too", found.Machine, found.PublicIP))
 	case found.Attrs != k.attrs:
+		if found.Challenger != "" {
+			k.tell("the machine %s asks whether we are alive: it has our public address %s, too", found.Challenger, found.PublicIP)
+		}
 		return k.correct(ctx, found.Revision, found.Reserved())
 	}
 	if found.Revision != own.Revision && found.Reserved() == own.Reserved() && k.retry.pause == 0 {

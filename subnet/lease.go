@@ -23,6 +23,12 @@ type Attrs struct {
 	BackendType   string
 	BackendData   string
 	BackendV6Data string
+	// Machine tells the host from all others, also from one that has the same
+	// public address. It is empty where a lease was written by flannel.
+	Machine string
+	// Challenger is the machine that asks whether Machine is alive. If it is, it
+	// writes its lease again, without this.
+	Challenger string
 }
 
 // Lease is a subnet in the hands of one host. A Lease that has been handed out
@@ -48,6 +54,9 @@ type attrsJSON struct {
 	BackendType   string          `json:",omitempty"`
 	BackendData   json.RawMessage `json:",omitempty"`
 	BackendV6Data json.RawMessage `json:",omitempty"`
+	// flannel does not know these, and ignores what it does not know.
+	Machine    string `json:",omitempty"`
+	Challenger string `json:",omitempty"`
 }
 
 // Value returns the JSON that is written under the lease's key.
@@ -56,6 +65,8 @@ func (a Attrs) Value() (string, error) {
 		BackendType:   a.BackendType,
 		BackendData:   json.RawMessage(a.BackendData),
 		BackendV6Data: json.RawMessage(a.BackendV6Data),
+		Machine:       a.Machine,
+		Challenger:    a.Challenger,
 	}
 	if a.PublicIP.V4.IsValid() {
 		j.PublicIP = &a.PublicIP.V4
@@ -87,7 +98,7 @@ func ParseAttrs(s ip.Subnet, value string) (Attrs, error) {
 	if err := json.Unmarshal([]byte(value), &j); err != nil {
 		return Attrs{}, fmt.Errorf("value %s: %w", abbreviate(value), jsonError(err))
 	}
-	a := Attrs{BackendType: j.BackendType}
+	a := Attrs{BackendType: j.BackendType, Machine: j.Machine, Challenger: j.Challenger}
 	var err error
 	if a.BackendData, err = compact(j.BackendData); err != nil {
 		return Attrs{}, err

@@ -62,7 +62,7 @@ func TestAlloc(t *testing.T) {
 		}
 		var value map[string]any
 		check(t, json.Unmarshal([]byte(n.get(h.key()).value), &value))
-		if len(value) != 2 || value["PublicIP"] != h.Addr.String() || value["PublicIPv6"] != nil {
+		if len(value) != 3 || value["Machine"] == "" || value["PublicIP"] != h.Addr.String() || value["PublicIPv6"] != nil {
 			t.Errorf("the lease of %s says %v", h.Name, value)
 		}
 	}

@@ -18,6 +18,9 @@ import (
 	"flanneld/pkg/target/kernel"
 )
 
+// Machine is what leases call this machine.
+func Machine() string { return machineName(machineID()) }
+
 // StartOnFaultyKernel is the program on the real kernel, with faults as text
 // says: for how long, the share of operations that fail, and a seed, such as
 // "30s 0.3 1".

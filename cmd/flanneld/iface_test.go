@@ -76,7 +76,7 @@ func TestPublicIP(t *testing.T) {
 	h.waitLog("waiting: backend host-gw needs peers to send straight to this host: the public address 203.0.113.7 must be the address of eth0, " + h.Addr.String())
 	n.put("config", allocOnly.config(nil))
 	h.waitReady()
-	if v := n.get(h.key()).value; v != `{"PublicIP":"203.0.113.7","PublicIPv6":null}` {
+	if v := n.get(h.key()).value; !strings.HasPrefix(v, `{"PublicIP":"203.0.113.7","PublicIPv6":null,`) {
 		t.Errorf("lease is %s", v)
 	}
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/netip"
 	"os"
 
@@ -42,6 +44,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	attrs.Machine = machineName(d.options.iface.MachineID)
 	d.prepared = prepared{c, b}
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }
@@ -67,6 +70,13 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		}
 	}
 	return p
+}
+
+// machineName is what leases call this machine: its name for people, and of its ID
+// what does not give that away.
+func machineName(id string) string {
+	name, _ := os.Hostname()
+	return fmt.Sprintf("%s %x", name, sha256.Sum256([]byte("flanneld "+id)))[:len(name)+1+12]
 }
 
 // machineID tells this machine from others, those aside that were made from the

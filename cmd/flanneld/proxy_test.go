@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"flanneld/pkg/lab"
 )
 
 // proxy stands between daemons and etcd, on etcd's host, and can do to their
@@ -24,12 +26,18 @@ type proxy struct {
 // startProxy listens on a port of etcd's host until the test ends.
 func (n *network) startProxy(port uint16) (*proxy, string) {
 	n.t.Helper()
-	addr := netip.AddrPortFrom(n.server.Addr, port)
+	return n.startProxyOn(n.server, port)
+}
+
+// startProxyOn is startProxy for the etcd of another host.
+func (n *network) startProxyOn(server *lab.Host, port uint16) (*proxy, string) {
+	n.t.Helper()
+	addr := netip.AddrPortFrom(server.Addr, port)
 	p := &proxy{conns: make(map[net.Conn]bool), pass: make(chan struct{})}
 	close(p.pass)
-	etcd := netip.AddrPortFrom(n.server.Addr, 2379).String()
-	p.dial = func(ctx context.Context) (net.Conn, error) { return n.server.DialContext(ctx, "tcp", etcd) }
-	check(n.t, n.server.Do(func() (err error) {
+	etcd := netip.AddrPortFrom(server.Addr, 2379).String()
+	p.dial = func(ctx context.Context) (net.Conn, error) { return server.DialContext(ctx, "tcp", etcd) }
+	check(n.t, server.Do(func() (err error) {
 		p.listener, err = net.Listen("tcp", addr.String())
 		return err
 	}))

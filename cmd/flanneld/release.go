@@ -29,7 +29,7 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		return err
 	}
 	defer store.Close()
-	if err := releaseFrom(ctx, store, host.PublicIP, out); err != nil {
+	if err := releaseFrom(ctx, store, host.PublicIP, machineName(machineID()), out); err != nil {
 		return err
 	}
 	// A start without etcd would take the lease for ours still.
@@ -39,7 +39,7 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 	return nil
 }
 
-func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, out io.Writer) error {
+func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, machine string, out io.Writer) error {
 	s, err := store.List(ctx)
 	if err != nil {
 		return err
@@ -50,6 +50,10 @@ func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, out i
 			continue
 		}
 		found = true
+		if l.Machine != "" && l.Machine != machine {
+			fmt.Fprintf(out, "left %s: the machine %s wrote it, with the public address of this one (%s)\n", l.Subnet, l.Machine, public)
+			continue
+		}
 		if l.Reserved() {
 			fmt.Fprintf(out, "left %s: it is reserved for this host (%s)\n", l.Subnet, public)
 			continue

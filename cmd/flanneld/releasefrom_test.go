@@ -35,7 +35,7 @@ func TestReleaseFrom(t *testing.T) {
 	}
 	public := ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}
 	var out strings.Builder
-	err := releaseFrom(t.Context(), overtaken{m, func() { m.PutRaw("10.5.4.0-24", others, time.Hour) }}, public, &out)
+	err := releaseFrom(t.Context(), overtaken{m, func() { m.PutRaw("10.5.4.0-24", others, time.Hour) }}, public, "here", &out)
 	if !errors.Is(err, subnet.ErrChanged) || !strings.Contains(err.Error(), "left alone") {
 		t.Errorf("the error is %v", err)
 	}

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	daemon "flanneld/cmd/flanneld"
 )
 
 // variant is a backend and a store: what daemons do about faults must be the
@@ -88,7 +90,7 @@ var hostGWBackend = backend{
 	name:   "host-gw",
 	config: `{"Type":"host-gw"}`,
 	lease: func(p peer) string {
-		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"host-gw"}`, p.public)
+		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"host-gw"%s}`, p.public, p.machine())
 	},
 	expected:  func(_ *node, p peer) []string { return []string{p.route()} },
 	present:   (*node).routes,
@@ -102,7 +104,7 @@ var udpBackend = backend{
 	name:     "udp",
 	config:   `{"Type":"udp"}`,
 	overhead: 28,
-	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.public) },
+	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine()) },
 	expected: (*node).tunnelTo,
 	present:  (*node).probed,
 	itself:   true,
@@ -111,7 +113,7 @@ var udpBackend = backend{
 var allocBackend = backend{
 	name:     "alloc",
 	config:   `{"Type":"alloc"}`,
-	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null}`, p.public) },
+	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine()) },
 	expected: func(*node, peer) []string { return nil },
 	present:  (*node).routes,
 }
@@ -138,6 +140,14 @@ func distant(i int) peer {
 
 // peer of all other hosts.
 func (h *node) peer() peer { return peer{subnet: h.subnet(), public: h.Addr, node: h} }
+
+// machine is what the peer's lease says of the machine that wrote it.
+func (p peer) machine() string {
+	if p.node == nil {
+		return "" // as flannel has it
+	}
+	return fmt.Sprintf(`,"Machine":%q`, daemon.Machine())
+}
 
 // name of the peer's key in the store.
 func (p peer) name() string { return strings.ReplaceAll(p.subnet.String(), "/", "-") }

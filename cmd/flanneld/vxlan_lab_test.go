@@ -18,7 +18,7 @@ var vxlanBackend = backend{
 	config:   `{"Type":"vxlan"}`,
 	overhead: 50,
 	lease: func(p peer) string {
-		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"%s"}}`, p.public, p.vtepMAC())
+		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"%s"}%s}`, p.public, p.vtepMAC(), p.machine())
 	},
 	expected: func(_ *node, p peer) []string {
 		base := p.subnet.Addr()

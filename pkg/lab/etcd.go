@@ -37,7 +37,8 @@ func (o EtcdOptions) binary() string {
 	return "etcd-" + o.Version
 }
 
-// Etcd is an etcd server of one member, with its version 2 API on if it has one.
+// Etcd is a member of an etcd, as a rule the only one, with its version 2 API on if
+// it has one.
 type Etcd struct {
 	*Process // the current one; a new one after each start
 
@@ -46,13 +47,55 @@ type Etcd struct {
 	dataDir    string
 	opts       EtcdOptions
 	transport  *http.Transport
-	generation int // of the data
+	generation int     // of the data
+	members    []*Etcd // all, if there are others
 
 	rootPassword string // empty while authentication is off
 }
 
 // StartEtcd starts an etcd on a host and waits until it answers.
 func (l *Lab) StartEtcd(ctx context.Context, on *Host, opts EtcdOptions) (*Etcd, error) {
+	e, err := l.newEtcd(on, opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.Start(ctx); err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	l.etcd = e
+	l.mu.Unlock()
+	return e, nil
+}
+
+// StartCluster starts an etcd with a member on each host and waits until all
+// answer.
+func (l *Lab) StartCluster(ctx context.Context, on []*Host, opts EtcdOptions) ([]*Etcd, error) {
+	members := make([]*Etcd, len(on))
+	for i, h := range on {
+		var err error
+		if members[i], err = l.newEtcd(h, opts); err != nil {
+			return nil, err
+		}
+		members[i].members = members
+	}
+	for _, e := range members {
+		if err := e.launch(); err != nil {
+			return nil, err
+		}
+	}
+	for _, e := range members {
+		if err := e.WaitHealthy(ctx); err != nil {
+			return nil, err
+		}
+	}
+	l.mu.Lock()
+	l.etcd = members[0]
+	l.mu.Unlock()
+	return members, nil
+}
+
+func (l *Lab) newEtcd(on *Host, opts EtcdOptions) (*Etcd, error) {
 	e := &Etcd{
 		host:    on,
 		binDir:  l.binDir,
@@ -71,12 +114,6 @@ func (l *Lab) StartEtcd(ctx context.Context, on *Host, opts EtcdOptions) (*Etcd,
 	if _, err := on.onClose(e.transport.CloseIdleConnections); err != nil {
 		return nil, err
 	}
-	if err := e.Start(ctx); err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	l.etcd = e
-	l.mu.Unlock()
 	return e, nil
 }
 
@@ -102,9 +139,53 @@ func (e *Etcd) Endpoint() string {
 	return fmt.Sprintf("%s://%s:2379", scheme, e.host.Addr)
 }
 
+// Endpoints are the URLs of all members.
+func (e *Etcd) Endpoints() []string {
+	if e.members == nil {
+		return []string{e.Endpoint()}
+	}
+	var all []string
+	for _, m := range e.members {
+		all = append(all, m.Endpoint())
+	}
+	return all
+}
+
+// peer is the URL for other members.
+func (e *Etcd) peer() string {
+	if e.members == nil {
+		return "http://127.0.0.1:2380"
+	}
+	return fmt.Sprintf("http://%s:2380", e.host.Addr)
+}
+
+// timing is in milliseconds: where there is nobody to wait for, little is enough.
+func (e *Etcd) timing() []string {
+	if e.members == nil {
+		return []string{"--heartbeat-interval=20", "--election-timeout=200"}
+	}
+	return []string{"--heartbeat-interval=100", "--election-timeout=1000"}
+}
+
 // Start starts the server on the data it had and waits until it answers.
 func (e *Etcd) Start(ctx context.Context) error {
-	const peer = "http://127.0.0.1:2380"
+	if err := e.launch(); err != nil { //nolint:contextcheck // the server outlives ctx
+		return err
+	}
+	return e.WaitHealthy(ctx)
+}
+
+// launch starts the server on the data it had. It may be in want of others before
+// it answers.
+func (e *Etcd) launch() error {
+	members := e.members
+	if members == nil {
+		members = []*Etcd{e}
+	}
+	var cluster []string
+	for _, m := range members {
+		cluster = append(cluster, m.host.Name+"="+m.peer())
+	}
 	bin := filepath.Join(e.binDir, e.opts.binary())
 	if _, err := os.Stat(bin); err != nil {
 		if errors.Is(err, os.ErrNotExist) {
@@ -114,15 +195,14 @@ func (e *Etcd) Start(ctx context.Context) error {
 	}
 	argv := []string{
 		bin,
-		"--name=lab",
+		"--name=" + e.host.Name,
 		"--data-dir=" + e.dataDir,
 		"--listen-client-urls=" + e.Endpoint(),
 		"--advertise-client-urls=" + e.Endpoint(),
-		"--listen-peer-urls=" + peer,
-		"--initial-advertise-peer-urls=" + peer,
-		"--initial-cluster=lab=" + peer,
+		"--listen-peer-urls=" + e.peer(),
+		"--initial-advertise-peer-urls=" + e.peer(),
+		"--initial-cluster=" + strings.Join(cluster, ","),
 		fmt.Sprintf("--initial-cluster-token=lab-%d", e.generation),
-		"--heartbeat-interval=20", "--election-timeout=200", // milliseconds; there is nobody to wait for
 		"--unsafe-no-fsync", // what it wrote survives its end, if not the machine's
 		"--logger=zap", "--log-level=warn", "--log-outputs=stderr",
 	}
@@ -135,13 +215,13 @@ func (e *Etcd) Start(ctx context.Context) error {
 	if e.opts.ClientCA != "" {
 		argv = append(argv, "--client-cert-auth", "--trusted-ca-file="+e.opts.ClientCA)
 	}
-	argv = append(argv, e.opts.Args...)
-	p, err := e.host.Start("etcd", argv, nil, ProcessOptions{}) //nolint:contextcheck // the server outlives ctx
+	argv = append(append(argv, e.timing()...), e.opts.Args...)
+	p, err := e.host.Start("etcd", argv, nil, ProcessOptions{})
 	if err != nil {
 		return err
 	}
 	e.Process = p
-	return e.WaitHealthy(ctx)
+	return nil
 }
 
 // Restart stops the server and starts it on the same data.

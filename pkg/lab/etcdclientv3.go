@@ -20,7 +20,7 @@ func (e *Etcd) ClientV3() (*client.Client, error) {
 	b := backoff.DefaultConfig
 	b.BaseDelay, b.MaxDelay = 10*time.Millisecond, 100*time.Millisecond // back as soon as the server is
 	cfg := client.Config{
-		Endpoints:   []string{e.Endpoint()},
+		Endpoints:   e.Endpoints(),
 		DialTimeout: 10 * time.Second,
 		TLS:         e.transport.TLSClientConfig,
 		Logger:      zap.NewNop(),

@@ -1,0 +1,123 @@
+package subnet_test
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
+)
+
+// machine has the keeper run on a machine of that name.
+func machine(name, public string) option {
+	return func(k *subnet.Keeper) {
+		k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+			a := attrs(public)
+			a.Machine = name
+			return a, nil, nil
+		}
+	}
+}
+
+// A second machine with our public address does not get our lease while we live,
+// and does when we are gone.
+func TestTwin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(tiny)
+		first := start(t, m.Join(), me, machine("alpha", me))
+		own := first.own()
+		store := m.Join()
+		second := start(t, store, me, machine("beta", me))
+		time.Sleep(10 * time.Minute)
+		first.want(t, own)
+		second.want(t, "none")
+		l := find(t, m, own)
+		if l.Machine != "alpha" || l.Challenger != "" {
+			t.Errorf("the lease is %s", l)
+		}
+		for _, word := range []string{me, "beta", "alpha", "is alive and has the lease " + own, "-iface"} {
+			if s := second.waitsFor(); !strings.Contains(s, word) {
+				t.Errorf("the second waits for %q, without %q", s, word)
+			}
+		}
+		if !strings.Contains(log(), "the machine beta asks whether we are alive") {
+			t.Error("the first does not tell")
+		}
+		if n := strings.Count(log(), "\n"); n > 100 {
+			t.Errorf("%d lines were logged:\n%s", n, log())
+		}
+		if n := store.Calls(subnettest.Update); n > 45 {
+			t.Errorf("the second asked %d times", n)
+		}
+
+		first.stop()
+		time.Sleep(time.Minute)
+		second.want(t, own)
+		if l := find(t, m, own); l.Machine != "beta" || l.Challenger != "" {
+			t.Errorf("the lease is %s", l)
+		}
+
+		t.Log("the first is back")
+		first = start(t, m.Join(), me, machine("alpha", me))
+		time.Sleep(time.Minute)
+		first.want(t, "none")
+		second.want(t, own)
+	})
+}
+
+// A machine that was installed anew has its lease again when it is clear that the
+// old one does not answer; one that is the same, or whose lease is flannel's, at
+// once. A reservation stays one.
+func TestTwinIsGone(t *testing.T) {
+	for _, c := range []struct {
+		machine  string // that wrote the lease
+		reserved bool
+		most     time.Duration
+	}{{"alpha", false, 10 * time.Second}, {"alpha", true, 10 * time.Second}, {"beta", false, 0}, {"", false, 0}} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newStore(tiny)
+			a := attrs(me)
+			a.Machine = c.machine
+			ttl := subnet.LeaseTTL
+			if c.reserved {
+				ttl = 0
+			}
+			put(t, m, "10.5.0.128/26", a, ttl)
+			h := start(t, m.Join(), me, machine("beta", me))
+			time.Sleep(c.most)
+			synctest.Wait()
+			h.want(t, "10.5.0.128/26")
+			l := find(t, m, "10.5.0.128/26")
+			if l.Machine != "beta" || l.Challenger != "" || l.Reserved() != c.reserved {
+				t.Errorf("the lease is %s, expires %s", l, l.Expires)
+			}
+		})
+	}
+}
+
+// Our lease went to another machine with our public address while we could not
+// answer: it is lost, and we do not fight for it.
+func TestTwinTookOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		h := start(t, m.Join(), me, machine("alpha", me))
+		own := h.own()
+		a := attrs(me)
+		a.Machine = "beta"
+		put(t, m, own, a, subnet.LeaseTTL)
+		time.Sleep(5 * time.Second)
+		if l := find(t, m, own); l.Machine != "beta" || l.Challenger != "alpha" {
+			t.Errorf("the lease is %s", l)
+		}
+		time.Sleep(time.Minute) // beta does not answer
+		h.want(t, own)
+		if l := find(t, m, own); l.Machine != "alpha" || h.held().Holder != "" {
+			t.Errorf("the lease is %s, the holder is %q", l, h.held().Holder)
+		}
+	})
+}

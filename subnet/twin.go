@@ -1,0 +1,74 @@
+package subnet
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// Two machines with one public address can't both be reached by it; often it is not
+// the address that was meant, but one that all machines have, behind a NAT of their
+// own. A lease says which machine wrote it. Another one that finds it asks, by a word
+// in the lease itself, whether the first one is alive: then that writes its lease
+// again, as it does whenever someone else changed it. If it does not, the address
+// has passed on.
+
+const (
+	// answerTime is how long a machine has for its answer.
+	answerTime = 8 * time.Second
+	// answerPoll is how often is looked whether there is one.
+	answerPoll = 500 * time.Millisecond
+	// twinPause is how long one that is alive is not asked again.
+	twinPause = 15 * time.Second
+)
+
+// twin is what is known of another machine with our public address.
+type twin struct {
+	machine string
+	seen    time.Time // when it last answered
+}
+
+// outlived returns the lease of our public address that another machine wrote, as
+// it is once that machine had time to say that it is alive. If it is, that is an
+// error.
+func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
+	if k.twin.machine == l.Machine && time.Since(k.twin.seen) < twinPause {
+		return nil, k.alive(l)
+	}
+	ask := l.Attrs
+	ask.Challenger = k.attrs.Machine
+	cctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	asked, err := k.Store.Update(cctx, l.Subnet, l.Revision, ask, k.ttl(l.Reserved()))
+	if err != nil {
+		return nil, fmt.Errorf("asking the machine %s whether it is alive: %w", l.Machine, err)
+	}
+	k.Waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, l.Machine))
+	for end := time.Now().Add(answerTime); time.Now().Before(end); {
+		if err := sleep(ctx, answerPoll); err != nil {
+			return nil, err
+		}
+		s, err := k.list(ctx)
+		if err != nil {
+			return nil, err
+		}
+		switch now := s.Find(l.Subnet); {
+		case now != nil && now.Revision == asked.Revision:
+		case now != nil && now.Machine == l.Machine && now.Challenger == "":
+			k.twin = twin{l.Machine, time.Now()}
+			return nil, k.alive(l)
+		default:
+			return nil, ErrChanged // by someone else: all is to be looked at anew
+		}
+	}
+	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", l.Machine, l.PublicIP, l.Subnet)
+	return asked, nil
+}
+
+// alive is why a lease of our public address can't be ours.
+func (k *Keeper) alive(l *Lease) error {
+	return waitingFor{fmt.Errorf("the public address %s of this machine, %s, is also that of the machine %s, which is alive and has the lease %s: give this one another by -iface, -iface-regex or -public-ip",
+		l.PublicIP, k.attrs.Machine, l.Machine, l.Subnet)}
+}
