@@ -122,6 +122,9 @@ func TestSavedUsable(t *testing.T) {
 		"ended at":                  func(s *Saved, _ *Keeper) { s.Own.Expires = time.Now().Add(-time.Second) },
 		"does not fit":              func(s *Saved, _ *Keeper) { s.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.6.1.0/24")) },
 		"of another public address": func(_ *Saved, _ *Keeper) { attrs.PublicIP.V4 = netip.MustParseAddr("192.0.2.9") },
+		"that of the machine other, and this one is here": func(s *Saved, _ *Keeper) {
+			s.Own.Machine, attrs.Machine = "other", "here"
+		},
 		"no interface": func(_ *Saved, k *Keeper) {
 			k.Prepare = func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error) {
 				return Attrs{}, nil, errors.New("no interface")
