@@ -43,7 +43,7 @@ func (h Holding) Save(path, store string) error {
 	add := func(l *Lease) error {
 		value, err := l.Value()
 		if err == nil {
-			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.Expires, l.Revision})
+			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision})
 		}
 		return err
 	}
@@ -61,6 +61,15 @@ func (h Holding) Save(path, store string) error {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return file.Write(path, append(content, '\n'))
+}
+
+// ends returns when a lease expires, by the host's clock as it is now: it may have
+// been set since that was learned.
+func (l *Lease) ends(now time.Time) time.Time {
+	if l.Reserved() {
+		return time.Time{}
+	}
+	return now.Add(l.Expires.Sub(now))
 }
 
 // LoadSaved reads what was saved of a store.
@@ -110,7 +119,7 @@ func parseSaved(content []byte, store string) (Saved, error) {
 // for when other hosts' leases end.
 func (h Holding) SameSaved(other Holding) bool {
 	a, b := h.Own, other.Own
-	if h.Config.raw != other.Config.raw || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || !a.Expires.Equal(b.Expires) ||
+	if h.Config.raw != other.Config.raw || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || a.Expires.Sub(b.Expires).Abs() > time.Second ||
 		len(h.Snapshot.Leases) != len(other.Snapshot.Leases) {
 		return false
 	}

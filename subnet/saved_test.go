@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"flanneld/pkg/ip"
 )
@@ -51,7 +52,7 @@ func TestSaved(t *testing.T) {
 	}
 	for i, l := range s.Snapshot.Leases {
 		want := h.Snapshot.Leases[i]
-		if l.Subnet != want.Subnet || l.Attrs != want.Attrs || !l.Expires.Equal(want.Expires) || l.Revision != want.Revision {
+		if l.Subnet != want.Subnet || l.Attrs != want.Attrs || l.Expires.Sub(want.Expires).Abs() > time.Second || l.Revision != want.Revision {
 			t.Errorf("%+v was read, want %+v", l, want)
 		}
 	}
@@ -141,4 +142,40 @@ func TestSavedUsable(t *testing.T) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
 	}
+}
+
+// The clock was set since it was learned when leases end: that is not when they end
+// by it now.
+func TestSavedAfterClockWasSet(t *testing.T) {
+	h := saveable(t)
+	path := filepath.Join(t.TempDir(), "state.json")
+	for _, by := range []time.Duration{24 * time.Hour, -24 * time.Hour, 40 * 365 * 24 * time.Hour} {
+		for _, l := range h.Snapshot.Leases[:2] {
+			l.Expires = beforeSet(time.Now().Add(time.Hour), by)
+		}
+		if err := h.Save(path, "/net"); err != nil {
+			t.Fatal(err)
+		}
+		s, err := LoadSaved(path, "/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range s.Snapshot.Leases[:2] {
+			if left := time.Until(l.Expires); left < 59*time.Minute || left > time.Hour {
+				t.Errorf("the clock was set by %s, and %s ends in %s, want an hour", by, l.Subnet, left)
+			}
+		}
+		if !s.Snapshot.Leases[2].Reserved() {
+			t.Errorf("%s is no longer reserved", s.Snapshot.Leases[2].Subnet)
+		}
+	}
+}
+
+// beforeSet returns a time of both clocks as it is if the wall clock has been set by
+// some time, in seconds, since it was read. Only the clock itself can make such a
+// time; here its seconds are changed where package time keeps them.
+func beforeSet(t time.Time, by time.Duration) time.Time {
+	const inWall = 30 // bits for nanoseconds
+	*(*uint64)(unsafe.Pointer(&t)) -= uint64(by/time.Second) << inWall
+	return t
 }
