@@ -163,7 +163,7 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	var best *Lease
 	for _, l := range s.Leases {
 		switch {
-		case l.PublicIP != k.attrs.PublicIP:
+		case l.PublicIP != k.attrs.PublicIP && !k.kept(l):
 		case !c.Fits(l.Subnet):
 			if err := k.discard(ctx, l); err != nil {
 				return nil, err
@@ -191,6 +191,12 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 		klog.Infof("using the subnet %s that this host has a lease of", l.Subnet)
 	}
 	return l, nil
+}
+
+// kept reports whether a lease is the one that we started with without the store. Our
+// public address may have changed since.
+func (k *Keeper) kept(l *Lease) bool {
+	return k.offline && k.holding.Holder == "" && l.Subnet == k.holding.Own.Subnet && k.holder(l) == ""
 }
 
 // discard deletes a lease of ours that no longer fits the configuration. A

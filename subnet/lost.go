@@ -39,16 +39,18 @@ func (k *Keeper) follow(s Snapshot) {
 	if k.holding.Holder == "" && !k.offline {
 		return
 	}
-	// When we last wrote is history, maybe that of a store which was replaced:
-	// old is what is older than this.
 	own := *k.holding.Own
-	own.Revision = s.Revision
-	k.holding.Own = &own
 	switch l := s.Find(own.Subnet); {
 	case slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Subnet == own.Subnet }):
 		k.holding.Holder = unreadable
 	case l != nil && k.holder(l) != "":
 		k.holding.Holder = k.holder(l)
+	}
+	if k.holding.Holder != "" {
+		// When we last wrote is history, maybe that of a store which was replaced:
+		// old is what is older than this.
+		own.Revision = s.Revision
+		k.holding.Own = &own
 	}
 }
 

@@ -31,12 +31,15 @@ func (k *Keeper) goOffline(ctx context.Context) bool {
 		k.tell("waiting for the store, as there is nothing to start with: %v", err)
 		return false
 	}
-	until := "for ever"
-	if !s.Own.Reserved() {
-		until = "until " + s.Own.Expires.Format(time.DateTime)
+	whose := "ours for ever"
+	switch {
+	case s.Holder != "":
+		whose = "now that of " + s.Holder
+	case !s.Own.Reserved():
+		whose = "ours until " + s.Own.Expires.Format(time.DateTime)
 	}
-	klog.Warningf("the store cannot be reached: starting with what was known of it at %s, %d leases; our subnet %s is ours %s",
-		s.At.Format(time.DateTime), len(s.Snapshot.Leases), s.Own.Subnet, until)
+	klog.Warningf("the store cannot be reached: starting with what was known of it at %s, %d leases; our subnet %s is %s",
+		s.At.Format(time.DateTime), len(s.Snapshot.Leases), s.Own.Subnet, whose)
 	k.holding, k.offline = s.Holding, true
 	return true
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,6 +139,62 @@ func TestOfflineLater(t *testing.T) {
 		h.want(t, first.own())
 		if loads != 1 {
 			t.Errorf("it was read %d times", loads)
+		}
+	})
+}
+
+// What was saved says that the subnet is another's: so does the holding.
+func TestOfflineHolder(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(tiny)
+		first := start(t, m.Join(), me)
+		own := first.own()
+		fill(t, m)
+		put(t, m, own, attrs("192.0.2.3"), 0)
+		time.Sleep(time.Minute)
+		saved := savedHere(t, dir, first.held())
+		first.stop()
+		client := m.Join()
+		client.Fail(errDown)
+		h := start(t, client, me, saved)
+		time.Sleep(6 * time.Second)
+		h.want(t, own)
+		const holder = "the host with the public address 192.0.2.3"
+		if who := h.held().Holder; who != holder || !strings.Contains(log(), "our subnet "+own+" is now that of "+holder) {
+			t.Errorf("the holder is %q:\n%s", who, log())
+		}
+		client.Heal()
+		time.Sleep(5 * time.Second)
+		m.DeleteRaw(sub("10.5.0.64/26").Key())
+		m.DeleteRaw(sub("10.5.0.128/26").Key())
+		time.Sleep(5 * time.Second)
+		if now := h.held(); now.Holder != "" || now.Own.PublicIP != attrs(me).PublicIP {
+			t.Errorf("it holds %+v", now)
+		}
+	})
+}
+
+// The host's address changes after it started: its subnet does not.
+func TestOfflineAndMoved(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		var public atomic.Value
+		public.Store(me)
+		h, client := offline(t, dir, m, func(k *subnet.Keeper) {
+			k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+				return attrs(public.Load().(string)), nil, nil
+			}
+		})
+		own := h.own()
+		public.Store(other)
+		client.Heal()
+		time.Sleep(5 * time.Second)
+		h.want(t, own)
+		if l := find(t, m, own); l.Attrs != attrs(other) {
+			t.Errorf("the lease is %s", l)
 		}
 	})
 }

@@ -32,7 +32,7 @@ func saveable(t *testing.T) Holding {
 		return l
 	}
 	own := lease("10.5.1.0/24", "192.0.2.1", time.Hour)
-	return Holding{Config: config, Own: own, Snapshot: Snapshot{Leases: []*Lease{
+	return Holding{Config: config, Own: own, Holder: "someone", Snapshot: Snapshot{Leases: []*Lease{
 		own, lease("10.5.2.0/24", "192.0.2.2", time.Hour), lease("10.5.3.0/24", "192.0.2.3", 0),
 	}}}
 }
@@ -104,8 +104,9 @@ func TestSameSaved(t *testing.T) {
 		"our own lease renewed": change(0, func(l *Lease) { l.Expires = l.Expires.Add(time.Hour) }),
 		"another's attributes":  change(1, func(l *Lease) { l.BackendData = "{}" }),
 		"reserved":              change(1, func(l *Lease) { l.Expires = time.Time{} }),
-		"another configuration": {Config: &Config{raw: "{}"}, Own: h.Own, Snapshot: h.Snapshot},
-		"one that is not there": {Config: h.Config, Own: h.Own, Snapshot: Snapshot{Leases: h.Snapshot.Leases[:2]}},
+		"another's subnet":      {Config: h.Config, Own: h.Own, Snapshot: h.Snapshot, Holder: "the host"},
+		"another configuration": {Config: &Config{raw: "{}"}, Own: h.Own, Holder: h.Holder, Snapshot: h.Snapshot},
+		"one that is not there": {Config: h.Config, Own: h.Own, Holder: h.Holder, Snapshot: Snapshot{Leases: h.Snapshot.Leases[:2]}},
 		"another in its place":  change(2, func(l *Lease) { l.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.5.4.0/24")) }),
 	} {
 		if now.SameSaved(h) {
