@@ -30,10 +30,13 @@ type twin struct {
 	seen    time.Time // when it last answered
 }
 
-// outlived returns the lease of our public address that another machine wrote, as
-// it is once that machine had time to say that it is alive. If it is, that is an
-// error.
+// outlived returns a lease of our public address. If another machine wrote it, it is
+// the lease as it is once that machine had time to say that it is alive; if it is
+// alive, that is an error.
 func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
+	if l.Machine == "" || l.Machine == k.attrs.Machine {
+		return l, nil
+	}
 	if k.twin.machine == l.Machine && time.Since(k.twin.seen) < twinPause {
 		return nil, k.alive(l)
 	}
@@ -45,7 +48,7 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the machine %s whether it is alive: %w", l.Machine, err)
 	}
-	k.Waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, l.Machine))
+	k.waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, l.Machine))
 	for end := time.Now().Add(answerTime); time.Now().Before(end); {
 		if err := sleep(ctx, answerPoll); err != nil {
 			return nil, err
