@@ -16,8 +16,9 @@ import (
 // has passed on.
 
 const (
-	// answerTime is how long a machine has for its answer.
-	answerTime = 8 * time.Second
+	// answerTime is how long a machine has for its answer: longer than it takes to
+	// notice that the server it was connected to is dead.
+	answerTime = 20 * time.Second
 	// answerPoll is how often is looked whether there is one.
 	answerPoll = 500 * time.Millisecond
 	// twinPause is how long one that is alive is not asked again.
