@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
@@ -27,8 +26,6 @@ type Store struct {
 	conns     conns.Set
 	pollLimit time.Duration
 	pollCheck time.Duration
-
-	config atomic.Uint64 // the index of its last write, when it was last read
 
 	mu      sync.Mutex
 	watched bool  // by a Watch, now or before

@@ -112,24 +112,26 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 }
 
 // verify finds out whether the server still has the history that v follows, and
-// how far it has gone on. A server that started anew would have us wait for an
-// index that it has yet to reach.
+// how far it has gone on. A server that was set back, to nothing or to a backup,
+// would have us wait for an index that it has yet to reach, or bring only what came
+// after that if it has passed it by now.
 func (s *Store) verify(ctx context.Context, v *view) error {
-	rep, err := s.get(ctx, s.configKey())
-	var config uint64
+	key, last := v.last()
+	if !v.listed || key == "" {
+		v.listed = false // listing nothing costs no more than asking
+		return nil
+	}
+	rep, err := s.get(ctx, s.subnetsKey()+"/"+key)
 	switch {
-	case code(err) == client.ErrorCodeKeyNotFound:
+	case code(err) == client.ErrorCodeKeyNotFound: // deleted meanwhile, or never there
+		v.listed = false
+		return nil
 	case err != nil:
 		return err
-	default:
-		config = rep.Node.ModifiedIndex
 	}
-	// A cluster that was set up anew in the old place has the old identity. That
-	// the configuration was not rewritten is one more sign that it is the same.
-	if rep.cluster != v.cluster || rep.index < v.index || config != v.config {
-		v.listed = false
-	}
-	v.config = config
+	// One that was written meanwhile is judged by the event of that.
+	at := rep.Node.ModifiedIndex
+	v.listed = rep.cluster == v.cluster && rep.index >= v.index && (at == last || at > v.index)
 	v.target = rep.index
 	return nil
 }

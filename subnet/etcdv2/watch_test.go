@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -54,6 +55,49 @@ func TestWatchServerReplaced(t *testing.T) {
 	w.Until(t, "nothing", etcdtest.Leases(0))
 	server.put(t, leaseKey(1), value(1), 0)
 	w.Until(t, "a new lease", etcdtest.Leases(1))
+}
+
+// A server that went back in time, and on in another way, may have passed what we
+// know by the time that we reach it again.
+func TestWatchServerSetBack(t *testing.T) {
+	t.Parallel()
+	for _, backup := range []bool{false, true} {
+		t.Run(fmt.Sprint("backup ", backup), func(t *testing.T) {
+			t.Parallel()
+			server := plainEtcd(t)
+			begin := func() {
+				server.put(t, prefix+"/config", "{}", 0)
+				server.put(t, leaseKey(1), value(1), time.Hour)
+			}
+			begin()
+			saved := t.TempDir()
+			server.Kill()
+			if backup {
+				if err := os.CopyFS(saved, os.DirFS(server.Dir)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			server.Restart(t)
+			server.put(t, leaseKey(2), value(2), time.Hour)
+			s := newStore(t, Options{Endpoints: []string{server.URL}})
+			w := etcdtest.Watch(t, s)
+			w.Until(t, "both leases", etcdtest.Leases(2))
+			w.Stop()
+			server.Kill()
+			server.Dir = saved
+			server.Restart(t)
+			if !backup {
+				begin()
+			}
+			server.put(t, leaseKey(3), value(3), time.Hour)
+			for range 10 {
+				server.put(t, "/elsewhere", "x", 0)
+			}
+			etcdtest.Watch(t, s).Until(t, "what is there now", func(s subnet.Snapshot) bool {
+				return len(s.Leases) == 2 && s.Leases[1].PublicIP.V4.String() == "192.0.2.3"
+			})
+		})
+	}
 }
 
 func TestWatchHistoryLost(t *testing.T) {
@@ -139,11 +183,12 @@ func TestWatchThroughStalledConnection(t *testing.T) {
 	s := newStore(t, Options{Endpoints: []string{p.URL, server.URL}})
 	s.failover.Pin(0)
 	s.pollLimit = time.Second
-	w := etcdtest.Watch(t, s)
-	w.Until(t, "nothing", etcdtest.Leases(0))
-	p.Stalled.Store(true)
 	server.put(t, leaseKey(1), value(1), 0)
+	w := etcdtest.Watch(t, s)
 	w.Until(t, "the lease", etcdtest.Leases(1))
+	p.Stalled.Store(true)
+	server.put(t, leaseKey(2), value(2), 0)
+	w.Until(t, "one more lease", etcdtest.Leases(2))
 	if n := s.lists.Load(); n != 1 {
 		t.Errorf("all leases were listed %d times, want once", n)
 	}
