@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -42,6 +43,8 @@ const (
 type endpoint struct {
 	etcd.Server
 	conn *grpc.ClientConn
+
+	answers atomic.Bool // has said how far a stream is
 
 	mu    sync.Mutex
 	met   []error // what befell the connections, the latest last
@@ -174,4 +177,17 @@ func (e *endpoint) forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.token = token{}
+}
+
+// exact reports whether the server says truly how far a stream is.
+func (e *endpoint) exact(ctx context.Context) bool {
+	resp, err := pb.NewMaintenanceClient(e.conn).Status(ctx, &pb.StatusRequest{})
+	return err == nil && exactVersion(resp.Version)
+}
+
+// exactVersion is false before 3.5.8, which tells of what it has yet to send.
+func exactVersion(version string) bool {
+	var v [3]int
+	_, err := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2])
+	return err == nil && slices.Compare(v[:], []int{3, 5, 8}) >= 0
 }

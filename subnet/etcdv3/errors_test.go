@@ -6,9 +6,12 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
 
 	"flanneld/subnet"
 	"flanneld/subnet/etcd"
@@ -142,6 +145,26 @@ func TestStrangeAnswers(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// What a server gives up, as one before 3.5 does with a watch when it has no leader,
+// another one may do.
+func TestServerGivesUp(t *testing.T) {
+	t.Parallel()
+	tired := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Grpc-Status", strconv.Itoa(int(codes.Canceled)))
+	}))
+	tired.Config.Protocols = new(http.Protocols)
+	tired.Config.Protocols.SetUnencryptedHTTP2(true)
+	tired.Start()
+	defer tired.Close()
+	s := storeOf(t, tired.URL, plainEtcd(t).URL)
+	defer s.Close()
+	s.failover.Pin(0)
+	if _, err := s.List(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

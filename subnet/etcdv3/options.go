@@ -8,7 +8,7 @@ import (
 	"crypto/tls"
 	"path"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"flanneld/pkg/conns"
 	"flanneld/pkg/ip"
@@ -26,8 +26,6 @@ type Store struct {
 	failover  etcd.Failover
 	conns     conns.Set
 
-	config atomic.Int64 // the revision of its last write, when it was last read
-
 	// writing is held by the one write that goes on: another one would take its
 	// etcd lease, which has no key yet, for left over.
 	writing chan struct{}
@@ -38,7 +36,8 @@ type Store struct {
 	watched bool            // by a Watch, now or before
 	saved   *view           // what the last Watch knew when it ended; before the first, the last List
 
-	onList func() // for tests
+	progress time.Duration // see there; another one in tests
+	onList   func()        // for tests
 }
 
 // New returns the store of the network under o.Prefix. It does not connect.
@@ -57,7 +56,9 @@ func New(o Options) (*Store, error) {
 		writing: make(chan struct{}, 1),
 		leases:  make(map[int64]bool),
 		written: make(map[string]bool),
-		onList:  func() {},
+
+		progress: progress,
+		onList:   func() {},
 	}
 	for _, server := range servers {
 		var c *tls.Config

@@ -3,6 +3,7 @@ package etcdv3
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -83,6 +84,49 @@ func TestWatchServerReplaced(t *testing.T) {
 		server.put(t, leaseKey(1), value(1), 0)
 		w.Until(t, "a new lease", etcdtest.Leases(1))
 	})
+}
+
+// A server that went back in time, and on in another way, may have passed what we
+// know by the time that we reach it again.
+func TestWatchServerSetBack(t *testing.T) {
+	t.Parallel()
+	for _, backup := range []bool{false, true} {
+		t.Run(fmt.Sprint("backup ", backup), func(t *testing.T) {
+			t.Parallel()
+			server := plainEtcd(t)
+			begin := func() {
+				server.put(t, prefix+"/config", "{}", 0)
+				server.put(t, leaseKey(1), value(1), time.Hour)
+			}
+			begin()
+			saved := t.TempDir()
+			server.Kill()
+			if backup {
+				if err := os.CopyFS(saved, os.DirFS(server.Dir)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			server.Restart(t)
+			server.put(t, leaseKey(2), value(2), time.Hour)
+			s := storeOf(t, server.URL)
+			w := etcdtest.Watch(t, s)
+			w.Until(t, "both leases", etcdtest.Leases(2))
+			w.Stop()
+			server.Kill()
+			server.Dir = saved
+			server.Restart(t)
+			if !backup {
+				begin()
+			}
+			server.put(t, leaseKey(3), value(3), time.Hour)
+			for range 10 {
+				server.put(t, "/elsewhere", "x", 0)
+			}
+			etcdtest.Watch(t, s).Until(t, "what is there now", func(s subnet.Snapshot) bool {
+				return len(s.Leases) == 2 && s.Leases[1].PublicIP.V4.String() == "192.0.2.3"
+			})
+		})
+	}
 }
 
 // What is there after a break is shown whole, whether or not the server still
