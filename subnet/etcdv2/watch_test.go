@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -20,140 +19,6 @@ import (
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcd/etcdtest"
 )
-
-func TestWatchServerRestarts(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	server.put(t, prefix+"/config", "{}", 0)
-	server.put(t, leaseKey(1), value(1), 0)
-	s := newStore(t, Options{Endpoints: []string{server.URL}})
-	w := etcdtest.Watch(t, s)
-	w.Until(t, "one lease", etcdtest.Leases(1))
-	for i := range 2 {
-		server.Kill()
-		server.Restart(t)
-		server.put(t, leaseKey(2+i), value(2), 0)
-		w.Until(t, "one more lease", etcdtest.Leases(2+i))
-	}
-	if n := s.lists.Load(); n != 1 {
-		t.Errorf("all leases were listed %d times, want once", n)
-	}
-}
-
-func TestWatchServerReplaced(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	for n := range 10 {
-		server.put(t, leaseKey(n), value(1), 0)
-	}
-	s := newStore(t, Options{Endpoints: []string{server.URL}})
-	w := etcdtest.Watch(t, s)
-	w.Until(t, "the leases", etcdtest.Leases(10))
-	server.Kill()
-	server.Dir = t.TempDir() // the cluster keeps its identity, not its history
-	server.Restart(t)
-	w.Until(t, "nothing", etcdtest.Leases(0))
-	server.put(t, leaseKey(1), value(1), 0)
-	w.Until(t, "a new lease", etcdtest.Leases(1))
-}
-
-// A server that went back in time, and on in another way, may have passed what we
-// know by the time that we reach it again.
-func TestWatchServerSetBack(t *testing.T) {
-	t.Parallel()
-	for _, backup := range []bool{false, true} {
-		t.Run(fmt.Sprint("backup ", backup), func(t *testing.T) {
-			t.Parallel()
-			server := plainEtcd(t)
-			begin := func() {
-				server.put(t, prefix+"/config", "{}", 0)
-				server.put(t, leaseKey(1), value(1), time.Hour)
-			}
-			begin()
-			saved := t.TempDir()
-			server.Kill()
-			if backup {
-				if err := os.CopyFS(saved, os.DirFS(server.Dir)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			server.Restart(t)
-			server.put(t, leaseKey(2), value(2), time.Hour)
-			s := newStore(t, Options{Endpoints: []string{server.URL}})
-			w := etcdtest.Watch(t, s)
-			w.Until(t, "both leases", etcdtest.Leases(2))
-			w.Stop()
-			server.Kill()
-			server.Dir = saved
-			server.Restart(t)
-			if !backup {
-				begin()
-			}
-			server.put(t, leaseKey(3), value(3), time.Hour)
-			for range 10 {
-				server.put(t, "/elsewhere", "x", 0)
-			}
-			etcdtest.Watch(t, s).Until(t, "what is there now", func(s subnet.Snapshot) bool {
-				return len(s.Leases) == 2 && s.Leases[1].PublicIP.V4.String() == "192.0.2.3"
-			})
-		})
-	}
-}
-
-func TestWatchHistoryLost(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	for n := range 3 {
-		server.put(t, leaseKey(n), value(n+1), 0)
-	}
-	s := newStore(t, Options{Endpoints: []string{server.URL}})
-	w := etcdtest.Watch(t, s)
-	w.Until(t, "the leases", etcdtest.Leases(3))
-	w.Stop()
-	server.put(t, leaseKey(0), value(99), 0)
-	server.delete(t, leaseKey(1))
-	server.put(t, leaseKey(3), value(4), 0)
-	for range 1010 {
-		server.put(t, "/elsewhere", "x", 0)
-	}
-	var got []string
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	err := s.Watch(ctx, func(s subnet.Snapshot) {
-		for _, l := range s.Leases {
-			got = append(got, l.Subnet.String()+" "+l.PublicIP.V4.String())
-		}
-		cancel()
-	})
-	if err != context.Canceled {
-		t.Error(err)
-	}
-	want := []string{"10.5.0.0/24 192.0.2.99", "10.5.2.0/24 192.0.2.3", "10.5.3.0/24 192.0.2.4"}
-	if len(got) != 3 || got[0] != want[0] || got[1] != want[1] || got[2] != want[2] {
-		t.Errorf("first snapshot is %q, want %q", got, want)
-	}
-	if n := s.lists.Load(); n != 2 {
-		t.Errorf("all leases were listed %d times, want twice", n)
-	}
-}
-
-// What others write far from the leases must not cost a listing.
-func TestWatchResumesBesideOtherWrites(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	server.put(t, leaseKey(1), value(1), 0)
-	s := newStore(t, Options{Endpoints: []string{server.URL}})
-	for i := range 3 {
-		server.put(t, "/elsewhere", "x", 0)
-		w := etcdtest.Watch(t, s)
-		w.Until(t, "the lease", etcdtest.Leases(1))
-		w.Stop()
-		server.put(t, leaseKey(1), value(2+i), 0)
-	}
-	if n := s.lists.Load(); n != 1 {
-		t.Errorf("all leases were listed %d times, want once", n)
-	}
-}
 
 func TestWatchDirectoryEvents(t *testing.T) {
 	t.Parallel()
@@ -191,35 +56,6 @@ func TestWatchThroughStalledConnection(t *testing.T) {
 	w.Until(t, "one more lease", etcdtest.Leases(2))
 	if n := s.lists.Load(); n != 1 {
 		t.Errorf("all leases were listed %d times, want once", n)
-	}
-}
-
-func TestStalledRequest(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	p := etcdtest.NewProxy(t, server.Server)
-	p.Stalled.Store(true)
-	s := newStore(t, Options{Endpoints: []string{p.URL}})
-	started := time.Now()
-	_, err := s.List(t.Context())
-	etcdtest.CheckError(t, "stalled", err, p.URL, "no answer within 5s")
-	if took := time.Since(started); took > 2*requestTimeout {
-		t.Errorf("it took %s", took)
-	}
-}
-
-func TestWatchEndsWithContext(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	p := etcdtest.NewProxy(t, server.Server)
-	s := newStore(t, Options{Endpoints: []string{p.URL}})
-	w := etcdtest.Watch(t, s)
-	w.Until(t, "nothing", etcdtest.Leases(0))
-	p.Stalled.Store(true)
-	started := time.Now()
-	w.Stop()
-	if took := time.Since(started); took > time.Second {
-		t.Errorf("the watch took %s to end", took)
 	}
 }
 

@@ -2,7 +2,6 @@ package etcdv3
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -57,11 +56,11 @@ type token struct {
 	text  string
 }
 
-func newEndpoint(server etcd.Server, tlsConfig *tls.Config, open *conns.Set) (*endpoint, error) {
+func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 	e := &endpoint{Server: server}
 	creds, port := insecure.NewCredentials(), "80"
-	if tlsConfig != nil {
-		creds, port = credentials.NewTLS(tlsConfig), "443"
+	if server.URL.Scheme == "https" {
+		creds, port = credentials.NewTLS(server.TLS), "443"
 	}
 	if p := server.URL.Port(); p != "" {
 		port = p

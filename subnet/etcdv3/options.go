@@ -5,7 +5,6 @@
 package etcdv3
 
 import (
-	"crypto/tls"
 	"path"
 	"sync"
 	"time"
@@ -25,6 +24,7 @@ type Store struct {
 	endpoints []*endpoint
 	failover  etcd.Failover
 	conns     conns.Set
+	resume    etcd.Resume[view]
 
 	// writing is held by the one write that goes on: another one would take its
 	// etcd lease, which has no key yet, for left over.
@@ -33,8 +33,6 @@ type Store struct {
 
 	mu      sync.Mutex
 	written map[string]bool // keys, below "subnets/", whose end is of interest
-	watched bool            // by a Watch, now or before
-	saved   *view           // what the last Watch knew when it ended; before the first, the last List
 
 	progress time.Duration // see there; another one in tests
 	onList   func()        // for tests
@@ -42,10 +40,6 @@ type Store struct {
 
 // New returns the store of the network under o.Prefix. It does not connect.
 func New(o Options) (*Store, error) {
-	tlsConfig, err := o.TLSConfig()
-	if err != nil {
-		return nil, err
-	}
 	servers, err := o.Servers()
 	if err != nil {
 		return nil, err
@@ -61,11 +55,7 @@ func New(o Options) (*Store, error) {
 		onList:   func() {},
 	}
 	for _, server := range servers {
-		var c *tls.Config
-		if server.URL.Scheme == "https" {
-			c = tlsConfig
-		}
-		e, err := newEndpoint(server, c, &s.conns)
+		e, err := newEndpoint(server, &s.conns)
 		if err != nil {
 			s.Close()
 			return nil, err

@@ -41,11 +41,7 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 		return subnet.Snapshot{}, err
 	}
 	snapshot := v.snapshot()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.watched {
-		s.saved = v
-	}
+	s.resume.Offer(v)
 	return snapshot, nil
 }
 

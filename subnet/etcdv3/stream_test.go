@@ -17,8 +17,10 @@ func TestHalfOfATransaction(t *testing.T) {
 	s := storeOf(t, server.URL)
 	must(s.Create(t.Context(), subnet1, attrs1, subnet.LeaseTTL))(t)
 	id := int64(leaseID(t, server, 1))
-	must(s.List(t.Context()))(t)
-	v := s.saved
+	v := new(view)
+	if err := s.list(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
 	server.Kill() // which is asked when our own key ends
 	resp := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: v.cluster, Revision: v.revision + 1}}
 	for _, n := range []int{2, 1} {

@@ -3,7 +3,6 @@ package etcdv3
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -26,24 +25,7 @@ var errHistory = errors.New("the history is lost")
 // kept: the next Watch goes on from there without listing all leases again,
 // unless the server's history does not reach back to it or is another one.
 func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
-	s.mu.Lock()
-	v := s.saved
-	s.saved = nil // a second Watch beside this one starts from nothing
-	s.watched = true
-	s.mu.Unlock()
-	if v == nil {
-		v = &view{}
-	}
-	defer func() {
-		s.mu.Lock()
-		s.saved = v
-		s.mu.Unlock()
-	}()
-	err := s.watch(ctx, v, yield)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf("watching leases: %w", err)
+	return s.resume.Watch(ctx, func(v *view) error { return s.watch(ctx, v, yield) })
 }
 
 func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot)) error {
@@ -61,7 +43,7 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 	var listed time.Time
 	for {
 		if !v.listed {
-			if err := sleep(ctx, pace-time.Since(listed)); err != nil {
+			if err := etcd.Sleep(ctx, pace-time.Since(listed)); err != nil {
 				return err
 			}
 			if err := s.list(ctx, v); err != nil {
@@ -118,13 +100,4 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 	}
 	v.target = resp.Header.Revision
 	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
