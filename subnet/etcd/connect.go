@@ -46,18 +46,17 @@ func NewDialer() *net.Dialer {
 	}
 }
 
-// TLSConfig returns the configuration of connections to servers with TLS.
-func (o Options) TLSConfig() (*tls.Config, error) {
+// tlsConfig returns the configuration of connections with TLS to a host. The files
+// are read at each handshake: they may be replaced while the daemon runs.
+func (o Options) tlsConfig(host string) (*tls.Config, error) {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.CAFile != "" {
-		pem, err := os.ReadFile(o.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading -etcd-cafile: %w", err)
+		if _, err := o.authorities(); err != nil {
+			return nil, err
 		}
-		c.RootCAs = x509.NewCertPool()
-		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("-etcd-cafile %s holds no PEM certificate", o.CAFile)
-		}
+		c.ServerName = host
+		c.InsecureSkipVerify = true // VerifyConnection does, with the authorities of that time
+		c.VerifyConnection = func(s tls.ConnectionState) error { return o.verify(host, s.PeerCertificates) }
 	}
 	switch {
 	case o.CertFile == "" && o.KeyFile == "":
@@ -70,11 +69,36 @@ func (o Options) TLSConfig() (*tls.Config, error) {
 	if _, err := o.clientCertificate(); err != nil {
 		return nil, err
 	}
-	// Read at each handshake, the files may be replaced while the daemon runs.
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return o.clientCertificate()
 	}
 	return c, nil
+}
+
+func (o Options) authorities() (*x509.CertPool, error) {
+	pem, err := os.ReadFile(o.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading -etcd-cafile: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("-etcd-cafile %s holds no PEM certificate", o.CAFile)
+	}
+	return pool, nil
+}
+
+// verify verifies the certificates of a server, of which the first is its own.
+func (o Options) verify(host string, certs []*x509.Certificate) error {
+	roots, err := o.authorities()
+	if err != nil {
+		return err
+	}
+	others := x509.NewCertPool()
+	for _, c := range certs[1:] {
+		others.AddCert(c)
+	}
+	_, err = certs[0].Verify(x509.VerifyOptions{DNSName: host, Roots: roots, Intermediates: others})
+	return err
 }
 
 func (o Options) clientCertificate() (*tls.Certificate, error) {

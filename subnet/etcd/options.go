@@ -4,6 +4,7 @@
 package etcd
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -26,6 +27,7 @@ type Options struct {
 type Server struct {
 	URL                *url.URL // without credentials
 	Username, Password string
+	TLS                *tls.Config // how to talk to it, where its URL is one of https
 }
 
 // Servers returns the endpoints, with the user that each is to be asked as: the
@@ -59,6 +61,9 @@ func (o Options) server(text string) (Server, error) {
 		return Server{}, fmt.Errorf("-etcd-endpoints: %q is not a URL such as http://10.0.0.1:2379", u.Redacted())
 	}
 	s := Server{URL: u, Username: o.Username, Password: o.Password}
+	if s.TLS, err = o.tlsConfig(u.Hostname()); err != nil {
+		return Server{}, err
+	}
 	if u.User != nil {
 		if s.Username == "" {
 			s.Username = u.User.Username()

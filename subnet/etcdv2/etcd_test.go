@@ -1,7 +1,6 @@
 package etcdv2
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -14,27 +13,52 @@ import (
 	"flanneld/subnet/etcd/etcdtest"
 )
 
-const patience = etcdtest.Patience
+const (
+	patience = etcdtest.Patience
+	prefix   = etcdtest.Prefix
+)
 
-// server is a real server with the v2 API.
-type server struct {
-	*etcdtest.Server
-	client *http.Client
+var (
+	subnet1 = etcdtest.Subnet1
+	attrs1  = etcdtest.Attrs1
+
+	leaseKey, value = etcdtest.LeaseKey, etcdtest.Value
+)
+
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+func TestSuite(t *testing.T) {
+	t.Parallel()
+	etcdtest.Suite(t, etcdtest.API{
+		ShortTTL: time.Second,
+		Start: func(t testing.TB, c etcdtest.Config) etcdtest.Peer {
+			c.Args = append(c.Args, "--enable-v2")
+			s := newServer(t, c)
+			return etcdtest.Peer{Server: s.Server, Put: s.put, Delete: s.delete, Forget: s.forget, EnableAuth: s.enableAuth}
+		},
+		New: func(t testing.TB, o Options) etcdtest.Store {
+			s := newStore(t, o)
+			return etcdtest.Store{Store: s.Store, Lists: &s.lists, Pin: s.failover.Pin}
+		},
+	})
 }
 
-// newServer starts a server with the v2 API that listens at a URL of this scheme.
-func newServer(t *testing.T, scheme string, client *http.Client, args ...string) *server {
+// server is a real server.
+type server struct{ *etcdtest.Server }
+
+func newServer(t testing.TB, c etcdtest.Config) *server {
 	t.Helper()
-	return &server{etcdtest.Start(t, etcdtest.Config{Scheme: scheme, Client: client, Args: args}), client}
+	return &server{etcdtest.Start(t, c)}
 }
 
-func plainEtcd(t *testing.T) *server {
+// plainEtcd is a server with the v2 API.
+func plainEtcd(t testing.TB) *server {
 	t.Helper()
-	return newServer(t, "http", http.DefaultClient, "--enable-v2")
+	return newServer(t, etcdtest.Config{Args: []string{"--enable-v2"}})
 }
 
 // put writes below /v2/keys; for ever where ttl is 0.
-func (e *server) put(t *testing.T, key, value string, ttl time.Duration) {
+func (e *server) put(t testing.TB, key, value string, ttl time.Duration) {
 	t.Helper()
 	form := url.Values{"value": {value}}
 	if ttl > 0 {
@@ -43,19 +67,19 @@ func (e *server) put(t *testing.T, key, value string, ttl time.Duration) {
 	e.raw(t, http.MethodPut, "/v2/keys"+key, "application/x-www-form-urlencoded", form.Encode())
 }
 
-func (e *server) delete(t *testing.T, key string) {
+func (e *server) delete(t testing.TB, key string) {
 	t.Helper()
 	e.raw(t, http.MethodDelete, "/v2/keys"+key+"?recursive=true", "", "")
 }
 
-func (e *server) raw(t *testing.T, method, path, contentType, body string) {
+func (e *server) raw(t testing.TB, method, path, contentType, body string) {
 	t.Helper()
 	req, err := http.NewRequest(method, e.URL+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set("Content-Type", contentType)
-	resp, err := e.client.Do(req)
+	resp, err := e.Client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +90,37 @@ func (e *server) raw(t *testing.T, method, path, contentType, body string) {
 	}
 }
 
-const prefix = "/coreos.com/network"
+// forget writes as much as the server keeps of its history.
+func (e *server) forget(t testing.TB) {
+	t.Helper()
+	for range 1010 {
+		e.put(t, "/elsewhere", "x", 0)
+	}
+}
+
+// enableAuth makes the user flannel, and turns authentication on.
+func (e *server) enableAuth(t testing.TB) {
+	t.Helper()
+	const asJSON = "application/json"
+	e.raw(t, http.MethodPut, "/v2/auth/users/root", asJSON, `{"user":"root","password":"secret-root"}`)
+	e.raw(t, http.MethodPut, "/v2/auth/roles/flannel", asJSON,
+		`{"role":"flannel","permissions":{"kv":{"read":["/coreos.com/network/*"],"write":["/coreos.com/network/*"]}}}`)
+	e.raw(t, http.MethodPut, "/v2/auth/users/flannel", asJSON,
+		`{"user":"flannel","password":"secret-flannel","roles":["flannel"]}`)
+	e.raw(t, http.MethodPut, "/v2/auth/enable", asJSON, "")
+	// The guest may do anything until told otherwise.
+	req, err := http.NewRequest(http.MethodPut, e.URL+"/v2/auth/roles/guest",
+		strings.NewReader(`{"role":"guest","revoke":{"kv":{"read":["/*"],"write":["/*"]}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("root", "secret-root")
+	resp, err := e.Client.Do(req)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+}
 
 // counted is a Store that counts how often it lists all leases.
 type counted struct {
@@ -74,7 +128,7 @@ type counted struct {
 	lists atomic.Int32
 }
 
-func newStore(t *testing.T, o Options) *counted {
+func newStore(t testing.TB, o Options) *counted {
 	t.Helper()
 	if o.Prefix == "" {
 		o.Prefix = prefix
@@ -85,16 +139,14 @@ func newStore(t *testing.T, o Options) *counted {
 	}
 	t.Cleanup(s.Close)
 	c := &counted{Store: s}
-	// The transport asks this of each request.
-	s.transport.Proxy = func(r *http.Request) (*url.URL, error) {
-		if strings.HasSuffix(r.URL.Path, "/subnets") && r.URL.Query().Get("wait") == "" {
-			c.lists.Add(1)
+	for _, e := range s.endpoints {
+		// The transport asks this of each request.
+		e.transport.Proxy = func(r *http.Request) (*url.URL, error) {
+			if strings.HasSuffix(r.URL.Path, "/subnets") && r.URL.Query().Get("wait") == "" {
+				c.lists.Add(1)
+			}
+			return nil, nil
 		}
-		return nil, nil
 	}
 	return c
 }
-
-func value(host int) string { return fmt.Sprintf(`{"PublicIP":"192.0.2.%d"}`, host) }
-
-func leaseKey(n int) string { return fmt.Sprintf("%s/subnets/10.5.%d.0-24", prefix, n) }

@@ -4,8 +4,6 @@ package etcdv2
 import (
 	"fmt"
 	"net/http"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
@@ -23,29 +21,20 @@ type Store struct {
 	prefix    string
 	endpoints []endpoint
 	failover  etcd.Failover
-	transport *http.Transport
 	conns     conns.Set
+	resume    etcd.Resume[view]
 	pollLimit time.Duration
 	pollCheck time.Duration
-
-	config atomic.Uint64 // the index of its last write, when it was last read
-
-	mu      sync.Mutex
-	watched bool  // by a Watch, now or before
-	saved   *view // what the last Watch knew when it ended; before the first, the last List
 }
 
 type endpoint struct {
 	etcd.Server
-	client client.Client
+	client    client.Client
+	transport *http.Transport
 }
 
 // New returns the store of the network under o.Prefix. It does not connect.
 func New(o Options) (*Store, error) {
-	tlsConfig, err := o.TLSConfig()
-	if err != nil {
-		return nil, err
-	}
 	servers, err := o.Servers()
 	if err != nil {
 		return nil, err
@@ -56,18 +45,18 @@ func New(o Options) (*Store, error) {
 		pollLimit: pollLimit,
 		pollCheck: pollCheck,
 	}
-	s.transport = newTransport(tlsConfig, &s.conns)
 	for _, server := range servers {
+		transport := newTransport(server.TLS, &s.conns)
 		c, err := client.New(client.Config{
 			Endpoints: []string{server.URL.String()},
-			Transport: s.transport,
+			Transport: transport,
 			Username:  server.Username,
 			Password:  server.Password,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
 		}
-		s.endpoints = append(s.endpoints, endpoint{server, c})
+		s.endpoints = append(s.endpoints, endpoint{server, c, transport})
 	}
 	s.failover.Start(len(s.endpoints))
 	return s, nil
@@ -75,7 +64,11 @@ func New(o Options) (*Store, error) {
 
 // Close closes connections that are not in use. Those in use end with the
 // contexts of their calls.
-func (s *Store) Close() { s.transport.CloseIdleConnections() }
+func (s *Store) Close() {
+	for _, e := range s.endpoints {
+		e.transport.CloseIdleConnections()
+	}
+}
 
 // Reconnect implements subnet.Store.
 func (s *Store) Reconnect() { s.conns.DropStale() }

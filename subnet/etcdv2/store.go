@@ -22,14 +22,12 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	rep, err := s.get(ctx, s.configKey())
 	switch {
 	case code(err) == client.ErrorCodeKeyNotFound:
-		s.config.Store(0)
 		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
 	case rep.Node.Dir:
 		return nil, fmt.Errorf("reading %s: it is a directory", s.configKey())
 	}
-	s.config.Store(rep.Node.ModifiedIndex)
 	return []byte(rep.Node.Value), nil
 }
 
@@ -40,14 +38,10 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 		return subnet.Snapshot{}, err
 	}
 	// The first Watch needs not list it all again.
-	v := &view{config: s.config.Load()}
+	v := &view{}
 	v.reset(l)
 	snapshot := v.snapshot()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.watched {
-		s.saved = v
-	}
+	s.resume.Offer(v)
 	return snapshot, nil
 }
 

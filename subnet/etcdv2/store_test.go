@@ -5,48 +5,16 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
-	"sync/atomic"
+	"os"
 	"testing"
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
 
-	"flanneld/pkg/ip"
+	"flanneld/pkg/lab"
 	"flanneld/subnet"
 	"flanneld/subnet/etcd/etcdtest"
-	"flanneld/subnet/subnettest"
 )
-
-var (
-	subnet1 = ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24"))
-	attrs1  = subnet.Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}}
-)
-
-func TestSuite(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	var networks atomic.Int32
-	subnettest.Suite(t, func(t *testing.T) subnettest.Harness {
-		prefix := fmt.Sprintf("/test/network%d", networks.Add(1))
-		return subnettest.Harness{
-			Store:     newStore(t, Options{Endpoints: []string{server.URL}, Prefix: prefix}),
-			PutRaw:    func(path, value string, ttl time.Duration) { server.put(t, prefix+"/"+path, value, ttl) },
-			DeleteRaw: func(path string) { server.delete(t, prefix+"/"+path) },
-			ShortTTL:  time.Second,
-		}
-	})
-}
-
-func TestTTLIsRoundedUp(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	s := newStore(t, Options{Endpoints: []string{server.URL}})
-	l, err := s.Create(t.Context(), subnet1, attrs1, time.Millisecond)
-	if err != nil || l.Reserved() {
-		t.Errorf("a lease for a millisecond is %+v, %v; want one that expires", l, err)
-	}
-}
 
 func TestExpiresOfAnOldEvent(t *testing.T) {
 	now := time.Now()
@@ -109,31 +77,6 @@ func TestExpiresOfASlowAnswer(t *testing.T) {
 	}
 }
 
-func TestFailover(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	dead := "http://" + etcdtest.FreeAddr(t)
-	s := newStore(t, Options{Endpoints: []string{" " + dead, "", server.URL + " "}})
-	s.failover.Pin(0)
-	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
-	if err != nil {
-		t.Fatalf("creating with the first endpoint dead: %v", err)
-	}
-	s.failover.Pin(0)
-	if _, err := s.List(t.Context()); err != nil {
-		t.Errorf("listing with the first endpoint dead: %v", err)
-	}
-	s.failover.Pin(0)
-	if err := s.Delete(t.Context(), subnet1, l.Revision); err != nil {
-		t.Errorf("deleting with the first endpoint dead: %v", err)
-	}
-	s.failover.Pin(0)
-	w := etcdtest.Watch(t, s)
-	w.Until(t, "nothing", etcdtest.Leases(0))
-	server.put(t, leaseKey(1), value(1), 0)
-	w.Until(t, "the lease", etcdtest.Leases(1))
-}
-
 // A write whose answer is lost is not sent to the next endpoint: the second
 // answer would be about the first one's work.
 func TestLostAnswer(t *testing.T) {
@@ -160,10 +103,19 @@ func TestLostAnswer(t *testing.T) {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	ca := newCA(t, dir, "ca")
-	cert, key := ca.issue(t, dir, "client", time.Now().Add(time.Hour))
+	ca, err := lab.NewCA(dir, "ca")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := ca.Client("client", lab.Valid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key := files.Cert, files.Key
 	garbage := dir + "/garbage"
-	write(t, garbage, "no PEM here")
+	if err := os.WriteFile(garbage, []byte("no PEM here"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	missing := dir + "/missing"
 	good := []string{"http://127.0.0.1:2379"}
 	for _, test := range []struct {
@@ -172,8 +124,8 @@ func TestOptions(t *testing.T) {
 		want []string // in the error; none for success
 	}{
 		{"plain", Options{Endpoints: good}, nil},
-		{"CA alone", Options{Endpoints: good, CAFile: ca.file}, nil},
-		{"all TLS files", Options{Endpoints: good, CAFile: ca.file, CertFile: cert, KeyFile: key}, nil},
+		{"CA alone", Options{Endpoints: good, CAFile: ca.Cert}, nil},
+		{"all TLS files", Options{Endpoints: good, CAFile: ca.Cert, CertFile: cert, KeyFile: key}, nil},
 		{"no endpoints", Options{Endpoints: []string{" ", ""}}, []string{"-etcd-endpoints"}},
 		{"no scheme", Options{Endpoints: []string{"10.0.0.1:2379"}}, []string{"-etcd-endpoints"}},
 		{"other scheme", Options{Endpoints: []string{"ftp://10.0.0.1"}}, []string{"-etcd-endpoints", "ftp://10.0.0.1"}},

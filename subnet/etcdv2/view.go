@@ -14,7 +14,6 @@ type view struct {
 	index     uint64            // all up to here is in the view
 	target    uint64            // the server has been seen to be here
 	cluster   string
-	config    uint64 // the index of the last write of the configuration, or 0
 }
 
 func (v *view) snapshot() subnet.Snapshot { return v.assembler.Snapshot(v.index) }
@@ -26,6 +25,16 @@ func (v *view) reset(l *listing) {
 		v.revisions[e.Key] = e.Revision
 	}
 	v.listed, v.index, v.target, v.cluster = true, l.index, 0, l.cluster
+}
+
+// last is the entry that was written last, or "".
+func (v *view) last() (key string, revision uint64) {
+	for k, r := range v.revisions {
+		if r > revision {
+			key, revision = k, r
+		}
+	}
+	return key, revision
 }
 
 // apply takes one event, and reports whether the view is still complete: it is

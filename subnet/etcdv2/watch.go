@@ -2,7 +2,6 @@ package etcdv2
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -30,24 +29,7 @@ const (
 // is kept: the next Watch goes on from there without listing all leases again,
 // unless the server's history does not reach back to it or is another one.
 func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
-	s.mu.Lock()
-	v := s.saved
-	s.saved = nil // a second Watch beside this one starts from nothing
-	s.watched = true
-	s.mu.Unlock()
-	if v == nil {
-		v = &view{}
-	}
-	defer func() {
-		s.mu.Lock()
-		s.saved = v
-		s.mu.Unlock()
-	}()
-	err := s.watch(ctx, v, yield)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf("watching leases: %w", err)
+	return s.resume.Watch(ctx, func(v *view) error { return s.watch(ctx, v, yield) })
 }
 
 func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot)) error {
@@ -64,7 +46,7 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 	var listed time.Time
 	for {
 		if !v.listed {
-			if err := sleep(ctx, pace-time.Since(listed)); err != nil {
+			if err := etcd.Sleep(ctx, pace-time.Since(listed)); err != nil {
 				return err
 			}
 			l, err := s.list(ctx)
@@ -98,7 +80,7 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 		case rep.Node == nil:
 			// Nothing had happened up to when the poll was taken up.
 			v.index = max(v.index, rep.index)
-			if err := sleep(ctx, pace-time.Since(started)); err != nil {
+			if err := etcd.Sleep(ctx, pace-time.Since(started)); err != nil {
 				return err
 			}
 			if err := s.verify(ctx, v); err != nil {
@@ -112,24 +94,27 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 }
 
 // verify finds out whether the server still has the history that v follows, and
-// how far it has gone on. A server that started anew would have us wait for an
-// index that it has yet to reach.
+// how far it has gone on. A server that was set back, to nothing or to a backup,
+// would have us wait for an index that it has yet to reach, or bring only what came
+// after that if it has passed it by now. If all that it lost is that keys were
+// deleted, that shows with the next event of one of them only.
 func (s *Store) verify(ctx context.Context, v *view) error {
-	rep, err := s.get(ctx, s.configKey())
-	var config uint64
+	key, last := v.last()
+	if !v.listed || key == "" {
+		v.listed = false // listing nothing costs no more than asking
+		return nil
+	}
+	rep, err := s.get(ctx, s.subnetsKey()+"/"+key)
 	switch {
-	case code(err) == client.ErrorCodeKeyNotFound:
+	case code(err) == client.ErrorCodeKeyNotFound: // deleted meanwhile, or never there
+		v.listed = false
+		return nil
 	case err != nil:
 		return err
-	default:
-		config = rep.Node.ModifiedIndex
 	}
-	// A cluster that was set up anew in the old place has the old identity. That
-	// the configuration was not rewritten is one more sign that it is the same.
-	if rep.cluster != v.cluster || rep.index < v.index || config != v.config {
-		v.listed = false
-	}
-	v.config = config
+	// One that was written meanwhile is judged by the event of that.
+	at := rep.Node.ModifiedIndex
+	v.listed = rep.cluster == v.cluster && rep.index >= v.index && (at == last || at > v.index)
 	v.target = rep.index
 	return nil
 }
@@ -213,13 +198,4 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 // historyLost reports whether etcd has forgotten events that we have not seen.
 func historyLost(err error) bool {
 	return code(err) == client.ErrorCodeEventIndexCleared || code(err) == client.ErrorCodeWatcherCleared
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

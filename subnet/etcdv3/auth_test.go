@@ -1,8 +1,6 @@
 package etcdv3
 
 import (
-	"context"
-	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +12,7 @@ import (
 
 // enableAuth makes the users root and flannel, who may use what is under the
 // prefix, and turns authentication on. The client is root from then on.
-func (s *server) enableAuth(t *testing.T) {
+func (s *server) enableAuth(t testing.TB) {
 	t.Helper()
 	ctx := t.Context()
 	must(s.UserAdd(ctx, "root", "secret-root"))(t)
@@ -27,56 +25,20 @@ func (s *server) enableAuth(t *testing.T) {
 	s.Client = newClient(t, client.Config{Endpoints: []string{s.URL}, Username: "root", Password: "secret-root"})
 }
 
-func TestAuth(t *testing.T) {
+// The user may do with etcd leases what has to be done.
+func TestEtcdLeasesOfAUser(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, binary string) {
 		server := newServer(t, etcdtest.Config{Binary: binary})
-		as := func(user, password, prefix string) *counted {
-			return newStore(t, Options{Endpoints: []string{server.URL}, Username: user, Password: password, Prefix: prefix})
-		}
-		s := as("flannel", "secret-flannel", "")
-		w := etcdtest.Watch(t, s)
-		w.Until(t, "nothing while authentication is off", etcdtest.Leases(0))
 		server.enableAuth(t)
-		l, err := s.Create(t.Context(), subnet1, attrs1, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.Until(t, "the lease", etcdtest.Leases(1))
+		s := newStore(t, Options{Endpoints: []string{server.URL}, Username: "flannel", Password: "secret-flannel"})
+		l := must(s.Create(t.Context(), subnet1, attrs1, time.Hour))(t)
 		l = must(s.Update(t.Context(), subnet1, l.Revision, attrs1, 2*time.Hour))(t)
 		server.checkLeases(t, "after a renewal", 1)
 		if err := s.Delete(t.Context(), subnet1, l.Revision); err != nil {
 			t.Error(err)
 		}
 		server.checkLeases(t, "after deletion", 0)
-		byURL := newStore(t, Options{Endpoints: []string{strings.Replace(server.URL, "://", "://flannel:secret-flannel@", 1)}})
-		if _, err := byURL.List(t.Context()); err != nil {
-			t.Errorf("with credentials in the endpoint: %v", err)
-		}
-
-		for name, test := range map[string]struct {
-			s    *counted
-			want []string
-		}{
-			"wrong password": {as("flannel", "secret-wrong", ""), []string{`"flannel"`, "-etcd-username", "-etcd-password", prefix}},
-			"unknown user":   {as("nobody", "secret-wrong", ""), []string{`"nobody"`, "-etcd-username"}},
-			"other prefix":   {as("flannel", "secret-flannel", "/elsewhere"), []string{`"flannel"`, "/elsewhere"}},
-			"no user":        {as("", "", ""), []string{"-etcd-username", "-etcd-password"}},
-		} {
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			_, configErr := test.s.Config(ctx)
-			_, listErr := test.s.List(ctx)
-			_, createErr := test.s.Create(ctx, subnet1, attrs1, time.Hour)
-			_, updateErr := test.s.Update(ctx, subnet1, 1, attrs1, time.Hour)
-			for _, err := range []error{
-				configErr, listErr, createErr, updateErr,
-				test.s.Delete(ctx, subnet1, 1),
-				test.s.Watch(ctx, func(subnet.Snapshot) { t.Errorf("%s: a snapshot", name) }),
-			} {
-				etcdtest.CheckError(t, name, err, test.want...)
-			}
-			cancel()
-		}
 	})
 }
 

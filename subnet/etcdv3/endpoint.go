@@ -2,7 +2,6 @@ package etcdv3
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -43,6 +43,8 @@ type endpoint struct {
 	etcd.Server
 	conn *grpc.ClientConn
 
+	answers atomic.Bool // has said how far a stream is
+
 	mu    sync.Mutex
 	met   []error // what befell the connections, the latest last
 	token token
@@ -54,11 +56,11 @@ type token struct {
 	text  string
 }
 
-func newEndpoint(server etcd.Server, tlsConfig *tls.Config, open *conns.Set) (*endpoint, error) {
+func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 	e := &endpoint{Server: server}
 	creds, port := insecure.NewCredentials(), "80"
-	if tlsConfig != nil {
-		creds, port = credentials.NewTLS(tlsConfig), "443"
+	if server.URL.Scheme == "https" {
+		creds, port = credentials.NewTLS(server.TLS), "443"
 	}
 	if p := server.URL.Port(); p != "" {
 		port = p
@@ -174,4 +176,17 @@ func (e *endpoint) forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.token = token{}
+}
+
+// exact reports whether the server says truly how far a stream is.
+func (e *endpoint) exact(ctx context.Context) bool {
+	resp, err := pb.NewMaintenanceClient(e.conn).Status(ctx, &pb.StatusRequest{})
+	return err == nil && exactVersion(resp.Version)
+}
+
+// exactVersion is false before 3.5.8, which tells of what it has yet to send.
+func exactVersion(version string) bool {
+	var v [3]int
+	_, err := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2])
+	return err == nil && slices.Compare(v[:], []int{3, 5, 8}) >= 0
 }

@@ -2,19 +2,13 @@ package etcdv3
 
 import (
 	"context"
-	"flag"
-	"fmt"
-	"net/http"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	client "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
-	"k8s.io/klog/v2"
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
@@ -23,28 +17,36 @@ import (
 
 const (
 	patience = etcdtest.Patience
-	prefix   = "/coreos.com/network"
+	prefix   = etcdtest.Prefix
 )
 
 var (
-	subnet1 = ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24"))
+	subnet1 = etcdtest.Subnet1
 	subnet2 = ip.SubnetOf(netip.MustParsePrefix("10.5.2.0/24"))
-	attrs1  = subnet.Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}}
+	attrs1  = etcdtest.Attrs1
 	attrs2  = subnet.Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.2")}}
+
+	leaseKey, value = etcdtest.LeaseKey, etcdtest.Value
 )
 
-// TestMain fails if goroutines of stores or of their connections outlive them.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	_ = flag.Set("test.parallel", "8") // they wait more than they compute
-	status := m.Run()
-	http.DefaultClient.CloseIdleConnections()
-	klog.StopFlushDaemon()
-	if err := goleak.Find(); status == 0 && err != nil {
-		fmt.Println(err)
-		status = 1
-	}
-	os.Exit(status)
+func TestMain(m *testing.M) { etcdtest.Main(m) }
+
+func TestSuite(t *testing.T) {
+	versions(t, func(t *testing.T, binary string) {
+		etcdtest.Suite(t, etcdtest.API{
+			ShortTTL: 2 * time.Second,
+			Past:     true,
+			Start: func(t testing.TB, c etcdtest.Config) etcdtest.Peer {
+				c.Binary = binary
+				s := newServer(t, c)
+				return etcdtest.Peer{Server: s.Server, Put: s.put, Delete: s.delete, Forget: s.compact, EnableAuth: s.enableAuth}
+			},
+			New: func(t testing.TB, o Options) etcdtest.Store {
+				s := newStore(t, o)
+				return etcdtest.Store{Store: s.Store, Lists: &s.lists, Pin: s.failover.Pin}
+			},
+		})
+	})
 }
 
 // versions runs a test with each version of etcd.
@@ -66,7 +68,7 @@ type server struct {
 func newServer(t testing.TB, c etcdtest.Config) *server {
 	t.Helper()
 	s := etcdtest.Start(t, c)
-	return &server{s, newClient(t, client.Config{Endpoints: []string{s.URL}})}
+	return &server{s, newClient(t, client.Config{Endpoints: []string{s.URL}, TLS: c.TLS})}
 }
 
 // plainEtcd is the newest server.
@@ -158,7 +160,3 @@ func must[T any](v T, err error) func(testing.TB) T {
 		return v
 	}
 }
-
-func value(host int) string { return fmt.Sprintf(`{"PublicIP":"192.0.2.%d"}`, host) }
-
-func leaseKey(n int) string { return fmt.Sprintf("%s/subnets/10.5.%d.0-24", prefix, n) }

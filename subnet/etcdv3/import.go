@@ -11,7 +11,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc"
 	"k8s.io/klog/v2"
 
 	"flanneld/subnet"
@@ -74,26 +73,19 @@ func (s *Store) Import(ctx context.Context, key, value string, ttl time.Duration
 // createKey writes a key that is not there, or returns what is.
 func (s *Store) createKey(ctx context.Context, key, value string, id int64) (there *mvccpb.KeyValue, err error) {
 	txn := &pb.TxnRequest{
-		Compare: []*pb.Compare{{
-			Key:         []byte(key),
-			Target:      pb.Compare_MOD,
-			Result:      pb.Compare_EQUAL,
-			TargetUnion: &pb.Compare_ModRevision{},
-		}},
+		Compare: unchanged(key, 0),
 		Success: []*pb.RequestOp{putOp(key, value, id)},
-		Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}},
+		Failure: []*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: []byte(key)})},
 	}
 	// It may be sent twice: if only the answer was lost, the key is there with our
 	// own etcd lease.
-	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
-		resp, err := pb.NewKVClient(c).Txn(ctx, txn, o...)
-		if err == nil && !resp.Succeeded {
-			there = resp.Responses[0].GetResponseRange().Kvs[0]
-		}
-		return err
-	})
-	if there != nil && there.Lease == id && id != 0 {
-		there = nil
+	resp, err := s.txn(ctx, false, txn)
+	if err != nil || resp.Succeeded {
+		return nil, err
 	}
-	return there, err
+	there = resp.Responses[0].GetResponseRange().Kvs[0]
+	if there.Lease == id && id != 0 {
+		return nil, nil
+	}
+	return there, nil
 }

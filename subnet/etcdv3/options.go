@@ -5,10 +5,9 @@
 package etcdv3
 
 import (
-	"crypto/tls"
 	"path"
 	"sync"
-	"sync/atomic"
+	"time"
 
 	"flanneld/pkg/conns"
 	"flanneld/pkg/ip"
@@ -25,8 +24,7 @@ type Store struct {
 	endpoints []*endpoint
 	failover  etcd.Failover
 	conns     conns.Set
-
-	config atomic.Int64 // the revision of its last write, when it was last read
+	resume    etcd.Resume[view]
 
 	// writing is held by the one write that goes on: another one would take its
 	// etcd lease, which has no key yet, for left over.
@@ -35,18 +33,13 @@ type Store struct {
 
 	mu      sync.Mutex
 	written map[string]bool // keys, below "subnets/", whose end is of interest
-	watched bool            // by a Watch, now or before
-	saved   *view           // what the last Watch knew when it ended; before the first, the last List
 
-	onList func() // for tests
+	progress time.Duration // see there; another one in tests
+	onList   func()        // for tests
 }
 
 // New returns the store of the network under o.Prefix. It does not connect.
 func New(o Options) (*Store, error) {
-	tlsConfig, err := o.TLSConfig()
-	if err != nil {
-		return nil, err
-	}
 	servers, err := o.Servers()
 	if err != nil {
 		return nil, err
@@ -57,14 +50,12 @@ func New(o Options) (*Store, error) {
 		writing: make(chan struct{}, 1),
 		leases:  make(map[int64]bool),
 		written: make(map[string]bool),
-		onList:  func() {},
+
+		progress: progress,
+		onList:   func() {},
 	}
 	for _, server := range servers {
-		var c *tls.Config
-		if server.URL.Scheme == "https" {
-			c = tlsConfig
-		}
-		e, err := newEndpoint(server, c, &s.conns)
+		e, err := newEndpoint(server, &s.conns)
 		if err != nil {
 			s.Close()
 			return nil, err

@@ -65,7 +65,8 @@ func (s *Store) judge(ctx context.Context, e *endpoint, err error, unsent bool) 
 		return s.options.Refused(e.Server, strings.TrimPrefix(text, "etcdserver: "))
 	case code == codes.Unimplemented, strings.Contains(text, "HTTP/1"), strings.Contains(text, "ALPN"):
 		return s.options.Explain(e.Server, errNoV3, unsent)
-	case code == codes.Unavailable, code == codes.Unknown, code == codes.Internal, code == codes.DataLoss, code == codes.DeadlineExceeded:
+	case code == codes.Unavailable, code == codes.Unknown, code == codes.Internal, code == codes.DataLoss,
+		code == codes.DeadlineExceeded, code == codes.Canceled: // by the server
 		return s.options.Explain(e.Server, e.cause(text), unsent)
 	case text == rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner):
 		return s.options.Explain(e.Server, errors.New(text), true)

@@ -27,10 +27,8 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
 	case len(resp.Kvs) == 0:
-		s.config.Store(0)
 		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
 	}
-	s.config.Store(resp.Kvs[0].ModRevision)
 	return resp.Kvs[0].Value, nil
 }
 
@@ -38,16 +36,12 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 // tells only whether there is an end; see expires.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	// The first Watch needs not list it all again.
-	v := &view{config: s.config.Load()}
+	v := &view{}
 	if err := s.list(ctx, v); err != nil {
 		return subnet.Snapshot{}, err
 	}
 	snapshot := v.snapshot()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.watched {
-		s.saved = v
-	}
+	s.resume.Offer(v)
 	return snapshot, nil
 }
 
@@ -233,24 +227,22 @@ func (s *Store) leaseOf(ctx context.Context, sub ip.Subnet, revision uint64) (in
 // returns the revision of this one.
 func (s *Store) write(ctx context.Context, sub ip.Subnet, revision uint64, op *pb.RequestOp) (at uint64, err error) {
 	txn := &pb.TxnRequest{
-		Compare: []*pb.Compare{{
-			Key:         []byte(s.subnetKey(sub)),
-			Target:      pb.Compare_MOD,
-			Result:      pb.Compare_EQUAL,
-			TargetUnion: &pb.Compare_ModRevision{ModRevision: int64(revision)},
-		}},
+		Compare: unchanged(s.subnetKey(sub), revision),
 		Success: []*pb.RequestOp{op},
 	}
-	var held bool
-	err = s.call(ctx, true, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
-		resp, err := pb.NewKVClient(c).Txn(ctx, txn, o...)
-		held, at = resp.GetSucceeded(), uint64(resp.GetHeader().GetRevision())
-		return err
-	})
-	if err == nil && !held {
+	resp, err := s.txn(ctx, true, txn)
+	if err == nil && !resp.Succeeded {
 		err = errFailed
 	}
-	return at, err
+	return uint64(resp.GetHeader().GetRevision()), err
+}
+
+func (s *Store) txn(ctx context.Context, write bool, r *pb.TxnRequest) (resp *pb.TxnResponse, err error) {
+	err = s.call(ctx, write, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) (err error) {
+		resp, err = pb.NewKVClient(c).Txn(ctx, r, o...)
+		return err
+	})
+	return resp, err
 }
 
 // get reads a key, or all up to another one, as a majority of the cluster has
@@ -265,6 +257,21 @@ func (s *Store) get(ctx context.Context, key, end string) (resp *pb.RangeRespons
 		return err
 	})
 	return resp, err
+}
+
+// unchanged is the condition that the last write of a key was of that revision, or
+// that it is not there where that is 0.
+func unchanged(key string, revision uint64) []*pb.Compare {
+	return []*pb.Compare{{
+		Key:         []byte(key),
+		Target:      pb.Compare_MOD,
+		Result:      pb.Compare_EQUAL,
+		TargetUnion: &pb.Compare_ModRevision{ModRevision: int64(revision)},
+	}}
+}
+
+func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
 }
 
 func putOp(key, value string, lease int64) *pb.RequestOp {

@@ -2,8 +2,6 @@ package etcdv3
 
 import (
 	"errors"
-	"fmt"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,34 +9,7 @@ import (
 
 	"flanneld/subnet"
 	"flanneld/subnet/etcd/etcdtest"
-	"flanneld/subnet/subnettest"
 )
-
-func TestSuite(t *testing.T) {
-	t.Parallel()
-	versions(t, func(t *testing.T, binary string) {
-		server := newServer(t, etcdtest.Config{Binary: binary})
-		var networks atomic.Int32
-		subnettest.Suite(t, func(t *testing.T) subnettest.Harness {
-			prefix := fmt.Sprintf("/test/network%d", networks.Add(1))
-			return subnettest.Harness{
-				Store:     newStore(t, Options{Endpoints: []string{server.URL}, Prefix: prefix}),
-				PutRaw:    func(path, value string, ttl time.Duration) { server.put(t, prefix+"/"+path, value, ttl) },
-				DeleteRaw: func(path string) { server.delete(t, prefix+"/"+path) },
-				ShortTTL:  2 * time.Second,
-			}
-		})
-	})
-}
-
-func TestTTLIsRoundedUp(t *testing.T) {
-	t.Parallel()
-	s := storeOf(t, plainEtcd(t).URL)
-	l, err := s.Create(t.Context(), subnet1, attrs1, time.Millisecond)
-	if err != nil || l.Reserved() {
-		t.Errorf("a lease for a millisecond is %+v, %v; want one that expires", l, err)
-	}
-}
 
 // What is written is what flannel writes since 0.18.
 func TestKeyAndValue(t *testing.T) {
@@ -57,30 +28,6 @@ func TestKeyAndValue(t *testing.T) {
 	if left.GrantedTTL != 86400 {
 		t.Errorf("it lasts for %d s, want 86400", left.GrantedTTL)
 	}
-}
-
-func TestFailover(t *testing.T) {
-	t.Parallel()
-	server := plainEtcd(t)
-	s := storeOf(t, " http://"+etcdtest.FreeAddr(t), "", server.URL+" ")
-	s.failover.Pin(0)
-	l, err := s.Create(t.Context(), subnet1, attrs1, 0)
-	if err != nil {
-		t.Fatalf("creating with the first endpoint dead: %v", err)
-	}
-	s.failover.Pin(0)
-	if _, err := s.List(t.Context()); err != nil {
-		t.Errorf("listing with the first endpoint dead: %v", err)
-	}
-	s.failover.Pin(0)
-	if err := s.Delete(t.Context(), subnet1, l.Revision); err != nil {
-		t.Errorf("deleting with the first endpoint dead: %v", err)
-	}
-	s.failover.Pin(0)
-	w := etcdtest.Watch(t, s)
-	w.Until(t, "nothing", etcdtest.Leases(0))
-	server.put(t, leaseKey(1), value(1), 0)
-	w.Until(t, "the lease", etcdtest.Leases(1))
 }
 
 // A write whose answer is lost is not sent to the next endpoint: the second

@@ -11,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
 	"flanneld/subnet/etcd"
@@ -18,119 +19,204 @@ import (
 
 const (
 	// catchUp is how often the server is asked how far the stream is, until it
-	// is where it must be for the first snapshot. It does not answer while it
-	// has events to send.
+	// is where it must be. It does not answer while it has events to send.
 	catchUp = 50 * time.Millisecond
-	// progress is how often it is asked that later. A view that moves on is one
-	// that a compaction of the server's history does not overtake.
+	// progress is how often it is found out later whether the stream still brings
+	// what happens. A view that moves on is one that a compaction of the server's
+	// history does not overtake, too.
 	progress = time.Minute
+	// answer is what the answers bear for the number of a watch.
+	answer = -1
 	// backlog is how many responses may wait to become one snapshot.
 	backlog = 1000
 )
+
+// errStuck is of a stream that brings nothing where there is something.
+var errStuck = fmt.Errorf("the watch stays behind for more than %s", etcd.RequestTimeout)
 
 // follow opens a stream of events from where v is, and brings v up to date with
 // it until it ends. It calls deliver, with whether there is news, from the calling
 // goroutine.
 func (s *Store) follow(ctx context.Context, v *view, deliver func(bool)) error {
 	k := s.failover.Current()
-	e := s.endpoints[k]
-	err := s.stream(ctx, e, v, deliver)
+	st := &stream{s: s, e: s.endpoints[k], v: v}
+	ctx, cancel := context.WithCancel(ctx)
+	defer st.running.Wait()
+	defer cancel()
+	err := st.open(ctx)
+	if err == nil {
+		err = st.take(ctx, deliver)
+	}
 	if etcd.Unanswered(err) && ctx.Err() == nil {
 		s.failover.Leave(k)
 	}
 	return err
 }
 
-func (s *Store) stream(ctx context.Context, e *endpoint, v *view, deliver func(bool)) error {
-	var receiving sync.WaitGroup
-	defer receiving.Wait()
-	sctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	limited, expire := context.WithTimeout(sctx, etcd.RequestTimeout)
-	as, err := e.as(limited)
+// stream is a stream of events.
+type stream struct {
+	s *Store
+	e *endpoint
+	v *view
+
+	watch     pb.Watch_WatchClient
+	exact     bool // the server says truly how far the stream is
+	responses chan *pb.WatchResponse
+	ended     chan error // holds why, when responses is closed
+	running   sync.WaitGroup
+}
+
+func (st *stream) open(ctx context.Context) error {
+	limited, expire := context.WithTimeout(ctx, etcd.RequestTimeout)
+	defer expire()
+	as, err := st.e.as(limited)
 	if err != nil {
-		err = s.judge(limited, e, err, true)
+		return st.s.judge(limited, st.e, err, true)
 	}
-	expire()
-	if err != nil {
-		return err
+	st.exact = st.e.exact(as(limited))
+	if !st.exact && st.v.revision < st.v.target {
+		return errHistory
 	}
 	// A server without a leader ends such a stream: it would bring nothing.
-	stream, err := pb.NewWatchClient(e.conn).Watch(metadata.AppendToOutgoingContext(as(sctx), rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader))
+	st.watch, err = pb.NewWatchClient(st.e.conn).Watch(metadata.AppendToOutgoingContext(as(ctx), rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader))
 	if err != nil {
-		return s.judge(ctx, e, err, true)
+		return st.s.judge(ctx, st.e, err, true)
 	}
 	// If sending fails, receiving says why.
-	_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
-		Key:            []byte(s.subnetsKey()),
-		RangeEnd:       []byte(end(s.subnetsKey())),
-		StartRevision:  v.revision + 1,
+	_ = st.watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+		Key:            []byte(st.s.subnetsKey()),
+		RangeEnd:       []byte(end(st.s.subnetsKey())),
+		StartRevision:  st.v.revision + 1,
 		ProgressNotify: true,
 	}}})
-	ask := func() {
-		_ = stream.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
-	}
-
-	responses := make(chan *pb.WatchResponse, backlog)
-	ended := make(chan error, 1)
-	receiving.Go(func() {
+	st.responses = make(chan *pb.WatchResponse, backlog)
+	st.ended = make(chan error, 1)
+	st.running.Go(func() {
 		for {
-			resp, err := stream.Recv()
+			resp, err := st.watch.Recv()
 			if err != nil {
-				ended <- err
-				close(responses)
+				st.ended <- err
+				close(st.responses)
 				return
 			}
 			select {
-			case responses <- resp:
-			case <-sctx.Done():
+			case st.responses <- resp:
+			case <-ctx.Done():
 			}
 		}
 	})
+	return nil
+}
 
+// ask asks how far the stream is.
+func (st *stream) ask() {
+	_ = st.watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+}
+
+// check is how far the server is, and from where the stream was to go then.
+type check struct {
+	at   *pb.ResponseHeader
+	from int64
+	err  error
+}
+
+// check asks the server itself.
+func (st *stream) check(ctx context.Context, from int64) check {
+	c := check{from: from}
+	c.err = st.s.ask(ctx, st.e, func(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) error {
+		resp, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte(st.s.configKey()), CountOnly: true}, o...)
+		c.at = resp.GetHeader()
+		return err
+	})
+	return c
+}
+
+// take takes what the stream brings until it ends, or turns out to be stuck.
+func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 	limit := time.NewTimer(etcd.RequestTimeout) // to open the stream, and to catch up
 	defer limit.Stop()
 	tick := time.NewTicker(catchUp)
 	defer tick.Stop()
-	opened, behind := false, true
+	checks := make(chan check)
+	target := st.v.target
+	opened, first, behind := false, true, true
 	for {
 		select {
-		case resp, ok := <-responses:
+		case resp, ok := <-st.responses:
 			if !ok {
-				return s.judge(ctx, e, <-ended, false)
+				return st.s.judge(ctx, st.e, <-st.ended, false)
 			}
-			news := false
-			// All that is there already becomes one snapshot.
-			for more := true; more; {
-				changed, err := s.apply(ctx, e, v, resp)
-				if err != nil {
-					return err
-				}
-				news = news || changed
-				opened = opened || resp.Created
-				select {
-				case resp, more = <-responses:
-				default:
-					more = false
-				}
+			created, news, err := st.apply(ctx, resp)
+			if err != nil {
+				return err
 			}
+			opened = opened || created
 			deliver(news)
-			if behind && opened && v.revision >= v.target {
-				behind = false
+			if behind && opened && st.v.revision >= target {
+				first, behind = false, false
 				limit.Stop()
-				tick.Reset(progress - rand.N(progress/4)) // not all hosts at once
+				tick.Reset(st.s.progress - rand.N(st.s.progress/4)) // not all hosts at once
 			}
 		case <-tick.C:
-			if opened {
-				ask()
+			if opened && st.exact {
+				st.ask()
+			}
+			if opened && !behind {
+				from := st.v.revision
+				st.running.Go(func() {
+					c := st.check(ctx, from)
+					select {
+					case checks <- c:
+					case <-ctx.Done():
+					}
+				})
+			}
+		case c := <-checks:
+			switch {
+			case etcd.Unanswered(c.err):
+				return c.err
+			case c.err != nil: // a refusal is no reason to give up what there is
+			case c.at.ClusterId != st.v.cluster, c.at.Revision < c.from:
+				return errHistory
+			case st.exact && st.e.answers.Load() && c.at.Revision > st.v.revision:
+				target, behind = c.at.Revision, true
+				st.ask()
+				tick.Reset(catchUp)
+				limit.Reset(etcd.RequestTimeout)
 			}
 		case <-limit.C:
-			if opened { // a server that knows no such question
+			switch {
+			case !opened:
+				return st.s.options.Explain(st.e.Server, context.DeadlineExceeded, false)
+			case first: // a server that knows no such question, or has too much to send
 				return errHistory
 			}
-			return s.options.Explain(e.Server, context.DeadlineExceeded, false)
+			return st.s.options.Explain(st.e.Server, errStuck, false)
 		}
 	}
+}
+
+// apply takes a response and all others that are there already, so that they make
+// one snapshot. It reports whether one of them opened the stream, and whether there
+// is news.
+func (st *stream) apply(ctx context.Context, resp *pb.WatchResponse) (opened, news bool, err error) {
+	for more := true; more; {
+		changed, err := st.s.apply(ctx, st.e, st.v, resp)
+		if err != nil {
+			return opened, news, err
+		}
+		opened = opened || resp.Created
+		news = news || changed
+		if resp.WatchId == answer {
+			st.e.answers.Store(true)
+		}
+		select {
+		case resp, more = <-st.responses:
+		default:
+			more = false
+		}
+	}
+	return opened, news, nil
 }
 
 // apply takes one response, and reports whether it changed the view. The error
@@ -149,13 +235,15 @@ func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchR
 		v.revision = max(v.revision, resp.Header.Revision)
 		return false, nil
 	}
+	revision := v.revision
 	for _, event := range resp.Events {
 		key := s.below(event.Kv)
+		revision = max(revision, event.Kv.ModRevision)
 		if !v.continues(key, event) {
 			return false, errHistory
 		}
 		if event.Type == mvccpb.DELETE {
-			v.remove(key, event.Kv)
+			v.remove(key)
 			continue
 		}
 		ends, err := s.expires(ctx, event.Kv, v)
@@ -164,6 +252,7 @@ func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchR
 		}
 		v.put(key, event.Kv, ends)
 	}
+	v.revision = revision // not before all is taken: several may have one revision
 	return true, nil
 }
 

@@ -17,7 +17,6 @@ type view struct {
 	revision  int64            // all up to here is in the view
 	target    int64            // the server has been seen to be here
 	cluster   uint64
-	config    int64 // the revision of the last write of the configuration, or 0
 
 	listing map[string]known // that is being taken
 	entries []subnet.Entry
@@ -55,6 +54,16 @@ func entry(key string, kv *mvccpb.KeyValue, ends time.Time) subnet.Entry {
 	return subnet.Entry{Key: key, Value: string(kv.Value), Expires: ends, Revision: uint64(kv.ModRevision)}
 }
 
+// last is the entry that was written last, or "".
+func (v *view) last() (key string, last known) {
+	for k, known := range v.known {
+		if known.revision > last.revision {
+			key, last = k, known
+		}
+	}
+	return key, last
+}
+
 // continues reports whether an event is the next one of what the view knows of
 // the key. If not, the server's history is not the one that the view is of.
 func (v *view) continues(key string, e *mvccpb.Event) bool {
@@ -68,12 +77,10 @@ func (v *view) continues(key string, e *mvccpb.Event) bool {
 func (v *view) put(key string, kv *mvccpb.KeyValue, ends time.Time) {
 	v.assembler.Put(entry(key, kv, ends))
 	v.known[key] = known{kv.ModRevision, kv.Version, ends}
-	v.revision = max(v.revision, kv.ModRevision)
 }
 
 // remove takes an event that deleted a key.
-func (v *view) remove(key string, kv *mvccpb.KeyValue) {
+func (v *view) remove(key string) {
 	v.assembler.Remove(key)
 	delete(v.known, key)
-	v.revision = max(v.revision, kv.ModRevision)
 }

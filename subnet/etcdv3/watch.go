@@ -3,8 +3,10 @@ package etcdv3
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"flanneld/subnet"
 	"flanneld/subnet/etcd"
@@ -23,24 +25,7 @@ var errHistory = errors.New("the history is lost")
 // kept: the next Watch goes on from there without listing all leases again,
 // unless the server's history does not reach back to it or is another one.
 func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
-	s.mu.Lock()
-	v := s.saved
-	s.saved = nil // a second Watch beside this one starts from nothing
-	s.watched = true
-	s.mu.Unlock()
-	if v == nil {
-		v = &view{}
-	}
-	defer func() {
-		s.mu.Lock()
-		s.saved = v
-		s.mu.Unlock()
-	}()
-	err := s.watch(ctx, v, yield)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf("watching leases: %w", err)
+	return s.resume.Watch(ctx, func(v *view) error { return s.watch(ctx, v, yield) })
 }
 
 func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot)) error {
@@ -58,7 +43,7 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 	var listed time.Time
 	for {
 		if !v.listed {
-			if err := sleep(ctx, pace-time.Since(listed)); err != nil {
+			if err := etcd.Sleep(ctx, pace-time.Since(listed)); err != nil {
 				return err
 			}
 			if err := s.list(ctx, v); err != nil {
@@ -85,32 +70,34 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 }
 
 // verify finds out whether the server still has the history that v follows, and
-// how far it has gone on. A server that started anew would have us wait for a
-// revision that it has yet to reach.
+// how far it has gone on. A server that was set back, to nothing or to a backup,
+// would have us wait for a revision that it has yet to reach, or bring only what
+// came after that if it has passed it by now.
 func (s *Store) verify(ctx context.Context, v *view) error {
-	resp, err := s.get(ctx, s.configKey(), "")
-	if err != nil {
-		return err
-	}
-	var config int64
-	if len(resp.Kvs) > 0 {
-		config = resp.Kvs[0].ModRevision
-	}
-	// A cluster that was set up anew in the old place has the old identity. That
-	// the configuration was not rewritten is one more sign that it is the same.
-	if h := resp.Header; h.ClusterId != v.cluster || h.Revision < v.revision || config != v.config {
-		v.listed = false
-	}
-	v.config = config
-	v.target = resp.Header.Revision
-	return nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
+	if !v.listed {
 		return nil
 	}
+	// As many leases then, and of them the same one written last, are the same.
+	then := []*pb.RequestOp{rangeOp(&pb.RangeRequest{
+		Key: []byte(s.subnetsKey()), RangeEnd: []byte(end(s.subnetsKey())), Revision: v.revision, CountOnly: true,
+	})}
+	key, last := v.last()
+	if key != "" {
+		then = append(then, rangeOp(&pb.RangeRequest{Key: []byte(s.subnetsKey() + key), Revision: v.revision}))
+	}
+	resp, err := s.txn(ctx, false, &pb.TxnRequest{Success: then})
+	switch {
+	case errors.Is(err, rpctypes.ErrFutureRev), errors.Is(err, rpctypes.ErrCompacted):
+		v.listed = false
+		return nil
+	case err != nil:
+		return err
+	}
+	v.listed = resp.Header.ClusterId == v.cluster && resp.Responses[0].GetResponseRange().Count == int64(len(v.known))
+	if v.listed && key != "" {
+		kvs := resp.Responses[1].GetResponseRange().Kvs
+		v.listed = len(kvs) == 1 && kvs[0].ModRevision == last.revision
+	}
+	v.target = resp.Header.Revision
+	return nil
 }

@@ -1,10 +1,8 @@
 package migrate
 
 import (
-	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,9 +10,7 @@ import (
 	"time"
 
 	client "go.etcd.io/etcd/client/v3"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
-	"k8s.io/klog/v2"
 
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcd/etcdtest"
@@ -22,17 +18,7 @@ import (
 	"flanneld/subnet/etcdv3"
 )
 
-// TestMain fails if goroutines outlive the stores.
-func TestMain(m *testing.M) {
-	status := m.Run()
-	http.DefaultClient.CloseIdleConnections()
-	klog.StopFlushDaemon()
-	if err := goleak.Find(); status == 0 && err != nil {
-		fmt.Println(err)
-		status = 1
-	}
-	os.Exit(status)
-}
+func TestMain(m *testing.M) { etcdtest.Main(m) }
 
 const (
 	prefix = "/coreos.com/network"

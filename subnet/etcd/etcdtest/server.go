@@ -5,6 +5,7 @@ package etcdtest
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -31,9 +32,8 @@ const (
 
 // Config is what may be special about a server.
 type Config struct {
-	Binary string // Old if empty
-	Scheme string // of its URL; http if empty
-	Client *http.Client
+	Binary string      // Old if empty
+	TLS    *tls.Config // for a client that it lets in, if it is to be a server with TLS
 	Args   []string
 }
 
@@ -42,8 +42,9 @@ type Server struct {
 	URL  string // of clients
 	Dir  string // of its data
 	Args []string
+	// Client is one that it lets in.
+	Client *http.Client
 
-	client *http.Client
 	binary string
 	name   string
 	peer   string
@@ -87,17 +88,17 @@ func newServer(t testing.TB, c Config, name string) *Server {
 	if c.Binary == "" {
 		c.Binary = Old
 	}
-	if c.Scheme == "" {
-		c.Scheme = "http"
-	}
-	if c.Client == nil {
-		c.Client = http.DefaultClient
+	scheme, client := "http", http.DefaultClient
+	if c.TLS != nil {
+		tr := &http.Transport{TLSClientConfig: c.TLS}
+		t.Cleanup(tr.CloseIdleConnections)
+		scheme, client = "https", &http.Client{Transport: tr}
 	}
 	s := &Server{
-		URL:    c.Scheme + "://" + FreeAddr(t),
+		URL:    scheme + "://" + FreeAddr(t),
 		Dir:    t.TempDir(),
 		Args:   c.Args,
-		client: c.Client,
+		Client: client,
 		binary: c.Binary,
 		name:   name,
 		peer:   "http://" + FreeAddr(t),
@@ -181,7 +182,7 @@ func (s *Server) healthy(t testing.TB) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := s.client.Do(req)
+	resp, err := s.Client.Do(req)
 	if err != nil {
 		return false
 	}

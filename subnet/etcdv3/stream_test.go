@@ -1,0 +1,35 @@
+package etcdv3
+
+import (
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"flanneld/subnet"
+)
+
+// One of several events of one revision that can't be taken comes again: the others
+// do not stand for it.
+func TestHalfOfATransaction(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	s := storeOf(t, server.URL)
+	must(s.Create(t.Context(), subnet1, attrs1, subnet.LeaseTTL))(t)
+	id := int64(leaseID(t, server, 1))
+	v := new(view)
+	if err := s.list(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	server.Kill() // which is asked when our own key ends
+	resp := &pb.WatchResponse{Header: &pb.ResponseHeader{ClusterId: v.cluster, Revision: v.revision + 1}}
+	for _, n := range []int{2, 1} {
+		resp.Events = append(resp.Events, &mvccpb.Event{Kv: &mvccpb.KeyValue{
+			Key: []byte(leaseKey(n)), Value: []byte(value(n)), ModRevision: v.revision + 1, Version: int64(3 - n), Lease: id,
+		}})
+	}
+	before := v.revision
+	if _, err := s.apply(t.Context(), s.endpoints[0], v, resp); err == nil || v.revision != before {
+		t.Errorf("the view was at revision %d and is at %d, %v", before, v.revision, err)
+	}
+}
