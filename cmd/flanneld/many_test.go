@@ -43,6 +43,8 @@ func testManyStartAtOnce(t *testing.T, v variant) {
 		h.waitPeers(30*time.Second, h.others()...)
 	}
 
+	t.Logf("all reach each other after %s", time.Since(begin))
+
 	t.Log("one too many")
 	late := n.addNode(lab.HostOptions{})
 	late.start()

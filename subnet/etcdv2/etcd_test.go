@@ -122,10 +122,10 @@ func (e *server) enableAuth(t testing.TB) {
 	resp.Body.Close()
 }
 
-// counted is a Store that counts how often it lists all leases.
+// counted is a Store that counts how often it lists all leases, and waits for events.
 type counted struct {
 	*Store
-	lists atomic.Int32
+	lists, polls atomic.Int32
 }
 
 func newStore(t testing.TB, o Options) *counted {
@@ -142,8 +142,12 @@ func newStore(t testing.TB, o Options) *counted {
 	for _, e := range s.endpoints {
 		// The transport asks this of each request.
 		e.transport.Proxy = func(r *http.Request) (*url.URL, error) {
-			if strings.HasSuffix(r.URL.Path, "/subnets") && r.URL.Query().Get("wait") == "" {
+			switch {
+			case !strings.HasSuffix(r.URL.Path, "/subnets"):
+			case r.URL.Query().Get("wait") == "":
 				c.lists.Add(1)
+			default:
+				c.polls.Add(1)
 			}
 			return nil, nil
 		}

@@ -37,6 +37,13 @@ func (v *view) last() (key string, revision uint64) {
 	return key, revision
 }
 
+// behind reports whether it is cheaper to list all leases than to ask for one event
+// after the other up to an index, as when many hosts start at once. If most of what
+// happened is about other keys, leases are listed once for each event of theirs.
+func (v *view) behind(index uint64) bool {
+	return index > v.index+max(16, uint64(len(v.revisions))/4)
+}
+
 // apply takes one event, and reports whether the view is still complete: it is
 // not after events of directories, and where the event does not continue what
 // the view knows of the key.

@@ -87,7 +87,7 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 				return err
 			}
 		default:
-			v.listed = v.apply(s.subnetsKey(), rep)
+			v.listed = v.apply(s.subnetsKey(), rep) && !v.behind(rep.index)
 			owed = true
 		}
 	}

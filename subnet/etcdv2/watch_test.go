@@ -59,6 +59,26 @@ func TestWatchThroughStalledConnection(t *testing.T) {
 	}
 }
 
+// Where much has happened, it is not asked for one by one.
+func TestWatchFarBehind(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	s := newStore(t, Options{Endpoints: []string{server.URL}})
+	server.put(t, leaseKey(0), value(1), 0)
+	w := etcdtest.Watch(t, s)
+	w.Until(t, "the lease", etcdtest.Leases(1))
+	w.Stop()
+	for n := range 100 {
+		server.put(t, leaseKey(1+n), value(1), 0)
+	}
+	before := s.polls.Load()
+	w = etcdtest.Watch(t, s)
+	w.Until(t, "all leases", etcdtest.Leases(101))
+	if n := s.polls.Load() - before; n > 5 {
+		t.Errorf("events were waited for %d times", n)
+	}
+}
+
 // A long poll that ends quietly moves the index on: else, beside busy keys of
 // others, each would find its history lost.
 func TestQuietPollMovesOn(t *testing.T) {
