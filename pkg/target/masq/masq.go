@@ -66,7 +66,8 @@ type way interface {
 // ways are all that this program knows.
 func ways() map[state.Way]way {
 	return map[state.Way]way{
-		state.NFTables: newNFTables(),
+		state.NFTables:       newNFTables(),
+		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, newIPTablesLegacy()),
 	}
 }
 
