@@ -87,7 +87,7 @@ func (t *iptTools) version(ctx context.Context, path string) (iptVersion, error)
 	if v, ok := t.known[id]; ok {
 		return v, nil
 	}
-	out, err := run(ctx, "", path, "--version")
+	out, err := runTool(ctx, "", path, "--version")
 	if err != nil {
 		return iptVersion{}, err
 	}
@@ -125,7 +125,7 @@ func parseVersion(text string) (v iptVersion, err error) {
 
 // tables returns all that there is.
 func (t *iptTool) tables(ctx context.Context) (iptTables, error) {
-	out, err := run(ctx, "", t.save)
+	out, err := runTool(ctx, "", t.save)
 	if err != nil {
 		return nil, err
 	}
@@ -145,16 +145,16 @@ func (t *iptTool) change(ctx context.Context, table string, lines []string) erro
 	if slices.Compare(t.number[:], fullRandom[:]) >= 0 {
 		args = append(args, fmt.Sprintf("--wait=%d", lockSeconds))
 	}
-	_, err := run(ctx, strings.Join(lines, "\n")+"\n", t.restore, args...)
+	_, err := runTool(ctx, strings.Join(lines, "\n")+"\n", t.restore, args...)
 	if err != nil {
 		err = explain(err, lines)
 	}
 	return err
 }
 
-// run runs a program with an input and returns what it prints. Its complaints are
+// runTool runs a program with an input and returns what it prints. Its complaints are
 // in the error.
-func run(ctx context.Context, input, path string, args ...string) ([]byte, error) {
+func runTool(ctx context.Context, input, path string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolPatience)
 	defer cancel()
 	var out, complaints bytes.Buffer

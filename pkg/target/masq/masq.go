@@ -68,6 +68,7 @@ func ways() map[state.Way]way {
 	return map[state.Way]way{
 		state.NFTables:       newNFTables(),
 		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, newIPTablesLegacy()),
+		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, nfIPTables{}),
 	}
 }
 
