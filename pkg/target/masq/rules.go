@@ -96,17 +96,35 @@ func rulesOf(o state.Object) []rule {
 // each network one after the other. Rules that are not all of an object, just as
 // it should be, are strange. A network is there once.
 func parse(kind state.Kind, way state.Way, rules []rule) (objects []state.Object, strange bool) {
+	for i, o := range owners(kind, way, rules) {
+		switch {
+		case o == nil:
+			strange = true
+		case i == 0 || !slices.Contains(objects, o):
+			objects = append(objects, o)
+		}
+	}
+	return objects, strange
+}
+
+// owners tells, of each of these rules, which object it is of; nil if it is
+// strange.
+func owners(kind state.Kind, way state.Way, rules []rule) []state.Object {
+	of := make([]state.Object, len(rules))
 	networks := make(map[netip.Prefix]bool)
-	for len(rules) > 0 {
-		o := first(kind, way, rules)
+	for i := 0; i < len(rules); {
+		o := first(kind, way, rules[i:])
 		if o == nil || networks[o.Key().Dst] {
-			strange, rules = true, rules[1:]
+			i++
 			continue
 		}
 		networks[o.Key().Dst] = true
-		objects, rules = append(objects, o), rules[len(rulesOf(o)):]
+		for range rulesOf(o) {
+			of[i] = o
+			i++
+		}
 	}
-	return objects, strange
+	return of
 }
 
 // first returns the object that the first of the rules are; nil if there is none.
@@ -151,9 +169,14 @@ const (
 	forwardComment = "flanneld forward"
 )
 
-// oldChain is where the rules of flannel's first versions are, which come by a
-// jump for each network.
-const oldChain = "FLANNEL"
+// The chains that flannel has in iptables.
+const (
+	postrtgChain = "FLANNEL-POSTRTG" // of table nat
+	fwdChain     = "FLANNEL-FWD"     // of table filter
+	// oldChain is that of the first versions, to which there is a jump for each
+	// network.
+	oldChain = "FLANNEL"
+)
 
 // leftovers tells, of each rule of iptables' POSTROUTING (KindMasquerade) or
 // FORWARD (KindForward) chain, which network some flannel wrote it for; none if it
