@@ -2,6 +2,7 @@ package masq
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"sync"
 
@@ -14,6 +15,9 @@ import (
 type iptables struct {
 	way    state.Way
 	kernel iptKernel
+	// without is the way on a host without the programs, which can take rules away
+	// and no more; nil if there is none.
+	without way
 
 	mu    sync.Mutex
 	tools iptTools
@@ -35,8 +39,8 @@ type iptKernel interface {
 	watch(ctx context.Context, ready, changed func()) error
 }
 
-func newIPTables(way state.Way, kernel iptKernel) *iptables {
-	return &iptables{way: way, kernel: kernel, plain: make(map[netip.Prefix]bool)}
+func newIPTables(name state.Way, kernel iptKernel, without way) *iptables {
+	return &iptables{way: name, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
 }
 
 // read returns what there is.
@@ -63,10 +67,14 @@ func (w *iptables) read(ctx context.Context) (iptTables, error) {
 	return tables, nil
 }
 
+// dump implements way.
 func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	tables, err := w.read(ctx)
+	if errors.Is(err, errAbsent) && w.without != nil {
+		return w.without.dump(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -93,14 +101,18 @@ func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	return have, nil
 }
 
+// apply implements way.
 func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	tables, err := w.read(ctx)
+	tool, err := w.tools.find(ctx, w.way)
+	if errors.Is(err, errAbsent) && w.without != nil && op.Verb == state.Delete {
+		return w.without.apply(ctx, op)
+	}
 	if err != nil {
 		return err
 	}
-	tool, err := w.tools.find(ctx, w.way)
+	tables, err := w.read(ctx)
 	if err != nil {
 		return err
 	}
@@ -117,11 +129,16 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	return nil
 }
 
+// watch implements way.
 func (w *iptables) watch(ctx context.Context, ready, changed func()) error {
 	return w.kernel.watch(ctx, ready, changed)
 }
 
+// others implements way.
 func (w *iptables) others(ctx context.Context) (string, error) {
+	if w.without != nil {
+		return w.without.others(ctx) // that starts no process
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	tables, err := w.read(ctx)

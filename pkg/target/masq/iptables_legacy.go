@@ -21,7 +21,7 @@ type ipTables struct {
 	seed maphash.Seed
 }
 
-func newIPTablesLegacy() ipTables { return ipTables{seed: maphash.MakeSeed()} }
+func newIPTablesKernel() ipTables { return ipTables{seed: maphash.MakeSeed()} }
 
 // What getsockopt can be asked, and the layout of its answers.
 const (

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"slices"
-	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -17,19 +17,23 @@ import (
 const nftaTableHandle = 4
 
 // nfIPTables is the kernel's nf_tables, the side of iptables-nft.
-type nfIPTables struct{}
+type nfIPTables struct {
+	seed maphash.Seed
+}
+
+func newNFIPTables() nfIPTables { return nfIPTables{seed: maphash.MakeSeed()} }
 
 // chains are those of the place's table that matter to it.
 func (p place) chains() []nfName {
 	return []nfName{p.hook, p.chain, oldChain}
 }
 
-// sum implements iptKernel. No number of a table, chain or rule is ever given to
-// another one, and what a rule says never changes.
-func (nfIPTables) sum() (sum string, err error) {
+// sum implements iptKernel. No number of a table, chain or rule is given to another
+// one later; but a rule keeps its own when it is replaced.
+func (k nfIPTables) sum() (sum string, err error) {
 	for range 5 {
 		err = nfAsk("listing the rules of iptables-nft", func(c *netlink.Conn) (err error) {
-			sum, err = handles(c)
+			sum, err = k.sumOnce(c)
 			return err
 		})
 		if !errors.Is(err, target.ErrIncomplete) {
@@ -42,52 +46,75 @@ func (nfIPTables) sum() (sum string, err error) {
 	return sum, err
 }
 
-// handles lists the numbers of the tables, the chains that matter, and their rules.
-func handles(c *netlink.Conn) (string, error) {
+func (k nfIPTables) sumOnce(c *netlink.Conn) (string, error) {
 	before, err := nfGeneration(c)
 	if err != nil {
 		return "", err
 	}
-	var all strings.Builder
-	list := func(what uint16, handle uint16, names ...string) (there bool, err error) {
-		messages, err := nfGet(c, what, unix.NFPROTO_IPV4, names...)
-		if errors.Is(err, unix.ENOENT) {
-			return false, nil
-		}
-		for _, m := range messages {
-			if e := nfAttributes(m, func(ad *netlink.AttributeDecoder) {
-				if ad.Type() == handle {
-					fmt.Fprintf(&all, "%s %d\n", names, ad.Uint64())
-				}
-			}); e != nil {
-				return false, e
-			}
-		}
-		return true, err
-	}
+	h := maphash.Hash{}
+	h.SetSeed(k.seed)
+	some := false
 	for _, p := range places {
-		there, err := list(unix.NFT_MSG_GETTABLE, nftaTableHandle, p.table)
+		there, err := addTo(&h, c, unix.NFT_MSG_GETTABLE, nftaTableHandle, p.table)
 		if err != nil {
 			return "", err
 		}
 		if !there {
 			continue
 		}
+		some = true
 		for _, chain := range p.chains() {
-			there, err := list(unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_HANDLE, p.table, chain)
+			there, err := addTo(&h, c, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_HANDLE, p.table, chain)
 			if there && err == nil {
-				_, err = list(unix.NFT_MSG_GETRULE, unix.NFTA_RULE_HANDLE, p.table, chain)
+				_, err = addTo(&h, c, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_HANDLE, p.table, chain)
 			}
 			if err != nil {
 				return "", err
 			}
 		}
 	}
-	after, err := nfGeneration(c)
-	if err == nil && after != before {
-		err = target.ErrIncomplete
+	if after, err := nfGeneration(c); err != nil || after != before {
+		return "", errors.Join(err, target.ErrIncomplete)
 	}
-	return all.String(), err
+	if !some {
+		return "", nil
+	}
+	return fmt.Sprintf("%x", h.Sum64()), nil
+}
+
+// addTo adds the number of something to a sum, and what the rules say but for their
+// counters. It reports whether it is there.
+func addTo(h *maphash.Hash, c *netlink.Conn, what, handle uint16, names ...string) (there bool, err error) {
+	messages, err := nfGet(c, what, unix.NFPROTO_IPV4, names...)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	fmt.Fprintln(h, names)
+	for _, m := range messages {
+		e := nfAttributes(m, func(ad *netlink.AttributeDecoder) {
+			switch {
+			case ad.Type() == handle, what == unix.NFT_MSG_GETRULE && ad.Type() == unix.NFTA_RULE_USERDATA:
+				_, _ = h.Write(ad.Bytes())
+			case what == unix.NFT_MSG_GETRULE && ad.Type() == unix.NFTA_RULE_EXPRESSIONS:
+				ad.Do(func(b []byte) error { return addExprs(h, b) })
+			}
+		})
+		err = errors.Join(err, e)
+	}
+	return true, err
+}
+
+func addExprs(h *maphash.Hash, b []byte) error {
+	return nested(b, func(ad *netlink.AttributeDecoder) {
+		one := ad.Bytes()
+		ad.Do(func(b []byte) error {
+			return nested(b, func(ad *netlink.AttributeDecoder) {
+				if ad.Type() == unix.NFTA_EXPR_NAME && ad.String() != "counter" {
+					_, _ = h.Write(one)
+				}
+			})
+		})
+	})
 }
 
 // watch implements iptKernel.

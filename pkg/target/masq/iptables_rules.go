@@ -32,8 +32,8 @@ type place struct {
 // would therefore save no pod's address from what others masquerade, and would only
 // take from them the packets that they have made exceptions for.
 var places = [...]place{
-	{kind: state.KindMasquerade, table: "nat", hook: "POSTROUTING", chain: "FLANNEL-POSTRTG", comment: masqComment},
-	{kind: state.KindForward, table: "filter", hook: "FORWARD", chain: "FLANNEL-FWD", comment: forwardComment, first: true},
+	{kind: state.KindMasquerade, table: "nat", hook: "POSTROUTING", chain: postrtgChain, comment: masqComment},
+	{kind: state.KindForward, table: "filter", hook: "FORWARD", chain: fwdChain, comment: forwardComment, first: true},
 }
 
 func placeOf(k state.Kind) place {

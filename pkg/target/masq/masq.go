@@ -67,8 +67,8 @@ type way interface {
 func ways() map[state.Way]way {
 	return map[state.Way]way{
 		state.NFTables:       newNFTables(),
-		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, newIPTablesLegacy()),
-		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, nfIPTables{}),
+		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, newIPTablesKernel(), nil),
+		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, newNFIPTables(), xtLeft{}),
 	}
 }
 
