@@ -89,7 +89,7 @@ func addTo(h *maphash.Hash, c *netlink.Conn, what, handle uint16, names ...strin
 	if errors.Is(err, unix.ENOENT) {
 		return false, nil
 	}
-	fmt.Fprintln(h, names)
+	_, _ = fmt.Fprintln(h, names)
 	for _, m := range messages {
 		e := nfAttributes(m, func(ad *netlink.AttributeDecoder) {
 			switch {
