@@ -102,6 +102,9 @@ var (
 // Target holds the rules of all ways.
 type Target struct {
 	ways map[state.Way]way
+	// variant returns which way is that of this host's own iptables; nil if none
+	// is known.
+	variant func(context.Context) (state.Way, error)
 
 	mu     sync.Mutex
 	broken map[state.Way]error // why the last dump did not see a way
@@ -111,10 +114,10 @@ type Target struct {
 var _ target.Target = (*Target)(nil)
 
 // New returns the rules of the network namespace of the calling process.
-func New() *Target { return of(ways()) }
+func New() *Target { return of(ways(), nil) }
 
-func of(ways map[state.Way]way) *Target {
-	return &Target{ways: ways, broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}
+func of(ways map[state.Way]way, variant func(context.Context) (state.Way, error)) *Target {
+	return &Target{ways: ways, variant: variant, broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}
 }
 
 // Dump implements target.Target. A way that cannot be seen has nothing, and takes
