@@ -101,6 +101,14 @@ func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	return have, nil
 }
 
+// available returns what is missing where rules can't be written.
+func (w *iptables) available(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, err := w.tools.find(ctx, w.way)
+	return err
+}
+
 // apply implements way.
 func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	w.mu.Lock()

@@ -91,9 +91,13 @@ func (p place) find(tables iptTables, way state.Way) found {
 	if c := f.chains[p.chain]; c != nil {
 		rules := make([]rule, len(c.rules))
 		for i, r := range c.rules {
-			if r.comment == p.comment && !r.more {
-				rules[i] = r.rule
-			} // else it is as no rule of ours is
+			if r.comment != p.comment || r.more {
+				continue // it is as no rule of ours is
+			}
+			if r.verdict == ret && r.src.prefix.IsValid() && !r.dst.prefix.IsValid() {
+				r.dst = in(anywhere4) // which iptables leaves out
+			}
+			rules[i] = r.rule
 		}
 		f.objects, f.strange = parse(p.kind, way, rules)
 	}

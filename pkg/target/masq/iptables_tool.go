@@ -72,6 +72,16 @@ func (t *iptTools) find(ctx context.Context, way state.Way) (*iptTool, error) {
 		errAbsent, os.Getenv("PATH"), way)
 }
 
+// host returns the way of what is just called iptables.
+func (t *iptTools) host(ctx context.Context) (state.Way, error) {
+	path, err := exec.LookPath("iptables")
+	if err != nil {
+		return "", fmt.Errorf("%w: iptables is not in PATH (%s): install the package iptables, or use -masq-mode=nftables", errAbsent, os.Getenv("PATH"))
+	}
+	v, err := t.version(ctx, path)
+	return v.variant, err
+}
+
 // version asks a program what it is, unless it has been asked before.
 func (t *iptTools) version(ctx context.Context, path string) (iptVersion, error) {
 	file, err := filepath.EvalSymlinks(path)

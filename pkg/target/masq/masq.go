@@ -114,7 +114,7 @@ type Target struct {
 var _ target.Target = (*Target)(nil)
 
 // New returns the rules of the network namespace of the calling process.
-func New() *Target { return of(ways(), nil) }
+func New() *Target { return of(ways(), new(iptTools).host) }
 
 func of(ways map[state.Way]way, variant func(context.Context) (state.Way, error)) *Target {
 	return &Target{ways: ways, variant: variant, broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}
