@@ -70,8 +70,8 @@ func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.W
 
 // available returns why rules can't be written in a way, or nil.
 func (t *Target) available(ctx context.Context, name state.Way) error {
-	if _, ok := t.ways[name].(xtLeft); ok {
-		return fmt.Errorf("%w: %s", errAbsent, name)
+	if w, ok := t.ways[name].(*iptables); ok {
+		return w.available(ctx)
 	}
 	_, err := t.ways[name].dump(ctx)
 	return err

@@ -66,8 +66,9 @@ type way interface {
 // ways are all that this program knows.
 func ways() map[state.Way]way {
 	return map[state.Way]way{
-		state.NFTables:    newNFTables(),
-		state.IPTablesNFT: xtLeft{},
+		state.NFTables:       newNFTables(),
+		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, newIPTablesKernel(), nil),
+		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, newNFIPTables(), xtLeft{}),
 	}
 }
 
@@ -113,7 +114,7 @@ type Target struct {
 var _ target.Target = (*Target)(nil)
 
 // New returns the rules of the network namespace of the calling process.
-func New() *Target { return of(ways(), nil) }
+func New() *Target { return of(ways(), new(iptTools).host) }
 
 func of(ways map[state.Way]way, variant func(context.Context) (state.Way, error)) *Target {
 	return &Target{ways: ways, variant: variant, broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}

@@ -15,8 +15,13 @@ const watchBuffer = 4 << 20
 
 // watch implements way.
 func (nftables) watch(ctx context.Context, ready, changed func()) error {
+	return watchNF(ctx, ready, changed, isOurs)
+}
+
+// watchNF calls changed after each change of which a message is about what matters.
+func watchNF(ctx context.Context, ready, changed func(), about func(netlink.Message) bool) error {
 	for {
-		err := listen(ctx, ready, changed)
+		err := listen(ctx, ready, changed, about)
 		if ctx.Err() != nil || !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
@@ -24,9 +29,9 @@ func (nftables) watch(ctx context.Context, ready, changed func()) error {
 	}
 }
 
-// listen calls changed after each change that touches a table of ours. A change,
-// however large, is told message by message, and then by its number.
-func listen(ctx context.Context, ready, changed func()) error {
+// listen is watchNF until messages are lost. A change, however large, is told
+// message by message, and then by its number.
+func listen(ctx context.Context, ready, changed func(), about func(netlink.Message) bool) error {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err == nil {
 		defer c.Close()
@@ -55,7 +60,7 @@ func listen(ctx context.Context, ready, changed func()) error {
 		}
 		for _, m := range messages {
 			if m.Header.Type != nfType(unix.NFT_MSG_NEWGEN) {
-				ours = ours || isOurs(m)
+				ours = ours || about(m)
 			} else if ours {
 				ours = false
 				changed()
