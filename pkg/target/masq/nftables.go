@@ -138,15 +138,24 @@ func (nftables) apply(ctx context.Context, op state.Op) error {
 		return err
 	}
 	k := op.Key()
-	objects := slices.DeleteFunc(found.objects[k.Kind], func(o state.Object) bool { return o.Key() == k })
+	before := found.objects[k.Kind]
+	objects := slices.DeleteFunc(slices.Clone(before), func(o state.Object) bool { return o.Key() == k })
 	if op.Verb != state.Delete {
 		objects = append(objects, op.Want)
+	}
+	if !found.remake && found.strange[k.Kind] == "" && sameObjects(before, objects) {
+		return nil
 	}
 	found.objects[k.Kind] = objects
 	if err := f.write(found, k.Kind); err != nil {
 		return nfError(fmt.Sprintf("writing table %s of nf_tables", f.table), err)
 	}
 	return nil
+}
+
+// sameObjects compares in any order.
+func sameObjects(a, b []state.Object) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(o state.Object) bool { return !slices.Contains(b, o) })
 }
 
 // write makes the rules in the chain for objects of a kind, and in all if the
