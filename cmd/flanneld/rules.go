@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 	"flanneld/pkg/target/masq"
 	"flanneld/subnet"
@@ -20,7 +22,7 @@ func withRules(o *options, machine host, parts ...target.Part) target.Target {
 }
 
 // chooseRules returns the rules for packets that the options ask for, in the way
-// that goes with a configuration and with this host. The keeper alone calls it.
+// that goes with a configuration and with this host.
 func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config) network.Rules {
 	o := d.options
 	r := network.Rules{Masquerade: o.ipMasq, Forward: o.forwardRules, RandomFully: o.ipMasq && o.fullyRandom}
@@ -35,4 +37,45 @@ func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config) network.Rule
 		klog.Infof("rules for packets are written by %s: %s", r.Way, why)
 	}
 	return r
+}
+
+// rulesPause lets someone who sets up rules of iptables, such as docker, come to an
+// end.
+const rulesPause = time.Second
+
+// followRules goes over to iptables when others on this host begin to use it: what
+// they drop, only rules in the same tables let through. It does not go back, for
+// they may be about to be started again.
+func (d *daemon) followRules(ctx context.Context) error {
+	if d.options.rules == nil {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.reconciler.Ready():
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.options.rules.Touched():
+		}
+		if err := sleep(ctx, rulesPause); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		c, before := d.holding.Config, d.rules
+		d.mu.Unlock()
+		if before.Way != state.NFTables {
+			continue
+		}
+		now := d.chooseRules(ctx, c)
+		d.mu.Lock()
+		if d.prepared.config == c && now != before && ctx.Err() == nil {
+			d.prepared.rules, d.rules = now, now
+			d.wish()
+		}
+		d.mu.Unlock()
+	}
 }

@@ -105,6 +105,8 @@ type Target struct {
 	// variant returns which way is that of this host's own iptables; nil if none
 	// is known.
 	variant func(context.Context) (state.Way, error)
+	// touched has one slot: see Touched.
+	touched chan struct{}
 
 	mu     sync.Mutex
 	broken map[state.Way]error // why the last dump did not see a way
@@ -117,7 +119,7 @@ var _ target.Target = (*Target)(nil)
 func New() *Target { return of(ways(), new(iptTools).host) }
 
 func of(ways map[state.Way]way, variant func(context.Context) (state.Way, error)) *Target {
-	return &Target{ways: ways, variant: variant, broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}
+	return &Target{ways: ways, variant: variant, touched: make(chan struct{}, 1), broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}
 }
 
 // Dump implements target.Target. A way that cannot be seen has nothing, and takes
@@ -189,6 +191,21 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 	return w.apply(ctx, op)
 }
 
+// Touched receives after someone may have changed rules of iptables on this host, as
+// far as a watch sees it, and once when that begins: Choose may say something else
+// now.
+func (t *Target) Touched() <-chan struct{} { return t.touched }
+
+func (t *Target) touch(name state.Way) {
+	if name == state.NFTables {
+		return
+	}
+	select {
+	case t.touched <- struct{}{}:
+	default:
+	}
+}
+
 // Watch implements target.Target.
 func (t *Target) Watch(ctx context.Context, ready func(), emit func(target.Event)) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -199,7 +216,12 @@ func (t *Target) Watch(ctx context.Context, ready func(), emit func(target.Event
 		begin := sync.OnceFunc(begun.Done)
 		g.Go(func() error {
 			defer begin()
-			return w.watch(ctx, begin, func() {
+			ready := func() {
+				begin()
+				t.touch(name)
+			}
+			return w.watch(ctx, ready, func() {
+				t.touch(name)
 				events := t.events(t.look(ctx, name), name)
 				one.Lock()
 				defer one.Unlock()

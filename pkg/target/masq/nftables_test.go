@@ -63,6 +63,13 @@ func nftRules(t testing.TB) string {
 	return strings.Join(lines, "")
 }
 
+// noRules takes away all rules of the test's namespace.
+func noRules(t testing.TB) {
+	t.Helper()
+	nftScript("flush ruleset")(t)
+	run(t, flushed, program(t, state.IPTablesLegacy, "-restore"))
+}
+
 // oldNFTables is what flannel 0.28 leaves.
 const oldNFTables = `
 add table ip flannel-ipv4 { comment "rules for flannel-ipv4"; }
@@ -123,7 +130,7 @@ func TestNFTables(t *testing.T) {
 	}
 	targettest.RulesSuite(t, func(t *testing.T) (target.Target, targettest.RulesHost) {
 		targettest.NeedNetns(t)
-		nftScript("flush ruleset")(t)
+		noRules(t)
 		return New(), h
 	})
 }
