@@ -80,6 +80,7 @@ type node struct {
 	*lab.Host
 	n      *network
 	args   []string
+	env    []string // of its daemons, beside what all have
 	daemon *lab.Daemon
 	past   []*lab.Daemon // and the present one
 	pod    *lab.Pod      // the latest
@@ -185,7 +186,7 @@ func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
 
 func (h *node) start(args ...string) {
 	h.n.t.Helper()
-	h.runs(h.StartFlanneld(daemonBinary, slices.Concat(h.args, args)...))
+	h.runs(h.StartFlanneldIn(h.env, daemonBinary, slices.Concat(h.args, args)...))
 }
 
 // runs takes note of a daemon that was started.

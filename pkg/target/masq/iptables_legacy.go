@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"iter"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"unsafe"
@@ -43,14 +42,10 @@ const (
 	targetData = 32
 )
 
-// entriesAt is where the entries begin, behind a name and a size: they are aligned
-// as 64-bit numbers are in C.
-func entriesAt() int {
-	if runtime.GOARCH == "386" {
-		return tableNameSize + 4
-	}
-	return tableNameSize + 8
-}
+// entriesAt is where the entries may begin, behind a name and a size: they are
+// aligned as 64-bit numbers are, which is less for a 386 program, if the kernel is
+// one for both.
+var entriesAt = [...]int{tableNameSize + 8, tableNameSize + 4}
 
 // hooks are the numbers of the chains that packets come to by themselves, in which
 // our rules or the jumps to them are.
@@ -122,14 +117,21 @@ func readEntries(table string) (info, entries []byte, err error) {
 			return nil, nil, err
 		}
 		size := binary.NativeEndian.Uint32(info[infoCount+4:])
-		entries = make([]byte, entriesAt()+int(size))
-		copy(entries, table)
-		binary.NativeEndian.PutUint32(entries[tableNameSize:], size)
-		if err = ask(soGetEntries, entries); !errors.Is(err, unix.EAGAIN) { // another size by now
+		for _, at := range entriesAt {
+			b := make([]byte, at+int(size))
+			copy(b, table)
+			binary.NativeEndian.PutUint32(b[tableNameSize:], size)
+			err = ask(soGetEntries, b)
+			entries = b[at:]
+			if !errors.Is(err, unix.EINVAL) {
+				break
+			}
+		}
+		if !errors.Is(err, unix.EAGAIN) { // another size by now
 			break
 		}
 	}
-	return info, entries[entriesAt():], err
+	return info, entries, err
 }
 
 // ask has getsockopt fill b.

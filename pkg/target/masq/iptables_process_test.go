@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -118,20 +119,36 @@ func watch(t *testing.T, w target.Target, emit func(target.Event)) {
 // kubeRules are written by kube-proxy all the time, here for n services.
 func kubeRules(n int) string {
 	var b strings.Builder
-	b.WriteString("*nat\n:KUBE-SERVICES -\n:KUBE-POSTROUTING -\n")
+	b.WriteString("*nat\n:KUBE-NODEPORTS -\n:KUBE-SERVICES -\n:KUBE-POSTROUTING -\n")
 	for i := range n {
-		fmt.Fprintf(&b, ":KUBE-SVC-%d -\n-A KUBE-SERVICES -d 10.96.0.%d/32 -j KUBE-SVC-%d\n", i, i+1, i)
+		fmt.Fprintf(&b, ":KUBE-SVC-%d -\n-A KUBE-SERVICES -d 10.96.0.%d/32 -j KUBE-SVC-%d\n-A KUBE-NODEPORTS -p tcp --dport %d -j KUBE-SVC-%[1]d\n", i, i+1, i, 30000+i)
 	}
 	b.WriteString("-A KUBE-POSTROUTING -m mark --mark 0x4000/0x4000 -j MASQUERADE\nCOMMIT\n")
 	return b.String()
 }
 
+// connect sends a packet of a new connection, so that it counts in all rules.
+func connect(t testing.TB) {
+	t.Helper()
+	c, err := net.Dial("udp4", "127.0.0.1:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = c.Write([]byte("x")) // nobody listens
+}
+
 // A daemon that has nothing to do starts no process, whatever goes on in chains
 // that are none of its business; and neither does one that finds its rules in place.
 func TestIPTablesProcesses(t *testing.T) {
+	ipPath, err := exec.LookPath("ip")
+	if err != nil {
+		t.Fatal(err)
+	}
 	forEachVariant(t, func(t *testing.T, way state.Way) {
 		h := countingIPTables(t, way, "")
 		want := targettest.RulesWish(way)
+		run(t, "", ipPath, "link", "set", "lo", "up")
 		kube := func(n int) { run(t, kubeRules(n), program(t, way, "-restore"), "--noflush") }
 		kube(1)
 		h.do(t, "-t nat -I POSTROUTING -j KUBE-POSTROUTING")
@@ -150,6 +167,7 @@ func TestIPTablesProcesses(t *testing.T) {
 		}
 		for n := range 10 {
 			kube(n)
+			connect(t)
 			settle(t, again, want)
 		}
 		time.Sleep(2 * infoEvery)

@@ -50,6 +50,27 @@ nat FLANNEL-POSTRTG ! -s 10.1.0.0/16 -d 10.1.0.0/16 -m comment --comment "flanne
 	})
 }
 
+// A rule that comes to be before our jump in FORWARD, as docker puts its own, does
+// not stay there.
+func TestIPTablesForwardFirst(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		targettest.NeedNetns(t)
+		h := freshIPTables(t, way)
+		h.do(t, "-A FORWARD -j REJECT")
+		settle(t, New(), targettest.RulesWish(way))
+		h.do(t, "-I FORWARD -i lo -j DROP\n-I FORWARD 1 -o lo -j DROP")
+		settle(t, New(), targettest.RulesWish(way))
+		const want = `filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
+filter FORWARD -o lo -j DROP
+filter FORWARD -i lo -j DROP
+filter FORWARD -j REJECT --reject-with icmp-port-unreachable
+`
+		if text := h.rules(t); !strings.Contains(text, want) {
+			t.Errorf("there is\n%s", text)
+		}
+	})
+}
+
 // What excludes everything is printed by iptables without the destination.
 func TestIPTablesExcludeAll(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, way state.Way) {

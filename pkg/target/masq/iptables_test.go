@@ -177,7 +177,6 @@ var iptSpoils = map[string]string{
 	"ports":             `-t nat -R FLANNEL-POSTRTG 7 -s 10.1.0.0/16 ! -d 224.0.0.0/4 -p tcp -m comment --comment "flanneld masq" -j MASQUERADE --to-ports 1000-2000 --random-fully`,
 	"own comment":       `-t nat -I POSTROUTING -s 192.0.2.1 -m comment --comment "flanneld masq" -j ACCEPT`,
 	"own forward":       `-A FORWARD -p tcp -m comment --comment "flanneld forward" -j ACCEPT`,
-	"forward not first": "-I FORWARD -s 192.0.2.1 -j ACCEPT\n-I FORWARD -j FLANNEL-FWD\n-D FORWARD 2",
 	"both exchanged": `
 -F FLANNEL-FWD
 -A FLANNEL-FWD -d 10.1.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
