@@ -233,56 +233,34 @@ func TestPacketRulesIdle(t *testing.T) {
 // Docker comes after the daemon, and lets nothing through that is not its own: then
 // our rules stand in the same tables, before its own.
 func TestPacketRulesFollowDocker(t *testing.T) {
-	for _, iptables := range []string{"iptables-nft", "iptables-legacy"} {
-		t.Run(iptables, func(t *testing.T) {
-			n := newConfigured(t, hostGW, nil)
-			bin := n.programs(iptables)
-			for range 2 {
-				h := n.addNode(lab.HostOptions{}, "-ip-masq")
-				h.runs(h.StartFlanneldIn([]string{"PATH=" + bin + ":" + os.Getenv("PATH")}, daemonBinary, h.args...))
+	everyIPTables(t, func(t *testing.T, variant string) {
+		n, _ := newIPTables(t, variant)
+		for _, h := range n.nodes {
+			h.start()
+		}
+		n.readyWithPods()
+		h, other := n.nodes[0], n.nodes[1]
+		if !strings.Contains(h.packetRules(), "table ip flannel-ipv4") {
+			t.Fatalf("the rules are\n%s", h.packetRules())
+		}
+		for _, args := range []string{"-N DOCKER", "-A FORWARD -o docker0 -j DOCKER", "-P FORWARD DROP"} {
+			h.iptables(append([]string{"iptables"}, strings.Fields(args)...)...)
+		}
+		check(t, other.pod.WaitPing(n.ctx, h.pod.Addr))
+		n.wait(soon, "the rules to be in one place", func() string {
+			if rules := h.packetRules(); strings.Contains(rules, "table ip flannel-ipv4") {
+				return "there is\n" + rules
 			}
-			n.readyWithPods()
-			h, other := n.nodes[0], n.nodes[1]
-			if !strings.Contains(h.packetRules(), "table ip flannel-ipv4") {
-				t.Fatalf("the rules are\n%s", h.packetRules())
-			}
-			h.run(iptables, "-N", "DOCKER")
-			h.run(iptables, "-A", "FORWARD", "-o", "docker0", "-j", "DOCKER")
-			h.run(iptables, "-P", "FORWARD", "DROP")
-			check(t, other.pod.WaitPing(n.ctx, h.pod.Addr))
-			n.wait(soon, "the rules to be in one place", func() string {
-				if rules := h.packetRules(); strings.Contains(rules, "table ip flannel-ipv4") {
-					return "there is\n" + rules
-				}
-				return ""
-			})
-			first := ""
-			for line := range strings.Lines(h.run(iptables, "-S", "FORWARD")) {
-				if strings.HasPrefix(line, "-A") {
-					first = line
-					break
-				}
-			}
-			if !strings.HasSuffix(strings.TrimSpace(first), "-j FLANNEL-FWD") {
-				t.Errorf("the first rule of FORWARD is %q", first)
-			}
-			n.pingAll()
-
-			// On the next start it is known from the outset.
-			h.restart(func() {})
-			h.waitLog("rules for packets are written by " + iptables + ": others on this host use it: ")
-			n.pingAll()
+			return ""
 		})
-	}
-}
+		if rules := h.xtRules(); !strings.HasPrefix(rules[strings.Index(rules, "filter FORWARD"):], `filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD`) {
+			t.Errorf("the rules are\n%s", rules)
+		}
+		n.pingAll()
 
-// programs returns a folder in which iptables is of some variant.
-func (n *network) programs(iptables string) string {
-	n.t.Helper()
-	bin := n.t.TempDir()
-	for _, what := range []string{"", "-save", "-restore"} {
-		path := must(exec.LookPath(iptables + what))(n.t)
-		check(n.t, os.Symlink(path, filepath.Join(bin, "iptables"+what)))
-	}
-	return bin
+		// On the next start it is known from the outset.
+		h.restart(func() {})
+		h.waitLog("rules for packets are written by " + variant + ": others on this host use it: ")
+		n.pingAll()
+	})
 }

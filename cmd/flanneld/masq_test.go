@@ -220,31 +220,6 @@ add rule ip flannel-ipv4 postrtg ip saddr 10.5.0.0/16 ip daddr != 224.0.0.0/4 ma
 add rule ip flannel-ipv4 postrtg ip saddr != 10.5.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random
 `
 
-// oldIPTables are what flannel 0.28 leaves by iptables, and an earlier one.
-const oldIPTables = `*nat
-:FLANNEL-POSTRTG - [0:0]
--A POSTROUTING -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "flanneld masq" -j RETURN
--A POSTROUTING -s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment "flanneld masq" -j MASQUERADE
--A POSTROUTING ! -s 10.5.0.0/16 -d SUBNET -m comment --comment "flanneld masq" -j RETURN
--A POSTROUTING ! -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "flanneld masq" -j MASQUERADE
--A POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
--A FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN
--A FLANNEL-POSTRTG -s SUBNET -d 10.5.0.0/16 -m comment --comment "flanneld masq" -j RETURN
--A FLANNEL-POSTRTG -s 10.5.0.0/16 -d SUBNET -m comment --comment "flanneld masq" -j RETURN
--A FLANNEL-POSTRTG ! -s 10.5.0.0/16 -d SUBNET -m comment --comment "flanneld masq" -j RETURN
--A FLANNEL-POSTRTG -s 10.5.0.0/16 ! -d 224.0.0.0/4 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
--A FLANNEL-POSTRTG ! -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
-COMMIT
-*filter
-:FLANNEL-FWD - [0:0]
--A FORWARD -s 10.5.0.0/16 -j ACCEPT
--A FORWARD -d 10.5.0.0/16 -j ACCEPT
--A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
--A FLANNEL-FWD -s 10.5.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
--A FLANNEL-FWD -d 10.5.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
-COMMIT
-`
-
 // nft has nft do what a script says.
 func (h *node) nft(script string) {
 	h.n.t.Helper()
@@ -281,9 +256,11 @@ func testMasqueradeSurvives(t *testing.T, v variant) {
 		c.goesOn(n)
 		for _, iptables := range []string{"iptables-nft", "iptables-legacy"} {
 			h.restart(func() {
-				file := filepath.Join(h.Dir, iptables)
-				check(t, os.WriteFile(file, []byte(strings.ReplaceAll(oldIPTables, "SUBNET", h.subnet().String())), 0o600))
-				h.run(iptables+"-restore", "--noflush", file)
+				for _, script := range []string{rulesOf17, rulesOf28} {
+					file := filepath.Join(h.Dir, iptables)
+					check(t, os.WriteFile(file, []byte(strings.ReplaceAll(script, "SUBNET", h.subnet().String())), 0o600))
+					h.run(iptables+"-restore", "--noflush", file)
+				}
 				h.nft("delete table ip flannel-ipv4")
 				c.goesOn(n)
 			})
