@@ -38,7 +38,12 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err != nil {
 		return err
 	}
-	for _, file := range []string{o.savedFile(), o.subnetFile} { // the last tells what is ours
+	saved := o.savedFile()
+	if s, err := o.saved(); err == nil && s.Own.Subnet != env.Subnet {
+		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
+		saved = ""
+	}
+	for _, file := range []string{saved, o.subnetFile} { // the last tells what is ours
 		err := os.Remove(file)
 		switch {
 		case err == nil:

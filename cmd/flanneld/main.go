@@ -47,7 +47,7 @@ func start(machine host) int {
 		klog.Errorf("stopping: %v", err)
 		return 1
 	}
-	klog.Info("stopping: forwarding, lease and subnet file stay as they are")
+	klog.Info("stopping: what is in the kernel, the lease and the subnet file stay as they are")
 	return 0
 }
 

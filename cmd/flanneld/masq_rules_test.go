@@ -36,8 +36,9 @@ func (h *node) waitRules(within time.Duration, rules string) time.Duration {
 // Whatever happens to our rules, they are right again within a second; rules of
 // others stay as they are.
 func TestPacketRulesRepaired(t *testing.T) {
-	n, h := newRules(t, nil)
+	_, h := newRules(t, nil)
 	h.nft(`table inet theirs { chain forward { type filter hook forward priority 0; ip saddr 10.5.0.0/16 accept; }; }`)
+	theirs := h.run("nft", "list", "table", "inet", "theirs")
 	rules := h.packetRules()
 	handle := func() string {
 		t.Helper()
@@ -62,12 +63,7 @@ func TestPacketRulesRepaired(t *testing.T) {
 		t.Logf("%s: right after %s", script, took.Round(time.Millisecond))
 	}
 	h.nft("flush ruleset")
-	theirs := rules[strings.Index(rules, "table inet theirs"):]
-	if end := strings.Index(theirs, "\n}\n"); end > 0 {
-		theirs = theirs[:end+3]
-	}
 	h.waitRules(slow(time.Second), strings.Replace(rules, theirs, "", 1))
-	_ = n
 }
 
 // Rules that are not asked for any more go, those of the other kind stay.
@@ -116,8 +112,7 @@ func TestPacketRulesFollow(t *testing.T) {
 	before := h.packetRules()
 	n.put("config", n.config(settings{"Network": "10.6.0.0/16", "MasqExclude": []string{"192.0.2.0/24"}}))
 	own, key := h.subnet(), h.key()
-	taken := fmt.Sprintf(`{"PublicIP":"192.168.0.77","BackendType":"host-gw"}`)
-	n.put(key, taken) // someone else has our subnet now
+	n.put(key, `{"PublicIP":"192.168.0.77","BackendType":"host-gw"}`) // someone else has our subnet now
 	n.wait(soon, "another subnet", func() string {
 		if h.subnet() == own {
 			return "it is still " + own.String()

@@ -10,8 +10,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/state"
@@ -206,21 +206,20 @@ func (t *Target) touch(name state.Way) {
 	}
 }
 
-// Watch implements target.Target.
+// watchPause is how long it rests before a way is watched again that could not be.
+const watchPause = time.Second
+
+// Watch implements target.Target. That one way cannot be watched is no reason to give
+// up the others.
 func (t *Target) Watch(ctx context.Context, ready func(), emit func(target.Event)) error {
-	g, ctx := errgroup.WithContext(ctx)
-	var begun sync.WaitGroup
+	var begun, ended sync.WaitGroup
 	var one sync.Mutex // emit is not called by two at once
-	for name, w := range t.ways {
+	for name := range t.ways {
 		begun.Add(1)
 		begin := sync.OnceFunc(begun.Done)
-		g.Go(func() error {
+		ended.Go(func() {
 			defer begin()
-			ready := func() {
-				begin()
-				t.touch(name)
-			}
-			return w.watch(ctx, ready, func() {
+			t.watchWay(ctx, name, begin, func() {
 				t.touch(name)
 				events := t.events(t.look(ctx, name), name)
 				one.Lock()
@@ -231,13 +230,39 @@ func (t *Target) Watch(ctx context.Context, ready func(), emit func(target.Event
 			})
 		})
 	}
-	g.Go(func() error {
-		begun.Wait()
-		if ctx.Err() == nil {
-			ready()
+	begun.Wait()
+	if ctx.Err() == nil {
+		ready()
+	}
+	<-ctx.Done() // there may be nothing to watch
+	ended.Wait()
+	return ctx.Err()
+}
+
+func (t *Target) watchWay(ctx context.Context, name state.Way, begin, changed func()) {
+	said := ""
+	for first := true; ; first = false {
+		err := t.ways[name].watch(ctx, func() {
+			if said = ""; first {
+				t.touch(name)
+				begin()
+			} else {
+				changed() // unseen
+			}
+		}, changed)
+		if err == nil || ctx.Err() != nil {
+			return
 		}
-		<-ctx.Done() // there may be nothing to watch
-		return ctx.Err()
-	})
-	return g.Wait()
+		if err.Error() != said {
+			said = err.Error()
+			klog.Errorf("watching the rules by %s, trying again: %v", name, err)
+		}
+		begin()
+		pause := time.NewTimer(watchPause)
+		select {
+		case <-ctx.Done():
+		case <-pause.C:
+		}
+		pause.Stop()
+	}
 }

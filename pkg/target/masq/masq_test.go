@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"flanneld/pkg/state"
@@ -19,6 +20,8 @@ type fakeWay struct {
 	foreign string
 	applied []state.Op
 	changes chan struct{}
+	// watchErr is what its watch fails with, once.
+	watchErr error
 }
 
 func (w *fakeWay) dump(context.Context) (state.Have, error) { return w.have, w.dumpErr }
@@ -29,6 +32,11 @@ func (w *fakeWay) apply(_ context.Context, op state.Op) error {
 }
 
 func (w *fakeWay) watch(ctx context.Context, ready, changed func()) error {
+	if w.watchErr != nil {
+		err := w.watchErr
+		w.watchErr = nil
+		return err
+	}
 	if w.changes == nil {
 		return nil
 	}
@@ -110,6 +118,34 @@ func TestWatchWays(t *testing.T) {
 	if len(events) > 0 {
 		t.Errorf("%d more events", len(events))
 	}
+}
+
+// A way whose watch fails is watched again, and then looked at, for something may
+// have happened meanwhile; nothing else waits for it.
+func TestWatchFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &fakeWay{
+			changes: make(chan struct{}), watchErr: errors.New("no"),
+			have: state.Have{testFwd.Key(): {Object: testFwd, Owner: state.Ours}},
+		}
+		all := of(map[state.Way]way{state.NFTables: w}, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		start := time.Now()
+		events, ended := make(chan target.Event, 9), make(chan error)
+		go func() {
+			ended <- all.Watch(ctx, func() {
+				if took := time.Since(start); took > 0 {
+					t.Errorf("ready after %s", took)
+				}
+			}, func(e target.Event) { events <- e })
+		}()
+		<-events
+		if took := time.Since(start); took != watchPause {
+			t.Errorf("it is looked at after %s", took)
+		}
+		cancel()
+		<-ended
+	})
 }
 
 func TestChoose(t *testing.T) {

@@ -106,7 +106,7 @@ func (t nfListed) foreignRule() (in nfName, err error) {
 	err = nfAsk("listing the rules of table "+t.name, func(c *netlink.Conn) error {
 		messages, err := nfGet(c, unix.NFT_MSG_GETRULE, t.family, t.name)
 		for _, m := range messages {
-			_, chain, r, err := decodeRule(m)
+			chain, r, err := decodeRule(m)
 			if err != nil {
 				return err
 			}

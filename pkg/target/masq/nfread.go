@@ -151,7 +151,7 @@ func readChain(c *netlink.Conn, family byte, table, name string) (*nfChain, erro
 	}
 	for _, m := range messages {
 		var r nfRule
-		if _, _, r, err = decodeRule(m); err != nil {
+		if _, r, err = decodeRule(m); err != nil {
 			return nil, err
 		}
 		chain.rules = append(chain.rules, r)
@@ -257,15 +257,13 @@ func decodeChain(m netlink.Message) (table, name string, k nfKind, err error) {
 	return table, name, k, err
 }
 
-func decodeRule(m netlink.Message) (table, chain string, r nfRule, err error) {
+func decodeRule(m netlink.Message) (chain string, r nfRule, err error) {
 	family := byte(0)
 	if len(m.Data) > 0 {
 		family = m.Data[0]
 	}
 	err = nfAttributes(m, func(ad *netlink.AttributeDecoder) {
 		switch ad.Type() {
-		case unix.NFTA_RULE_TABLE:
-			table = ad.String()
 		case unix.NFTA_RULE_CHAIN:
 			chain = ad.String()
 		case unix.NFTA_RULE_HANDLE:
@@ -287,7 +285,7 @@ func decodeRule(m netlink.Message) (table, chain string, r nfRule, err error) {
 			}
 		}
 	}
-	return table, chain, r, err
+	return chain, r, err
 }
 
 // decodeExpr returns nil for what rules of ours and of flannel do not have.

@@ -37,6 +37,9 @@ func listen(ctx context.Context, ready, changed func(), about func(netlink.Messa
 		defer c.Close()
 		err = c.JoinGroup(unix.NFNLGRP_NFTABLES)
 	}
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil // the kernel has no netfilter that could change
+	}
 	if err != nil {
 		return fmt.Errorf("subscribing to changes of nf_tables: %w", err)
 	}

@@ -1,6 +1,7 @@
 package targettest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -24,7 +25,7 @@ func InNetns(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	runtime.LockOSThread() // the child dies with the thread that started it
-	c := exec.Command(os.Args[0], os.Args[1:]...)
+	c := exec.CommandContext(context.Background(), os.Args[0], os.Args[1:]...)
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 	c.Env = append(os.Environ(), inNetns+"=yes")
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
