@@ -57,6 +57,7 @@ func TestAPIIsFound(t *testing.T) {
 
 // Of two configurations that differ neither is taken, until a person says which.
 func TestAPIIsAmbiguous(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, hostGW, nil)
 	v3 := newAdminV3(t, n.etcd)
 	check(t, v3.put(n.ctx, keyPrefix+"/config", n.config(settings{"Network": "10.6.0.0/16"}), 0))
@@ -109,6 +110,7 @@ func TestAPIOfNewServer(t *testing.T) {
 
 // Each host has one etcd lease, whatever happened to it and its key.
 func TestLeasesInEtcd(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 3, vxlan, nil)
 	c, err := n.etcd.ClientV3()
 	check(t, err)

@@ -1,13 +1,16 @@
 package main_test
 
 import (
+	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,13 +27,7 @@ func TestMain(m *testing.M) {
 	if faults, ok := os.LookupEnv(faultyKernelEnv); ok {
 		os.Exit(daemon.StartOnFaultyKernel(faults))
 	}
-	if err := lab.Enter(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	// The race detector has each program wait for a second before it ends, for
-	// goroutines that still run. A daemon that ends has none.
-	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
+	if err := cmp.Or(lab.Enter(), configure()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -57,7 +54,27 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// configure sets what fits these tests better than the usual, unless the user has
+// set it.
+func configure() error {
+	// Tests that run in parallel wait most of the time.
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", strconv.Itoa(inParallelAtMost)); err != nil {
+			return err
+		}
+	}
+	// The race detector has each program wait for a second before it ends, for
+	// goroutines that still run. A daemon that ends has none.
+	return os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+}
+
 const (
+	// inParallelAtMost is how many tests run in parallel.
+	inParallelAtMost = 8
+
 	keyPrefix  = "/coreos.com/network"
 	ourRoutes  = 70 // the route protocol
 	soon       = 10 * time.Second
@@ -285,8 +302,6 @@ func (h *node) waitPeers(within time.Duration, peers ...peer) time.Duration {
 func (n *network) wait(within time.Duration, what string, problem func() string) time.Duration {
 	n.t.Helper()
 	start := time.Now()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
 	for {
 		why := problem()
 		took := time.Since(start)
@@ -296,8 +311,10 @@ func (n *network) wait(within time.Duration, what string, problem func() string)
 		if took > within {
 			n.t.Fatalf("waiting %s for %s: %s", within, what, why)
 		}
+		// The longer it takes, the less it matters when exactly it is over.
+		pause := max(time.Millisecond, min(took/50, within-took))
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-n.ctx.Done():
 			n.t.Fatalf("waiting for %s: %s: %v", what, why, n.ctx.Err())
 		}

@@ -76,6 +76,7 @@ func testStartWithoutEtcd(t *testing.T, v variant) {
 
 // What was saved is not used where it might be wrong; then the daemon waits.
 func TestStateFileOfNoUse(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 1, hostGW, nil)
 	h := n.nodes[0]
 	h.waitSaved(h.peer().name())
@@ -116,6 +117,7 @@ func TestStateFileOfNoUse(t *testing.T) {
 
 // While the host lived by what it knew, another one got its subnet.
 func TestSubnetTakenWhileOffline(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 1, vxlan, nil)
 	h := n.nodes[0]
 	old := h.subnet()

@@ -294,6 +294,7 @@ func TestUDPTwoNetworks(t *testing.T) {
 
 // A port that another program has is said, and had as soon as it is free.
 func TestUDPPortTaken(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, udp, nil)
 	h := n.addNode(lab.HostOptions{})
 	var conn net.PacketConn
@@ -315,6 +316,7 @@ func TestUDPPortTaken(t *testing.T) {
 
 // Values that cannot be are named.
 func TestUDPInvalidConfig(t *testing.T) {
+	t.Parallel()
 	for value, want := range map[string]string{
 		`{"Type":"udp","Port":0}`:           "Backend.Port 0 is not between 1 and 65535",
 		`{"Type":"udp","Port":65536}`:       "Backend.Port 65536 is not between 1 and 65535",

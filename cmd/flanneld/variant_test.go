@@ -50,6 +50,18 @@ func slowVariants(t *testing.T, f func(*testing.T, variant)) {
 	}
 }
 
+// inParallel runs a test with the variants of everyVariant or slowVariants, all of
+// them in parallel, also to other tests: one that waits more than it works, and
+// that holds nothing against a machine that is busy.
+func inParallel(t *testing.T, variants func(*testing.T, func(*testing.T, variant)), f func(*testing.T, variant)) {
+	t.Helper()
+	t.Parallel()
+	variants(t, func(t *testing.T, v variant) {
+		t.Parallel()
+		f(t, v)
+	})
+}
+
 func (v variant) name() string { return v.backend.name + "," + v.store.name }
 
 // settings are keys of the network configuration.
@@ -104,16 +116,20 @@ var udpBackend = backend{
 	name:     "udp",
 	config:   `{"Type":"udp"}`,
 	overhead: 28,
-	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine()) },
+	lease: func(p peer) string {
+		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine())
+	},
 	expected: (*node).tunnelTo,
 	present:  (*node).probed,
 	itself:   true,
 }
 
 var allocBackend = backend{
-	name:     "alloc",
-	config:   `{"Type":"alloc"}`,
-	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine()) },
+	name:   "alloc",
+	config: `{"Type":"alloc"}`,
+	lease: func(p peer) string {
+		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine())
+	},
 	expected: func(*node, peer) []string { return nil },
 	present:  (*node).routes,
 }
