@@ -98,6 +98,7 @@ func testNexthops(t *testing.T, v variant) {
 			})
 		}
 	})
+	t.Parallel() // from here on it waits
 	for _, node := range n.nodes {
 		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return node.wrong(node.wantedFor(smaller, v.backend.expected)) })
 	}

@@ -31,6 +31,7 @@ func (h *node) waitSaved(text string) {
 func TestStartWithoutEtcd(t *testing.T) { everyVariant(t, testStartWithoutEtcd) }
 
 func testStartWithoutEtcd(t *testing.T, v variant) {
+	t.Parallel() // to the other variants
 	n := newNetwork(t, 2, v, nil)
 	h, other := n.nodes[0], n.nodes[1]
 	subnet, env := h.subnet(), h.daemon.EnvText()

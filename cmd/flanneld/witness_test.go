@@ -57,7 +57,7 @@ func (n *network) startWitness(from, to *node) (stop func()) {
 // down tells whether a ping sent then may not have been answered before the
 // daemon ended, or found none that was ready.
 func (h *node) down(then time.Time) bool {
-	const onItsWay = 20 * time.Millisecond
+	onItsWay := slow(20 * time.Millisecond)
 	for i, d := range h.past {
 		ended := d.ToldToEnd()
 		if ended.IsZero() || then.Before(ended.Add(-onItsWay)) {
