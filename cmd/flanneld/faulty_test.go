@@ -106,8 +106,8 @@ func testFaultyKernel(t *testing.T, v variant) {
 }
 
 // quiet checks that a daemon that runs since begin has logged at most so many
-// lines, or ten a second, none of them endless, and used at most a twentieth of a processor, or a
-// second for its start.
+// lines, or ten a second, none of them endless, and used at most a twentieth of a
+// processor, or a second for its start.
 func (h *node) quiet(begin time.Time, most int) {
 	h.n.t.Helper()
 	if code := h.daemon.ExitCode(); code != -1 {

@@ -118,24 +118,14 @@ func TestUDPRestart(t *testing.T) {
 		"SIGTERM": func() { must(h.daemon.Stop(soon))(t) },
 	} {
 		t.Log(name)
-		done := make(chan error, 1)
 		n.witness(peer, h, func() {
 			n.witness(h, peer, func() {
-				go func() {
-					_, err := h.pod.Transfer(n.ctx, peer.pod, 1<<30)
-					done <- err
-				}()
-				n.pause(100 * time.Millisecond) // until it is under way
-				stop()
-				h.start()
-				h.waitReady()
-				h.waitPeers(0, peer.peer())
-				select {
-				case err := <-done:
-					t.Errorf("%s: the transfer was over before the daemon was back: %v", name, err)
-				default:
-					check(t, <-done)
-				}
+				h.stream(peer, func() {
+					stop()
+					h.start()
+					h.waitReady()
+					h.waitPeers(0, peer.peer())
+				})
 			})
 		})
 		_, now, err := h.HardwareAddr(tunDevice)
