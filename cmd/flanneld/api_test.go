@@ -65,9 +65,7 @@ func TestAPIIsAmbiguous(t *testing.T) {
 	waiting.start()
 	for _, text := range []string{"two network configurations that differ", `10.5.0.0/16`, `10.6.0.0/16`, "-etcd-api=2 or -etcd-api=3"} {
 		waiting.waitLog(text)
-		if s := waiting.daemon.Status(); !strings.Contains(s, text) {
-			t.Errorf("the status is %q", s)
-		}
+		n.wait(soon, "the status to say so", func() string { return lacks(waiting.daemon.Status(), text) })
 	}
 	told.start()
 	told.waitReady()

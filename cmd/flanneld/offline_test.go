@@ -96,7 +96,7 @@ func TestStateFileOfNoUse(t *testing.T) {
 				check(t, os.Remove(h.stateFile()))
 			}
 			h.start()
-			h.waitLog("waiting for the store, as there is nothing to start with: ")
+			check(t, h.daemon.WaitLog(n.ctx, "waiting for the store, as there is nothing to start with: "))
 			h.waitLog(c.said)
 			select {
 			case <-h.daemon.Notify.Ready():
@@ -130,7 +130,7 @@ func TestSubnetTakenWhileOffline(t *testing.T) {
 	n.putPeer(winner)
 	n.etcd.Kill()
 	h.start()
-	h.waitReady()
+	check(t, h.daemon.WaitReady(n.ctx))
 	if h.subnet() != old {
 		t.Errorf("the subnet is %s, was %s", h.subnet(), old)
 	}

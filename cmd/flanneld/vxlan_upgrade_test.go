@@ -149,5 +149,5 @@ func TestVXLANGarbledData(t *testing.T) {
 	n.pause(time.Second)
 	h.waitPeers(0, other, bad)
 	n.delete(bad.key())
-	h.waitPeers(15*time.Second, other) // it lingers
+	h.waitPeers(20*time.Second, other) // it lingers
 }
