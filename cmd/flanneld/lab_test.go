@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,17 +55,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// configure sets what fits these tests better than the usual, unless the user has
-// set it.
+// configure sets what fits these tests better than the usual. What the user gives
+// goes first.
 func configure() error {
-	// Tests that run in parallel wait most of the time.
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		if err := flag.Set("test.parallel", strconv.Itoa(inParallelAtMost)); err != nil {
-			return err
-		}
+	// Tests that run in parallel wait for most of their time.
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.NumCPU())); err != nil {
+		return err
 	}
 	// The race detector has each program wait for a second before it ends, for
 	// goroutines that still run. A daemon that ends has none.
@@ -72,9 +68,6 @@ func configure() error {
 }
 
 const (
-	// inParallelAtMost is how many tests run in parallel.
-	inParallelAtMost = 8
-
 	keyPrefix  = "/coreos.com/network"
 	ourRoutes  = 70 // the route protocol
 	soon       = 10 * time.Second
