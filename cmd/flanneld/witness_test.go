@@ -61,7 +61,7 @@ func (h *node) stream(to *node, f func()) {
 	more := func(bytes int64) {
 		h.n.t.Helper()
 		before := s.Sent()
-		h.n.wait(slow(soon), "a transfer to go on", func() string {
+		h.n.wait(time.Minute, "a transfer to go on", func() string {
 			if sent := s.Sent() - before; sent < bytes {
 				return fmt.Sprintf("%d bytes were sent", sent)
 			}
