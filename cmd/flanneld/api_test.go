@@ -57,6 +57,7 @@ func TestAPIIsFound(t *testing.T) {
 
 // Of two configurations that differ neither is taken, until a person says which.
 func TestAPIIsAmbiguous(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, hostGW, nil)
 	v3 := newAdminV3(t, n.etcd)
 	check(t, v3.put(n.ctx, keyPrefix+"/config", n.config(settings{"Network": "10.6.0.0/16"}), 0))
@@ -64,9 +65,7 @@ func TestAPIIsAmbiguous(t *testing.T) {
 	waiting.start()
 	for _, text := range []string{"two network configurations that differ", `10.5.0.0/16`, `10.6.0.0/16`, "-etcd-api=2 or -etcd-api=3"} {
 		waiting.waitLog(text)
-		if s := waiting.daemon.Status(); !strings.Contains(s, text) {
-			t.Errorf("the status is %q", s)
-		}
+		n.wait(soon, "the status to say so", func() string { return lacks(waiting.daemon.Status(), text) })
 	}
 	told.start()
 	told.waitReady()
@@ -109,6 +108,7 @@ func TestAPIOfNewServer(t *testing.T) {
 
 // Each host has one etcd lease, whatever happened to it and its key.
 func TestLeasesInEtcd(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 3, vxlan, nil)
 	c, err := n.etcd.ClientV3()
 	check(t, err)

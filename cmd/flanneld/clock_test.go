@@ -174,6 +174,7 @@ func ownAddr(l *subnet.Lease) string {
 // The whole daemon lives through days: renewals, one that is missed, an outage
 // that is longer than its lease, and a key that vanishes.
 func TestDays(t *testing.T) {
+	t.Parallel() // the time that passes is none of the machine's
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, dir)
@@ -211,6 +212,7 @@ func TestDays(t *testing.T) {
 
 // The clock of etcd jumps by a day, forward and back, and the other way round.
 func TestDaysOfJumps(t *testing.T) {
+	t.Parallel() // the time that passes is none of the machine's
 	const day = 24 * time.Hour
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -257,6 +259,7 @@ func TestDaysOfJumps(t *testing.T) {
 // The host is suspended for longer than its lease lasts, and nobody takes its
 // subnet meanwhile.
 func TestDaysAsleep(t *testing.T) {
+	t.Parallel() // the time that passes is none of the machine's
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, dir)
@@ -277,6 +280,7 @@ func TestDaysAsleep(t *testing.T) {
 // The host is suspended for longer than its lease lasts, and another host takes
 // its subnet meanwhile.
 func TestDaysAsleepAndTaken(t *testing.T) {
+	t.Parallel() // the time that passes is none of the machine's
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLife(t, dir)

@@ -33,7 +33,7 @@ func testConfigWritten(t *testing.T, v variant) {
 
 // Each bad configuration is named, with key and value; the daemon waits for a
 // good one.
-func TestInvalidConfig(t *testing.T) { everyVariant(t, testInvalidConfig) }
+func TestInvalidConfig(t *testing.T) { inParallel(t, everyVariant, testInvalidConfig) }
 
 func testInvalidConfig(t *testing.T, v variant) {
 	n := newLab(t, v)

@@ -48,6 +48,7 @@ func testConnect(t *testing.T, v variant) {
 	}
 	n.delete(fourth.key())
 	n.nodes = n.nodes[:3]
+	t.Parallel() // from here on it waits
 	for _, h := range n.nodes {
 		h.waitPeers(subnet.LingerTime+5*time.Second, h.others()...)
 	}

@@ -110,7 +110,7 @@ func testAddressGone(t *testing.T, v variant) {
 	h.waitLog("the external interface is there again")
 }
 
-func TestSubnetFileDeleted(t *testing.T) { everyVariant(t, testSubnetFileDeleted) }
+func TestSubnetFileDeleted(t *testing.T) { inParallel(t, everyVariant, testSubnetFileDeleted) }
 
 func testSubnetFileDeleted(t *testing.T, v variant) {
 	n := newNetwork(t, 1, v, nil)
@@ -173,7 +173,7 @@ func testSubnetTakenAndNoneFree(t *testing.T, v variant) {
 }
 
 // Of several endpoints, those that hang do not keep a host from starting.
-func TestHungEndpoints(t *testing.T) { slowVariants(t, testHungEndpoints) }
+func TestHungEndpoints(t *testing.T) { inParallel(t, slowVariants, testHungEndpoints) }
 
 func testHungEndpoints(t *testing.T, v variant) {
 	n := newConfigured(t, v, nil)

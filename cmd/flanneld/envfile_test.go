@@ -11,7 +11,7 @@ import (
 )
 
 // The daemon is not ready before subnet.env is in place, and says why.
-func TestSubnetFileInTrouble(t *testing.T) { everyVariant(t, testSubnetFileInTrouble) }
+func TestSubnetFileInTrouble(t *testing.T) { inParallel(t, everyVariant, testSubnetFileInTrouble) }
 
 func testSubnetFileInTrouble(t *testing.T, v variant) {
 	n := newConfigured(t, v, nil)

@@ -15,22 +15,23 @@ import (
 // faultyKernelEnv makes the tests' own binary the daemon, on a kernel with faults.
 const faultyKernelEnv = "LAB_FAULTY_KERNEL"
 
-// Three in ten of all netlink operations fail, for half a minute. From a start
-// with stale routes the daemon makes all of a thousand right; then peers move and
-// routes are deleted behind its back, again and again, and before the faults end
-// all is right again. What is not ours stays, no packet is lost on the routes
-// that were right from the beginning, log and processor stay quiet.
+// Three in ten of all netlink operations fail, for half a minute or longer. From a
+// start with stale routes the daemon makes all of a thousand right; then peers move
+// and routes are deleted behind its back, again and again, and before the faults end
+// all is right again. What is not ours stays, no packet is lost on the routes that
+// were right from the beginning, log and processor stay quiet.
 func TestFaultyKernel(t *testing.T) { everyVariant(t, testFaultyKernel) }
 
 func testFaultyKernel(t *testing.T, v variant) {
 	const (
 		leases = 1000
 		stale  = 100
-		length = 30 * time.Second
 		waves  = 4
 		each   = 50 // peers that move in a wave, and routes that are deleted
 		seed   = 2
 	)
+	length := slow(30 * time.Second)
+	t.Parallel() // to the other variants
 	n := newWide(t, v)
 	h, other := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
 	h.start()
@@ -105,8 +106,8 @@ func testFaultyKernel(t *testing.T, v variant) {
 }
 
 // quiet checks that a daemon that runs since begin has logged at most so many
-// lines, none of them endless, and used at most a twentieth of a processor, or a
-// second for its start.
+// lines, or ten a second, none of them endless, and used at most a twentieth of a
+// processor, or a second for its start.
 func (h *node) quiet(begin time.Time, most int) {
 	h.n.t.Helper()
 	if code := h.daemon.ExitCode(); code != -1 {
@@ -115,7 +116,7 @@ func (h *node) quiet(begin time.Time, most int) {
 	took, cpu, log := time.Since(begin), h.cpu(), h.daemon.Log()
 	lines := strings.Count(log, "\n")
 	h.n.t.Logf("%s of processor time, %d lines in the log, in %s", cpu, lines, took)
-	if lines > most {
+	if most = max(most, int(10*took.Seconds())); lines > most {
 		h.n.t.Errorf("%d lines in the log, want at most %d", lines, most)
 	}
 	for line := range strings.Lines(log) {

@@ -86,7 +86,7 @@ func testGarbage(t *testing.T, v variant) {
 
 // A lease that becomes garbage is still in force as it last was, until it is
 // removed: also after a restart, where what there is of it is in the kernel.
-func TestBecomesGarbage(t *testing.T) { everyVariant(t, testBecomesGarbage) }
+func TestBecomesGarbage(t *testing.T) { inParallel(t, everyVariant, testBecomesGarbage) }
 
 func testBecomesGarbage(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)

@@ -1,13 +1,17 @@
 package main_test
 
 import (
+	"cmp"
 	"context"
+	"flag"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +28,7 @@ func TestMain(m *testing.M) {
 	if faults, ok := os.LookupEnv(faultyKernelEnv); ok {
 		os.Exit(daemon.StartOnFaultyKernel(faults))
 	}
-	if err := lab.Enter(); err != nil {
+	if err := cmp.Or(lab.Enter(), configure()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -55,6 +59,18 @@ func build(binary string, race bool) error {
 		return fmt.Errorf("building flanneld: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// configure sets what fits these tests better than the usual. What the user gives
+// goes first.
+func configure() error {
+	// Tests that run in parallel wait for most of their time.
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.NumCPU())); err != nil {
+		return err
+	}
+	// The race detector has each program wait for a second before it ends, for
+	// goroutines that still run. A daemon that ends has none.
+	return os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 }
 
 const (
@@ -287,8 +303,6 @@ func (h *node) waitPeers(within time.Duration, peers ...peer) time.Duration {
 func (n *network) wait(within time.Duration, what string, problem func() string) time.Duration {
 	n.t.Helper()
 	start := time.Now()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
 	for {
 		why := problem()
 		took := time.Since(start)
@@ -298,8 +312,10 @@ func (n *network) wait(within time.Duration, what string, problem func() string)
 		if took > within {
 			n.t.Fatalf("waiting %s for %s: %s", within, what, why)
 		}
+		// The longer it takes, the less it matters when exactly it is over.
+		pause := max(time.Millisecond, min(took/50, within-took))
 		select {
-		case <-tick.C:
+		case <-time.After(pause):
 		case <-n.ctx.Done():
 			n.t.Fatalf("waiting for %s: %s: %v", what, why, n.ctx.Err())
 		}

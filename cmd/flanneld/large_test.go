@@ -38,6 +38,7 @@ func TestChooseNexthops(t *testing.T) {
 
 // In a large network, the routes of an old kernel are plain.
 func TestLargeNetwork(t *testing.T) {
+	t.Parallel() // the time that passes is none of the machine's
 	for _, backend := range []string{"host-gw", "vxlan"} {
 		for name, machine := range map[string]func(*targettest.Fake) host{
 			"old kernel": func(f *targettest.Fake) host { return imagined{f} },

@@ -57,7 +57,7 @@ func testSubnetTaken(t *testing.T, v variant) {
 
 // A daemon that was suspended until its lease expired leaves the lease of its
 // successor alone.
-func TestFrozenPastItsLease(t *testing.T) { everyVariant(t, testFrozenPastItsLease) }
+func TestFrozenPastItsLease(t *testing.T) { inParallel(t, everyVariant, testFrozenPastItsLease) }
 
 func testFrozenPastItsLease(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)

@@ -19,6 +19,7 @@ import (
 // version that has no other, as the documentation says: no packet is lost, and no
 // host's subnet changes.
 func TestMigration(t *testing.T) {
+	t.Parallel()
 	v := vxlan
 	v.store = etcdV2
 	n := newNetwork(t, 3, v, nil)

@@ -51,7 +51,7 @@ func testNexthops(t *testing.T, v variant) {
 	n.witness(h, second, func() {
 		n.putLeases(large)
 		for _, node := range n.nodes {
-			t.Logf("%s has nexthops %s after the last lease", node.Name, node.waitNexthops(soon, large))
+			t.Logf("%s has nexthops %s after the last lease", node.Name, node.waitNexthops(slow(soon), large))
 		}
 	})
 	n.pingAll()
@@ -74,7 +74,7 @@ func testNexthops(t *testing.T, v variant) {
 
 	if v.backend.dev == "eth0" {
 		check(t, h.LinkDown("eth0"))
-		h.waitPeers(soon)
+		h.waitPeers(slow(soon))
 		check(t, h.LinkUp("eth0"))
 	} else {
 		check(t, h.LinkDown(v.backend.dev))
@@ -88,7 +88,7 @@ func testNexthops(t *testing.T, v variant) {
 	n.witness(h, second, func() {
 		n.deleteLeases(smaller, large)
 		for _, node := range n.nodes {
-			n.wait(soon, "plain routes on "+node.Name, func() string {
+			n.wait(slow(soon), "plain routes on "+node.Name, func() string {
 				list, err := node.Nexthops()
 				check(t, err)
 				if len(list) > 0 {
@@ -98,8 +98,9 @@ func testNexthops(t *testing.T, v variant) {
 			})
 		}
 	})
+	t.Parallel() // from here on it waits
 	for _, node := range n.nodes {
-		n.wait(2*soon, "the end of leases that are gone on "+node.Name, func() string { return node.wrong(node.wantedFor(smaller, v.backend.expected)) })
+		n.wait(slow(2*soon), "the end of leases that are gone on "+node.Name, func() string { return node.wrong(node.wantedFor(smaller, v.backend.expected)) })
 	}
 	n.pingAll()
 }

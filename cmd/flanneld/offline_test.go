@@ -31,6 +31,7 @@ func (h *node) waitSaved(text string) {
 func TestStartWithoutEtcd(t *testing.T) { everyVariant(t, testStartWithoutEtcd) }
 
 func testStartWithoutEtcd(t *testing.T, v variant) {
+	t.Parallel() // to the other variants
 	n := newNetwork(t, 2, v, nil)
 	h, other := n.nodes[0], n.nodes[1]
 	subnet, env := h.subnet(), h.daemon.EnvText()
@@ -76,6 +77,7 @@ func testStartWithoutEtcd(t *testing.T, v variant) {
 
 // What was saved is not used where it might be wrong; then the daemon waits.
 func TestStateFileOfNoUse(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 1, hostGW, nil)
 	h := n.nodes[0]
 	h.waitSaved(h.peer().name())
@@ -94,7 +96,7 @@ func TestStateFileOfNoUse(t *testing.T) {
 				check(t, os.Remove(h.stateFile()))
 			}
 			h.start()
-			h.waitLog("waiting for the store, as there is nothing to start with: ")
+			check(t, h.daemon.WaitLog(n.ctx, "waiting for the store, as there is nothing to start with: "))
 			h.waitLog(c.said)
 			select {
 			case <-h.daemon.Notify.Ready():
@@ -116,6 +118,7 @@ func TestStateFileOfNoUse(t *testing.T) {
 
 // While the host lived by what it knew, another one got its subnet.
 func TestSubnetTakenWhileOffline(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 1, vxlan, nil)
 	h := n.nodes[0]
 	old := h.subnet()
@@ -127,7 +130,7 @@ func TestSubnetTakenWhileOffline(t *testing.T) {
 	n.putPeer(winner)
 	n.etcd.Kill()
 	h.start()
-	h.waitReady()
+	check(t, h.daemon.WaitReady(n.ctx))
 	if h.subnet() != old {
 		t.Errorf("the subnet is %s, was %s", h.subnet(), old)
 	}

@@ -58,20 +58,18 @@ func (n *network) pause(d time.Duration) {
 	}
 }
 
-func TestEtcdStopped(t *testing.T) { slowVariants(t, testEtcdStopped) }
+func TestEtcdStopped(t *testing.T) { inParallel(t, slowVariants, testEtcdStopped) }
 
 func testEtcdStopped(t *testing.T, v variant) {
-	t.Parallel() // it waits more than it does
 	n := newNetwork(t, 2, v, nil)
 	start := func() { check(t, n.etcd.Start(n.ctx)) }
 	n.outage(15*time.Second, func() { n.etcd.Kill() }, start)
 	n.outage(2*time.Minute, func() { n.etcd.Kill() }, start)
 }
 
-func TestEtcdUnreachable(t *testing.T) { slowVariants(t, testEtcdUnreachable) }
+func TestEtcdUnreachable(t *testing.T) { inParallel(t, slowVariants, testEtcdUnreachable) }
 
 func testEtcdUnreachable(t *testing.T, v variant) {
-	t.Parallel()
 	for name, fault := range map[string]struct{ begin, end func(*proxy) }{
 		"slow":   {func(p *proxy) { p.slow(2 * time.Second) }, func(p *proxy) { p.slow(0) }},
 		"silent": {func(p *proxy) { p.let(false) }, func(p *proxy) { p.let(true) }},
@@ -81,7 +79,7 @@ func testEtcdUnreachable(t *testing.T, v variant) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // it waits more than it does
+			t.Parallel()
 			n := newConfigured(t, v, nil)
 			p, url := n.startProxy(2000)
 			for range 2 {
@@ -95,7 +93,7 @@ func testEtcdUnreachable(t *testing.T, v variant) {
 
 // What happened while a host was cut off, and is forgotten by etcd since, is
 // found by comparing everything.
-func TestHistoryLost(t *testing.T) { everyVariant(t, testHistoryLost) }
+func TestHistoryLost(t *testing.T) { inParallel(t, everyVariant, testHistoryLost) }
 
 func testHistoryLost(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)
@@ -121,7 +119,9 @@ func testHistoryLost(t *testing.T, v variant) {
 }
 
 // All hosts claim their own subnets again, and no route is even touched.
-func TestEtcdReplacedByEmptyOne(t *testing.T) { everyVariant(t, testEtcdReplacedByEmptyOne) }
+func TestEtcdReplacedByEmptyOne(t *testing.T) {
+	inParallel(t, everyVariant, testEtcdReplacedByEmptyOne)
+}
 
 func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {
 	n := newNetwork(t, 5, v, nil)
@@ -156,7 +156,7 @@ func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {
 }
 
 // A key whose time to live runs out is claimed again like one that is deleted.
-func TestOwnKeyExpires(t *testing.T) { everyVariant(t, testOwnKeyExpires) }
+func TestOwnKeyExpires(t *testing.T) { inParallel(t, everyVariant, testOwnKeyExpires) }
 
 func testOwnKeyExpires(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)

@@ -89,7 +89,7 @@ func probe(subnets map[netip.Prefix]bool) ([]string, error) {
 // it has seen all or no more come.
 func capture(wire int, port uint16, missing map[netip.Addr]netip.Prefix) (got []string, err error) {
 	buf := make([]byte, 70_000)
-	for end := time.Now().Add(100 * time.Millisecond); len(missing) > 0; {
+	for end := time.Now().Add(slow(100 * time.Millisecond)); len(missing) > 0; {
 		left := unix.NsecToTimeval(max(0, int64(time.Until(end))))
 		if left == (unix.Timeval{}) { // which would be to wait for ever
 			return got, nil

@@ -12,7 +12,7 @@ import (
 
 // A lease is given back, and nothing else changes: not the host, nor any other
 // lease. The next start asks for the same subnet.
-func TestRelease(t *testing.T) { slowVariants(t, testRelease) }
+func TestRelease(t *testing.T) { inParallel(t, slowVariants, testRelease) }
 
 func testRelease(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)

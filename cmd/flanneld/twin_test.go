@@ -27,6 +27,7 @@ func (h *node) startAs(id string, args ...string) {
 func TestOnePublicIP(t *testing.T) { everyVariant(t, testOnePublicIP) }
 
 func testOnePublicIP(t *testing.T, v variant) {
+	t.Parallel() // to the other variants
 	if v.backend.name == hostGWBackend.name {
 		v.backend = allocBackend // host-gw takes no other address than the interface's
 	}

@@ -90,6 +90,7 @@ func TestUDPTwoNetworksAtOnce(t *testing.T) {
 // A second daemon of the network waits until the first one has ended, and then
 // has the device.
 func TestUDPSecondDaemon(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 2, udp, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	index := h.index(tunDevice)
@@ -121,6 +122,7 @@ func TestUDPSecondDaemon(t *testing.T) {
 // Daemons of one network that start in the same moment don't fight: one of them
 // has all.
 func TestUDPSecondDaemonAtOnce(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, udp, nil)
 	for range 4 {
 		h := n.addNode(lab.HostOptions{})
@@ -149,6 +151,7 @@ func TestUDPSecondDaemonAtOnce(t *testing.T) {
 
 // A daemon that had a network before leaves alone who has it now.
 func TestUDPFormerNetwork(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 2, udp, nil)
 	n.putOther()
 	h, peer := n.nodes[0], n.nodes[1]

@@ -118,24 +118,14 @@ func TestUDPRestart(t *testing.T) {
 		"SIGTERM": func() { must(h.daemon.Stop(soon))(t) },
 	} {
 		t.Log(name)
-		done := make(chan error, 1)
 		n.witness(peer, h, func() {
 			n.witness(h, peer, func() {
-				go func() {
-					_, err := h.pod.Transfer(n.ctx, peer.pod, 1<<30)
-					done <- err
-				}()
-				n.pause(100 * time.Millisecond) // until it is under way
-				stop()
-				h.start()
-				h.waitReady()
-				h.waitPeers(0, peer.peer())
-				select {
-				case err := <-done:
-					t.Errorf("%s: the transfer was over before the daemon was back: %v", name, err)
-				default:
-					check(t, <-done)
-				}
+				h.stream(peer, func() {
+					stop()
+					h.start()
+					h.waitReady()
+					h.waitPeers(0, peer.peer())
+				})
 			})
 		})
 		_, now, err := h.HardwareAddr(tunDevice)
@@ -294,6 +284,7 @@ func TestUDPTwoNetworks(t *testing.T) {
 
 // A port that another program has is said, and had as soon as it is free.
 func TestUDPPortTaken(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, udp, nil)
 	h := n.addNode(lab.HostOptions{})
 	var conn net.PacketConn
@@ -315,6 +306,7 @@ func TestUDPPortTaken(t *testing.T) {
 
 // Values that cannot be are named.
 func TestUDPInvalidConfig(t *testing.T) {
+	t.Parallel()
 	for value, want := range map[string]string{
 		`{"Type":"udp","Port":0}`:           "Backend.Port 0 is not between 1 and 65535",
 		`{"Type":"udp","Port":65536}`:       "Backend.Port 65536 is not between 1 and 65535",

@@ -50,6 +50,18 @@ func slowVariants(t *testing.T, f func(*testing.T, variant)) {
 	}
 }
 
+// inParallel runs a test with the variants of everyVariant or slowVariants, all of
+// them in parallel, also to other tests: one that waits more than it works, and
+// that holds nothing against a machine that is busy.
+func inParallel(t *testing.T, variants func(*testing.T, func(*testing.T, variant)), f func(*testing.T, variant)) {
+	t.Helper()
+	t.Parallel()
+	variants(t, func(t *testing.T, v variant) {
+		t.Parallel()
+		f(t, v)
+	})
+}
+
 func (v variant) name() string { return v.backend.name + "," + v.store.name }
 
 // settings are keys of the network configuration.

@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,7 +20,6 @@ func TestVXLANRestartUnseen(t *testing.T) {
 	subnet, before := h.subnet(), h.mac()
 	_, index, err := h.HardwareAddr(vtep)
 	check(t, err)
-	const size = 1 << 30
 	for name, stop := range map[string]func(){
 		"kill -9": func() { h.daemon.Kill() },
 		"SIGTERM": func() { must(h.daemon.Stop(soon))(t) },
@@ -36,26 +34,14 @@ func TestVXLANRestartUnseen(t *testing.T) {
 		},
 	} {
 		t.Log(name)
-		transferred := make(chan error, 1)
-		ctx, cancel := context.WithTimeout(n.ctx, 2*time.Minute)
-		defer cancel()
 		n.witness(peer, h, func() {
 			n.witness(h, peer, func() {
-				go func() {
-					_, err := h.pod.Transfer(ctx, peer.pod, size)
-					transferred <- err
-				}()
-				n.pause(100 * time.Millisecond) // until it is under way
-				stop()
-				h.start()
-				h.waitReady()
-				h.waitPeers(soon, peer.peer())
-				select {
-				case err := <-transferred:
-					t.Errorf("%s: the transfer was over before the daemon was back: %v", name, err)
-				default:
-					check(t, <-transferred)
-				}
+				h.stream(peer, func() {
+					stop()
+					h.start()
+					h.waitReady()
+					h.waitPeers(soon, peer.peer())
+				})
 			})
 		})
 		mac, now, err := h.HardwareAddr(vtep)

@@ -54,10 +54,30 @@ func (n *network) startWitness(from, to *node) (stop func()) {
 	}
 }
 
+// stream has a TCP connection of pods carry data before, while and after f runs.
+func (h *node) stream(to *node, f func()) {
+	h.n.t.Helper()
+	s := h.pod.StartStream(h.n.ctx, to.pod)
+	more := func(bytes int64) {
+		h.n.t.Helper()
+		before := s.Sent()
+		h.n.wait(time.Minute, "a transfer to go on", func() string {
+			if sent := s.Sent() - before; sent < bytes {
+				return fmt.Sprintf("%d bytes were sent", sent)
+			}
+			return ""
+		})
+	}
+	more(10 << 20)
+	f()
+	more(100 << 20)
+	check(h.n.t, s.Finish())
+}
+
 // down tells whether a ping sent then may not have been answered before the
 // daemon ended, or found none that was ready.
 func (h *node) down(then time.Time) bool {
-	const onItsWay = 20 * time.Millisecond
+	onItsWay := slow(20 * time.Millisecond)
 	for i, d := range h.past {
 		ended := d.ToldToEnd()
 		if ended.IsZero() || then.Before(ended.Add(-onItsWay)) {

@@ -219,3 +219,20 @@ func TestTransferBroken(t *testing.T) {
 		t.Errorf("the transfer's end came after %s", took)
 	}
 }
+
+func TestStream(t *testing.T) {
+	t.Parallel()
+	h1, _, p1, p2 := podsOnHosts(t)
+	s := p1.StartStream(testContext(t), p2)
+	waitFor(t, "a stream to run", func() bool { return s.Sent() > 1<<20 })
+	check(t, s.Finish())
+
+	ctx, cancel := context.WithCancel(testContext(t))
+	s = p1.StartStream(ctx, p2)
+	waitFor(t, "another stream to run", func() bool { return s.Sent() > 1<<20 })
+	check(t, h1.CutOff("eth0"))
+	time.AfterFunc(shortly, cancel)
+	if err := s.Finish(); err == nil {
+		t.Error("a stream that is cut off has arrived")
+	}
+}

@@ -7,22 +7,54 @@ import (
 	"hash"
 	"hash/crc32"
 	"io"
+	"math"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
 // Transfer sends an amount of data over TCP to another pod, compares the
 // checksums of both ends and returns how long it took.
 func (p *Pod) Transfer(ctx context.Context, to *Pod, bytes int64) (time.Duration, error) {
-	took, err := p.transfer(ctx, to, bytes)
+	took, err := p.transfer(ctx, to, &counterReader{most: bytes})
 	if err != nil {
 		return 0, fmt.Errorf("transferring %d bytes from %s to %s: %w", bytes, p.Name, to.Name, err)
 	}
 	return took, nil
 }
 
-func (p *Pod) transfer(ctx context.Context, to *Pod, bytes int64) (time.Duration, error) {
+// Stream is a transfer that goes on until it is told to finish.
+type Stream struct {
+	source counterReader
+	done   chan struct{}
+	err    error
+}
+
+// StartStream begins to send data over TCP to another pod.
+func (p *Pod) StartStream(ctx context.Context, to *Pod) *Stream {
+	s := &Stream{source: counterReader{most: math.MaxInt64}, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		if _, err := p.transfer(ctx, to, &s.source); err != nil {
+			s.err = fmt.Errorf("sending a stream from %s to %s: after %d bytes: %w", p.Name, to.Name, s.Sent(), err)
+		}
+	}()
+	return s
+}
+
+// Sent is how many bytes have been given to the connection so far.
+func (s *Stream) Sent() int64 { return s.source.sent.Load() }
+
+// Finish ends the sending, waits until all has arrived and compares the checksums
+// of both ends. It tells as well if the transfer failed before.
+func (s *Stream) Finish() error {
+	s.source.enough.Store(true)
+	<-s.done
+	return s.err
+}
+
+func (p *Pod) transfer(ctx context.Context, to *Pod, source *counterReader) (time.Duration, error) {
 	var listener net.Listener
 	err := to.Do(func() error {
 		var err error
@@ -52,7 +84,6 @@ func (p *Pod) transfer(ctx context.Context, to *Pod, bytes int64) (time.Duration
 	defer closeOnDone(ctx, conn)()
 	start := time.Now()
 	sum := crc32.New(crcTable)
-	source := &counterReader{left: bytes}
 	if _, err := io.Copy(io.MultiWriter(conn, sum), source); err != nil {
 		return 0, orContext(ctx, err)
 	}
@@ -63,7 +94,7 @@ func (p *Pod) transfer(ctx context.Context, to *Pod, bytes int64) (time.Duration
 	if _, err := io.ReadFull(conn, answer[:]); err != nil {
 		return 0, orContext(ctx, fmt.Errorf("reading the checksum: %w", err))
 	}
-	if want := encodeSum(bytes, sum); answer != want {
+	if want := encodeSum(source.sent.Load(), sum); answer != want {
 		return 0, fmt.Errorf("count and checksum %x, want %x", answer, want)
 	}
 	return time.Since(start), nil
@@ -112,21 +143,23 @@ func encodeSum(n int64, sum hash.Hash32) (b [12]byte) {
 
 // counterReader yields data in which no two blocks are the same.
 type counterReader struct {
-	left  int64
-	block uint64
+	most   int64
+	enough atomic.Bool // ends it before that
+	sent   atomic.Int64
+	block  uint64
 }
 
 func (r *counterReader) Read(b []byte) (int, error) {
-	if r.left == 0 {
+	n := int(min(int64(len(b)), r.most-r.sent.Load()))
+	if n == 0 || r.enough.Load() {
 		return 0, io.EOF
 	}
-	n := int(min(int64(len(b)), r.left))
 	for i := 0; i < n; i += 8 {
 		r.block++
 		var word [8]byte
 		binary.BigEndian.PutUint64(word[:], r.block*0x9e3779b97f4a7c15)
 		copy(b[i:n], word[:])
 	}
-	r.left -= int64(n)
+	r.sent.Add(int64(n))
 	return n, nil
 }
