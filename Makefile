@@ -33,6 +33,15 @@ $(ETCD):
 	@echo 'building $(@F) for the lab: about a minute, once'
 	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
 
+# What a container runtime runs: the CNI plugins, and cnitool in the runtime's place.
+CNI := build/cni/cnitool build/cni/flannel
+
+build/cni/flannel: pkg/lab/cni/go.mod pkg/lab/cni/go.sum
+build/cni/cnitool: pkg/lab/cnitool/go.mod pkg/lab/cnitool/go.sum
+$(CNI):
+	cd $(<D) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$(@D)/ tool
+	@touch $@
+
 # What the tests compare with and use as an operator would.
 tools:
 	@for tool in ip bridge ethtool; do \
@@ -44,7 +53,7 @@ tools:
 
 # The packages one after the other: some of their tests measure how soon the
 # daemon acts, and others keep all processors busy.
-test: $(ETCD) tools
+test: $(ETCD) $(CNI) tools
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 	$(GO) test -p 1 $(RACE) -timeout 30m ./...
 
