@@ -1,4 +1,4 @@
-# What people run: build, test, lint, bench, demo, clean. Everything that is
+# What people run: build, test, lint, bench, demo, release, clean. Everything that is
 # made goes to build/.
 
 GO      ?= go
@@ -8,16 +8,30 @@ RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 BACKEND ?= host-gw
 HOSTS   ?= 3
 OUT     ?= build/flanneld
+# Of a release: where to, what for, and the time of all files in it.
+RELEASE ?= build/release
+ARCHES  ?= amd64 arm64 arm ppc64le s390x riscv64 386
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build flanneld tools test lint bench demo clean
+.PHONY: build flanneld release tools test lint bench demo clean
 
 build: flanneld
 
 # The daemon: static, for the platform that GOOS and GOARCH name.
 flanneld:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
+
+# Archives, packages, lists of contents and checksums. The same commit gives the same
+# bytes, with the same Go.
+release:
+	rm -rf $(RELEASE) $(RELEASE)-binaries
+	mkdir -p $(RELEASE)
+	for arch in $(ARCHES); do \
+		GOOS=linux GOARCH=$$arch GOARM=7 $(MAKE) --no-print-directory flanneld OUT=$(RELEASE)-binaries/$$arch/flanneld || exit 1; \
+	done
+	$(GO) run -C dist/release . -version $(VERSION) -epoch $(SOURCE_DATE_EPOCH) -root $(CURDIR) -out $(abspath $(RELEASE)) $(foreach arch,$(ARCHES),$(abspath $(RELEASE))-binaries/$(arch)/flanneld)
 
 # etcd for the lab and for the tests of the stores, from its Go module. 3.5 is the
 # last one with the v2 API.
