@@ -33,13 +33,18 @@ $(ETCD):
 	@echo 'building $(@F) for the lab: about a minute, once'
 	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
 
-# What the tests compare with and use as an operator would.
+# What the tests compare with and use as an operator would: programs, and the
+# packages that have them.
+TOOLS    := ip bridge ethtool dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck
+PACKAGES := iproute2 ethtool docker.io busybox-static systemd systemd-container util-linux shellcheck
+
 tools:
-	@for tool in ip bridge ethtool; do \
-		command -v $$tool >/dev/null || missing=yes; \
+	@for tool in $(TOOLS); do \
+		command -v $$tool >/dev/null || missing="$$missing $$tool"; \
 	done; \
 	if [ -n "$$missing" ]; then \
-		apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 ethtool; \
+		echo "installing what is missing:$$missing"; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES); \
 	fi
 
 # The packages one after the other: some of their tests measure how soon the
