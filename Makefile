@@ -56,18 +56,33 @@ $(CNI):
 	cd $(<D) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$(@D)/ tool
 	@touch $@
 
-# What the tests compare with and use as an operator would.
+# cloud-init, to try the cloud-config with. It is not installed, only what it needs is:
+# else it would set up this machine when that is started again.
+CLOUD_INIT_NEEDS := configobj jinja2 jsonpatch jsonschema netifaces oauthlib requests serial yaml
+
+build/cloud-init:
+	apt-get update -q && apt-get install -q -y --no-install-recommends $(CLOUD_INIT_NEEDS:%=python3-%)
+	rm -rf $@.new && mkdir -p $@.new
+	cd $@.new && apt-get -q -o APT::Sandbox::User=root download cloud-init && dpkg -x cloud-init_*.deb .
+	mv $@.new $@
+
+# What the tests compare with and use as an operator would: programs, and the
+# packages that have them.
+TOOLS    := ip bridge ethtool dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck etcdctl rpm ruby
+PACKAGES := iproute2 ethtool docker.io busybox-static systemd systemd-container util-linux shellcheck etcd-client rpm ruby
+
 tools:
-	@for tool in ip bridge ethtool; do \
-		command -v $$tool >/dev/null || missing=yes; \
+	@for tool in $(TOOLS); do \
+		command -v $$tool >/dev/null || missing="$$missing $$tool"; \
 	done; \
 	if [ -n "$$missing" ]; then \
-		apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 ethtool; \
+		echo "installing what is missing:$$missing"; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES); \
 	fi
 
 # The packages one after the other: some of their tests measure how soon the
 # daemon acts, and others keep all processors busy.
-test: $(ETCD) $(CNI) tools
+test: $(ETCD) $(CNI) tools build/cloud-init
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 	$(GO) test -p 1 $(RACE) -timeout 30m ./...
 

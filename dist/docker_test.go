@@ -72,6 +72,7 @@ func (n *network) wantReaches(from, to *container) {
 
 // Containers of two hosts reach each other, with each backend.
 func TestDocker(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	image := filepath.Join(n.lab.Dir, "image.tar")
 	check(t, lab.WriteImage(n.ctx, image))
@@ -112,10 +113,14 @@ func (h *host) startDocker(text string) docker {
 	d, err := h.StartDocker(h.n.ctx, strings.Fields(options)...)
 	check(h.n.t, err)
 	h.n.t.Cleanup(func() { check(h.n.t, d.Stop(soon)) })
+	return h.n.client(d)
+}
+
+func (n *network) client(d *lab.Docker) docker {
 	return func(args ...string) string {
-		h.n.t.Helper()
-		out, err := d.Run(h.n.ctx, args...)
-		check(h.n.t, err)
+		n.t.Helper()
+		out, err := d.Run(n.ctx, args...)
+		check(n.t, err)
 		return strings.TrimSpace(out)
 	}
 }

@@ -13,6 +13,7 @@ const dockerDropIn = unitDir + "docker.service.d/flannel.conf"
 // Docker's own unit, with our drop-in, starts when there is a subnet, and with it; goes
 // on while flanneld is restarted; and takes a new subnet when it is restarted itself.
 func TestDockerUnit(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	h := n.hosts[0]
@@ -27,6 +28,11 @@ func TestDockerUnit(t *testing.T) {
 	h.waitShow("flanneld", "ExecMainStatus", "2")
 	if links := h.run("ls", "/sys/class/net"); strings.Contains(links, "docker0") {
 		t.Errorf("Docker has started without a subnet: there is %q", links)
+	}
+	for _, unit := range []string{"docker", "flanneld"} {
+		if limit := h.show(unit, "StartLimitIntervalUSec"); limit != "0" {
+			t.Errorf("%s is not started any more if it failed too often within %s", unit, limit)
+		}
 	}
 	check(t, h.sys.WriteFile(optionsFile, n.options()))
 	h.waitShow("docker", "ActiveState", "active") // by itself

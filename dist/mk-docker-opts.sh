@@ -64,6 +64,7 @@ if [ $single = false ] && [ $combined = false ]; then
 	combined=true
 fi
 
+[ ! -d "$subnet_file" ] || fail "-f '$subnet_file' is a folder: name the subnet file in it"
 if [ -e "$subnet_file" ]; then
 	case $subnet_file in
 	*/*) ;;

@@ -30,6 +30,7 @@ func TestExposure(t *testing.T) {
 
 // What comes after flanneld waits until there is a subnet, for as long as that takes.
 func TestOrder(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "host-gw")
 	h := n.hosts[0]
@@ -41,10 +42,12 @@ After=flanneld.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/cp /run/flannel/subnet.env /seen
+EnvironmentFile=/docker.env
+ExecStart=/bin/sh -c 'cp /run/flannel/subnet.env /seen && printf %%s "$$DOCKER_OPT_X" >/read'
 [Install]
 WantedBy=multi-user.target
 `,
+		"/docker.env": mkDockerOpts(t, "sh", []string{"DOCKER_OPT_X=" + tricky}, "-i"),
 		unitDir + "containerd.service.d/flannel.conf": read(t, "containerd.service.d/flannel.conf"),
 		dockerDropIn: read(t, "docker.service.d/flannel.conf"),
 	}, "dependent.service")
@@ -73,6 +76,9 @@ WantedBy=multi-user.target
 	if seen := h.run("cat", "/seen"); seen != h.run("cat", "/run/flannel/subnet.env") {
 		t.Errorf("what started after flanneld has seen the subnet file %q", seen)
 	}
+	if got := h.run("cat", "/read"); got != tricky {
+		t.Errorf("of what mk-docker-opts.sh wrote, systemd has read %q, want %q", got, tricky)
+	}
 	subnet := strings.Replace(h.env()["FLANNEL_SUBNET"], ".1/", ".0/", 1)
 	want := "subnet " + subnet + " on eth0 (" + h.Addr.String() + "), backend host-gw, 0 peers"
 	if status := h.run("systemctl", "status", "--no-pager", "flanneld"); !strings.Contains(status, want) {
@@ -94,6 +100,7 @@ const shortWatchdog = "[Service]\nWatchdogSec=6\n"
 
 // The hardened unit leaves the daemon all that it needs.
 func TestBackends(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	for _, h := range n.hosts {

@@ -66,7 +66,7 @@ func (h *Host) Boot(ctx context.Context, opts SystemOptions) (*System, error) {
 		"systemd-nspawn", "--directory=" + s.Root, "--bind-ro=/usr",
 		"--bind-ro=" + filepath.Join(s.Root, "programs") + ":/usr/local/bin",
 		"--network-namespace-path=/proc/self/ns/net",
-		"--boot", "--register=no", "--keep-unit", "--machine=" + group,
+		"--boot", "--resolv-conf=off", "--register=no", "--keep-unit", "--machine=" + group,
 		"--capability=all", "--system-call-filter=bpf keyctl add_key", // for Docker
 	})
 	env := []string{"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=network"}
@@ -99,9 +99,13 @@ func (s *System) makeRoot(ctx context.Context, opts SystemOptions) error {
 			return err
 		}
 	}
-	// Empty, and not missing: there is no first boot to be set up for.
-	if err := s.WriteFile("/etc/machine-id", ""); err != nil {
-		return err
+	for path, text := range map[string]string{
+		"/etc/machine-id": "",                      // not missing, as on a first boot
+		"/etc/hosts":      "127.0.0.1 localhost\n", // which nobody is to be asked for
+	} {
+		if err := s.WriteFile(path, text); err != nil {
+			return err
+		}
 	}
 	for _, unit := range unneeded {
 		if err := os.Symlink("/dev/null", filepath.Join(s.Root, "etc/systemd/system", unit)); err != nil {
