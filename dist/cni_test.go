@@ -191,7 +191,7 @@ func TestCNI(t *testing.T) {
 	for _, backend := range []string{"vxlan", "host-gw", "udp"} {
 		t.Run(backend, func(t *testing.T) {
 			n := n.in(t)
-			n.configure(backend)
+			n.configure("10.5.0.0/16", backend)
 			const port8080 = `CAP_ARGS={"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}`
 			var pods []*pod
 			for _, h := range n.hosts {
@@ -222,7 +222,7 @@ func TestCNI(t *testing.T) {
 // The addresses of pods that are gone go to others, also in a subnet that is small.
 func TestCNIAddressesAreUsedAgain(t *testing.T) {
 	n := newNetwork(t)
-	n.put(`{"Network": "10.5.0.0/16", "SubnetLen": 29, "Backend": {"Type": "host-gw"}}`)
+	n.configure("10.5.0.0/27", "host-gw") // the subnets are /29
 	c := n.hosts[0].installCNI()
 	env := c.start().Env()
 	const most = 5 // of 8 addresses; the first, the last and the bridge's are not for pods
@@ -242,14 +242,4 @@ func TestCNIAddressesAreUsedAgain(t *testing.T) {
 			p.del()
 		}
 	}
-}
-
-// put writes this configuration.
-func (n *network) put(config string) {
-	n.t.Helper()
-	c, err := n.etcd.ClientV3()
-	check(n.t, err)
-	defer func() { check(n.t, c.Close()) }()
-	_, err = c.Put(n.ctx, keyPrefix+"/config", config)
-	check(n.t, err)
 }

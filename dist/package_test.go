@@ -1,0 +1,144 @@
+package dist_test
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"flanneld/pkg/lab"
+)
+
+// bootSystem starts the host's systemd.
+func (h *host) bootSystem(opts lab.SystemOptions) {
+	h.n.t.Helper()
+	var err error
+	h.sys, err = h.Boot(h.n.ctx, opts)
+	check(h.n.t, err)
+	h.n.t.Cleanup(func() {
+		if h.n.t.Failed() {
+			journal, err := h.sys.Run(context.Background(), "journalctl", "--no-pager", "--lines=300")
+			h.n.t.Logf("journal of %s (%v):\n%s", h.Name, err, journal)
+		}
+	})
+}
+
+// layUsr lays files over this machine's /usr, which the system sees: it can change
+// its own from now on.
+func (h *host) layUsr() {
+	h.n.t.Helper()
+	h.run("sh", "-c", `mkdir /over && mount -t tmpfs none /over && mkdir /over/upper /over/work &&
+mount -t overlay -o lowerdir=/usr,upperdir=/over/upper,workdir=/over/work none /usr`)
+}
+
+// packaging is a format of packages, and what to do with them.
+type packaging struct {
+	ending          string
+	install, remove []string
+	// saved is where the options are once the package was removed.
+	saved string
+}
+
+// The packages install the daemon, upgrade it while packets flow, and remove it.
+func TestPackages(t *testing.T) {
+	n := newNetwork(t)
+	n.configure("10.5.0.0/16", "vxlan")
+	h := n.hosts[0]
+	h.bootSystem(lab.SystemOptions{Files: map[string]string{"/var/lib/dpkg/status": ""}})
+	h.layUsr()
+	h.run("mkdir", "/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers")
+	peer, err := n.hosts[1].StartFlanneld(daemonBinary)
+	check(t, err)
+	check(t, peer.WaitReady(n.ctx))
+	n.hosts[1].pod, err = n.hosts[1].AddPod("pod", peer.Env())
+	check(t, err)
+	for _, p := range []packaging{
+		{ending: "deb", install: []string{"dpkg", "--install"}, remove: []string{"dpkg", "--remove", "flanneld"}, saved: optionsFile},
+		// Debian's rpm knows of no other packages.
+		{ending: "rpm", install: []string{"rpm", "--force-debian", "--nodeps", "--upgrade"}, remove: []string{"rpm", "--force-debian", "--erase", "flanneld"}, saved: optionsFile + ".rpmsave"},
+	} {
+		t.Run(p.ending, func(t *testing.T) { n.in(t).testPackaging(p) })
+	}
+}
+
+func (n *network) testPackaging(p packaging) {
+	t, h := n.t, n.hosts[0]
+	for _, version := range []string{testVersion, "v1.2.4"} {
+		pkg := read(t, one(t, release(t, version), "*."+p.ending))
+		check(t, h.sys.WriteFile("/"+version+"."+p.ending, pkg))
+	}
+	install := func(version string) { h.run(append(p.install, "/"+version+"."+p.ending)...) }
+
+	install(testVersion)
+	if state, enabled := h.show("flanneld", "ActiveState"), h.show("flanneld", "UnitFileState"); state != "inactive" || enabled != "disabled" {
+		t.Errorf("after installing, the daemon is %s and %s", state, enabled)
+	}
+	if mode := h.run("stat", "--format=%a %U", optionsFile); mode != "600 root" {
+		t.Errorf("the options have mode and owner %s", mode)
+	}
+	if out := h.run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", "flanneld.service"); out != "" {
+		t.Errorf("systemd says: %s", out)
+	}
+	check(t, h.sys.WriteFile(optionsFile, n.options()))
+	h.run("systemctl", "enable", "--now", "flanneld")
+	h.waitShow("flanneld", "ActiveState", "active")
+	if !strings.HasPrefix(h.show("flanneld", "StatusText"), "subnet 10.5.") {
+		t.Errorf("the status is %s", h.show("flanneld", "StatusText"))
+	}
+	n.wantVersion(testVersion)
+	h.addPod("pod-" + p.ending)
+	n.wantPings()
+	before := h.env()["FLANNEL_SUBNET"]
+	n.witness(func() {
+		pid := h.show("flanneld", "MainPID")
+		install("v1.2.4")
+		n.wait(soon, "another process of the daemon", func() string {
+			if now := h.show("flanneld", "MainPID"); now == pid || now == "0" {
+				return "it is " + now
+			}
+			return ""
+		})
+		h.waitShow("flanneld", "ActiveState", "active")
+		n.wantVersion("v1.2.4")
+	})
+	if now := h.env()["FLANNEL_SUBNET"]; now != before {
+		t.Errorf("after the upgrade the subnet is %s, it was %s", now, before)
+	}
+	if now := h.run("cat", optionsFile); now+"\n" != n.options() {
+		t.Errorf("after the upgrade the options are %s", now)
+	}
+
+	n.witness(func() { h.run(p.remove...) })
+	for _, file := range []string{"/usr/bin/flanneld", "/usr/bin/mk-docker-opts.sh", "/usr/share/flanneld", "/usr/lib/systemd/system/flanneld.service", "/etc/systemd/system/multi-user.target.wants/flanneld.service"} {
+		if _, err := h.sys.Run(n.ctx, "test", "!", "-e", file); err != nil {
+			t.Errorf("after removing there is %s: %v", file, err)
+		}
+	}
+	if state := h.show("flanneld", "LoadState"); state != "not-found" {
+		t.Errorf("after removing, systemd's unit is %s", state)
+	}
+	if pids, err := h.sys.Run(n.ctx, "pgrep", "-x", "flanneld"); err == nil {
+		t.Errorf("after removing there are processes: %s", pids)
+	}
+	if now := h.run("cat", p.saved); now+"\n" != n.options() {
+		t.Errorf("after removing the options are %s", now)
+	}
+	if p.ending != "deb" {
+		return
+	}
+	h.run("dpkg", "--purge", "flanneld")
+	for _, dir := range []string{filepath.Dir(optionsFile), "/var/lib/flannel", "/run/flannel"} {
+		if _, err := h.sys.Run(n.ctx, "test", "!", "-e", dir); err != nil {
+			t.Errorf("after purging there is %s: %v", dir, err)
+		}
+	}
+}
+
+// wantVersion checks what version the daemon is of that runs.
+func (n *network) wantVersion(version string) {
+	n.t.Helper()
+	h := n.hosts[0]
+	if got := h.run("sh", "-c", "/proc/"+h.show("flanneld", "MainPID")+"/exe -version 2>&1"); got != version {
+		n.t.Errorf("the daemon is of version %s, want %s", got, version)
+	}
+}
