@@ -42,9 +42,6 @@ func (r *release) writePackages(dir string, b *binary) error {
 			return err
 		}
 		info.MTime = r.time
-		for _, c := range info.Contents {
-			c.FileInfo.MTime = r.time
-		}
 		info = nfpm.WithDefaults(info)
 		packager, err := nfpm.Get(format)
 		if err != nil {
