@@ -8,34 +8,19 @@ import (
 	"flanneld/pkg/lab"
 )
 
-const dockerDropIn = unitDir + "docker.service.d/flannel.conf"
-
-// Docker's own unit, with our drop-in, starts when there is a subnet, and with it; goes
-// on while flanneld is restarted; and takes a new subnet when it is restarted itself.
+// Docker's own unit, with our drop-in, starts with the host's subnet; goes on while
+// flanneld is restarted; takes a new subnet when it is restarted itself; and never
+// starts without one.
 func TestDockerUnit(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	h := n.hosts[0]
-	// At first flanneld can't start.
-	h.boot(map[string]string{
-		optionsFile:  "FLANNELD_ETCD_ENDPOINTS=nonsense\n",
-		dockerDropIn: read(t, "docker.service.d/flannel.conf"),
-	})
+	h.boot(nil)
 	check(t, lab.WriteImage(n.ctx, filepath.Join(h.sys.Root, "image.tar")))
-	h.run("systemctl", "enable", "--now", "--no-block", "docker")
-	h.waitShow("docker", "Result", "resources") // as subnet.env is missing
-	h.waitShow("flanneld", "ExecMainStatus", "2")
-	if links := h.run("ls", "/sys/class/net"); strings.Contains(links, "docker0") {
-		t.Errorf("Docker has started without a subnet: there is %q", links)
-	}
-	for _, unit := range []string{"docker", "flanneld"} {
-		if limit := h.show(unit, "StartLimitIntervalUSec"); limit != "0" {
-			t.Errorf("%s is not started any more if it failed too often within %s", unit, limit)
-		}
-	}
-	check(t, h.sys.WriteFile(optionsFile, n.options()))
-	h.waitShow("docker", "ActiveState", "active") // by itself
+	h.follow("systemd.md", "install")
+	h.follow("docker.md", "install")
+	h.wantVerified("docker.service")
 	pod := n.startContainer(h.docker, "/image.tar")
 	n.wantInSubnet(pod, h.env())
 
@@ -61,6 +46,23 @@ func TestDockerUnit(t *testing.T) {
 	if strings.Count(command, "--bip=") != 1 || strings.Count(command, "--mtu=") != 1 {
 		t.Errorf("Docker runs as %q", command)
 	}
+
+	// As after a boot, but flanneld can't start.
+	h.run("systemctl", "stop", "docker.socket", "docker", "flanneld")
+	h.run("rm", "-r", "/run/flannel")
+	check(t, h.sys.WriteFile(optionsFile, "FLANNELD_ETCD_ENDPOINTS=nonsense\n"))
+	h.run("systemctl", "start", "--no-block", "docker")
+	h.waitShow("docker", "Result", "resources") // as subnet.env is missing
+	if status := h.show("flanneld", "ExecMainStatus"); status != "2" {
+		t.Errorf("flanneld ended with status %s", status)
+	}
+	for _, unit := range []string{"docker", "flanneld"} {
+		if limit := h.show(unit, "StartLimitIntervalUSec"); limit != "0" {
+			t.Errorf("%s is not started any more if it failed too often within %s", unit, limit)
+		}
+	}
+	check(t, h.sys.WriteFile(optionsFile, n.options()))
+	h.waitShow("docker", "ActiveState", "active") // by itself
 }
 
 // docker runs a command of the client of the host's own Docker.

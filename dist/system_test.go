@@ -2,7 +2,6 @@ package dist_test
 
 import (
 	"context"
-	"maps"
 	"strings"
 
 	"flanneld/pkg/lab"
@@ -13,21 +12,22 @@ const (
 	unitDir     = "/etc/systemd/system/"
 )
 
-// boot starts the host's systemd, with flanneld installed and enabled, and with more
-// files by their path and more units enabled.
+// source is where the system has what is to be installed.
+const source = "/source"
+
+// boot starts the host's systemd, with files by their path, and nothing installed.
 func (h *host) boot(files map[string]string, enable ...string) {
 	h.n.t.Helper()
-	all := map[string]string{
-		optionsFile:                  h.n.options(),
-		unitDir + "flanneld.service": read(h.n.t, "flanneld.service"),
+	copies := map[string]string{source + "/build/flanneld": daemonBinary}
+	for _, path := range []string{"flanneld.service", "mk-docker-opts.sh", "docker.service.d/flannel.conf", "containerd.service.d/flannel.conf"} {
+		copies[source+"/dist/"+path] = path
 	}
-	maps.Copy(all, files)
+	if enable != nil { // it is to be there from the start
+		copies["/usr/local/bin/flanneld"] = daemonBinary
+		copies[unitDir+"flanneld.service"] = "flanneld.service"
+	}
 	var err error
-	h.sys, err = h.Boot(h.n.ctx, lab.SystemOptions{
-		Files:    all,
-		Programs: map[string]string{"flanneld": daemonBinary, "mk-docker-opts.sh": "mk-docker-opts.sh"},
-		Enable:   append(enable, "flanneld.service"),
-	})
+	h.sys, err = h.Boot(h.n.ctx, lab.SystemOptions{Files: files, Copies: copies, Enable: enable})
 	check(h.n.t, err)
 	h.n.t.Cleanup(func() {
 		if h.n.t.Failed() {
@@ -35,6 +35,25 @@ func (h *host) boot(files map[string]string, enable ...string) {
 			h.n.t.Logf("journal of %s (%v):\n%s", h.Name, err, journal)
 		}
 	})
+}
+
+// follow does what a document says: it runs the commands in the block that a command
+// begins.
+func (h *host) follow(document, begins string) {
+	h.n.t.Helper()
+	var block []string
+	for line := range strings.Lines(read(h.n.t, "../Documentation/"+document)) {
+		command, ok := strings.CutPrefix(line, "    ")
+		if ok && (block != nil || strings.HasPrefix(command, begins)) {
+			block = append(block, command)
+		} else if block != nil {
+			break
+		}
+	}
+	if block == nil {
+		h.n.t.Fatalf("%s has no commands that begin with %q", document, begins)
+	}
+	h.run("/bin/sh", "-exc", "cd "+source+"\n"+strings.Join(block, ""))
 }
 
 // options is the text of an options file.

@@ -36,6 +36,7 @@ func TestOrder(t *testing.T) {
 	h := n.hosts[0]
 	n.etcd.Kill()
 	h.boot(map[string]string{
+		optionsFile: n.options(),
 		unitDir + "dependent.service": `[Unit]
 Wants=flanneld.service
 After=flanneld.service
@@ -48,15 +49,11 @@ ExecStart=/bin/sh -c 'cp /run/flannel/subnet.env /seen && printf %%s "$$DOCKER_O
 WantedBy=multi-user.target
 `,
 		"/docker.env": mkDockerOpts(t, "sh", []string{"DOCKER_OPT_X=" + tricky}, "-i"),
-		unitDir + "containerd.service.d/flannel.conf": read(t, "containerd.service.d/flannel.conf"),
-		dockerDropIn: read(t, "docker.service.d/flannel.conf"),
-	}, "dependent.service")
+	}, "flanneld.service", "dependent.service")
+	h.follow("systemd.md", "mkdir -p /etc/systemd/system/containerd")
 	h.run("systemctl", "enable", "--now", "--no-block", "containerd")
-	for _, unit := range []string{"flanneld.service", "docker.service", "containerd.service"} {
-		if out := h.run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", unit); out != "" {
-			t.Errorf("of %s, systemd says: %s", unit, out)
-		}
-	}
+	h.wantVerified("flanneld.service")
+	h.wantVerified("containerd.service")
 	h.waitShow("flanneld", "ActiveState", "activating")
 	n.wait(soon, "a status that tells of etcd", func() string {
 		if status := h.show("flanneld", "StatusText"); !strings.Contains(status, n.etcd.Endpoint()) {
@@ -95,6 +92,14 @@ WantedBy=multi-user.target
 	h.run("nsenter", "--target="+pid, "--mount", "flock", "--nonblock", "/run/xtables.lock", "true")
 }
 
+// wantVerified checks that systemd finds nothing wrong with a unit.
+func (h *host) wantVerified(unit string) {
+	h.n.t.Helper()
+	if out := h.run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", unit); out != "" {
+		h.n.t.Errorf("of %s, systemd says: %s", unit, out)
+	}
+}
+
 // shortWatchdog is a drop-in of tests.
 const shortWatchdog = "[Service]\nWatchdogSec=6\n"
 
@@ -105,7 +110,7 @@ func TestBackends(t *testing.T) {
 	n.configure("10.5.0.0/16", "vxlan")
 	for _, h := range n.hosts {
 		h.boot(map[string]string{unitDir + "flanneld.service.d/test.conf": shortWatchdog})
-		h.waitShow("flanneld", "ActiveState", "active")
+		h.follow("systemd.md", "install")
 		h.addPod("pod")
 	}
 	n.wantPings()
@@ -126,7 +131,8 @@ func TestBackends(t *testing.T) {
 			n.wantPings()
 		})
 	}
-	for _, h := range n.hosts {
+	t.Run("another file", func(t *testing.T) { n.in(t).testAnotherFile() })
+	for _, h := range n.hosts[1:] {
 		log := h.run("journalctl", "--no-pager", "--output=cat", "--unit=flanneld")
 		for line := range strings.Lines(log) {
 			if regexp.MustCompile(`(?i)not permitted|denied|read-only`).MatchString(line) {
@@ -134,6 +140,25 @@ func TestBackends(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A folder that is not the unit's own has to be given to it.
+func (n *network) testAnotherFile() {
+	h := n.hosts[0]
+	h.run("mkdir", "/run/other")
+	check(n.t, h.sys.WriteFile(optionsFile, n.options()+"FLANNELD_SUBNET_FILE=/run/other/subnet.env\n"))
+	h.run("systemctl", "restart", "--no-block", "flanneld")
+	n.wait(soon, "a status that tells of the file", func() string {
+		if status := h.show("flanneld", "StatusText"); !strings.Contains(status, "/run/other") || !strings.Contains(status, "read-only file system") {
+			return "it is " + status
+		}
+		return ""
+	})
+	dropIn := "[Service]\nReadWritePaths=/run/other\n"
+	check(n.t, h.sys.WriteFile(unitDir+"flanneld.service.d/other.conf", dropIn))
+	h.run("systemctl", "daemon-reload")
+	h.run("systemctl", "restart", "flanneld")
+	h.run("test", "-s", "/run/other/subnet.env")
 }
 
 // wantPings checks that the pods reach each other.

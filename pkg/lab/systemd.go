@@ -18,9 +18,9 @@ import (
 type SystemOptions struct {
 	// Files are texts by the absolute path that they get in the system.
 	Files map[string]string
-	// Programs are paths of this machine by the name that they get in
-	// /usr/local/bin.
-	Programs map[string]string
+	// Copies are paths of this machine by the absolute path that they get in the
+	// system. Those in /usr/local/bin are found as programs.
+	Copies map[string]string
 	// Enable are the units that are enabled before the system boots.
 	Enable []string
 }
@@ -64,7 +64,7 @@ func (h *Host) Boot(ctx context.Context, opts SystemOptions) (*System, error) {
 	argv := slices.Concat(contained, []string{
 		"/bin/sh", "-c", strings.Join(append(script, `exec "$@"`), " && "), "sh",
 		"systemd-nspawn", "--directory=" + s.Root, "--bind-ro=/usr",
-		"--bind-ro=" + filepath.Join(s.Root, "programs") + ":/usr/local/bin",
+		"--bind=" + s.path("/usr/local/bin") + ":/usr/local/bin",
 		"--network-namespace-path=/proc/self/ns/net",
 		"--boot", "--resolv-conf=off", "--register=no", "--keep-unit", "--machine=" + group,
 		"--capability=all", "--system-call-filter=bpf keyctl add_key", // for Docker
@@ -117,8 +117,11 @@ func (s *System) makeRoot(ctx context.Context, opts SystemOptions) error {
 			return err
 		}
 	}
-	for name, path := range opts.Programs {
-		if err := copyFile(path, filepath.Join(s.Root, "programs", name)); err != nil {
+	for to, from := range opts.Copies {
+		if err := os.MkdirAll(filepath.Dir(s.path(to)), 0o755); err != nil {
+			return err
+		}
+		if err := copyFile(from, s.path(to)); err != nil {
 			return err
 		}
 	}
@@ -137,9 +140,17 @@ var unneeded = []string{
 	"sys-kernel-tracing.mount", "systemd-logind.service", "systemd-update-utmp.service",
 }
 
+// path is where a path of the system is on this machine.
+func (s *System) path(path string) string {
+	if name, ok := strings.CutPrefix(path, "/usr/local/bin"); ok {
+		path = "programs" + name // what is below /usr is the machine's own
+	}
+	return filepath.Join(s.Root, path)
+}
+
 // WriteFile writes a file of the system, with the directories above it.
 func (s *System) WriteFile(path, text string) error {
-	path = filepath.Join(s.Root, path)
+	path = s.path(path)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
