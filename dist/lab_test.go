@@ -50,6 +50,7 @@ type network struct {
 	t     *testing.T
 	ctx   context.Context
 	lab   *lab.Lab
+	sw    *lab.Switch
 	etcd  *lab.Etcd
 	hosts [2]*host
 }
@@ -74,7 +75,7 @@ func newNetwork(t *testing.T) *network {
 	check(t, err)
 	server, err := l.AddHost("server", sw, lab.HostOptions{})
 	check(t, err)
-	n := &network{t: t, ctx: ctx, lab: l}
+	n := &network{t: t, ctx: ctx, lab: l, sw: sw}
 	n.etcd, err = l.StartEtcd(ctx, server, lab.EtcdOptions{})
 	check(t, err)
 	for i := range n.hosts {

@@ -198,8 +198,10 @@ func dependencies(t *testing.T, binary string) []string {
 func TestBOM(t *testing.T) {
 	dir := release(t, testVersion)
 	var bom struct {
-		BOMFormat  string
-		Metadata   struct{ Component struct{ Name, Version string } }
+		BOMFormat string
+		Metadata  struct {
+			Component struct{ Name, Version string }
+		}
 		Components []struct{ Name, PURL string }
 	}
 	check(t, json.NewDecoder(bytes.NewReader([]byte(read(t, one(t, dir, "*.cdx.json"))))).Decode(&bom))
