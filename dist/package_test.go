@@ -1,27 +1,12 @@
 package dist_test
 
 import (
-	"context"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"flanneld/pkg/lab"
 )
-
-// bootSystem starts the host's systemd.
-func (h *host) bootSystem(opts lab.SystemOptions) {
-	h.n.t.Helper()
-	var err error
-	h.sys, err = h.Boot(h.n.ctx, opts)
-	check(h.n.t, err)
-	h.n.t.Cleanup(func() {
-		if h.n.t.Failed() {
-			journal, err := h.sys.Run(context.Background(), "journalctl", "--no-pager", "--lines=300")
-			h.n.t.Logf("journal of %s (%v):\n%s", h.Name, err, journal)
-		}
-	})
-}
 
 // layUsr lays files over this machine's /usr, which the system sees: it can change
 // its own from now on.
