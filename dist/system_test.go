@@ -26,18 +26,8 @@ func (h *host) boot(files map[string]string, enable ...string) {
 		copies["/usr/local/bin/flanneld"] = daemonBinary
 		copies[unitDir+"flanneld.service"] = "flanneld.service"
 	}
-	h.bootSystem(lab.SystemOptions{
-		Files:    all,
-		Programs: map[string]string{"flanneld": daemonBinary, "mk-docker-opts.sh": "mk-docker-opts.sh"},
-		Enable:   append(enable, "flanneld.service"),
-	})
-}
-
-// bootSystem starts the host's systemd.
-func (h *host) bootSystem(opts lab.SystemOptions) {
-	h.n.t.Helper()
 	var err error
-	h.sys, err = h.Boot(h.n.ctx, opts)
+	h.sys, err = h.Boot(h.n.ctx, lab.SystemOptions{Files: files, Copies: copies, Enable: enable})
 	check(h.n.t, err)
 	h.n.t.Cleanup(func() {
 		if h.n.t.Failed() {
@@ -45,6 +35,25 @@ func (h *host) bootSystem(opts lab.SystemOptions) {
 			h.n.t.Logf("journal of %s (%v):\n%s", h.Name, err, journal)
 		}
 	})
+}
+
+// follow does what a document says: it runs the commands in the block that a command
+// begins.
+func (h *host) follow(document, begins string) {
+	h.n.t.Helper()
+	var block []string
+	for line := range strings.Lines(read(h.n.t, "../Documentation/"+document)) {
+		command, ok := strings.CutPrefix(line, "    ")
+		if ok && (block != nil || strings.HasPrefix(command, begins)) {
+			block = append(block, command)
+		} else if block != nil {
+			break
+		}
+	}
+	if block == nil {
+		h.n.t.Fatalf("%s has no commands that begin with %q", document, begins)
+	}
+	h.run("/bin/sh", "-exc", "cd "+source+"\n"+strings.Join(block, ""))
 }
 
 // options is the text of an options file.
