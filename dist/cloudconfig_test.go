@@ -11,7 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	"flanneld/pkg/lab"
 )
 
 // cloudInit is where cloud-init is unpacked, here and in the lab's systems.
@@ -67,13 +66,13 @@ func TestCloudConfig(t *testing.T) {
 	names := fmt.Sprintf("127.0.0.1 localhost\n%s node1\n%s node2\n", n.hosts[0].Addr, n.hosts[1].Addr)
 	for i, h := range n.hosts {
 		name := fmt.Sprintf("node%d", i+1)
-		h.bootSystem(lab.SystemOptions{Files: map[string]string{
+		h.boot(map[string]string{
 			"/etc/hosts":                            names,
 			"/etc/hostname":                         name,
 			"/etc/cloud/cloud.cfg":                  cloudSettings,
 			"/var/lib/cloud/seed/nocloud/meta-data": "instance-id: " + name,
 			"/var/lib/cloud/seed/nocloud/user-data": userData,
-		}})
+		})
 		h.layUsr()
 		check(t, os.CopyFS(filepath.Join(h.sys.Root, cloudInit), os.DirFS(filepath.Join("..", cloudInit))))
 		for _, stage := range [][]string{{"init", "--local"}, {"init"}, {"modules", "--mode=config"}, {"modules", "--mode=final"}} {

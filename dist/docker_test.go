@@ -24,8 +24,9 @@ type container struct {
 // podAddr is how to ask for the address of a container.
 const podAddr = "--format={{.NetworkSettings.IPAddress}}"
 
-// serve makes a file and sends it to whoever connects.
-const serve = "dd if=/dev/urandom of=/file bs=64k count=64 && md5sum </file >/sum && exec nc -ll -p 80 -e cat /file"
+// serve tells whoever connects to port 81 of all connections, and makes a file and
+// sends it to whoever connects to port 80.
+const serve = "nc -ll -p 81 -e netstat -tn & dd if=/dev/urandom of=/file bs=64k count=64 && md5sum </file >/sum && exec nc -ll -p 80 -e cat /file"
 
 // startContainer runs a container. The image's archive is at path, as its Docker sees it.
 func (n *network) startContainer(d docker, path string) *container {
@@ -70,7 +71,18 @@ func (n *network) wantReaches(from, to *container) {
 	}
 }
 
-// Containers of two hosts reach each other, with each backend.
+// wantMasquerade checks that a container reaches the outside, which knows no way to it,
+// and that another container sees who it is.
+func (n *network) wantMasquerade(from, to *container) {
+	n.t.Helper()
+	from.docker("exec", "pod", "ping", "-c", "1", "-W", "5", n.server.Addr.String())
+	seen := from.docker("exec", "pod", "/bin/sh", "-c", fmt.Sprintf("nc -w 20 %s 81 </dev/null", to.addr))
+	if !strings.Contains(seen, " "+from.addr+":") {
+		n.t.Errorf("the container %s is not seen by its address in:\n%s", from.addr, seen)
+	}
+}
+
+// Containers of two hosts reach each other, with each backend, and the outside.
 func TestDocker(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
@@ -85,7 +97,13 @@ func TestDocker(t *testing.T) {
 			n.configure("10.5.0.0/16", b.backend)
 			var containers []*container
 			for _, h := range n.hosts {
-				daemon, err := h.StartFlanneld(daemonBinary)
+				var args []string
+				if masquerades(t) {
+					args = append(args, "-ip-masq")
+					// If Docker turns it on, it drops what is not for its own containers.
+					check(t, h.Sysctl("net.ipv4.ip_forward", "0"))
+				}
+				daemon, err := h.StartFlanneld(daemonBinary, args...)
 				check(t, err)
 				defer daemon.Kill()
 				check(t, daemon.WaitReady(n.ctx))
@@ -100,6 +118,10 @@ func TestDocker(t *testing.T) {
 			}
 			n.wantReaches(containers[0], containers[1])
 			n.wantReaches(containers[1], containers[0])
+			if masquerades(t) {
+				n.wantMasquerade(containers[0], containers[1])
+				n.wantMasquerade(containers[1], containers[0])
+			}
 		})
 	}
 }

@@ -23,6 +23,11 @@ func TestDockerUnit(t *testing.T) {
 	h.wantVerified("docker.service")
 	pod := n.startContainer(h.docker, "/image.tar")
 	n.wantInSubnet(pod, h.env())
+	address := h.docker("run", "--rm", "busybox", "ip", "address", "show", "eth0")
+	if !strings.Contains(address, "mtu 1450 ") || !strings.Contains(address, "inet 10.5.") {
+		t.Errorf("a container has\n%s", address)
+	}
+	pod.docker("exec", "pod", "ping", "-c", "1", "-W", "5", n.server.Addr.String())
 
 	docker := h.show("docker", "MainPID")
 	h.run("systemctl", "restart", "flanneld")

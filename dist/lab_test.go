@@ -1,9 +1,11 @@
 package dist_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -42,17 +44,39 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// lookAtSources lets `go test` know that the result of these tests depends on all of
+// the daemon: it keeps results by the files that a test has asked for.
+func lookAtSources() error {
+	return filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() && (path == "../.git" || path == "../build") {
+			return cmp.Or(err, fs.SkipDir)
+		}
+		_, err = os.Stat(path)
+		return err
+	})
+}
+
+// masquerades tells whether this version of the daemon has -ip-masq and rules for
+// forwarding.
+func masquerades(t *testing.T) bool {
+	t.Helper()
+	help, err := exec.Command(daemonBinary, "-help").CombinedOutput()
+	check(t, err)
+	return strings.Contains(string(help), " -ip-masq\n")
+}
+
 // soon is how long to wait for what should happen at once, on a busy machine.
 const soon = 30 * time.Second
 
 // network is a lab with etcd on a host of its own, and two more hosts.
 type network struct {
-	t     *testing.T
-	ctx   context.Context
-	lab   *lab.Lab
-	sw    *lab.Switch
-	etcd  *lab.Etcd
-	hosts [2]*host
+	t      *testing.T
+	ctx    context.Context
+	lab    *lab.Lab
+	sw     *lab.Switch
+	server *lab.Host // has etcd, and no way to containers
+	etcd   *lab.Etcd
+	hosts  [2]*host
 }
 
 // host is one that may have a systemd of its own.
@@ -66,6 +90,7 @@ type host struct {
 // newNetwork returns a lab in which nothing but etcd runs.
 func newNetwork(t *testing.T) *network {
 	t.Helper()
+	check(t, lookAtSources())
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	t.Cleanup(cancel)
 	l, err := lab.New(lab.Options{})
@@ -75,7 +100,7 @@ func newNetwork(t *testing.T) *network {
 	check(t, err)
 	server, err := l.AddHost("server", sw, lab.HostOptions{})
 	check(t, err)
-	n := &network{t: t, ctx: ctx, lab: l, sw: sw}
+	n := &network{t: t, ctx: ctx, lab: l, sw: sw, server: server}
 	n.etcd, err = l.StartEtcd(ctx, server, lab.EtcdOptions{})
 	check(t, err)
 	for i := range n.hosts {

@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"flanneld/pkg/lab"
 )
 
 // layUsr lays files over this machine's /usr, which the system sees: it can change
@@ -29,7 +28,7 @@ func TestPackages(t *testing.T) {
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	h := n.hosts[0]
-	h.bootSystem(lab.SystemOptions{Files: map[string]string{"/var/lib/dpkg/status": ""}})
+	h.boot(map[string]string{"/var/lib/dpkg/status": ""})
 	h.layUsr()
 	h.run("mkdir", "/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers")
 	peer, err := n.hosts[1].StartFlanneld(daemonBinary)

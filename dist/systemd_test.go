@@ -13,6 +13,7 @@ import (
 const mostExposure = 3.0
 
 func TestExposure(t *testing.T) {
+	needTool(t, "systemd-analyze")
 	out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", "./flanneld.service").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -81,6 +82,9 @@ WantedBy=multi-user.target
 	if status := h.run("systemctl", "status", "--no-pager", "flanneld"); !strings.Contains(status, want) {
 		t.Errorf("there is no %q in the status:\n%s", want, status)
 	}
+	if level := h.run("systemd-analyze", "security", "--no-pager", "flanneld"); !strings.Contains(level, "OK") {
+		t.Errorf("systemd says of the unit:\n%s", level)
+	}
 	if sec := h.show("flanneld", "WatchdogUSec"); sec != "30s" {
 		t.Errorf("the watchdog waits for %s", sec)
 	}
@@ -130,6 +134,9 @@ func TestBackends(t *testing.T) {
 			}
 			n.wantPings()
 		})
+	}
+	for _, v := range rulesVariants {
+		t.Run(v.name, func(t *testing.T) { n.in(t).testRules(v) })
 	}
 	t.Run("another file", func(t *testing.T) { n.in(t).testAnotherFile() })
 	for _, h := range n.hosts[1:] {
