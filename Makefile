@@ -84,6 +84,7 @@ tools:
 # daemon acts, and others keep all processors busy.
 test: $(ETCD) $(CNI) tools build/cloud-init
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
+	$(GO) vet -C dist/release . && $(GO) test -C dist/release .
 	$(GO) test -p 1 $(RACE) -timeout 30m ./...
 
 bench: $(ETCD) tools
@@ -95,6 +96,7 @@ build/golangci-lint: Makefile
 
 lint: build/golangci-lint
 	build/golangci-lint run ./...
+	cd dist/release && $(CURDIR)/build/golangci-lint run .
 
 demo: flanneld build/etcd
 	@$(GO) build -trimpath -o build/flannel-demo ./cmd/flannel-demo

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 )
 
 // cloudInit is where cloud-init is unpacked, here and in the lab's systems.
@@ -73,7 +72,6 @@ func TestCloudConfig(t *testing.T) {
 			"/var/lib/cloud/seed/nocloud/meta-data": "instance-id: " + name,
 			"/var/lib/cloud/seed/nocloud/user-data": userData,
 		})
-		h.layUsr()
 		check(t, os.CopyFS(filepath.Join(h.sys.Root, cloudInit), os.DirFS(filepath.Join("..", cloudInit))))
 		for _, stage := range [][]string{{"init", "--local"}, {"init"}, {"modules", "--mode=config"}, {"modules", "--mode=final"}} {
 			h.run(runCloudInit("/", stage...)...)

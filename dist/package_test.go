@@ -4,7 +4,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 )
 
 // layUsr lays files over this machine's /usr, which the system sees: it can change
@@ -18,9 +17,24 @@ mount -t overlay -o lowerdir=/usr,upperdir=/over/upper,workdir=/over/work none /
 // packaging is a format of packages, and what to do with them.
 type packaging struct {
 	ending          string
-	install, remove []string
+	install, remove func(h *host)
 	// saved is where the options are once the package was removed.
 	saved string
+}
+
+var packagings = []packaging{
+	{
+		ending:  "deb",
+		install: func(h *host) { h.follow("installing.md", "dpkg -i") },
+		remove:  func(h *host) { h.follow("installing.md", "dpkg -r") },
+		saved:   optionsFile,
+	},
+	{ // Debian's rpm has no packages that others could depend on.
+		ending:  "rpm",
+		install: func(h *host) { h.run("rpm", "--force-debian", "--nodeps", "-U", source+"/flanneld_.rpm") },
+		remove:  func(h *host) { h.run("rpm", "--force-debian", "-e", "flanneld") },
+		saved:   optionsFile + ".rpmsave",
+	},
 }
 
 // The packages install the daemon, upgrade it while packets flow, and remove it.
@@ -36,22 +50,21 @@ func TestPackages(t *testing.T) {
 	check(t, peer.WaitReady(n.ctx))
 	n.hosts[1].pod, err = n.hosts[1].AddPod("pod", peer.Env())
 	check(t, err)
-	for _, p := range []packaging{
-		{ending: "deb", install: []string{"dpkg", "--install"}, remove: []string{"dpkg", "--remove", "flanneld"}, saved: optionsFile},
-		// Debian's rpm knows of no other packages.
-		{ending: "rpm", install: []string{"rpm", "--force-debian", "--nodeps", "--upgrade"}, remove: []string{"rpm", "--force-debian", "--erase", "flanneld"}, saved: optionsFile + ".rpmsave"},
-	} {
+	for _, p := range packagings {
 		t.Run(p.ending, func(t *testing.T) { n.in(t).testPackaging(p) })
 	}
 }
 
 func (n *network) testPackaging(p packaging) {
 	t, h := n.t, n.hosts[0]
-	for _, version := range []string{testVersion, "v1.2.4"} {
+	install := func(version string) {
+		t.Helper()
 		pkg := read(t, one(t, release(t, version), "*."+p.ending))
-		check(t, h.sys.WriteFile("/"+version+"."+p.ending, pkg))
+		check(t, h.sys.WriteFile(source+"/flanneld_."+p.ending, pkg))
+		p.install(h)
 	}
-	install := func(version string) { h.run(append(p.install, "/"+version+"."+p.ending)...) }
+	const next = "v1.2.4"
+	release(t, next) // takes its time
 
 	install(testVersion)
 	if state, enabled := h.show("flanneld", "ActiveState"), h.show("flanneld", "UnitFileState"); state != "inactive" || enabled != "disabled" {
@@ -64,7 +77,7 @@ func (n *network) testPackaging(p packaging) {
 		t.Errorf("systemd says: %s", out)
 	}
 	check(t, h.sys.WriteFile(optionsFile, n.options()))
-	h.run("systemctl", "enable", "--now", "flanneld")
+	h.follow("installing.md", "systemctl enable --now")
 	h.waitShow("flanneld", "ActiveState", "active")
 	if !strings.HasPrefix(h.show("flanneld", "StatusText"), "subnet 10.5.") {
 		t.Errorf("the status is %s", h.show("flanneld", "StatusText"))
@@ -75,7 +88,7 @@ func (n *network) testPackaging(p packaging) {
 	before := h.env()["FLANNEL_SUBNET"]
 	n.witness(func() {
 		pid := h.show("flanneld", "MainPID")
-		install("v1.2.4")
+		install(next)
 		n.wait(soon, "another process of the daemon", func() string {
 			if now := h.show("flanneld", "MainPID"); now == pid || now == "0" {
 				return "it is " + now
@@ -83,7 +96,7 @@ func (n *network) testPackaging(p packaging) {
 			return ""
 		})
 		h.waitShow("flanneld", "ActiveState", "active")
-		n.wantVersion("v1.2.4")
+		n.wantVersion(next)
 	})
 	if now := h.env()["FLANNEL_SUBNET"]; now != before {
 		t.Errorf("after the upgrade the subnet is %s, it was %s", now, before)
@@ -92,7 +105,7 @@ func (n *network) testPackaging(p packaging) {
 		t.Errorf("after the upgrade the options are %s", now)
 	}
 
-	n.witness(func() { h.run(p.remove...) })
+	n.witness(func() { p.remove(h) })
 	for _, file := range []string{"/usr/bin/flanneld", "/usr/bin/mk-docker-opts.sh", "/usr/share/flanneld", "/usr/lib/systemd/system/flanneld.service", "/etc/systemd/system/multi-user.target.wants/flanneld.service"} {
 		if _, err := h.sys.Run(n.ctx, "test", "!", "-e", file); err != nil {
 			t.Errorf("after removing there is %s: %v", file, err)
@@ -110,7 +123,7 @@ func (n *network) testPackaging(p packaging) {
 	if p.ending != "deb" {
 		return
 	}
-	h.run("dpkg", "--purge", "flanneld")
+	h.follow("installing.md", "dpkg -P")
 	for _, dir := range []string{filepath.Dir(optionsFile), "/var/lib/flannel", "/run/flannel"} {
 		if _, err := h.sys.Run(n.ctx, "test", "!", "-e", dir); err != nil {
 			t.Errorf("after purging there is %s: %v", dir, err)
