@@ -55,13 +55,14 @@ system_info: {distro: debian}
 
 // Machines that are set up by cloud-init with the file make a cluster.
 func TestCloudConfig(t *testing.T) {
+	archive := one(t, release(t, testVersion), "*.tar.gz")
 	n := newNetwork(t)
 	const etcdURL = "https://github.com/etcd-io/etcd/releases/download/v3.6.16/"
 	userData := strings.ReplaceAll(read(t, "cloud-config.yaml"), etcdURL, "http://node1:8000/")
 	if userData == read(t, "cloud-config.yaml") {
 		t.Fatalf("the file does not have etcd from %s", etcdURL)
 	}
-	n.serveArchives()
+	n.serveArchives(archive)
 	names := fmt.Sprintf("127.0.0.1 localhost\n%s node1\n%s node2\n", n.hosts[0].Addr, n.hosts[1].Addr)
 	for i, h := range n.hosts {
 		name := fmt.Sprintf("node%d", i+1)
@@ -115,11 +116,12 @@ func (n *network) testConfigStays() {
 	}
 }
 
-// serveArchives has the first host serve what the file has the machines get.
-func (n *network) serveArchives() {
+// serveArchives has the first host serve what the file has the machines get: an
+// archive of flanneld, and one of etcd.
+func (n *network) serveArchives(flanneld string) {
 	n.t.Helper()
 	dir := n.t.TempDir()
-	check(n.t, os.Link(one(n.t, release(n.t, testVersion), "*.tar.gz"), filepath.Join(dir, "flanneld-linux-amd64.tar.gz")))
+	check(n.t, os.Link(flanneld, filepath.Join(dir, "flanneld-linux-amd64.tar.gz")))
 	const etcd = "etcd-v3.6.16-linux-amd64"
 	check(n.t, os.Mkdir(filepath.Join(dir, etcd), 0o755))
 	etcdctl, err := exec.LookPath("etcdctl")

@@ -9,6 +9,7 @@ import (
 
 // The image is built from the archive alone, and the daemon in it works.
 func TestImage(t *testing.T) {
+	dir := unpack(t, one(t, release(t, testVersion), "*.tar.gz"), t.TempDir())
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	h := n.hosts[0]
@@ -20,7 +21,7 @@ func TestImage(t *testing.T) {
 		check(t, err)
 		return strings.TrimSpace(out)
 	}
-	run("build", "--tag=flanneld", unpack(t, one(t, release(t, testVersion), "*.tar.gz"), t.TempDir()))
+	run("build", "--tag=flanneld", dir)
 	// Without a terminal the version would go to where errors go.
 	if out := run("run", "--rm", "--tty", "flanneld", "-version"); out != testVersion {
 		t.Errorf("flanneld -version says %q", out)

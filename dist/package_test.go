@@ -39,6 +39,8 @@ var packagings = []packaging{
 
 // The packages install the daemon, upgrade it while packets flow, and remove it.
 func TestPackages(t *testing.T) {
+	release(t, testVersion)
+	release(t, nextVersion)
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	h := n.hosts[0]
@@ -63,9 +65,6 @@ func (n *network) testPackaging(p packaging) {
 		check(t, h.sys.WriteFile(source+"/flanneld_."+p.ending, pkg))
 		p.install(h)
 	}
-	const next = "v1.2.4"
-	release(t, next) // takes its time
-
 	install(testVersion)
 	if state, enabled := h.show("flanneld", "ActiveState"), h.show("flanneld", "UnitFileState"); state != "inactive" || enabled != "disabled" {
 		t.Errorf("after installing, the daemon is %s and %s", state, enabled)
@@ -88,7 +87,7 @@ func (n *network) testPackaging(p packaging) {
 	before := h.env()["FLANNEL_SUBNET"]
 	n.witness(func() {
 		pid := h.show("flanneld", "MainPID")
-		install(next)
+		install(nextVersion)
 		n.wait(soon, "another process of the daemon", func() string {
 			if now := h.show("flanneld", "MainPID"); now == pid || now == "0" {
 				return "it is " + now
@@ -96,7 +95,7 @@ func (n *network) testPackaging(p packaging) {
 			return ""
 		})
 		h.waitShow("flanneld", "ActiveState", "active")
-		n.wantVersion(next)
+		n.wantVersion(nextVersion)
 	})
 	if now := h.env()["FLANNEL_SUBNET"]; now != before {
 		t.Errorf("after the upgrade the subnet is %s, it was %s", now, before)

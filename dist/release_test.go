@@ -61,7 +61,8 @@ func one(t testing.TB, dir, pattern string) string {
 	return found[0]
 }
 
-const testVersion = "v1.2.3"
+// testVersion is what tests make, and nextVersion the one after it.
+const testVersion, nextVersion = "v1.2.3", "v1.2.4"
 
 // The same files give the same bytes, wherever they are and whoever makes them.
 func TestReleaseIsReproducible(t *testing.T) {

@@ -89,7 +89,7 @@ func (r *release) makeFor(b *binary) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(parent)
+	defer func() { _ = os.RemoveAll(parent) }()
 	dir := filepath.Join(parent, r.name(b))
 	return errors.Join(
 		r.fill(dir, b),
