@@ -35,8 +35,8 @@ $(ETCD):
 
 # What the tests compare with and use as an operator would: programs, and the
 # packages that have them.
-TOOLS    := ip bridge ethtool dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash
-PACKAGES := iproute2 ethtool docker.io busybox-static systemd systemd-container util-linux shellcheck bash dash
+TOOLS    := ip bridge ethtool nft iptables-nft iptables-legacy dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash
+PACKAGES := iproute2 ethtool nftables iptables docker.io busybox-static systemd systemd-container util-linux shellcheck bash dash
 
 tools:
 	@for tool in $(TOOLS); do \

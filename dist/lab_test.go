@@ -58,15 +58,6 @@ var lookAtSources = sync.OnceValue(func() error {
 	})
 })
 
-// masquerades tells whether this version of the daemon has -ip-masq and rules for
-// forwarding.
-func masquerades(t *testing.T) bool {
-	t.Helper()
-	help, err := exec.Command(daemonBinary, "-help").CombinedOutput()
-	check(t, err)
-	return strings.Contains(string(help), " -ip-masq\n")
-}
-
 // soon is how long to wait for what should happen at once, on a busy machine.
 const soon = 30 * time.Second
 
