@@ -131,7 +131,7 @@ func (n *network) serveArchives(flanneld string) {
 		check(n.t, err)
 		check(n.t, os.Symlink(program, filepath.Join(dir, etcd, name)))
 	}
-	out, err := exec.Command("tar", "--dereference", "-C", dir, "-czf", filepath.Join(dir, etcd+".tar.gz"), etcd).CombinedOutput()
+	out, err := exec.Command("tar", "--dereference", "--use-compress-program=gzip -1", "-C", dir, "-cf", filepath.Join(dir, etcd+".tar.gz"), etcd).CombinedOutput()
 	if err != nil {
 		n.t.Fatalf("tar: %v: %s", err, out)
 	}

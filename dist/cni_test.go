@@ -38,10 +38,11 @@ func (h *host) installCNI() *cniHost {
 	return c
 }
 
-// start runs flanneld with its subnet file where the plugin looks for it.
+// start runs flanneld as Documentation/cni.md says, with its subnet file where the
+// plugin looks for it.
 func (c *cniHost) start() *lab.Daemon {
 	c.n.t.Helper()
-	d, err := c.StartFlanneld(daemonBinary, "-subnet-file="+filepath.Join(c.run, "flannel/subnet.env"))
+	d, err := c.StartFlanneld(daemonBinary, "-ip-masq", "-subnet-file="+filepath.Join(c.run, "flannel/subnet.env"))
 	check(c.n.t, err)
 	c.n.t.Cleanup(d.Kill)
 	check(c.n.t, d.WaitReady(c.n.ctx))
@@ -206,6 +207,7 @@ func TestCNI(t *testing.T) {
 			}
 			pods[0].wantReaches(pods[1])
 			pods[1].wantReaches(pods[0])
+			check(t, pods[0].WaitPing(n.ctx, n.server.Addr)) // outside, as the host
 			if from := pods[0].accept(n.hosts[1].Namespace, netip.AddrPortFrom(n.hosts[0].Addr, 8080)); from != n.hosts[1].Addr {
 				t.Errorf("%s connects to a port of %s as %s", n.hosts[1].Addr, n.hosts[0].Addr, from)
 			}

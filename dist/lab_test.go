@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,8 +46,9 @@ func TestMain(m *testing.M) {
 }
 
 // lookAtSources lets `go test` know that the result of these tests depends on all of
-// the daemon: it keeps results by the files that a test has asked for.
-func lookAtSources() error {
+// the daemon and on what is installed beside it: it keeps results by the files that a
+// test itself has asked for.
+var lookAtSources = sync.OnceValue(func() error {
 	return filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && (path == "../.git" || path == "../build") {
 			return cmp.Or(err, fs.SkipDir)
@@ -54,16 +56,7 @@ func lookAtSources() error {
 		_, err = os.Stat(path)
 		return err
 	})
-}
-
-// masquerades tells whether this version of the daemon has -ip-masq and rules for
-// forwarding.
-func masquerades(t *testing.T) bool {
-	t.Helper()
-	help, err := exec.Command(daemonBinary, "-help").CombinedOutput()
-	check(t, err)
-	return strings.Contains(string(help), " -ip-masq\n")
-}
+})
 
 // soon is how long to wait for what should happen at once, on a busy machine.
 const soon = 30 * time.Second

@@ -43,8 +43,10 @@ func runScript(t *testing.T, shell string, env []string, args ...string) (string
 	return string(out), err
 }
 
+// needTool is for what is tested by running a program.
 func needTool(t *testing.T, name string) {
 	t.Helper()
+	check(t, lookAtSources())
 	if _, err := exec.LookPath(name); err != nil {
 		t.Fatalf("%s is missing: run `make tools`", name)
 	}
@@ -95,7 +97,7 @@ DOCKER_OPT_MTU="--mtu=1450"
 			},
 			"more options, in order, with spaces": {
 				args: []string{"-f", noMasq},
-				env:  []string{"DOCKER_OPT_ZZ=-z 1 2", "DOCKER_OPT_A=-a", "OTHER=\nDOCKER_OPT_NONE=1", "XDOCKER_OPT_=x"},
+				env:  []string{"DOCKER_OPT_ZZ=-z 1 2", "DOCKER_OPT_A=-a", "OTHER=\nDOCKER_OPT_NONE=1\nDOCKER_OPT_A=2", "XDOCKER_OPT_=x"},
 				want: `DOCKER_OPT_A="-a"
 DOCKER_OPT_BIP="--bip=10.5.34.1/24"
 DOCKER_OPT_IPMASQ="--ip-masq=true"

@@ -27,6 +27,9 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 		return p.inNetworks(k.Dst.Addr())
 	case state.KindAddr, state.KindNeigh:
 		return devices[k.Dev] && p.inNetworks(k.Dst.Addr())
+	case state.KindMasquerade, state.KindForward:
+		// In chains with our name, what is for no network is nobody's.
+		return k.Dst.Bits() == 0 || p.inNetworks(k.Dst.Addr())
 	case state.KindTunnel, state.KindTunnelPeer: // of this process
 		return true
 	case state.KindLink, state.KindFDB:

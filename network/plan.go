@@ -17,6 +17,8 @@ type Wish struct {
 	Config *subnet.Config
 	Host   backend.Host
 	Own    *subnet.Lease
+	// Rules are what is wanted of them for packets.
+	Rules Rules
 	// Networks are where objects with our mark are ours; elsewhere they belong
 	// to another daemon on this host.
 	Networks []netip.Prefix
@@ -56,7 +58,7 @@ type keys map[state.Key]struct{}
 func (p *plan) set(w Wish) (changed keys, all bool) {
 	old := p.wish
 	p.wish = w
-	if p.want == nil || old.Config != w.Config || old.Host != w.Host || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs {
+	if p.want == nil || old.Config != w.Config || old.Host != w.Host || old.Rules != w.Rules || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs {
 		p.rebuild()
 		return nil, true
 	}
@@ -180,6 +182,7 @@ func (p *plan) rebuild() {
 		p.news[s] = struct{}{}
 	}
 	local := p.wish.Backend.Local(p.wish.Host, p.wish.Config.Network(), p.wish.Own)
+	local = append(local, p.wish.Rules.objects(p.wish.Config, p.wish.Own)...)
 	n := len(local)
 	if len(p.wish.Peers) > 0 {
 		n += len(p.wish.Peers) * len(p.objects(p.wish.Peers[0]))

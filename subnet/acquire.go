@@ -18,6 +18,7 @@ func (k *Keeper) acquire(ctx context.Context) error {
 	var said said
 	unreachable, contended := backoff{random: k.Random}, backoff{random: k.Random}
 	begun := time.Now()
+	seen := k.holding.Snapshot.Revision
 	for {
 		// A store that swallows what it is asked must not keep us longer than one
 		// that is not there.
@@ -27,6 +28,10 @@ func (k *Keeper) acquire(ctx context.Context) error {
 		}
 		err := k.tryAcquire(ctx)
 		k.patience = callTimeout
+		if r := k.holding.Snapshot.Revision; err != nil && k.offline && r != seen {
+			seen = r
+			k.Changed(k.holding) // the other hosts are followed until we have a lease
+		}
 		var pause time.Duration
 		switch {
 		case ctx.Err() != nil:
@@ -41,25 +46,29 @@ func (k *Keeper) acquire(ctx context.Context) error {
 			pause = contended.next()
 		case errors.As(err, new(waitingFor)):
 			k.trouble.over()
-			k.Waiting(err.Error())
+			k.waiting(err.Error())
 			if said.isNews(err.Error()) {
 				klog.Warningf("waiting: %v", err)
 			}
 			pause = configPoll
 		default:
-			k.Waiting("waiting for the store: " + err.Error())
+			k.waiting("waiting for the store: " + err.Error())
 			k.trouble.note(err)
-			if k.Saved != nil && time.Since(begun) >= offlineAfter {
-				if k.goOffline(ctx) {
-					return nil
-				}
-				k.Saved = nil // it will not get better
+			if k.Saved != nil && time.Since(begun) >= offlineAfter && k.goOffline(ctx) {
+				return nil
 			}
 			pause = min(unreachable.next(), configPoll)
 		}
 		if err := sleep(ctx, pause); err != nil {
 			return err
 		}
+	}
+}
+
+// waiting tells what is being waited for, unless there is a lease.
+func (k *Keeper) waiting(text string) {
+	if k.holding.Own == nil {
+		k.Waiting(text)
 	}
 }
 
@@ -135,6 +144,8 @@ func (k *Keeper) config(ctx context.Context) (*Config, error) {
 	}
 	var bad *ConfigError
 	switch {
+	case err == nil && k.holding.Config != nil && k.holding.Config.raw == c.raw:
+		return k.holding.Config, nil
 	case err == nil:
 		return c, nil
 	case !errors.Is(err, ErrNoConfig) && !errors.As(err, &bad):
@@ -152,7 +163,7 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	var best *Lease
 	for _, l := range s.Leases {
 		switch {
-		case l.PublicIP != k.attrs.PublicIP:
+		case l.PublicIP != k.attrs.PublicIP && !k.kept(l):
 		case !c.Fits(l.Subnet):
 			if err := k.discard(ctx, l); err != nil {
 				return nil, err
@@ -164,11 +175,9 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	if best == nil {
 		return nil, nil
 	}
-	if best.Machine != "" && best.Machine != k.attrs.Machine {
-		var err error
-		if best, err = k.outlived(ctx, best); err != nil {
-			return nil, err
-		}
+	best, err := k.outlived(ctx, best)
+	if err != nil {
+		return nil, err
 	}
 	cctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -184,12 +193,22 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	return l, nil
 }
 
+// kept reports whether a lease is the one that we started with without the store. Our
+// public address may have changed since.
+func (k *Keeper) kept(l *Lease) bool {
+	return k.offline && k.holding.Holder == "" && l.Subnet == k.holding.Own.Subnet && k.holder(l) == ""
+}
+
 // discard deletes a lease of ours that no longer fits the configuration. A
 // reservation was made by a person and is left to one.
 func (k *Keeper) discard(ctx context.Context, l *Lease) error {
 	if l.Reserved() {
 		k.tell("the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
 		return nil
+	}
+	l, err := k.outlived(ctx, l)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"flanneld/pkg/ip"
@@ -19,6 +20,11 @@ type Config struct {
 	BackendType string
 	// Backend is the whole Backend object, or nothing.
 	Backend json.RawMessage
+	// NFTables is whether nftables is to be used rather than iptables; nil if that
+	// is not said.
+	NFTables *bool
+	// MasqExclude are the destinations for which what pods send keeps its source.
+	MasqExclude []netip.Prefix
 
 	raw string // all of it, as written
 }
@@ -65,7 +71,7 @@ func (e *ConfigError) Error() string {
 // configJSON is the configuration as written. Each key is decoded by itself, so
 // that an error can name it.
 type configJSON struct {
-	EnableIPv4, EnableIPv6                                            json.RawMessage
+	EnableIPv4, EnableIPv6, EnableNFTables, MasqExclude               json.RawMessage
 	Network, SubnetLen, SubnetMin, SubnetMax                          json.RawMessage
 	IPv6Network, IPv6SubnetLen, IPv6SubnetMin, IPv6SubnetMax, Backend json.RawMessage
 }
@@ -121,6 +127,16 @@ func ParseConfig(raw []byte) (*Config, error) {
 	}
 	if len(j.Backend) > 0 && string(j.Backend) != "null" {
 		c.Backend = j.Backend
+	}
+	if len(j.EnableNFTables) > 0 && string(j.EnableNFTables) != "null" {
+		nftables, err := boolKey("EnableNFTables", j.EnableNFTables, false)
+		if err != nil {
+			return nil, err
+		}
+		c.NFTables = &nftables
+	}
+	if c.MasqExclude, err = networksKey("MasqExclude", j.MasqExclude); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -241,4 +257,31 @@ func boolKey(key string, raw json.RawMessage, otherwise bool) (bool, error) {
 		return false, &ConfigError{key, abbreviate(string(raw)), "is not true or false"}
 	}
 	return otherwise, nil
+}
+
+// networksKey reads a list of networks, of both families; the bits of hosts in them
+// are masked.
+func networksKey(key string, raw json.RawMessage) ([]netip.Prefix, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	var texts []json.RawMessage
+	if err := json.Unmarshal(raw, &texts); err != nil {
+		return nil, &ConfigError{key, abbreviate(string(raw)), `is not a list of networks such as ["10.0.0.0/8"]`}
+	}
+	var networks []netip.Prefix
+	for i, raw := range texts {
+		text, err := stringKey(fmt.Sprintf("%s[%d]", key, i), raw)
+		if err != nil {
+			return nil, err
+		}
+		p, err := netip.ParsePrefix(text)
+		if err != nil || p.Addr().Is4In6() {
+			return nil, &ConfigError{fmt.Sprintf("%s[%d]", key, i), abbreviate(string(raw)), "is not a network in CIDR notation such as 10.0.0.0/8; an address is one with /32"}
+		}
+		if p = p.Masked(); !slices.Contains(networks, p) {
+			networks = append(networks, p)
+		}
+	}
+	return networks, nil
 }

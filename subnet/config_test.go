@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -73,6 +74,33 @@ func checkRange(t *testing.T, r Range, want string) {
 	}
 }
 
+// What is said of the rules for packets.
+func TestParseConfigRules(t *testing.T) {
+	for json, want := range map[string]string{
+		`{}`: "<nil> []",
+		`{"EnableNFTables":null,"MasqExclude":null}`:                            "<nil> []",
+		`{"EnableNFTables":false,"MasqExclude":[]}`:                             "false []",
+		`{"EnableNFTables":true}`:                                               "true []",
+		`{"masqexclude":["10.0.0.7/8","fc00::/7","10.9.0.0/8","192.0.2.1/32"]}`: "<nil> [10.0.0.0/8 fc00::/7 192.0.2.1/32]",
+	} {
+		c, err := ParseConfig([]byte(`{"Network":"10.5.0.0/16",` + json[1:]))
+		if json == "{}" {
+			c, err = ParseConfig([]byte(`{"Network":"10.5.0.0/16"}`))
+		}
+		if err != nil {
+			t.Errorf("%s: %v", json, err)
+			continue
+		}
+		said := "<nil>"
+		if c.NFTables != nil {
+			said = fmt.Sprint(*c.NFTables)
+		}
+		if got := fmt.Sprint(said, " ", c.MasqExclude); got != want {
+			t.Errorf("%s is %s, want %s", json, got, want)
+		}
+	}
+}
+
 func TestParseConfigRejects(t *testing.T) {
 	for _, test := range []struct{ name, json, key string }{
 		{"not JSON", `Network: 10.5.0.0/16`, ""},
@@ -90,6 +118,13 @@ func TestParseConfigRejects(t *testing.T) {
 		{"Network of IPv6", `{"Network":"fc00::/48"}`, "Network"},
 		{"Network IPv4-mapped", `{"Network":"::ffff:10.5.0.0/112"}`, "Network"},
 		{"Network too long", `{"Network":"10.5.0.0/30"}`, "Network"},
+		{"EnableNFTables a string", `{"Network":"10.5.0.0/16","EnableNFTables":"yes"}`, "EnableNFTables"},
+		{"MasqExclude a string", `{"Network":"10.5.0.0/16","MasqExclude":"10.0.0.0/8"}`, "MasqExclude"},
+		{"MasqExclude of numbers", `{"Network":"10.5.0.0/16","MasqExclude":["10.0.0.0/8",10]}`, "MasqExclude[1]"},
+		{"MasqExclude with null", `{"Network":"10.5.0.0/16","MasqExclude":[null]}`, "MasqExclude[0]"},
+		{"MasqExclude of an address", `{"Network":"10.5.0.0/16","MasqExclude":["10.0.0.1"]}`, "MasqExclude[0]"},
+		{"MasqExclude too long", `{"Network":"10.5.0.0/16","MasqExclude":["10.0.0.0/33"]}`, "MasqExclude[0]"},
+		{"MasqExclude IPv4-mapped", `{"Network":"10.5.0.0/16","MasqExclude":["::ffff:10.5.0.0/112"]}`, "MasqExclude[0]"},
 		{"SubnetLen 31", `{"Network":"10.5.0.0/16","SubnetLen":31}`, "SubnetLen"},
 		{"SubnetLen 33", `{"Network":"10.5.0.0/16","SubnetLen":33}`, "SubnetLen"},
 		{"SubnetLen huge", `{"Network":"10.5.0.0/16","SubnetLen":4294967295}`, "SubnetLen"},

@@ -277,10 +277,8 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 		return k.lost(ctx, "a lease that overlaps it")
 	case found == nil:
 		return k.reclaim(ctx)
-	case found.PublicIP != own.PublicIP && found.PublicIP != k.attrs.PublicIP:
-		return k.lost(ctx, hostOf(found))
-	case found.Machine != "" && found.Machine != k.attrs.Machine && found.Challenger == "":
-		return k.lost(ctx, fmt.Sprintf("the machine %s, which has our public address %s, too", found.Machine, found.PublicIP))
+	case k.holder(found) != "":
+		return k.lost(ctx, k.holder(found))
 	case found.Attrs != k.attrs:
 		if found.Challenger != "" {
 			k.tell("the machine %s asks whether we are alive: it has our public address %s, too", found.Challenger, found.PublicIP)

@@ -78,7 +78,7 @@ func TestTwinIsGone(t *testing.T) {
 		machine  string // that wrote the lease
 		reserved bool
 		most     time.Duration
-	}{{"alpha", false, 10 * time.Second}, {"alpha", true, 10 * time.Second}, {"beta", false, 0}, {"", false, 0}} {
+	}{{"alpha", false, 22 * time.Second}, {"alpha", true, 22 * time.Second}, {"beta", false, 0}, {"", false, 0}} {
 		synctest.Test(t, func(t *testing.T) {
 			m := newStore(tiny)
 			a := attrs(me)

@@ -36,23 +36,35 @@ func (k *Keeper) move(ctx context.Context) error {
 // follow makes s the latest snapshot, also of who has our subnet.
 func (k *Keeper) follow(s Snapshot) {
 	k.holding.Snapshot = s
-	if k.holding.Holder == "" {
+	if k.holding.Holder == "" && !k.offline {
 		return
 	}
-	// When we last wrote is history, maybe that of a store which was replaced:
-	// old is what is older than this.
 	own := *k.holding.Own
-	own.Revision = s.Revision
-	k.holding.Own = &own
 	switch l := s.Find(own.Subnet); {
 	case slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Subnet == own.Subnet }):
 		k.holding.Holder = unreadable
-	case l != nil && l.PublicIP != k.attrs.PublicIP:
-		k.holding.Holder = hostOf(l)
+	case l != nil && k.holder(l) != "":
+		k.holding.Holder = k.holder(l)
+	}
+	if k.holding.Holder != "" {
+		// When we last wrote is history, maybe that of a store which was replaced:
+		// old is what is older than this.
+		own.Revision = s.Revision
+		k.holding.Own = &own
 	}
 }
 
 // unreadable is the holder of a subnet whose key says nothing that we understand.
 const unreadable = "someone whose lease cannot be read"
 
-func hostOf(l *Lease) string { return fmt.Sprintf("the host with the public address %s", l.PublicIP) }
+// holder says who has our subnet by a lease of it; nothing if we have. What it says
+// of us may be what we have not yet learned that we wrote.
+func (k *Keeper) holder(l *Lease) string {
+	switch own := k.holding.Own; {
+	case l.PublicIP != own.PublicIP && l.PublicIP != k.attrs.PublicIP:
+		return fmt.Sprintf("the host with the public address %s", l.PublicIP)
+	case l.Machine != "" && l.Machine != own.Machine && l.Machine != k.attrs.Machine:
+		return fmt.Sprintf("the machine %s, which has our public address %s, too", l.Machine, l.PublicIP)
+	}
+	return ""
+}

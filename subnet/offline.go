@@ -17,22 +17,29 @@ const offlineAfter = 5 * time.Second
 // still live by it.
 func (k *Keeper) goOffline(ctx context.Context) bool {
 	s, err := k.Saved()
-	if err == nil {
+	if err != nil {
+		k.Saved = nil // it will not get better
+	} else {
+		// What is wrong may get better: the clock is set, the interface comes up.
+		k.Saved = func() (Saved, error) { return s, nil }
 		err = k.usable(ctx, s)
 	}
 	switch {
 	case ctx.Err() != nil:
 		return false
 	case err != nil:
-		klog.Warningf("waiting for the store, as there is nothing to start with: %v", err)
+		k.tell("waiting for the store, as there is nothing to start with: %v", err)
 		return false
 	}
-	until := "for ever"
-	if !s.Own.Reserved() {
-		until = "until " + s.Own.Expires.Format(time.DateTime)
+	whose := "ours for ever"
+	switch {
+	case s.Holder != "":
+		whose = "now that of " + s.Holder
+	case !s.Own.Reserved():
+		whose = "ours until " + s.Own.Expires.Format(time.DateTime)
 	}
-	klog.Warningf("the store cannot be reached: starting with what it held at %s, %d leases; our subnet %s is ours %s",
-		s.At.Format(time.DateTime), len(s.Snapshot.Leases), s.Own.Subnet, until)
+	klog.Warningf("the store cannot be reached: starting with what was known of it at %s, %d leases; our subnet %s is %s",
+		s.At.Format(time.DateTime), len(s.Snapshot.Leases), s.Own.Subnet, whose)
 	k.holding, k.offline = s.Holding, true
 	return true
 }
@@ -55,6 +62,9 @@ func (k *Keeper) usable(ctx context.Context, s Saved) error {
 	}
 	if attrs.PublicIP != s.Own.PublicIP {
 		return errors.New("our lease is that of another public address")
+	}
+	if s.Own.Machine != "" && s.Own.Machine != attrs.Machine {
+		return fmt.Errorf("our lease is that of the machine %s, and this one is %s", s.Own.Machine, attrs.Machine)
 	}
 	k.attrs, k.avoid, k.outdated = attrs, avoid, false
 	return nil

@@ -24,6 +24,7 @@ type savedJSON struct {
 	At     time.Time
 	Config string // as written
 	Own    string // the key of this host's lease
+	Holder string `json:",omitempty"` // who has that now, if we have no other one yet
 	Leases []savedLease
 }
 
@@ -37,13 +38,13 @@ type savedLease struct {
 // Save writes what a host holds now of a store.
 func (h Holding) Save(path, store string) error {
 	j := savedJSON{
-		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(),
+		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(), Holder: h.Holder,
 		Leases: make([]savedLease, 0, len(h.Snapshot.Leases)),
 	}
 	add := func(l *Lease) error {
 		value, err := l.Value()
 		if err == nil {
-			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.Expires, l.Revision})
+			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision})
 		}
 		return err
 	}
@@ -61,6 +62,15 @@ func (h Holding) Save(path, store string) error {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return file.Write(path, append(content, '\n'))
+}
+
+// ends returns when a lease expires, by the host's clock as it is now: it may have
+// been set since that was learned.
+func (l *Lease) ends(now time.Time) time.Time {
+	if l.Reserved() {
+		return time.Time{}
+	}
+	return now.Add(l.Expires.Sub(now))
 }
 
 // LoadSaved reads what was saved of a store.
@@ -94,7 +104,7 @@ func parseSaved(content []byte, store string) (Saved, error) {
 		entries[i] = Entry(l)
 	}
 	a.Reset(entries)
-	s := Saved{At: j.At, Holding: Holding{Config: config, Snapshot: a.Snapshot(0)}}
+	s := Saved{At: j.At, Holding: Holding{Config: config, Snapshot: a.Snapshot(0), Holder: j.Holder}}
 	for _, l := range s.Snapshot.Leases {
 		if l.Subnet.Key() == j.Own {
 			s.Own = l
@@ -110,7 +120,7 @@ func parseSaved(content []byte, store string) (Saved, error) {
 // for when other hosts' leases end.
 func (h Holding) SameSaved(other Holding) bool {
 	a, b := h.Own, other.Own
-	if h.Config.raw != other.Config.raw || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || !a.Expires.Equal(b.Expires) ||
+	if h.Config.raw != other.Config.raw || h.Holder != other.Holder || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || a.Expires.Sub(b.Expires).Abs() > time.Second ||
 		len(h.Snapshot.Leases) != len(other.Snapshot.Leases) {
 		return false
 	}

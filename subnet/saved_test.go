@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"flanneld/pkg/ip"
 )
@@ -31,7 +32,7 @@ func saveable(t *testing.T) Holding {
 		return l
 	}
 	own := lease("10.5.1.0/24", "192.0.2.1", time.Hour)
-	return Holding{Config: config, Own: own, Snapshot: Snapshot{Leases: []*Lease{
+	return Holding{Config: config, Own: own, Holder: "someone", Snapshot: Snapshot{Leases: []*Lease{
 		own, lease("10.5.2.0/24", "192.0.2.2", time.Hour), lease("10.5.3.0/24", "192.0.2.3", 0),
 	}}}
 }
@@ -51,7 +52,7 @@ func TestSaved(t *testing.T) {
 	}
 	for i, l := range s.Snapshot.Leases {
 		want := h.Snapshot.Leases[i]
-		if l.Subnet != want.Subnet || l.Attrs != want.Attrs || !l.Expires.Equal(want.Expires) || l.Revision != want.Revision {
+		if l.Subnet != want.Subnet || l.Attrs != want.Attrs || l.Expires.Sub(want.Expires).Abs() > time.Second || l.Revision != want.Revision {
 			t.Errorf("%+v was read, want %+v", l, want)
 		}
 	}
@@ -103,8 +104,9 @@ func TestSameSaved(t *testing.T) {
 		"our own lease renewed": change(0, func(l *Lease) { l.Expires = l.Expires.Add(time.Hour) }),
 		"another's attributes":  change(1, func(l *Lease) { l.BackendData = "{}" }),
 		"reserved":              change(1, func(l *Lease) { l.Expires = time.Time{} }),
-		"another configuration": {Config: &Config{raw: "{}"}, Own: h.Own, Snapshot: h.Snapshot},
-		"one that is not there": {Config: h.Config, Own: h.Own, Snapshot: Snapshot{Leases: h.Snapshot.Leases[:2]}},
+		"another's subnet":      {Config: h.Config, Own: h.Own, Snapshot: h.Snapshot, Holder: "the host"},
+		"another configuration": {Config: &Config{raw: "{}"}, Own: h.Own, Holder: h.Holder, Snapshot: h.Snapshot},
+		"one that is not there": {Config: h.Config, Own: h.Own, Holder: h.Holder, Snapshot: Snapshot{Leases: h.Snapshot.Leases[:2]}},
 		"another in its place":  change(2, func(l *Lease) { l.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.5.4.0/24")) }),
 	} {
 		if now.SameSaved(h) {
@@ -122,6 +124,9 @@ func TestSavedUsable(t *testing.T) {
 		"ended at":                  func(s *Saved, _ *Keeper) { s.Own.Expires = time.Now().Add(-time.Second) },
 		"does not fit":              func(s *Saved, _ *Keeper) { s.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.6.1.0/24")) },
 		"of another public address": func(_ *Saved, _ *Keeper) { attrs.PublicIP.V4 = netip.MustParseAddr("192.0.2.9") },
+		"that of the machine other, and this one is here": func(s *Saved, _ *Keeper) {
+			s.Own.Machine, attrs.Machine = "other", "here"
+		},
 		"no interface": func(_ *Saved, k *Keeper) {
 			k.Prepare = func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error) {
 				return Attrs{}, nil, errors.New("no interface")
@@ -138,4 +143,40 @@ func TestSavedUsable(t *testing.T) {
 			t.Errorf("error %v, want one with %q", err, want)
 		}
 	}
+}
+
+// The clock was set since it was learned when leases end: that is not when they end
+// by it now.
+func TestSavedAfterClockWasSet(t *testing.T) {
+	h := saveable(t)
+	path := filepath.Join(t.TempDir(), "state.json")
+	for _, by := range []time.Duration{24 * time.Hour, -24 * time.Hour, 40 * 365 * 24 * time.Hour} {
+		for _, l := range h.Snapshot.Leases[:2] {
+			l.Expires = beforeSet(time.Now().Add(time.Hour), by)
+		}
+		if err := h.Save(path, "/net"); err != nil {
+			t.Fatal(err)
+		}
+		s, err := LoadSaved(path, "/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range s.Snapshot.Leases[:2] {
+			if left := time.Until(l.Expires); left < 59*time.Minute || left > time.Hour {
+				t.Errorf("the clock was set by %s, and %s ends in %s, want an hour", by, l.Subnet, left)
+			}
+		}
+		if !s.Snapshot.Leases[2].Reserved() {
+			t.Errorf("%s is no longer reserved", s.Snapshot.Leases[2].Subnet)
+		}
+	}
+}
+
+// beforeSet returns a time of both clocks as it is if the wall clock has been set by
+// some time, in seconds, since it was read. Only the clock itself can make such a
+// time; here its seconds are changed where package time keeps them.
+func beforeSet(t time.Time, by time.Duration) time.Time {
+	const inWall = 30 // bits for nanoseconds
+	*(*uint64)(unsafe.Pointer(&t)) -= uint64(by/time.Second) << inWall
+	return t
 }

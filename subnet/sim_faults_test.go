@@ -102,6 +102,8 @@ func (s *sim) expire(h *simHost) {
 	time.Sleep(time.Until(l.Expires) - near + some(s.random, 2*near))
 	for _, other := range rivals {
 		s.link(other, link{})
+	}
+	for _, other := range rivals {
 		s.start(other, s.random.IntN(3) > 0)
 	}
 }

@@ -2,6 +2,7 @@ package subnet_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"net/netip"
 	"time"
@@ -17,6 +18,7 @@ type simHost struct {
 	attrs  subnet.Attrs
 	daemon *process  // nil while it does not run
 	env    ip.Subnet // that subnet.env names
+	saved  subnet.Saved
 	link   link
 	light  chan struct{} // closed when the link is dark no more
 	broken chan struct{} // closed when the connections break
@@ -42,12 +44,13 @@ type process struct {
 	previous ip.Subnet
 	// unclaimed: the previous subnet has been free since the start.
 	unclaimed bool
+	offline   bool            // it started with what was saved
 	leases    []*subnet.Lease // of this host, which the daemon has to find when it starts
 	disturbed bool            // since the start
 }
 
 // start runs the daemon of a host, which knows its previous subnet if subnet.env
-// is still there.
+// is still there, and maybe what it held.
 func (s *sim) start(h *simHost, knows bool) {
 	time.Sleep(some(s.random, quick)) // not at the same time as another one
 	s.mu.Lock()
@@ -70,7 +73,11 @@ func (s *sim) start(h *simHost, knows bool) {
 			p.leases = append(p.leases, l)
 		}
 	}
-	s.say("%s starts, formerly %s", h.public, p.previous)
+	saved := h.saved
+	if s.random.IntN(2) == 0 {
+		saved = subnet.Saved{}
+	}
+	s.say("%s starts, formerly %s, with %v saved", h.public, p.previous, saved.Own)
 	h.daemon = p
 	began := time.Now()
 	k := &subnet.Keeper{
@@ -83,7 +90,16 @@ func (s *sim) start(h *simHost, knows bool) {
 		Changed:  p.changed,
 		Waiting:  func(text string) { s.tell("%s: %s", h.public, text) },
 		Boottime: func() time.Duration { return time.Since(began) },
-		Random:   s.source(),
+		Saved: func() (subnet.Saved, error) {
+			if saved.Own == nil {
+				return saved, errors.New("there is none")
+			}
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			p.offline = true
+			return saved, nil
+		},
+		Random: s.source(),
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -112,19 +128,20 @@ func (p *process) changed(h subnet.Holding) {
 	defer p.sim.mu.Unlock()
 	first := p.holding.Own == nil
 	p.holding = h
+	p.host.saved = subnet.Saved{At: time.Now(), Holding: h}
 	p.sim.say("%s has %s of revision %d until %s, held by %q", p.host.public, h.Own.Subnet, h.Own.Revision, h.Own.Expires, h.Holder)
 	if h.Holder == "" {
 		p.host.env = h.Own.Subnet
 	}
-	if first {
+	if first && !p.offline {
 		p.sim.checkRestart(p)
 	}
 	p.sim.checkOwners(p)
 }
 
 // awake waits for as long as the daemon is frozen, and then a moment: others may
-// go on at the same time.
-func (p *process) awake(r *rand.Rand) {
+// go on at the same time. If the daemon is ended meanwhile, ctx has when it returns.
+func (p *process) awake(ctx context.Context, r *rand.Rand) {
 	for {
 		p.sim.mu.Lock()
 		frozen := p.frozen
@@ -135,6 +152,7 @@ func (p *process) awake(r *rand.Rand) {
 		select {
 		case <-frozen:
 		case <-p.ctx.Done():
+			<-ctx.Done() // a moment later
 			return
 		}
 		time.Sleep(some(r, quick))

@@ -81,7 +81,7 @@ func ask[T any](ctx context.Context, p *process, what string, do func() (T, erro
 	}
 	p.enter()
 	defer p.leave()
-	p.awake(p.random)
+	p.awake(ctx, p.random)
 	t := p.trip()
 	arrive := func() {
 		p.sim.mu.Lock()
@@ -117,7 +117,7 @@ func ask[T any](ctx context.Context, p *process, what string, do func() (T, erro
 	case <-refused:
 		return none, errCut
 	}
-	p.awake(p.random)
+	p.awake(ctx, p.random)
 	if !came {
 		select {
 		case <-done:
@@ -204,7 +204,7 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 		return ctx.Err()
 	}
 	r := p.watchRandom
-	p.awake(r)
+	p.awake(ctx, r)
 	l, broken := p.connection()
 	if l.dark && l.refuse {
 		time.Sleep(some(r, quick))
@@ -259,7 +259,7 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 				return err
 			}
 		}
-		p.awake(r)
+		p.awake(ctx, r)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

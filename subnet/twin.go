@@ -16,8 +16,9 @@ import (
 // has passed on.
 
 const (
-	// answerTime is how long a machine has for its answer.
-	answerTime = 8 * time.Second
+	// answerTime is how long a machine has for its answer: longer than it takes to
+	// notice that the server it was connected to is dead.
+	answerTime = 20 * time.Second
 	// answerPoll is how often is looked whether there is one.
 	answerPoll = 500 * time.Millisecond
 	// twinPause is how long one that is alive is not asked again.
@@ -30,10 +31,13 @@ type twin struct {
 	seen    time.Time // when it last answered
 }
 
-// outlived returns the lease of our public address that another machine wrote, as
-// it is once that machine had time to say that it is alive. If it is, that is an
-// error.
+// outlived returns a lease of our public address. If another machine wrote it, it is
+// the lease as it is once that machine had time to say that it is alive; if it is
+// alive, that is an error.
 func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
+	if l.Machine == "" || l.Machine == k.attrs.Machine {
+		return l, nil
+	}
 	if k.twin.machine == l.Machine && time.Since(k.twin.seen) < twinPause {
 		return nil, k.alive(l)
 	}
@@ -45,7 +49,7 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the machine %s whether it is alive: %w", l.Machine, err)
 	}
-	k.Waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, l.Machine))
+	k.waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, l.Machine))
 	for end := time.Now().Add(answerTime); time.Now().Before(end); {
 		if err := sleep(ctx, answerPoll); err != nil {
 			return nil, err

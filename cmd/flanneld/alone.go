@@ -21,9 +21,9 @@ var errTaken = errors.New("another flanneld works for it")
 
 // claim binds the name of a subnet file, until release is called.
 func claim(file string) (release func(), err error) {
-	path, err := filepath.Abs(file)
+	path, err := resolve(file)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("claiming %s: %w", file, err)
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -38,6 +38,21 @@ func claim(file string) (release func(), err error) {
 		return nil, errors.Join(fmt.Errorf("claiming %s: %w", file, err), unix.Close(fd))
 	}
 	return func() { _ = unix.Close(fd) }, nil
+}
+
+// resolve returns the one path of a file that has several: /var/run is /run on most
+// machines. What is not there, or can't be looked at, has no links. The file itself is replaced, never
+// written through a link.
+func resolve(file string) (string, error) {
+	path, err := filepath.Abs(file)
+	if err != nil {
+		return "", err
+	}
+	for dir, rest := filepath.Dir(path), filepath.Base(path); ; dir, rest = filepath.Dir(dir), filepath.Join(filepath.Base(dir), rest) {
+		if known, err := filepath.EvalSymlinks(dir); err == nil || dir == filepath.Dir(dir) {
+			return filepath.Join(known, rest), nil
+		}
+	}
 }
 
 // awaitClaim claims a subnet file once whoever works for it has ended.

@@ -7,9 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"flanneld/network"
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+	"flanneld/pkg/target/masq"
 )
 
 // cleanup removes from the host what a daemon with this subnet file left there,
@@ -26,16 +29,21 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	}
 	networks := env.Network.Prefixes()
 	if len(networks) == 0 {
-		return unclear(ctx, o.subnetFile, machine, out)
+		return unclear(ctx, o.subnetFile, withRules(o, machine), out)
 	}
-	gone, err := network.Cleanup(ctx, machine, networks)
+	gone, err := network.Cleanup(ctx, withRules(o, machine), networks)
 	for _, object := range gone {
 		fmt.Fprintf(out, "removed %s\n", object)
 	}
 	if err != nil {
 		return err
 	}
-	for _, file := range []string{o.savedFile(), o.subnetFile} { // the last tells what is ours
+	saved := o.savedFile()
+	if s, err := o.saved(); err == nil && s.Own.Subnet != env.Subnet {
+		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
+		saved = ""
+	}
+	for _, file := range []string{saved, o.subnetFile} { // the last tells what is ours
 		err := os.Remove(file)
 		switch {
 		case err == nil:
@@ -48,19 +56,23 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 }
 
 // unclear is for when the subnet file does not tell which network was ours.
-func unclear(ctx context.Context, file string, machine host, out io.Writer) error {
-	have, err := machine.Dump(ctx)
+func unclear(ctx context.Context, file string, t target.Target, out io.Writer) error {
+	have, err := t.Dump(ctx)
 	if err != nil {
 		return err
 	}
-	marked := 0
+	routes, rules := 0, 0
 	for k, e := range have {
-		if e.Owner == state.Ours && (k.Kind == state.KindRoute || k.Kind == state.KindNexthop) {
-			marked++
+		switch {
+		case e.Owner != state.Ours:
+		case k.Kind == state.KindRoute || k.Kind == state.KindNexthop:
+			routes++
+		case slices.Contains(masq.Kinds(), k.Kind):
+			rules++
 		}
 	}
-	if marked > 0 {
-		return fmt.Errorf("%s does not say which network this host was in, so whose the %d routes of protocol 70 are can't be told; write FLANNEL_NETWORK= and the network into it", file, marked)
+	if routes+rules > 0 {
+		return fmt.Errorf("%s does not say which network this host was in, so whose the %d routes of protocol 70 and %d sets of rules for packets are can't be told; write FLANNEL_NETWORK= and the network into it", file, routes, rules)
 	}
 	fmt.Fprintln(out, "there is nothing to remove")
 	return nil

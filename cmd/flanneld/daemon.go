@@ -61,7 +61,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
-	d.target = target.Mux{Rest: machine, Parts: []target.Part{{Target: tunnels, Kinds: tunnel.Kinds()}}}
+	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err
@@ -85,6 +85,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.reconciler.Run(ctx) })
 	g.Go(func() error { return d.watchMachine(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
+	g.Go(func() error { return d.followRules(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
 	g.Go(func() error { return d.save(ctx) })
 	g.Go(func() error { return d.watchdog(ctx) })
@@ -112,6 +113,7 @@ type daemon struct {
 	host     backend.Host
 	prepared prepared // for what the keeper is about to hold
 	backend  backend.Backend
+	rules    network.Rules
 	holding  subnet.Holding
 	problems map[string]string // of leases, by key, as they were logged
 	vetter   subnet.Vetter
@@ -145,7 +147,7 @@ func (d *daemon) holds(h subnet.Holding) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if h.Config == d.prepared.config {
-		d.backend = d.prepared.backend
+		d.backend, d.rules = d.prepared.backend, d.prepared.rules
 	}
 	if h.Config != d.holding.Config {
 		d.linger = subnet.Linger{}
@@ -209,6 +211,7 @@ func (d *daemon) wish() {
 		Config:     h.Config,
 		Host:       d.host,
 		Own:        h.Own,
+		Rules:      d.rules,
 		Networks:   d.networks,
 		Peers:      peers,
 		Unreadable: unreadable,

@@ -12,10 +12,7 @@ import (
 	"testing"
 )
 
-const (
-	module  = "flanneld/"
-	netlink = "github.com/vishvananda/netlink"
-)
+const module = "flanneld/"
 
 // fence is what packages must not import, themselves or through others. A
 // pattern is a package, or all packages below it where it ends in a slash.
@@ -38,7 +35,11 @@ var fences = []fence{
 
 // netlinkUsers may import a netlink library. Who is attached to a TUN device, and
 // whose it is, is told by netlink only. The lab is test equipment.
-var netlinkUsers = []string{"pkg/target/kernel", "pkg/tun", "pkg/lab"}
+var netlinkUsers = map[string][]string{
+	"github.com/vishvananda/netlink": {"pkg/target/kernel", "pkg/tun", "pkg/lab"},
+	"github.com/mdlayher/netlink":    {"pkg/target/masq"},
+	"github.com/google/nftables":     {"pkg/target/masq"},
+}
 
 func TestFences(t *testing.T) {
 	direct := imports(t)
@@ -61,8 +62,10 @@ func TestFences(t *testing.T) {
 	}
 	for name, imported := range direct {
 		for _, i := range imported {
-			if (i == netlink || strings.HasPrefix(i, netlink+"/")) && !slices.Contains(netlinkUsers, name) {
-				t.Errorf("%s must not import %s", name, i)
+			for library, users := range netlinkUsers {
+				if (i == library || strings.HasPrefix(i, library+"/")) && !slices.Contains(users, name) {
+					t.Errorf("%s must not import %s", name, i)
+				}
 			}
 		}
 	}

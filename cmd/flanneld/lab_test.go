@@ -87,6 +87,7 @@ type node struct {
 	*lab.Host
 	n      *network
 	args   []string
+	env    []string // of its daemons, beside what all have
 	daemon *lab.Daemon
 	past   []*lab.Daemon // and the present one
 	pod    *lab.Pod      // the latest
@@ -192,7 +193,7 @@ func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
 
 func (h *node) start(args ...string) {
 	h.n.t.Helper()
-	h.runs(h.StartFlanneld(h.n.binary, slices.Concat(h.args, args)...))
+	h.runs(h.StartFlanneldIn(h.env, h.n.binary, slices.Concat(h.args, args)...))
 }
 
 // runs takes note of a daemon that was started.

@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/target/masq"
 )
 
 // version is set when the program is linked.
@@ -31,6 +32,7 @@ func start(machine host) int {
 	counters := make(chan os.Signal, 1)
 	signal.Notify(counters, syscall.SIGUSR1)
 	o.askedCounters = counters
+	o.rules = masq.New()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	switch {
@@ -45,7 +47,7 @@ func start(machine host) int {
 		klog.Errorf("stopping: %v", err)
 		return 1
 	}
-	klog.Info("stopping: forwarding, lease and subnet file stay as they are")
+	klog.Info("stopping: what is in the kernel, the lease and the subnet file stay as they are")
 	return 0
 }
 

@@ -188,7 +188,7 @@ func TestMigrationWithTLSAndPassword(t *testing.T) {
 func (h *node) act(args ...string) (code int, out string) {
 	h.n.t.Helper()
 	argv := []string{daemonBinary, "-etcd-endpoints=" + h.n.etcd.Endpoint(), "-subnet-file=" + filepath.Join(h.Dir, "subnet.env"), "-state-dir=" + filepath.Dir(h.stateFile())}
-	p, err := h.Start("flanneld", slices.Concat(argv, h.args, args), nil, lab.ProcessOptions{})
+	p, err := h.Start("flanneld", slices.Concat(argv, h.args, args), h.env, lab.ProcessOptions{})
 	check(h.n.t, err)
 	code, err = p.Wait(h.n.ctx)
 	check(h.n.t, err)

@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/target/masq"
 	"flanneld/subnet/etcd"
 )
 
@@ -29,6 +30,10 @@ type options struct {
 	subnetFile  string
 	stateDir    string
 	renewMargin time.Duration
+	// ipMasq, forwardRules and fullyRandom are about the rules for packets, and
+	// masqMode is about the way in which they are written.
+	ipMasq, forwardRules, fullyRandom bool
+	masqMode                          masqMode
 	// cleanup, migrate and release are what to do instead of the daemon's work.
 	cleanup, migrate, release bool
 	dryRun                    bool
@@ -37,6 +42,8 @@ type options struct {
 	unknown []string
 	// askedCounters has the packets that were counted logged.
 	askedCounters <-chan os.Signal
+	// rules are those for packets, on this host; nil to leave them alone.
+	rules *masq.Target
 	// boottime takes the place of the kernel's clock in tests.
 	boottime func() time.Duration
 }
@@ -73,6 +80,13 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.Var((*address)(&o.iface.PublicIP), "public-ip", "`address` that other hosts reach this one by, if it is not the interface's")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells this host's subnet")
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd needs; empty to keep nothing")
+	fs.BoolVar(&o.ipMasq, "ip-masq", false, "let what pods send to the outside come from this host's address")
+	notRandom := fs.Bool("ip-masq-fully-random-disable", false, "with -ip-masq, let the kernel keep source ports where it can")
+	o.masqMode = masqMode(masq.ModeAuto)
+	fs.Var(&o.masqMode, "masq-mode", "`way` to write rules for packets, auto, iptables or nftables; auto does as the network's configuration says, or as others on this host")
+	fs.BoolVar(&o.forwardRules, "iptables-forward-rules", true, "let packets from and to pods be forwarded, also by nftables")
+	resync := seconds(5)
+	fs.Var(&resync, "iptables-resync", "`seconds`; without effect, for rules are put right when they change")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
@@ -118,21 +132,20 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		return nil, usage("invalid value %q for environment variable %s: %v", value, name, err)
 	}
 	o.renewMargin = time.Duration(margin) * time.Minute
+	o.fullyRandom = !*notRandom
 	return &o, nil
 }
 
 // missing are the variables of flannel's options that this version does not have,
 // with a value that asks for nothing.
 var missing = map[string]string{
-	"FLANNELD_IP_MASQ":                      "false",
-	"FLANNELD_IP_MASQ_FULLY_RANDOM_DISABLE": "false",
-	"FLANNELD_IP_BLACKHOLE_ROUTE":           "false",
-	"FLANNELD_PUBLIC_IPV6":                  "none",
-	"FLANNELD_KUBE_SUBNET_MGR":              "false",
-	"FLANNELD_HEALTHZ_PORT":                 "0",
-	"FLANNELD_NETWORKS":                     "none",
-	"FLANNELD_LISTEN":                       "none",
-	"FLANNELD_REMOTE":                       "none",
+	"FLANNELD_IP_BLACKHOLE_ROUTE": "false",
+	"FLANNELD_PUBLIC_IPV6":        "none",
+	"FLANNELD_KUBE_SUBNET_MGR":    "false",
+	"FLANNELD_HEALTHZ_PORT":       "0",
+	"FLANNELD_NETWORKS":           "none",
+	"FLANNELD_LISTEN":             "none",
+	"FLANNELD_REMOTE":             "none",
 }
 
 // actions are flags that ask for something else than the daemon. They are for the
@@ -250,6 +263,30 @@ func (a *api) Set(v string) error {
 	return errors.New("is not auto, 2 or 3")
 }
 func (a *api) String() string { return string(*a) }
+
+type masqMode masq.Mode
+
+func (m *masqMode) Set(v string) error {
+	switch masq.Mode(v) {
+	case masq.ModeAuto, masq.ModeIPTables, masq.ModeNFTables:
+		*m = masqMode(v)
+		return nil
+	}
+	return errors.New("is not auto, iptables or nftables")
+}
+func (m *masqMode) String() string { return string(*m) }
+
+type seconds int
+
+func (s *seconds) Set(v string) error {
+	n, err := strconv.ParseInt(v, 0, 0)
+	if err != nil || n < 1 {
+		return errors.New("is not a number of seconds from 1")
+	}
+	*s = seconds(n)
+	return nil
+}
+func (s *seconds) String() string { return fmt.Sprint(int(*s)) }
 
 type regexes []*regexp.Regexp
 

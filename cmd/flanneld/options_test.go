@@ -26,6 +26,7 @@ func defaults() options {
 		subnetFile:  "/run/flannel/subnet.env",
 		stateDir:    "/var/lib/flannel",
 		renewMargin: time.Hour,
+		masqMode:    "auto", forwardRules: true, fullyRandom: true,
 	}
 }
 
@@ -85,6 +86,12 @@ func TestParseFlags(t *testing.T) {
 		{"state-dir", "/a/b", "/z", func(o *options) { o.stateDir = "/a/b" }},
 		{"subnet-lease-renew-margin", "1", "9", func(o *options) { o.renewMargin = time.Minute }},
 		{"subnet-lease-renew-margin", "1439", "9", func(o *options) { o.renewMargin = 1439 * time.Minute }},
+		{"ip-masq", "true", "false", func(o *options) { o.ipMasq = true }},
+		{"ip-masq-fully-random-disable", "true", "false", func(o *options) { o.fullyRandom = false }},
+		{"iptables-forward-rules", "false", "true", func(o *options) { o.forwardRules = false }},
+		{"iptables-resync", "7", "9", func(*options) {}},
+		{"masq-mode", "iptables", "nftables", func(o *options) { o.masqMode = "iptables" }},
+		{"masq-mode", "nftables", "auto", func(o *options) { o.masqMode = "nftables" }},
 		{"v", "3", "9", func(*options) {}},
 		{"vmodule", "daemon=2", "daemon=9", func(*options) {}},
 	} {
@@ -94,7 +101,9 @@ func TestParseFlags(t *testing.T) {
 			}
 			want := defaults()
 			test.set(&want)
-			check(t, []string{"-" + test.flag, test.value}, nil, want)
+			if !strings.HasPrefix(test.flag, "ip-masq") && test.flag != "iptables-forward-rules" { // those of yes and no
+				check(t, []string{"-" + test.flag, test.value}, nil, want)
+			}
 			check(t, []string{"--" + test.flag + "=" + test.value}, variable(""), want)
 			check(t, []string{"-" + test.flag + "=" + test.value}, variable(test.other), want)
 			check(t, nil, variable(test.value), want)
@@ -198,6 +207,9 @@ func TestParseRejects(t *testing.T) {
 		{"public-ip", "224.0.0.1"},
 		{"public-ip", "255.255.255.255"},
 		{"public-ip", "192.0.2.1/24"},
+		{"masq-mode", "nft"},
+		{"iptables-resync", "0"},
+		{"ip-masq", "maybe"},
 		{"subnet-lease-renew-margin", "0"},
 		{"subnet-lease-renew-margin", "1440"},
 		{"subnet-lease-renew-margin", "-5"},
@@ -210,7 +222,7 @@ func TestParseRejects(t *testing.T) {
 		t.Run(test.flag+"="+test.value, func(t *testing.T) {
 			quoted := strings.ReplaceAll(test.value, "\n", `\n`)
 			variable := envPrefix + strings.ToUpper(strings.ReplaceAll(test.flag, "-", "_"))
-			rejected(t, []string{"-" + test.flag, test.value}, nil, "-"+test.flag, `"`+quoted+`"`)
+			rejected(t, []string{"-" + test.flag + "=" + test.value}, nil, "-"+test.flag, `"`+quoted+`"`)
 			rejected(t, nil, []string{variable + "=" + test.value}, variable, `"`+quoted+`"`)
 		})
 	}

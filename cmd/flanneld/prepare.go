@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"flanneld/backend"
+	"flanneld/network"
 	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
 )
@@ -17,6 +18,7 @@ import (
 type prepared struct {
 	config  *subnet.Config
 	backend backend.Backend
+	rules   network.Rules
 }
 
 // prepare makes the backend that a configuration names, and what it wants our
@@ -33,6 +35,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	rules := d.chooseRules(ctx, c)
 	tunDevice, err := d.tunDevice(ctx, c, b, ifaces)
 	if err != nil {
 		return subnet.Attrs{}, nil, err
@@ -45,7 +48,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 		return subnet.Attrs{}, nil, err
 	}
 	attrs.Machine = machineName(d.options.iface.MachineID)
-	d.prepared = prepared{c, b}
+	d.prepared = prepared{c, b, rules}
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }
 

@@ -24,6 +24,7 @@ func (d *daemon) env() network.Env {
 		Network: d.holding.Config.Network(),
 		Subnet:  d.holding.Own.Subnet,
 		MTU:     d.backend.MTU(d.status.Host),
+		IPMasq:  d.options.ipMasq,
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"flanneld/pkg/ip"
@@ -33,8 +32,8 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		return err
 	}
 	// A start without etcd would take the lease for ours still.
-	if err := os.Remove(o.savedFile()); err != nil && o.stateDir != "" && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if s, err := o.saved(); err == nil && s.Own.PublicIP == host.PublicIP {
+		return os.Remove(o.savedFile())
 	}
 	return nil
 }

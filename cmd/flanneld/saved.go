@@ -31,6 +31,9 @@ func (o *options) saved() (subnet.Saved, error) {
 const (
 	saveRest      = 10 * time.Second
 	saveRestLease = time.Millisecond
+	// saveAgain is how soon the file is written although nothing changed: it may have
+	// been lost, and the clock that its times are by may have been set.
+	saveAgain = 10 * time.Minute
 )
 
 // save keeps the file as the keeper's holding is.
@@ -62,12 +65,16 @@ func (d *daemon) save(ctx context.Context) error {
 		}
 		return saveRest + time.Duration(len(h.Snapshot.Leases))*saveRestLease
 	}
+	again := time.NewTicker(saveAgain)
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			write()
 			return ctx.Err()
 		case <-d.unsaved:
+		case <-again.C:
+			last = subnet.Holding{}
 		}
 		if err := sleep(ctx, write()); err != nil {
 			write()

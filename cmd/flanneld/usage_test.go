@@ -46,7 +46,8 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"-help"}, 0, "Usage: " + daemonBinary + " [OPTION]..."},
 		{nil, []string{"-h"}, 0, "-subnet-file"},
 		{nil, []string{"-no-such-flag"}, 2, "flag provided but not defined: -no-such-flag"},
-		{nil, []string{"-ip-masq"}, 2, "flag provided but not defined: -ip-masq"},
+		{nil, []string{"-ip-blackhole-route"}, 2, "flag provided but not defined: -ip-blackhole-route"},
+		{nil, []string{"-masq-mode=nft"}, 2, `invalid value "nft" for flag -masq-mode: is not auto, iptables or nftables`},
 		{nil, []string{"-subnet-lease-renew-margin=1440"}, 2, `invalid value "1440" for flag -subnet-lease-renew-margin`},
 		{nil, []string{"-public-ip=fc00::1"}, 2, `invalid value "fc00::1" for flag -public-ip`},
 		{nil, []string{"-etcd-endpoints=localhost:2379"}, 2, "is not an http or https URL"},
@@ -57,7 +58,7 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"start"}, 2, `unexpected argument "start"`},
 		{[]string{"FLANNELD_PUBLIC_IP=x"}, nil, 2, `invalid value "x" for environment variable FLANNELD_PUBLIC_IP`},
 		{[]string{"FLANNELD_V=x"}, nil, 2, "FLANNELD_V"},
-		{[]string{"FLANNELD_IP_MASQ=true"}, nil, 2, "FLANNELD_IP_MASQ: this version does not have that option"},
+		{[]string{"FLANNELD_IP_BLACKHOLE_ROUTE=true"}, nil, 2, "FLANNELD_IP_BLACKHOLE_ROUTE: this version does not have that option"},
 	} {
 		code, text := output(t, c.env, c.args...)
 		if code != c.code || !strings.Contains(text, c.want) {

@@ -25,6 +25,8 @@ const (
 	KindTunnelPeer
 	KindNexthop
 	KindRoute
+	KindMasquerade
+	KindForward
 )
 
 func (k Kind) String() string {
@@ -45,6 +47,10 @@ func (k Kind) String() string {
 		return "nexthop"
 	case KindRoute:
 		return "route"
+	case KindMasquerade:
+		return "masquerading"
+	case KindForward:
+		return "forwarding"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -53,8 +59,8 @@ func (k Kind) String() string {
 // is ours.
 type Key struct {
 	Kind Kind
-	Dev  string       // devices: the name; what is a device's own: whose
-	Dst  netip.Prefix // routes: the destination; addresses; neighbours: of one address; tunnel peers: the subnet
+	Dev  string       // devices: the name; what is a device's own: whose; packet rules: the Way
+	Dst  netip.Prefix // routes: the destination; addresses; neighbours: of one address; tunnel peers: the subnet; packet rules: the network
 	ID   uint32       // nexthops: the number
 	MAC  MAC          // FDB entries
 }

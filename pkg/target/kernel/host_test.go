@@ -130,7 +130,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 // freshHost returns the namespace without links, lo aside.
 func freshHost(t *testing.T) hand {
 	t.Helper()
-	needNetns(t)
+	targettest.NeedNetns(t)
 	t.Cleanup(func() {
 		for _, fd := range held {
 			_ = fd.Close()

@@ -22,7 +22,7 @@ func TestKernel(t *testing.T) {
 
 // A namespace in which there never was a route has no main table yet.
 func TestDumpWithoutTables(t *testing.T) {
-	needNetns(t)
+	targettest.NeedNetns(t)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

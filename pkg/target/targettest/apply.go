@@ -76,6 +76,8 @@ func (f *Fake) do(op state.Op) error {
 		return f.doPeer(op)
 	case state.KindNexthop:
 		return f.doNexthop(op)
+	case state.KindMasquerade, state.KindForward:
+		return f.doRules(op)
 	default:
 		return f.doRoute(op)
 	}
@@ -259,11 +261,15 @@ func validate(op state.Op) {
 		ok = isTUN(k.Dev)
 	case state.KindTunnelPeer:
 		ok = isTUN(k.Dev) && k.Dst.IsValid()
+	case state.KindMasquerade, state.KindForward:
+		ok = k.Dev != "" && k.Dst.IsValid()
 	default:
 		ok = false
 	}
 	switch w := op.Want.(type) {
-	case nil, state.Addr, state.Route, state.Nexthop, state.Tunnel:
+	case nil, state.Addr, state.Route, state.Nexthop, state.Tunnel, state.Forward:
+	case state.Masquerade:
+		ok = ok && w.Own.IsValid()
 	case state.VXLAN:
 		ok = ok && w.MAC.IsUnicast() && isVXLAN(w.Name)
 	case state.TUN:

@@ -16,7 +16,7 @@ import (
 
 // Fake is a target.Target in memory. It keeps routes as the IPv4 main table
 // does, nexthop objects, and links with what is theirs. Beside those it holds
-// tunnels, as a target of its own does. It panics if it is used as no target may
+// tunnels and rules for packets, as targets of their own do. It panics if it is used as no target may
 // be. It is a Host, too.
 type Fake struct {
 	busy sync.Mutex // held by Dump and Apply, which one goroutine calls
@@ -29,6 +29,7 @@ type Fake struct {
 	since      map[netip.Prefix]time.Time // since when the first is the first
 	nexthops   map[uint32]hop
 	tunnels    map[string]*tunnel      // by device
+	rules      state.Set               // for packets
 	lost       map[state.Key]time.Time // when what is on a device went without a step
 	failed     map[state.Key]bool      // the last step about it
 	watch      *watch
@@ -49,6 +50,7 @@ func NewFake() *Fake {
 		since:    make(map[netip.Prefix]time.Time),
 		nexthops: make(map[uint32]hop),
 		tunnels:  make(map[string]*tunnel),
+		rules:    make(state.Set),
 		seen:     make(map[string]sighting),
 		lost:     make(map[state.Key]time.Time),
 		failed:   make(map[state.Key]bool),
@@ -94,6 +96,7 @@ func (f *Fake) dump() (state.Have, error) {
 	}
 	f.dumpDevices(have)
 	f.dumpTunnels(have)
+	f.dumpRules(have)
 	for dst, aliases := range f.routes {
 		key := state.Key{Kind: state.KindRoute, Dst: dst}
 		for _, a := range aliases {

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/network"
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+	"flanneld/pkg/target/masq"
+	"flanneld/subnet"
+)
+
+// withRules is the machine, some parts, and the rules for packets.
+func withRules(o *options, machine host, parts ...target.Part) target.Target {
+	if o.rules != nil {
+		parts = append(parts, target.Part{Target: o.rules, Kinds: masq.Kinds()})
+	}
+	return target.Mux{Rest: machine, Parts: parts}
+}
+
+// chooseRules returns the rules for packets that the options ask for, in the way
+// that goes with a configuration and with this host.
+func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config) network.Rules {
+	o := d.options
+	r := network.Rules{Masquerade: o.ipMasq, Forward: o.forwardRules, RandomFully: o.ipMasq && o.fullyRandom}
+	if o.rules == nil || !r.Masquerade && !r.Forward {
+		return network.Rules{}
+	}
+	var why string
+	r.Way, why = o.rules.Choose(ctx, masq.Mode(o.masqMode), c.NFTables)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if r != d.rules {
+		klog.Infof("rules for packets are written by %s: %s", r.Way, why)
+	}
+	return r
+}
+
+// rulesPause lets someone who sets up rules of iptables, such as docker, come to an
+// end.
+const rulesPause = time.Second
+
+// followRules goes over to iptables when others on this host begin to use it: what
+// they drop, only rules in the same tables let through. It does not go back, for
+// they may be about to be started again.
+func (d *daemon) followRules(ctx context.Context) error {
+	if d.options.rules == nil {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.reconciler.Ready():
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.options.rules.Touched():
+		}
+		if err := sleep(ctx, rulesPause); err != nil {
+			return err
+		}
+		d.mu.Lock()
+		c, before := d.holding.Config, d.rules
+		d.mu.Unlock()
+		if before.Way != state.NFTables {
+			continue
+		}
+		now := d.chooseRules(ctx, c)
+		d.mu.Lock()
+		if d.prepared.config == c && now != before && ctx.Err() == nil {
+			d.prepared.rules, d.rules = now, now
+			d.wish()
+		}
+		d.mu.Unlock()
+	}
+}

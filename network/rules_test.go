@@ -1,0 +1,186 @@
+package network
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
+	"flanneld/pkg/target/targettest"
+	"flanneld/subnet"
+)
+
+var allRules = Rules{Way: state.NFTables, Masquerade: true, RandomFully: true, Forward: true}
+
+// rulesWish is for a host with packet rules, and a peer.
+func rulesWish(t *testing.T, config string, r Rules) Wish {
+	t.Helper()
+	c, err := subnet.ParseConfig([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := wish(lease(1, 1))
+	w.Config, w.Rules = c, r
+	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.7.0/24"))}
+	w.Networks = []netip.Prefix{c.V4.Network, netip.MustParsePrefix("10.0.0.0/16")}
+	return w
+}
+
+const rulesConfig = `{"Network":"10.5.0.0/16","MasqExclude":["192.0.2.0/24","fc00::/7","198.51.100.0/24"]}`
+
+func rulesOf(way state.Way, network, own, exclude string) state.Set {
+	n := netip.MustParsePrefix(network)
+	all := make(state.Set)
+	for _, o := range []state.Object{
+		state.Masquerade{Way: way, Network: n, Own: netip.MustParsePrefix(own), Exclude: exclude, RandomFully: true},
+		state.Forward{Way: way, Network: n},
+	} {
+		all[o.Key()] = o
+	}
+	return all
+}
+
+func (r *rig) wantRules(want state.Set) {
+	r.Helper()
+	if got := r.fake.Rules(); !maps.Equal(got, want) {
+		r.Errorf("the rules are %v, want %v", got, want)
+	}
+}
+
+func TestRules(t *testing.T) {
+	bubble(t, func(r *rig) {
+		const excluded = "192.0.2.0/24 198.51.100.0/24"
+		right := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", excluded)
+		r.start()
+		w := rulesWish(t, rulesConfig, allRules)
+		r.Wish(w)
+		r.pass(settle)
+		r.wantRules(right)
+		if last := r.fake.Applied()[2].Key().Kind; last != state.KindForward {
+			t.Errorf("the last step is about a %s", last)
+		}
+		// Whatever someone does to them, is undone.
+		for k := range right {
+			for _, away := range []bool{false, true} {
+				r.fake.SpoilRules(k, away)
+				r.pass(time.Second)
+				r.wantRules(right)
+			}
+		}
+		strange := state.Key{Kind: state.KindForward, Dev: string(state.IPTablesLegacy), Dst: netip.MustParsePrefix("0.0.0.0/0")}
+		r.fake.SpoilRules(strange, false)
+		r.pass(time.Second)
+		r.wantRules(right)
+
+		// Those of another network on the host are another daemon's.
+		other := state.Key{Kind: state.KindForward, Dev: string(state.NFTables), Dst: netip.MustParsePrefix("10.6.0.0/16")}
+		r.fake.SpoilRules(other, false)
+		r.pass(time.Hour)
+		all := r.fake.Rules()
+		if all[other] == nil || len(all) != len(right)+1 {
+			t.Errorf("the rules are %v", all)
+		}
+		r.fake.SpoilRules(other, true)
+
+		// Another subnet is one step.
+		before := len(r.fake.Applied())
+		w.Own = &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.8.0/24"))}
+		r.Wish(w)
+		r.pass(time.Second)
+		r.wantRules(rulesOf(state.NFTables, "10.5.0.0/16", "10.5.8.0/24", excluded))
+		if steps := r.fake.Applied()[before:]; len(steps) != 1 || steps[0].Verb != state.Replace {
+			t.Errorf("the steps were %v", steps)
+		}
+		w.Rules = Rules{Way: state.NFTables, Forward: true}
+		r.Wish(w)
+		r.pass(time.Second)
+		if got := r.fake.Rules(); len(got) != 1 {
+			t.Errorf("the rules are %v", got)
+		}
+	})
+}
+
+// When rules are written in another way, or for another network, the new ones are
+// there before the old ones go.
+func TestRulesChangeWay(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		w := rulesWish(t, rulesConfig, allRules)
+		r.Wish(w)
+		r.pass(time.Second)
+		for _, change := range []func(){
+			func() { w.Rules.Way = state.IPTablesNFT },
+			func() {
+				networks := w.Networks
+				w = rulesWish(t, `{"Network":"10.9.0.0/16"}`, w.Rules)
+				w.Networks = append(networks, w.Networks...)
+			},
+		} {
+			before := len(r.fake.Applied())
+			change()
+			r.Wish(w)
+			r.pass(time.Second)
+			var verbs []state.Verb
+			for _, op := range r.fake.Applied()[before:] {
+				if op.Key().Kind != state.KindRoute {
+					verbs = append(verbs, op.Verb)
+				}
+			}
+			if want := []state.Verb{state.Create, state.Create, state.Delete, state.Delete}; !slices.Equal(verbs, want) {
+				t.Errorf("the steps were %v, want %v", verbs, want)
+			}
+		}
+		r.wantRules(rulesOf(state.IPTablesNFT, "10.9.0.0/16", "10.5.7.0/24", ""))
+	})
+}
+
+// Rules that cannot be had are told of, tried again, and hold up nothing else.
+func TestRulesRefused(t *testing.T) {
+	bubble(t, func(r *rig) {
+		right := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24 198.51.100.0/24")
+		for k := range right {
+			r.fake.Refuse(k, unix.EOPNOTSUPP)
+		}
+		r.start()
+		r.Wish(rulesWish(t, rulesConfig, allRules))
+		r.pass(time.Second)
+		select {
+		case <-r.Ready():
+		default:
+			t.Error("not ready")
+		}
+		r.wantRoutes(1, ours(route(1, 1)))
+		if s := r.lastStatus(); s.Missing != 2 || s.Wanted != 3 {
+			t.Errorf("the status is %+v", s)
+		}
+		for k := range right {
+			r.fake.Refuse(k, nil)
+		}
+		r.pass(2 * retryMost)
+		r.wantRules(right)
+	})
+}
+
+func TestRulesCleanup(t *testing.T) {
+	fake := targettest.NewFake()
+	other := state.Key{Kind: state.KindForward, Dev: string(state.NFTables), Dst: netip.MustParsePrefix("10.6.0.0/16")}
+	for _, dst := range []string{"10.5.0.0/16", "0.0.0.0/0"} {
+		for _, way := range []state.Way{state.NFTables, state.IPTablesLegacy} {
+			fake.SpoilRules(state.Key{Kind: state.KindMasquerade, Dev: string(way), Dst: netip.MustParsePrefix(dst)}, false)
+		}
+	}
+	fake.SpoilRules(other, false)
+	gone, err := Cleanup(context.Background(), fake, []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")})
+	if err != nil || len(gone) != 4 {
+		t.Errorf("Cleanup() = %v, %v", gone, err)
+	}
+	if left := fake.Rules(); len(left) != 1 || left[other] == nil {
+		t.Errorf("left is %v", left)
+	}
+}

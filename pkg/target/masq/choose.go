@@ -1,0 +1,86 @@
+package masq
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/state"
+)
+
+// Mode says how the way is chosen in which rules are written.
+type Mode string
+
+// The modes.
+const (
+	ModeAuto     Mode = "auto"
+	ModeIPTables Mode = "iptables"
+	ModeNFTables Mode = "nftables"
+)
+
+// Choose returns the way in which rules are to be written on this host, and why.
+// said is what the network's configuration says of nftables, nil if nothing; it
+// and what this host has count with ModeAuto alone.
+func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.Way, why string) {
+	switch {
+	case mode == ModeNFTables:
+		return state.NFTables, "-masq-mode says so"
+	case mode == ModeIPTables:
+		way, err := t.own(ctx)
+		if err != nil {
+			// With the program comes a variant; until then this one tells what is
+			// missing.
+			return state.IPTablesNFT, fmt.Sprintf("-masq-mode says so, but %v", err)
+		}
+		return way, "-masq-mode says so"
+	case said != nil && *said:
+		return state.NFTables, "the network configuration says so (EnableNFTables)"
+	case said != nil:
+		way, err := t.own(ctx)
+		if err != nil {
+			return state.NFTables, fmt.Sprintf("the network configuration asks for iptables (EnableNFTables), but %v", err)
+		}
+		return way, "the network configuration says so (EnableNFTables)"
+	}
+	why = "no one has rules of iptables on this host"
+	for _, w := range []state.Way{state.IPTablesNFT, state.IPTablesLegacy} {
+		if t.ways[w] == nil {
+			continue
+		}
+		what, err := t.ways[w].others(ctx)
+		if err != nil && !errors.Is(err, errAbsent) {
+			klog.Warningf("whether others have rules by %s is not known: %v", w, err)
+		}
+		if what == "" {
+			continue
+		}
+		if err := t.available(ctx, w); err != nil {
+			why = fmt.Sprintf("others on this host use %s (%s), but %v", w, what, err)
+			continue
+		}
+		return w, "others on this host use it: " + what
+	}
+	if what, err := t.ways[state.NFTables].others(ctx); err == nil && what != "" {
+		why += ", and some of nftables: " + what
+	}
+	return state.NFTables, why
+}
+
+// available returns why rules can't be written in a way, or nil.
+func (t *Target) available(ctx context.Context, name state.Way) error {
+	if w, ok := t.ways[name].(*iptables); ok {
+		return w.available(ctx)
+	}
+	_, err := t.ways[name].dump(ctx)
+	return err
+}
+
+// own returns the variant of iptables that is this host's.
+func (t *Target) own(ctx context.Context) (state.Way, error) {
+	if t.variant == nil {
+		return "", fmt.Errorf("%w: iptables", errAbsent)
+	}
+	return t.variant(ctx)
+}

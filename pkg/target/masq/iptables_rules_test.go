@@ -1,0 +1,195 @@
+package masq
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/target/targettest"
+)
+
+// The rules are those of flannel 0.28, with what is excluded before the first that
+// masquerades.
+func TestIPTablesText(t *testing.T) {
+	const want = `filter chain FLANNEL-FWD
+filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
+filter FORWARD -s 192.0.2.1/32 -j REJECT --reject-with icmp-port-unreachable
+filter FLANNEL-FWD -s 10.1.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
+filter FLANNEL-FWD -d 10.1.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
+nat chain FLANNEL-POSTRTG
+nat POSTROUTING -s 192.0.2.1/32 -j ACCEPT
+nat POSTROUTING -m comment --comment "flanneld masq" -j FLANNEL-POSTRTG
+nat FLANNEL-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "flanneld masq" -j RETURN
+nat FLANNEL-POSTRTG -s 10.1.5.0/24 -d 10.1.0.0/16 -m comment --comment "flanneld masq" -j RETURN
+nat FLANNEL-POSTRTG -s 10.1.0.0/16 -d 10.1.5.0/24 -m comment --comment "flanneld masq" -j RETURN
+nat FLANNEL-POSTRTG ! -s 10.1.0.0/16 -d 10.1.5.0/24 -m comment --comment "flanneld masq" -j RETURN
+nat FLANNEL-POSTRTG -s 10.1.0.0/16 -d 192.0.2.0/24 -m comment --comment "flanneld masq" -j RETURN
+nat FLANNEL-POSTRTG -s 10.1.0.0/16 -d 198.51.100.7/32 -m comment --comment "flanneld masq" -j RETURN
+nat FLANNEL-POSTRTG -s 10.1.0.0/16 ! -d 224.0.0.0/4 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
+nat FLANNEL-POSTRTG ! -s 10.1.0.0/16 -d 10.1.0.0/16 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
+`
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		targettest.NeedNetns(t)
+		h := freshIPTables(t, way)
+		h.do(t, "-A FORWARD -s 192.0.2.1 -j REJECT\n-t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT")
+		settle(t, New(), targettest.RulesWish(way))
+		if diff := cmp.Diff(want, h.rules(t)); diff != "" {
+			t.Errorf("want -, got +:\n%s", diff)
+		}
+		// Where others come to put their rules in POSTROUTING is their business.
+		h.do(t, "-t nat -A POSTROUTING -s 192.0.2.2 -j ACCEPT\n-t nat -I POSTROUTING -s 192.0.2.3 -j ACCEPT")
+		before := h.rules(t)
+		settle(t, New(), targettest.RulesWish(way))
+		if diff := cmp.Diff(before, h.rules(t)); diff != "" {
+			t.Errorf("want -, got +:\n%s", diff)
+		}
+	})
+}
+
+// A rule that comes to be before our jump in FORWARD, as docker puts its own, does
+// not stay there.
+func TestIPTablesForwardFirst(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		targettest.NeedNetns(t)
+		h := freshIPTables(t, way)
+		h.do(t, "-A FORWARD -j REJECT")
+		settle(t, New(), targettest.RulesWish(way))
+		h.do(t, "-I FORWARD -i lo -j DROP\n-I FORWARD 1 -o lo -j DROP")
+		settle(t, New(), targettest.RulesWish(way))
+		const want = `filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
+filter FORWARD -o lo -j DROP
+filter FORWARD -i lo -j DROP
+filter FORWARD -j REJECT --reject-with icmp-port-unreachable
+`
+		if text := h.rules(t); !strings.Contains(text, want) {
+			t.Errorf("there is\n%s", text)
+		}
+	})
+}
+
+// What excludes everything is printed by iptables without the destination.
+func TestIPTablesExcludeAll(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		targettest.NeedNetns(t)
+		freshIPTables(t, way)
+		m := state.Masquerade{Way: way, Network: netip.MustParsePrefix("10.1.0.0/16"), Own: netip.MustParsePrefix("10.1.5.0/24"), Exclude: "0.0.0.0/0"}
+		settle(t, New(), state.Set{m.Key(): m})
+	})
+}
+
+// Old rules go from both variants, wherever the new ones are.
+func TestIPTablesOldInBoth(t *testing.T) {
+	for _, way := range append(slices.Clone(variants), state.NFTables) {
+		t.Run(string(way), func(t *testing.T) {
+			targettest.NeedNetns(t)
+			h := freshIPTables(t, state.IPTablesNFT)
+			hosts := []iptHost{h, {way: state.IPTablesLegacy}}
+			path := h.bin
+			for _, suffix := range []string{"", "-save", "-restore"} {
+				path += ":" + dirOf(program(t, state.IPTablesLegacy, suffix))
+			}
+			t.Setenv("PATH", path)
+			for _, h := range hosts {
+				h.do(t, oldIPTables["A"])
+				h.do(t, oldIPTables["D"])
+				h.do(t, oldIPTables["E"])
+			}
+			settle(t, New(), targettest.RulesWish(way))
+			for _, h := range hosts {
+				text := h.rules(t)
+				if h.way != way && text != "" || h.way == way && strings.Count(text, "\n") != 14 {
+					t.Errorf("%s is left with\n%s", h.way, text)
+				}
+			}
+			settle(t, New(), nil)
+		})
+	}
+}
+
+func dirOf(path string) string { return path[:strings.LastIndex(path, "/")] }
+
+// A chain that others have come to use is left to them, without rules.
+func TestIPTablesChainInUse(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		targettest.NeedNetns(t)
+		h := freshIPTables(t, way)
+		settle(t, New(), targettest.RulesWish(way))
+		h.do(t, "-N MINE\n-A MINE -j FLANNEL-FWD\n-A MINE -s 192.0.2.1 -g FLANNEL-FWD")
+		settle(t, New(), nil)
+		const want = `filter chain FLANNEL-FWD
+filter chain MINE
+filter MINE -j FLANNEL-FWD
+filter MINE -s 192.0.2.1/32 -g FLANNEL-FWD
+`
+		if diff := cmp.Diff(want, h.rules(t)); diff != "" {
+			t.Errorf("want -, got +:\n%s", diff)
+		}
+		settle(t, New(), targettest.RulesWish(way))
+	})
+}
+
+// The chain of flannel's first versions goes with the last of their rules, unless
+// it has been put to another use.
+func TestIPTablesOldChain(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		for name, c := range map[string]struct {
+			more string
+			left bool
+		}{
+			"of another network, too": {"-t nat -A FLANNEL -d 10.2.0.0/16 -j ACCEPT", false},
+			"another rule":            {"-t nat -A FLANNEL -s 10.2.0.0/16 -j ACCEPT", true},
+			"a rule for an interface": {"-t nat -A FLANNEL ! -d 224.0.0.0/4 -o lo -j MASQUERADE", true},
+			"called from elsewhere":   {"-t nat -N MINE\n-t nat -A MINE -j FLANNEL", true},
+			"called by more":          {"-t nat -A POSTROUTING -o lo -s 10.1.0.0/16 -j FLANNEL", true},
+		} {
+			t.Run(name, func(t *testing.T) {
+				targettest.NeedNetns(t)
+				h := freshIPTables(t, way)
+				h.do(t, oldIPTables["B"])
+				h.do(t, c.more)
+				settle(t, New(), targettest.RulesWish(way))
+				text := h.rules(t)
+				if left := strings.Contains(text, "nat FLANNEL -d 10.1.0.0/16 -j ACCEPT\n"); left != c.left || strings.Contains(text, "POSTROUTING -s 10.1.0.0/16 -j FLANNEL\n") {
+					t.Errorf("there is\n%s", text)
+				}
+			})
+		}
+	})
+}
+
+func TestIPTablesOthers(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		for lines, want := range map[string]string{
+			"":                                      "",
+			"-P FORWARD DROP":                       "chain FORWARD of table filter",
+			"-N OTHERS":                             "",
+			"-N OTHERS\n-A OTHERS -j ACCEPT":        "chain OTHERS of table filter",
+			"-A FORWARD -i lo -j ACCEPT":            "chain FORWARD of table filter",
+			"-t nat -A POSTROUTING -o lo -j ACCEPT": "chain POSTROUTING of table nat",
+			"-t nat -A PREROUTING -i lo -j ACCEPT":  "chain PREROUTING of table nat",
+			oldIPTables["A"]:                        "",
+			oldIPTables["C"]:                        "",
+			oldIPTables["D"]:                        "",
+			oldIPTables["E"]:                        "",
+			"-A FORWARD -s 10.1.0.0/16 -j ACCEPT":   "chain FORWARD of table filter",
+		} {
+			t.Run(lines, func(t *testing.T) {
+				targettest.NeedNetns(t)
+				h := freshIPTables(t, way)
+				h.do(t, lines)
+				got, err := New().ways[way].others(t.Context())
+				if err != nil || !strings.HasSuffix(got, want) || want == "" && got != "" {
+					t.Errorf("others() = %q, %v; want %q", got, err, want)
+				}
+				settle(t, New(), targettest.RulesWish(way))
+				if again, err := New().ways[way].others(t.Context()); err != nil || again != got {
+					t.Errorf("others() = %q, %v; it was %q", again, err, got)
+				}
+			})
+		}
+	})
+}

@@ -1,0 +1,105 @@
+package subnet_test
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
+)
+
+// Our lease went to a second machine while we could not answer, and a third one is
+// asking that now whether it is alive: the lease is not ours to answer with.
+func TestThirdMachineAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		h := start(t, m.Join(), me, machine("alpha", me))
+		own := h.own()
+		a := attrs(me)
+		a.Machine, a.Challenger = "beta", "gamma"
+		put(t, m, own, a, subnet.LeaseTTL)
+		synctest.Wait()
+		if l := find(t, m, own); l.Machine != "beta" || l.Challenger != "alpha" {
+			t.Errorf("the lease is %s", l)
+		}
+		time.Sleep(time.Second)
+		a.Challenger = ""
+		put(t, m, own, a, subnet.LeaseTTL) // beta answers
+		time.Sleep(5 * time.Second)
+		if l := find(t, m, own); l.Machine != "beta" || l.Challenger != "" {
+			t.Errorf("the lease is %s", l)
+		}
+		if who := h.held().Holder; !strings.Contains(who, "the machine beta") {
+			t.Errorf("the holder is %q", who)
+		}
+	})
+}
+
+// A machine got another name, and its lease does not say so yet: it is its own all
+// the same.
+func TestMachineRenamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(tiny)
+		var name atomic.Value
+		name.Store("alpha")
+		refresh := make(chan struct{}, 1)
+		client := m.Join()
+		h := start(t, client, me, func(k *subnet.Keeper) {
+			k.Refresh = refresh
+			k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+				a := attrs(me)
+				a.Machine = name.Load().(string)
+				return a, nil, nil
+			}
+		})
+		own := h.own()
+		client.Fail(errDown, subnettest.Update)
+		name.Store("omega")
+		refresh <- struct{}{}
+		synctest.Wait()
+		put(t, m, own, find(t, m, own).Attrs, 0) // a person reserves it
+		client.Heal()
+		time.Sleep(5 * time.Second)
+		h.want(t, own)
+		if l := find(t, m, own); l.Machine != "omega" || !l.Reserved() {
+			t.Errorf("the lease is %s, expires %s", l, l.Expires)
+		}
+		if s := log(); strings.Contains(s, "now belongs to") {
+			t.Errorf("it was said that another has it: %s", s)
+		}
+	})
+}
+
+// A lease that does not fit the configuration is another machine's with our public
+// address: it is deleted if that does not answer, and not before.
+func TestTwinDoesNotFit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		first := start(t, m.Join(), me, machine("alpha", me))
+		own := first.own()
+		m.SetConfig(`{"Network":"10.6.0.0/16"}`)
+		second := start(t, m.Join(), me, machine("beta", me))
+		time.Sleep(time.Minute)
+		second.want(t, "none")
+		if l := find(t, m, own); l == nil || l.Machine != "alpha" {
+			t.Errorf("the lease is %v", l)
+		}
+		if s := second.waitsFor(); !strings.Contains(s, "alpha, which is alive and has the lease "+own) {
+			t.Errorf("it waits for %q", s)
+		}
+		first.stop()
+		time.Sleep(time.Minute)
+		if l := find(t, m, own); l != nil {
+			t.Errorf("the lease is %s", l)
+		}
+		if s := second.own(); !strings.HasPrefix(s, "10.6.") {
+			t.Errorf("it holds %s", s)
+		}
+	})
+}
