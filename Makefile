@@ -1,4 +1,4 @@
-# What people run: build, test, lint, bench, demo, clean. Everything that is
+# What people run: build, test, lint, bench, demo, release, clean. Everything that is
 # made goes to build/.
 
 GO      ?= go
@@ -8,16 +8,30 @@ RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 BACKEND ?= host-gw
 HOSTS   ?= 3
 OUT     ?= build/flanneld
+# Of a release: where to, what for, and the time of all files in it.
+RELEASE ?= build/release
+ARCHES  ?= amd64 arm64 arm ppc64le s390x riscv64 386
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build flanneld tools test lint bench demo clean
+.PHONY: build flanneld release tools test lint bench demo clean
 
 build: flanneld
 
 # The daemon: static, for the platform that GOOS and GOARCH name.
 flanneld:
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
+
+# Archives, packages, lists of contents and checksums. The same commit gives the same
+# bytes, with the same Go.
+release:
+	rm -rf $(RELEASE) $(RELEASE)-binaries
+	mkdir -p $(RELEASE)
+	for arch in $(ARCHES); do \
+		GOOS=linux GOARCH=$$arch GOARM=7 $(MAKE) --no-print-directory flanneld OUT=$(RELEASE)-binaries/$$arch/flanneld || exit 1; \
+	done
+	$(GO) run -C dist/release . -version $(VERSION) -epoch $(SOURCE_DATE_EPOCH) -root $(CURDIR) -out $(abspath $(RELEASE)) $(foreach arch,$(ARCHES),$(abspath $(RELEASE))-binaries/$(arch)/flanneld)
 
 # etcd for the lab and for the tests of the stores, from its Go module. 3.5 is the
 # last one with the v2 API.
@@ -33,22 +47,47 @@ $(ETCD):
 	@echo 'building $(@F) for the lab: about a minute, once'
 	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
 
-# What the tests compare with and use as an operator would.
+# What a container runtime runs: the CNI plugins, and cnitool in the runtime's place.
+CNI := build/cni/cnitool build/cni/flannel
+
+build/cni/flannel: pkg/lab/cni/go.mod pkg/lab/cni/go.sum
+build/cni/cnitool: pkg/lab/cnitool/go.mod pkg/lab/cnitool/go.sum
+$(CNI):
+	cd $(<D) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$(@D)/ tool
+	@touch $@
+
+# cloud-init, to try the cloud-config with. It is not installed, only what it needs is:
+# else it would set up this machine when that is started again.
+CLOUD_INIT_NEEDS := configobj jinja2 jsonpatch jsonschema netifaces oauthlib requests serial yaml
+
+build/cloud-init:
+	apt-get update -q && apt-get install -q -y --no-install-recommends $(CLOUD_INIT_NEEDS:%=python3-%)
+	rm -rf $@.new && mkdir -p $@.new
+	cd $@.new && apt-get -q -o APT::Sandbox::User=root download cloud-init && dpkg -x cloud-init_*.deb .
+	mv $@.new $@
+
+# What the tests compare with and use as an operator would: programs, and the
+# packages that have them.
+TOOLS    := ip bridge ethtool nft iptables-nft iptables-legacy dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash etcdctl rpm ruby
+PACKAGES := iproute2 ethtool nftables iptables docker.io busybox-static systemd systemd-container util-linux shellcheck bash dash etcd-client rpm ruby
+
 tools:
-	@for tool in ip bridge ethtool nft iptables-nft iptables-legacy; do \
-		command -v $$tool >/dev/null || missing=yes; \
+	@for tool in $(TOOLS); do \
+		command -v $$tool >/dev/null || missing="$$missing $$tool"; \
 	done; \
 	if [ -n "$$missing" ]; then \
-		apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 ethtool nftables iptables; \
+		echo "installing what is missing:$$missing"; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES); \
 	fi
 
 # Packages whose tests measure how soon something happens, or do as much as they
 # can in some time.
-TIMED := ./cmd/flanneld ./pkg/tunnel ./subnet ./subnet/etcdv2 ./subnet/etcdv3
+TIMED := ./cmd/flanneld ./pkg/target/masq ./pkg/tunnel ./subnet ./subnet/etcdv2 ./subnet/etcdv3
 
 # Those one after the other, and the rest in pairs. All are tested, whatever fails.
-test: $(ETCD) tools
+test: $(ETCD) $(CNI) tools build/cloud-init
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
+	$(GO) vet -C dist/release . && $(GO) test -C dist/release .
 	$(GO) test -p 2 $(RACE) -timeout 30m $$($(GO) list ./... | grep -vxF "$$($(GO) list $(TIMED))"); rest=$$?; \
 		$(GO) test -p 1 $(RACE) -timeout 30m $(TIMED) && exit $$rest
 
@@ -61,6 +100,7 @@ build/golangci-lint: Makefile
 
 lint: build/golangci-lint
 	build/golangci-lint run ./...
+	cd dist/release && $(CURDIR)/build/golangci-lint run .
 
 demo: flanneld build/etcd
 	@$(GO) build -trimpath -o build/flannel-demo ./cmd/flannel-demo

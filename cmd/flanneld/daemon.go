@@ -88,6 +88,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.followRules(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
 	g.Go(func() error { return d.save(ctx) })
+	g.Go(func() error { return d.watchdog(ctx) })
 	g.Go(func() error { return logCounters(ctx, tunnels, o.askedCounters) })
 	defer d.stop()
 	return g.Wait()

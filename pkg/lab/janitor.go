@@ -20,8 +20,11 @@ const janitorScript = `read -r _; for try in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0
 
 // startJanitor starts one in a session of its own, out of reach of the
 // terminal's signals.
-func startJanitor(dir string) (*janitor, error) {
-	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", janitorScript, dir)
+func startJanitor(dir string) (*janitor, error) { return startJanitorWith(janitorScript, dir) }
+
+// startJanitorWith is startJanitor with a script that removes something else.
+func startJanitorWith(script, what string) (*janitor, error) {
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", script, what)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	input, err := cmd.StdinPipe()
@@ -38,7 +41,7 @@ func startJanitor(dir string) (*janitor, error) {
 func (j *janitor) clean() error {
 	_ = j.input.Close()
 	if err := j.cmd.Wait(); err != nil {
-		return fmt.Errorf("removing the lab's directory %s: %w", j.cmd.Args[3], err)
+		return fmt.Errorf("removing the lab's %s: %w", j.cmd.Args[3], err)
 	}
 	return nil
 }

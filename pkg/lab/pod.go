@@ -121,3 +121,9 @@ func (h *Host) nextPodAddr(subnet netip.Prefix) (netip.Addr, error) {
 	}
 	return netip.Addr{}, fmt.Errorf("no address left in %s", subnet.Masked())
 }
+
+// AddSandbox adds what a container runtime makes of a pod before it calls CNI
+// plugins: a namespace with nothing but its loopback interface.
+func (h *Host) AddSandbox(name string) (*Namespace, error) {
+	return h.lab.addNamespace(h.Name + "/" + name)
+}

@@ -1,0 +1,142 @@
+package dist_test
+
+import (
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"flanneld/pkg/lab"
+)
+
+// docker runs commands of a Docker client.
+type docker func(args ...string) string
+
+// container is one that serves a file.
+type container struct {
+	docker
+	addr string
+	sum  string // of the file
+}
+
+// podAddr is how to ask for the address of a container.
+const podAddr = "--format={{.NetworkSettings.IPAddress}}"
+
+// serve tells whoever connects to port 81 of all connections, and makes a file and
+// sends it to whoever connects to port 80.
+const serve = "nc -ll -p 81 -e netstat -tn & dd if=/dev/urandom of=/file bs=64k count=64 && md5sum </file >/sum && exec nc -ll -p 80 -e cat /file"
+
+// startContainer runs a container. The image's archive is at path, as its Docker sees it.
+func (n *network) startContainer(d docker, path string) *container {
+	n.t.Helper()
+	d("import", path, "busybox")
+	d("run", "--detach", "--stop-signal=KILL", "--name=pod", "busybox", "/bin/sh", "-c", serve)
+	c := &container{docker: d, addr: d("inspect", podAddr, "pod")}
+	n.wait(soon, "the container's file", func() string {
+		c.sum = d("exec", "pod", "/bin/sh", "-c", "cat /sum 2>/dev/null || true")
+		if c.sum == "" {
+			return "it is not there"
+		}
+		return ""
+	})
+	return c
+}
+
+// wantInSubnet checks that the container has what its host's subnet file says.
+func (n *network) wantInSubnet(c *container, env map[string]string) {
+	n.t.Helper()
+	subnet, err := netip.ParsePrefix(env["FLANNEL_SUBNET"])
+	check(n.t, err)
+	addr, err := netip.ParseAddr(c.addr)
+	check(n.t, err)
+	if !subnet.Contains(addr) || addr == subnet.Addr() {
+		n.t.Errorf("a container has the address %s in the subnet %s", addr, subnet)
+	}
+	if mtu := c.docker("exec", "pod", "cat", "/sys/class/net/eth0/mtu"); mtu != env["FLANNEL_MTU"] || mtu == "" {
+		n.t.Errorf("a container has the MTU %s, want %s", mtu, env["FLANNEL_MTU"])
+	}
+}
+
+// wantReaches checks that one container pings another and gets all of its file.
+func (n *network) wantReaches(from, to *container) {
+	n.t.Helper()
+	// The rules for forwarding follow those of Docker after a second. And where the way of
+	// a flow has changed, which pings of the same ID are, the kernel may drop a packet.
+	from.docker("exec", "pod", "/bin/sh", "-c", fmt.Sprintf("for try in 1 2 3 4 5; do ping -c 1 -W 2 %s && exit; done; exit 1", to.addr))
+	sum := from.docker("exec", "pod", "/bin/sh", "-c", fmt.Sprintf("nc -w 20 %s 80 </dev/null >/got && md5sum </got", to.addr))
+	if sum != to.sum {
+		n.t.Errorf("the file came over with the sum %s, want %s", sum, to.sum)
+	}
+}
+
+// wantMasquerade checks that a container reaches the outside, which knows no way to it,
+// and that another container sees who it is.
+func (n *network) wantMasquerade(from, to *container) {
+	n.t.Helper()
+	from.docker("exec", "pod", "ping", "-c", "1", "-W", "5", n.server.Addr.String())
+	seen := from.docker("exec", "pod", "/bin/sh", "-c", fmt.Sprintf("nc -w 20 %s 81 </dev/null", to.addr))
+	if !strings.Contains(seen, " "+from.addr+":") {
+		n.t.Errorf("the container %s is not seen by its address in:\n%s", from.addr, seen)
+	}
+}
+
+// Containers of two hosts reach each other, with each backend, and the outside.
+func TestDocker(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	image := filepath.Join(n.lab.Dir, "image.tar")
+	check(t, lab.WriteImage(n.ctx, image))
+	for _, b := range []struct {
+		backend  string
+		overhead int
+	}{{"vxlan", 50}, {"host-gw", 0}, {"udp", 28}} {
+		t.Run(b.backend, func(t *testing.T) {
+			n := n.in(t)
+			n.configure("10.5.0.0/16", b.backend)
+			var containers []*container
+			for _, h := range n.hosts {
+				// If Docker turns it on, it drops what is not for its own containers.
+				check(t, h.Sysctl("net.ipv4.ip_forward", "0"))
+				daemon, err := h.StartFlanneld(daemonBinary, "-ip-masq")
+				check(t, err)
+				defer daemon.Kill()
+				check(t, daemon.WaitReady(n.ctx))
+				env := daemon.Env()
+				if env["FLANNEL_MTU"] != strconv.Itoa(1500-b.overhead) {
+					t.Errorf("the subnet file has the MTU %s", env["FLANNEL_MTU"])
+				}
+				d := h.startDocker(mkDockerOpts(t, "sh", nil, "-c", "-f", daemon.SubnetFile))
+				c := n.startContainer(d, image)
+				n.wantInSubnet(c, env)
+				containers = append(containers, c)
+			}
+			n.wantReaches(containers[0], containers[1])
+			n.wantReaches(containers[1], containers[0])
+			n.wantMasquerade(containers[0], containers[1])
+			n.wantMasquerade(containers[1], containers[0])
+		})
+	}
+}
+
+// startDocker starts a Docker daemon with the options in a text of mk-docker-opts.sh.
+func (h *host) startDocker(text string) docker {
+	h.n.t.Helper()
+	_, value, _ := strings.Cut(text, "=")
+	options, err := strconv.Unquote(strings.TrimSpace(value))
+	check(h.n.t, err)
+	d, err := h.StartDocker(h.n.ctx, strings.Fields(options)...)
+	check(h.n.t, err)
+	h.n.t.Cleanup(func() { check(h.n.t, d.Stop(soon)) })
+	return h.n.client(d)
+}
+
+func (n *network) client(d *lab.Docker) docker {
+	return func(args ...string) string {
+		n.t.Helper()
+		out, err := d.Run(n.ctx, args...)
+		check(n.t, err)
+		return strings.TrimSpace(out)
+	}
+}

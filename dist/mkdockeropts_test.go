@@ -1,0 +1,201 @@
+package dist_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// shells are those that the script has to work with.
+var shells = []string{"dash", "bash", "busybox sh"}
+
+// everyShell runs a test with each.
+func everyShell(t *testing.T, f func(t *testing.T, shell string)) {
+	t.Helper()
+	for _, shell := range shells {
+		t.Run(shell, func(t *testing.T) { f(t, shell) })
+	}
+}
+
+// mkDockerOpts runs the script and returns what it wrote.
+func mkDockerOpts(t *testing.T, shell string, env []string, args ...string) string {
+	t.Helper()
+	output := filepath.Join(t.TempDir(), "docker.env")
+	if out, err := runScript(t, shell, env, append(args, "-d", output)...); err != nil || out != "" {
+		t.Fatalf("mk-docker-opts.sh %q: %v: %s", args, err, out)
+	}
+	return read(t, output)
+}
+
+// runScript runs the script and returns what it said.
+func runScript(t *testing.T, shell string, env []string, args ...string) (string, error) {
+	t.Helper()
+	argv := strings.Fields(shell)
+	needTool(t, argv[0])
+	path, err := filepath.Abs("mk-docker-opts.sh")
+	check(t, err)
+	cmd := exec.Command(argv[0], append(append(argv[1:], path), args...)...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// needTool is for what is tested by running a program.
+func needTool(t *testing.T, name string) {
+	t.Helper()
+	check(t, lookAtSources())
+	if _, err := exec.LookPath(name); err != nil {
+		t.Fatalf("%s is missing: run `make tools`", name)
+	}
+}
+
+// subnetFile writes one that says whether flanneld masquerades.
+func subnetFile(t *testing.T, ipmasq string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "subnet.env")
+	text := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=" + ipmasq + "\n"
+	check(t, os.WriteFile(path, []byte(text), 0o644))
+	return path
+}
+
+// tricky is a value that means something else to a shell if it is not quoted right.
+const tricky = `--label "a  b" $HOME \$ ` + "`id` '*' \\"
+
+func TestMkDockerOpts(t *testing.T) {
+	everyShell(t, func(t *testing.T, shell string) {
+		masq, noMasq := subnetFile(t, "true"), subnetFile(t, "false")
+		for name, c := range map[string]struct {
+			env, args []string
+			want      string
+		}{
+			"both kinds": {args: []string{"-f", noMasq}, want: `DOCKER_OPT_BIP="--bip=10.5.34.1/24"
+DOCKER_OPT_IPMASQ="--ip-masq=true"
+DOCKER_OPT_MTU="--mtu=1450"
+DOCKER_OPTS=" --bip=10.5.34.1/24 --ip-masq=true --mtu=1450"
+`},
+			"both kinds, asked for": {args: []string{"-c", "-i", "-m", "-f", noMasq}, want: `DOCKER_OPT_BIP="--bip=10.5.34.1/24"
+DOCKER_OPT_MTU="--mtu=1450"
+DOCKER_OPTS=" --bip=10.5.34.1/24 --mtu=1450"
+`},
+			"single, flanneld masquerades": {args: []string{"-i", "-f", masq}, want: `DOCKER_OPT_BIP="--bip=10.5.34.1/24"
+DOCKER_OPT_IPMASQ="--ip-masq=false"
+DOCKER_OPT_MTU="--mtu=1450"
+`},
+			"combined under another name, after what was there": {
+				args: []string{"-c", "-k", "OPTS", "-f", masq},
+				env:  []string{"OPTS=-D --iptables=false", "DOCKER_OPTS=other"},
+				want: "OPTS=\"-D --iptables=false  --bip=10.5.34.1/24 --ip-masq=false --mtu=1450\"\n",
+			},
+			"no subnet file": {args: []string{"-f", "missing"}, want: "DOCKER_OPTS=\"\"\n"},
+			"no subnet file, but an option": {
+				args: []string{"-f", "missing"},
+				env:  []string{"DOCKER_OPT_MTU=--mtu=1400", "DOCKER_OPTS=-D"},
+				want: "DOCKER_OPT_MTU=\"--mtu=1400\"\nDOCKER_OPTS=\"-D  --mtu=1400\"\n",
+			},
+			"more options, in order, with spaces": {
+				args: []string{"-f", noMasq},
+				env:  []string{"DOCKER_OPT_ZZ=-z 1 2", "DOCKER_OPT_A=-a", "OTHER=\nDOCKER_OPT_NONE=1\nDOCKER_OPT_A=2", "XDOCKER_OPT_=x"},
+				want: `DOCKER_OPT_A="-a"
+DOCKER_OPT_BIP="--bip=10.5.34.1/24"
+DOCKER_OPT_IPMASQ="--ip-masq=true"
+DOCKER_OPT_MTU="--mtu=1450"
+DOCKER_OPT_ZZ="-z 1 2"
+DOCKER_OPTS=" -a --bip=10.5.34.1/24 --ip-masq=true --mtu=1450 -z 1 2"
+`,
+			},
+			"what is special to a shell": {
+				args: []string{"-i", "-f", "missing"},
+				env:  []string{"DOCKER_OPT_X=" + tricky},
+				want: `DOCKER_OPT_X="--label \"a  b\" \$HOME \\\$ ` + "\\`id\\` '*' \\\\\"\n",
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				if got := mkDockerOpts(t, shell, c.env, c.args...); got != c.want {
+					t.Errorf("it wrote\n%swant\n%s", got, c.want)
+				}
+			})
+		}
+	})
+}
+
+// A shell that reads the output gets the values as they were.
+func TestMkDockerOptsReadBack(t *testing.T) {
+	everyShell(t, func(t *testing.T, shell string) {
+		text := mkDockerOpts(t, shell, []string{"DOCKER_OPT_X=" + tricky}, "-i", "-f", "missing")
+		out, err := exec.Command("sh", "-c", text+`printf %s "$DOCKER_OPT_X"`).Output()
+		check(t, err)
+		if string(out) != tricky {
+			t.Errorf("it is read as %q, want %q", out, tricky)
+		}
+	})
+}
+
+func TestMkDockerOptsErrors(t *testing.T) {
+	everyShell(t, func(t *testing.T, shell string) {
+		output := filepath.Join(t.TempDir(), "docker.env")
+		check(t, os.WriteFile(output, []byte("old"), 0o644))
+		for _, c := range []struct {
+			args []string
+			want string // in what it says
+		}{
+			{[]string{"-h"}, "Usage: "},
+			{[]string{"-x"}, "Usage: "},
+			{[]string{"-f"}, "Usage: "},
+			{[]string{"-d", output, "more"}, "unexpected argument 'more'"},
+			{[]string{"-d", output, "-k", "A B"}, "-k 'A B' cannot be the name of a variable"},
+			{[]string{"-d", output, "-k", "1A"}, "-k '1A' cannot be the name of a variable"},
+			{[]string{"-d", output, "-f", subnetFile(t, "maybe")}, "FLANNEL_IPMASQ is 'maybe'"},
+			{[]string{"-d", output, "-f", "/"}, "-f '/' is a folder"},
+			{[]string{"-d", "/no/such/file"}, "writing /no/such/file failed"},
+		} {
+			out, err := runScript(t, shell, nil, c.args...)
+			if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() == 0 || !strings.Contains(out, c.want) {
+				t.Errorf("with %q it ended with %v and said %q, want %q", c.args, err, out, c.want)
+			}
+		}
+		if now := read(t, output); now != "old" {
+			t.Errorf("after errors the output is %q", now)
+		}
+		files, err := os.ReadDir(filepath.Dir(output))
+		check(t, err)
+		if len(files) != 1 {
+			t.Errorf("files are left: %v", files)
+		}
+	})
+}
+
+// Files are found where they are named, and what is no plain file stays what it is.
+func TestMkDockerOptsFiles(t *testing.T) {
+	everyShell(t, func(t *testing.T, shell string) {
+		dir := t.TempDir()
+		check(t, os.Symlink("file", dir+"/link"))
+		script, err := filepath.Abs("mk-docker-opts.sh")
+		check(t, err)
+		check(t, os.Rename(subnetFile(t, "true"), dir+"/sub net.env"))
+		argv := append(strings.Fields(shell), script, "-c", "-f", "sub net.env", "-d", "link")
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		info, err := os.Lstat(dir + "/link")
+		check(t, err)
+		if info.Mode().Type() != os.ModeSymlink {
+			t.Errorf("the link is now %v", info.Mode())
+		}
+		want := "DOCKER_OPTS=\" --bip=10.5.34.1/24 --ip-masq=false --mtu=1450\"\n"
+		if got := read(t, dir+"/file"); got != want {
+			t.Errorf("it wrote %q, want %q", got, want)
+		}
+	})
+}
+
+func TestShellcheck(t *testing.T) {
+	needTool(t, "shellcheck")
+	if out, err := exec.Command("shellcheck", "mk-docker-opts.sh").CombinedOutput(); err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}

@@ -1,0 +1,166 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// fromDist are the files of dist that a user needs.
+var fromDist = []string{
+	"flanneld.service", "options.env", "mk-docker-opts.sh",
+	"docker.service.d/flannel.conf", "containerd.service.d/flannel.conf", "cni/10-flannel.conflist",
+	"cloud-config.yaml", "Vagrantfile", "Dockerfile",
+}
+
+// fill makes the directory that the archive has, and has in usr what is different
+// in packages.
+func (r *release) fill(dir string, b *binary) error {
+	content, err := os.ReadFile(b.path)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(dir, "flanneld"), content); err != nil {
+		return err
+	}
+	documents, err := filepath.Glob(filepath.Join(r.root, "Documentation", "*.md"))
+	if err != nil {
+		return err
+	}
+	files := map[string]string{}
+	for _, path := range append(documents, filepath.Join(r.root, "README.md"), filepath.Join(r.root, "LICENSE")) {
+		name, err := filepath.Rel(r.root, path)
+		if err != nil {
+			return err
+		}
+		files[name] = path
+	}
+	for _, name := range fromDist {
+		files[name] = filepath.Join(r.root, "dist", name)
+	}
+	for name, path := range files {
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(dir, name), content); err != nil {
+			return err
+		}
+	}
+	licences, err := thirdParties(b)
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(dir, "THIRD-PARTY-LICENSES"), licences)
+}
+
+func writeFile(path string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, content, 0o644)
+}
+
+// thirdParties has the licences of all that is linked into the binary.
+func thirdParties(b *binary) ([]byte, error) {
+	out, err := run("go", "env", "GOROOT")
+	if err != nil {
+		return nil, err
+	}
+	type module struct{ Path, Version, Dir string }
+	modules := []module{{Path: "The Go standard library", Version: b.info.GoVersion, Dir: strings.TrimSpace(string(out))}}
+	download := []string{"mod", "download", "-json"}
+	for _, dep := range b.info.Deps {
+		download = append(download, dep.Path+"@"+dep.Version)
+	}
+	if out, err = run("go", download...); err != nil {
+		return nil, err
+	}
+	for d := json.NewDecoder(bytes.NewReader(out)); d.More(); {
+		var m module
+		if err := d.Decode(&m); err != nil {
+			return nil, err
+		}
+		modules = append(modules, m)
+	}
+	var all bytes.Buffer
+	for _, m := range modules {
+		fmt.Fprintf(&all, "%s\n%s %s\n\n", strings.Repeat("=", 72), m.Path, m.Version)
+		found := false
+		for _, pattern := range []string{"LICEN[CS]E*", "COPYING*", "NOTICE*"} {
+			paths, err := filepath.Glob(filepath.Join(m.Dir, pattern))
+			if err != nil {
+				return nil, err
+			}
+			for _, path := range paths {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					return nil, err
+				}
+				all.Write(text)
+				all.WriteString("\n")
+				found = found || pattern != "NOTICE*"
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("there is no licence of %s in %s", m.Path, m.Dir)
+		}
+	}
+	return all.Bytes(), nil
+}
+
+func run(name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(context.Background(), name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("running %s %s: %w: %s", name, args[0], err, stderr.String())
+	}
+	return out, nil
+}
+
+// programs are the files that can be executed.
+var programs = map[string]bool{"flanneld": true, "mk-docker-opts.sh": true}
+
+// writeArchive writes the directory as an archive.
+func (r *release) writeArchive(dir string) error {
+	var archive bytes.Buffer
+	compressor := gzip.NewWriter(&archive)
+	w := tar.NewWriter(compressor)
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error { // in alphabetical order
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(filepath.Dir(dir), path)
+		if err != nil {
+			return err
+		}
+		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: r.time}
+		if programs[entry.Name()] {
+			h.Mode = 0o755
+		}
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err = w.Write(content)
+		return err
+	})
+	if err := errors.Join(err, w.Close(), compressor.Close()); err != nil {
+		return err
+	}
+	return r.write(filepath.Base(dir)+".tar.gz", archive.Bytes())
+}
