@@ -34,21 +34,27 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	daemonBinary = filepath.Join(dir, "flanneld")
-	args := []string{"build", "-o", daemonBinary}
-	if raceEnabled {
-		args = append(args, "-race")
-	}
-	build := exec.Command("go", append(args, ".")...)
-	if !raceEnabled {
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	}
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building flanneld: %v\n%s", err, out)
+	if err := build(daemonBinary, raceEnabled); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)
+}
+
+// build makes a flanneld, with the race detector or static.
+func build(binary string, race bool) error {
+	cmd := exec.Command("go", "build", "-o", binary)
+	if race {
+		cmd.Args = append(cmd.Args, "-race")
+	} else {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building flanneld: %w\n%s", err, out)
+	}
+	return nil
 }
 
 const (
@@ -70,6 +76,7 @@ type network struct {
 	server *lab.Host // has etcd
 	etcd   *lab.Etcd
 	admin  admin
+	binary string // of the daemons
 	nodes  []*node
 	// named are the subnets of all peers that the test has waited for.
 	named map[netip.Prefix]bool
@@ -96,7 +103,7 @@ func newLab(t testing.TB, v variant) *network {
 	t.Cleanup(cancel)
 	l, err := lab.New(lab.Options{})
 	check(t, err)
-	n := &network{variant: v, t: t, ctx: ctx, lab: l, named: make(map[netip.Prefix]bool)}
+	n := &network{variant: v, t: t, ctx: ctx, lab: l, binary: daemonBinary, named: make(map[netip.Prefix]bool)}
 	t.Cleanup(func() {
 		for _, race := range l.Races() {
 			t.Error(race)
@@ -185,7 +192,7 @@ func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
 
 func (h *node) start(args ...string) {
 	h.n.t.Helper()
-	h.runs(h.StartFlanneld(daemonBinary, slices.Concat(h.args, args)...))
+	h.runs(h.StartFlanneld(h.n.binary, slices.Concat(h.args, args)...))
 }
 
 // runs takes note of a daemon that was started.

@@ -104,16 +104,20 @@ var udpBackend = backend{
 	name:     "udp",
 	config:   `{"Type":"udp"}`,
 	overhead: 28,
-	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine()) },
+	lease: func(p peer) string {
+		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine())
+	},
 	expected: (*node).tunnelTo,
 	present:  (*node).probed,
 	itself:   true,
 }
 
 var allocBackend = backend{
-	name:     "alloc",
-	config:   `{"Type":"alloc"}`,
-	lease:    func(p peer) string { return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine()) },
+	name:   "alloc",
+	config: `{"Type":"alloc"}`,
+	lease: func(p peer) string {
+		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null%s}`, p.public, p.machine())
+	},
 	expected: func(*node, peer) []string { return nil },
 	present:  (*node).routes,
 }

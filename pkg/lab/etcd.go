@@ -79,15 +79,8 @@ func (l *Lab) StartCluster(ctx context.Context, on []*Host, opts EtcdOptions) ([
 		}
 		members[i].members = members
 	}
-	for _, e := range members {
-		if err := e.launch(); err != nil {
-			return nil, err
-		}
-	}
-	for _, e := range members {
-		if err := e.WaitHealthy(ctx); err != nil {
-			return nil, err
-		}
+	if err := startAll(ctx, members); err != nil {
+		return nil, err
 	}
 	l.mu.Lock()
 	l.etcd = members[0]
@@ -141,14 +134,11 @@ func (e *Etcd) Endpoint() string {
 
 // Endpoints are the URLs of all members.
 func (e *Etcd) Endpoints() []string {
-	if e.members == nil {
-		return []string{e.Endpoint()}
+	var urls []string
+	for _, m := range e.all() {
+		urls = append(urls, m.Endpoint())
 	}
-	var all []string
-	for _, m := range e.members {
-		all = append(all, m.Endpoint())
-	}
-	return all
+	return urls
 }
 
 // peer is the URL for other members.
@@ -169,21 +159,14 @@ func (e *Etcd) timing() []string {
 
 // Start starts the server on the data it had and waits until it answers.
 func (e *Etcd) Start(ctx context.Context) error {
-	if err := e.launch(); err != nil { //nolint:contextcheck // the server outlives ctx
-		return err
-	}
-	return e.WaitHealthy(ctx)
+	return startAll(ctx, []*Etcd{e})
 }
 
 // launch starts the server on the data it had. It may be in want of others before
 // it answers.
 func (e *Etcd) launch() error {
-	members := e.members
-	if members == nil {
-		members = []*Etcd{e}
-	}
 	var cluster []string
-	for _, m := range members {
+	for _, m := range e.all() {
 		cluster = append(cluster, m.host.Name+"="+m.peer())
 	}
 	bin := filepath.Join(e.binDir, e.opts.binary())
@@ -239,16 +222,44 @@ func (e *Etcd) Change(ctx context.Context, version string, args ...string) error
 	return e.Restart(ctx)
 }
 
-// Wipe replaces the server by an empty one, as a new cluster at the same
-// address. Authentication is off in it.
+// Wipe replaces the server, or all members, by an empty one, as a new cluster at
+// the same address. Authentication is off in it.
 func (e *Etcd) Wipe(ctx context.Context) error {
-	e.Kill()
-	if err := os.RemoveAll(e.dataDir); err != nil {
-		return fmt.Errorf("wiping etcd: %w", err)
+	all := e.all()
+	for _, m := range all {
+		m.Kill()
 	}
-	e.generation++
-	e.rootPassword = ""
-	return e.Start(ctx)
+	for _, m := range all {
+		if err := os.RemoveAll(m.dataDir); err != nil {
+			return fmt.Errorf("wiping etcd: %w", err)
+		}
+		m.generation++
+		m.rootPassword = ""
+	}
+	return startAll(ctx, all)
+}
+
+// all returns the members, also of an etcd of one.
+func (e *Etcd) all() []*Etcd {
+	if e.members == nil {
+		return []*Etcd{e}
+	}
+	return e.members
+}
+
+// startAll starts members, which may need each other, and waits until all answer.
+func startAll(ctx context.Context, members []*Etcd) error {
+	for _, e := range members {
+		if err := e.launch(); err != nil { //nolint:contextcheck // the servers outlive ctx
+			return err
+		}
+	}
+	for _, e := range members {
+		if err := e.WaitHealthy(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // WaitHealthy waits until the server says that it is.
