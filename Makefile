@@ -21,17 +21,18 @@ flanneld:
 
 # etcd for the lab and for the tests of the stores, from its Go module. 3.5 is the
 # last one with the v2 API.
-ETCD := build/etcd build/etcd-3.6 build/etcd-3.7
+ETCD := build/etcd build/etcdctl build/etcd-3.6 build/etcd-3.7
 
-build/etcd: ETCD_MODULE := etcd
+build/etcd build/etcdctl: ETCD_MODULE := etcd
+build/etcdctl: ETCD_PACKAGE := etcdctl
 build/etcd-3.6: ETCD_MODULE := etcd36
 build/etcd-3.7: ETCD_MODULE := etcd37
-build/etcd: pkg/lab/etcd/go.mod pkg/lab/etcd/go.sum
+build/etcd build/etcdctl: pkg/lab/etcd/go.mod pkg/lab/etcd/go.sum
 build/etcd-3.6: pkg/lab/etcd36/go.mod pkg/lab/etcd36/go.sum
 build/etcd-3.7: pkg/lab/etcd37/go.mod pkg/lab/etcd37/go.sum
 $(ETCD):
 	@echo 'building $(@F) for the lab: about a minute, once'
-	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
+	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/$(or $(ETCD_PACKAGE),server)/v3
 
 # What the tests compare with and use as an operator would.
 tools:
