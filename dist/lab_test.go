@@ -39,11 +39,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-const (
-	keyPrefix = "/coreos.com/network"
-	// soon is how long to wait for what should happen at once.
-	soon = 20 * time.Second
-)
+// soon is how long to wait for what should happen at once, on a busy machine.
+const soon = 30 * time.Second
 
 // network is a lab with etcd on a host of its own, and two more hosts.
 type network struct {
@@ -54,11 +51,12 @@ type network struct {
 	hosts [2]*host
 }
 
-// host is one with a systemd or a Docker of its own, or both.
+// host is one that may have a systemd of its own.
 type host struct {
 	*lab.Host
 	n   *network
 	sys *lab.System
+	pod *lab.Pod
 }
 
 // newNetwork returns a lab in which nothing but etcd runs.
@@ -96,13 +94,13 @@ func (n *network) in(t *testing.T) *network {
 	return &sub
 }
 
-// configure writes the configuration, with a backend of this type.
-func (n *network) configure(backend string) {
+// configure writes the configuration.
+func (n *network) configure(network, backend string) {
 	n.t.Helper()
 	c, err := n.etcd.ClientV3()
 	check(n.t, err)
 	defer func() { check(n.t, c.Close()) }()
-	_, err = c.Put(n.ctx, keyPrefix+"/config", fmt.Sprintf(`{"Network": "10.5.0.0/16", "Backend": {"Type": %q}}`, backend))
+	_, err = c.Put(n.ctx, "/coreos.com/network/config", fmt.Sprintf(`{"Network": %q, "Backend": {"Type": %q}}`, network, backend))
 	check(n.t, err)
 }
 

@@ -1,65 +1,206 @@
 package dist_test
 
 import (
-	"context"
+	"os/exec"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
-"time"
-
-	"flanneld/pkg/lab"
+	"time"
 )
 
-// boot starts the host's systemd, with flanneld installed as Documentation/systemd.md
-// says, and more files by their path.
-func (h *host) boot(files map[string]string, enable ...string) {
-	h.n.t.Helper()
-	all := map[string]string{
-		"/etc/flannel/options.env":             "FLANNELD_ETCD_ENDPOINTS=" + h.n.etcd.Endpoint() + "\n",
-		"/etc/systemd/system/flanneld.service": read(h.n.t, "flanneld.service"),
+// mostExposure is of ten, which a unit without any hardening comes near to.
+const mostExposure = 3.0
+
+func TestExposure(t *testing.T) {
+	out, err := exec.Command("systemd-analyze", "security", "--offline=yes", "--no-pager", "./flanneld.service").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	for path, text := range files {
-		all[path] = text
+	found := regexp.MustCompile(`Overall exposure level for flanneld.service: ([0-9.]+) `).FindStringSubmatch(string(out))
+	if found == nil {
+		t.Fatalf("there is no exposure level in:\n%s", out)
 	}
-	var err error
-	h.sys, err = h.Boot(h.n.ctx, lab.SystemOptions{
-		Files:    all,
-		Programs: map[string]string{"flanneld": daemonBinary, "mk-docker-opts.sh": "mk-docker-opts.sh"},
-		Enable:   enable,
-	})
-	check(h.n.t, err)
-	h.n.t.Cleanup(func() {
-		if h.n.t.Failed() {
-			journal, err := h.sys.Run(context.Background(), "journalctl", "--no-pager", "-n", "200")
-			h.n.t.Logf("journal of %s (%v):\n%s", h.Name, err, journal)
-		}
-	})
+	level, err := strconv.ParseFloat(found[1], 64)
+	check(t, err)
+	if level > mostExposure {
+		t.Errorf("the exposure level is %v, want at most %v:\n%s", level, mostExposure, out)
+	}
 }
 
-// run runs a command on the host.
-func (h *host) run(argv ...string) string {
-	h.n.t.Helper()
-	out, err := h.sys.Run(h.n.ctx, argv...)
-	check(h.n.t, err)
-	return strings.TrimSpace(out)
-}
-
-// show is a property of a unit.
-func (h *host) show(unit, property string) string {
-	h.n.t.Helper()
-	return h.run("systemctl", "show", "--value", "--property="+property, unit)
-}
-
-func TestBoot(t *testing.T) {
+// What comes after flanneld waits until there is a subnet, for as long as that takes.
+func TestOrder(t *testing.T) {
 	n := newNetwork(t)
-	n.configure("vxlan")
+	n.configure("10.5.0.0/16", "host-gw")
 	h := n.hosts[0]
-	start:=time.Now()
-	h.boot(nil, "flanneld.service")
-	t.Log(time.Since(start))
-	time.Sleep(3*time.Second)
-	t.Log(h.run("systemd-analyze", "blame", "--no-pager"))
-	t.Log(h.run("systemctl", "status", "--no-pager", "flanneld"))
-	t.Log(h.run("systemctl", "list-units", "--no-pager"))
-	t.Log(h.run("cat", "/run/flannel/subnet.env"))
-	t.Error("log")
+	n.etcd.Kill()
+	h.boot(map[string]string{
+		unitDir + "dependent.service": `[Unit]
+Wants=flanneld.service
+After=flanneld.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/cp /run/flannel/subnet.env /seen
+[Install]
+WantedBy=multi-user.target
+`,
+		unitDir + "containerd.service.d/flannel.conf": read(t, "containerd.service.d/flannel.conf"),
+		dockerDropIn: read(t, "docker.service.d/flannel.conf"),
+	}, "dependent.service")
+	h.run("systemctl", "enable", "--now", "--no-block", "containerd")
+	for _, unit := range []string{"flanneld.service", "docker.service", "containerd.service"} {
+		if out := h.run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", unit); out != "" {
+			t.Errorf("of %s, systemd says: %s", unit, out)
+		}
+	}
+	h.waitShow("flanneld", "ActiveState", "activating")
+	n.wait(soon, "a status that tells of etcd", func() string {
+		if status := h.show("flanneld", "StatusText"); !strings.Contains(status, n.etcd.Endpoint()) {
+			return "it is " + status
+		}
+		return ""
+	})
+	for _, unit := range []string{"dependent", "containerd"} {
+		if state := h.show(unit, "ActiveState"); state != "inactive" {
+			t.Errorf("while flanneld waits, %s is %s", unit, state)
+		}
+	}
+	check(t, n.etcd.Start(n.ctx))
+	h.waitShow("flanneld", "ActiveState", "active")
+	h.waitShow("dependent", "ActiveState", "active")
+	h.waitShow("containerd", "ActiveState", "active")
+	if seen := h.run("cat", "/seen"); seen != h.run("cat", "/run/flannel/subnet.env") {
+		t.Errorf("what started after flanneld has seen the subnet file %q", seen)
+	}
+	subnet := strings.Replace(h.env()["FLANNEL_SUBNET"], ".1/", ".0/", 1)
+	want := "subnet " + subnet + " on eth0 (" + h.Addr.String() + "), backend host-gw, 0 peers"
+	if status := h.run("systemctl", "status", "--no-pager", "flanneld"); !strings.Contains(status, want) {
+		t.Errorf("there is no %q in the status:\n%s", want, status)
+	}
+	if sec := h.show("flanneld", "WatchdogUSec"); sec != "30s" {
+		t.Errorf("the watchdog waits for %s", sec)
+	}
+	// iptables must not be left without its lock, nor may others have it.
+	if lock := h.run("stat", "--format=%a %U", "/run/xtables.lock"); lock != "600 root" {
+		t.Errorf("the lock of iptables has mode and owner %s", lock)
+	}
+	pid := h.show("flanneld", "MainPID")
+	h.run("nsenter", "--target="+pid, "--mount", "flock", "--nonblock", "/run/xtables.lock", "true")
+}
+
+// shortWatchdog is a drop-in of tests.
+const shortWatchdog = "[Service]\nWatchdogSec=6\n"
+
+// The hardened unit leaves the daemon all that it needs.
+func TestBackends(t *testing.T) {
+	n := newNetwork(t)
+	n.configure("10.5.0.0/16", "vxlan")
+	for _, h := range n.hosts {
+		h.boot(map[string]string{unitDir + "flanneld.service.d/test.conf": shortWatchdog})
+		h.waitShow("flanneld", "ActiveState", "active")
+		h.addPod("pod")
+	}
+	n.wantPings()
+	h := n.hosts[0]
+	if v := h.run("cat", "/proc/sys/net/ipv6/conf/flannel.1/accept_ra"); v != "0" {
+		t.Errorf("flannel.1 has accept_ra %s: the daemon can't write settings of the network", v)
+	}
+	t.Run("watchdog", func(t *testing.T) { n.in(t).testWatchdog() })
+	t.Run("stop", func(t *testing.T) { n.in(t).testStop() })
+	for _, backend := range []string{"udp", "host-gw"} {
+		t.Run(backend, func(t *testing.T) {
+			n := n.in(t)
+			n.configure("10.5.0.0/16", backend)
+			for _, h := range n.hosts {
+				h.run("systemctl", "restart", "flanneld")
+				h.addPod(backend)
+			}
+			n.wantPings()
+		})
+	}
+	for _, h := range n.hosts {
+		log := h.run("journalctl", "--no-pager", "--output=cat", "--unit=flanneld")
+		for line := range strings.Lines(log) {
+			if regexp.MustCompile(`(?i)not permitted|denied|read-only`).MatchString(line) {
+				t.Errorf("%s was refused something: %s", h.Name, line)
+			}
+		}
+	}
+}
+
+// wantPings checks that the pods reach each other.
+func (n *network) wantPings() {
+	n.t.Helper()
+	check(n.t, n.hosts[0].pod.WaitPing(n.ctx, n.hosts[1].pod.Addr))
+	check(n.t, n.hosts[1].pod.WaitPing(n.ctx, n.hosts[0].pod.Addr))
+}
+
+// witness pings from pod to pod while f runs; not one ping may be lost.
+func (n *network) witness(f func()) {
+	n.t.Helper()
+	p, err := n.hosts[0].pod.StartPinger(n.hosts[1].pod.Addr, 5*time.Millisecond)
+	check(n.t, err)
+	f()
+	if report := p.Stop(); report.Lost > 0 || report.Sent == 0 {
+		n.t.Errorf("from pod to pod: %v", report)
+	}
+}
+
+// A daemon that does not move is killed and started again; one that does is not.
+func (n *network) testWatchdog() {
+	h := n.hosts[0]
+	before := h.show("flanneld", "MainPID")
+	n.witness(func() {
+		n.wait(soon, "a daemon older than the watchdog allows without a sign of life", func() string {
+			started := h.show("flanneld", "ActiveEnterTimestampMonotonic")
+			usec, err := strconv.ParseInt(started, 10, 64)
+			check(n.t, err)
+			uptime, _, _ := strings.Cut(h.run("cat", "/proc/uptime"), ".")
+			now, err := strconv.ParseInt(uptime, 10, 64)
+			check(n.t, err)
+			if now-usec/1_000_000 < 8 {
+				return "it is not yet"
+			}
+			return ""
+		})
+		if pid, restarts := h.show("flanneld", "MainPID"), h.show("flanneld", "NRestarts"); pid != before || restarts != "0" {
+			n.t.Errorf("a daemon that works was replaced %s times, PID %s by %s", restarts, before, pid)
+		}
+		h.run("kill", "-STOP", before)
+		h.waitShow("flanneld", "NRestarts", "1")
+		h.waitShow("flanneld", "ActiveState", "active")
+	})
+	if pid := h.show("flanneld", "MainPID"); pid == before || pid == "0" {
+		n.t.Errorf("the daemon's PID was %s and is %s", before, pid)
+	}
+	log := h.run("journalctl", "--no-pager", "--output=cat", "--unit=flanneld")
+	if !strings.Contains(log, "Watchdog timeout") {
+		n.t.Errorf("the journal does not tell of the watchdog:\n%s", log)
+	}
+}
+
+// Stopping the daemon leaves forwarding and the subnet file.
+func (n *network) testStop() {
+	h := n.hosts[0]
+	was := h.env()["FLANNEL_SUBNET"]
+	n.witness(func() {
+		start := time.Now()
+		h.run("systemctl", "stop", "flanneld")
+		if took := time.Since(start); took > 10*time.Second {
+			n.t.Errorf("stopping took %s", took)
+		}
+		for property, want := range map[string]string{"ActiveState": "inactive", "Result": "success", "ExecMainStatus": "0"} {
+			if got := h.show("flanneld", property); got != want {
+				n.t.Errorf("after stopping, %s is %s, want %s", property, got, want)
+			}
+		}
+		if now := h.env()["FLANNEL_SUBNET"]; now != was {
+			n.t.Errorf("after stopping, the subnet file has %q, want %q", now, was)
+		}
+		h.run("systemctl", "start", "flanneld")
+	})
+	if now := h.env()["FLANNEL_SUBNET"]; now != was {
+		n.t.Errorf("the subnet was %s and is %s", was, now)
+	}
 }

@@ -10,7 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Docker is a Docker daemon of a host. It shares nothing with one of this machine.
@@ -83,6 +86,24 @@ func (d *Docker) await(ctx context.Context) error {
 // output. If it fails the error has what it wrote to its standard error.
 func (d *Docker) Run(ctx context.Context, args ...string) (string, error) {
 	return output(ctx, append([]string{"docker", "--config=" + d.dir, "--host=" + d.endpoint()}, args...))
+}
+
+// Stop ends the daemon and its containers in order, and waits for that. One that is
+// still there after the timeout is killed, and that is an error.
+func (d *Docker) Stop(timeout time.Duration) error {
+	for _, child := range children(strconv.Itoa(d.Pid())) { // it does not pass signals on
+		pid, _ := strconv.Atoi(child)
+		if err := unix.Kill(pid, unix.SIGTERM); err != nil {
+			return fmt.Errorf("stopping Docker on %s: %w", d.ns.Name, err)
+		}
+	}
+	select {
+	case <-d.Exited():
+		return nil
+	case <-time.After(timeout):
+		d.Kill()
+		return fmt.Errorf("stopping Docker on %s: still there %s after SIGTERM", d.ns.Name, timeout)
+	}
 }
 
 // WriteImage writes an archive for `docker import`: a system with the machine's
