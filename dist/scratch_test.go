@@ -1,7 +1,6 @@
 package dist_test
 
 import (
-	"context"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"flanneld/pkg/lab"
 )
@@ -24,24 +22,19 @@ cp "$1" "/copied/${to%%:*}/${to#*:}"
 
 // Whoever runs the commands of from-scratch.md has what it says.
 func TestFromScratch(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	l, err := lab.New(lab.Options{})
-	check(t, err)
-	t.Cleanup(func() { check(t, l.Close()) })
-	sw, err := l.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
+	n := newLab(t)
+	sw, err := n.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
 	check(t, err)
 
 	openssl := read(t, "/etc/ssl/openssl.cnf")
 	scp := filepath.Join(t.TempDir(), "scp")
 	check(t, os.WriteFile(scp, []byte(copyScript), 0o755))
-	n := &network{t: t, ctx: ctx, lab: l}
 	systems := make(map[string]*host) // by address
 	add := func(name string, opts lab.SystemOptions) {
 		t.Helper()
-		h, err := l.AddHost(name, sw, lab.HostOptions{})
+		h, err := n.lab.AddHost(name, sw, lab.HostOptions{})
 		check(t, err)
-		sys, err := h.Boot(ctx, opts)
+		sys, err := h.Boot(n.ctx, opts)
 		check(t, err)
 		systems[h.Addr.String()] = &host{Host: h, n: n, sys: sys}
 	}
@@ -71,9 +64,9 @@ func TestFromScratch(t *testing.T) {
 			if h == nil {
 				t.Fatalf("there is no %q, where this is to be run:\n%s", addr, b.script)
 			}
-			out, err := h.sys.Run(ctx, "/bin/sh", "-euc", b.script)
+			out, err := h.sys.Run(n.ctx, "/bin/sh", "-euc", b.script)
 			if err != nil {
-				journal, _ := h.sys.Run(ctx, "journalctl", "--no-pager", "-n", "50")
+				journal, _ := h.sys.Run(n.ctx, "journalctl", "--no-pager", "-n", "50")
 				t.Fatalf("on %s: %v\n%s\n%s", addr, err, b.script, journal)
 			}
 			t.Logf("%s:\n%s%s", addr, b.script, out)
@@ -89,7 +82,7 @@ func TestFromScratch(t *testing.T) {
 	}
 	for _, from := range pods {
 		for _, to := range pods {
-			check(t, from.WaitPing(ctx, to.Addr))
+			check(t, from.WaitPing(n.ctx, to.Addr))
 		}
 	}
 	for _, addr := range hosts {
