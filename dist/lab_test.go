@@ -80,8 +80,8 @@ type host struct {
 	pod *lab.Pod
 }
 
-// newNetwork returns a lab in which nothing but etcd runs.
-func newNetwork(t *testing.T) *network {
+// newLab returns a lab with nothing in it.
+func newLab(t *testing.T) *network {
 	t.Helper()
 	check(t, lookAtSources())
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -89,15 +89,22 @@ func newNetwork(t *testing.T) *network {
 	l, err := lab.New(lab.Options{})
 	check(t, err)
 	t.Cleanup(func() { check(t, l.Close()) })
-	sw, err := l.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
+	return &network{t: t, ctx: ctx, lab: l}
+}
+
+// newNetwork returns a lab in which nothing but etcd runs.
+func newNetwork(t *testing.T) *network {
+	t.Helper()
+	n := newLab(t)
+	var err error
+	n.sw, err = n.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
 	check(t, err)
-	server, err := l.AddHost("server", sw, lab.HostOptions{})
+	n.server, err = n.lab.AddHost("server", n.sw, lab.HostOptions{})
 	check(t, err)
-	n := &network{t: t, ctx: ctx, lab: l, sw: sw, server: server}
-	n.etcd, err = l.StartEtcd(ctx, server, lab.EtcdOptions{})
+	n.etcd, err = n.lab.StartEtcd(n.ctx, n.server, lab.EtcdOptions{})
 	check(t, err)
 	for i := range n.hosts {
-		h, err := l.AddHost(fmt.Sprintf("host%d", i+1), sw, lab.HostOptions{})
+		h, err := n.lab.AddHost(fmt.Sprintf("host%d", i+1), n.sw, lab.HostOptions{})
 		check(t, err)
 		n.hosts[i] = &host{Host: h, n: n}
 	}

@@ -37,23 +37,17 @@ func (h *host) boot(files map[string]string, enable ...string) {
 	})
 }
 
-// follow does what a document says: it runs the commands in the block that a command
-// begins.
+// follow does what a document says: it runs the commands of a block, from one that
+// begins so.
 func (h *host) follow(document, begins string) {
 	h.n.t.Helper()
-	var block []string
-	for line := range strings.Lines(read(h.n.t, "../Documentation/"+document)) {
-		command, ok := strings.CutPrefix(line, "    ")
-		if ok && (block != nil || strings.HasPrefix(command, begins)) {
-			block = append(block, command)
-		} else if block != nil {
-			break
+	for _, b := range blocks(h.n.t, "../Documentation/"+document) {
+		if at := strings.Index("\n"+b.script, "\n"+begins); at >= 0 {
+			h.run("/bin/sh", "-exc", "cd "+source+"\n"+b.script[at:])
+			return
 		}
 	}
-	if block == nil {
-		h.n.t.Fatalf("%s has no commands that begin with %q", document, begins)
-	}
-	h.run("/bin/sh", "-exc", "cd "+source+"\n"+strings.Join(block, ""))
+	h.n.t.Fatalf("%s has no commands that begin with %q", document, begins)
 }
 
 // options is the text of an options file.
