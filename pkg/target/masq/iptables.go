@@ -15,8 +15,8 @@ import (
 type iptables struct {
 	way    state.Way
 	kernel iptKernel
-	// without is the way on a host without the programs, which can take rules away
-	// and no more; nil if there is none.
+	// without is the way where the programs are not there, or do not understand
+	// what there is; it can take rules away, and no more. nil if there is none.
 	without way
 
 	mu    sync.Mutex
@@ -105,22 +105,28 @@ func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 func (w *iptables) available(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, err := w.tools.find(ctx, w.way)
+	_, _, err := w.ready(ctx)
 	return err
+}
+
+// ready returns what it takes to write rules.
+func (w *iptables) ready(ctx context.Context) (*iptTool, iptTables, error) {
+	tool, err := w.tools.find(ctx, w.way)
+	if err != nil {
+		return nil, nil, err
+	}
+	tables, err := w.read(ctx)
+	return tool, tables, err
 }
 
 // apply implements way.
 func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	tool, err := w.tools.find(ctx, w.way)
+	tool, tables, err := w.ready(ctx)
 	if errors.Is(err, errAbsent) && w.without != nil && op.Verb == state.Delete {
 		return w.without.apply(ctx, op)
 	}
-	if err != nil {
-		return err
-	}
-	tables, err := w.read(ctx)
 	if err != nil {
 		return err
 	}

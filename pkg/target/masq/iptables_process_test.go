@@ -269,6 +269,43 @@ func TestIPTablesAbsent(t *testing.T) {
 	})
 }
 
+// Tables of iptables in which someone has put what it does not know are said to be
+// so; old rules go from there all the same.
+func TestIPTablesIncompatible(t *testing.T) {
+	targettest.NeedNetns(t)
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := freshIPTables(t, state.IPTablesNFT)
+	t.Cleanup(func() { run(t, "", nft, "flush", "ruleset") })
+	const base = "add chain ip nat mine { type nat hook postrouting priority 101; }"
+	run(t, "add table ip nat; "+base, nft, "-f", "-")
+	settle(t, New(), targettest.RulesWish(h.way)) // it only leaves that chain out
+	settle(t, New(), nil)
+
+	h.do(t, oldIPTables["D"])
+	const theirs = "jhash ip saddr mod 2 vmap { 0 : accept, 1 : return }"
+	run(t, "add rule ip nat POSTROUTING "+theirs, nft, "-f", "-")
+	w := New()
+	for _, o := range targettest.RulesWish(h.way) {
+		err := w.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: o}})[0]
+		for _, text := range []string{"table nat", "nft list table ip nat", "-masq-mode=nftables"} {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("%s: the error does not mention %s: %v", o, text, err)
+			}
+		}
+	}
+	if err := w.available(t.Context(), h.way); !errors.Is(err, errAbsent) {
+		t.Errorf("it is available: %v", err)
+	}
+	settle(t, w, targettest.RulesWish(state.NFTables))
+	left := run(t, "", nft, "list", "table", "ip", "nat")
+	if strings.Contains(left, "10.1.") || !strings.Contains(left, theirs) {
+		t.Errorf("there is left\n%s", left)
+	}
+}
+
 // What a program objects to is in the error.
 func TestIPTablesRefused(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, way state.Way) {

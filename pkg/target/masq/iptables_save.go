@@ -33,8 +33,8 @@ func parseSave(out []byte) (tables iptTables, unreadable []string) {
 		word, rest, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
 		switch {
 		case word == "#":
-			if name, ok := strings.CutPrefix(rest, "Table `"); ok {
-				name, _, _ = strings.Cut(name, "'")
+			name, why, _ := strings.Cut(strings.TrimPrefix(rest, "Table `"), "'")
+			if strings.HasPrefix(why, " is incompatible") {
 				unreadable = append(unreadable, name)
 			}
 		case strings.HasPrefix(word, "*"):

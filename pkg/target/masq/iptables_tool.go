@@ -142,7 +142,7 @@ func (t *iptTool) tables(ctx context.Context) (iptTables, error) {
 	tables, unreadable := parseSave(out)
 	for _, p := range places {
 		if slices.Contains(unreadable, p.table) {
-			return nil, fmt.Errorf("%s cannot read the table %s, which has rules that were not made by iptables: remove them (nft list table ip %[2]s), or use -masq-mode=nftables", t.save, p.table)
+			return nil, fmt.Errorf("%w: %s cannot read the table %s, which has rules that were not made by iptables: remove them (nft list table ip %[3]s), or use -masq-mode=nftables", errAbsent, t.save, p.table)
 		}
 	}
 	return tables, nil
