@@ -196,7 +196,7 @@ func TestUDPForeignDevice(t *testing.T) {
 			names = append(names, name)
 		}
 		h.run("ip", "link", "set", "flannel1", "up")
-		h.run("ip", "addr", "add", "10.5.99.1/32", "dev", "flannel1")
+		h.run("ip", "addr", "add", "10.5.199.1/32", "dev", "flannel1")
 		before := look()
 		peer.start()
 		for range 2 {
