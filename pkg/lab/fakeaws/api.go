@@ -1,6 +1,7 @@
 package fakeaws
 
 import (
+	"bytes"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -39,27 +40,20 @@ var actions = map[string]action{
 }
 
 // response is the answer to an action.
-type response interface {
-	setHead(action, requestID string)
-}
+type response interface{ setRequestID(id string) }
 
 // head is what all answers begin with.
 type head struct {
-	XMLName   xml.Name
 	RequestID string `xml:"requestId"`
 }
 
-func (h *head) setHead(action, requestID string) {
-	h.XMLName = xml.Name{Space: apiNamespace, Local: action + "Response"}
-	h.RequestID = requestID
-}
+func (h *head) setRequestID(id string) { h.RequestID = id }
 
 // failure is the answer that tells of an error.
 type failure struct {
-	XMLName   xml.Name `xml:"Response"`
-	Code      string   `xml:"Errors>Error>Code"`
-	Message   string   `xml:"Errors>Error>Message"`
-	RequestID string   `xml:"RequestID"`
+	Code      string `xml:"Errors>Error>Code"`
+	Message   string `xml:"Errors>Error>Message"`
+	RequestID string `xml:"RequestID"`
 }
 
 // Endpoint is the EC2 API as an HTTP handler.
@@ -79,26 +73,31 @@ func (c *Cloud) serveAPI(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		answer, err = c.handle(r, body, form)
 	}
-	status := http.StatusOK
-	var document any = answer
 	if err != nil {
 		var failed *apiError
 		if !errors.As(err, &failed) {
 			failed = errorf("InternalError", "%s", err)
 		}
-		status, document = failed.status, failure{Code: failed.code, Message: failed.message, RequestID: id}
-	} else {
-		answer.setHead(form.Get("Action"), id)
+		c.write(w, failed.status, id, xml.Name{Local: "Response"},
+			failure{Code: failed.code, Message: failed.message, RequestID: id})
+		return
 	}
-	text, err := xml.MarshalIndent(document, "", "    ")
-	if err != nil {
+	answer.setRequestID(id)
+	c.write(w, http.StatusOK, id, xml.Name{Space: apiNamespace, Local: form.Get("Action") + "Response"}, answer)
+}
+
+func (c *Cloud) write(w http.ResponseWriter, status int, id string, name xml.Name, answer any) {
+	var text bytes.Buffer
+	encoder := xml.NewEncoder(&text)
+	encoder.Indent("", "    ")
+	if err := encoder.EncodeElement(answer, xml.StartElement{Name: name}); err != nil {
 		panic(err) // an answer that cannot be written is an error of this package
 	}
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	w.Header().Set("X-Amzn-Requestid", id)
 	w.Header().Set("Date", c.clock().UTC().Format(http.TimeFormat))
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, xml.Header+string(text))
+	_, _ = io.WriteString(w, xml.Header+text.String())
 }
 
 // handle records a request and does what it asks for, if the caller may.
