@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 )
@@ -276,8 +277,11 @@ func onInstance(t *testing.T, w *world) *ec2.Client {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "false")
 	t.Setenv("AWS_CONFIG_FILE", "/dev/null")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
-	cfg, err := config.LoadDefaultConfig(t.Context(), config.WithEC2IMDSRegion(),
-		config.WithHTTPClient(&http.Client{Transport: w.Transport(w.a)}))
+	client := &http.Client{Transport: w.Transport(w.a)}
+	cfg, err := config.LoadDefaultConfig(t.Context(), config.WithHTTPClient(client),
+		config.WithEC2IMDSRegion(func(o *config.UseEC2IMDSRegion) { // it does not take the client above
+			o.Client = imds.New(imds.Options{HTTPClient: client})
+		}))
 	check(t, err)
 	if cfg.Region != w.Region {
 		t.Fatalf("the region is %q", cfg.Region)

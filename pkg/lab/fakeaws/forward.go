@@ -9,11 +9,15 @@ import (
 
 // The numbers of the kernel's tables and rules.
 const (
-	dropTable    = 900   // nothing gets through
-	firstTable   = 1000  // of the route tables
-	replyTable   = 10000 // of the metadata's answers, by interface
-	lookPriority = 1000
-	dropPriority = 2000
+	dropTable  = 900   // nothing gets through
+	firstTable = 1000  // of the route tables
+	replyTable = 10000 // of the metadata's answers, by interface
+	// A rule for any source is taken by the kernel for one with a source that is
+	// there already, unless the priorities differ.
+	checkedPriority   = 1000
+	uncheckedPriority = 1001
+	replyPriority     = 1002
+	dropPriority      = 2000
 )
 
 // everywhere is the default route's destination.
@@ -39,12 +43,12 @@ func (r *Router) forwarding() (routes []lab.TableRoute, rules []lab.TableRule) {
 		if !slices.Contains(up, n) {
 			continue
 		}
-		look := lab.TableRule{Priority: lookPriority, Iif: l.name, Table: r.tableNumber(c.table(n.Subnet))}
+		look := lab.TableRule{Priority: uncheckedPriority, Iif: l.name, Table: r.tableNumber(c.table(n.Subnet))}
 		if n.check.now() {
-			look.Src = netip.PrefixFrom(n.Addr, 32)
+			look.Priority, look.Src = checkedPriority, netip.PrefixFrom(n.Addr, 32)
 		}
 		reply := replyTable + l.number
-		rules = append(rules, look, lab.TableRule{Priority: lookPriority, Oif: l.name, Table: reply})
+		rules = append(rules, look, lab.TableRule{Priority: replyPriority, Oif: l.name, Table: reply})
 		routes = append(routes, lab.TableRoute{Table: reply, Dst: everywhere, Dev: l.name, Via: n.Addr})
 	}
 	return routes, rules

@@ -59,11 +59,10 @@ func NewRouter(l *lab.Lab, c *Cloud) (*Router, error) {
 		Host: h, lab: l, cloud: c,
 		links: map[*Interface]*link{}, hosts: map[*Instance]*lab.Host{}, tables: map[*RouteTable]int{},
 	}
-	// The router answers for all hosts, at once, and packets may come from
-	// anywhere: the checks are made by rules.
+	// The router answers for all hosts, and packets may come from anywhere: the
+	// checks are made by rules.
 	for _, s := range [][2]string{
 		{"net.ipv4.conf.all.proxy_arp", "1"},
-		{"net.ipv4.neigh.default.proxy_delay", "0"},
 		{"net.ipv4.conf.all.rp_filter", "0"},
 		{"net.ipv4.conf.default.rp_filter", "0"},
 		{"net.ipv4.conf.all.send_redirects", "0"},
@@ -172,6 +171,9 @@ func (r *Router) plug(h *lab.Host, i *Instance, n *Interface) error {
 	dev := fmt.Sprintf("eth%d", n.index)
 	err := r.lab.Cable(lab.Plug{On: r.Namespace, Name: l.name}, lab.Plug{On: h.Namespace, Name: dev, MAC: n.MAC}, instanceMTU)
 	if err != nil {
+		return err
+	}
+	if err := r.Sysctl("net.ipv4.neigh."+l.name+".proxy_delay", "0"); err != nil { // else up to 0.8 s
 		return err
 	}
 	if err := h.AddAddr(dev, netip.PrefixFrom(n.Addr, n.Subnet.Prefix.Bits())); err != nil {
