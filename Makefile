@@ -35,11 +35,11 @@ $(ETCD):
 
 # What the tests compare with and use as an operator would.
 tools:
-	@for tool in ip bridge ethtool; do \
+	@for tool in ip bridge ethtool aws; do \
 		command -v $$tool >/dev/null || missing=yes; \
 	done; \
 	if [ -n "$$missing" ]; then \
-		apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 ethtool; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends iproute2 ethtool awscli; \
 	fi
 
 # The packages one after the other: some of their tests measure how soon the
