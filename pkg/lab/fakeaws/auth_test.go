@@ -57,7 +57,8 @@ func (w *world) send(t *testing.T, s signed) (status int, code string) {
 	if s.change != nil {
 		s.change(r)
 	}
-	answer := must(w.Transport(nil).RoundTrip(r))(t)
+	answer, err := w.Transport(nil).RoundTrip(r)
+	check(t, err)
 	defer answer.Body.Close()
 	text := must(io.ReadAll(answer.Body))(t)
 	if answer.StatusCode == http.StatusOK {

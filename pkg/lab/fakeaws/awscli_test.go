@@ -35,32 +35,52 @@ type step struct {
 }
 
 var script = []step{
-	{args: "describe-instances --filters Name=instance-id,Values={a} --query " +
-		"Reservations[].Instances[].[InstanceId,State.Name,SubnetId,VpcId,SourceDestCheck,NetworkInterfaces[0].NetworkInterfaceId]",
-		want: "{a} running {subnet} {vpc} True {nica}"},
-	{args: "describe-route-tables --filters Name=association.main,Values=true Name=vpc-id,Values={vpc} --query RouteTables[].RouteTableId",
-		want: "{table}"},
+	{
+		args: "describe-instances --filters Name=instance-id,Values={a} --query " +
+			"Reservations[].Instances[].[InstanceId,State.Name,SubnetId,VpcId,SourceDestCheck,NetworkInterfaces[0].NetworkInterfaceId]",
+		want: "{a} running {subnet} {vpc} True {nica}",
+	},
+	{
+		args: "describe-route-tables --filters Name=association.main,Values=true Name=vpc-id,Values={vpc} --query RouteTables[].RouteTableId",
+		want: "{table}",
+	},
 	{args: "create-route --route-table-id {table} --destination-cidr-block 10.1.5.0/24 --instance-id {a}", want: "True"},
-	{args: "create-route --route-table-id {table} --destination-cidr-block 10.1.5.0/24 --instance-id {b}",
-		want: "RouteAlreadyExists: The route identified by 10.1.5.0/24 already exists"},
+	{
+		args: "create-route --route-table-id {table} --destination-cidr-block 10.1.5.0/24 --instance-id {b}",
+		want: "RouteAlreadyExists: The route identified by 10.1.5.0/24 already exists",
+	},
 	{args: "replace-route --route-table-id {table} --destination-cidr-block 10.1.5.0/24 --network-interface-id {nicb}"},
-	{args: "describe-route-tables --route-table-ids {table} --query " +
-		"RouteTables[].Routes[].[DestinationCidrBlock,GatewayId,NetworkInterfaceId,State,Origin]",
-		want: "10.0.0.0/16 local None active CreateRouteTable 10.1.5.0/24 None {nicb} active CreateRoute"},
-	{args: "replace-route --route-table-id {table} --destination-cidr-block 10.1.6.0/24 --network-interface-id {nicb}",
-		want: "InvalidParameterValue: There is no route defined for '10.1.6.0/24' in the route table. Use CreateRoute instead"},
+	{
+		args: "describe-route-tables --route-table-ids {table} --query " +
+			"RouteTables[].Routes[].[DestinationCidrBlock,GatewayId,NetworkInterfaceId,State,Origin]",
+		want: "10.0.0.0/16 local None active CreateRouteTable 10.1.5.0/24 None {nicb} active CreateRoute",
+	},
+	{
+		args: "replace-route --route-table-id {table} --destination-cidr-block 10.1.6.0/24 --network-interface-id {nicb}",
+		want: "InvalidParameterValue: There is no route defined for '10.1.6.0/24' in the route table. Use CreateRoute instead",
+	},
 	{args: "delete-route --route-table-id {table} --destination-cidr-block 10.1.5.0/24"},
-	{args: "delete-route --route-table-id {table} --destination-cidr-block 10.1.5.0/24",
-		want: "InvalidRoute.NotFound: no route with destination-cidr-block 10.1.5.0/24 in route table {table}"},
-	{args: "create-route --route-table-id rtb-01234567 --destination-cidr-block 10.1.5.0/24 --instance-id {a}",
-		want: "InvalidRouteTableID.NotFound: The routeTable ID 'rtb-01234567' does not exist"},
-	{args: "create-route --route-table-id {table} --destination-cidr-block 10.1.5/24 --instance-id {a}",
-		want: "InvalidParameterValue: Value (10.1.5/24) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block"},
+	{
+		args: "delete-route --route-table-id {table} --destination-cidr-block 10.1.5.0/24",
+		want: "InvalidRoute.NotFound: no route with destination-cidr-block 10.1.5.0/24 in route table {table}",
+	},
+	{
+		args: "create-route --route-table-id rtb-01234567 --destination-cidr-block 10.1.5.0/24 --instance-id {a}",
+		want: "InvalidRouteTableID.NotFound: The routeTable ID 'rtb-01234567' does not exist",
+	},
+	{
+		args: "create-route --route-table-id {table} --destination-cidr-block 10.1.5/24 --instance-id {a}",
+		want: "InvalidParameterValue: Value (10.1.5/24) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block",
+	},
 	{args: "modify-network-interface-attribute --network-interface-id {nica} --no-source-dest-check"},
-	{args: "describe-network-interfaces --filters Name=attachment.instance-id,Values={a} --query NetworkInterfaces[].[NetworkInterfaceId,SourceDestCheck]",
-		want: "{nica} False"},
-	{args: "describe-route-tables --query RouteTables[0].VpcId", ownOnly: true, badSecret: true,
-		want: "AuthFailure: AWS was not able to validate the provided access credentials"},
+	{
+		args: "describe-network-interfaces --filters Name=attachment.instance-id,Values={a} --query NetworkInterfaces[].[NetworkInterfaceId,SourceDestCheck]",
+		want: "{nica} False",
+	},
+	{
+		args: "describe-route-tables --query RouteTables[0].VpcId", ownOnly: true, badSecret: true,
+		want: "AuthFailure: AWS was not able to validate the provided access credentials",
+	},
 }
 
 // A client that others wrote is content with what it is told, and is told the same
@@ -113,9 +133,10 @@ func (c cloudCLI) run(t *testing.T, i int, args, env []string) string {
 	if code == 0 {
 		return text
 	}
-	_, failure, ok := strings.Cut(text, "An error occurred (")
+	_, failure, _ := strings.Cut(text, "An error occurred (")
 	errorCode, message, _ := strings.Cut(failure, ") when calling the ")
-	if _, message, ok = strings.Cut(message, " operation: "); !ok {
+	_, message, ok := strings.Cut(message, " operation: ")
+	if !ok {
 		t.Fatalf("aws %q ended with code %d:\n%s", args, code, text)
 	}
 	return errorCode + ": " + strings.TrimSuffix(message, ".")

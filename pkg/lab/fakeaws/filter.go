@@ -59,9 +59,10 @@ func (s selection[T]) choose(list []T, form url.Values) (chosen []T, nextToken s
 func (s selection[T]) page(list []T, form url.Values, byID bool) ([]T, string, error) {
 	start := 0
 	if token := form.Get("NextToken"); token != "" {
-		text, err := base64.StdEncoding.DecodeString(token)
+		text, _ := base64.StdEncoding.DecodeString(token)
 		rest, ok := strings.CutPrefix(string(text), s.kind+":")
-		if start, err = strconv.Atoi(rest); !ok || err != nil {
+		var err error
+		if start, err = strconv.Atoi(rest); !ok || err != nil || start < 0 {
 			return nil, "", errorf("InvalidNextToken", "The token '%s' is invalid", token)
 		}
 	}

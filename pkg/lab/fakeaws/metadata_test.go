@@ -25,7 +25,8 @@ func (w *world) metadata(t *testing.T, method, path string, header ...string) (s
 	for i := 0; i < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])
 	}
-	answer := must(w.Transport(w.a).RoundTrip(r))(t)
+	answer, err := w.Transport(w.a).RoundTrip(r)
+	check(t, err)
 	defer answer.Body.Close()
 	return answer.StatusCode, string(must(io.ReadAll(answer.Body))(t))
 }

@@ -18,23 +18,11 @@ func done(err error) (response, error) {
 }
 
 func (c *Cloud) apiCreateRoute(form url.Values) (response, error) {
-	return c.routeAction(form, func(t *RouteTable, dst string) error {
-		to, err := routeTarget(form)
-		if err != nil {
-			return err
-		}
-		return t.createRoute(dst, to)
-	})
+	return c.targetAction(form, (*RouteTable).createRoute)
 }
 
 func (c *Cloud) apiReplaceRoute(form url.Values) (response, error) {
-	return c.routeAction(form, func(t *RouteTable, dst string) error {
-		to, err := routeTarget(form)
-		if err != nil {
-			return err
-		}
-		return t.replaceRoute(dst, to)
-	})
+	return c.targetAction(form, (*RouteTable).replaceRoute)
 }
 
 func (c *Cloud) apiDeleteRoute(form url.Values) (response, error) {
@@ -57,6 +45,17 @@ func (c *Cloud) routeAction(form url.Values, do func(*RouteTable, string) error)
 		return nil, err
 	}
 	return done(do(t, form.Get("DestinationCidrBlock")))
+}
+
+// targetAction reads the target of a request as well.
+func (c *Cloud) targetAction(form url.Values, do func(*RouteTable, string, target) error) (response, error) {
+	return c.routeAction(form, func(t *RouteTable, dst string) error {
+		to, err := routeTarget(form)
+		if err != nil {
+			return err
+		}
+		return do(t, dst, to)
+	})
 }
 
 // routeTarget reads the one target that a route must have.

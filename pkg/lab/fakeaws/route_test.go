@@ -61,26 +61,42 @@ func TestRefusedRoutes(t *testing.T) {
 		{"twice", "10.1.5.0/24", nil, "RouteAlreadyExists", "The route identified by 10.1.5.0/24 already exists."},
 		{"twice, with other bits", "10.1.5.9/24", nil, "RouteAlreadyExists", ""},
 		{"the local one", "10.0.0.0/16", nil, "RouteAlreadyExists", ""},
-		{"not a network", "10.1.5/24", nil, "InvalidParameterValue",
-			"Value (10.1.5/24) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block."},
+		{
+			"not a network", "10.1.5/24", nil, "InvalidParameterValue",
+			"Value (10.1.5/24) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block.",
+		},
 		{"too long", "10.1.5.0/33", nil, "InvalidParameterValue", ""},
-		{"a part of no subnet", "10.0.2.0/25", nil, "InvalidParameterValue",
-			"Route destination doesn't match any subnet CIDR blocks."},
+		{
+			"a part of no subnet", "10.0.2.0/25", nil, "InvalidParameterValue",
+			"Route destination doesn't match any subnet CIDR blocks.",
+		},
 		{"link-local", "169.254.169.0/24", nil, "InvalidParameterValue", ""},
-		{"unknown table", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.RouteTableId = aws.String("rtb-0123456789abcdef0") },
-			"InvalidRouteTableID.NotFound", "The routeTable ID 'rtb-0123456789abcdef0' does not exist"},
-		{"not a table", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.RouteTableId = aws.String("table") },
-			"InvalidRouteTableID.Malformed", ""},
-		{"unknown interface", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = aws.String("eni-01234567") },
-			"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID 'eni-01234567' does not exist"},
-		{"interface that is gone", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = &goneNIC },
-			"InvalidNetworkInterfaceID.NotFound", ""},
-		{"interface of another VPC", "10.1.6.0/24",
-			func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = &stranger.Interface().ID }, "InvalidParameterValue", ""},
+		{
+			"unknown table", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.RouteTableId = aws.String("rtb-0123456789abcdef0") },
+			"InvalidRouteTableID.NotFound", "The routeTable ID 'rtb-0123456789abcdef0' does not exist",
+		},
+		{
+			"not a table", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.RouteTableId = aws.String("table") },
+			"InvalidRouteTableID.Malformed", "",
+		},
+		{
+			"unknown interface", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = aws.String("eni-01234567") },
+			"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID 'eni-01234567' does not exist",
+		},
+		{
+			"interface that is gone", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = &goneNIC },
+			"InvalidNetworkInterfaceID.NotFound", "",
+		},
+		{
+			"interface of another VPC", "10.1.6.0/24",
+			func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = &stranger.Interface().ID }, "InvalidParameterValue", "",
+		},
 		{"unknown instance", "10.1.6.0/24", instance("i-01234567"), "InvalidInstanceID.NotFound", ""},
-		{"instance with two interfaces", "10.1.6.0/24", instance(two.ID), "InvalidInstanceID",
+		{
+			"instance with two interfaces", "10.1.6.0/24", instance(two.ID), "InvalidInstanceID",
 			"There are multiple interfaces attached to instance '" + two.ID +
-				"'. Please specify an interface ID for the operation instead."},
+				"'. Please specify an interface ID for the operation instead.",
+		},
 		{"no target", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = nil }, "MissingParameter", ""},
 		{"two targets", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.InstanceId = &w.a.ID }, "InvalidParameterCombination", ""},
 		{"gateway in the VPC", "10.0.2.0/24", func(in *ec2.CreateRouteInput) {

@@ -108,18 +108,30 @@ func TestRoutedPods(t *testing.T) {
 		name     string
 		do, undo func() error
 	}{
-		{"no route there", func() error { return v.vpc.Main.DeleteRoute(subnetB) },
-			func() error { return v.vpc.Main.CreateRoute(subnetB, b.ID) }},
-		{"no route back", func() error { return v.table.DeleteRoute(subnetA) },
-			func() error { return v.table.CreateRoute(subnetA, a.ID) }},
-		{"wrong route", func() error { return v.vpc.Main.ReplaceRoute(subnetB, a.ID) },
-			func() error { return v.vpc.Main.ReplaceRoute(subnetB, b.ID) }},
-		{"other table", func() error { return v.vpc.Main.Associate(v.second) },
-			func() error { return v.table.Associate(v.second) }},
-		{"sender checked", func() error { a.SetSourceDestCheck(true); return nil },
-			func() error { a.SetSourceDestCheck(false); return nil }},
-		{"receiver checked", func() error { b.SetSourceDestCheck(true); return nil },
-			func() error { b.SetSourceDestCheck(false); return nil }},
+		{
+			"no route there", func() error { return v.vpc.Main.DeleteRoute(subnetB) },
+			func() error { return v.vpc.Main.CreateRoute(subnetB, b.ID) },
+		},
+		{
+			"no route back", func() error { return v.table.DeleteRoute(subnetA) },
+			func() error { return v.table.CreateRoute(subnetA, a.ID) },
+		},
+		{
+			"wrong route", func() error { return v.vpc.Main.ReplaceRoute(subnetB, a.ID) },
+			func() error { return v.vpc.Main.ReplaceRoute(subnetB, b.ID) },
+		},
+		{
+			"other table", func() error { return v.vpc.Main.Associate(v.second) },
+			func() error { return v.table.Associate(v.second) },
+		},
+		{
+			"sender checked", func() error { a.SetSourceDestCheck(true); return nil },
+			func() error { a.SetSourceDestCheck(false); return nil },
+		},
+		{
+			"receiver checked", func() error { b.SetSourceDestCheck(true); return nil },
+			func() error { b.SetSourceDestCheck(false); return nil },
+		},
 	} {
 		check(t, tt.do())
 		if _, err := v.podA.Ping(t.Context(), v.podB.Addr, 300*time.Millisecond); err == nil {
@@ -164,7 +176,8 @@ func TestServicesOfHosts(t *testing.T) {
 		}
 		client := &http.Client{Transport: &http.Transport{DialContext: h.host.DialContext, DisableKeepAlives: true}}
 		r := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+fakeaws.EndpointAddr, nil))(t)
-		answer := must(client.Do(r))(t)
+		answer, err := client.Do(r)
+		check(t, err)
 		check(t, answer.Body.Close())
 		if answer.StatusCode != http.StatusBadRequest { // it is not signed
 			t.Errorf("the API answers %s", answer.Status)
