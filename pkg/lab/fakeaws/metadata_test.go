@@ -142,3 +142,44 @@ func TestMetadataClient(t *testing.T) {
 		}
 	})
 }
+
+// The metadata has new credentials before the last ones end, which stay good until
+// then.
+func TestCredentialsOverlap(t *testing.T) {
+	start := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	now := start
+	w := newWorld(t, fakeaws.Options{Clock: func() time.Time { return now }})
+	read := func() (c struct{ AccessKeyID, SecretAccessKey, Token, Expiration string }) {
+		t.Helper()
+		_, text := w.metadata(t, http.MethodGet, "/latest/meta-data/iam/security-credentials/node")
+		check(t, json.Unmarshal([]byte(text), &c))
+		return c
+	}
+	first := read()
+	if want := start.Add(6 * time.Hour).Format(time.RFC3339); first.Expiration != want {
+		t.Errorf("they end %s, want %s", first.Expiration, want)
+	}
+	send := func() string {
+		t.Helper()
+		_, code := w.send(t, signed{region: w.Region, service: "ec2", at: now, action: "DescribeVpcs", user: fakeaws.Credentials{
+			AccessKeyID: first.AccessKeyID, SecretAccessKey: first.SecretAccessKey, SessionToken: first.Token,
+		}})
+		return code
+	}
+	for _, tt := range []struct {
+		after time.Duration
+		same  bool
+		code  string
+	}{
+		{0, true, ""},
+		{5*time.Hour + 44*time.Minute, true, ""},
+		{5*time.Hour + 46*time.Minute, false, ""},
+		{6*time.Hour - time.Second, false, ""},
+		{6 * time.Hour, false, "RequestExpired"},
+	} {
+		now = start.Add(tt.after)
+		if same, code := read() == first, send(); same != tt.same || code != tt.code {
+			t.Errorf("after %s: the same %t, %q", tt.after, same, code)
+		}
+	}
+}

@@ -226,3 +226,20 @@ func instanceID(t *testing.T, ns *lab.Namespace) (string, error) {
 	text, err := io.ReadAll(out.Content)
 	return string(text), err
 }
+
+// What a checked interface may not send and what it may not receive are two
+// things: here the pod's packets leave by one interface and come by another.
+func TestChecksApart(t *testing.T) {
+	t.Parallel()
+	v := newVPCLab(t)
+	out, in := v.a.Interface(), must(v.a.Attach(v.second, netip.Addr{}))(t)
+	in.SetSourceDestCheck(false)
+	v.connect(t)
+	check(t, v.table.ReplaceRoute(subnetA, in.ID))
+	for _, checked := range []*fakeaws.Interface{out, in} {
+		wantPing(t, v.podA.Namespace, v.podB.Addr)
+		checked.SetSourceDestCheck(true)
+		wantNoPing(t, v.podA.Namespace, v.podB.Addr)
+		checked.SetSourceDestCheck(false)
+	}
+}
