@@ -17,7 +17,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+	signer "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -51,7 +51,7 @@ func (w *world) send(t *testing.T, s signed) (status int, code string) {
 	r := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "http://ec2.test/", strings.NewReader(body)))(t)
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	sum := sha256.Sum256([]byte(body))
-	check(t, v4.NewSigner().SignHTTP(t.Context(), aws.Credentials{
+	check(t, signer.NewSigner().SignHTTP(t.Context(), aws.Credentials{
 		AccessKeyID: s.user.AccessKeyID, SecretAccessKey: s.user.SecretAccessKey, SessionToken: s.user.SessionToken,
 	}, r, hex.EncodeToString(sum[:]), s.service, s.region, s.at))
 	if s.change != nil {
