@@ -106,3 +106,15 @@ func (r rtnl) RouteReplace(route *netlink.Route) error {
 func (r rtnl) RouteDel(route *netlink.Route) error {
 	return r.ns.Do(func() error { return r.handle.RouteDel(route) })
 }
+
+func (r rtnl) RuleList(family int) ([]netlink.Rule, error) {
+	return ask(r, func() ([]netlink.Rule, error) { return r.handle.RuleList(family) })
+}
+
+func (r rtnl) RuleAdd(rule *netlink.Rule) error {
+	return r.ns.Do(func() error { return r.handle.RuleAdd(rule) })
+}
+
+func (r rtnl) RuleDel(rule *netlink.Rule) error {
+	return r.ns.Do(func() error { return r.handle.RuleDel(rule) })
+}

@@ -1,0 +1,104 @@
+package fakeaws
+
+import (
+	"net/netip"
+	"slices"
+
+	"flanneld/pkg/lab"
+)
+
+// The numbers of the kernel's tables and rules.
+const (
+	dropTable  = 900   // nothing gets through
+	firstTable = 1000  // of the route tables
+	replyTable = 10000 // of the metadata's answers, by interface
+	// A rule for any source is taken by the kernel for one with a source that is
+	// there already, unless the priorities differ.
+	checkedPriority   = 1000
+	uncheckedPriority = 1001
+	replyPriority     = 1002
+	dropPriority      = 2000
+)
+
+// everywhere is the default route's destination.
+var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+// forwarding says what the kernel is to do: what comes in by an interface is
+// looked up in the table of its subnet. With the source/destination check on,
+// that is done for the interface's own address only, and a route to the
+// interface is as good as none.
+func (r *Router) forwarding() (routes []lab.TableRoute, rules []lab.TableRule) {
+	c := r.cloud
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	up := slices.DeleteFunc(slices.Clone(c.interfaces), func(n *Interface) bool {
+		return r.links[n] == nil || n.instance == nil || n.instance.state != running
+	})
+	for _, t := range c.tables {
+		routes = append(routes, r.tableRoutes(t, up)...)
+	}
+	routes = append(routes, lab.TableRoute{Table: dropTable, Dst: everywhere})
+	for n, l := range r.links {
+		rules = append(rules, lab.TableRule{Priority: dropPriority, Iif: l.name, Table: dropTable})
+		if !slices.Contains(up, n) {
+			continue
+		}
+		look := lab.TableRule{Priority: uncheckedPriority, Iif: l.name, Table: r.tableNumber(c.table(n.Subnet))}
+		if n.check.now() {
+			look.Priority, look.Src = checkedPriority, netip.PrefixFrom(n.Addr, 32)
+		}
+		reply := replyTable + l.number
+		rules = append(rules, look, lab.TableRule{Priority: replyPriority, Oif: l.name, Table: reply})
+		routes = append(routes, lab.TableRoute{Table: reply, Dst: everywhere, Dev: l.name, Via: n.Addr})
+	}
+	return routes, rules
+}
+
+// tableRoutes are a table's routes, and in place of the local one those to the
+// single interfaces.
+func (r *Router) tableRoutes(t *RouteTable, up []*Interface) (routes []lab.TableRoute) {
+	number := r.tableNumber(t)
+	list := t.routes.now()
+	for _, to := range list {
+		route := lab.TableRoute{Table: number, Dst: to.dst}
+		i := slices.IndexFunc(up, func(n *Interface) bool { return n.ID == to.nic })
+		if i >= 0 && !up[i].check.now() {
+			route.Dev, route.Via = r.links[up[i]].name, up[i].Addr
+		}
+		routes = append(routes, route)
+	}
+	for _, n := range up {
+		if n.Subnet.VPC == t.VPC && isLocal(list, n.Addr) {
+			routes = append(routes, lab.TableRoute{Table: number, Dst: netip.PrefixFrom(n.Addr, 32), Dev: r.links[n].name})
+		}
+	}
+	return routes
+}
+
+// isLocal tells whether the longest match for an address is the local route.
+func isLocal(list []route, addr netip.Addr) bool {
+	best := route{dst: everywhere}
+	for _, r := range list {
+		if r.dst.Contains(addr) && r.dst.Bits() >= best.dst.Bits() {
+			best = r
+		}
+	}
+	return best.gateway == localGateway
+}
+
+func (r *Router) tableNumber(t *RouteTable) int {
+	if r.tables[t] == 0 {
+		r.tables[t] = firstTable + len(r.tables)
+	}
+	return r.tables[t]
+}
+
+// attachedTo is the instance that has the interface, or nil.
+func (c *Cloud) attachedTo(n *Interface) *Instance {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.interfaces, n) {
+		return nil
+	}
+	return n.instance
+}

@@ -1,0 +1,275 @@
+package fakeaws
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// localGateway is the target of the route to the VPC's own network.
+const localGateway = "local"
+
+// reserved may not be routed: it is for the services of the link.
+var reserved = netip.MustParsePrefix("169.254.168.0/22")
+
+// route is an entry of a table. It has one target.
+type route struct {
+	dst     netip.Prefix
+	gateway string // local or igw-…
+	nic     string // eni-…; it may be gone
+}
+
+// Route is an entry of a table as EC2 shows it.
+type Route struct {
+	Dst         netip.Prefix
+	GatewayID   string // local or igw-…
+	InterfaceID string
+	InstanceID  string // that the interface is attached to
+	State       string // active or blackhole
+	Origin      string // CreateRouteTable or CreateRoute
+}
+
+// target names where a route shall lead to. One of its fields is set.
+type target struct {
+	gateway, nic, instance string
+}
+
+// Routes lists the routes as they are now, without lag.
+func (t *RouteTable) Routes() []Route {
+	c := t.VPC.cloud
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.show(t.routes.now())
+}
+
+// CreateRoute adds a route to an interface or a gateway (igw-…), as an operator
+// may.
+func (t *RouteTable) CreateRoute(dst, to string) error {
+	return t.change(func() error { return t.createRoute(dst, parseTarget(to)) })
+}
+
+// ReplaceRoute changes where a route leads to.
+func (t *RouteTable) ReplaceRoute(dst, to string) error {
+	return t.change(func() error { return t.replaceRoute(dst, parseTarget(to)) })
+}
+
+// DeleteRoute removes a route.
+func (t *RouteTable) DeleteRoute(dst string) error {
+	return t.change(func() error { return t.deleteRoute(dst) })
+}
+
+func (t *RouteTable) change(fn func() error) error {
+	if err := t.VPC.cloud.change(fn); err != nil {
+		return fmt.Errorf("changing %s: %w", t.ID, err)
+	}
+	return nil
+}
+
+func parseTarget(to string) target {
+	switch {
+	case strings.HasPrefix(to, "eni-"):
+		return target{nic: to}
+	case strings.HasPrefix(to, "i-"):
+		return target{instance: to}
+	default:
+		return target{gateway: to}
+	}
+}
+
+func (t *RouteTable) createRoute(cidr string, to target) error {
+	dst, err := parseDestination(cidr)
+	if err != nil {
+		return err
+	}
+	r, err := t.resolve(dst.Masked(), to)
+	if err != nil {
+		return err
+	}
+	list := t.routes.now()
+	if t.index(r.dst) >= 0 {
+		return errorf("RouteAlreadyExists", "The route identified by %s already exists.", r.dst)
+	}
+	if len(list) >= t.VPC.cloud.routeLimit {
+		return errorf("RouteLimitExceeded", "The maximum number of routes has been reached.")
+	}
+	t.setRoutes(append(slices.Clone(list), r))
+	return nil
+}
+
+func (t *RouteTable) replaceRoute(cidr string, to target) error {
+	dst, err := parseDestination(cidr)
+	if err != nil {
+		return err
+	}
+	i := t.index(dst)
+	if i < 0 {
+		return errorf("InvalidParameterValue",
+			"There is no route defined for '%s' in the route table. Use CreateRoute instead.", cidr)
+	}
+	if t.routes.now()[i].gateway == localGateway {
+		return errorf("InvalidParameterValue", "cannot replace local route %s in route table %s", dst, t.ID)
+	}
+	r, err := t.resolve(dst, to)
+	if err != nil {
+		return err
+	}
+	list := slices.Clone(t.routes.now())
+	list[i] = r
+	t.setRoutes(list)
+	return nil
+}
+
+func (t *RouteTable) deleteRoute(cidr string) error {
+	dst, err := parseDestination(cidr)
+	if err != nil {
+		return err
+	}
+	i := t.index(dst)
+	if i < 0 {
+		return errorf("InvalidRoute.NotFound", "no route with destination-cidr-block %s in route table %s", cidr, t.ID)
+	}
+	if t.routes.now()[i].gateway == localGateway {
+		return errorf("InvalidParameterValue", "cannot remove local route %s in route table %s", dst, t.ID)
+	}
+	t.setRoutes(slices.Delete(slices.Clone(t.routes.now()), i, i+1))
+	return nil
+}
+
+func (t *RouteTable) setRoutes(list []route) { t.routes.set(t.VPC.cloud.clock(), list) }
+
+// index is where the route to exactly this destination is, or -1.
+func (t *RouteTable) index(dst netip.Prefix) int {
+	return slices.IndexFunc(t.routes.now(), func(r route) bool { return r.dst == dst })
+}
+
+func parseDestination(cidr string) (netip.Prefix, error) {
+	dst, err := netip.ParsePrefix(cidr)
+	if err != nil || !dst.Addr().Is4() {
+		return netip.Prefix{}, errorf("InvalidParameterValue",
+			"Value (%s) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block.", cidr)
+	}
+	return dst, nil
+}
+
+// resolve checks that a route may lead to its target.
+func (t *RouteTable) resolve(dst netip.Prefix, to target) (route, error) {
+	c := t.VPC.cloud
+	var n *Interface
+	switch {
+	case to.gateway != "":
+		if !strings.HasPrefix(to.gateway, "igw-") {
+			return route{}, errorf("InvalidGatewayID.NotFound", "The gateway ID '%s' does not exist", to.gateway)
+		}
+	case to.instance != "":
+		i, err := c.instance(to.instance)
+		if err != nil {
+			return route{}, err
+		}
+		if n, err = i.onlyInterface(); err != nil {
+			return route{}, err
+		}
+	default:
+		var err error
+		if n, err = c.nic(to.nic); err != nil {
+			return route{}, err
+		}
+	}
+	if err := t.checkDestination(dst, n); err != nil {
+		return route{}, err
+	}
+	if n == nil {
+		return route{dst: dst, gateway: to.gateway}, nil
+	}
+	if n.Subnet.VPC != t.VPC {
+		return route{}, errorf("InvalidParameterValue",
+			"route table %s and interface %s belong to different networks", t.ID, n.ID)
+	}
+	return route{dst: dst, nic: n.ID}, nil
+}
+
+// checkDestination refuses what may not be routed to an interface or, if that
+// is nil, to a gateway. The local route itself is left to the caller.
+func (t *RouteTable) checkDestination(dst netip.Prefix, n *Interface) error {
+	if reserved.Contains(dst.Addr()) && dst.Bits() >= reserved.Bits() {
+		return errorf("InvalidParameterValue",
+			"Value (%s) for parameter destinationCidrBlock is invalid. It lies in %s, which is reserved.", dst, reserved)
+	}
+	if !t.VPC.contains(dst) || dst == t.VPC.Prefix {
+		return nil
+	}
+	if n == nil {
+		return errorf("InvalidParameterValue", "The destination CIDR block %s is equal to or more specific than "+
+			"one of this VPC's CIDR blocks. This route can target only an interface or an instance.", dst)
+	}
+	for _, s := range t.VPC.cloud.subnets {
+		if s.VPC == t.VPC && s.Prefix == dst {
+			return nil
+		}
+	}
+	return errorf("InvalidParameterValue", "Route destination doesn't match any subnet CIDR blocks.")
+}
+
+// onlyInterface is the interface that is meant where an instance is named.
+func (i *Instance) onlyInterface() (*Interface, error) {
+	switch len(i.interfaces) {
+	case 0:
+		return nil, errorf("IncorrectInstanceState", "The instance '%s' is not in a valid state for this operation.", i.ID)
+	case 1:
+		return i.interfaces[0], nil
+	default:
+		return nil, errorf("InvalidInstanceID", "There are multiple interfaces attached to instance '%s'. "+
+			"Please specify an interface ID for the operation instead.", i.ID)
+	}
+}
+
+// instance finds one by its ID.
+func (c *Cloud) instance(id string) (*Instance, error) {
+	return lookUp(c.instances, "InvalidInstanceID", "i", "instance", id)
+}
+
+// nic finds an interface by its ID.
+func (c *Cloud) nic(id string) (*Interface, error) {
+	return lookUp(c.interfaces, "InvalidNetworkInterfaceID", "eni", "networkInterface", id)
+}
+
+// table finds a route table by its ID.
+func (c *Cloud) routeTable(id string) (*RouteTable, error) {
+	return lookUp(c.tables, "InvalidRouteTableID", "rtb", "routeTable", id)
+}
+
+// lookUp finds a thing by its ID, which must be PREFIX-HEX.
+func lookUp[T thing](list []T, code, prefix, kind, id string) (found T, err error) {
+	digits, ok := strings.CutPrefix(id, prefix+"-")
+	if !ok || strings.Trim(digits, "0123456789abcdef") != "" || len(digits) != 8 && len(digits) != 17 {
+		return found, errorf(code+".Malformed", "Invalid id: \"%s\" (expecting \"%s-...\")", id, prefix)
+	}
+	var none T
+	if found = find(list, id); found == none {
+		return none, errorf(code+".NotFound", "The %s ID '%s' does not exist", kind, id)
+	}
+	return found, nil
+}
+
+// show is what EC2 tells about routes: they are black holes while nothing
+// receives what follows them.
+func (c *Cloud) show(list []route) []Route {
+	shown := make([]Route, len(list))
+	for i, r := range list {
+		s := Route{Dst: r.dst, GatewayID: r.gateway, InterfaceID: r.nic, State: "active", Origin: "CreateRoute"}
+		if r.gateway == localGateway {
+			s.Origin = "CreateRouteTable"
+		}
+		if r.nic != "" {
+			n := find(c.interfaces, r.nic)
+			if n == nil || n.instance == nil || n.instance.state != running {
+				s.State = "blackhole"
+			}
+			if n != nil && n.instance != nil {
+				s.InstanceID = n.instance.ID
+			}
+		}
+		shown[i] = s
+	}
+	return shown
+}
