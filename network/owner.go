@@ -32,7 +32,9 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 		return k.Dst.Bits() == 0 || p.inNetworks(k.Dst.Addr())
 	case state.KindTunnel, state.KindTunnelPeer: // of this process
 		return true
-	case state.KindLink, state.KindFDB:
+	case state.KindCloudRoute:
+		return slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool { return n.Contains(k.Dst.Addr()) && n.Bits() < k.Dst.Bits() })
+	case state.KindLink, state.KindFDB, state.KindCloudInterface, state.KindCloudPeer:
 	}
 	return false
 }
@@ -143,7 +145,7 @@ func (p *plan) foresee(have state.Have) {
 }
 
 // keeper returns what tells which objects must stay even if they are not
-// wanted: those of leases that cannot be read.
+// wanted: those of leases that cannot be read, and what others keep.
 func (p *plan) keeper(have state.Have) func(state.Key) bool {
 	kept := make(map[state.Key]bool)
 	for _, s := range slices.AppendSeq(slices.Clone(p.wish.Unreadable), maps.Keys(p.unreadable)) {
@@ -162,5 +164,10 @@ func (p *plan) keeper(have state.Have) func(state.Key) bool {
 			}
 		}
 	}
-	return func(k state.Key) bool { return kept[k] }
+	return func(k state.Key) bool {
+		if k.Kind == state.KindCloudRoute { // the tables are the cloud's, and may be any
+			return kept[state.Key{Kind: state.KindRoute, Dst: k.Dst}] || p.want[state.CloudPeerKey(k.Dev, k.Dst)] != nil
+		}
+		return kept[k]
+	}
 }

@@ -18,6 +18,9 @@ import (
 // fullPass makes everything as wanted, after a look at everything there is. An
 // error means that nothing could be learned, and that nothing was done.
 func (r *Reconciler) fullPass(ctx context.Context) error {
+	if e, ok := r.target.(target.Expecter); ok {
+		e.Expect(r.plan.want)
+	}
 	have, err := r.target.Dump(ctx)
 	if err != nil {
 		return err

@@ -27,6 +27,10 @@ const (
 	KindRoute
 	KindMasquerade
 	KindForward
+	// What is in the cloud is slow to change: it comes last.
+	KindCloudInterface
+	KindCloudRoute
+	KindCloudPeer
 )
 
 func (k Kind) String() string {
@@ -51,6 +55,12 @@ func (k Kind) String() string {
 		return "masquerading"
 	case KindForward:
 		return "forwarding"
+	case KindCloudInterface:
+		return "cloud interface"
+	case KindCloudRoute:
+		return "cloud route"
+	case KindCloudPeer:
+		return "cloud peer"
 	}
 	return fmt.Sprintf("kind %d", uint8(k))
 }
@@ -59,8 +69,8 @@ func (k Kind) String() string {
 // is ours.
 type Key struct {
 	Kind Kind
-	Dev  string       // devices: the name; what is a device's own: whose; packet rules: the Way
-	Dst  netip.Prefix // routes: the destination; addresses; neighbours: of one address; tunnel peers: the subnet; packet rules: the network
+	Dev  string       // devices: the name; what is a device's own: whose; packet rules: the Way; cloud routes and peers: the table
+	Dst  netip.Prefix // routes of any kind: the destination; addresses; neighbours: of one address; tunnel peers: the subnet; packet rules: the network; cloud interfaces: the address
 	ID   uint32       // nexthops: the number
 	MAC  MAC          // FDB entries
 }

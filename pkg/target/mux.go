@@ -33,6 +33,15 @@ func (m Mux) of(k state.Kind) Target {
 	return m.Rest
 }
 
+// Expect implements Expecter.
+func (m Mux) Expect(want state.Set) {
+	for _, p := range m.Parts {
+		if e, ok := p.Target.(Expecter); ok {
+			e.Expect(want)
+		}
+	}
+}
+
 // Dump implements Target.
 func (m Mux) Dump(ctx context.Context) (state.Have, error) {
 	have, err := m.Rest.Dump(ctx)

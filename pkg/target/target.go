@@ -36,6 +36,13 @@ type Target interface {
 	Watch(ctx context.Context, ready func(), emit func(Event)) error
 }
 
+// Expecter is a Target that looks only for what is wanted, and beside it.
+type Expecter interface {
+	// Expect tells, before a Dump, all that is wanted. The set is not changed
+	// during the call.
+	Expect(want state.Set)
+}
+
 // Event is a hint that a target changed.
 type Event struct {
 	// Key of the object that was added or changed to Entry, or is Gone. The
