@@ -1,0 +1,205 @@
+package vpc
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"flanneld/pkg/lab/fakeaws"
+	"flanneld/pkg/state"
+	"flanneld/pkg/target"
+)
+
+var (
+	network = netip.MustParsePrefix("10.1.0.0/16")
+	ownDst  = netip.MustParsePrefix("10.1.5.0/24")
+	peerDst = netip.MustParsePrefix("10.1.6.0/24")
+)
+
+// world is a VPC of two subnets, the second of which has a table of its own, with an
+// instance in each; and what keeps the routes of the first.
+type world struct {
+	*fakeaws.Cloud
+	*Target
+	t     *testing.T
+	vpc   *fakeaws.VPC
+	table *fakeaws.RouteTable // of the second subnet
+	a, b  *fakeaws.Instance
+	want  state.Set
+	now   map[state.Key]error // failures of the last pass
+	hints chan target.Event
+}
+
+// inWorld runs a test on a clock that leaps to when something happens next.
+func inWorld(t *testing.T, fn func(*world)) {
+	for _, variable := range os.Environ() {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "AWS_") {
+			t.Setenv(name, "")
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, Cloud: fakeaws.New(fakeaws.Options{}), hints: make(chan target.Event, 1000)}
+		var err error
+		check := func(e error) {
+			if e != nil {
+				t.Fatal(e)
+			}
+		}
+		w.vpc, err = w.AddVPC("10.0.0.0/16")
+		check(err)
+		first, err := w.vpc.AddSubnet("10.0.1.0/24", "a")
+		check(err)
+		second, err := w.vpc.AddSubnet("10.0.2.0/24", "a")
+		check(err)
+		w.table = w.vpc.AddRouteTable()
+		check(w.table.Associate(second))
+		w.a, err = w.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
+		check(err)
+		w.b, err = w.RunInstance(second, fakeaws.InstanceOptions{Role: "node"})
+		check(err)
+		w.start(w.a)
+		w.wish(w.vpc.Main.ID)
+		fn(w)
+	})
+}
+
+// start is a new daemon on an instance.
+func (w *world) start(on *fakeaws.Instance) {
+	w.Target = New(
+		config.WithHTTPClient(&http.Client{Transport: w.Transport(on)}),
+		config.WithBaseEndpoint("http://ec2.test"),
+		config.WithSharedConfigFiles([]string{}), config.WithSharedCredentialsFiles([]string{}),
+	)
+}
+
+// wish is what a host wants in some tables.
+func (w *world) wish(tables ...string) {
+	host := w.a.Interface().Addr
+	w.want = state.Set{}
+	objects := []state.Object{state.CloudInterface{Host: host}}
+	for _, table := range tables {
+		objects = append(objects, state.CloudRoute{Table: table, Dst: ownDst, Host: host})
+	}
+	for _, o := range objects {
+		w.want[o.Key()] = o
+	}
+}
+
+func (w *world) peer(table string) {
+	p := state.CloudPeer{Table: table, Dst: peerDst}
+	w.want[p.Key()] = p
+}
+
+// watch has the target look at the cloud by itself.
+func (w *world) watch() {
+	ctx, stop := context.WithCancel(w.t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = w.Watch(ctx, func() {}, func(e target.Event) { w.hints <- e })
+	}()
+	w.t.Cleanup(func() { stop(); <-done })
+	synctest.Wait()
+}
+
+// pass is what the reconciler does: whatever is in the network and nobody wants goes.
+func (w *world) pass() {
+	w.t.Helper()
+	w.Expect(w.want)
+	have, err := w.Dump(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	keys := make([]state.Key, 0, len(have))
+	for k := range w.want {
+		keys = append(keys, k)
+	}
+	for k := range have {
+		if w.want[k] == nil && network.Contains(k.Dst.Addr()) {
+			keys = append(keys, k)
+		}
+	}
+	ops, blocked := state.Diff(w.want, have, keys, func(k state.Key) bool { return w.want[state.CloudPeerKey(k.Dev, k.Dst)] != nil })
+	w.now = make(map[state.Key]error)
+	for _, b := range blocked {
+		w.now[b.Want.Key()] = b
+	}
+	for i, err := range w.Apply(w.t.Context(), ops) {
+		if err != nil {
+			w.now[ops[i].Key()] = err
+		}
+	}
+}
+
+// run passes time, with a pass after each hint and each half minute.
+func (w *world) run(d time.Duration) {
+	w.t.Helper()
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		w.pass()
+		synctest.Wait()
+		select {
+		case <-w.hints:
+		case <-time.After(min(30*time.Second, time.Until(end))):
+		}
+	}
+}
+
+func (w *world) wantCalls(want ...string) {
+	w.t.Helper()
+	var got []string
+	for _, c := range w.Calls() {
+		text := c.Action
+		if c.Code != "" {
+			text += " " + c.Code
+		}
+		got = append(got, text)
+	}
+	if !slices.Equal(got, want) {
+		w.t.Errorf("calls: %q, want %q", got, want)
+	}
+	w.ForgetCalls()
+}
+
+func (w *world) wantFailures(want map[state.Kind]string) {
+	w.t.Helper()
+	if len(w.now) != len(want) {
+		w.t.Errorf("failures: %v", w.now)
+	}
+	for k, err := range w.now {
+		if err.Error() != want[k.Kind] {
+			w.t.Errorf("%v:\n%v, want\n%s", k, err, want[k.Kind])
+		}
+	}
+}
+
+// wantRoute checks where a table leads a destination: to an interface, or nowhere
+// if that is nil.
+func (w *world) wantRoute(table *fakeaws.RouteTable, dst netip.Prefix, to *fakeaws.Interface) {
+	w.t.Helper()
+	for _, r := range table.Routes() {
+		if r.Dst == dst {
+			if to == nil || r.InterfaceID != to.ID {
+				w.t.Errorf("in %s: %+v, want %+v", table.ID, r, to)
+			}
+			return
+		}
+	}
+	if to != nil {
+		w.t.Errorf("%s has no route to %s", table.ID, dst)
+	}
+}
+
+func (w *world) check(err error) {
+	w.t.Helper()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
