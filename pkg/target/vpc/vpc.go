@@ -38,8 +38,8 @@ type Target struct {
 	poke    chan struct{} // one slot: a look may be due at another time
 
 	looking chan struct{} // full during a look, and during changes: who fills it has
-	session *session   // nil before the first, or if it is of no use any more
-	looks   int        // since the session began
+	session *session      // nil before the first, or if it is of no use any more
+	looks   int           // since the session began
 
 	mu     sync.Mutex
 	self   *identity
