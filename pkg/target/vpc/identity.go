@@ -2,11 +2,10 @@ package vpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/netip"
+	"regexp"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -24,6 +23,10 @@ type nic struct {
 	id, subnet, vpc string
 }
 
+// noVersion2 is in the error where the service has no tokens. The SDK hides what it
+// wraps.
+var noVersion2 = regexp.MustCompile(`getToken, .*StatusCode: (403|404|405)\b`)
+
 // newMetadata returns a client for the instance's metadata. It is one for version 1
 // only if there is no version 2: that an answer does not come is no sign of that.
 func newMetadata(ctx context.Context, cfg aws.Config) (*imds.Client, error) {
@@ -32,17 +35,13 @@ func newMetadata(ctx context.Context, cfg aws.Config) (*imds.Client, error) {
 	}
 	v2 := version(aws.FalseTernary)
 	_, err := get(ctx, v2, "instance-id")
-	var status interface{ HTTPStatusCode() int }
-	switch {
-	case err == nil:
+	if err == nil {
 		return v2, nil
-	case errors.As(err, &status):
-		switch status.HTTPStatusCode() {
-		case http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed:
-			v1 := version(aws.TrueTernary)
-			if _, err := get(ctx, v1, "instance-id"); err == nil {
-				return v1, nil
-			}
+	}
+	if noVersion2.MatchString(err.Error()) {
+		v1 := version(aws.TrueTernary)
+		if _, err := get(ctx, v1, "instance-id"); err == nil {
+			return v1, nil
 		}
 	}
 	return nil, err
@@ -58,7 +57,7 @@ func get(ctx context.Context, c *imds.Client, path string) (string, error) {
 			return strings.TrimSpace(string(text)), nil
 		}
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
+	if strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		return "", fmt.Errorf("the instance metadata service (IMDS) does not answer; is this an instance of EC2, and in a container is the hop limit 2?: %w", context.DeadlineExceeded)
 	}
 	return "", metadataError{path, err}

@@ -21,6 +21,8 @@ const (
 	callTime    = 10 * time.Second
 	attempts    = 4
 	mostBackoff = 4 * time.Second
+	// turn is how often a call that is held back asks whether it may go.
+	turn = 100 * time.Millisecond
 )
 
 // session is the clients of one instance.
@@ -35,11 +37,12 @@ func connect(ctx context.Context, options []func(*config.LoadOptions) error) (*s
 		// Client-side rate limiting follows what EC2 lets pass, and a quota ends
 		// retries where most of them are in vain.
 		config.WithRetryer(func() aws.Retryer {
-			return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+			return patient{retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+				o.FailOnNoAttemptTokens = true
 				o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) {
 					o.MaxAttempts, o.MaxBackoff = attempts, mostBackoff
 				})
-			})
+			})}
 		}),
 	}, options...)
 	if c, ok := oldEnvironment(os.Getenv); ok {
@@ -72,6 +75,25 @@ func connect(ctx context.Context, options []func(*config.LoadOptions) error) (*s
 	}
 	cfg.Region = self.region
 	return &session{ec2: ec2.NewFromConfig(cfg), config: cfg}, self, nil
+}
+
+// patient waits for its turn by itself: the SDK may compute a wait of no time at all,
+// again and again.
+type patient struct{ *retry.AdaptiveMode }
+
+// GetAttemptToken implements aws.RetryerV2.
+func (p patient) GetAttemptToken(ctx context.Context) (func(error) error, error) {
+	for {
+		release, err := p.AdaptiveMode.GetAttemptToken(ctx)
+		if err == nil {
+			return release, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for a call's turn: %w", ctx.Err())
+		case <-time.After(turn):
+		}
+	}
 }
 
 // oldEnvironment is the credentials with a token as flannel took them: the SDK does
