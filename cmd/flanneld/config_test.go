@@ -53,7 +53,7 @@ func testInvalidConfig(t *testing.T, v variant) {
 		{`{"Network":"10.5.0.0/16","SubnetLen":16}`, `SubnetLen 16 is below 18`},
 		{`{"Network":"10.5.0.0/16","SubnetLen":31}`, `SubnetLen 31 is above 30`},
 		{`{"Network":"10.5.0.0/16","SubnetLen":-1}`, `SubnetLen "-1" is not a prefix length`},
-		{`{"Network":"10.5.0.0/16","Backend":{"Type":"warp"}}`, `Backend.Type "warp" is not a known backend; there are alloc, host-gw`},
+		{`{"Network":"10.5.0.0/16","Backend":{"Type":"warp"}}`, `Backend.Type "warp" is not a known backend; there are alloc, aws-vpc, host-gw`},
 		{`{"Network":"10.5.0.0/16","Backend":"host-gw"}`, `Backend "\"host-gw\"" is not an object`},
 		{`{"Network":"10.5.0.0/16","Backend":{}}`, `Backend.Type "" is not a known backend`},
 		{`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"host-gw"}}`, `EnableIPv6 true is not supported by this version`},

@@ -12,6 +12,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/backend/alloc"
+	"flanneld/backend/awsvpc"
 	"flanneld/backend/hostgw"
 	"flanneld/backend/udp"
 	"flanneld/backend/vxlan"
@@ -19,11 +20,12 @@ import (
 	"flanneld/pkg/ip"
 	"flanneld/pkg/target"
 	"flanneld/pkg/target/tunnel"
+	"flanneld/pkg/target/vpc"
 	"flanneld/subnet"
 )
 
 // backends are those that a configuration may name.
-var backends = backend.NewTable(alloc.Type, hostgw.Type, udp.Type, vxlan.Type)
+var backends = backend.NewTable(alloc.Type, awsvpc.Type, hostgw.Type, udp.Type, vxlan.Type)
 
 // run is the daemon: it returns when ctx ends, or when it can never work.
 func run(ctx context.Context, o *options, machine host) error {
@@ -61,7 +63,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
-	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()})
+	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
 		return err

@@ -40,10 +40,20 @@ type world struct {
 
 // inWorld runs a test on a clock that leaps to when something happens next.
 func inWorld(t *testing.T, fn func(*world)) {
+	t.Helper()
+	inWorldWith(t, nil, fn)
+}
+
+// inWorldWith does so with these variables of AWS, and no other, in the environment.
+func inWorldWith(t *testing.T, env map[string]string, fn func(*world)) {
+	t.Helper()
 	for _, variable := range os.Environ() {
 		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "AWS_") {
 			t.Setenv(name, "")
 		}
+	}
+	for name, value := range env {
+		t.Setenv(name, value)
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, Cloud: fakeaws.New(fakeaws.Options{}), hints: make(chan target.Event, 1000)}
