@@ -13,8 +13,9 @@ import (
 // them, and for them alone, to understand. They are started only to change
 // something, or if something has changed: that is found out without them.
 type iptables struct {
-	way    state.Way
-	kernel iptKernel
+	way     state.Way
+	forward bool // that of New
+	kernel  iptKernel
 	// without is the way where the programs are not there, or do not understand
 	// what there is; it can take rules away, and no more. nil if there is none.
 	without way
@@ -39,8 +40,8 @@ type iptKernel interface {
 	watch(ctx context.Context, ready, changed func()) error
 }
 
-func newIPTables(name state.Way, kernel iptKernel, without way) *iptables {
-	return &iptables{way: name, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
+func newIPTables(name state.Way, forward bool, kernel iptKernel, without way) *iptables {
+	return &iptables{way: name, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
 }
 
 // read returns what there is.
@@ -80,7 +81,7 @@ func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	}
 	have := make(state.Have)
 	for _, p := range places {
-		f := p.find(tables, w.way)
+		f := p.find(tables, w.way, w.forward)
 		for _, o := range f.objects {
 			if m, ok := o.(state.Masquerade); ok && w.plain[m.Network] {
 				m.RandomFully = true
@@ -132,7 +133,7 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	}
 	m, _ := op.Want.(state.Masquerade)
 	plain := m.RandomFully && !tool.knowsRandomFully()
-	f := placeOf(op.Key().Kind).find(tables, w.way)
+	f := placeOf(op.Key().Kind).find(tables, w.way, w.forward)
 	if lines := f.edit(op, plain); len(lines) > 0 {
 		w.sum, w.tables = "", nil // whether it succeeds or not
 		if err := tool.change(ctx, f.table, lines); err != nil {
@@ -160,7 +161,7 @@ func (w *iptables) others(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, p := range places {
-		if chain := p.find(tables, w.way).foreign(); chain != "" {
+		if chain := p.find(tables, w.way, w.forward).foreign(); chain != "" {
 			return "chain " + chain + " of table " + p.table, nil
 		}
 	}

@@ -152,12 +152,12 @@ func TestIPTablesProcesses(t *testing.T) {
 		kube := func(n int) { run(t, kubeRules(n), program(t, way, "-restore"), "--noflush") }
 		kube(1)
 		h.do(t, "-t nat -I POSTROUTING -j KUBE-POSTROUTING")
-		settle(t, New(), want)
+		settle(t, New(true), want)
 		if n := h.starts(t); len(n) == 0 {
 			t.Fatal("nothing was started, or not written down")
 		}
 
-		again := New()
+		again := New(true)
 		watch(t, again, func(target.Event) {})
 		settle(t, again, want)
 		for _, start := range h.starts(t) {
@@ -187,7 +187,7 @@ func TestIPTablesVersions(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, way state.Way) {
 		variant := map[state.Way]string{state.IPTablesLegacy: "", state.IPTablesNFT: " (nf_tables)"}[way]
 		h := countingIPTables(t, way, "iptables v1.6.1"+variant)
-		target, want := New(), targettest.RulesWish(way)
+		target, want := New(true), targettest.RulesWish(way)
 		settle(t, target, want)
 		text := h.rules(t)
 		if !strings.Contains(text, "-j MASQUERADE\n") || strings.Contains(text, "--random-fully") {
@@ -200,7 +200,7 @@ func TestIPTablesVersions(t *testing.T) {
 		if err := errors.Join(os.Remove(path), os.Symlink(program(t, way, ""), path)); err != nil {
 			t.Fatal(err)
 		}
-		settle(t, New(), want)
+		settle(t, New(true), want)
 		if text := h.rules(t); strings.Count(text, "-j MASQUERADE --random-fully\n") != 2 {
 			t.Errorf("there is\n%s", text)
 		}
@@ -221,7 +221,7 @@ func TestIPTablesLocked(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	w := New()
+	w := New(true)
 	op := state.Op{Verb: state.Create, Want: state.Forward{Way: state.IPTablesLegacy, Network: netip.MustParsePrefix("10.1.0.0/16")}}
 	err = w.Apply(t.Context(), []state.Op{op})[0]
 	for _, text := range []string{lock.Name(), "lock", "fuser"} {
@@ -247,7 +247,7 @@ func TestIPTablesAbsent(t *testing.T) {
 		if err := os.RemoveAll(h.bin); err != nil {
 			t.Fatal(err)
 		}
-		w, want := New(), targettest.RulesWish(way)
+		w, want := New(true), targettest.RulesWish(way)
 		for _, o := range want {
 			err := w.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: o}})[0]
 			for _, text := range []string{string(way), h.bin, "-masq-mode=nftables"} {
@@ -281,13 +281,13 @@ func TestIPTablesIncompatible(t *testing.T) {
 	t.Cleanup(func() { run(t, "", nft, "flush", "ruleset") })
 	const base = "add chain ip nat mine { type nat hook postrouting priority 101; }"
 	run(t, "add table ip nat; "+base, nft, "-f", "-")
-	settle(t, New(), targettest.RulesWish(h.way)) // it only leaves that chain out
-	settle(t, New(), nil)
+	settle(t, New(true), targettest.RulesWish(h.way)) // it only leaves that chain out
+	settle(t, New(true), nil)
 
 	h.do(t, oldIPTables["D"])
 	const theirs = "jhash ip saddr mod 2 vmap { 0 : accept, 1 : return }"
 	run(t, "add rule ip nat POSTROUTING "+theirs, nft, "-f", "-")
-	w := New()
+	w := New(true)
 	for _, o := range targettest.RulesWish(h.way) {
 		err := w.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: o}})[0]
 		for _, text := range []string{"table nat", "nft list table ip nat", "-masq-mode=nftables"} {

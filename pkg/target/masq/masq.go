@@ -63,12 +63,12 @@ type way interface {
 	others(ctx context.Context) (string, error)
 }
 
-// ways are all that this program knows.
-func ways() map[state.Way]way {
+// ways are all that this program knows. forward is that of New.
+func ways(forward bool) map[state.Way]way {
 	return map[state.Way]way{
 		state.NFTables:       newNFTables(),
-		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, newIPTablesKernel(), nil),
-		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, newNFIPTables(), xtLeft{}),
+		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, forward, newIPTablesKernel(), nil),
+		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, forward, newNFIPTables(), xtLeft{forward}),
 	}
 }
 
@@ -115,8 +115,11 @@ type Target struct {
 
 var _ target.Target = (*Target)(nil)
 
-// New returns the rules of the network namespace of the calling process.
-func New() *Target { return of(ways(), new(iptTools).host) }
+// New returns the rules of the network namespace of the calling process. forward says
+// whether there are to be some that let packets through: what lets a network's through
+// by rules without a comment is only then taken for an old flannel's. A flannel that was
+// told to write none has left none.
+func New(forward bool) *Target { return of(ways(forward), new(iptTools).host) }
 
 func of(ways map[state.Way]way, variant func(context.Context) (state.Way, error)) *Target {
 	return &Target{ways: ways, variant: variant, touched: make(chan struct{}, 1), broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}

@@ -7,6 +7,8 @@ import (
 	"flanneld/pkg/target/targettest"
 )
 
+var withoutIPTables = xtLeft{forward: true}
+
 // What any flannel has left by iptables-nft goes without the program, step by step
 // in any order; what is like it, and others', stays.
 func TestOldRulesWithoutIPTables(t *testing.T) {
@@ -22,11 +24,11 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 			h.do(t, second)
 			before := h.rules(t)
 			h.do(t, old)
-			if what, err := xtOthers(); err != nil || what == "" {
+			if what, err := withoutIPTables.others(t.Context()); err != nil || what == "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 			for try := 0; ; try++ {
-				have, err := xtLeft{}.dump(t.Context())
+				have, err := withoutIPTables.dump(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -36,7 +38,7 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 						continue // another network's
 					}
 					todo++
-					if err := (xtLeft{}).apply(t.Context(), state.Op{Verb: state.Delete, Have: e.Object}); err != nil {
+					if err := withoutIPTables.apply(t.Context(), state.Op{Verb: state.Delete, Have: e.Object}); err != nil {
 						t.Errorf("%s: %v", e.Object, err)
 					}
 				}
@@ -66,14 +68,14 @@ func TestNoOthers(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			h := freshIPTables(t, state.IPTablesNFT)
 			h.do(t, old)
-			if what, err := xtOthers(); err != nil || what != "" {
+			if what, err := withoutIPTables.others(t.Context()); err != nil || what != "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 			if what, err := newNFTables().others(t.Context()); err != nil || what != "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 			h.do(t, "-P FORWARD DROP")
-			if what, err := xtOthers(); err != nil || what != "the policy of chain FORWARD of table filter" {
+			if what, err := withoutIPTables.others(t.Context()); err != nil || what != "the policy of chain FORWARD of table filter" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 		})
