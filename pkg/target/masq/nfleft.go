@@ -123,9 +123,12 @@ func (l xtLeft) dump(ctx context.Context) (state.Have, error) {
 			if err != nil {
 				return nil, err
 			}
-			for _, keys := range found.owners {
+			rest := restKey(p.objects, state.IPTablesNFT, f.anywhere)
+			used := slices.ContainsFunc(found.owners[p.own], func(k state.Key) bool { return k != rest })
+			for name, keys := range found.owners {
 				for _, k := range keys {
-					if k != (state.Key{}) {
+					jump := name == p.shared && k == rest
+					if k != (state.Key{}) && !(jump && used) { // that goes with the last rule
 						have[k] = state.Entry{Object: odd{k, "rules of a flannel that is no longer here"}, Owner: state.Ours}
 					}
 				}

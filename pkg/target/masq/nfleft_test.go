@@ -1,6 +1,7 @@
 package masq
 
 import (
+	"os"
 	"testing"
 
 	"flanneld/pkg/state"
@@ -56,6 +57,36 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 				t.Errorf("there was\n%s\nand is\n%s", before, after)
 			}
 		})
+	}
+}
+
+// Rules that are as they should be have nothing that is to go, though nobody can
+// write such any more.
+func TestRulesOutliveIPTables(t *testing.T) {
+	targettest.NeedNetns(t)
+	h := freshIPTables(t, state.IPTablesNFT)
+	want := targettest.RulesWish(state.IPTablesNFT)
+	settle(t, New(true), want)
+	have, err := withoutIPTables.dump(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, e := range have {
+		if want[k] == nil {
+			t.Errorf("there is %s", e.Object)
+		}
+	}
+	for k := range want {
+		if have[k].Object == nil {
+			t.Errorf("there is nothing under %v", k)
+		}
+	}
+	if err := os.RemoveAll(h.bin); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, New(true), nil)
+	if text := h.rules(t); text != "" {
+		t.Errorf("there is left\n%s", text)
 	}
 }
 
