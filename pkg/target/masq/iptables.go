@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"sync"
+	"time"
 
 	"flanneld/pkg/state"
 )
@@ -25,6 +26,9 @@ type iptables struct {
 	// tables are what there was when the kernel's sum was that.
 	sum    string
 	tables iptTables
+	// locked is why a program waited in vain, at which time.
+	locked   error
+	lockedAt time.Time
 	// plain has the networks that were to have random ports, and have not because
 	// the program does not know how to.
 	plain map[netip.Prefix]bool
@@ -124,6 +128,9 @@ func (w *iptables) ready(ctx context.Context) (*iptTool, iptTables, error) {
 func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.locked != nil && time.Since(w.lockedAt) < lockPause {
+		return w.locked // all steps of a pass wait once
+	}
 	tool, tables, err := w.ready(ctx)
 	if errors.Is(err, errAbsent) && w.without != nil && op.Verb == state.Delete {
 		return w.without.apply(ctx, op)
@@ -136,7 +143,11 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	f := placeOf(op.Key().Kind).find(tables, w.way, w.forward)
 	if lines := f.edit(op, plain); len(lines) > 0 {
 		w.sum, w.tables = "", nil // whether it succeeds or not
-		if err := tool.change(ctx, f.table, lines); err != nil {
+		err := tool.change(ctx, f.table, lines)
+		if w.locked = nil; errors.Is(err, errLocked) {
+			w.locked, w.lockedAt = err, time.Now()
+		}
+		if err != nil {
 			return err
 		}
 	}

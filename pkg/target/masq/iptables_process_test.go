@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -204,15 +205,16 @@ func TestIPTablesVersions(t *testing.T) {
 		if text := h.rules(t); strings.Count(text, "-j MASQUERADE --random-fully\n") != 2 {
 			t.Errorf("there is\n%s", text)
 		}
-		if n := strings.Join(h.starts(t), "\n"); !strings.Contains(n, "iptables-restore --noflush --wait=5") {
+		if n := strings.Join(h.starts(t), "\n"); !strings.Contains(n, "iptables-restore --noflush --wait=1") {
 			t.Errorf("started was %s", n)
 		}
 	})
 }
 
+// Who keeps the lock holds up all steps together for as long as one program waits.
 func TestIPTablesLocked(t *testing.T) {
 	targettest.NeedNetns(t)
-	h := freshIPTables(t, state.IPTablesLegacy)
+	h := countingIPTables(t, state.IPTablesLegacy, "")
 	lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 	if err != nil {
 		t.Fatal(err)
@@ -222,17 +224,24 @@ func TestIPTablesLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := New(true)
-	op := state.Op{Verb: state.Create, Want: state.Forward{Way: state.IPTablesLegacy, Network: netip.MustParsePrefix("10.1.0.0/16")}}
-	err = w.Apply(t.Context(), []state.Op{op})[0]
-	for _, text := range []string{lock.Name(), "lock", "fuser"} {
-		if err == nil || !strings.Contains(err.Error(), text) {
-			t.Errorf("the error does not mention %s: %v", text, err)
+	want := targettest.RulesWish(state.IPTablesLegacy)
+	ops, _ := state.Diff(want, nil, slices.Collect(maps.Keys(want)), nil)
+	for _, err := range w.Apply(t.Context(), ops) {
+		for _, text := range []string{lock.Name(), "lock", "fuser"} {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("the error does not mention %s: %v", text, err)
+			}
 		}
+	}
+	starts := strings.Join(h.starts(t), "\n")
+	if n := strings.Count(starts, "--noflush --wait=1"); n != 1 || len(ops) < 2 {
+		t.Errorf("%d steps had %d programs wait:\n%s", len(ops), n, starts)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	settle(t, w, state.Set{op.Key(): op.Want})
+	time.Sleep(lockPause)
+	settle(t, w, want)
 	if text := h.rules(t); !strings.Contains(text, "FORWARD -m comment") {
 		t.Errorf("there is\n%s", text)
 	}
