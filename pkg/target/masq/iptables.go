@@ -3,6 +3,7 @@ package masq
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -79,6 +80,9 @@ func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	tables, err := w.read(ctx)
 	if errors.Is(err, errAbsent) && w.without != nil {
 		return w.without.dump(ctx)
+	}
+	if errors.Is(err, errAbsent) && traces() {
+		return nil, fmt.Errorf("%w: %w", errLeft, err)
 	}
 	if err != nil {
 		return nil, err

@@ -266,6 +266,9 @@ func TestIPTablesAbsent(t *testing.T) {
 			}
 		}
 		settle(t, w, nil)
+		if err := w.Unseen(); err != nil {
+			t.Errorf("there is nothing, and %v", err)
+		}
 		h.do(t, oldIPTables["D"])
 		if way == state.IPTablesNFT {
 			settle(t, w, nil)
@@ -274,6 +277,11 @@ func TestIPTablesAbsent(t *testing.T) {
 			}
 		} else if err := w.available(t.Context(), way); !errors.Is(err, errAbsent) {
 			t.Errorf("there are rules that can't be seen: %v", err)
+		} else {
+			settle(t, w, nil)
+			if err := w.Unseen(); !errors.Is(err, errLeft) || !strings.Contains(err.Error(), h.bin) {
+				t.Errorf("what can't be seen is not told: %v", err)
+			}
 		}
 	})
 }

@@ -25,6 +25,13 @@ func Kinds() []state.Kind { return []state.Kind{state.KindMasquerade, state.Kind
 // program, or the kernel does. The error says what to do.
 var errAbsent = errors.New("not available on this host")
 
+// errLeft is in the errors of a way that this host does not have, and in which it has
+// rules of flannel all the same.
+var errLeft = errors.New("rules of flannel are there that cannot be read nor removed")
+
+// silent reports whether an error only says that this host does not have a way.
+func silent(err error) bool { return errors.Is(err, errAbsent) && !errors.Is(err, errLeft) }
+
 // way is one way to write rules. Its methods may be called by several goroutines
 // at once.
 type way interface {
@@ -142,7 +149,7 @@ func (t *Target) look(ctx context.Context, name state.Way) state.Have {
 	defer t.mu.Unlock()
 	if err != nil {
 		have = nil
-		if was := t.broken[name]; !errors.Is(err, errAbsent) && (was == nil || was.Error() != err.Error()) && ctx.Err() == nil {
+		if was := t.broken[name]; !silent(err) && (was == nil || was.Error() != err.Error()) && ctx.Err() == nil {
 			klog.Warningf("what there is of rules by %s is not known: %v", name, err)
 		}
 	}
@@ -151,6 +158,20 @@ func (t *Target) look(ctx context.Context, name state.Way) state.Have {
 		t.seen[k] = true
 	}
 	return have
+}
+
+// Unseen says of which ways the last Dump did not tell what there is, and why; nil if it
+// told all, or there can be nothing.
+func (t *Target) Unseen() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(t.broken)) {
+		if err := t.broken[name]; err != nil && !silent(err) {
+			errs = append(errs, fmt.Errorf("what there is of rules by %s is not known: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // events tells what there is of a way, and what there was.
