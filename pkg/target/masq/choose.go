@@ -24,6 +24,8 @@ const (
 // said is what the network's configuration says of nftables, nil if nothing; it
 // and what this host has count with ModeAuto alone.
 func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.Way, why string) {
+	t.choosing.Lock()
+	defer t.choosing.Unlock() // what is known of the host's programs is one map
 	switch {
 	case mode == ModeNFTables:
 		return state.NFTables, "-masq-mode says so"

@@ -111,7 +111,8 @@ type Target struct {
 	ways map[state.Way]way
 	// variant returns which way is that of this host's own iptables; nil if none
 	// is known.
-	variant func(context.Context) (state.Way, error)
+	variant  func(context.Context) (state.Way, error)
+	choosing sync.Mutex
 	// touched has one slot: see Touched.
 	touched chan struct{}
 
