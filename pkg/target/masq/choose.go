@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -47,7 +48,9 @@ func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.W
 		return way, "the network configuration says so (EnableNFTables)"
 	}
 	why = "no one has rules of iptables on this host"
-	for _, w := range []state.Way{state.IPTablesNFT, state.IPTablesLegacy} {
+	variants := []state.Way{state.IPTablesNFT, state.IPTablesLegacy}
+	used := make(map[state.Way]string) // by others
+	for _, w := range variants {
 		if t.ways[w] == nil {
 			continue
 		}
@@ -55,6 +58,18 @@ func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.W
 		if err != nil && !errors.Is(err, errAbsent) {
 			klog.Warningf("whether others have rules by %s is not known: %v", w, err)
 		}
+		if what != "" {
+			used[w] = what
+		}
+	}
+	if len(used) == len(variants) {
+		// Docker and the like use what is called just iptables.
+		if own, err := t.own(ctx); err == nil && own == state.IPTablesLegacy {
+			slices.Reverse(variants)
+		}
+	}
+	for _, w := range variants {
+		what := used[w]
 		if what == "" {
 			continue
 		}
