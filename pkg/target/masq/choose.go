@@ -55,7 +55,10 @@ func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.W
 			continue
 		}
 		what, err := t.ways[w].others(ctx)
-		if err != nil && !errors.Is(err, errAbsent) {
+		switch {
+		case errors.Is(err, errAbsent) && w == state.IPTablesLegacy: // it has tables
+			why = fmt.Sprintf("whether others have rules by %s is not known: %v", w, err)
+		case err != nil && !errors.Is(err, errAbsent):
 			klog.Warningf("whether others have rules by %s is not known: %v", w, err)
 		}
 		if what != "" {

@@ -282,6 +282,9 @@ func TestIPTablesAbsent(t *testing.T) {
 			if err := w.Unseen(); !errors.Is(err, errLeft) || !strings.Contains(err.Error(), h.bin) {
 				t.Errorf("what can't be seen is not told: %v", err)
 			}
+			if _, why := w.Choose(t.Context(), ModeAuto, nil); !strings.Contains(why, h.bin) {
+				t.Errorf("it is chosen because %s", why)
+			}
 		}
 	})
 }
