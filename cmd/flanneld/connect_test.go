@@ -56,6 +56,7 @@ func testConnect(t *testing.T, v variant) {
 }
 
 func TestAlloc(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 3, allocOnly, nil)
 	for _, h := range n.nodes {
 		if r := h.routes(); r != nil {

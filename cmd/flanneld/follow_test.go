@@ -82,6 +82,7 @@ func testAddressFollows(t *testing.T, v variant) {
 }
 
 func TestVXLANMTUTooLarge(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, vxlan, settings{"Backend": map[string]any{"Type": "vxlan", "MTU": 1501}})
 	h := n.addNode(lab.HostOptions{})
 	h.start()

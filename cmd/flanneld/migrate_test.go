@@ -102,6 +102,7 @@ func TestMigration(t *testing.T) {
 // in the other; a daemon that starts goes to version 3, and a second migration
 // brings there whoever joined in version 2.
 func TestHalfMigrated(t *testing.T) {
+	t.Parallel()
 	v := vxlan
 	v.store = etcdV2
 	n := newNetwork(t, 2, v, nil)
@@ -133,6 +134,7 @@ func TestHalfMigrated(t *testing.T) {
 // Two hosts with one subnet: none is overwritten, and no daemon goes where it would
 // lose its own.
 func TestMigrationConflict(t *testing.T) {
+	t.Parallel()
 	v := vxlan
 	v.store = etcdV2
 	n := newNetwork(t, 1, v, nil)
@@ -159,6 +161,7 @@ func TestMigrationConflict(t *testing.T) {
 
 // It reaches etcd as the daemon does, and tells no secrets.
 func TestMigrationWithTLSAndPassword(t *testing.T) {
+	t.Parallel()
 	n, ca := tlsNetwork(t, hostGW, true, validServer)
 	h := n.addNode(lab.HostOptions{})
 	good := must(ca.Client("good", lab.Valid))(t)

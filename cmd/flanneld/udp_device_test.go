@@ -59,6 +59,7 @@ func (h *node) index(dev string) int {
 // Daemons of two networks that start in the same moment get a device each, and
 // the same ones when they start again.
 func TestUDPTwoNetworksAtOnce(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, udp, nil)
 	n.putOther()
 	for range 6 {
@@ -177,6 +178,7 @@ func TestUDPFormerNetwork(t *testing.T) {
 // Devices of other programs are neither taken nor changed, though nobody be
 // attached to them.
 func TestUDPForeignDevice(t *testing.T) {
+	t.Parallel()
 	for _, multi := range []bool{false, true} {
 		n := newConfigured(t, udp, nil)
 		h, peer := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})

@@ -70,7 +70,7 @@ func (h *node) stream(to *node, f func()) {
 	}
 	more(10 << 20)
 	f()
-	more(100 << 20)
+	more(32 << 20)
 	check(h.n.t, s.Finish())
 }
 
