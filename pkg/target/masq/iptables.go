@@ -27,6 +27,9 @@ type iptables struct {
 	// tables are what there was when the kernel's sum was that.
 	sum    string
 	tables iptTables
+	// unreadable is why there are none, as of readAt.
+	unreadable error
+	readAt     time.Time
 	// locked is why a program waited in vain, at which time.
 	locked   error
 	lockedAt time.Time
@@ -34,6 +37,10 @@ type iptables struct {
 	// the program does not know how to.
 	plain map[netip.Prefix]bool
 }
+
+// unreadablePause is how long tables that iptables cannot read are taken to be so, unless
+// the sum changes: it leaves out most of what may be the reason.
+const unreadablePause = time.Minute
 
 // iptKernel is the side of the kernel on which the rules are.
 type iptKernel interface {
@@ -57,20 +64,20 @@ func (w *iptables) read(ctx context.Context) (iptTables, error) {
 		return nil, err
 	case sum == "":
 		return iptTables{}, nil
-	case sum == w.sum:
-		return w.tables, nil
+	case sum == w.sum && (w.unreadable == nil || time.Since(w.readAt) < unreadablePause):
+		return w.tables, w.unreadable
 	}
 	tool, err := w.tools.find(ctx, w.way)
 	if err != nil {
 		return nil, err
 	}
 	tables, err := tool.tables(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, errAbsent) {
 		return nil, err
 	}
 	// What changed since the sum was taken makes for another one.
-	w.sum, w.tables = sum, tables
-	return tables, nil
+	w.sum, w.tables, w.unreadable, w.readAt = sum, tables, err, time.Now()
+	return tables, err
 }
 
 // dump implements way.

@@ -297,7 +297,7 @@ func TestIPTablesIncompatible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := freshIPTables(t, state.IPTablesNFT)
+	h := countingIPTables(t, state.IPTablesNFT, "")
 	t.Cleanup(func() { run(t, "", nft, "flush", "ruleset") })
 	const base = "add chain ip nat mine { type nat hook postrouting priority 101; }"
 	run(t, "add table ip nat; "+base, nft, "-f", "-")
@@ -323,6 +323,15 @@ func TestIPTablesIncompatible(t *testing.T) {
 	left := run(t, "", nft, "list", "table", "ip", "nat")
 	if strings.Contains(left, "10.1.") || !strings.Contains(left, theirs) {
 		t.Errorf("there is left\n%s", left)
+	}
+	h.starts(t)
+	settle(t, w, targettest.RulesWish(state.NFTables))
+	if starts := h.starts(t); len(starts) > 0 {
+		t.Errorf("nothing has changed, and started was %q", starts)
+	}
+	run(t, "", nft, "flush", "chain", "ip", "nat", "POSTROUTING")
+	if err := w.available(t.Context(), h.way); err != nil {
+		t.Errorf("that is mended, and %v", err)
 	}
 }
 

@@ -128,7 +128,7 @@ func (l xtLeft) dump(ctx context.Context) (state.Have, error) {
 			for name, keys := range found.owners {
 				for _, k := range keys {
 					jump := name == p.shared && k == rest
-					if k != (state.Key{}) && !(jump && used) { // that goes with the last rule
+					if k != (state.Key{}) && (!jump || !used) { // that goes with the last rule
 						have[k] = state.Entry{Object: odd{k, "rules of a flannel that is no longer here"}, Owner: state.Ours}
 					}
 				}
