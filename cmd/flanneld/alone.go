@@ -61,8 +61,8 @@ func taken(n netip.Prefix) bool {
 	if err != nil {
 		return false
 	}
-	defer unix.Close(fd)
-	return unix.Connect(fd, &unix.SockaddrUnix{Name: "@flanneld/" + networkName(n)}) == nil
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: "@flanneld/" + networkName(n)})
+	return errors.Join(err, unix.Close(fd)) == nil
 }
 
 // claimNetworks binds the networks that this host is in now, and no others. That another
