@@ -364,6 +364,8 @@ func testRulesEvents(r *rulesRig) {
 			}
 		}
 	}
+	r.settled(want) // the last of what was spoiled may have been all there was
+	w.quiet()
 	r.reconcile(nil)
 	w.expectEach(want, func(e target.Event) bool { return e.Gone })
 }
