@@ -91,7 +91,6 @@ func TestUDPTwoNetworksAtOnce(t *testing.T) {
 // A second daemon of the network waits until the first one has ended, and then
 // has the device.
 func TestUDPSecondDaemon(t *testing.T) {
-	t.Parallel()
 	n := newNetwork(t, 2, udp, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	index := h.index(tunDevice)
@@ -152,7 +151,6 @@ func TestUDPSecondDaemonAtOnce(t *testing.T) {
 
 // A daemon that had a network before leaves alone who has it now.
 func TestUDPFormerNetwork(t *testing.T) {
-	t.Parallel()
 	n := newNetwork(t, 2, udp, nil)
 	n.putOther()
 	h, peer := n.nodes[0], n.nodes[1]
