@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -116,8 +117,13 @@ func TestHalfMigrated(t *testing.T) {
 	new3.waitReady()
 	new3.waitLog("using version 3")
 	new2 := n.addNode(lab.HostOptions{}, "-etcd-api=2")
+	// Else it might have the same subnet as new3, once in a hundred times.
+	check(t, os.WriteFile(filepath.Join(new2.Dir, "subnet.env"), []byte("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.150.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"), 0o600))
 	new2.start()
 	new2.waitReady()
+	if s := new2.subnet().String(); s != "10.5.150.0/24" {
+		t.Errorf("the subnet is %s", s)
+	}
 	moved.waitPeers(soon, stays.peer(), new3.peer())
 	stays.waitPeers(soon, moved.peer(), new2.peer())
 	n.witness(moved, stays, func() { n.pause(time.Second) })
