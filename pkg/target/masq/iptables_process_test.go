@@ -75,16 +75,7 @@ func settle(t testing.TB, target *Target, want state.Set) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var keys []state.Key
-		for k := range want {
-			keys = append(keys, k)
-		}
-		for k := range have {
-			if want[k] == nil {
-				keys = append(keys, k)
-			}
-		}
-		ops, _ = state.Diff(want, have, keys, func(state.Key) bool { return false })
+		ops, _ = targettest.Steps(want, have)
 		for i, err := range target.Apply(t.Context(), ops) {
 			if err != nil {
 				t.Fatalf("%s: %v", ops[i], err)

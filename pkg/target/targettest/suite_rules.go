@@ -93,7 +93,16 @@ type rulesRig struct {
 // returns the steps that it took.
 func (r *rulesRig) reconcile(want state.Set) []state.Op {
 	r.Helper()
-	have := r.dump()
+	ops, blocked := Steps(want, r.dump())
+	if len(blocked) > 0 {
+		r.Fatalf("blocked: %v", blocked)
+	}
+	r.apply(ops...)
+	return ops
+}
+
+// Steps returns the steps to what is wanted from what there is, none of which is kept.
+func Steps(want state.Set, have state.Have) ([]state.Op, []state.Blocked) {
 	var keys []state.Key
 	for k := range want {
 		keys = append(keys, k)
@@ -103,12 +112,7 @@ func (r *rulesRig) reconcile(want state.Set) []state.Op {
 			keys = append(keys, k)
 		}
 	}
-	ops, blocked := state.Diff(want, have, keys, func(state.Key) bool { return false })
-	if len(blocked) > 0 {
-		r.Fatalf("blocked: %v", blocked)
-	}
-	r.apply(ops...)
-	return ops
+	return state.Diff(want, have, keys, func(state.Key) bool { return false })
 }
 
 // settled makes the rules as wanted and checks that nothing is left to do.
