@@ -84,12 +84,17 @@ tools:
 # can in some time.
 TIMED := ./cmd/flanneld ./pkg/target/masq ./pkg/tunnel ./subnet ./subnet/etcdv2 ./subnet/etcdv3
 
-# Those one after the other, and the rest in pairs. All are tested, whatever fails.
+# Those one after the other, and the rest in pairs. All are tested, whatever fails, and
+# what failed is said once more at the end.
 test: $(ETCD) $(CNI) tools build/cloud-init
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 	$(GO) vet -C dist/release . && $(GO) test -C dist/release .
-	$(GO) test -p 2 $(RACE) -timeout 30m $$($(GO) list ./... | grep -vxF "$$($(GO) list $(TIMED))"); rest=$$?; \
-		$(GO) test -p 1 $(RACE) -timeout 30m $(TIMED) && exit $$rest
+	{ \
+		$(GO) test -p 2 $(RACE) -timeout 30m $$($(GO) list ./... | grep -vxF "$$($(GO) list $(TIMED))"); rest=$$?; \
+		$(GO) test -p 1 $(RACE) -timeout 30m $(TIMED) && (exit $$rest); \
+		echo $$? >build/test.status; \
+	} 2>&1 | tee build/test.log; \
+	status=$$(cat build/test.status); [ $$status = 0 ] || awk -f pkg/lab/failures.awk build/test.log; exit $$status
 
 bench: $(ETCD) tools
 	$(GO) test -p 1 -run '^$$' -bench . -benchmem -timeout 30m ./...

@@ -12,6 +12,7 @@ import (
 // Without being told, the daemon finds out which of etcd's APIs the network is in.
 // Each case is a network of its own in one etcd that has both.
 func TestAPIIsFound(t *testing.T) {
+	t.Parallel()
 	n := newLab(t, hostGW)
 	n.startEtcd(lab.EtcdOptions{})
 	admins := map[string]admin{"2": n.admin, "3": newAdminV3(t, n.etcd)}
@@ -88,6 +89,7 @@ func TestAPIIsAmbiguous(t *testing.T) {
 
 // A server that has no v2 API, as none has from 3.6 on.
 func TestAPIOfNewServer(t *testing.T) {
+	t.Parallel()
 	n := newLab(t, vxlan)
 	n.startEtcd(lab.EtcdOptions{})
 	h, wrong, right := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{}, "-etcd-api=2"), n.addNode(lab.HostOptions{}, "-etcd-api=3")

@@ -29,13 +29,13 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	}
 	networks := env.Network.Prefixes()
 	if len(networks) == 0 {
-		return unclear(ctx, o.subnetFile, withRules(o, machine), out)
+		return unclear(ctx, o, withRules(o, machine), out)
 	}
 	gone, err := network.Cleanup(ctx, withRules(o, machine), networks)
 	for _, object := range gone {
 		fmt.Fprintf(out, "removed %s\n", object)
 	}
-	if err != nil {
+	if err = errors.Join(err, unseen(o)); err != nil {
 		return err
 	}
 	saved := o.savedFile()
@@ -56,7 +56,7 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 }
 
 // unclear is for when the subnet file does not tell which network was ours.
-func unclear(ctx context.Context, file string, t target.Target, out io.Writer) error {
+func unclear(ctx context.Context, o *options, t target.Target, out io.Writer) error {
 	have, err := t.Dump(ctx)
 	if err != nil {
 		return err
@@ -72,8 +72,19 @@ func unclear(ctx context.Context, file string, t target.Target, out io.Writer) e
 		}
 	}
 	if routes+rules > 0 {
-		return fmt.Errorf("%s does not say which network this host was in, so whose the %d routes of protocol 70 and %d sets of rules for packets are can't be told; write FLANNEL_NETWORK= and the network into it", file, routes, rules)
+		return fmt.Errorf("%s does not say which network this host was in, so whose the %d routes of protocol 70 and %d sets of rules for packets are can't be told; write FLANNEL_NETWORK= and the network into it", o.subnetFile, routes, rules)
+	}
+	if err := unseen(o); err != nil {
+		return err
 	}
 	fmt.Fprintln(out, "there is nothing to remove")
 	return nil
+}
+
+// unseen says which rules for packets may be left because they could not be seen.
+func unseen(o *options) error {
+	if o.rules == nil {
+		return nil
+	}
+	return o.rules.Unseen()
 }

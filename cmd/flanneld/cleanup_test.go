@@ -15,9 +15,7 @@ import (
 
 // Of all that a daemon made nothing is left, and of all else everything.
 func TestCleanup(t *testing.T) {
-	for _, v := range variants {
-		t.Run(v.name(), func(t *testing.T) { testCleanup(t, v) })
-	}
+	inParallel(t, everyVariant, testCleanup)
 }
 
 func testCleanup(t *testing.T, v variant) {
@@ -122,6 +120,7 @@ func (h *node) inventory() []string {
 // Without the subnet file, or with one that tells nothing, it can't be known
 // what is whose.
 func TestCleanupUnclear(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 2, hostGW, nil)
 	h := n.nodes[0]
 	h.daemon.Kill()

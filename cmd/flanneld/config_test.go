@@ -69,7 +69,7 @@ func testInvalidConfig(t *testing.T, v variant) {
 	h.waitReady()
 }
 
-func TestEtcdComesLate(t *testing.T) { everyVariant(t, testEtcdComesLate) }
+func TestEtcdComesLate(t *testing.T) { inParallel(t, everyVariant, testEtcdComesLate) }
 
 func testEtcdComesLate(t *testing.T, v variant) {
 	n := newLab(t, v)

@@ -56,6 +56,7 @@ func testConnect(t *testing.T, v variant) {
 }
 
 func TestAlloc(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 3, allocOnly, nil)
 	for _, h := range n.nodes {
 		if r := h.routes(); r != nil {
@@ -103,7 +104,7 @@ func TestNotOnLink(t *testing.T) {
 	h.waitPeers(time.Second, before...)
 	n.pingAll()
 	n.wait(soon, "the status to say so", func() string {
-		if s := h.daemon.Status(); s != fmt.Sprintf("subnet %s on eth0 (%s), backend host-gw, 2 peers, 1 of 2 objects not in place", h.subnet(), h.Addr) {
+		if s := h.daemon.Status(); s != fmt.Sprintf("subnet %s on eth0 (%s), backend host-gw, 2 peers, 1 of 3 objects not in place", h.subnet(), h.Addr) {
 			return "status is " + s
 		}
 		return ""

@@ -122,8 +122,9 @@ type daemon struct {
 	linger   subnet.Linger
 	// networks are those of the configurations that this host has had.
 	networks  []netip.Prefix
-	rewish    *time.Timer // for when a lease has lingered long enough
-	stopped   bool        // ... and nothing more is to happen
+	claims    map[netip.Prefix]func() // of networks that this host is in
+	rewish    *time.Timer             // for when a lease has lingered long enough
+	stopped   bool                    // ... and nothing more is to happen
 	peers     int
 	status    network.Status
 	lostSight string    // why the external interface cannot be followed
@@ -153,7 +154,11 @@ func (d *daemon) holds(h subnet.Holding) {
 	}
 	if h.Config != d.holding.Config {
 		d.linger = subnet.Linger{}
-		for _, n := range h.Config.Network().Prefixes() {
+		current := h.Config.Network().Prefixes()
+		if d.options.rules != nil { // on a real host
+			d.claimNetworks(current)
+		}
+		for _, n := range current {
 			if !slices.Contains(d.networks, n) {
 				d.networks = append(slices.Clone(d.networks), n)
 			}
@@ -214,7 +219,7 @@ func (d *daemon) wish() {
 		Host:       d.host,
 		Own:        h.Own,
 		Rules:      d.rules,
-		Networks:   d.networks,
+		Networks:   d.formerly(h.Config.Network().Prefixes()),
 		Peers:      peers,
 		Unreadable: unreadable,
 	})

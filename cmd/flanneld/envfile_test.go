@@ -119,7 +119,7 @@ func TestSubnetFileOutOfDate(t *testing.T) {
 }
 
 // Whoever reads subnet.env while it is rewritten sees all of it.
-func TestSubnetFileIsWhole(t *testing.T) { everyVariant(t, testSubnetFileIsWhole) }
+func TestSubnetFileIsWhole(t *testing.T) { inParallel(t, everyVariant, testSubnetFileIsWhole) }
 
 func testSubnetFileIsWhole(t *testing.T, v variant) {
 	n := newNetwork(t, 1, v, nil)

@@ -1,6 +1,7 @@
 package main_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -70,6 +71,13 @@ func testAddressFollows(t *testing.T, v variant) {
 		for _, other := range n.nodes {
 			other.waitPeers(5*time.Second-time.Since(begin), other.others()...)
 		}
+		// The hosts have to find the new address on their link, too.
+		ctx, cancel := context.WithTimeout(n.ctx, slow(5*time.Second)-time.Since(begin))
+		for _, other := range n.nodes[1:] {
+			check(t, h.pod.WaitPing(ctx, other.pod.Addr))
+			check(t, other.pod.WaitPing(ctx, h.pod.Addr))
+		}
+		cancel()
 		t.Logf("%s: the lease and all peers followed after %s", addr, time.Since(begin))
 		if h.subnet() != subnet {
 			t.Errorf("the subnet is %s, before it was %s", h.subnet(), subnet)
@@ -82,6 +90,7 @@ func testAddressFollows(t *testing.T, v variant) {
 }
 
 func TestVXLANMTUTooLarge(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, vxlan, settings{"Backend": map[string]any{"Type": "vxlan", "MTU": 1501}})
 	h := n.addNode(lab.HostOptions{})
 	h.start()

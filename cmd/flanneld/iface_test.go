@@ -10,6 +10,7 @@ import (
 
 // A host that has no address and no default route yet waits for them.
 func TestAddressComesLate(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, hostGW, nil)
 	h := n.addNode(lab.HostOptions{NoAddress: true})
 	h.start()
@@ -42,6 +43,7 @@ func twoNICs(t *testing.T) *node {
 }
 
 func TestIface(t *testing.T) {
+	t.Parallel()
 	h := twoNICs(t)
 	for _, c := range []struct {
 		args []string
@@ -70,6 +72,7 @@ func TestIface(t *testing.T) {
 }
 
 func TestPublicIP(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, hostGW, nil)
 	h := n.addNode(lab.HostOptions{}, "-public-ip=203.0.113.7")
 	h.start()

@@ -304,16 +304,18 @@ func (n *network) wait(within time.Duration, what string, problem func() string)
 	n.t.Helper()
 	start := time.Now()
 	for {
+		began := time.Now()
 		why := problem()
-		took := time.Since(start)
+		took, looked := time.Since(start), time.Since(began)
 		if why == "" {
 			return took
 		}
 		if took > within {
 			n.t.Fatalf("waiting %s for %s: %s", within, what, why)
 		}
-		// The longer it takes, the less it matters when exactly it is over.
-		pause := max(time.Millisecond, min(took/50, within-took))
+		// The longer it takes, the less it matters when exactly it is over. Looking
+		// must not keep the daemon from the processor.
+		pause := max(time.Millisecond, min(max(took/50, looked), within-took))
 		select {
 		case <-time.After(pause):
 		case <-n.ctx.Done():

@@ -27,7 +27,7 @@ func testOwnKeyDeleted(t *testing.T, v variant) {
 	}
 }
 
-func TestSubnetTaken(t *testing.T) { everyVariant(t, testSubnetTaken) }
+func TestSubnetTaken(t *testing.T) { inParallel(t, everyVariant, testSubnetTaken) }
 
 func testSubnetTaken(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)
@@ -80,7 +80,7 @@ func testFrozenPastItsLease(t *testing.T, v variant) {
 	}
 }
 
-func TestReuse(t *testing.T) { everyVariant(t, testReuse) }
+func TestReuse(t *testing.T) { inParallel(t, everyVariant, testReuse) }
 
 func testReuse(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)
@@ -107,7 +107,7 @@ func testReuse(t *testing.T, v variant) {
 	}
 }
 
-func TestReservation(t *testing.T) { everyVariant(t, testReservation) }
+func TestReservation(t *testing.T) { inParallel(t, everyVariant, testReservation) }
 
 func testReservation(t *testing.T, v variant) {
 	n := newConfigured(t, v, nil)

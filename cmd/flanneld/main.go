@@ -32,7 +32,7 @@ func start(machine host) int {
 	counters := make(chan os.Signal, 1)
 	signal.Notify(counters, syscall.SIGUSR1)
 	o.askedCounters = counters
-	o.rules = masq.New()
+	o.rules = masq.New(o.forwardRules)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	switch {

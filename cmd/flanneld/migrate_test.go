@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -102,6 +103,7 @@ func TestMigration(t *testing.T) {
 // in the other; a daemon that starts goes to version 3, and a second migration
 // brings there whoever joined in version 2.
 func TestHalfMigrated(t *testing.T) {
+	t.Parallel()
 	v := vxlan
 	v.store = etcdV2
 	n := newNetwork(t, 2, v, nil)
@@ -115,8 +117,13 @@ func TestHalfMigrated(t *testing.T) {
 	new3.waitReady()
 	new3.waitLog("using version 3")
 	new2 := n.addNode(lab.HostOptions{}, "-etcd-api=2")
+	// Else it might have the same subnet as new3, once in a hundred times.
+	check(t, os.WriteFile(filepath.Join(new2.Dir, "subnet.env"), []byte("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.150.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"), 0o600))
 	new2.start()
 	new2.waitReady()
+	if s := new2.subnet().String(); s != "10.5.150.0/24" {
+		t.Errorf("the subnet is %s", s)
+	}
 	moved.waitPeers(soon, stays.peer(), new3.peer())
 	stays.waitPeers(soon, moved.peer(), new2.peer())
 	n.witness(moved, stays, func() { n.pause(time.Second) })
@@ -133,6 +140,7 @@ func TestHalfMigrated(t *testing.T) {
 // Two hosts with one subnet: none is overwritten, and no daemon goes where it would
 // lose its own.
 func TestMigrationConflict(t *testing.T) {
+	t.Parallel()
 	v := vxlan
 	v.store = etcdV2
 	n := newNetwork(t, 1, v, nil)
@@ -159,6 +167,7 @@ func TestMigrationConflict(t *testing.T) {
 
 // It reaches etcd as the daemon does, and tells no secrets.
 func TestMigrationWithTLSAndPassword(t *testing.T) {
+	t.Parallel()
 	n, ca := tlsNetwork(t, hostGW, true, validServer)
 	h := n.addNode(lab.HostOptions{})
 	good := must(ca.Client("good", lab.Valid))(t)

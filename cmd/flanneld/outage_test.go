@@ -120,7 +120,7 @@ func testHistoryLost(t *testing.T, v variant) {
 
 // All hosts claim their own subnets again, and no route is even touched.
 func TestEtcdReplacedByEmptyOne(t *testing.T) {
-	inParallel(t, everyVariant, testEtcdReplacedByEmptyOne)
+	everyVariant(t, testEtcdReplacedByEmptyOne)
 }
 
 func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {
@@ -146,7 +146,7 @@ func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {
 		if h.key() != before[h] {
 			t.Errorf("%s had %s and has %s", h.Name, before[h], h.key())
 		}
-		h.waitPeers(0, h.others()...)
+		h.waitPeers(soon, h.others()...)
 	}
 	select {
 	case r := <-routes:
@@ -156,7 +156,7 @@ func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {
 }
 
 // A key whose time to live runs out is claimed again like one that is deleted.
-func TestOwnKeyExpires(t *testing.T) { inParallel(t, everyVariant, testOwnKeyExpires) }
+func TestOwnKeyExpires(t *testing.T) { everyVariant(t, testOwnKeyExpires) }
 
 func testOwnKeyExpires(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)

@@ -81,6 +81,7 @@ func (n *network) etcdLeases() int {
 
 // Before the network is anywhere there is nothing to be known of.
 func TestReleaseWithoutNetwork(t *testing.T) {
+	t.Parallel()
 	n := newLab(t, vxlan)
 	n.startEtcd(lab.EtcdOptions{})
 	h := n.addNode(lab.HostOptions{})

@@ -31,7 +31,7 @@ func validServer(ca *lab.CA, h *lab.Host) (lab.CertFiles, error) {
 	return ca.Server("etcd", lab.Valid, h.Addr)
 }
 
-func TestTLSWithCAAlone(t *testing.T) { slowVariants(t, testTLSWithCAAlone) }
+func TestTLSWithCAAlone(t *testing.T) { inParallel(t, slowVariants, testTLSWithCAAlone) }
 
 func testTLSWithCAAlone(t *testing.T, v variant) {
 	n, ca := tlsNetwork(t, v, false, validServer)
@@ -64,7 +64,9 @@ func testTLSWithCAAlone(t *testing.T, v variant) {
 	h.waitReady()
 }
 
-func TestTLSWithClientCertificate(t *testing.T) { slowVariants(t, testTLSWithClientCertificate) }
+func TestTLSWithClientCertificate(t *testing.T) {
+	inParallel(t, slowVariants, testTLSWithClientCertificate)
+}
 
 func testTLSWithClientCertificate(t *testing.T, v variant) {
 	n, ca := tlsNetwork(t, v, true, validServer)
@@ -99,7 +101,7 @@ func testTLSWithClientCertificate(t *testing.T, v variant) {
 	h.waitReady()
 }
 
-func TestTLSServerExpired(t *testing.T) { slowVariants(t, testTLSServerExpired) }
+func TestTLSServerExpired(t *testing.T) { inParallel(t, slowVariants, testTLSServerExpired) }
 
 func testTLSServerExpired(t *testing.T, v variant) {
 	n, ca := tlsNetwork(t, v, false, func(ca *lab.CA, h *lab.Host) (lab.CertFiles, error) {
@@ -110,7 +112,7 @@ func testTLSServerExpired(t *testing.T, v variant) {
 	h.waitLog("certificate has expired")
 }
 
-func TestUserAndPassword(t *testing.T) { slowVariants(t, testUserAndPassword) }
+func TestUserAndPassword(t *testing.T) { inParallel(t, slowVariants, testUserAndPassword) }
 
 func testUserAndPassword(t *testing.T, v variant) {
 	n := newConfigured(t, v, nil)

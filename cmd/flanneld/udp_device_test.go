@@ -59,6 +59,7 @@ func (h *node) index(dev string) int {
 // Daemons of two networks that start in the same moment get a device each, and
 // the same ones when they start again.
 func TestUDPTwoNetworksAtOnce(t *testing.T) {
+	t.Parallel()
 	n := newConfigured(t, udp, nil)
 	n.putOther()
 	for range 6 {
@@ -90,7 +91,6 @@ func TestUDPTwoNetworksAtOnce(t *testing.T) {
 // A second daemon of the network waits until the first one has ended, and then
 // has the device.
 func TestUDPSecondDaemon(t *testing.T) {
-	t.Parallel()
 	n := newNetwork(t, 2, udp, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	index := h.index(tunDevice)
@@ -151,7 +151,6 @@ func TestUDPSecondDaemonAtOnce(t *testing.T) {
 
 // A daemon that had a network before leaves alone who has it now.
 func TestUDPFormerNetwork(t *testing.T) {
-	t.Parallel()
 	n := newNetwork(t, 2, udp, nil)
 	n.putOther()
 	h, peer := n.nodes[0], n.nodes[1]
@@ -177,6 +176,7 @@ func TestUDPFormerNetwork(t *testing.T) {
 // Devices of other programs are neither taken nor changed, though nobody be
 // attached to them.
 func TestUDPForeignDevice(t *testing.T) {
+	t.Parallel()
 	for _, multi := range []bool{false, true} {
 		n := newConfigured(t, udp, nil)
 		h, peer := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})

@@ -15,6 +15,7 @@ import (
 // What does not come from where it should, or is no packet at all, is dropped
 // and counted; the log says what looks like an address that was rewritten.
 func TestUDPDrops(t *testing.T) {
+	t.Parallel()
 	v := udp
 	n := newNetwork(t, 2, v, nil)
 	h, peer := n.nodes[0], n.nodes[1]

@@ -21,6 +21,7 @@ const tunDevice = "flannel0"
 // What the host has is what flannel makes; without a backend in the
 // configuration it is made as well.
 func TestUDP(t *testing.T) {
+	t.Parallel()
 	for _, config := range []string{udp.config(nil), `{"Network":"10.5.0.0/16"}`} {
 		t.Run(config, func(t *testing.T) {
 			n := newLab(t, udp)

@@ -36,6 +36,7 @@ func output(t *testing.T, env []string, args ...string) (int, string) {
 }
 
 func TestUsage(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		env, args []string
 		code      int
@@ -72,6 +73,7 @@ func TestUsage(t *testing.T) {
 
 // Options work from the environment as from the command line.
 func TestEnvironment(t *testing.T) {
+	t.Parallel()
 	n := newLab(t, hostGW)
 	n.startEtcd(lab.EtcdOptions{})
 	check(t, n.admin.put(n.ctx, "/other/config", n.config(nil), 0))

@@ -49,11 +49,16 @@ func (p peer) vtepMAC() net.HardwareAddr {
 	return p.node.mac()
 }
 
-// mac of the host's VXLAN device.
-func (h *node) mac() net.HardwareAddr {
+// mac of the host's VXLAN device. For a moment there is none while it is made anew.
+func (h *node) mac() (mac net.HardwareAddr) {
 	h.n.t.Helper()
-	mac, _, err := h.HardwareAddr(vtep)
-	check(h.n.t, err)
+	h.n.wait(soon, vtep+" on "+h.Name, func() string {
+		var err error
+		if mac, _, err = h.HardwareAddr(vtep); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 	return mac
 }
 

@@ -125,6 +125,7 @@ func TestVXLANKeepsItsMAC(t *testing.T) {
 
 // What bears the device's name and is not as it should be is made anew.
 func TestVXLANWrongDevice(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 2, vxlan, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	mac := h.mac().String()

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"math"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -149,16 +150,28 @@ type counterReader struct {
 	block  uint64
 }
 
+// noise is what blocks are made of, each with its number in front.
+var noise = func() []byte {
+	b := make([]byte, blockLen)
+	for i := range b {
+		b[i] = byte(rand.Uint32()) //nolint:gosec // no secret
+	}
+	return b
+}()
+
+const blockLen = 1 << 10
+
 func (r *counterReader) Read(b []byte) (int, error) {
 	n := int(min(int64(len(b)), r.most-r.sent.Load()))
 	if n == 0 || r.enough.Load() {
 		return 0, io.EOF
 	}
-	for i := 0; i < n; i += 8 {
+	for i := 0; i < n; i += blockLen {
 		r.block++
-		var word [8]byte
-		binary.BigEndian.PutUint64(word[:], r.block*0x9e3779b97f4a7c15)
-		copy(b[i:n], word[:])
+		var number [8]byte
+		binary.BigEndian.PutUint64(number[:], r.block)
+		copy(b[i:n], noise)
+		copy(b[i:n], number[:])
 	}
 	r.sent.Add(int64(n))
 	return n, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -24,6 +25,8 @@ const (
 // said is what the network's configuration says of nftables, nil if nothing; it
 // and what this host has count with ModeAuto alone.
 func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.Way, why string) {
+	t.choosing.Lock()
+	defer t.choosing.Unlock() // what is known of the host's programs is one map
 	switch {
 	case mode == ModeNFTables:
 		return state.NFTables, "-masq-mode says so"
@@ -45,14 +48,31 @@ func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.W
 		return way, "the network configuration says so (EnableNFTables)"
 	}
 	why = "no one has rules of iptables on this host"
-	for _, w := range []state.Way{state.IPTablesNFT, state.IPTablesLegacy} {
+	variants := []state.Way{state.IPTablesNFT, state.IPTablesLegacy}
+	used := make(map[state.Way]string) // by others
+	for _, w := range variants {
 		if t.ways[w] == nil {
 			continue
 		}
 		what, err := t.ways[w].others(ctx)
-		if err != nil && !errors.Is(err, errAbsent) {
+		switch {
+		case errors.Is(err, errAbsent) && w == state.IPTablesLegacy: // it has tables
+			why = fmt.Sprintf("whether others have rules by %s is not known: %v", w, err)
+		case err != nil && !errors.Is(err, errAbsent):
 			klog.Warningf("whether others have rules by %s is not known: %v", w, err)
 		}
+		if what != "" {
+			used[w] = what
+		}
+	}
+	if len(used) == len(variants) {
+		// Docker and the like use what is called just iptables.
+		if own, err := t.own(ctx); err == nil && own == state.IPTablesLegacy {
+			slices.Reverse(variants)
+		}
+	}
+	for _, w := range variants {
+		what := used[w]
 		if what == "" {
 			continue
 		}

@@ -3,8 +3,10 @@ package masq
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
+	"time"
 
 	"flanneld/pkg/state"
 )
@@ -13,8 +15,9 @@ import (
 // them, and for them alone, to understand. They are started only to change
 // something, or if something has changed: that is found out without them.
 type iptables struct {
-	way    state.Way
-	kernel iptKernel
+	way     state.Way
+	forward bool // that of New
+	kernel  iptKernel
 	// without is the way where the programs are not there, or do not understand
 	// what there is; it can take rules away, and no more. nil if there is none.
 	without way
@@ -24,10 +27,20 @@ type iptables struct {
 	// tables are what there was when the kernel's sum was that.
 	sum    string
 	tables iptTables
+	// unreadable is why there are none, as of readAt.
+	unreadable error
+	readAt     time.Time
+	// locked is why a program waited in vain, at which time.
+	locked   error
+	lockedAt time.Time
 	// plain has the networks that were to have random ports, and have not because
 	// the program does not know how to.
 	plain map[netip.Prefix]bool
 }
+
+// unreadablePause is how long tables that iptables cannot read are taken to be so, unless
+// the sum changes: it leaves out most of what may be the reason.
+const unreadablePause = time.Minute
 
 // iptKernel is the side of the kernel on which the rules are.
 type iptKernel interface {
@@ -39,8 +52,8 @@ type iptKernel interface {
 	watch(ctx context.Context, ready, changed func()) error
 }
 
-func newIPTables(name state.Way, kernel iptKernel, without way) *iptables {
-	return &iptables{way: name, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
+func newIPTables(name state.Way, forward bool, kernel iptKernel, without way) *iptables {
+	return &iptables{way: name, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
 }
 
 // read returns what there is.
@@ -51,20 +64,20 @@ func (w *iptables) read(ctx context.Context) (iptTables, error) {
 		return nil, err
 	case sum == "":
 		return iptTables{}, nil
-	case sum == w.sum:
-		return w.tables, nil
+	case sum == w.sum && (w.unreadable == nil || time.Since(w.readAt) < unreadablePause):
+		return w.tables, w.unreadable
 	}
 	tool, err := w.tools.find(ctx, w.way)
 	if err != nil {
 		return nil, err
 	}
 	tables, err := tool.tables(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, errAbsent) {
 		return nil, err
 	}
 	// What changed since the sum was taken makes for another one.
-	w.sum, w.tables = sum, tables
-	return tables, nil
+	w.sum, w.tables, w.unreadable, w.readAt = sum, tables, err, time.Now()
+	return tables, err
 }
 
 // dump implements way.
@@ -75,12 +88,15 @@ func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	if errors.Is(err, errAbsent) && w.without != nil {
 		return w.without.dump(ctx)
 	}
+	if errors.Is(err, errAbsent) && traces() {
+		return nil, fmt.Errorf("%w: %w", errLeft, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	have := make(state.Have)
 	for _, p := range places {
-		f := p.find(tables, w.way)
+		f := p.find(tables, w.way, w.forward)
 		for _, o := range f.objects {
 			if m, ok := o.(state.Masquerade); ok && w.plain[m.Network] {
 				m.RandomFully = true
@@ -123,6 +139,9 @@ func (w *iptables) ready(ctx context.Context) (*iptTool, iptTables, error) {
 func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.locked != nil && time.Since(w.lockedAt) < lockPause {
+		return w.locked // all steps of a pass wait once
+	}
 	tool, tables, err := w.ready(ctx)
 	if errors.Is(err, errAbsent) && w.without != nil && op.Verb == state.Delete {
 		return w.without.apply(ctx, op)
@@ -132,10 +151,14 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	}
 	m, _ := op.Want.(state.Masquerade)
 	plain := m.RandomFully && !tool.knowsRandomFully()
-	f := placeOf(op.Key().Kind).find(tables, w.way)
+	f := placeOf(op.Key().Kind).find(tables, w.way, w.forward)
 	if lines := f.edit(op, plain); len(lines) > 0 {
 		w.sum, w.tables = "", nil // whether it succeeds or not
-		if err := tool.change(ctx, f.table, lines); err != nil {
+		err := tool.change(ctx, f.table, lines)
+		if w.locked = nil; errors.Is(err, errLocked) {
+			w.locked, w.lockedAt = err, time.Now()
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -160,7 +183,7 @@ func (w *iptables) others(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, p := range places {
-		if chain := p.find(tables, w.way).foreign(); chain != "" {
+		if chain := p.find(tables, w.way, w.forward).foreign(); chain != "" {
 			return "chain " + chain + " of table " + p.table, nil
 		}
 	}

@@ -1,6 +1,7 @@
 package masq
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -88,6 +89,21 @@ func (k ipTables) sum() (string, error) {
 		}
 	}
 	return fmt.Sprintf("%x", h.Sum64()), nil
+}
+
+// traces reports whether ip_tables has something that only flannel, or this program,
+// writes.
+func traces() bool {
+	tables, _ := present()
+	return slices.ContainsFunc(tables, func(table string) bool {
+		_, entries, err := readEntries(table)
+		if err != nil {
+			return false
+		}
+		return slices.ContainsFunc([]string{postrtgChain, fwdChain, oldChain, masqComment, forwardComment}, func(name string) bool {
+			return bytes.Contains(entries, []byte(name+"\x00"))
+		})
+	})
 }
 
 // sizes is what the kernel says about the tables but for what they hold; empty if

@@ -90,7 +90,7 @@ func TestShape(t *testing.T) {
 	targettest.NeedNetns(t)
 	h := freshIPTables(t, state.IPTablesLegacy)
 	h.do(t, othersIPTables)
-	settle(t, New(), targettest.RulesWish(h.way))
+	settle(t, New(true), targettest.RulesWish(h.way))
 	of := func() (info, entries []byte, parts [][]byte) {
 		t.Helper()
 		info, entries, err := readEntries("filter")

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,16 +75,7 @@ func settle(t testing.TB, target *Target, want state.Set) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var keys []state.Key
-		for k := range want {
-			keys = append(keys, k)
-		}
-		for k := range have {
-			if want[k] == nil {
-				keys = append(keys, k)
-			}
-		}
-		ops, _ = state.Diff(want, have, keys, func(state.Key) bool { return false })
+		ops, _ = targettest.Steps(want, have)
 		for i, err := range target.Apply(t.Context(), ops) {
 			if err != nil {
 				t.Fatalf("%s: %v", ops[i], err)
@@ -152,12 +144,12 @@ func TestIPTablesProcesses(t *testing.T) {
 		kube := func(n int) { run(t, kubeRules(n), program(t, way, "-restore"), "--noflush") }
 		kube(1)
 		h.do(t, "-t nat -I POSTROUTING -j KUBE-POSTROUTING")
-		settle(t, New(), want)
+		settle(t, New(true), want)
 		if n := h.starts(t); len(n) == 0 {
 			t.Fatal("nothing was started, or not written down")
 		}
 
-		again := New()
+		again := New(true)
 		watch(t, again, func(target.Event) {})
 		settle(t, again, want)
 		for _, start := range h.starts(t) {
@@ -187,7 +179,7 @@ func TestIPTablesVersions(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, way state.Way) {
 		variant := map[state.Way]string{state.IPTablesLegacy: "", state.IPTablesNFT: " (nf_tables)"}[way]
 		h := countingIPTables(t, way, "iptables v1.6.1"+variant)
-		target, want := New(), targettest.RulesWish(way)
+		target, want := New(true), targettest.RulesWish(way)
 		settle(t, target, want)
 		text := h.rules(t)
 		if !strings.Contains(text, "-j MASQUERADE\n") || strings.Contains(text, "--random-fully") {
@@ -200,19 +192,20 @@ func TestIPTablesVersions(t *testing.T) {
 		if err := errors.Join(os.Remove(path), os.Symlink(program(t, way, ""), path)); err != nil {
 			t.Fatal(err)
 		}
-		settle(t, New(), want)
+		settle(t, New(true), want)
 		if text := h.rules(t); strings.Count(text, "-j MASQUERADE --random-fully\n") != 2 {
 			t.Errorf("there is\n%s", text)
 		}
-		if n := strings.Join(h.starts(t), "\n"); !strings.Contains(n, "iptables-restore --noflush --wait=5") {
+		if n := strings.Join(h.starts(t), "\n"); !strings.Contains(n, "iptables-restore --noflush --wait=1") {
 			t.Errorf("started was %s", n)
 		}
 	})
 }
 
+// Who keeps the lock holds up all steps together for as long as one program waits.
 func TestIPTablesLocked(t *testing.T) {
 	targettest.NeedNetns(t)
-	h := freshIPTables(t, state.IPTablesLegacy)
+	h := countingIPTables(t, state.IPTablesLegacy, "")
 	lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 	if err != nil {
 		t.Fatal(err)
@@ -221,18 +214,25 @@ func TestIPTablesLocked(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	w := New()
-	op := state.Op{Verb: state.Create, Want: state.Forward{Way: state.IPTablesLegacy, Network: netip.MustParsePrefix("10.1.0.0/16")}}
-	err = w.Apply(t.Context(), []state.Op{op})[0]
-	for _, text := range []string{lock.Name(), "lock", "fuser"} {
-		if err == nil || !strings.Contains(err.Error(), text) {
-			t.Errorf("the error does not mention %s: %v", text, err)
+	w := New(true)
+	want := targettest.RulesWish(state.IPTablesLegacy)
+	ops, _ := state.Diff(want, nil, slices.Collect(maps.Keys(want)), nil)
+	for _, err := range w.Apply(t.Context(), ops) {
+		for _, text := range []string{lock.Name(), "lock", "fuser"} {
+			if err == nil || !strings.Contains(err.Error(), text) {
+				t.Errorf("the error does not mention %s: %v", text, err)
+			}
 		}
+	}
+	starts := strings.Join(h.starts(t), "\n")
+	if n := strings.Count(starts, "--noflush --wait=1"); n != 1 || len(ops) < 2 {
+		t.Errorf("%d steps had %d programs wait:\n%s", len(ops), n, starts)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	settle(t, w, state.Set{op.Key(): op.Want})
+	time.Sleep(lockPause)
+	settle(t, w, want)
 	if text := h.rules(t); !strings.Contains(text, "FORWARD -m comment") {
 		t.Errorf("there is\n%s", text)
 	}
@@ -247,7 +247,7 @@ func TestIPTablesAbsent(t *testing.T) {
 		if err := os.RemoveAll(h.bin); err != nil {
 			t.Fatal(err)
 		}
-		w, want := New(), targettest.RulesWish(way)
+		w, want := New(true), targettest.RulesWish(way)
 		for _, o := range want {
 			err := w.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: o}})[0]
 			for _, text := range []string{string(way), h.bin, "-masq-mode=nftables"} {
@@ -257,6 +257,9 @@ func TestIPTablesAbsent(t *testing.T) {
 			}
 		}
 		settle(t, w, nil)
+		if err := w.Unseen(); err != nil {
+			t.Errorf("there is nothing, and %v", err)
+		}
 		h.do(t, oldIPTables["D"])
 		if way == state.IPTablesNFT {
 			settle(t, w, nil)
@@ -265,6 +268,14 @@ func TestIPTablesAbsent(t *testing.T) {
 			}
 		} else if err := w.available(t.Context(), way); !errors.Is(err, errAbsent) {
 			t.Errorf("there are rules that can't be seen: %v", err)
+		} else {
+			settle(t, w, nil)
+			if err := w.Unseen(); !errors.Is(err, errLeft) || !strings.Contains(err.Error(), h.bin) {
+				t.Errorf("what can't be seen is not told: %v", err)
+			}
+			if _, why := w.Choose(t.Context(), ModeAuto, nil); !strings.Contains(why, h.bin) {
+				t.Errorf("it is chosen because %s", why)
+			}
 		}
 	})
 }
@@ -277,17 +288,17 @@ func TestIPTablesIncompatible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := freshIPTables(t, state.IPTablesNFT)
+	h := countingIPTables(t, state.IPTablesNFT, "")
 	t.Cleanup(func() { run(t, "", nft, "flush", "ruleset") })
 	const base = "add chain ip nat mine { type nat hook postrouting priority 101; }"
 	run(t, "add table ip nat; "+base, nft, "-f", "-")
-	settle(t, New(), targettest.RulesWish(h.way)) // it only leaves that chain out
-	settle(t, New(), nil)
+	settle(t, New(true), targettest.RulesWish(h.way)) // it only leaves that chain out
+	settle(t, New(true), nil)
 
 	h.do(t, oldIPTables["D"])
 	const theirs = "jhash ip saddr mod 2 vmap { 0 : accept, 1 : return }"
 	run(t, "add rule ip nat POSTROUTING "+theirs, nft, "-f", "-")
-	w := New()
+	w := New(true)
 	for _, o := range targettest.RulesWish(h.way) {
 		err := w.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: o}})[0]
 		for _, text := range []string{"table nat", "nft list table ip nat", "-masq-mode=nftables"} {
@@ -303,6 +314,15 @@ func TestIPTablesIncompatible(t *testing.T) {
 	left := run(t, "", nft, "list", "table", "ip", "nat")
 	if strings.Contains(left, "10.1.") || !strings.Contains(left, theirs) {
 		t.Errorf("there is left\n%s", left)
+	}
+	h.starts(t)
+	settle(t, w, targettest.RulesWish(state.NFTables))
+	if starts := h.starts(t); len(starts) > 0 {
+		t.Errorf("nothing has changed, and started was %q", starts)
+	}
+	run(t, "", nft, "flush", "chain", "ip", "nat", "POSTROUTING")
+	if err := w.available(t.Context(), h.way); err != nil {
+		t.Errorf("that is mended, and %v", err)
 	}
 }
 

@@ -85,8 +85,8 @@ type found struct {
 	right bool
 }
 
-// find tells what is at a place.
-func (p place) find(tables iptTables, way state.Way) found {
+// find tells what is at a place. forward is that of New.
+func (p place) find(tables iptTables, way state.Way, forward bool) found {
 	f := found{place: p, chains: tables[p.table], old: make(map[netip.Prefix][]iptRule)}
 	if c := f.chains[p.chain]; c != nil {
 		rules := make([]rule, len(c.rules))
@@ -109,7 +109,7 @@ func (p place) find(tables iptTables, way state.Way) found {
 	for i, r := range hook.rules {
 		rules[i] = r.commented
 	}
-	for i, network := range leftovers(p.kind, rules) {
+	for i, network := range leftovers(p.kind, rules, forward) {
 		switch r := hook.rules[i]; {
 		case r.verdict == verdict(p.chain):
 			f.jumps = append(f.jumps, r)

@@ -2,6 +2,7 @@ package masq
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -36,14 +37,14 @@ nat FLANNEL-POSTRTG ! -s 10.1.0.0/16 -d 10.1.0.0/16 -m comment --comment "flanne
 		targettest.NeedNetns(t)
 		h := freshIPTables(t, way)
 		h.do(t, "-A FORWARD -s 192.0.2.1 -j REJECT\n-t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT")
-		settle(t, New(), targettest.RulesWish(way))
+		settle(t, New(true), targettest.RulesWish(way))
 		if diff := cmp.Diff(want, h.rules(t)); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
 		// Where others come to put their rules in POSTROUTING is their business.
 		h.do(t, "-t nat -A POSTROUTING -s 192.0.2.2 -j ACCEPT\n-t nat -I POSTROUTING -s 192.0.2.3 -j ACCEPT")
 		before := h.rules(t)
-		settle(t, New(), targettest.RulesWish(way))
+		settle(t, New(true), targettest.RulesWish(way))
 		if diff := cmp.Diff(before, h.rules(t)); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
@@ -57,9 +58,9 @@ func TestIPTablesForwardFirst(t *testing.T) {
 		targettest.NeedNetns(t)
 		h := freshIPTables(t, way)
 		h.do(t, "-A FORWARD -j REJECT")
-		settle(t, New(), targettest.RulesWish(way))
+		settle(t, New(true), targettest.RulesWish(way))
 		h.do(t, "-I FORWARD -i lo -j DROP\n-I FORWARD 1 -o lo -j DROP")
-		settle(t, New(), targettest.RulesWish(way))
+		settle(t, New(true), targettest.RulesWish(way))
 		const want = `filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
 filter FORWARD -o lo -j DROP
 filter FORWARD -i lo -j DROP
@@ -77,7 +78,7 @@ func TestIPTablesExcludeAll(t *testing.T) {
 		targettest.NeedNetns(t)
 		freshIPTables(t, way)
 		m := state.Masquerade{Way: way, Network: netip.MustParsePrefix("10.1.0.0/16"), Own: netip.MustParsePrefix("10.1.5.0/24"), Exclude: "0.0.0.0/0"}
-		settle(t, New(), state.Set{m.Key(): m})
+		settle(t, New(true), state.Set{m.Key(): m})
 	})
 }
 
@@ -98,14 +99,14 @@ func TestIPTablesOldInBoth(t *testing.T) {
 				h.do(t, oldIPTables["D"])
 				h.do(t, oldIPTables["E"])
 			}
-			settle(t, New(), targettest.RulesWish(way))
+			settle(t, New(true), targettest.RulesWish(way))
 			for _, h := range hosts {
 				text := h.rules(t)
 				if h.way != way && text != "" || h.way == way && strings.Count(text, "\n") != 14 {
 					t.Errorf("%s is left with\n%s", h.way, text)
 				}
 			}
-			settle(t, New(), nil)
+			settle(t, New(true), nil)
 		})
 	}
 }
@@ -117,9 +118,9 @@ func TestIPTablesChainInUse(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, way state.Way) {
 		targettest.NeedNetns(t)
 		h := freshIPTables(t, way)
-		settle(t, New(), targettest.RulesWish(way))
+		settle(t, New(true), targettest.RulesWish(way))
 		h.do(t, "-N MINE\n-A MINE -j FLANNEL-FWD\n-A MINE -s 192.0.2.1 -g FLANNEL-FWD")
-		settle(t, New(), nil)
+		settle(t, New(true), nil)
 		const want = `filter chain FLANNEL-FWD
 filter chain MINE
 filter MINE -j FLANNEL-FWD
@@ -128,7 +129,7 @@ filter MINE -s 192.0.2.1/32 -g FLANNEL-FWD
 		if diff := cmp.Diff(want, h.rules(t)); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
-		settle(t, New(), targettest.RulesWish(way))
+		settle(t, New(true), targettest.RulesWish(way))
 	})
 }
 
@@ -151,12 +152,46 @@ func TestIPTablesOldChain(t *testing.T) {
 				h := freshIPTables(t, way)
 				h.do(t, oldIPTables["B"])
 				h.do(t, c.more)
-				settle(t, New(), targettest.RulesWish(way))
+				settle(t, New(true), targettest.RulesWish(way))
 				text := h.rules(t)
 				if left := strings.Contains(text, "nat FLANNEL -d 10.1.0.0/16 -j ACCEPT\n"); left != c.left || strings.Contains(text, "POSTROUTING -s 10.1.0.0/16 -j FLANNEL\n") {
 					t.Errorf("there is\n%s", text)
 				}
 			})
+		}
+	})
+}
+
+// Rules that anyone may have stay, with iptables and without, where nothing tells that
+// flannel wrote them.
+func TestIPTablesUncommented(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		targettest.NeedNetns(t)
+		h := freshIPTables(t, way)
+		h.do(t, `
+-t nat -A POSTROUTING -s 10.1.0.0/16 -d 10.1.0.0/16 -j RETURN
+-t nat -A POSTROUTING ! -s 10.1.0.0/16 -d 10.1.0.0/16 -j MASQUERADE
+-A FORWARD -s 10.1.0.0/16 -j ACCEPT
+-A FORWARD -d 10.1.0.0/16 -j ACCEPT
+`)
+		before := h.rules(t)
+		left := func(want string) {
+			t.Helper()
+			if diff := cmp.Diff(want, h.rules(t)); diff != "" {
+				t.Errorf("want -, got +:\n%s", diff)
+			}
+		}
+		settle(t, New(false), targettest.RulesWish(state.NFTables))
+		left(before)
+		if err := os.RemoveAll(h.bin); err != nil {
+			t.Fatal(err)
+		}
+		if way == state.IPTablesNFT {
+			settle(t, New(false), nil)
+			left(before)
+			settle(t, New(true), nil)
+			_, nat, _ := strings.Cut(before, "nat ")
+			left("nat " + nat)
 		}
 	})
 }
@@ -181,12 +216,12 @@ func TestIPTablesOthers(t *testing.T) {
 				targettest.NeedNetns(t)
 				h := freshIPTables(t, way)
 				h.do(t, lines)
-				got, err := New().ways[way].others(t.Context())
+				got, err := New(true).ways[way].others(t.Context())
 				if err != nil || !strings.HasSuffix(got, want) || want == "" && got != "" {
 					t.Errorf("others() = %q, %v; want %q", got, err, want)
 				}
-				settle(t, New(), targettest.RulesWish(way))
-				if again, err := New().ways[way].others(t.Context()); err != nil || again != got {
+				settle(t, New(true), targettest.RulesWish(way))
+				if again, err := New(true).ways[way].others(t.Context()); err != nil || again != got {
 					t.Errorf("others() = %q, %v; it was %q", again, err, got)
 				}
 			})

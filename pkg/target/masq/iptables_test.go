@@ -229,7 +229,7 @@ func TestIPTables(t *testing.T) {
 				for name, lines := range oldIPTables {
 					r.Old[name] = h.script(lines)
 				}
-				return New(), r
+				return New(true), r
 			})
 		})
 	}

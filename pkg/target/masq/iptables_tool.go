@@ -3,6 +3,7 @@ package masq
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -29,11 +30,17 @@ type iptVersion struct {
 }
 
 const (
-	// lockSeconds is how long a program waits for another one to be done.
-	lockSeconds = 5
+	// lockSeconds is how long a program waits for another one to be done. Routes are
+	// not looked after meanwhile.
+	lockSeconds = 1
+	// lockPause is how long none is started after one that waited in vain.
+	lockPause = 500 * time.Millisecond
 	// toolPatience is how long a program may take.
 	toolPatience = time.Minute
 )
+
+// errLocked is in the errors of programs that waited for another one in vain.
+var errLocked = errors.New("another program keeps it, see fuser -v on that file; this is tried again")
 
 // fullRandom is the first version that knows --random-fully, and the first of which
 // iptables-restore can wait for others.
@@ -204,7 +211,7 @@ func explain(err error, lines []string) error {
 	}
 	switch {
 	case has("xtables lock"):
-		return fmt.Errorf("%w: another program keeps it, see fuser -v on that file; this is tried again", err)
+		return fmt.Errorf("%w: %w", err, errLocked)
 	case has("Permission denied", "Operation not permitted"):
 		return fmt.Errorf("%w: this needs CAP_NET_ADMIN and CAP_NET_RAW", err)
 	case has("No chain/target/match by that name", "do you need to insmod", "Extension", "No such file or directory", "not supported"):

@@ -71,12 +71,12 @@ func TestIPTablesLockFile(t *testing.T) {
 			targettest.NeedNetns(t)
 			h := freshIPTables(t, state.IPTablesLegacy)
 			want := targettest.RulesWish(h.way)
-			settle(t, New(), want)
+			settle(t, New(true), want)
 			if c.before != nil {
 				c.before(t, h)
 			}
 			noticed := make(chan struct{}, 1)
-			watch(t, New(), func(e target.Event) {
+			watch(t, New(true), func(e target.Event) {
 				if e.Key.Kind == state.KindForward && e.Key.Dev == string(h.way) && e.Entry.Object != want[e.Key] {
 					select {
 					case noticed <- struct{}{}:

@@ -25,6 +25,13 @@ func Kinds() []state.Kind { return []state.Kind{state.KindMasquerade, state.Kind
 // program, or the kernel does. The error says what to do.
 var errAbsent = errors.New("not available on this host")
 
+// errLeft is in the errors of a way that this host does not have, and in which it has
+// rules of flannel all the same.
+var errLeft = errors.New("rules of flannel are there that cannot be read nor removed")
+
+// silent reports whether an error only says that this host does not have a way.
+func silent(err error) bool { return errors.Is(err, errAbsent) && !errors.Is(err, errLeft) }
+
 // way is one way to write rules. Its methods may be called by several goroutines
 // at once.
 type way interface {
@@ -63,12 +70,12 @@ type way interface {
 	others(ctx context.Context) (string, error)
 }
 
-// ways are all that this program knows.
-func ways() map[state.Way]way {
+// ways are all that this program knows. forward is that of New.
+func ways(forward bool) map[state.Way]way {
 	return map[state.Way]way{
 		state.NFTables:       newNFTables(),
-		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, newIPTablesKernel(), nil),
-		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, newNFIPTables(), xtLeft{}),
+		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, forward, newIPTablesKernel(), nil),
+		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, forward, newNFIPTables(), xtLeft{forward}),
 	}
 }
 
@@ -104,7 +111,8 @@ type Target struct {
 	ways map[state.Way]way
 	// variant returns which way is that of this host's own iptables; nil if none
 	// is known.
-	variant func(context.Context) (state.Way, error)
+	variant  func(context.Context) (state.Way, error)
+	choosing sync.Mutex
 	// touched has one slot: see Touched.
 	touched chan struct{}
 
@@ -115,8 +123,11 @@ type Target struct {
 
 var _ target.Target = (*Target)(nil)
 
-// New returns the rules of the network namespace of the calling process.
-func New() *Target { return of(ways(), new(iptTools).host) }
+// New returns the rules of the network namespace of the calling process. forward says
+// whether there are to be some that let packets through: what lets a network's through
+// by rules without a comment is only then taken for an old flannel's. A flannel that was
+// told to write none has left none.
+func New(forward bool) *Target { return of(ways(forward), new(iptTools).host) }
 
 func of(ways map[state.Way]way, variant func(context.Context) (state.Way, error)) *Target {
 	return &Target{ways: ways, variant: variant, touched: make(chan struct{}, 1), broken: make(map[state.Way]error), seen: make(map[state.Key]bool)}
@@ -139,7 +150,7 @@ func (t *Target) look(ctx context.Context, name state.Way) state.Have {
 	defer t.mu.Unlock()
 	if err != nil {
 		have = nil
-		if was := t.broken[name]; !errors.Is(err, errAbsent) && (was == nil || was.Error() != err.Error()) && ctx.Err() == nil {
+		if was := t.broken[name]; !silent(err) && (was == nil || was.Error() != err.Error()) && ctx.Err() == nil {
 			klog.Warningf("what there is of rules by %s is not known: %v", name, err)
 		}
 	}
@@ -148,6 +159,20 @@ func (t *Target) look(ctx context.Context, name state.Way) state.Have {
 		t.seen[k] = true
 	}
 	return have
+}
+
+// Unseen says of which ways the last Dump did not tell what there is, and why; nil if it
+// told all, or there can be nothing.
+func (t *Target) Unseen() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(t.broken)) {
+		if err := t.broken[name]; err != nil && !silent(err) {
+			errs = append(errs, fmt.Errorf("what there is of rules by %s is not known: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // events tells what there is of a way, and what there was.

@@ -166,6 +166,8 @@ func TestChoose(t *testing.T) {
 		{"nothing at all", ModeAuto, nil, "", "", "", state.NFTables, "no one has rules of iptables"},
 		{"docker", ModeAuto, nil, "chain DOCKER", "", state.IPTablesNFT, state.IPTablesNFT, "others on this host use it: chain DOCKER"},
 		{"old docker", ModeAuto, nil, "", "chain DOCKER", state.IPTablesLegacy, state.IPTablesLegacy, "others on this host use it: chain DOCKER"},
+		{"docker, and something old", ModeAuto, nil, "chain DOCKER", "chain OLD", state.IPTablesNFT, state.IPTablesNFT, "chain DOCKER"},
+		{"old docker, and something new", ModeAuto, nil, "chain NEW", "chain DOCKER", state.IPTablesLegacy, state.IPTablesLegacy, "chain DOCKER"},
 		{"docker by another iptables", ModeAuto, nil, "chain DOCKER", "", "", state.NFTables, "but not available"},
 		{"config yes", ModeAuto, &yes, "chain DOCKER", "", state.IPTablesNFT, state.NFTables, "EnableNFTables"},
 		{"config no", ModeAuto, &no, "", "", state.IPTablesLegacy, state.IPTablesLegacy, "EnableNFTables"},

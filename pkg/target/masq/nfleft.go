@@ -15,7 +15,9 @@ import (
 
 // xtLeft takes away what is in the tables that iptables has in nf_tables, where
 // the program itself is not on this host: a flannel in a container brings its own.
-type xtLeft struct{}
+type xtLeft struct {
+	forward bool // that of New
+}
 
 // xtPlace is where in those tables flannel has its rules for objects of a kind.
 type xtPlace struct {
@@ -37,14 +39,14 @@ type xtFound struct {
 	owners map[nfName][]state.Key
 }
 
-func (p xtPlace) find(ctx context.Context, f nfFamily) (xtFound, error) {
+func (l xtLeft) find(ctx context.Context, p xtPlace, f nfFamily) (xtFound, error) {
 	t, err := readTable(ctx, f.number, p.table, p.shared, p.own, oldChain)
 	if t == nil || err != nil {
 		return xtFound{}, err
 	}
 	found := xtFound{t, make(map[nfName][]state.Key)}
 	if c := t.chains[p.shared]; c != nil {
-		found.owners[p.shared] = sharedOwners(p.shared, f.number, c.rules)
+		found.owners[p.shared] = l.sharedOwners(p.shared, f.number, c.rules)
 	}
 	if c := t.chains[p.own]; c != nil {
 		rules := make([]rule, len(c.rules))
@@ -65,7 +67,7 @@ func (p xtPlace) find(ctx context.Context, f nfFamily) (xtFound, error) {
 // sharedOwners tells, of each rule of POSTROUTING or FORWARD, whose it is: the
 // network's, or the rest's if it is the jump to a chain of flannel. The key is zero
 // for what is someone else's, which is all in other chains.
-func sharedOwners(chain nfName, family byte, rules []nfRule) []state.Key {
+func (l xtLeft) sharedOwners(chain nfName, family byte, rules []nfRule) []state.Key {
 	keys := make([]state.Key, len(rules))
 	i := slices.IndexFunc(xtPlaces, func(p xtPlace) bool { return p.shared == chain })
 	j := slices.IndexFunc(nfFamilies, func(f nfFamily) bool { return f.number == family })
@@ -77,7 +79,7 @@ func sharedOwners(chain nfName, family byte, rules []nfRule) []state.Key {
 	for i, r := range rules {
 		all[i] = r.commented(f.addrSize())
 	}
-	for i, network := range leftovers(place.objects, all) {
+	for i, network := range leftovers(place.objects, all, l.forward) {
 		if all[i].verdict == verdict(place.own) {
 			network = f.anywhere
 		}
@@ -113,17 +115,20 @@ func (n nfRule) commented(size int) commented {
 }
 
 // dump implements way.
-func (xtLeft) dump(ctx context.Context) (state.Have, error) {
+func (l xtLeft) dump(ctx context.Context) (state.Have, error) {
 	have := make(state.Have)
 	for _, f := range nfFamilies {
 		for _, p := range xtPlaces {
-			found, err := p.find(ctx, f)
+			found, err := l.find(ctx, p, f)
 			if err != nil {
 				return nil, err
 			}
-			for _, keys := range found.owners {
+			rest := restKey(p.objects, state.IPTablesNFT, f.anywhere)
+			used := slices.ContainsFunc(found.owners[p.own], func(k state.Key) bool { return k != rest })
+			for name, keys := range found.owners {
 				for _, k := range keys {
-					if k != (state.Key{}) {
+					jump := name == p.shared && k == rest
+					if k != (state.Key{}) && (!jump || !used) { // that goes with the last rule
 						have[k] = state.Entry{Object: odd{k, "rules of a flannel that is no longer here"}, Owner: state.Ours}
 					}
 				}
@@ -134,7 +139,7 @@ func (xtLeft) dump(ctx context.Context) (state.Have, error) {
 }
 
 // apply implements way, as far as there is something to take away.
-func (xtLeft) apply(ctx context.Context, op state.Op) error {
+func (l xtLeft) apply(ctx context.Context, op state.Op) error {
 	k := op.Key()
 	if op.Verb != state.Delete {
 		return fmt.Errorf("%w: there is no iptables", errAbsent)
@@ -144,7 +149,7 @@ func (xtLeft) apply(ctx context.Context, op state.Op) error {
 		if p.objects != k.Kind {
 			continue
 		}
-		found, err := p.find(ctx, f)
+		found, err := l.find(ctx, p, f)
 		if err == nil && found.nfTable != nil {
 			err = p.clear(f, found, k)
 		}
@@ -196,6 +201,3 @@ func (p xtPlace) clear(f nfFamily, found xtFound, k state.Key) error {
 
 // watch implements way: who writes there would have the program.
 func (xtLeft) watch(context.Context, func(), func()) error { return nil }
-
-// others implements way.
-func (xtLeft) others(context.Context) (string, error) { return xtOthers() }

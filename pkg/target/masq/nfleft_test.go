@@ -1,11 +1,14 @@
 package masq
 
 import (
+	"os"
 	"testing"
 
 	"flanneld/pkg/state"
 	"flanneld/pkg/target/targettest"
 )
+
+var withoutIPTables = xtLeft{forward: true}
 
 // What any flannel has left by iptables-nft goes without the program, step by step
 // in any order; what is like it, and others', stays.
@@ -22,11 +25,11 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 			h.do(t, second)
 			before := h.rules(t)
 			h.do(t, old)
-			if what, err := xtOthers(); err != nil || what == "" {
+			if what, err := withoutIPTables.others(t.Context()); err != nil || what == "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 			for try := 0; ; try++ {
-				have, err := xtLeft{}.dump(t.Context())
+				have, err := withoutIPTables.dump(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -36,7 +39,7 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 						continue // another network's
 					}
 					todo++
-					if err := (xtLeft{}).apply(t.Context(), state.Op{Verb: state.Delete, Have: e.Object}); err != nil {
+					if err := withoutIPTables.apply(t.Context(), state.Op{Verb: state.Delete, Have: e.Object}); err != nil {
 						t.Errorf("%s: %v", e.Object, err)
 					}
 				}
@@ -57,6 +60,36 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 	}
 }
 
+// Rules that are as they should be have nothing that is to go, though nobody can
+// write such any more.
+func TestRulesOutliveIPTables(t *testing.T) {
+	targettest.NeedNetns(t)
+	h := freshIPTables(t, state.IPTablesNFT)
+	want := targettest.RulesWish(state.IPTablesNFT)
+	settle(t, New(true), want)
+	have, err := withoutIPTables.dump(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k, e := range have {
+		if want[k] == nil {
+			t.Errorf("there is %s", e.Object)
+		}
+	}
+	for k := range want {
+		if have[k].Object == nil {
+			t.Errorf("there is nothing under %v", k)
+		}
+	}
+	if err := os.RemoveAll(h.bin); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, New(true), nil)
+	if text := h.rules(t); text != "" {
+		t.Errorf("there is left\n%s", text)
+	}
+}
+
 // Where there are only rules of flannel, no one else has any.
 func TestNoOthers(t *testing.T) {
 	targettest.NeedNetns(t)
@@ -66,14 +99,14 @@ func TestNoOthers(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			h := freshIPTables(t, state.IPTablesNFT)
 			h.do(t, old)
-			if what, err := xtOthers(); err != nil || what != "" {
+			if what, err := withoutIPTables.others(t.Context()); err != nil || what != "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 			if what, err := newNFTables().others(t.Context()); err != nil || what != "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 			h.do(t, "-P FORWARD DROP")
-			if what, err := xtOthers(); err != nil || what != "the policy of chain FORWARD of table filter" {
+			if what, err := withoutIPTables.others(t.Context()); err != nil || what != "the policy of chain FORWARD of table filter" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 		})

@@ -78,9 +78,8 @@ func (nftables) others(context.Context) (string, error) {
 	return "", err
 }
 
-// xtOthers says what there is in the tables that iptables has in nf_tables and
-// that is not flannel's; empty if nothing.
-func xtOthers() (string, error) {
+// others implements way.
+func (l xtLeft) others(context.Context) (string, error) {
 	tables, err := listTables()
 	for _, t := range tables {
 		if !t.isXT() || err != nil {
@@ -92,7 +91,7 @@ func xtOthers() (string, error) {
 			}
 		}
 		var chain nfName
-		chain, err = t.foreignRule()
+		chain, err = l.foreignRule(t)
 		if chain != "" {
 			return fmt.Sprintf("chain %s of table %s", chain, t.name), nil
 		}
@@ -101,7 +100,7 @@ func xtOthers() (string, error) {
 }
 
 // foreignRule returns a chain with a rule that is not flannel's, if there is one.
-func (t nfListed) foreignRule() (in nfName, err error) {
+func (l xtLeft) foreignRule(t nfListed) (in nfName, err error) {
 	chains := make(map[nfName][]nfRule)
 	err = nfAsk("listing the rules of table "+t.name, func(c *netlink.Conn) error {
 		messages, err := nfGet(c, unix.NFT_MSG_GETRULE, t.family, t.name)
@@ -118,7 +117,7 @@ func (t nfListed) foreignRule() (in nfName, err error) {
 		if slices.Contains([]nfName{oldChain, postrtgChain, fwdChain}, chain) {
 			continue
 		}
-		for _, o := range sharedOwners(chain, t.family, rules) {
+		for _, o := range l.sharedOwners(chain, t.family, rules) {
 			if o == (state.Key{}) {
 				return chain, err
 			}

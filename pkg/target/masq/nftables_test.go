@@ -131,6 +131,6 @@ func TestNFTables(t *testing.T) {
 	targettest.RulesSuite(t, func(t *testing.T) (target.Target, targettest.RulesHost) {
 		targettest.NeedNetns(t)
 		noRules(t)
-		return New(), h
+		return New(true), h
 	})
 }

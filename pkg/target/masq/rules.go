@@ -181,13 +181,21 @@ const (
 // leftovers tells, of each rule of iptables' POSTROUTING (KindMasquerade) or
 // FORWARD (KindForward) chain, which network some flannel wrote it for; none if it
 // is someone else's. Those versions that have chains for their rules leave here a
-// jump alone: it is not among them.
-func leftovers(kind state.Kind, rules []commented) []netip.Prefix {
+// jump alone: it is not among them. Without a comment, a rule is known by those beside
+// it, for anyone may have such a one. forward is that of New.
+func leftovers(kind state.Kind, rules []commented, forward bool) []netip.Prefix {
 	networks := make([]netip.Prefix, len(rules))
+	sure := make(map[netip.Prefix]bool) // that flannel has rules without a comment for it
+	for _, r := range rules {
+		n := r.src.prefix
+		r.random = false
+		sure[n] = sure[n] || r == commented{rule: rule{src: in(n), verdict: oldChain}} ||
+			r == commented{rule: rule{src: in(n), dst: notIn(multicast4), verdict: masquerade}}
+	}
 	for i, r := range rules {
 		switch {
 		case r.more || r.marked:
-		case kind == state.KindMasquerade && (r.comment == "" || r.comment == masqComment):
+		case kind == state.KindMasquerade && (r.comment == "" && sure[r.src.prefix] || r.comment == masqComment):
 			networks[i] = r.oldMasquerade()
 		case kind == state.KindForward && r.comment == forwardComment && r.verdict == accept:
 			if n := r.src.prefix; (r == commented{rule: rule{src: in(n), verdict: accept}, comment: r.comment}) {
@@ -196,7 +204,7 @@ func leftovers(kind state.Kind, rules []commented) []netip.Prefix {
 			if n := r.dst.prefix; (r == commented{rule: rule{dst: in(n), verdict: accept}, comment: r.comment}) {
 				networks[i] = n
 			}
-		case kind == state.KindForward && r.comment == "" && i+1 < len(rules):
+		case kind == state.KindForward && forward && r.comment == "" && i+1 < len(rules):
 			// Without a comment it takes both to know them by.
 			n := r.src.prefix
 			both := forwardRules(state.Forward{Network: n})

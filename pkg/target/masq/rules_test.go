@@ -117,12 +117,23 @@ func TestLeftovers(t *testing.T) {
 		{"other half of C's forward", state.KindForward, commented{rule: rule{dst: network, verdict: accept}}, none},
 		{"forward to and from", state.KindForward, commented{rule: rule{src: network, dst: network, verdict: accept}, comment: forwardComment}, none},
 	} {
-		if got := leftovers(c.kind, []commented{c.rule})[0]; got != c.want {
+		second := commented{rule: rule{src: network, dst: notIn(multicast4), verdict: masquerade}} // C's
+		if got := leftovers(c.kind, []commented{c.rule, second}, true)[0]; got != c.want {
 			t.Errorf("%s is of %s, want %s", c.what, got, c.want)
+		}
+		alone := c.want
+		if r := c.rule; r.comment == "" && r.verdict != oldChain {
+			alone = none
+		}
+		if got := leftovers(c.kind, []commented{c.rule}, true)[0]; got != alone {
+			t.Errorf("alone, %s is of %s, want %s", c.what, got, alone)
 		}
 	}
 	pair := []commented{{rule: rule{src: network, verdict: accept}}, {rule: rule{dst: network, verdict: accept}}}
-	if got := leftovers(state.KindForward, pair); got[0] != testMasq.Network || got[1] != testMasq.Network {
+	if got := leftovers(state.KindForward, pair, true); got[0] != testMasq.Network || got[1] != testMasq.Network {
 		t.Errorf("C's forward is of %s", got)
+	}
+	if got := leftovers(state.KindForward, pair, false); got[0] != none || got[1] != none {
+		t.Errorf("what is like C's forward is of %s", got)
 	}
 }

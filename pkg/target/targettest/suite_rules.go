@@ -1,7 +1,6 @@
 package targettest
 
 import (
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -94,7 +93,16 @@ type rulesRig struct {
 // returns the steps that it took.
 func (r *rulesRig) reconcile(want state.Set) []state.Op {
 	r.Helper()
-	have := r.dump()
+	ops, blocked := Steps(want, r.dump())
+	if len(blocked) > 0 {
+		r.Fatalf("blocked: %v", blocked)
+	}
+	r.apply(ops...)
+	return ops
+}
+
+// Steps returns the steps to what is wanted from what there is, none of which is kept.
+func Steps(want state.Set, have state.Have) ([]state.Op, []state.Blocked) {
 	var keys []state.Key
 	for k := range want {
 		keys = append(keys, k)
@@ -104,12 +112,7 @@ func (r *rulesRig) reconcile(want state.Set) []state.Op {
 			keys = append(keys, k)
 		}
 	}
-	ops, blocked := state.Diff(want, have, keys, func(state.Key) bool { return false })
-	if len(blocked) > 0 {
-		r.Fatalf("blocked: %v", blocked)
-	}
-	r.apply(ops...)
-	return ops
+	return state.Diff(want, have, keys, func(state.Key) bool { return false })
 }
 
 // settled makes the rules as wanted and checks that nothing is left to do.
@@ -337,73 +340,5 @@ func testRulesOldUnwanted(r *rulesRig) {
 				r.Errorf("it was\n%s\nand is\n%s", none, now)
 			}
 		})
-	}
-}
-
-// wrong reports whether an event says that not all is as wanted.
-func wrong(want state.Set, e target.Event) bool {
-	o := want[e.Key]
-	return (o == nil) != e.Gone || o != e.Entry.Object
-}
-
-func testRulesEvents(r *rulesRig) {
-	r.Others(r)
-	want := RulesWish(r.Way)
-	w := r.watch()
-	for range 2 { // the same again is news, too
-		r.reconcile(want)
-		w.expectEach(want, func(e target.Event) bool { return !wrong(want, e) && e.Entry.Owner == state.Ours })
-		for name, spoil := range r.Spoils {
-			r.settled(want)
-			w.quiet()
-			spoil(r)
-			start := time.Now()
-			w.expect(name, func(e target.Event) bool { return wrong(want, e) })
-			if took := time.Since(start); took > time.Second {
-				r.Errorf("%s: the event takes %s", name, took)
-			}
-		}
-	}
-	r.reconcile(nil)
-	w.expectEach(want, func(e target.Event) bool { return e.Gone })
-}
-
-// expectEach waits for an event that fits about each of some objects.
-func (w *watching) expectEach(objects state.Set, fits func(target.Event) bool) {
-	w.Helper()
-	seen := make(map[state.Key]bool)
-	w.expect(fmt.Sprintf("each of %v", objects), func(e target.Event) bool {
-		seen[e.Key] = objects[e.Key] != nil && fits(e) || seen[e.Key]
-		for k := range objects {
-			if !seen[k] {
-				return false
-			}
-		}
-		return true
-	})
-}
-
-// quiet takes events until there are no more.
-func (w *watching) quiet() int {
-	n := 0
-	for {
-		select {
-		case <-w.events:
-			n++
-		case <-time.After(200 * time.Millisecond):
-			return n
-		}
-	}
-}
-
-func testRulesQuietEvents(r *rulesRig) {
-	if !r.Quiet {
-		r.Skip("this way cannot tell")
-	}
-	r.settled(RulesWish(r.Way))
-	w := r.watch()
-	r.Others(r)
-	if n := w.quiet(); n > 0 {
-		r.Errorf("%d events of others' rules", n)
 	}
 }
