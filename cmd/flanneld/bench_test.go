@@ -166,21 +166,6 @@ func (h *node) batch(leases int) time.Duration {
 	return time.Since(begin)
 }
 
-// cpu is the processor time that the daemon has used.
-func (h *node) cpu() time.Duration {
-	h.n.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.daemon.Pid()))
-	check(h.n.t, err)
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	var ticks int
-	for _, f := range fields[11:13] { // utime and stime, of 10 ms each
-		t, err := strconv.Atoi(f)
-		check(h.n.t, err)
-		ticks += t
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond
-}
-
 // rss is the daemon's resident memory, in megabytes.
 func (h *node) rss() float64 {
 	h.n.t.Helper()

@@ -221,9 +221,16 @@ func TestClusterFaults(t *testing.T) {
 		},
 		"a token expired": {
 			security: passwords,
-			length:   3 * tokenLife,
-			begin:    func(*cluster) {},
-			end:      (*cluster).reset,
+			length:   10 * tokenLife,
+			begin: func(c *cluster) {
+				go func() {
+					for range len(c.members) + 1 { // there is one of each member
+						c.reset()
+						time.Sleep(2 * tokenLife)
+					}
+				}()
+			},
+			end: (*cluster).reset,
 		},
 		"the servers' certificate expired": {
 			security: certificates,

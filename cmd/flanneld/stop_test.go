@@ -17,8 +17,9 @@ func TestStopInFirstPass(t *testing.T) {
 	n := newWide(t, hostGW)
 	n.putLeases(leases)
 	h := n.addNode(lab.HostOptions{})
+	var ended time.Duration
 	for attempt := 1; ; attempt++ {
-		h.stopAtFirstRoute()
+		ended = h.stopAtFirstRoute()
 		there := len(h.routes())
 		if 0 < there && there < leases {
 			t.Logf("stopped with %d of %d routes in place", there, leases)
@@ -35,13 +36,18 @@ func TestStopInFirstPass(t *testing.T) {
 		t.Errorf("subnet.env is %q", text)
 	}
 	h.start()
-	t.Logf("started again, it has all in place after %s", h.waitNexthops(slow(soon), leases))
+	all := h.waitNexthops(slow(soon), leases)
+	t.Logf("started again, it has all in place after %s", all)
+	// Measured side by side, as the machine may be slow.
+	if ended > max(all/2, time.Second) {
+		t.Errorf("ended %s after the signal, and what it was to leave takes %s", ended, all)
+	}
 	h.waitReady()
 }
 
 // stopAtFirstRoute starts the daemon and sends SIGTERM when it has made its first
-// route.
-func (h *node) stopAtFirstRoute() {
+// route. It returns how long the daemon takes to end.
+func (h *node) stopAtFirstRoute() time.Duration {
 	h.n.t.Helper()
 	routes, stop, err := h.WatchRoutes()
 	check(h.n.t, err)
@@ -57,8 +63,9 @@ func (h *node) stopAtFirstRoute() {
 	code, err := h.daemon.Wait(h.n.ctx)
 	check(h.n.t, err)
 	took := time.Since(begin)
-	if code != 0 || took > slow(time.Second) {
-		h.n.t.Errorf("exit status %d after %s", code, took)
+	if code != 0 {
+		h.n.t.Errorf("exit status %d", code)
 	}
 	h.n.t.Logf("ended %s after the signal", took)
+	return took
 }
