@@ -1,9 +1,8 @@
 package dist_test
 
 import (
-	"context"
 	"fmt"
-	"io"
+	"net/http"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -13,8 +12,6 @@ import (
 
 	"flanneld/pkg/lab"
 	"flanneld/pkg/lab/fakeaws"
-
-	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 )
 
 const awsDocument = "Documentation/aws-vpc.md"
@@ -67,19 +64,13 @@ func newVPC(t *testing.T) *vpc {
 	return v
 }
 
-// credentials are variables that have those of a user.
-func (v *vpc) credentials(user string) []string {
-	c := v.cloud.AddUser(user)
-	return []string{"AWS_ACCESS_KEY_ID=" + c.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + c.SecretAccessKey}
-}
-
 // boot starts the daemons: one with its instance's role, one with a shared file.
 func (v *vpc) boot() {
 	v.t.Helper()
 	const file = "/etc/flannel/aws"
 	options := v.options() + strings.Join(v.router.Env(), "\n") + "\n"
-	user := "[default]\n" + strings.ToLower(strings.Join(v.credentials("node"), "\n")) + "\n"
-	user = strings.Replace(user, "akia", "AKIA", 1)
+	c := v.cloud.AddUser("node")
+	user := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", c.AccessKeyID, c.SecretAccessKey)
 	v.hosts[0].boot(map[string]string{optionsFile: options}, "flanneld.service")
 	v.hosts[1].boot(map[string]string{file: user, optionsFile: options + "AWS_SHARED_CREDENTIALS_FILE=" + file + "\n"}, "flanneld.service")
 }
@@ -150,7 +141,7 @@ func TestAWSVPC(t *testing.T) {
 	for i := range v.tables {
 		v.waitRoutes(i, 0, 1)
 	}
-	v.wantNoToken(first.pod.Namespace)
+	v.testHopLimit()
 
 	shown := v.show(awsDocument, v.here(v.find(awsDocument, "$ aws ec2 describe-route-tables").script), v.shell)
 	for _, route := range v.routes(0) {
@@ -172,7 +163,9 @@ func TestAWSVPC(t *testing.T) {
 		t.Errorf("%d routes are left: %+v", n, v.tables[0].Routes())
 	}
 
-	v.testPermissions()
+	for _, beginning := range forAdministrators {
+		v.find(awsDocument, beginning)
+	}
 	for _, b := range v.blocks[awsDocument] {
 		program, _, _ := strings.Cut(b.script, " ")
 		if slices.Contains(programs, program) && !v.ran[[2]string{awsDocument, b.script}] {
@@ -196,80 +189,101 @@ func (v *vpc) here(text string) string {
 // shell runs commands as an operator who may do everything.
 func (v *vpc) shell(script string) string {
 	v.t.Helper()
-	env := append(v.credentials("operator"), "AWS_DEFAULT_REGION="+v.cloud.Region)
-	return v.hosts[0].aws(env, "--endpoint-url http://"+fakeaws.EndpointAddr, script)
+	c := v.cloud.AddUser("operator")
+	env := []string{"AWS_ACCESS_KEY_ID=" + c.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + c.SecretAccessKey, "AWS_DEFAULT_REGION=" + v.cloud.Region}
+	return v.hosts[0].aws(env, "http://"+fakeaws.EndpointAddr, script)
 }
 
-// aws runs commands in the repository, in which aws has one more argument.
-func (h *host) aws(env []string, argument, script string) string {
+// aws runs commands in the repository, in which aws has this endpoint.
+func (h *host) aws(env []string, endpoint, script string) string {
 	h.n.t.Helper()
 	root, err := filepath.Abs("..")
 	check(h.n.t, err)
 	env = append([]string{"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_PAGER="}, env...)
-	return h.command(env, "/bin/sh", "-euc", "cd "+root+"\naws() { command aws \"$@\" "+argument+"; }\n"+script)
+	return h.command(env, "/bin/sh", "-euc", "cd "+root+"\naws() { command aws --endpoint-url "+endpoint+" \"$@\"; }\n"+script)
 }
 
-// wantNoToken checks that no token of the metadata service gets as far as a pod, where
-// one gets as far as its host.
-func (v *vpc) wantNoToken(pod *lab.Namespace) {
+// testHopLimit checks that with the hop limit of the document, and not with another
+// one, the metadata service is for the host alone.
+func (v *vpc) testHopLimit() {
 	v.t.Helper()
-	get := func(ns *lab.Namespace) (string, error) {
-		ctx, cancel := context.WithTimeout(v.ctx, 3*time.Second)
-		defer cancel()
-		out, err := imds.New(imds.Options{HTTPClient: ns.HTTPClient()}).GetMetadata(ctx, &imds.GetMetadataInput{Path: "instance-id"})
-		if err != nil {
-			return "", err
+	client := &http.Client{
+		Transport: &http.Transport{DialContext: v.hosts[0].pod.DialContext, DisableKeepAlives: true},
+		Timeout:   2 * time.Second,
+	}
+	for _, limit := range []int{2, 1} {
+		v.instances[0].SetMetadata(fakeaws.MetadataOptions{TokensRequired: true, HopLimit: limit})
+		r, err := http.NewRequestWithContext(v.ctx, http.MethodPut, "http://"+fakeaws.MetadataAddr+"/latest/api/token", nil)
+		check(v.t, err)
+		r.Header.Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "60")
+		answer, err := client.Do(r)
+		if err == nil {
+			check(v.t, answer.Body.Close())
 		}
-		defer out.Content.Close()
-		text, err := io.ReadAll(out.Content)
-		return string(text), err
-	}
-	if id, err := get(v.hosts[0].Namespace); err != nil || id != v.instances[0].ID {
-		v.t.Errorf("the host gets %q, %v", id, err)
-	}
-	if id, err := get(pod); err == nil {
-		v.t.Errorf("a pod gets %q", id)
+		if reaches := err == nil; reaches != (limit == 2) {
+			v.t.Errorf("with a hop limit of %d the answer with a token reaches a pod: %v (%v)", limit, reaches, err)
+		}
 	}
 }
 
-// testPermissions runs what the administrator of an account is to run: as far as the aws command
-// can tell by itself, and with moto in the place of IAM if that is installed.
-func (v *vpc) testPermissions() {
-	v.t.Helper()
+// forAdministrators are the beginnings of commands for those who may give permissions.
+var forAdministrators = []string{
+	"aws iam create-role", "aws ec2 associate-iam-instance-profile", "aws ec2 authorize-security-group-ingress",
+	"aws ec2 modify-instance-metadata-options",
+}
+
+// What is for administrators the aws command sends to a cloud; and what is like IAM does what
+// it says, where moto is installed.
+func TestAWSPermissions(t *testing.T) {
+	t.Parallel()
+	v := newVPC(t)
 	var script string
-	for _, beginning := range []string{"aws iam create-role", "aws ec2 associate-iam", "aws ec2 authorize", "aws ec2 modify-instance"} {
+	for _, beginning := range forAdministrators {
 		script += v.find(awsDocument, beginning).script
 	}
-	machine, err := v.lab.AddMachine("admin")
-	check(v.t, err)
-	admin := &host{Host: machine, n: v.network}
-	env := []string{"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_DEFAULT_REGION=" + v.cloud.Region}
-	admin.aws(env, "--generate-cli-skeleton output", script)
-
-	if _, err := exec.LookPath("moto_server"); err != nil {
-		v.t.Log("moto_server is not installed")
-		return
+	// The cloud of the lab knows neither IAM nor what is asked of EC2 here.
+	v.shell(`aws() {
+	! out=$(command aws --endpoint-url http://` + fakeaws.EndpointAddr + ` "$@" 2>&1)
+	case $out in
+	*"An error occurred (NoSuchVersion)"*|*"An error occurred (InvalidAction)"*) ;;
+	*) printf %s "$out"; exit 1
+	esac
+}
+` + script)
+	var sent []string
+	for _, c := range v.cloud.Calls() {
+		sent = append(sent, c.Action)
 	}
-	server, err := admin.Start("moto", []string{"moto_server", "-H", "127.0.0.1", "-p", "80"}, nil, lab.ProcessOptions{})
+	if want := []string{"AssociateIamInstanceProfile", "AuthorizeSecurityGroupIngress", "ModifyInstanceMetadataOptions"}; !slices.Equal(sent, want) {
+		t.Errorf("to EC2 was sent %q, want %q", sent, want)
+	}
+	if _, err := exec.LookPath("moto_server"); err == nil {
+		v.testMoto(script)
+	}
+}
+
+// testMoto runs the commands with moto in the place of the cloud.
+func (v *vpc) testMoto(script string) {
+	v.t.Helper()
+	machine, err := v.lab.AddMachine("moto")
 	check(v.t, err)
-	v.t.Cleanup(server.Kill)
+	server, err := machine.Start("moto_server", []string{"moto_server", "-H", "127.0.0.1", "-p", "80"}, nil, lab.ProcessOptions{})
+	check(v.t, err)
 	check(v.t, server.WaitLog(v.ctx, "Running on"))
+	h := &host{Host: machine, n: v.network}
+	env := []string{"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_DEFAULT_REGION=" + v.cloud.Region}
 	shell := func(script string) string {
 		v.t.Helper()
-		return strings.TrimSpace(admin.aws(env, "--output text --endpoint-url http://127.0.0.1", script))
+		return strings.TrimSpace(h.aws(env, "http://127.0.0.1", script))
 	}
-	ids := strings.Fields(shell("aws ec2 run-instances --image-id ami-12c6146b --query 'Instances[0].[InstanceId, SecurityGroups[0].GroupId]'"))
-	if len(ids) != 2 {
-		v.t.Fatalf("moto runs %q", ids)
-	}
-	shell(strings.NewReplacer("i-0123456789abcdef0", ids[0], "sg-0123456789abcdef0", ids[1]).Replace(script))
+	instance := shell("aws --output text ec2 run-instances --image-id ami-12c6146b --query Instances[].InstanceId")
+	group := shell("aws --output text ec2 create-security-group --group-name hosts --description hosts --query GroupId")
+	shell(strings.NewReplacer("i-0123456789abcdef0", instance, "sg-0123456789abcdef0", group).Replace(script))
 	for query, want := range map[string]string{
-		"iam get-role-policy --role-name flanneld --policy-name flanneld --query 'length(PolicyDocument.Statement[0].Action)'":      "6",
-		"iam get-instance-profile --instance-profile-name flanneld --query InstanceProfile.Roles[].RoleName":                        "flanneld",
-		"ec2 describe-iam-instance-profile-associations --query IamInstanceProfileAssociations[].InstanceId":                        ids[0],
-		"ec2 describe-security-groups --group-ids " + ids[1] + " --query SecurityGroups[].IpPermissions[].IpRanges[].CidrIp": "10.5.0.0/16",
+		"iam get-role-policy --role-name flanneld --policy-name flanneld --query 'length(PolicyDocument.Statement[0].Action)'": "6",
+		"ec2 describe-iam-instance-profile-associations --query IamInstanceProfileAssociations[].InstanceId":                   instance,
 	} {
-		if got := shell("aws " + query); got != want {
+		if got := shell("aws --output text " + query); got != want {
 			v.t.Errorf("aws %s: %q, want %q", query, got, want)
 		}
 	}
