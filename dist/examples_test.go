@@ -15,7 +15,7 @@ import (
 
 // programs are what the commands in documents begin with.
 var programs = []string{
-	"$", ".", "cloud-init", "cp", "docker", "dockerd", "dpkg", "etcdctl", "ETCDCTL_API=2", "flanneld", "for", "install",
+	"$", ".", "aws", "cloud-init", "cp", "docker", "dockerd", "dpkg", "etcdctl", "ETCDCTL_API=2", "flanneld", "for", "install",
 	"ip", "kill", "make", "mk-docker-opts.sh", "sha256sum", "sudo", "systemctl", "systemd-analyze", "tar", "vagrant",
 }
 
@@ -23,6 +23,7 @@ var programs = []string{
 // name. Those which it does not read from the document it runs in some other form.
 var elsewhere = map[[2]string]string{
 	{"README.md", ". /run/flannel/subnet.env"}:               "TestDocker",
+	{"Documentation/aws-vpc.md", ""}:                         "TestAWSVPC",
 	{"Documentation/cloud-config.md", "cloud-init schema"}:   "TestCloudConfigSchema",
 	{"Documentation/cloud-config.md", "etcdctl put"}:         "TestFromScratch",
 	{"Documentation/cloud-config.md", "cloud-init status"}:   "TestCloudConfig",
@@ -91,15 +92,20 @@ func (e *examples) find(document, beginning string) block {
 // must be like what they print.
 func (e *examples) run(h *host, document, beginning string) string {
 	e.t.Helper()
-	script := e.find(document, beginning).script
+	return e.show(document, e.find(document, beginning).script, h.shell)
+}
+
+// show runs what a document has as a script, by a shell.
+func (e *examples) show(document, script string, shell func(string) string) string {
+	e.t.Helper()
 	if !strings.HasPrefix(script, "$ ") {
-		return h.shell(script)
+		return shell(script)
 	}
 	var all string
 	for example := range strings.SplitSeq(strings.TrimPrefix(script, "$ "), "\n$ ") {
 		command, shown, _ := strings.Cut(example, "\n")
 		e.wait(soon, fmt.Sprintf("what %s shows", document), func() string {
-			out := h.shell(command)
+			out := shell(command)
 			for line := range strings.Lines(shown) {
 				if !shape(line).MatchString(out) {
 					return fmt.Sprintf("%q prints no %q but\n%s", command, line, out)

@@ -72,6 +72,9 @@ func (n *network) testPackaging(p packaging) {
 	if mode := h.run("stat", "--format=%a %U", optionsFile); mode != "600 root" {
 		t.Errorf("the options have mode and owner %s", mode)
 	}
+	if policy := h.run("cat", "/usr/share/flanneld/aws/iam-policy.json"); policy != strings.TrimSpace(read(t, "aws/iam-policy.json")) {
+		t.Errorf("the IAM policy is not as in the repository:\n%s", policy)
+	}
 	if out := h.run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", "flanneld.service"); out != "" {
 		t.Errorf("systemd says: %s", out)
 	}

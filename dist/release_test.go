@@ -129,7 +129,7 @@ func TestArchive(t *testing.T) {
 	}
 	for _, name := range []string{
 		"flanneld.service", "options.env", "mk-docker-opts.sh", "docker.service.d/flannel.conf",
-		"containerd.service.d/flannel.conf", "cni/10-flannel.conflist", "cloud-config.yaml", "Vagrantfile", "Dockerfile",
+		"containerd.service.d/flannel.conf", "cni/10-flannel.conflist", "aws/iam-policy.json", "cloud-config.yaml", "Vagrantfile", "Dockerfile",
 	} {
 		if got := read(t, filepath.Join(dir, name)); got != read(t, name) {
 			t.Errorf("%s is not as in the repository:\n%s", name, got)

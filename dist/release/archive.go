@@ -19,7 +19,7 @@ import (
 var fromDist = []string{
 	"flanneld.service", "options.env", "mk-docker-opts.sh",
 	"docker.service.d/flannel.conf", "containerd.service.d/flannel.conf", "cni/10-flannel.conflist",
-	"cloud-config.yaml", "Vagrantfile", "Dockerfile",
+	"aws/iam-policy.json", "cloud-config.yaml", "Vagrantfile", "Dockerfile",
 }
 
 // fill makes the directory that the archive has, and has in usr what is different

@@ -1,0 +1,290 @@
+package dist_test
+
+import (
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+	"flanneld/pkg/lab/fakeaws"
+)
+
+const awsDocument = "Documentation/aws-vpc.md"
+
+// vpc is a lab like that of aws-vpc.md: two hosts in subnets that have route tables of
+// their own.
+type vpc struct {
+	*examples
+	cloud     *fakeaws.Cloud
+	router    *fakeaws.Router
+	instances [2]*fakeaws.Instance
+	tables    [2]*fakeaws.RouteTable
+}
+
+func newVPC(t *testing.T) *vpc {
+	t.Helper()
+	v := &vpc{
+		examples: &examples{network: newLab(t), ran: make(map[[2]string]bool)},
+		cloud:    fakeaws.New(fakeaws.Options{}),
+	}
+	v.blocks = map[string][]block{awsDocument: blocks(t, "../"+awsDocument)}
+	var err error
+	v.router, err = fakeaws.NewRouter(v.lab, v.cloud)
+	check(t, err)
+	t.Cleanup(func() { check(t, v.router.Close()) })
+	network, err := v.cloud.AddVPC("10.0.0.0/16")
+	check(t, err)
+	var subnets [2]*fakeaws.Subnet
+	for i, prefix := range []string{"10.0.1.0/24", "10.0.2.0/24"} {
+		subnets[i], err = network.AddSubnet(prefix, string(rune('a'+i)))
+		check(t, err)
+		v.tables[i] = network.AddRouteTable()
+		check(t, v.tables[i].Associate(subnets[i]))
+	}
+	// The second host has no role.
+	for i, role := range []string{"flanneld", ""} {
+		opts := fakeaws.InstanceOptions{Role: role, Metadata: fakeaws.MetadataOptions{TokensRequired: true, HopLimit: 1}}
+		v.instances[i], err = v.cloud.RunInstance(subnets[i], opts)
+		check(t, err)
+		h, err := v.router.AddHost(fmt.Sprintf("host%d", i+1), v.instances[i])
+		check(t, err)
+		v.hosts[i] = &host{Host: h, n: v.network}
+	}
+	instance, err := v.cloud.RunInstance(subnets[0], fakeaws.InstanceOptions{})
+	check(t, err)
+	v.server, err = v.router.AddHost("server", instance)
+	check(t, err)
+	v.etcd, err = v.lab.StartEtcd(v.ctx, v.server, lab.EtcdOptions{})
+	check(t, err)
+	return v
+}
+
+// boot starts the daemons: one with its instance's role, one with a shared file.
+func (v *vpc) boot() {
+	v.t.Helper()
+	const file = "/etc/flannel/aws"
+	options := v.options() + strings.Join(v.router.Env(), "\n") + "\n"
+	c := v.cloud.AddUser("node")
+	user := fmt.Sprintf("[default]\naws_access_key_id = %s\naws_secret_access_key = %s\n", c.AccessKeyID, c.SecretAccessKey)
+	v.hosts[0].boot(map[string]string{optionsFile: options}, "flanneld.service")
+	v.hosts[1].boot(map[string]string{file: user, optionsFile: options + "AWS_SHARED_CREDENTIALS_FILE=" + file + "\n"}, "flanneld.service")
+}
+
+// subnet is that of a host.
+func (v *vpc) subnet(i int) string {
+	return strings.Replace(v.hosts[i].env()["FLANNEL_SUBNET"], ".1/", ".0/", 1)
+}
+
+// routes are those of a table that lead to interfaces, as DESTINATION INTERFACE.
+func (v *vpc) routes(table int) []string {
+	var all []string
+	for _, r := range v.tables[table].Routes() {
+		if r.InterfaceID != "" {
+			all = append(all, r.Dst.String()+" "+r.InterfaceID)
+		}
+	}
+	return all
+}
+
+// waitRoutes waits until a table has just the routes of some hosts.
+func (v *vpc) waitRoutes(table int, hosts ...int) {
+	v.t.Helper()
+	var want []string
+	for _, i := range hosts {
+		want = append(want, v.subnet(i)+" "+v.instances[i].Interface().ID)
+	}
+	v.wait(soon, fmt.Sprintf("the routes %q", want), func() string {
+		got := v.routes(table)
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			return fmt.Sprintf("they are %q", got)
+		}
+		return ""
+	})
+}
+
+// The commands in aws-vpc.md work, and what is shown of their output, and of the log, is
+// what they print.
+func TestAWSVPC(t *testing.T) {
+	t.Parallel()
+	v := newVPC(t)
+	first, second := v.hosts[0], v.hosts[1]
+	v.boot()
+	first.shell(v.find(awsDocument, "etcdctl put").script)
+	for i, h := range v.hosts {
+		h.waitShow("flanneld", "ActiveState", "active")
+		v.waitRoutes(i, i)
+	}
+	journal := first.run("journalctl", "--unit=flanneld", "--output=cat")
+	for line := range strings.Lines(v.find(awsDocument, "this is the instance").script) {
+		if line = v.here(line); !shape(line).MatchString(journal) {
+			t.Errorf("the log has no %q:\n%s", line, journal)
+		}
+	}
+
+	config := v.here(v.find(awsDocument, `{"Network": `).script)
+	first.shell("etcdctl put /coreos.com/network/config '" + strings.TrimSpace(config) + "'")
+	for _, h := range v.hosts {
+		h.run("systemctl", "restart", "flanneld")
+		h.addPod("pod")
+	}
+	v.wantPings()
+	if mtu := first.env()["FLANNEL_MTU"]; mtu != "9001" {
+		t.Errorf("the MTU is %s", mtu)
+	}
+	for i := range v.tables {
+		v.waitRoutes(i, 0, 1)
+	}
+	v.testHopLimit()
+
+	shown := v.show(awsDocument, v.here(v.find(awsDocument, "$ aws ec2 describe-route-tables").script), v.shell)
+	for _, route := range v.routes(0) {
+		if line := strings.ReplaceAll(route, " ", "\t") + "\tactive\n"; !strings.Contains(shown, line) {
+			t.Errorf("there is no %q in\n%s", line, shown)
+		}
+	}
+
+	remove := v.here(v.find(awsDocument, "aws ec2 delete-route").script)
+	second.shell(v.find(awsDocument, "systemctl stop").script)
+	v.shell(remove)
+	v.waitRoutes(0, 0)
+	v.waitRoutes(1, 0, 1)
+	first.run("systemctl", "stop", "flanneld")
+	check(t, v.tables[0].CreateRoute("10.9.0.0/16", "igw-00000000000000001"))
+	v.shell(v.here(v.find(awsDocument, "for dst in").script))
+	v.waitRoutes(0)
+	if n := len(v.tables[0].Routes()); n != 2 {
+		t.Errorf("%d routes are left: %+v", n, v.tables[0].Routes())
+	}
+
+	for _, beginning := range forAdministrators {
+		v.find(awsDocument, beginning)
+	}
+	for _, b := range v.blocks[awsDocument] {
+		program, _, _ := strings.Cut(b.script, " ")
+		if slices.Contains(programs, program) && !v.ran[[2]string{awsDocument, b.script}] {
+			t.Errorf("these commands of %s were not run:\n%s", awsDocument, b.script)
+		}
+	}
+}
+
+// here is a text of the document with what there is in the lab in place of what the
+// document speaks of.
+func (v *vpc) here(text string) string {
+	names := []string{
+		"rtb-0123456789abcdef0", v.tables[0].ID, "rtb-0fedcba9876543210", v.tables[1].ID,
+		"eni-0123456789abcdef0", v.instances[0].Interface().ID, "eni-0fedcba9876543210", v.instances[1].Interface().ID,
+		"i-0123456789abcdef0", v.instances[0].ID,
+		"10.5.34.0/24", v.subnet(0), "10.5.12.0/24", v.subnet(1),
+	}
+	return strings.NewReplacer(names...).Replace(text)
+}
+
+// shell runs commands as an operator who may do everything.
+func (v *vpc) shell(script string) string {
+	v.t.Helper()
+	c := v.cloud.AddUser("operator")
+	env := []string{"AWS_ACCESS_KEY_ID=" + c.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + c.SecretAccessKey, "AWS_DEFAULT_REGION=" + v.cloud.Region}
+	return v.hosts[0].aws(env, "http://"+fakeaws.EndpointAddr, script)
+}
+
+// aws runs commands in the repository, in which aws has this endpoint.
+func (h *host) aws(env []string, endpoint, script string) string {
+	h.n.t.Helper()
+	root, err := filepath.Abs("..")
+	check(h.n.t, err)
+	env = append([]string{"AWS_CONFIG_FILE=/dev/null", "AWS_SHARED_CREDENTIALS_FILE=/dev/null", "AWS_PAGER="}, env...)
+	return h.command(env, "/bin/sh", "-euc", "cd "+root+"\naws() { command aws --endpoint-url "+endpoint+" \"$@\"; }\n"+script)
+}
+
+// testHopLimit checks that with the hop limit of the document, and not with another
+// one, the metadata service is for the host alone.
+func (v *vpc) testHopLimit() {
+	v.t.Helper()
+	client := &http.Client{
+		Transport: &http.Transport{DialContext: v.hosts[0].pod.DialContext, DisableKeepAlives: true},
+		Timeout:   2 * time.Second,
+	}
+	for _, limit := range []int{2, 1} {
+		v.instances[0].SetMetadata(fakeaws.MetadataOptions{TokensRequired: true, HopLimit: limit})
+		r, err := http.NewRequestWithContext(v.ctx, http.MethodPut, "http://"+fakeaws.MetadataAddr+"/latest/api/token", nil)
+		check(v.t, err)
+		r.Header.Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", "60")
+		answer, err := client.Do(r)
+		if err == nil {
+			check(v.t, answer.Body.Close())
+		}
+		if reaches := err == nil; reaches != (limit == 2) {
+			v.t.Errorf("with a hop limit of %d the answer with a token reaches a pod: %v (%v)", limit, reaches, err)
+		}
+	}
+}
+
+// forAdministrators are the beginnings of commands for those who may give permissions.
+var forAdministrators = []string{
+	"aws iam create-role", "aws ec2 associate-iam-instance-profile", "aws ec2 authorize-security-group-ingress",
+	"aws ec2 modify-instance-metadata-options",
+}
+
+// What is for administrators the aws command sends to a cloud; and what is like IAM does what
+// it says, where moto is installed.
+func TestAWSPermissions(t *testing.T) {
+	t.Parallel()
+	v := newVPC(t)
+	var script string
+	for _, beginning := range forAdministrators {
+		script += v.find(awsDocument, beginning).script
+	}
+	// The cloud of the lab knows neither IAM nor what is asked of EC2 here.
+	v.shell(`aws() {
+	! out=$(command aws --endpoint-url http://` + fakeaws.EndpointAddr + ` "$@" 2>&1)
+	case $out in
+	*"An error occurred (NoSuchVersion)"*|*"An error occurred (InvalidAction)"*) ;;
+	*) printf %s "$out"; exit 1
+	esac
+}
+` + script)
+	var sent []string
+	for _, c := range v.cloud.Calls() {
+		sent = append(sent, c.Action)
+	}
+	if want := []string{"AssociateIamInstanceProfile", "AuthorizeSecurityGroupIngress", "ModifyInstanceMetadataOptions"}; !slices.Equal(sent, want) {
+		t.Errorf("to EC2 was sent %q, want %q", sent, want)
+	}
+	if _, err := exec.LookPath("moto_server"); err == nil {
+		v.testMoto(script)
+	}
+}
+
+// testMoto runs the commands with moto in the place of the cloud.
+func (v *vpc) testMoto(script string) {
+	v.t.Helper()
+	machine, err := v.lab.AddMachine("moto")
+	check(v.t, err)
+	server, err := machine.Start("moto_server", []string{"moto_server", "-H", "127.0.0.1", "-p", "80"}, nil, lab.ProcessOptions{})
+	check(v.t, err)
+	check(v.t, server.WaitLog(v.ctx, "Running on"))
+	h := &host{Host: machine, n: v.network}
+	env := []string{"AWS_ACCESS_KEY_ID=test", "AWS_SECRET_ACCESS_KEY=test", "AWS_DEFAULT_REGION=" + v.cloud.Region}
+	shell := func(script string) string {
+		v.t.Helper()
+		return strings.TrimSpace(h.aws(env, "http://127.0.0.1", script))
+	}
+	instance := shell("aws --output text ec2 run-instances --image-id ami-12c6146b --query Instances[].InstanceId")
+	group := shell("aws --output text ec2 create-security-group --group-name hosts --description hosts --query GroupId")
+	shell(strings.NewReplacer("i-0123456789abcdef0", instance, "sg-0123456789abcdef0", group).Replace(script))
+	for query, want := range map[string]string{
+		"iam get-role-policy --role-name flanneld --policy-name flanneld --query 'length(PolicyDocument.Statement[0].Action)'": "6",
+		"ec2 describe-iam-instance-profile-associations --query IamInstanceProfileAssociations[].InstanceId":                   instance,
+	} {
+		if got := shell("aws --output text " + query); got != want {
+			v.t.Errorf("aws %s: %q, want %q", query, got, want)
+		}
+	}
+}
