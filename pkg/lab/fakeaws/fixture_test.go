@@ -136,6 +136,16 @@ func wantError(t *testing.T, err error, code, message string) {
 	}
 }
 
+// message is what EC2 says beside the code of an error.
+func message(t *testing.T, err error) string {
+	t.Helper()
+	var failed smithy.APIError
+	if !errors.As(err, &failed) {
+		t.Fatalf("%v is no answer of EC2", err)
+	}
+	return failed.ErrorMessage()
+}
+
 func filter(name string, values ...string) types.Filter {
 	return types.Filter{Name: &name, Values: values}
 }

@@ -1,6 +1,7 @@
 package fakeaws
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -238,11 +239,17 @@ func (c *Cloud) routeTable(id string) (*RouteTable, error) {
 	return lookUp(c.tables, "InvalidRouteTableID", "rtb", "routeTable", id)
 }
 
+// malformed has the codes that EC2 spells otherwise when an ID is no ID.
+var malformed = map[string]string{
+	"InvalidNetworkInterfaceID": "InvalidNetworkInterfaceId",
+	"InvalidRouteTableID":       "InvalidRouteTableId",
+}
+
 // lookUp finds a thing by its ID, which must be PREFIX-HEX.
 func lookUp[T thing](list []T, code, prefix, kind, id string) (found T, err error) {
 	digits, ok := strings.CutPrefix(id, prefix+"-")
 	if !ok || strings.Trim(digits, "0123456789abcdef") != "" || len(digits) != 8 && len(digits) != 17 {
-		return found, errorf(code+".Malformed", "Invalid id: \"%s\" (expecting \"%s-...\")", id, prefix)
+		return found, errorf(cmp.Or(malformed[code], code)+".Malformed", "Invalid id: \"%s\" (expecting \"%s-...\")", id, prefix)
 	}
 	var none T
 	if found = find(list, id); found == none {

@@ -77,11 +77,15 @@ func TestRefusedRoutes(t *testing.T) {
 		},
 		{
 			"not a table", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.RouteTableId = aws.String("table") },
-			"InvalidRouteTableID.Malformed", "",
+			"InvalidRouteTableId.Malformed", `Invalid id: "table" (expecting "rtb-...")`,
 		},
 		{
 			"unknown interface", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = aws.String("eni-01234567") },
 			"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID 'eni-01234567' does not exist",
+		},
+		{
+			"not an interface", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = aws.String("eni-x") },
+			"InvalidNetworkInterfaceId.Malformed", "",
 		},
 		{
 			"interface that is gone", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = &goneNIC },
