@@ -110,7 +110,7 @@ func describeRoutes(t *testing.T, c *ec2.Client, table *fakeaws.RouteTable) []st
 	var lines []string
 	for _, r := range out.RouteTables[0].Routes {
 		target := aws.ToString(r.GatewayId) + aws.ToString(r.NetworkInterfaceId)
-		lines = append(lines, fmt.Sprintf("%s %s %s %s", *r.DestinationCidrBlock, target, r.State, r.Origin))
+		lines = append(lines, fmt.Sprintf("%s %s %s %s", aws.ToString(r.DestinationCidrBlock), target, r.State, r.Origin))
 	}
 	return lines
 }
