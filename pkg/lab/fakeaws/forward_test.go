@@ -1,12 +1,16 @@
 package fakeaws_test
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
 
 	"flanneld/pkg/lab"
 	"flanneld/pkg/lab/fakeaws"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"golang.org/x/sync/errgroup"
 )
 
 // The longest match is taken, and within the VPC's network the local route whatever
@@ -148,4 +152,60 @@ func TestMTU(t *testing.T) {
 	}
 	v.connect(t)
 	must(v.podA.Transfer(t.Context(), v.podB, 1<<20))(t)
+}
+
+// Whoever changes something last, the kernel has it when all have done.
+func TestChangesAtOnce(t *testing.T) {
+	t.Parallel()
+	v := newVPCLab(t)
+	v.connect(t)
+	a, b := v.a.Interface(), v.b.Interface()
+	spare := must(v.RunInstance(v.first, fakeaws.InstanceOptions{}))(t)
+	must(v.router.AddHost("c", spare))(t)
+	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 1, byte(10 + i), 1}) }
+	subnet := func(i int) string { return netip.PrefixFrom(addr(i), 24).Masked().String() }
+	const changers, turns = 8, 5
+	for _, class := range []fakeaws.Class{fakeaws.Mutating, fakeaws.NonMutating} {
+		v.SetLimit(class, fakeaws.Limit{Burst: 1000, Refill: 1000})
+	}
+	var all errgroup.Group
+	for i := range changers {
+		check(t, v.hostB.AddAddr("lo", netip.PrefixFrom(addr(i), 32)))
+		c := v.client()
+		all.Go(func() error {
+			for range turns {
+				if err := errors.Join(
+					createRoute(t.Context(), c, v.vpc.Main, subnet(i), a.ID),
+					deleteRoute(t.Context(), c, v.vpc.Main, subnet(i)),
+					createRoute(t.Context(), c, v.vpc.Main, subnet(i), a.ID),
+					replaceRoute(t.Context(), c, v.vpc.Main, subnet(i), b.ID),
+				); err != nil {
+					return err
+				}
+				_, err := c.DescribeRouteTables(t.Context(), &ec2.DescribeRouteTablesInput{})
+				if err = errors.Join(err, deleteRoute(t.Context(), c, v.vpc.Main, subnet(i))); err != nil {
+					return err
+				}
+			}
+			return createRoute(t.Context(), c, v.vpc.Main, subnet(i), b.ID)
+		})
+	}
+	all.Go(func() error {
+		for range turns {
+			n, err := spare.Attach(v.second, netip.Addr{})
+			if err == nil {
+				spare.Stop()
+				spare.Start()
+				err = n.Detach()
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	check(t, all.Wait())
+	for i := range changers {
+		wantPing(t, v.hostA.Namespace, addr(i))
+	}
 }
