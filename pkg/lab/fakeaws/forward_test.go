@@ -142,6 +142,20 @@ func TestCrash(t *testing.T) {
 	wantPing(t, v.podA.Namespace, v.podB.Addr)
 }
 
+// An interface that the host takes down is the host's affair alone.
+func TestInterfaceDown(t *testing.T) {
+	t.Parallel()
+	v := newVPCLab(t)
+	v.connect(t)
+	check(t, v.hostB.LinkDown("eth0"))
+	wantNoPing(t, v.podA.Namespace, v.podB.Addr)
+	check(t, v.vpc.Main.ReplaceRoute(subnetB, v.a.Interface().ID))
+	check(t, v.vpc.Main.ReplaceRoute(subnetB, v.b.Interface().ID))
+	check(t, v.hostB.LinkUp("eth0"))
+	wantPing(t, v.podA.Namespace, v.podB.Addr)
+	wantPing(t, v.hostA.Namespace, v.hostB.Addr)
+}
+
 func TestMTU(t *testing.T) {
 	t.Parallel()
 	v := newVPCLab(t)
