@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"net"
 
 	"github.com/vishvananda/netlink"
@@ -15,12 +16,17 @@ type rtnl struct {
 	handle *netlink.Handle
 }
 
+// ask repeats a listing that a change has broken.
 func ask[T any](r rtnl, fn func() (T, error)) (v T, err error) {
-	err = r.ns.Do(func() error {
-		v, err = fn()
-		return err
-	})
-	return v, err
+	for {
+		err = r.ns.Do(func() error {
+			v, err = fn()
+			return err
+		})
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return v, err
+		}
+	}
 }
 
 func (r rtnl) LinkByName(name string) (netlink.Link, error) {

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -33,9 +32,6 @@ func (ns *Namespace) neighbours(dev string, family int, text func(netlink.Neigh)
 		return nil, fmt.Errorf("looking up %s of %s: %w", dev, ns.Name, err)
 	}
 	list, err := ns.nl.NeighList(link.Attrs().Index, family)
-	for errors.Is(err, netlink.ErrDumpInterrupted) {
-		list, err = ns.nl.NeighList(link.Attrs().Index, family)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("listing the neighbours of %s of %s: %w", dev, ns.Name, err)
 	}

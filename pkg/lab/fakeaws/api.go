@@ -105,11 +105,16 @@ func (c *Cloud) handle(r *http.Request, body []byte, form url.Values) (answer re
 	do := func() error {
 		call := Call{Time: c.clock(), Action: form.Get("Action"), Form: form}
 		answer, err = c.obey(r, body, &call)
+		obeyed := err
+		if err == nil && c.lost[call.Action] > 0 {
+			c.lost[call.Action]--
+			err = errorf("InternalError", "An internal error has occurred")
+		}
 		if failed := (*apiError)(nil); errors.As(err, &failed) {
 			call.Code = failed.code
 		}
 		c.calls = append(c.calls, call)
-		return err
+		return obeyed
 	}
 	if actions[form.Get("Action")].class == Mutating {
 		_ = c.change(do)
@@ -139,6 +144,9 @@ func (c *Cloud) obey(r *http.Request, body []byte, call *Call) (response, error)
 	}
 	if call.Form.Get("DryRun") == "true" {
 		return nil, errorf("DryRunOperation", "Request would have succeeded, but DryRun flag is set.")
+	}
+	if a.class == NonMutating {
+		c.described++
 	}
 	return a.do(c, call.Form)
 }

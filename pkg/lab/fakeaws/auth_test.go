@@ -137,9 +137,14 @@ func TestDenied(t *testing.T) {
 			t.Errorf("%q is not in %q", want, err)
 		}
 	}
+	if again := createRoute(ctx, c, w.table, "10.1.5.0/24", nic); message(t, again) == message(t, err) {
+		t.Errorf("twice the same: %v", again)
+	}
 	check(t, createRoute(ctx, c, w.vpc.Main, "10.1.5.0/24", nic))
 	_, err = c.DescribeRouteTables(ctx, &ec2.DescribeRouteTablesInput{})
-	wantError(t, err, "UnauthorizedOperation", "")
+	wantError(t, err, "UnauthorizedOperation", "You are not authorized to perform this operation. "+
+		"User: arn:aws:iam::123456789012:user/admin is not authorized to perform: ec2:DescribeRouteTables "+
+		"because no identity-based policy allows the ec2:DescribeRouteTables action")
 	if len(w.table.Routes()) != 1 {
 		t.Errorf("routes %+v", w.table.Routes())
 	}
@@ -155,13 +160,13 @@ func TestDenied(t *testing.T) {
 	for _, call := range calls {
 		codes = append(codes, call.Code)
 	}
-	if got := strings.Join(codes, ","); got != "UnauthorizedOperation,,,DryRunOperation" {
+	if got := strings.Join(codes, ","); got != "UnauthorizedOperation,UnauthorizedOperation,,,DryRunOperation" {
 		t.Errorf("calls with the codes %q", got)
 	}
-	if call := calls[1]; call.Form.Get("RouteTableId") != w.vpc.Main.ID || call.AccessKeyID != w.user.AccessKeyID {
+	if call := calls[2]; call.Form.Get("RouteTableId") != w.vpc.Main.ID || call.AccessKeyID != w.user.AccessKeyID {
 		t.Errorf("call %+v", call)
 	}
-	if n := len(w.Calls()); n != 5 {
+	if n := len(w.Calls()); n != 6 {
 		t.Errorf("%d calls", n)
 	}
 }

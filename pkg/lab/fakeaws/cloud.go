@@ -36,13 +36,15 @@ type Cloud struct {
 	vpcs       []*VPC
 	subnets    []*Subnet
 	tables     []*RouteTable
-	instances  []*Instance // those that have ended included
-	interfaces []*Interface
+	instances  versioned[[]*Instance] // those that have ended included
+	interfaces versioned[[]*Interface]
 	keys       map[string]*key // by access key ID
 	buckets    map[Class]*bucket
 	denials    map[denial]bool
 	calls      []Call
-	lag        time.Duration
+	lags       []time.Duration
+	described  int            // Describe actions so far
+	lost       map[string]int // answers that will be lost, by action
 	routeLimit int
 	lifetime   time.Duration // of a role's credentials
 	watchers   []func()
@@ -62,20 +64,33 @@ func New(opts Options) *Cloud {
 		keys:       map[string]*key{},
 		buckets:    map[Class]*bucket{},
 		denials:    map[denial]bool{},
+		lost:       map[string]int{},
 		routeLimit: defaultRouteLimit,
 		lifetime:   defaultLifetime,
 	}
+	c.instances.set(c.clock(), nil)
+	c.interfaces.set(c.clock(), nil)
 	for class, limit := range documentedLimits {
 		c.buckets[class] = newBucket(limit, c.clock())
 	}
 	return c
 }
 
-// SetLag has every Describe action show what was true a while ago.
-func (c *Cloud) SetLag(lag time.Duration) {
+// SetLag has every Describe action show how routes, associations, instances and
+// interfaces were a while ago. Several lags take turns, as if each action reached
+// another copy of the data: then what was shown once may be gone again.
+func (c *Cloud) SetLag(lags ...time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.lag = lag
+	c.lags = lags
+}
+
+// LoseAnswers has the next actions of a name done, but answered with an internal
+// error: a client that tries again finds what it has done itself.
+func (c *Cloud) LoseAnswers(action string, times int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost[action] = times
 }
 
 // SetRouteLimit changes how many routes a table may have, with its local one.
@@ -86,7 +101,12 @@ func (c *Cloud) SetRouteLimit(limit int) {
 }
 
 // visible is the time of the state that a Describe action shows.
-func (c *Cloud) visible() time.Time { return c.clock().Add(-c.lag) }
+func (c *Cloud) visible() time.Time {
+	if len(c.lags) == 0 {
+		return c.clock()
+	}
+	return c.clock().Add(-c.lags[c.described%len(c.lags)])
+}
 
 // newID makes an identifier such as rtb-00000000000000007.
 func (c *Cloud) newID(kind string) string {

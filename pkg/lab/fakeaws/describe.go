@@ -36,7 +36,8 @@ type routeTableItem struct {
 }
 
 type routeItem struct {
-	Dst           string `xml:"destinationCidrBlock"`
+	Dst           string `xml:"destinationCidrBlock,omitempty"`
+	PrefixList    string `xml:"destinationPrefixListId,omitempty"`
 	Gateway       string `xml:"gatewayId,omitempty"`
 	Instance      string `xml:"instanceId,omitempty"`
 	InstanceOwner string `xml:"instanceOwnerId,omitempty"`
@@ -56,7 +57,7 @@ type associationItem struct {
 func (c *Cloud) apiDescribeRouteTables(form url.Values) (response, error) {
 	s := selection[*RouteTable]{
 		code: "InvalidRouteTableID", prefix: "rtb", kind: "routeTable", parameter: "RouteTableId",
-		maxResults: 100, fields: c.routeTableFields(),
+		maxResults: 100, pageSize: 100, fields: c.routeTableFields(),
 	}
 	tables, next, err := s.choose(c.tables, form)
 	if err != nil {
@@ -68,10 +69,13 @@ func (c *Cloud) apiDescribeRouteTables(form url.Values) (response, error) {
 func (c *Cloud) routeTableItem(t *RouteTable) routeTableItem {
 	return routeTableItem{
 		ID: t.ID, VPC: t.VPC.ID, Owner: accountID,
-		Routes: each(c.show(t.routes.at(c.visible())), func(r Route) routeItem {
+		Routes: each(c.show(t.routes.at(c.visible()), c.visible()), func(r Route) routeItem {
 			item := routeItem{
-				Dst: r.Dst.String(), Gateway: r.GatewayID, Instance: r.InstanceID, Interface: r.InterfaceID,
+				PrefixList: r.PrefixListID, Gateway: r.GatewayID, Instance: r.InstanceID, Interface: r.InterfaceID,
 				State: r.State, Origin: r.Origin,
+			}
+			if r.Dst.IsValid() {
+				item.Dst = r.Dst.String()
 			}
 			if item.Instance != "" {
 				item.InstanceOwner = accountID
@@ -105,6 +109,7 @@ func (c *Cloud) routeTableFields() fields[*RouteTable] {
 		"owner-id":                               one(func(*RouteTable) string { return accountID }),
 		"route-table-id":                         one((*RouteTable).id),
 		"route.destination-cidr-block":           routes(func(r routeItem) string { return r.Dst }),
+		"route.destination-prefix-list-id":       routes(func(r routeItem) string { return r.PrefixList }),
 		"route.gateway-id":                       routes(func(r routeItem) string { return r.Gateway }),
 		"route.instance-id":                      routes(func(r routeItem) string { return r.Instance }),
 		"route.origin":                           routes(func(r routeItem) string { return r.Origin }),
@@ -152,7 +157,7 @@ func (c *Cloud) apiDescribeSubnets(form url.Values) (response, error) {
 		return nil, err
 	}
 	return &subnetsAnswer{NextToken: next, Subnets: each(subnets, func(s *Subnet) subnetItem {
-		taken := slices.DeleteFunc(slices.Clone(c.interfaces), func(n *Interface) bool { return n.Subnet != s })
+		taken := slices.DeleteFunc(slices.Clone(c.interfaces.at(c.visible())), func(n *Interface) bool { return n.Subnet != s })
 		return subnetItem{
 			ID: s.ID, ARN: c.arn("subnet", s.ID), State: "available", Owner: accountID, VPC: s.VPC.ID,
 			Prefix: s.Prefix.String(), Available: 1<<(32-s.Prefix.Bits()) - 5 - len(taken), Zone: s.Zone,

@@ -55,10 +55,10 @@ func (c *Cloud) interfaceItem(n *Interface) interfaceItem {
 		Check: n.check.at(c.visible()), Type: "interface", Tags: &set[string]{},
 		Addrs: set[addrItem]{[]addrItem{{Addr: n.Addr.String(), DNS: c.dnsName(n), Primary: true}}},
 	}
-	if n.instance != nil {
+	if i := n.instance.at(c.visible()); i != nil {
 		item.Status = "in-use"
 		item.Attachment = &attachmentItem{
-			ID: n.attachment, Instance: n.instance.ID, InstanceOwner: accountID, Index: n.index,
+			ID: n.attachment, Instance: i.ID, InstanceOwner: accountID, Index: n.index,
 			Status: "attached", Time: formatTime(n.attached), Delete: true,
 		}
 	}
@@ -71,21 +71,21 @@ func (c *Cloud) dnsName(n *Interface) string {
 }
 
 func (c *Cloud) interfaceFields() fields[*Interface] {
-	attached := func(value func(*Interface) string) func(*Interface) []string {
+	attached := func(value func(attachmentItem) string) func(*Interface) []string {
 		return func(n *Interface) []string {
-			if n.instance == nil {
-				return nil
+			if a := c.interfaceItem(n).Attachment; a != nil {
+				return []string{value(*a)}
 			}
-			return []string{value(n)}
+			return nil
 		}
 	}
 	addr := one(func(n *Interface) string { return n.Addr.String() })
 	return fields[*Interface]{
 		"addresses.private-ip-address": addr,
-		"attachment.attachment-id":     attached(func(n *Interface) string { return n.attachment }),
-		"attachment.device-index":      attached(func(n *Interface) string { return strconv.Itoa(n.index) }),
-		"attachment.instance-id":       attached(func(n *Interface) string { return n.instance.ID }),
-		"attachment.status":            attached(func(*Interface) string { return "attached" }),
+		"attachment.attachment-id":     attached(func(a attachmentItem) string { return a.ID }),
+		"attachment.device-index":      attached(func(a attachmentItem) string { return strconv.Itoa(a.Index) }),
+		"attachment.instance-id":       attached(func(a attachmentItem) string { return a.Instance }),
+		"attachment.status":            attached(func(a attachmentItem) string { return a.Status }),
 		"availability-zone":            one(func(n *Interface) string { return n.Subnet.Zone }),
 		"mac-address":                  one(func(n *Interface) string { return n.MAC.String() }),
 		"network-interface-id":         one((*Interface).id),
@@ -104,7 +104,7 @@ func (c *Cloud) apiDescribeInterfaces(form url.Values) (response, error) {
 		code: "InvalidNetworkInterfaceID", prefix: "eni", kind: "networkInterface", parameter: "NetworkInterfaceId",
 		maxResults: 1000, fields: c.interfaceFields(),
 	}
-	interfaces, next, err := s.choose(c.interfaces, form)
+	interfaces, next, err := s.choose(c.interfaces.at(c.visible()), form)
 	if err != nil {
 		return nil, err
 	}
@@ -147,8 +147,9 @@ type instanceItem struct {
 }
 
 func (c *Cloud) instanceItem(i *Instance) instanceItem {
+	state, nics := i.state.at(c.visible()), i.interfaces.at(c.visible())
 	item := instanceItem{
-		ID: i.ID, Image: imageID, StateCode: stateCodes[i.state], StateName: i.state, Type: instanceType,
+		ID: i.ID, Image: imageID, StateCode: stateCodes[state], StateName: state, Type: instanceType,
 		Launched: formatTime(i.launched), Zone: i.subnet.Zone, Tenancy: "default", Architecture: architecture,
 		Tokens: "optional", HopLimit: i.metadata.hopLimit(), Endpoint: "enabled",
 	}
@@ -158,17 +159,17 @@ func (c *Cloud) instanceItem(i *Instance) instanceItem {
 	if i.metadata.Disabled {
 		item.Endpoint = "disabled"
 	}
-	if i.state == terminated {
+	if state == terminated {
 		return item
 	}
-	first := i.interfaces[0]
+	first := nics[0]
 	item.DNS, item.Addr = c.dnsName(first), first.Addr.String()
 	item.Subnet, item.VPC = i.subnet.ID, i.subnet.VPC.ID
-	if len(i.interfaces) == 1 { // EC2 says null if there are several
+	if len(nics) == 1 { // EC2 says null if there are several
 		check := first.check.at(c.visible())
 		item.Check = &check
 	}
-	item.Interfaces = each(i.interfaces, func(n *Interface) interfaceItem {
+	item.Interfaces = each(nics, func(n *Interface) interfaceItem {
 		part := c.interfaceItem(n)
 		part.Zone, part.Tags = "", nil
 		part.Attachment.Instance, part.Attachment.InstanceOwner = "", ""
@@ -181,8 +182,8 @@ func (c *Cloud) instanceFields() fields[*Instance] {
 	f := fields[*Instance]{
 		"availability-zone":   one(func(i *Instance) string { return i.subnet.Zone }),
 		"instance-id":         one((*Instance).id),
-		"instance-state-code": one(func(i *Instance) string { return strconv.Itoa(stateCodes[i.state]) }),
-		"instance-state-name": one(func(i *Instance) string { return i.state }),
+		"instance-state-code": one(func(i *Instance) string { return strconv.Itoa(c.instanceItem(i).StateCode) }),
+		"instance-state-name": one(func(i *Instance) string { return c.instanceItem(i).StateName }),
 		"owner-id":            one(func(*Instance) string { return accountID }),
 		"private-dns-name":    one(func(i *Instance) string { return c.instanceItem(i).DNS }),
 		"private-ip-address":  one(func(i *Instance) string { return c.instanceItem(i).Addr }),
@@ -192,7 +193,7 @@ func (c *Cloud) instanceFields() fields[*Instance] {
 	}
 	for name, field := range c.interfaceFields() {
 		f["network-interface."+name] = func(i *Instance) (values []string) {
-			for _, n := range i.interfaces {
+			for _, n := range i.interfaces.at(c.visible()) {
 				values = append(values, field(n)...)
 			}
 			return values
@@ -206,7 +207,7 @@ func (c *Cloud) apiDescribeInstances(form url.Values) (response, error) {
 		code: "InvalidInstanceID", prefix: "i", kind: "instance", parameter: "InstanceId",
 		maxResults: 1000, fields: c.instanceFields(),
 	}
-	instances, next, err := s.choose(c.instances, form)
+	instances, next, err := s.choose(c.instances.at(c.visible()), form)
 	if err != nil {
 		return nil, err
 	}

@@ -7,17 +7,20 @@
 // of version 2016-11-15 with its element names, error codes and texts;
 // Signature Version 4 with the region, the date, session tokens and their
 // expiry; pages and filters; the rules for routes (limits, duplicates, the
-// local route, targets, destinations within the VPC, the state blackhole);
-// buckets that throttle, denied permissions, and answers that lag behind the
-// writes; IMDSv1 and v2 with hop limits and rotated credentials. A Router puts the
-// route tables and source/destination checks into the kernel of a namespace,
-// so that packets go as they would in a VPC.
+// local route, routes that come by themselves, targets, destinations within the
+// VPC, the state blackhole); buckets that throttle, denied permissions, answers
+// that lag behind the writes or are lost; IMDSv1 and v2 with hop limits and
+// rotated credentials. A Router puts the route tables and source/destination checks
+// into the kernel of a namespace, so that packets go as they would in a VPC.
 //
 // Simplified are all other things. There is IPv4 only, one account and one
-// region. A route leads to a network interface, an instance or an internet
-// gateway, behind which there is nothing. The target of a local route cannot be
-// changed. Instances change their states at once. Subnets, tables and instances are
-// made by Go calls, not by the API, and have no tags. Actions of a class share
-// one bucket, and permissions are denied to everybody alike. Filters that EC2
-// has and that are not here are refused as EC2 refuses unknown ones.
+// region; a VPC has one network, and an interface one address. A route leads to a
+// network interface, an instance or a gateway, behind which there is nothing. The
+// target of a local route cannot be changed. Instances change their states at once.
+// Subnets, tables and instances are made by Go calls, not by the API, and have no
+// tags; subnets and tables do not lag. Actions of a class share one bucket, and
+// permissions are denied to everybody alike. Filters that EC2 has and that are not
+// here are refused as EC2 refuses unknown ones. The Router has no security groups,
+// has a change of a route in force at once, and takes all packets by the route
+// tables: in EC2 a host may send to another one in its subnet without.
 package fakeaws

@@ -24,9 +24,11 @@ type selection[T thing] struct {
 	parameter          string // of IDs: InstanceId for InstanceId.1 and so on
 	fields             fields[T]
 	maxResults         int // the most that may be asked for
+	pageSize           int // of a request that does not say; 0 for no pages
 }
 
-// choose picks what the request asks for, a page of it if it says so.
+// choose picks what the request asks for. A page is cut out before the filters, so
+// it may be empty and yet not the last: EC2 promises no more than that.
 func (s selection[T]) choose(list []T, form url.Values) (chosen []T, nextToken string, err error) {
 	ids := listOf(form, s.parameter)
 	for _, id := range ids {
@@ -38,6 +40,9 @@ func (s selection[T]) choose(list []T, form url.Values) (chosen []T, nextToken s
 		if len(ids) == 0 || slices.Contains(ids, x.id()) {
 			chosen = append(chosen, x)
 		}
+	}
+	if chosen, nextToken, err = s.page(chosen, form, len(ids) > 0); err != nil {
+		return nil, "", err
 	}
 	for i := 1; form.Has(fmt.Sprintf("Filter.%d.Name", i)); i++ {
 		name := form.Get(fmt.Sprintf("Filter.%d.Name", i))
@@ -51,7 +56,7 @@ func (s selection[T]) choose(list []T, form url.Values) (chosen []T, nextToken s
 		}
 		chosen = slices.DeleteFunc(chosen, func(x T) bool { return !matchAny(values, field(x)) })
 	}
-	return s.page(chosen, form, len(ids) > 0)
+	return chosen, nextToken, nil
 }
 
 // page cuts out the page that the request asks for. The token says where the
@@ -67,20 +72,21 @@ func (s selection[T]) page(list []T, form url.Values, byID bool) ([]T, string, e
 		}
 	}
 	list = list[min(start, len(list)):]
-	if !form.Has("MaxResults") {
-		return list, "", nil
+	size := s.pageSize
+	if form.Has("MaxResults") {
+		var err error
+		size, err = strconv.Atoi(form.Get("MaxResults"))
+		if err != nil || size < 5 || size > s.maxResults {
+			return nil, "", errorf("InvalidParameterValue",
+				"Value ( %s ) for parameter maxResults is invalid. Expecting a value between 5 and %d.",
+				form.Get("MaxResults"), s.maxResults)
+		}
+		if byID {
+			return nil, "", errorf("InvalidParameterCombination",
+				"The parameter %ssSet cannot be used with the parameter maxResults", s.kind)
+		}
 	}
-	size, err := strconv.Atoi(form.Get("MaxResults"))
-	if err != nil || size < 5 || size > s.maxResults {
-		return nil, "", errorf("InvalidParameterValue",
-			"Value ( %s ) for parameter maxResults is invalid. Expecting a value between 5 and %d.",
-			form.Get("MaxResults"), s.maxResults)
-	}
-	if byID {
-		return nil, "", errorf("InvalidParameterCombination",
-			"The parameter %ssSet cannot be used with the parameter maxResults", s.kind)
-	}
-	if len(list) <= size {
+	if size == 0 || byID || len(list) <= size {
 		return list, "", nil
 	}
 	return list[:size], base64.StdEncoding.EncodeToString(fmt.Appendf(nil, "%s:%d", s.kind, start+size)), nil

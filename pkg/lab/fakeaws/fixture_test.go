@@ -110,7 +110,7 @@ func describeRoutes(t *testing.T, c *ec2.Client, table *fakeaws.RouteTable) []st
 	var lines []string
 	for _, r := range out.RouteTables[0].Routes {
 		target := aws.ToString(r.GatewayId) + aws.ToString(r.NetworkInterfaceId)
-		lines = append(lines, fmt.Sprintf("%s %s %s %s", *r.DestinationCidrBlock, target, r.State, r.Origin))
+		lines = append(lines, fmt.Sprintf("%s %s %s %s", aws.ToString(r.DestinationCidrBlock), target, r.State, r.Origin))
 	}
 	return lines
 }
@@ -134,6 +134,16 @@ func wantError(t *testing.T, err error, code, message string) {
 	if message != "" && failed.ErrorMessage() != message {
 		t.Fatalf("got the message %q, want %q", failed.ErrorMessage(), message)
 	}
+}
+
+// message is what EC2 says beside the code of an error.
+func message(t *testing.T, err error) string {
+	t.Helper()
+	var failed smithy.APIError
+	if !errors.As(err, &failed) {
+		t.Fatalf("%v is no answer of EC2", err)
+	}
+	return failed.ErrorMessage()
 }
 
 func filter(name string, values ...string) types.Filter {

@@ -31,8 +31,9 @@ func (r *Router) forwarding() (routes []lab.TableRoute, rules []lab.TableRule) {
 	c := r.cloud
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	up := slices.DeleteFunc(slices.Clone(c.interfaces), func(n *Interface) bool {
-		return r.links[n] == nil || n.instance == nil || n.instance.state != running
+	up := slices.DeleteFunc(slices.Clone(c.interfaces.now()), func(n *Interface) bool {
+		i := n.instance.now()
+		return r.links[n] == nil || i == nil || i.state.now() != running
 	})
 	for _, t := range c.tables {
 		routes = append(routes, r.tableRoutes(t, up)...)
@@ -60,6 +61,9 @@ func (r *Router) tableRoutes(t *RouteTable, up []*Interface) (routes []lab.Table
 	number := r.tableNumber(t)
 	list := t.routes.now()
 	for _, to := range list {
+		if !to.dst.IsValid() || to.propagated && (t.index(to.dst) >= 0 || t.VPC.contains(to.dst)) {
+			continue // a list, behind which there is nothing, or not as good as another route
+		}
 		route := lab.TableRoute{Table: number, Dst: to.dst}
 		i := slices.IndexFunc(up, func(n *Interface) bool { return n.ID == to.nic })
 		if i >= 0 && !up[i].check.now() {
@@ -79,7 +83,7 @@ func (r *Router) tableRoutes(t *RouteTable, up []*Interface) (routes []lab.Table
 func isLocal(list []route, addr netip.Addr) bool {
 	best := route{dst: everywhere}
 	for _, r := range list {
-		if r.dst.Contains(addr) && r.dst.Bits() >= best.dst.Bits() {
+		if !r.propagated && r.dst.Contains(addr) && r.dst.Bits() >= best.dst.Bits() {
 			best = r
 		}
 	}
@@ -97,8 +101,8 @@ func (r *Router) tableNumber(t *RouteTable) int {
 func (c *Cloud) attachedTo(n *Interface) *Instance {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !slices.Contains(c.interfaces, n) {
+	if !slices.Contains(c.interfaces.now(), n) {
 		return nil
 	}
-	return n.instance
+	return n.instance.now()
 }

@@ -34,13 +34,13 @@ type Instance struct {
 	cloud       *Cloud
 	subnet      *Subnet
 	addr        netip.Addr
-	role        string
 	launched    time.Time
 	reservation string
 
 	// Under the cloud's lock.
-	state       string
-	interfaces  []*Interface
+	role        string
+	state       versioned[string]
+	interfaces  versioned[[]*Interface]
 	metadata    MetadataOptions
 	tokens      map[string]time.Time // of IMDSv2, with their ends
 	credentials Credentials          // the role's last
@@ -57,7 +57,7 @@ type Interface struct {
 	attached   time.Time
 
 	// Under the cloud's lock.
-	instance *Instance // nil once it is detached
+	instance versioned[*Instance] // nil once it is detached
 	index    int
 	check    versioned[bool] // the source/destination check
 }
@@ -81,14 +81,16 @@ func (c *Cloud) RunInstance(s *Subnet, opts InstanceOptions) (*Instance, error) 
 func (c *Cloud) runInstance(s *Subnet, opts InstanceOptions) (*Instance, error) {
 	i := &Instance{
 		ID: c.newID("i"), cloud: c, subnet: s, role: opts.Role, launched: c.clock(),
-		reservation: c.newID("r"), state: running, metadata: opts.Metadata, tokens: map[string]time.Time{},
+		reservation: c.newID("r"), metadata: opts.Metadata, tokens: map[string]time.Time{},
 	}
+	i.state.set(c.clock(), running)
+	i.interfaces.set(c.clock(), nil)
 	n, err := i.attach(s, opts.Addr)
 	if err != nil {
 		return nil, err
 	}
 	i.addr = n.Addr
-	c.instances = append(c.instances, i)
+	c.instances.set(c.clock(), append(slices.Clone(c.instances.now()), i))
 	return i, nil
 }
 
@@ -111,7 +113,7 @@ func (i *Instance) attach(s *Subnet, addr netip.Addr) (*Interface, error) {
 	if s.Zone != i.subnet.Zone || s.VPC != i.subnet.VPC {
 		return nil, fmt.Errorf("%s is not in the zone and VPC of the instance", s.ID)
 	}
-	if i.state == terminated {
+	if i.state.now() == terminated {
 		return nil, fmt.Errorf("%s is terminated", i.ID)
 	}
 	if !addr.IsValid() {
@@ -128,15 +130,16 @@ func (i *Instance) attach(s *Subnet, addr netip.Addr) (*Interface, error) {
 	}
 	n := &Interface{
 		ID: c.newID("eni"), Addr: addr, Subnet: s,
-		attachment: c.newID("eni-attach"), attached: c.clock(), instance: i,
+		attachment: c.newID("eni-attach"), attached: c.clock(),
 	}
 	n.MAC = net.HardwareAddr{0x02, 0x02, byte(c.serial >> 24), byte(c.serial >> 16), byte(c.serial >> 8), byte(c.serial)}
-	for _, other := range i.interfaces {
+	for _, other := range i.interfaces.now() {
 		n.index = max(n.index, other.index+1)
 	}
+	n.instance.set(c.clock(), i)
 	n.check.set(c.clock(), true)
-	i.interfaces = append(i.interfaces, n)
-	c.interfaces = append(c.interfaces, n)
+	i.interfaces.set(c.clock(), append(slices.Clone(i.interfaces.now()), n))
+	c.interfaces.set(c.clock(), append(slices.Clone(c.interfaces.now()), n))
 	return n, nil
 }
 
@@ -144,7 +147,7 @@ func (i *Instance) attach(s *Subnet, addr netip.Addr) (*Interface, error) {
 func (i *Instance) Interfaces() []*Interface {
 	i.cloud.mu.Lock()
 	defer i.cloud.mu.Unlock()
-	return slices.Clone(i.interfaces)
+	return slices.Clone(i.interfaces.now())
 }
 
 // Interface is the first interface, or nil of an instance that is terminated.
@@ -157,13 +160,15 @@ func (i *Instance) Interface() *Interface {
 
 // Detach takes an interface, not the first, from its instance. It stays.
 func (n *Interface) Detach() error {
-	return n.Subnet.VPC.cloud.change(func() error {
-		i := n.instance
+	c := n.Subnet.VPC.cloud
+	return c.change(func() error {
+		i := n.instance.now()
 		if i == nil || n.index == 0 {
 			return fmt.Errorf("detaching %s: it is not attached, or the first interface", n.ID)
 		}
-		i.interfaces = slices.DeleteFunc(i.interfaces, func(x *Interface) bool { return x == n })
-		n.instance = nil
+		left := slices.DeleteFunc(slices.Clone(i.interfaces.now()), func(x *Interface) bool { return x == n })
+		i.interfaces.set(c.clock(), left)
+		n.instance.set(c.clock(), nil)
 		return nil
 	})
 }
@@ -185,6 +190,13 @@ func (n *Interface) SetSourceDestCheck(on bool) {
 	})
 }
 
+// SetRole gives the instance another IAM role, or takes it away if that is empty.
+func (i *Instance) SetRole(role string) {
+	i.cloud.mu.Lock()
+	defer i.cloud.mu.Unlock()
+	i.role, i.credentials = role, Credentials{}
+}
+
 // Stop stops the instance; it keeps its interfaces. One that does not run is
 // left as it is.
 func (i *Instance) Stop() { i.become(running, stopped) }
@@ -194,8 +206,8 @@ func (i *Instance) Start() { i.become(stopped, running) }
 
 func (i *Instance) become(from, to string) {
 	_ = i.cloud.change(func() error {
-		if i.state == from {
-			i.state = to
+		if i.state.now() == from {
+			i.state.set(i.cloud.clock(), to)
 		}
 		return nil
 	})
@@ -210,9 +222,11 @@ func (i *Instance) Terminate() {
 }
 
 func (i *Instance) terminate() {
-	i.state = terminated
-	i.cloud.interfaces = slices.DeleteFunc(i.cloud.interfaces, func(n *Interface) bool { return n.instance == i })
-	i.interfaces = nil
+	c := i.cloud
+	left := slices.DeleteFunc(slices.Clone(c.interfaces.now()), func(n *Interface) bool { return n.instance.now() == i })
+	i.state.set(c.clock(), terminated)
+	i.interfaces.set(c.clock(), nil)
+	c.interfaces.set(c.clock(), left)
 }
 
 // Replace terminates the instance and runs another one with the same subnet,

@@ -69,7 +69,7 @@ func (i *Instance) serveMetadata(w http.ResponseWriter, r *http.Request) {
 	header.Set("Server", "EC2ws")
 	header.Set("Date", i.cloud.clock().UTC().Format(http.TimeFormat))
 	switch {
-	case i.metadata.Disabled, i.state != running:
+	case i.metadata.Disabled, i.state.now() != running:
 		http.Error(w, "", http.StatusForbidden)
 	case r.URL.Path == tokenPath:
 		limitHops(r, i.metadata.hopLimit())
@@ -144,7 +144,8 @@ func (i *Instance) document(path string) (string, bool) {
 }
 
 func (i *Instance) documents() map[string]string {
-	c, first := i.cloud, i.interfaces[0]
+	c, nics := i.cloud, i.interfaces.now()
+	first := nics[0]
 	documents := map[string]string{
 		"meta-data/ami-id":                      imageID,
 		"meta-data/hostname":                    c.dnsName(first),
@@ -160,7 +161,7 @@ func (i *Instance) documents() map[string]string {
 		"meta-data/services/partition":          "aws",
 		"dynamic/instance-identity/document":    i.identity(),
 	}
-	for _, n := range i.interfaces {
+	for _, n := range nics {
 		for name, text := range map[string]string{
 			"device-number":          strconv.Itoa(n.index),
 			"interface-id":           n.ID,
@@ -197,7 +198,7 @@ func (i *Instance) identity() string {
 		"accountId": accountID, "architecture": architecture, "availabilityZone": i.subnet.Zone,
 		"billingProducts": nil, "devpayProductCodes": nil, "marketplaceProductCodes": nil, "imageId": imageID,
 		"instanceId": i.ID, "instanceType": instanceType, "kernelId": nil,
-		"pendingTime": i.launched.UTC().Format(time.RFC3339), "privateIp": i.interfaces[0].Addr.String(),
+		"pendingTime": i.launched.UTC().Format(time.RFC3339), "privateIp": i.interfaces.now()[0].Addr.String(),
 		"ramdiskId": nil, "region": i.cloud.Region, "version": "2017-09-30",
 	})
 }

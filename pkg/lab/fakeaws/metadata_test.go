@@ -60,6 +60,14 @@ func TestDocuments(t *testing.T) {
 			t.Errorf("%s: %d", path, status)
 		}
 	}
+	w.a.SetRole("")
+	if status, _ := w.metadata(t, http.MethodGet, "/latest/meta-data/iam/security-credentials/"); status != http.StatusNotFound {
+		t.Errorf("without a role there are credentials: %d", status)
+	}
+	w.a.SetRole("other")
+	if _, text := w.metadata(t, http.MethodGet, "/latest/meta-data/iam/security-credentials/other"); !strings.Contains(text, `"Code": "Success"`) {
+		t.Errorf("the credentials of the other role are %q", text)
+	}
 	var identity struct{ InstanceID, Region, PrivateIP, AvailabilityZone string }
 	_, text := w.metadata(t, http.MethodGet, "/latest/dynamic/instance-identity/document")
 	check(t, json.Unmarshal([]byte(text), &identity))

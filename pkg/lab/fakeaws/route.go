@@ -1,10 +1,12 @@
 package fakeaws
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 // localGateway is the target of the route to the VPC's own network.
@@ -15,19 +17,22 @@ var reserved = netip.MustParsePrefix("169.254.168.0/22")
 
 // route is an entry of a table. It has one target.
 type route struct {
-	dst     netip.Prefix
-	gateway string // local or igw-…
-	nic     string // eni-…; it may be gone
+	dst        netip.Prefix
+	list       string // pl-…, in place of dst
+	gateway    string // local, igw-…, vgw-… or vpce-…
+	nic        string // eni-…; it may be gone
+	propagated bool   // by the gateway
 }
 
 // Route is an entry of a table as EC2 shows it.
 type Route struct {
-	Dst         netip.Prefix
-	GatewayID   string // local or igw-…
-	InterfaceID string
-	InstanceID  string // that the interface is attached to
-	State       string // active or blackhole
-	Origin      string // CreateRouteTable or CreateRoute
+	Dst          netip.Prefix // zero where there is a list
+	PrefixListID string       // of a service's addresses
+	GatewayID    string       // local, igw-…, vgw-… or vpce-…
+	InterfaceID  string
+	InstanceID   string // that the interface is attached to
+	State        string // active or blackhole
+	Origin       string // CreateRouteTable, CreateRoute or EnableVgwRoutePropagation
 }
 
 // target names where a route shall lead to. One of its fields is set.
@@ -40,7 +45,7 @@ func (t *RouteTable) Routes() []Route {
 	c := t.VPC.cloud
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.show(t.routes.now())
+	return c.show(t.routes.now(), c.clock())
 }
 
 // CreateRoute adds a route to an interface or a gateway (igw-…), as an operator
@@ -57,6 +62,28 @@ func (t *RouteTable) ReplaceRoute(dst, to string) error {
 // DeleteRoute removes a route.
 func (t *RouteTable) DeleteRoute(dst string) error {
 	return t.change(func() error { return t.deleteRoute(dst) })
+}
+
+// Propagate adds a route that a virtual private gateway (vgw-…) has announced. It may
+// be beside one to the same destination that was created: packets go by that one.
+func (t *RouteTable) Propagate(dst, gateway string) error {
+	return t.change(func() error {
+		p, err := parseDestination(dst)
+		if err != nil {
+			return err
+		}
+		t.setRoutes(append(slices.Clone(t.routes.now()), route{dst: p.Masked(), gateway: gateway, propagated: true}))
+		return nil
+	})
+}
+
+// AddEndpoint adds the route that an endpoint (vpce-…) has to the addresses of its
+// service, which are a list (pl-…).
+func (t *RouteTable) AddEndpoint(list, endpoint string) error {
+	return t.change(func() error {
+		t.setRoutes(append(slices.Clone(t.routes.now()), route{list: list, gateway: endpoint}))
+		return nil
+	})
 }
 
 func (t *RouteTable) change(fn func() error) error {
@@ -90,7 +117,7 @@ func (t *RouteTable) createRoute(cidr string, to target) error {
 	if t.index(r.dst) >= 0 {
 		return errorf("RouteAlreadyExists", "The route identified by %s already exists.", r.dst)
 	}
-	if len(list) >= t.VPC.cloud.routeLimit {
+	if count(list) >= t.VPC.cloud.routeLimit {
 		return errorf("RouteLimitExceeded", "The maximum number of routes has been reached.")
 	}
 	t.setRoutes(append(slices.Clone(list), r))
@@ -138,9 +165,19 @@ func (t *RouteTable) deleteRoute(cidr string) error {
 
 func (t *RouteTable) setRoutes(list []route) { t.routes.set(t.VPC.cloud.clock(), list) }
 
-// index is where the route to exactly this destination is, or -1.
+// index is where the route to exactly this destination is that was created, or -1.
 func (t *RouteTable) index(dst netip.Prefix) int {
-	return slices.IndexFunc(t.routes.now(), func(r route) bool { return r.dst == dst })
+	return slices.IndexFunc(t.routes.now(), func(r route) bool { return r.dst == dst && !r.propagated })
+}
+
+// count is how many of the routes the limit is about.
+func count(list []route) (n int) {
+	for _, r := range list {
+		if !r.propagated {
+			n++
+		}
+	}
+	return n
 }
 
 func parseDestination(cidr string) (netip.Prefix, error) {
@@ -212,11 +249,11 @@ func (t *RouteTable) checkDestination(dst netip.Prefix, n *Interface) error {
 
 // onlyInterface is the interface that is meant where an instance is named.
 func (i *Instance) onlyInterface() (*Interface, error) {
-	switch len(i.interfaces) {
+	switch nics := i.interfaces.now(); len(nics) {
 	case 0:
 		return nil, errorf("IncorrectInstanceState", "The instance '%s' is not in a valid state for this operation.", i.ID)
 	case 1:
-		return i.interfaces[0], nil
+		return nics[0], nil
 	default:
 		return nil, errorf("InvalidInstanceID", "There are multiple interfaces attached to instance '%s'. "+
 			"Please specify an interface ID for the operation instead.", i.ID)
@@ -225,12 +262,12 @@ func (i *Instance) onlyInterface() (*Interface, error) {
 
 // instance finds one by its ID.
 func (c *Cloud) instance(id string) (*Instance, error) {
-	return lookUp(c.instances, "InvalidInstanceID", "i", "instance", id)
+	return lookUp(c.instances.now(), "InvalidInstanceID", "i", "instance", id)
 }
 
 // nic finds an interface by its ID.
 func (c *Cloud) nic(id string) (*Interface, error) {
-	return lookUp(c.interfaces, "InvalidNetworkInterfaceID", "eni", "networkInterface", id)
+	return lookUp(c.interfaces.now(), "InvalidNetworkInterfaceID", "eni", "networkInterface", id)
 }
 
 // table finds a route table by its ID.
@@ -238,11 +275,17 @@ func (c *Cloud) routeTable(id string) (*RouteTable, error) {
 	return lookUp(c.tables, "InvalidRouteTableID", "rtb", "routeTable", id)
 }
 
+// malformed has the codes that EC2 spells otherwise when an ID is no ID.
+var malformed = map[string]string{
+	"InvalidNetworkInterfaceID": "InvalidNetworkInterfaceId",
+	"InvalidRouteTableID":       "InvalidRouteTableId",
+}
+
 // lookUp finds a thing by its ID, which must be PREFIX-HEX.
 func lookUp[T thing](list []T, code, prefix, kind, id string) (found T, err error) {
 	digits, ok := strings.CutPrefix(id, prefix+"-")
 	if !ok || strings.Trim(digits, "0123456789abcdef") != "" || len(digits) != 8 && len(digits) != 17 {
-		return found, errorf(code+".Malformed", "Invalid id: \"%s\" (expecting \"%s-...\")", id, prefix)
+		return found, errorf(cmp.Or(malformed[code], code)+".Malformed", "Invalid id: \"%s\" (expecting \"%s-...\")", id, prefix)
 	}
 	var none T
 	if found = find(list, id); found == none {
@@ -251,22 +294,30 @@ func lookUp[T thing](list []T, code, prefix, kind, id string) (found T, err erro
 	return found, nil
 }
 
-// show is what EC2 tells about routes: they are black holes while nothing
-// receives what follows them.
-func (c *Cloud) show(list []route) []Route {
+// show is what EC2 tells about routes, as things were at a time: they are black holes
+// while nothing receives what follows them.
+func (c *Cloud) show(list []route, at time.Time) []Route {
 	shown := make([]Route, len(list))
 	for i, r := range list {
-		s := Route{Dst: r.dst, GatewayID: r.gateway, InterfaceID: r.nic, State: "active", Origin: "CreateRoute"}
-		if r.gateway == localGateway {
+		s := Route{
+			Dst: r.dst, PrefixListID: r.list, GatewayID: r.gateway, InterfaceID: r.nic, State: "active", Origin: "CreateRoute",
+		}
+		switch {
+		case r.gateway == localGateway:
 			s.Origin = "CreateRouteTable"
+		case r.propagated:
+			s.Origin = "EnableVgwRoutePropagation"
 		}
 		if r.nic != "" {
-			n := find(c.interfaces, r.nic)
-			if n == nil || n.instance == nil || n.instance.state != running {
+			var i *Instance
+			if n := find(c.interfaces.at(at), r.nic); n != nil {
+				i = n.instance.at(at)
+			}
+			if i == nil || i.state.at(at) != running {
 				s.State = "blackhole"
 			}
-			if n != nil && n.instance != nil {
-				s.InstanceID = n.instance.ID
+			if i != nil {
+				s.InstanceID = i.ID
 			}
 		}
 		shown[i] = s

@@ -77,11 +77,15 @@ func TestRefusedRoutes(t *testing.T) {
 		},
 		{
 			"not a table", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.RouteTableId = aws.String("table") },
-			"InvalidRouteTableID.Malformed", "",
+			"InvalidRouteTableId.Malformed", `Invalid id: "table" (expecting "rtb-...")`,
 		},
 		{
 			"unknown interface", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = aws.String("eni-01234567") },
 			"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID 'eni-01234567' does not exist",
+		},
+		{
+			"not an interface", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = aws.String("eni-x") },
+			"InvalidNetworkInterfaceId.Malformed", "",
 		},
 		{
 			"interface that is gone", "10.1.6.0/24", func(in *ec2.CreateRouteInput) { in.NetworkInterfaceId = &goneNIC },
@@ -171,4 +175,42 @@ func TestBlackhole(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
+}
+
+// Routes that come by themselves, or are to something else than a network, are beside
+// those that were created.
+func TestRoutesOfOthers(t *testing.T) {
+	w := newWorld(t, fakeaws.Options{})
+	ctx, c := t.Context(), w.client()
+	nic := w.a.Interface().ID
+	w.SetRouteLimit(3)
+	check(t, w.table.Propagate("10.1.5.0/24", "vgw-00000000000000001"))
+	check(t, w.table.AddEndpoint("pl-00000001", "vpce-00000000000000001"))
+	const (
+		list       = " vpce-00000000000000001 active CreateRoute"
+		propagated = "10.1.5.0/24 vgw-00000000000000001 active EnableVgwRoutePropagation"
+	)
+	wantRoutes(t, c, w.table, propagated, list)
+	wantError(t, replaceRoute(ctx, c, w.table, "10.1.5.0/24", nic), "InvalidParameterValue", "")
+	check(t, createRoute(ctx, c, w.table, "10.1.5.0/24", nic))
+	wantRoutes(t, c, w.table, propagated, list, "10.1.5.0/24 "+nic+" active CreateRoute")
+	wantError(t, createRoute(ctx, c, w.table, "10.1.6.0/24", nic), "RouteLimitExceeded", "")
+	check(t, deleteRoute(ctx, c, w.table, "10.1.5.0/24"))
+	wantError(t, deleteRoute(ctx, c, w.table, "10.1.5.0/24"), "InvalidRoute.NotFound", "")
+	wantRoutes(t, c, w.table, propagated, list)
+}
+
+func TestDeletedTable(t *testing.T) {
+	w := newWorld(t, fakeaws.Options{})
+	ctx, c := t.Context(), w.client()
+	for _, table := range []*fakeaws.RouteTable{w.vpc.Main, w.table} {
+		if err := table.Delete(); err == nil {
+			t.Errorf("%s was deleted in spite of its associations", table.ID)
+		}
+	}
+	w.second.Dissociate()
+	check(t, w.table.Delete())
+	wantError(t, createRoute(ctx, c, w.table, "10.1.5.0/24", w.a.Interface().ID), "InvalidRouteTableID.NotFound", "")
+	_, err := c.DescribeRouteTables(ctx, &ec2.DescribeRouteTablesInput{RouteTableIds: []string{w.table.ID}})
+	wantError(t, err, "InvalidRouteTableID.NotFound", "")
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -46,6 +47,7 @@ type Router struct {
 type link struct {
 	name     string // of the router's end
 	number   int
+	host     *lab.Host
 	metadata *http.Server
 }
 
@@ -66,6 +68,7 @@ func NewRouter(l *lab.Lab, c *Cloud) (*Router, error) {
 		{"net.ipv4.conf.all.rp_filter", "0"},
 		{"net.ipv4.conf.default.rp_filter", "0"},
 		{"net.ipv4.conf.all.send_redirects", "0"},
+		{"net.ipv4.conf.default.send_redirects", "0"}, // either is enough to have them sent
 	} {
 		if err := h.Sysctl(s[0], s[1]); err != nil {
 			return nil, err
@@ -86,7 +89,8 @@ func NewRouter(l *lab.Lab, c *Cloud) (*Router, error) {
 // AddHost adds the machine that the instance is: eth0 and so on are its
 // interfaces, with their addresses, and the default route leads to the VPC.
 // Interfaces that are attached later appear by themselves. When the instance
-// is terminated its cables are taken away; closing the host is left to the caller.
+// is terminated its cables are taken away; closing the host is left to the caller. A
+// host that is closed while its instance runs has crashed, without EC2 noticing.
 func (r *Router) AddHost(name string, i *Instance) (*lab.Host, error) {
 	h, err := r.lab.AddMachine(name)
 	if err != nil {
@@ -131,14 +135,36 @@ func (r *Router) sync() error {
 	if r.closed {
 		return nil
 	}
-	err := r.connect()
-	if err == nil {
-		err = r.SetTables(r.forwarding())
+	err := r.update()
+	for err != nil && r.dropCrashed() { // one at least has gone meanwhile
+		err = r.update()
 	}
 	if r.err == nil {
 		r.err = err
 	}
 	return err
+}
+
+func (r *Router) update() error {
+	if err := r.connect(); err != nil {
+		return err
+	}
+	return r.SetTables(r.forwarding())
+}
+
+// dropCrashed forgets the hosts that were closed, whose cables are gone, and tells
+// whether there were any.
+func (r *Router) dropCrashed() (found bool) {
+	for n, l := range r.links {
+		if _, err := r.MTU(l.name); err == nil {
+			continue
+		}
+		found = true
+		delete(r.links, n)
+		_ = l.metadata.Close()
+		maps.DeleteFunc(r.hosts, func(_ *Instance, h *lab.Host) bool { return h == l.host })
+	}
+	return found
 }
 
 // connect makes the cables that are missing, and takes away those of
@@ -167,7 +193,7 @@ func (r *Router) connect() error {
 
 func (r *Router) plug(h *lab.Host, i *Instance, n *Interface) error {
 	r.plugged++
-	l := &link{name: "eni" + strings.TrimLeft(n.ID[len("eni-"):], "0"), number: r.plugged}
+	l := &link{name: "eni" + strings.TrimLeft(n.ID[len("eni-"):], "0"), number: r.plugged, host: h}
 	dev := fmt.Sprintf("eth%d", n.index)
 	err := r.lab.Cable(lab.Plug{On: r.Namespace, Name: l.name}, lab.Plug{On: h.Namespace, Name: dev, MAC: n.MAC}, instanceMTU)
 	if err != nil {

@@ -96,6 +96,18 @@ func (v *VPC) AddRouteTable() *RouteTable {
 	return t
 }
 
+// Delete deletes a table that no subnet is associated with.
+func (t *RouteTable) Delete() error {
+	c := t.VPC.cloud
+	return c.change(func() error {
+		if len(t.associations.now()) > 0 {
+			return fmt.Errorf("deleting %s: it has associations", t.ID)
+		}
+		c.tables = slices.DeleteFunc(c.tables, func(x *RouteTable) bool { return x == t })
+		return nil
+	})
+}
+
 func (v *VPC) addTable(associations []association) *RouteTable {
 	c := v.cloud
 	t := &RouteTable{ID: c.newID("rtb"), VPC: v}
@@ -169,7 +181,7 @@ func (c *Cloud) freeAddr(s *Subnet) (netip.Addr, error) {
 func (s *Subnet) gateway() netip.Addr { return s.Prefix.Addr().Next() }
 
 func (c *Cloud) interfaceAt(v *VPC, addr netip.Addr) *Interface {
-	for _, n := range c.interfaces {
+	for _, n := range c.interfaces.now() {
 		if n.Subnet.VPC == v && n.Addr == addr {
 			return n
 		}
