@@ -281,7 +281,7 @@ func (t *Target) wrote(tab *table, k state.Key, is *route) {
 		tab.routes[k.Dst] = *is
 		t.regained(k)
 	}
-	t.written[k] = write{table: tab.id, route: is, until: time.Now().Add(settled)}
+	t.written[k] = &write{table: tab.id, route: is, until: time.Now().Add(settled)}
 	t.soon(again)
 }
 

@@ -50,30 +50,30 @@ func inWorldWith(t *testing.T, env map[string]string, fn func(*world)) {
 		t.Setenv(name, value)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, Cloud: fakeaws.New(fakeaws.Options{}), hints: make(chan target.Event, 1000)}
-		var err error
-		check := func(e error) {
-			if e != nil {
-				t.Fatal(e)
-			}
-		}
-		w.vpc, err = w.AddVPC("10.0.0.0/16")
-		check(err)
-		first, err := w.vpc.AddSubnet("10.0.1.0/24", "a")
-		check(err)
-		second, err := w.vpc.AddSubnet("10.0.2.0/24", "a")
-		check(err)
-		w.table = w.vpc.AddRouteTable()
-		check(w.table.Associate(second))
-		w.a, err = w.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
-		check(err)
-		w.b, err = w.RunInstance(second, fakeaws.InstanceOptions{Role: "node"})
-		check(err)
-		w.start(w.a)
-		w.wish(w.vpc.Main.ID)
+		w := newWorld(t, fakeaws.Options{})
 		fn(w)
 		w.stop()
 	})
+}
+
+func newWorld(t *testing.T, options fakeaws.Options) *world {
+	w := &world{t: t, Cloud: fakeaws.New(options), hints: make(chan target.Event, 1000)}
+	var err error
+	w.vpc, err = w.AddVPC("10.0.0.0/16")
+	w.check(err)
+	first, err := w.vpc.AddSubnet("10.0.1.0/24", "a")
+	w.check(err)
+	second, err := w.vpc.AddSubnet("10.0.2.0/24", "a")
+	w.check(err)
+	w.table = w.vpc.AddRouteTable()
+	w.check(w.table.Associate(second))
+	w.a, err = w.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
+	w.check(err)
+	w.b, err = w.RunInstance(second, fakeaws.InstanceOptions{Role: "node"})
+	w.check(err)
+	w.start(w.a)
+	w.wish(w.vpc.Main.ID)
+	return w
 }
 
 // start is a new daemon on an instance, in place of the one before.
@@ -98,8 +98,9 @@ func (w *world) start(on *fakeaws.Instance, options ...func(*config.LoadOptions)
 }
 
 // wish is what a host wants in some tables.
-func (w *world) wish(tables ...string) {
-	host := w.a.Interface().Addr
+func (w *world) wish(tables ...string) { w.wishFor(w.a.Interface().Addr, tables...) }
+
+func (w *world) wishFor(host netip.Addr, tables ...string) {
 	w.want = state.Set{}
 	objects := []state.Object{state.CloudInterface{Host: host}}
 	for _, table := range tables {

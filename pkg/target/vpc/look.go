@@ -34,6 +34,7 @@ type write struct {
 	table string // its ID
 	route *route
 	until time.Time // when EC2 shows it, at the latest
+	shown bool      // once; the next answer may be older
 }
 
 // look asks EC2 how things are. What can't be seen stays as it was seen last.
@@ -73,7 +74,9 @@ func (t *Target) look(ctx context.Context) {
 			}
 		}
 		for _, w := range t.written {
-			sooner(w.until)
+			if !w.shown {
+				sooner(w.until)
+			}
 		}
 		for _, tab := range t.tables {
 			for _, at := range tab.doomed {
@@ -164,11 +167,13 @@ func (t *Target) saw(name string, tab *table) {
 	}
 	tab.seen = time.Now()
 	for k, w := range t.written {
-		shown, there := tab.routes[k.Dst]
+		is, there := tab.routes[k.Dst]
 		switch {
 		case k.Dev != name:
-		case w.table != tab.id, time.Until(w.until) <= 0, w.route == nil && !there, w.route != nil && there && *w.route == shown:
+		case w.table != tab.id, time.Until(w.until) <= 0:
 			delete(t.written, k)
+		case w.route == nil && !there, w.route != nil && is == *w.route:
+			w.shown = true
 		case w.route == nil:
 			delete(tab.routes, k.Dst)
 		default:

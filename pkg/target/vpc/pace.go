@@ -183,7 +183,7 @@ func (k *keep) contested(is string) error {
 	if is != "" {
 		by = "led to " + is + " by others"
 	}
-	return fmt.Errorf("it was put back %d times and is %s again; does another host keep this subnet? The pauses get longer, up to %s", lossesEasy, by, lossMost)
+	return fmt.Errorf("it was put back at least %d times and is %s again; does another host keep this subnet? The pauses get longer, up to %s", lossesEasy, by, lossMost)
 }
 
 // regained counts a route that is right, after it was lost. The caller holds t.mu.

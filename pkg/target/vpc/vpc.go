@@ -62,8 +62,8 @@ type Target struct {
 	// passes is whether the network interface passes packets of others; nil if
 	// that is not known.
 	passes  *bool
-	written map[state.Key]write // lately, by this process
-	kept    map[state.Key]*keep // wanted routes that were once right
+	written map[state.Key]*write // lately, by this process
+	kept    map[state.Key]*keep  // wanted routes that were once right
 	holds   map[state.Key]*hold
 	queue   queue
 }
@@ -90,7 +90,7 @@ func New(options ...func(*config.LoadOptions) error) *Target {
 		want:    make(map[state.Key]bool),
 		peers:   make(map[state.Key]time.Time),
 		tables:  make(map[string]*table),
-		written: make(map[state.Key]write),
+		written: make(map[state.Key]*write),
 		kept:    make(map[state.Key]*keep),
 		holds:   make(map[state.Key]*hold),
 	}
