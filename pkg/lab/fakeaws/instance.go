@@ -173,6 +173,18 @@ func (n *Interface) Detach() error {
 	})
 }
 
+// Delete deletes an interface that is not attached; its address is free again.
+func (n *Interface) Delete() error {
+	c := n.Subnet.VPC.cloud
+	return c.change(func() error {
+		if n.instance.now() != nil {
+			return fmt.Errorf("deleting %s: it is attached", n.ID)
+		}
+		c.interfaces.set(c.clock(), slices.DeleteFunc(slices.Clone(c.interfaces.now()), func(x *Interface) bool { return x == n }))
+		return nil
+	})
+}
+
 // SourceDestCheck tells whether EC2 drops what is not from or for the
 // interface's own address.
 func (n *Interface) SourceDestCheck() bool {

@@ -17,49 +17,73 @@ import (
 	"flanneld/pkg/target"
 )
 
-// The pauses before a step that EC2 refused is tried again: until then the answer is
-// taken to be the same.
-const (
-	holdFirst = 2 * time.Second
-	holdMost  = time.Minute
-	// holdFull is for a table that is full: only people make room.
-	holdFull = 5 * time.Minute
-)
-
-// hold is the last answer to a step that failed.
-type hold struct {
-	err    error
-	until  time.Time
-	pause  time.Duration
-	routes int // that the table had when it was full; 0 if that is not why
+// job is steps that are handed to the watch.
+type job struct {
+	ops    []state.Op
+	answer chan []error    // one slot
+	left   <-chan struct{} // closed if nobody waits for the answer any more
 }
 
-// Apply implements target.Target.
+// Apply implements target.Target. It waits for EC2 no longer than the rest of the host
+// can: what takes longer goes on, and an event tells of its end.
 func (t *Target) Apply(ctx context.Context, ops []state.Op) []error {
 	errs := make([]error, len(ops))
-	t.mu.Lock()
-	self, why := t.self, t.why
-	t.mu.Unlock()
-	if self != nil {
-		select {
-		case t.looking <- struct{}{}:
-			defer func() { <-t.looking }()
-		case <-ctx.Done():
-			return slices.Repeat([]error{ctx.Err()}, len(ops))
+	j := job{answer: make(chan []error, 1)}
+	var at []int // in ops, of each step of the job
+	for i, op := range ops {
+		var done bool
+		if done, errs[i] = t.answered(op); !done {
+			j.ops, at = append(j.ops, op), append(at, i)
 		}
 	}
-	for i, op := range ops {
-		if op.Key().Kind == state.KindCloudPeer {
-			errs[i] = t.watchOver(op)
-			continue
+	if len(j.ops) == 0 {
+		return errs
+	}
+	ctx, stop := context.WithTimeout(ctx, patience)
+	defer stop()
+	j.left = ctx.Done()
+	var answer []error
+	select {
+	case t.jobs <- j:
+		select {
+		case answer = <-j.answer:
+		case <-ctx.Done():
 		}
-		if self == nil {
-			errs[i] = blind(why)
-			continue
-		}
-		errs[i] = t.held(op.Key(), func() error { return t.apply(ctx, op) })
+	case <-ctx.Done():
+	}
+	if answer == nil {
+		answer = slices.Repeat([]error{errBusy}, len(j.ops))
+	}
+	for i, err := range answer {
+		errs[at[i]] = err
 	}
 	return errs
+}
+
+// errBusy is why a step has no outcome.
+var errBusy = errors.New("EC2 has not answered yet")
+
+// answered returns the outcome of a step if that is known without asking EC2.
+func (t *Target) answered(op state.Op) (done bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := op.Key()
+	if k.Kind == state.KindCloudPeer {
+		return true, t.watchOver(op)
+	}
+	if t.first != nil && t.why == nil && time.Until(t.due) > 0 {
+		return true, errTurn
+	}
+	if t.self == nil {
+		return true, blind(t.why)
+	}
+	if h := t.holds[k]; h != nil && time.Now().Before(h.until) {
+		return true, h.err
+	}
+	if op.Verb != state.Delete && t.inQueue() {
+		return true, errTurn
+	}
+	return false, nil
 }
 
 // blind is the error of a step while it is not known which instance this is: nothing
@@ -71,31 +95,29 @@ func blind(why error) error {
 	return fmt.Errorf("%w: %w", target.ErrNoLink, why)
 }
 
-// held takes a step unless it was refused a moment ago.
-func (t *Target) held(k state.Key, step func() error) error {
-	t.mu.Lock()
-	before := t.holds[k]
-	t.mu.Unlock()
-	if before != nil && time.Now().Before(before.until) {
-		return before.err
+// run takes the steps. It reports whether nobody learned how they went.
+func (j job) run(ctx context.Context, t *Target) (unheard bool) {
+	errs := make([]error, len(j.ops))
+	for i, op := range j.ops {
+		if i > 0 && unanswered(errs[i-1]) {
+			errs[i] = errs[i-1] // so would this one be
+			continue
+		}
+		errs[i] = t.step(ctx, op)
+		if ctx.Err() != nil {
+			return false
+		}
+		t.mu.Lock()
+		t.note(op.Key(), errs[i])
+		t.mu.Unlock()
 	}
-	err := step()
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.holds, k)
-	if codeOf(err) == "" {
-		return err // no answer of EC2, or none needed
+	select {
+	case <-j.left:
+		unheard = true
+	default:
 	}
-	h := &hold{err: err, pause: holdFirst}
-	if before != nil {
-		h.pause = min(2*before.pause, holdMost)
-	}
-	if f := (*full)(nil); errors.As(err, &f) {
-		h.pause, h.routes = holdFull, f.routes
-	}
-	h.until = time.Now().Add(jitter(h.pause))
-	t.holds[k] = h
-	return err
+	j.answer <- errs
+	return unheard
 }
 
 // full is a table in which there is no room.
@@ -107,18 +129,18 @@ type full struct {
 func (f *full) Unwrap() error { return f.error }
 
 func (f *full) Error() string {
-	return fmt.Sprintf("%s; the table has %d routes: have its quota raised, or routes removed that nobody needs", f.error, f.routes)
+	return fmt.Sprintf(`%s; the table has %d routes, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`, f.error, f.routes)
 }
 
-func (t *Target) apply(ctx context.Context, op state.Op) error {
+func (t *Target) step(ctx context.Context, op state.Op) error {
+	k := op.Key()
 	t.mu.Lock()
-	self, why := t.self, t.why
-	tab := t.tables[op.Key().Dev]
+	self, why, tab := t.self, t.why, t.tables[k.Dev]
 	t.mu.Unlock()
 	if t.session == nil {
 		return blind(why)
 	}
-	switch op.Key().Kind {
+	switch k.Kind {
 	case state.KindCloudInterface:
 		if op.Verb == state.Delete {
 			return nil
@@ -126,28 +148,34 @@ func (t *Target) apply(ctx context.Context, op state.Op) error {
 		return t.uncheck(ctx, self.interfaces[op.Want.(state.CloudInterface).Host].id)
 	case state.KindCloudRoute:
 	default:
-		return fmt.Errorf("a VPC has no %s", op.Key().Kind)
+		return fmt.Errorf("a VPC has no %s", k.Kind)
 	}
 	if tab == nil {
 		if why == nil {
 			why = errors.New("it was not looked at yet")
 		}
-		return fmt.Errorf("%s is not known: %w", state.CloudTableName(op.Key().Dev), why)
+		return fmt.Errorf("%s is not known: %w", state.CloudTableName(k.Dev), why)
 	}
 	if op.Verb == state.Delete {
-		return t.remove(ctx, tab, op.Key())
+		return t.remove(ctx, tab, k)
 	}
 	n, ok := self.interfaces[op.Want.(state.CloudRoute).Host]
 	if !ok {
 		return fmt.Errorf("%w: no network interface of %s has the address", target.ErrNoLink, self.instance)
 	}
-	return t.put(ctx, tab, op.Key(), n.id)
+	return t.put(ctx, tab, k, n)
 }
 
 // uncheck has a network interface pass packets of others.
 func (t *Target) uncheck(ctx context.Context, id string) error {
 	if id == "" {
 		return fmt.Errorf("%w: no network interface of this instance has the address", target.ErrNoLink)
+	}
+	t.mu.Lock()
+	known := t.passes != nil
+	t.mu.Unlock()
+	if !known && t.checkPasses(ctx, id) == nil && *t.passes {
+		return nil
 	}
 	s := t.session
 	err := s.do(ctx, "ModifyNetworkInterfaceAttribute", id, func(ctx context.Context) error {
@@ -167,31 +195,46 @@ func (t *Target) uncheck(ctx context.Context, id string) error {
 
 // put leads a destination to a network interface, in one call if the table is as it
 // was seen.
-func (t *Target) put(ctx context.Context, tab *table, k state.Key, nic string) error {
+func (t *Target) put(ctx context.Context, tab *table, k state.Key, n nic) error {
 	t.mu.Lock()
 	is, there := tab.routes[k.Dst]
-	routes := len(tab.routes)
+	err := t.kept[k].contested(is.nic + is.other)
 	t.mu.Unlock()
-	if there && is.nic == nic && !is.blackhole {
+	if is.leadsTo(n.id) {
 		return nil
-	}
-	dst := k.Dst.String()
-	err := t.session.put(ctx, tab.id, dst, nic, there)
-	switch {
-	case !there && codeOf(err) == "RouteAlreadyExists":
-		klog.V(1).Infof("route table %s has a route to %s that was not seen", tab.id, dst)
-		err = t.session.put(ctx, tab.id, dst, nic, true)
-	case there && isNoRoute(err):
-		err = t.session.put(ctx, tab.id, dst, nic, false)
-	}
-	if codeOf(err) == "RouteLimitExceeded" {
-		return &full{err, routes}
 	}
 	if err != nil {
 		return err
 	}
-	t.wrote(tab, k, &route{nic: nic})
+	dst := k.Dst.String()
+	err = t.session.put(ctx, tab.id, dst, n.id, there)
+	switch {
+	case !there && codeOf(err) == "RouteAlreadyExists":
+		klog.V(1).Infof("route table %s has a route to %s that was not seen", tab.id, dst)
+		err = t.session.put(ctx, tab.id, dst, n.id, true)
+	case there && isNoRoute(err):
+		err = t.session.put(ctx, tab.id, dst, n.id, false)
+	}
+	if codeOf(err) == "RouteLimitExceeded" {
+		return t.isFull(ctx, tab, k.Dev, n, err)
+	}
+	if err != nil {
+		return err
+	}
+	t.wrote(tab, k, &route{nic: n.id})
 	return nil
+}
+
+// isFull counts the routes of a table that is full: others may have written since the
+// last look.
+func (t *Target) isFull(ctx context.Context, tab *table, name string, n nic, err error) error {
+	if now, _ := t.session.tables(ctx, []string{name}, n, false); now[name] != nil {
+		tab = now[name]
+		t.saw(name, tab)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return &full{err, len(tab.routes)}
 }
 
 // isNoRoute reports whether EC2 says that a route is not there.
@@ -236,17 +279,16 @@ func (t *Target) wrote(tab *table, k state.Key, is *route) {
 		delete(tab.routes, k.Dst)
 	} else {
 		tab.routes[k.Dst] = *is
+		t.regained(k)
 	}
-	t.written[k] = write{route: is, until: time.Now().Add(settled)}
+	t.written[k] = &write{table: tab.id, route: is, until: time.Now().Add(settled)}
 	t.soon(again)
 }
 
 // watchOver begins to watch over the route of another host, or tells that it is
-// missing.
+// missing. The caller holds t.mu.
 func (t *Target) watchOver(op state.Op) error {
 	k := op.Key()
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if op.Verb == state.Delete {
 		delete(t.peers, k)
 		return nil

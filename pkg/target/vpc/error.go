@@ -37,6 +37,9 @@ var credentialCodes = map[string]string{
 	"UnrecognizedClientException": "EC2 does not know the access key",
 }
 
+// throttled is the code of calls that are one too many.
+const throttled = "RequestLimitExceeded"
+
 // explain says in this program's words why a call failed.
 func explain(err error, action, resource string) *refusal {
 	r := &refusal{action: action, resource: resource}
@@ -61,10 +64,10 @@ func explain(err error, action, resource string) *refusal {
 	case credentials:
 	case r.code == "UnauthorizedOperation":
 		why = "the credentials lack the permission ec2:" + action
-	case r.code == "RequestLimitExceeded":
+	case r.code == throttled:
 		why = "the account makes too many calls"
 	default:
-		why = r.message
+		why = strings.TrimSuffix(r.message, ".")
 	}
 	r.text = r.code + ": " + why
 	return r

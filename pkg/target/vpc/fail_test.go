@@ -59,7 +59,6 @@ func TestDenied(t *testing.T) {
 					w.check(c.prepare(w))
 				}
 				w.Deny(action)
-				w.watch()
 				w.run(3 * time.Minute)
 				w.wantFailures(c.want(w))
 				if n := len(w.Calls(action)); n == 0 || n > 15 {
@@ -83,7 +82,6 @@ func TestTwoTables(t *testing.T) {
 		const none = "rtb-0123456789abcdef0"
 		w.wish(w.vpc.Main.ID, w.table.ID, none)
 		w.Deny("CreateRoute", w.vpc.Main.ID)
-		w.watch()
 		w.run(3 * time.Minute)
 		w.wantRoute(w.table, ownDst, w.a.Interface())
 		for table, want := range map[string]string{
@@ -111,10 +109,9 @@ func TestFullTable(t *testing.T) {
 			w.check(w.vpc.Main.CreateRoute(fmt.Sprintf("10.9.%d.0/24", i), w.b.Interface().ID))
 		}
 		w.wish(w.vpc.Main.ID, w.table.ID)
-		w.watch()
 		w.run(20 * time.Minute)
 		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "CreateRoute on " + w.vpc.Main.ID +
-			": RouteLimitExceeded: The maximum number of routes has been reached.; the table has 5 routes: have its quota raised, or routes removed that nobody needs"})
+			`: RouteLimitExceeded: The maximum number of routes has been reached; the table has 5 routes, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`})
 		w.wantRoute(w.table, ownDst, w.a.Interface())
 		if n := len(w.Calls("CreateRoute")); n < 4 || n > 8 {
 			t.Errorf("%d calls in 20 minutes", n)
@@ -131,7 +128,6 @@ func TestThrottled(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 1, Refill: 0.005})
 		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{Burst: 1, Refill: 0.02})
-		w.watch()
 		w.run(20 * time.Minute)
 		w.wantFailures(nil)
 		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
@@ -152,7 +148,6 @@ func TestThrottled(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.SetCredentialsLifetime(time.Hour)
-		w.watch()
 		w.run(5 * time.Hour)
 		w.wantFailures(nil)
 		for _, c := range w.Calls() {
@@ -192,10 +187,9 @@ func TestNoRole(t *testing.T) {
 func TestSlowMetadata(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true, Delay: time.Hour})
-		w.watch()
 		begin := time.Now()
 		w.pass()
-		if took := time.Since(begin); took > firstLook {
+		if took := time.Since(begin); took > patience {
 			t.Errorf("the first pass took %s", took)
 		}
 		if len(w.now) != 2 {
@@ -240,7 +234,7 @@ func TestMetadataVersion(t *testing.T) {
 		inWorld(t, func(w *world) {
 			w.a.SetMetadata(fakeaws.MetadataOptions{})
 			r := &transport{RoundTripper: w.Transport(w.a), status: status}
-			w.options = append(w.options, config.WithHTTPClient(&http.Client{Transport: r}))
+			w.start(w.a, config.WithHTTPClient(&http.Client{Transport: r}))
 			w.pass()
 			if works := len(w.now) == 0; works != (v1 || status == 0) || r.v1 > 0 != v1 {
 				t.Errorf("with %d: %v, %d requests of version 1", status, w.now, r.v1)
@@ -261,7 +255,7 @@ func TestReplacedInstance(t *testing.T) {
 		w.pass()
 		w.wantFailures(nil)
 		w.wantRoute(w.vpc.Main, ownDst, next.Interface())
-		w.wantCalls("DescribeNetworkInterfaceAttribute", "DescribeRouteTables", "ModifyNetworkInterfaceAttribute", "ReplaceRoute")
+		w.wantCalls("DescribeRouteTables", "DescribeNetworkInterfaceAttribute", "ModifyNetworkInterfaceAttribute", "ReplaceRoute")
 	})
 }
 

@@ -4,9 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
-	"os"
 	"slices"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,6 +34,7 @@ type world struct {
 	want  state.Set
 	now   map[state.Key]error // failures of the last pass
 	hints chan target.Event
+	stop  func() // ends what keeps the routes
 }
 
 // inWorld runs a test on a clock that leaps to when something happens next.
@@ -44,55 +43,64 @@ func inWorld(t *testing.T, fn func(*world)) {
 	inWorldWith(t, nil, fn)
 }
 
-// inWorldWith does so with these variables of AWS, and no other, in the environment.
+// inWorldWith does so with these variables in the environment.
 func inWorldWith(t *testing.T, env map[string]string, fn func(*world)) {
 	t.Helper()
-	for _, variable := range os.Environ() {
-		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "AWS_") {
-			t.Setenv(name, "")
-		}
-	}
 	for name, value := range env {
 		t.Setenv(name, value)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, Cloud: fakeaws.New(fakeaws.Options{}), hints: make(chan target.Event, 1000)}
-		var err error
-		check := func(e error) {
-			if e != nil {
-				t.Fatal(e)
-			}
-		}
-		w.vpc, err = w.AddVPC("10.0.0.0/16")
-		check(err)
-		first, err := w.vpc.AddSubnet("10.0.1.0/24", "a")
-		check(err)
-		second, err := w.vpc.AddSubnet("10.0.2.0/24", "a")
-		check(err)
-		w.table = w.vpc.AddRouteTable()
-		check(w.table.Associate(second))
-		w.a, err = w.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
-		check(err)
-		w.b, err = w.RunInstance(second, fakeaws.InstanceOptions{Role: "node"})
-		check(err)
-		w.start(w.a)
-		w.wish(w.vpc.Main.ID)
+		w := newWorld(t, fakeaws.Options{})
 		fn(w)
+		w.stop()
 	})
 }
 
-// start is a new daemon on an instance.
-func (w *world) start(on *fakeaws.Instance) {
-	w.Target = New(
+func newWorld(t *testing.T, options fakeaws.Options) *world {
+	w := &world{t: t, Cloud: fakeaws.New(options), hints: make(chan target.Event, 1000)}
+	var err error
+	w.vpc, err = w.AddVPC("10.0.0.0/16")
+	w.check(err)
+	first, err := w.vpc.AddSubnet("10.0.1.0/24", "a")
+	w.check(err)
+	second, err := w.vpc.AddSubnet("10.0.2.0/24", "a")
+	w.check(err)
+	w.table = w.vpc.AddRouteTable()
+	w.check(w.table.Associate(second))
+	w.a, err = w.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
+	w.check(err)
+	w.b, err = w.RunInstance(second, fakeaws.InstanceOptions{Role: "node"})
+	w.check(err)
+	w.start(w.a)
+	w.wish(w.vpc.Main.ID)
+	return w
+}
+
+// start is a new daemon on an instance, in place of the one before.
+func (w *world) start(on *fakeaws.Instance, options ...func(*config.LoadOptions) error) {
+	if w.stop != nil {
+		w.stop()
+	}
+	w.Target = New(append([]func(*config.LoadOptions) error{
 		config.WithHTTPClient(&http.Client{Transport: w.Transport(on)}),
 		config.WithBaseEndpoint("http://ec2.test"),
 		config.WithSharedConfigFiles([]string{}), config.WithSharedCredentialsFiles([]string{}),
-	)
+	}, options...)...)
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan struct{})
+	watched := w.Target
+	go func() {
+		defer close(done)
+		_ = watched.Watch(ctx, func() {}, func(e target.Event) { w.hints <- e })
+	}()
+	w.stop = func() { cancel(); <-done }
+	synctest.Wait()
 }
 
 // wish is what a host wants in some tables.
-func (w *world) wish(tables ...string) {
-	host := w.a.Interface().Addr
+func (w *world) wish(tables ...string) { w.wishFor(w.a.Interface().Addr, tables...) }
+
+func (w *world) wishFor(host netip.Addr, tables ...string) {
 	w.want = state.Set{}
 	objects := []state.Object{state.CloudInterface{Host: host}}
 	for _, table := range tables {
@@ -106,18 +114,6 @@ func (w *world) wish(tables ...string) {
 func (w *world) peer(table string) {
 	p := state.CloudPeer{Table: table, Dst: peerDst}
 	w.want[p.Key()] = p
-}
-
-// watch has the target look at the cloud by itself.
-func (w *world) watch() {
-	ctx, stop := context.WithCancel(w.t.Context())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = w.Watch(ctx, func() {}, func(e target.Event) { w.hints <- e })
-	}()
-	w.t.Cleanup(func() { stop(); <-done })
-	synctest.Wait()
 }
 
 // pass is what the reconciler does: whatever is in the network and nobody wants goes.

@@ -8,19 +8,22 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
+	"k8s.io/klog/v2"
 )
 
 const (
 	// callTime is how long a call may take, with all its attempts.
 	callTime    = 10 * time.Second
-	attempts    = 4
-	mostBackoff = 4 * time.Second
+	mostBackoff = 4 * time.Second // before the second attempt, and the third and last
 	// turn is how often a call that is held back asks whether it may go.
 	turn = 100 * time.Millisecond
 )
@@ -29,21 +32,17 @@ const (
 type session struct {
 	ec2    *ec2.Client
 	config aws.Config
+	own    string // ID of the table that this host's packets go by; empty if that is not known
 }
 
-// connect finds out which instance this is, and how to call EC2.
-func connect(ctx context.Context, options []func(*config.LoadOptions) error) (*session, *identity, error) {
+// connect finds out which instance this is, and how to call EC2. crowded is as in
+// patient.
+func connect(ctx context.Context, options []func(*config.LoadOptions) error, crowded func() bool) (*session, *identity, error) {
 	options = append([]func(*config.LoadOptions) error{
-		// Client-side rate limiting follows what EC2 lets pass, and a quota ends
-		// retries where most of them are in vain.
-		config.WithRetryer(func() aws.Retryer {
-			return patient{retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
-				o.FailOnNoAttemptTokens = true
-				o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) {
-					o.MaxAttempts, o.MaxBackoff = attempts, mostBackoff
-				})
-			})}
-		}),
+		config.WithRetryer(func() aws.Retryer { return newPatient(crowded) }),
+		config.WithLogger(logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) {
+			klog.V(1).Infof("calling AWS: "+format, v...)
+		})),
 	}, options...)
 	if c, ok := oldEnvironment(os.Getenv); ok {
 		options = append(options, config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(c.AccessKeyID, c.SecretAccessKey, c.SessionToken)))
@@ -77,23 +76,57 @@ func connect(ctx context.Context, options []func(*config.LoadOptions) error) (*s
 	return &session{ec2: ec2.NewFromConfig(cfg), config: cfg}, self, nil
 }
 
-// patient waits for its turn by itself: the SDK may compute a wait of no time at all,
-// again and again.
-type patient struct{ *retry.AdaptiveMode }
+// patient is the SDK's adaptive retryer: its rate follows what EC2 lets pass, and a
+// budget ends retries where most of them are in vain.
+type patient struct {
+	*retry.AdaptiveMode
+	budget  *ratelimit.TokenRateLimit
+	crowded func() bool // whether refused calls are to wait for longer than the SDK has them
+}
 
-// GetAttemptToken implements aws.RetryerV2.
+func newPatient(crowded func() bool) patient {
+	p := patient{budget: ratelimit.NewTokenRateLimit(retry.DefaultRetryRateTokens), crowded: crowded}
+	p.AdaptiveMode = retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
+		o.FailOnNoAttemptTokens = true
+		o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) {
+			o.MaxBackoff, o.RateLimiter = mostBackoff, p.budget
+		})
+	})
+	return p
+}
+
+// GetAttemptToken implements aws.RetryerV2. It waits by itself, for the SDK may compute
+// a wait of no time at all, again and again; and it adds to the budget what succeeds,
+// for in this mode the SDK does not.
 func (p patient) GetAttemptToken(ctx context.Context) (func(error) error, error) {
 	for {
 		release, err := p.AdaptiveMode.GetAttemptToken(ctx)
 		if err == nil {
-			return release, nil
+			return func(err error) error {
+				if err == nil {
+					_ = p.budget.AddTokens(retry.DefaultNoRetryIncrement)
+				}
+				return release(err)
+			}, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for a call's turn: %w", ctx.Err())
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, &smithy.GenericAPIError{Code: throttled} // that is why it waits
+			}
+			return nil, ctx.Err()
 		case <-time.After(turn):
 		}
 	}
+}
+
+// IsErrorRetryable implements aws.RetryerV2.
+func (p patient) IsErrorRetryable(err error) bool {
+	var api smithy.APIError
+	if errors.As(err, &api) && api.ErrorCode() == throttled && p.crowded() {
+		return false
+	}
+	return p.AdaptiveMode.IsErrorRetryable(err)
 }
 
 // oldEnvironment is the credentials with a token as flannel took them: the SDK does
@@ -137,3 +170,6 @@ func codeOf(err error) string {
 	}
 	return ""
 }
+
+// unanswered reports whether a call had no answer of EC2.
+func unanswered(err error) bool { return errors.As(err, new(*refusal)) && codeOf(err) == "" }

@@ -2,13 +2,16 @@
 // instance's network interface pass packets of others: a target beside the kernel.
 //
 // Asking EC2 takes long and costs, for all the hosts of an account share its limits.
-// So a dump is what the last look has shown, and there is one look a minute.
+// So a dump is what the last look has shown, and there is one look a minute. Only the
+// watch talks to EC2: it looks, and takes the steps that are handed to it.
 package vpc
 
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,34 +30,48 @@ const (
 	// absentFor is how long a route that another host keeps may be missing before
 	// that is a failure.
 	absentFor = 5 * time.Minute
-	// firstLook is how long the rest of the host waits for the first look.
-	firstLook = 5 * time.Second
+	// patience is how long the rest of the host waits for EC2: for the first look,
+	// and for the steps of a pass.
+	patience = 5 * time.Second
 )
 
 // Target is what EC2 has for this instance. It asks nothing before something of
 // its kinds is expected.
 type Target struct {
 	options []func(*config.LoadOptions) error
-	poke    chan struct{} // one slot: a look may be due at another time
+	lot     float64       // of this host, from 0 to 1: its place in a row of hosts
+	poke    chan struct{} // one slot: something may be due at another time
+	jobs    chan job
 
-	looking chan struct{} // full during a look, and during changes: who fills it has
-	session *session      // nil before the first, or if it is of no use any more
-	looks   int           // since the session began
+	// Of the watch alone:
+	session *session // nil before the first, or if it is of no use any more
+	looks   int
 
-	mu     sync.Mutex
-	self   *identity
-	why    error                   // the last look showed nothing; nil if it did
-	due    time.Time               // of the next look
-	pause  time.Duration           // after the last one, if it failed
-	host   netip.Addr              // what this host's routes lead to
-	want   map[state.Key]bool      // routes of this host
-	peers  map[state.Key]time.Time // routes of others: since when each is missing, or zero
-	tables map[string]*table       // as far as they have been seen, by the name in objects
+	mu    sync.Mutex
+	first *firstLook // of what was not looked for before; nil if there has been one
+	self  *identity
+	why   error         // the last look did not show all; nil if it did
+	due   time.Time     // of the next look
+	pause time.Duration // after the last one, if it failed
+	since time.Time     // when something was wanted that was not before
+	host  netip.Addr    // what this host's routes lead to
+	want  map[state.Key]bool
+	peers map[state.Key]time.Time // routes of others: since when each is missing, or zero
+	// tables are as the last look has shown them, by the name in objects.
+	tables map[string]*table
 	// passes is whether the network interface passes packets of others; nil if
 	// that is not known.
 	passes  *bool
-	written map[state.Key]write // lately, by this process
+	written map[state.Key]*write // lately, by this process
+	kept    map[state.Key]*keep  // wanted routes that were once right
 	holds   map[state.Key]*hold
+	queue   queue
+}
+
+// firstLook is one that is due at once, and that the rest of the host waits for.
+type firstLook struct {
+	seen    chan struct{} // closed after it
+	awaited bool          // there is no second wait
 }
 
 var (
@@ -67,12 +84,14 @@ var (
 func New(options ...func(*config.LoadOptions) error) *Target {
 	return &Target{
 		options: options,
+		lot:     rand.Float64(),
 		poke:    make(chan struct{}, 1),
-		looking: make(chan struct{}, 1),
+		jobs:    make(chan job),
 		want:    make(map[state.Key]bool),
 		peers:   make(map[state.Key]time.Time),
 		tables:  make(map[string]*table),
-		written: make(map[state.Key]write),
+		written: make(map[state.Key]*write),
+		kept:    make(map[state.Key]*keep),
 		holds:   make(map[state.Key]*hold),
 	}
 }
@@ -81,6 +100,7 @@ func New(options ...func(*config.LoadOptions) error) *Target {
 func (t *Target) Expect(want state.Set) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	names := t.names()
 	clear(t.want)
 	before := t.peers
 	t.peers = make(map[state.Key]time.Time, len(before))
@@ -95,35 +115,58 @@ func (t *Target) Expect(want state.Set) {
 			t.peers[k] = before[k]
 		}
 	}
-	if host != t.host {
+	news := host != t.host
+	if news {
 		t.host, t.passes = host, nil
 		clear(t.holds)
-		t.soon(0)
+		clear(t.kept)
 	}
+	for k := range t.kept {
+		if !t.want[k] {
+			delete(t.kept, k)
+		}
+	}
+	now := t.names()
 	for name := range t.tables {
-		if !t.expects(name) {
+		if !slices.Contains(now, name) {
 			delete(t.tables, name)
 		}
 	}
+	for _, name := range now {
+		news = news || !slices.Contains(names, name)
+	}
+	if news && host.IsValid() {
+		t.first, t.since = &firstLook{seen: make(chan struct{})}, time.Now()
+		t.due = t.lookTurn()
+		t.wake()
+	}
 }
 
-func (t *Target) expects(table string) bool {
+// names are those of the tables that routes are wanted in. The caller holds t.mu.
+func (t *Target) names() []string {
+	var names []string
 	for k := range t.want {
-		if k.Dev == table {
-			return true
+		if !slices.Contains(names, k.Dev) {
+			names = append(names, k.Dev)
 		}
 	}
-	return false
+	slices.Sort(names)
+	return names
 }
 
 // soon has the next look after d, if it is not earlier. The caller holds t.mu.
 func (t *Target) soon(d time.Duration) {
-	if at := time.Now().Add(d); at.Before(t.due) || d == 0 {
+	if at := time.Now().Add(d); at.Before(t.due) {
 		t.due = at
-		select { // a wait that is too long goes on
-		case t.poke <- struct{}{}:
-		default:
-		}
+	}
+	t.wake()
+}
+
+// wake has the watch see what is due.
+func (t *Target) wake() {
+	select { // a wait that is too long goes on
+	case t.poke <- struct{}{}:
+	default:
 	}
 }
 
@@ -145,12 +188,20 @@ func (t *Target) unseen() bool {
 // and so is not taken away, and the steps that would make it tell why.
 func (t *Target) Dump(ctx context.Context) (state.Have, error) {
 	t.mu.Lock()
-	first := t.unseen() && !time.Now().Before(t.due)
+	first := t.first
+	wait := first != nil && !first.awaited && time.Until(t.due) < patience
+	if wait {
+		first.awaited = true
+	}
 	t.mu.Unlock()
-	if first {
-		looking, stop := context.WithTimeout(ctx, firstLook)
-		t.look(looking)
-		stop()
+	if wait {
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case <-first.seen:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
 	}
 	return t.have(), ctx.Err()
 }
@@ -160,14 +211,16 @@ func (t *Target) have() state.Have {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	have := make(state.Have)
-	if t.passes != nil && *t.passes {
+	if t.mayPass() {
 		i := state.CloudInterface{Host: t.host}
 		have[i.Key()] = state.Entry{Object: i, Owner: state.Foreign, Text: i.String()}
 	}
 	for name, tab := range t.tables {
 		for dst, r := range tab.routes {
-			e := t.entry(name, dst, r)
-			have[e.Object.Key()] = e
+			k := state.CloudRoute{Table: name, Dst: dst}.Key()
+			if e := t.entry(k, r); e.Owner == state.Ours || t.want[k] {
+				have[k] = e
+			}
 		}
 	}
 	now := time.Now()
@@ -184,9 +237,23 @@ func (t *Target) have() state.Have {
 		} else {
 			t.peers[k] = time.Time{}
 		}
-		have[k] = state.Entry{Object: p, Owner: state.Foreign, Text: p.String()}
+		have[k] = state.Entry{Object: p, Owner: state.Ours}
 	}
 	return have
+}
+
+// mayPass reports whether the network interface passes packets of others. It will if
+// this host has all its routes, as long as nobody looked. The caller holds t.mu.
+func (t *Target) mayPass() bool {
+	if t.passes != nil {
+		return *t.passes
+	}
+	for k := range t.want {
+		if t.kept[k] == nil {
+			return false
+		}
+	}
+	return len(t.want) > 0
 }
 
 // missing reports whether the table of a peer is known, and its route leads nowhere.
@@ -200,31 +267,45 @@ func (t *Target) missing(peer state.Key) bool {
 	return !there || r.blackhole
 }
 
-// entry is a route as an object. What this host wants at its place, and what leads
-// nowhere or here, may be ours; the rest is of others. The caller holds t.mu.
-func (t *Target) entry(name string, dst netip.Prefix, r route) state.Entry {
-	here := t.self != nil && r.nic != "" && t.self.interfaces[t.host].id == r.nic
-	e := state.Entry{Object: stray{state.CloudRoute{Table: name, Dst: dst}, r}}
-	if here && !r.blackhole {
-		e.Object = state.CloudRoute{Table: name, Dst: dst, Host: t.host}
+// nic is the ID of the network interface with this host's address; empty if there is
+// none. The caller holds t.mu.
+func (t *Target) nic() string {
+	if t.self == nil {
+		return ""
 	}
-	if !r.fixed && (t.want[e.Object.Key()] || here || r.blackhole && r.nic != "") {
+	return t.self.interfaces[t.host].id
+}
+
+// leadsTo reports whether packets that follow the route come to a network interface.
+func (r route) leadsTo(nic string) bool { return nic != "" && r.nic == nic && !r.blackhole }
+
+// entry is a route as an object. What this host wants at its place, and what leads
+// here, is ours, and so is in the end what leads nowhere; the rest is of others. The
+// caller holds t.mu.
+func (t *Target) entry(k state.Key, r route) state.Entry {
+	e := state.Entry{Object: stray{k, r}}
+	here := r.leadsTo(t.nic())
+	if here {
+		e.Object = state.CloudRoute{Table: k.Dev, Dst: k.Dst, Host: t.host}
+	}
+	if r.fixed {
+		e.Text = e.Object.String()
+	} else if here || t.want[k] || t.tables[k.Dev].isDoomed(k.Dst) {
 		e.Owner = state.Ours
 	}
-	e.Text = e.Object.String()
 	return e
 }
 
 // stray is a route that does not lead to this host.
 type stray struct {
-	is state.CloudRoute
-	to route
+	key state.Key
+	to  route
 }
 
-func (s stray) Key() state.Key { return s.is.Key() }
+func (s stray) Key() state.Key { return s.key }
 
 func (s stray) String() string {
-	return fmt.Sprintf("route %s to %s in %s", s.is.Dst, s.to, state.CloudTableName(s.is.Table))
+	return fmt.Sprintf("route %s to %s in %s", s.key.Dst, s.to, state.CloudTableName(s.key.Dev))
 }
 
 // Watch implements target.Target: it looks once a minute, and tells what is not as
@@ -235,34 +316,30 @@ func (t *Target) Watch(ctx context.Context, ready func(), emit func(target.Event
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		t.mu.Lock()
-		wait := time.Until(t.due)
-		if !t.host.IsValid() {
-			wait = period // nothing is expected
-		}
-		t.mu.Unlock()
-		timer.Reset(max(0, wait))
+		timer.Reset(t.untilDue())
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-t.poke:
 			continue
+		case j := <-t.jobs:
+			if j.run(ctx, t) {
+				emit(target.Event{Lost: true})
+			}
+			continue
 		case <-timer.C:
 		}
-		t.mu.Lock()
-		blind, idle := t.unseen(), !t.host.IsValid()
-		t.mu.Unlock()
-		if idle {
-			continue
+		turn, look, blind := t.whatIsDue()
+		if look {
+			t.look(ctx)
 		}
-		t.look(ctx)
 		t.mu.Lock()
 		blind = blind && !t.unseen()
 		t.mu.Unlock()
-		now := t.have()
-		if blind {
+		if turn || blind {
 			emit(target.Event{Lost: true})
 		}
+		now := t.have()
 		for k, e := range now {
 			if before[k] != e {
 				emit(target.Event{Key: k, Entry: e})
@@ -275,4 +352,33 @@ func (t *Target) Watch(ctx context.Context, ready func(), emit func(target.Event
 		}
 		before = now
 	}
+}
+
+// untilDue is how long there is nothing to do.
+func (t *Target) untilDue() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.host.IsValid() {
+		return period // nothing is expected
+	}
+	at := t.due
+	if turn := t.queue.turn; !turn.IsZero() && turn.Before(at) {
+		at = turn
+	}
+	return max(0, time.Until(at))
+}
+
+// whatIsDue returns whether this host's turn to write has come, whether a look is due,
+// and whether it may show what was never seen.
+func (t *Target) whatIsDue() (turn, look, blind bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if t.first != nil && t.looks == 0 {
+		t.due = t.lookTurn() // more hosts may have become known
+	}
+	if at := t.queue.turn; !at.IsZero() && !at.After(now) {
+		t.queue.turn, turn = time.Time{}, true
+	}
+	return turn, t.host.IsValid() && !t.due.After(now), t.unseen()
 }

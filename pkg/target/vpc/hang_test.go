@@ -1,0 +1,254 @@
+package vpc
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"flanneld/pkg/lab/fakeaws"
+	"flanneld/pkg/state"
+)
+
+// gate is a way to EC2 and back that may be shut: nothing comes through, for as long as
+// the caller waits.
+type gate struct {
+	http.RoundTripper
+	mu     sync.Mutex
+	open   chan struct{} // closed if the gate is open
+	behind bool          // EC2 gets what is asked, and the answer is what does not come
+}
+
+func newGate(through http.RoundTripper) *gate {
+	g := &gate{RoundTripper: through, open: make(chan struct{})}
+	close(g.open)
+	return g
+}
+
+func (g *gate) shut(behind bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open, g.behind = make(chan struct{}), behind
+}
+
+func (g *gate) reopen() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.open)
+}
+
+func (g *gate) RoundTrip(in *http.Request) (*http.Response, error) {
+	g.mu.Lock()
+	open, behind := g.open, g.behind
+	g.mu.Unlock()
+	if in.URL.Hostname() == fakeaws.MetadataAddr {
+		return g.RoundTripper.RoundTrip(in)
+	}
+	var out *http.Response
+	var err error
+	if behind {
+		out, err = g.RoundTripper.RoundTrip(in)
+	}
+	select {
+	case <-open:
+	case <-in.Context().Done():
+		return nil, in.Context().Err()
+	}
+	if !behind {
+		out, err = g.RoundTripper.RoundTrip(in)
+	}
+	return out, err
+}
+
+// behindGate has a daemon's calls go through a gate.
+func (w *world) behindGate() *gate {
+	g := newGate(w.Transport(w.a))
+	w.start(w.a, config.WithHTTPClient(&http.Client{Transport: g}))
+	return g
+}
+
+// The rest of the host waits for EC2 a few seconds, and not at all for what was asked
+// before; it gets to know when there is an answer.
+func TestSilence(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		w.run(3 * time.Minute)
+		g.shut(false)
+		w.wish(w.vpc.Main.ID, w.table.ID) // two things to do: a look, and a route
+		longest := time.Duration(0)
+		for range 20 {
+			begin := time.Now()
+			w.pass()
+			longest = max(longest, time.Since(begin))
+			time.Sleep(10 * time.Second)
+		}
+		if longest > 2*patience {
+			t.Errorf("a pass took %s", longest)
+		}
+		for k, err := range w.now {
+			if k.Kind != state.KindCloudRoute || k.Dev != w.table.ID || !strings.Contains(err.Error(), "no answer within 10s") {
+				t.Errorf("%v: %v", k, err)
+			}
+		}
+		if len(w.now) != 1 {
+			t.Errorf("failures: %v", w.now)
+		}
+		g.reopen()
+		w.run(2 * time.Minute)
+		w.wantFailures(nil)
+		w.wantRoute(w.table, ownDst, w.a.Interface())
+	})
+}
+
+// A write whose answer is late is not made again, and its outcome comes as an event.
+func TestLateAnswer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.a.Interface().SetSourceDestCheck(false)
+		g := w.behindGate()
+		w.want = state.Set{}
+		w.wish(w.vpc.Main.ID)
+		w.Expect(w.want)
+		if _, err := w.Dump(w.t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		g.shut(true)
+		for len(w.hints) > 0 {
+			<-w.hints
+		}
+		begin := time.Now()
+		w.pass()
+		if err := w.now[state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key()]; !errors.Is(err, errBusy) || time.Since(begin) != patience {
+			t.Errorf("after %s: %v", time.Since(begin), err)
+		}
+		g.reopen()
+		synctest.Wait()
+		if len(w.hints) == 0 || !(<-w.hints).Lost {
+			t.Error("no event")
+		}
+		w.pass()
+		w.wantFailures(nil)
+		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n != 1 {
+			t.Errorf("%d writes", n)
+		}
+	})
+}
+
+// Peers come and go while EC2 is silent.
+func TestPeersInSilence(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		w.pass()
+		g.shut(false)
+		time.Sleep(period + spread + time.Second) // a look has begun
+		begin := time.Now()
+		p := state.CloudPeer{Table: w.vpc.Main.ID, Dst: peerDst}
+		for _, op := range []state.Op{{Verb: state.Create, Want: p}, {Verb: state.Delete, Have: p}} {
+			if errs := w.Apply(w.t.Context(), []state.Op{op}); errs[0] != nil {
+				t.Error(errs)
+			}
+		}
+		if took := time.Since(begin); took != 0 {
+			t.Errorf("%s", took)
+		}
+		g.reopen()
+	})
+}
+
+// Whatever is going on, the daemon can end at once.
+func TestEnd(t *testing.T) {
+	for name, prepare := range map[string]func(*world, *gate){
+		"silence":   func(_ *world, g *gate) { g.shut(false) },
+		"throttled": func(w *world, _ *gate) { w.SetLimit(fakeaws.Mutating, fakeaws.Limit{}) },
+		"metadata":  func(w *world, _ *gate) { w.a.SetMetadata(fakeaws.MetadataOptions{Delay: time.Hour}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				g := w.behindGate()
+				prepare(w, g)
+				ctx, cancel := context.WithCancel(w.t.Context())
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					w.Expect(w.want)
+					_, _ = w.Dump(ctx)
+					var ops []state.Op
+					for _, o := range w.want {
+						ops = append(ops, state.Op{Verb: state.Create, Want: o})
+					}
+					w.Apply(ctx, ops)
+				}()
+				time.Sleep(time.Second)
+				begin := time.Now()
+				cancel()
+				w.stop()
+				<-ended
+				if took := time.Since(begin); took > 0 {
+					t.Errorf("it took %s", took)
+				}
+			})
+		})
+	}
+}
+
+// When the API refuses calls for too long, that is what is said.
+func TestThrottledForLong(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Refill: 0.0001})
+		w.run(10 * time.Minute)
+		const text = "RequestLimitExceeded: the account makes too many calls"
+		w.wantFailures(map[state.Kind]string{
+			state.KindCloudRoute:     "CreateRoute on " + w.vpc.Main.ID + ": " + text,
+			state.KindCloudInterface: "EC2 drops what pods of this host send and get, while its source/destination check is on: ModifyNetworkInterfaceAttribute on " + w.a.Interface().ID + ": " + text,
+		})
+		if n := len(w.Calls("CreateRoute", "ModifyNetworkInterfaceAttribute")); n > 100 {
+			t.Errorf("%d calls in 10 minutes", n)
+		}
+	})
+}
+
+// An answer that is lost does not make a route wrong, and costs one more call.
+func TestLostAnswer(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.LoseAnswers("CreateRoute", 1)
+		w.run(2 * time.Minute)
+		w.wantFailures(nil)
+		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
+		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n > 3 {
+			t.Errorf("%d writes", n)
+		}
+	})
+}
+
+// The budget of retries is for the time of an outage: what succeeds later fills it.
+func TestBudget(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.pass()
+		w.stop() // it makes calls, too
+		attempts := func() int {
+			w.ForgetCalls()
+			w.LoseAnswers("DescribeRouteTables", 1000)
+			_, _ = w.session.tables(w.t.Context(), []string{w.vpc.Main.ID}, nic{}, false)
+			w.LoseAnswers("DescribeRouteTables", 0)
+			return len(w.Calls())
+		}
+		if n := attempts(); n != 3 {
+			t.Errorf("%d attempts", n)
+		}
+		for attempts() > 1 { // until the budget is used up
+		}
+		for range 10 {
+			if _, err := w.session.tables(w.t.Context(), []string{w.vpc.Main.ID}, nic{}, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := attempts(); n != 3 {
+			t.Errorf("%d attempts when all is well again", n)
+		}
+	})
+}
