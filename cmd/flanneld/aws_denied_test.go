@@ -83,6 +83,9 @@ func TestAWSDenied(t *testing.T) {
 		took := c.waitRoutes(3*soon, c.main, c.nodes) + c.waitRoutes(3*soon, c.other, c.nodes)
 		c.waitPing(peer, h)
 		c.waitPing(h, third)
+		if strings.HasPrefix(d.action, "Describe") {
+			check(t, h.daemon.WaitLog(c.ctx, "looking at the VPC succeeds again"))
+		}
 		t.Logf("right %s after it is allowed", took)
 	}
 }

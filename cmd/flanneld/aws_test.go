@@ -30,8 +30,8 @@ func TestAWS(t *testing.T) {
 				h.start()
 			}
 			c.connected()
-			c.waitRoutes(0, c.main, c.nodes)
-			c.waitRoutes(0, c.other, c.nodes)
+			c.waitRoutes(soon, c.main, c.nodes)
+			c.waitRoutes(soon, c.other, c.nodes)
 			for i, from := range c.nodes {
 				if c.nic(from).SourceDestCheck() {
 					t.Errorf("%s: the source/destination check is on", from.Name)
@@ -64,7 +64,7 @@ func TestAWSOwnTable(t *testing.T) {
 	c.configure(nil)
 	gone := must(c.RunInstance(c.first, fakeaws.InstanceOptions{}))(t)
 	stays := must(c.RunInstance(c.first, fakeaws.InstanceOptions{}))(t)
-	live := stranger("10.5.200.0/24", gone.Interface().Addr.String())
+	live := stranger("10.5.200.0/24", "10.0.1.250")
 	blackhole := func(dst string) string { return dst + " to " + gone.Interface().ID + ", blackhole" }
 	kept := []string{blackhole(live.subnet.String()), blackhole("10.77.0.0/24"), "10.5.202.0/24 to igw-00000000000000001", "10.5.203.0/24 to " + stays.Interface().ID}
 	c.putPeer(live)
@@ -185,6 +185,9 @@ func TestAWSSlowMetadata(t *testing.T) {
 	if lines := strings.Count(h.daemon.Log(), "(IMDS)"); lines > 3 {
 		t.Errorf("%d lines are about it", lines)
 	}
+	must(h.daemon.Stop(soon))(t)
+	h.start()
+	h.waitLog("the instance metadata service (IMDS) does not answer")
 	options.Delay = 0
 	c.instances[h].SetMetadata(options)
 	begin := time.Now()
@@ -197,17 +200,15 @@ func TestAWSSlowMetadata(t *testing.T) {
 // What takes a host out of the network leaves the cloud alone, and says so.
 func TestAWSLeave(t *testing.T) {
 	t.Parallel()
-	c := newCloud(t, etcdV3)
-	c.configure(c.both())
-	for range 2 {
-		c.addInstance(c.first).start()
-	}
-	for i, h := range c.nodes {
-		h.waitReady()
+	c := newConnected(t, etcdV3, 1, 1)
+	for _, h := range c.nodes {
 		h.waitSaved(h.peer().name())
 		must(h.daemon.Stop(soon))(t)
-		c.ForgetCalls()
-		subnet, action := h.subnet(), []string{"-cleanup", "-release"}[i]
+	}
+	c.ForgetCalls()
+	for i, action := range []string{"-cleanup", "-release"} {
+		h := c.nodes[i]
+		subnet := h.subnet()
 		code, out := h.act(action)
 		for _, table := range c.both() {
 			want := fmt.Sprintf("left the route to %s in route table %s: ", subnet, table)
@@ -215,8 +216,8 @@ func TestAWSLeave(t *testing.T) {
 				t.Errorf("%s: status %d, %s; it lacks %q", action, code, out, want)
 			}
 		}
-		if calls := c.Calls(); len(calls) > 0 {
-			t.Errorf("%s: the calls are %v", action, calls)
-		}
+	}
+	if calls := c.Calls(); len(calls) > 0 {
+		t.Errorf("the calls are %v", calls)
 	}
 }
