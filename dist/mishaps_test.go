@@ -31,6 +31,7 @@ func TestUnitMishaps(t *testing.T) {
 	t.Run("the journal is stopped", func(t *testing.T) { n.in(t).testNoJournal() })
 	t.Run("signals", func(t *testing.T) { n.in(t).testSignals() })
 	t.Run("the folder is removed", func(t *testing.T) { n.in(t).testFolderRemoved() })
+	t.Run("the options are removed", func(t *testing.T) { n.in(t).testNoOptions() })
 }
 
 // Without anyone who reads its log, the daemon goes on as it was.
@@ -76,6 +77,23 @@ func (n *network) testFolderRemoved() {
 		n.wait(soon, "the subnet file", func() string {
 			if now, err := h.sys.Run(n.ctx, "cat", "/run/flannel/subnet.env"); err != nil || strings.TrimSpace(now) != before {
 				return fmt.Sprintf("there is %q: %v", now, err)
+			}
+			return ""
+		})
+		h.waitShow("flanneld", "ActiveState", "active")
+	})
+}
+
+// Without options the daemon looks for etcd where there is none, and starts with what it
+// kept in /var/lib/flannel.
+func (n *network) testNoOptions() {
+	h := n.hosts[0]
+	n.witness(func() {
+		h.run("rm", optionsFile)
+		h.run("systemctl", "restart", "--no-block", "flanneld")
+		n.wait(soon, "a status that tells of etcd", func() string {
+			if status := h.show("flanneld", "StatusText"); !strings.Contains(status, "etcd cannot be used since") {
+				return "it is " + status
 			}
 			return ""
 		})
