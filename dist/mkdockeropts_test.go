@@ -195,7 +195,14 @@ func TestMkDockerOptsFiles(t *testing.T) {
 
 func TestShellcheck(t *testing.T) {
 	needTool(t, "shellcheck")
-	if out, err := exec.Command("shellcheck", "mk-docker-opts.sh").CombinedOutput(); err != nil {
-		t.Errorf("%v:\n%s", err, out)
+	scripts, err := filepath.Glob("package/*.sh")
+	check(t, err)
+	if len(scripts) != 3 {
+		t.Errorf("the packages have the scripts %q", scripts)
+	}
+	for _, script := range append(scripts, "mk-docker-opts.sh") {
+		if out, err := exec.Command("shellcheck", script).CombinedOutput(); err != nil {
+			t.Errorf("%v:\n%s", err, out)
+		}
 	}
 }
