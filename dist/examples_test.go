@@ -53,7 +53,7 @@ var elsewhere = map[[2]string]string{
 	{"Documentation/systemd.md", "systemctl status"}:         "TestOrder",
 	{"Documentation/systemd.md", "systemd-analyze security"}: "TestExposure",
 	{"Documentation/vagrant.md", "flanneld"}:                 "TestSameAddressOnDefaultRoute",
-	{"Documentation/vagrant.md", "$ vagrant"}:                "TestVagrantfile", // as far as that goes without Vagrant
+	{"Documentation/vagrant.md", "$ vagrant"}:                "TestVagrantMachines", // as far as that goes without Vagrant
 }
 
 // varies is what differs from host to host, in the order in which it is looked for, and an

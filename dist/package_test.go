@@ -9,9 +9,11 @@ import (
 )
 
 // layUsr lays files over this machine's /usr, which the system sees: it can change
-// its own from now on.
+// its own from now on, also by dpkg.
 func (h *host) layUsr() {
 	h.n.t.Helper()
+	check(h.n.t, h.sys.WriteFile("/var/lib/dpkg/status", ""))
+	h.run("mkdir", "/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers")
 	h.run("sh", "-c", `mkdir /over && mount -t tmpfs none /over && mkdir /over/upper /over/work &&
 mount -t overlay -o lowerdir=/usr,upperdir=/over/upper,workdir=/over/work none /usr`)
 }
@@ -46,9 +48,8 @@ func TestPackages(t *testing.T) {
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	h := n.hosts[0]
-	h.boot(map[string]string{"/var/lib/dpkg/status": ""})
+	h.boot(nil)
 	h.layUsr()
-	h.run("mkdir", "/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers")
 	peer, err := n.hosts[1].StartFlanneld(daemonBinary)
 	check(t, err)
 	check(t, peer.WaitReady(n.ctx))
