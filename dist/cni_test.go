@@ -221,6 +221,43 @@ func TestCNI(t *testing.T) {
 	}
 }
 
+// Whoever does what cni.md says sees what it says.
+func TestCNIDocument(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	n.configure("10.5.0.0/16", "vxlan")
+	h := n.hosts[0]
+	h.boot(nil)
+	check(t, os.CopyFS(filepath.Join(h.sys.Root, "opt/cni/bin"), os.DirFS("../build/cni")))
+	h.run("ln", "-s", "/opt/cni/bin/cnitool", "/usr/local/bin/")
+	h.follow("systemd.md", "install")
+	h.follow("cni.md", "install")
+	const command = "$ ip address show eth0\n"
+	var shown, pod string
+	for _, b := range blocks(t, "../Documentation/cni.md") {
+		if after, ok := strings.CutPrefix(b.script, command); ok {
+			shown = after
+		} else if strings.HasPrefix(b.script, "ip netns add pod\n") {
+			pod = b.script
+		}
+	}
+	at := strings.LastIndex(strings.TrimSpace(pod), "\n") + 1
+	if shown == "" || !strings.Contains(pod[at:], " del ") {
+		t.Fatalf("cni.md shows %q, and the commands for a pod are %q", shown, pod)
+	}
+	h.run("sh", "-euc", pod[:at])
+	out := h.run("ip", "netns", "exec", "pod", "ip", "address", "show", "eth0")
+	for line := range strings.Lines(shown) {
+		if !shape(line).MatchString(out) {
+			t.Errorf("the pod has no %q but\n%s", line, out)
+		}
+	}
+	h.run("sh", "-euc", pod[at:])
+	if out, err := h.sys.Run(n.ctx, "ip", "netns", "exec", "pod", "ip", "address", "show", "eth0"); err == nil {
+		t.Errorf("a pod that is gone has\n%s", out)
+	}
+}
+
 // The addresses of pods that are gone go to others, also in a subnet that is small.
 func TestCNIAddressesAreUsedAgain(t *testing.T) {
 	n := newNetwork(t)

@@ -33,21 +33,32 @@ func TestImage(t *testing.T) {
 	n.hosts[1].pod, err = n.hosts[1].AddPod("pod", peer.Env())
 	check(t, err)
 	files := filepath.Join(h.Dir, "run")
-	run("run", "--detach", "--name=flanneld", "--network=host", "--cap-add=NET_ADMIN",
+	run("run", "--detach", "--name=flanneld", "--restart=always", "--network=host", "--cap-add=NET_ADMIN",
 		"--volume="+files+":/run/flannel", "--volume="+filepath.Join(h.Dir, "state")+":/var/lib/flannel",
 		"flanneld", "-etcd-endpoints="+n.etcd.Endpoint())
-	var text []byte
-	n.wait(soon, "the subnet file", func() string {
-		if text, err = os.ReadFile(filepath.Join(files, "subnet.env")); err != nil {
-			return err.Error()
-		}
-		return ""
-	})
-	h.pod, err = h.AddPod("pod", env(string(text)))
+	subnetFile := func() (text []byte) {
+		t.Helper()
+		n.wait(soon, "the subnet file", func() string {
+			if text, err = os.ReadFile(filepath.Join(files, "subnet.env")); err != nil {
+				return err.Error()
+			}
+			return ""
+		})
+		return text
+	}
+	before := subnetFile()
+	h.pod, err = h.AddPod("pod", env(string(before)))
 	check(t, err)
 	n.wantPings()
 	if state := run("inspect", "--format={{.State.Status}} {{.RestartCount}}", "flanneld"); state != "running 0" {
 		t.Errorf("the container is %s", state)
 	}
+
+	// The daemon can't make this machine's folder again, only write to one without a name.
+	check(t, os.RemoveAll(files))
+	if after := subnetFile(); string(after) != string(before) {
+		t.Errorf("the subnet file has %q, it was %q", after, before)
+	}
+	n.wantPings()
 	check(t, docker.Stop(soon))
 }

@@ -126,10 +126,16 @@ func (n *network) in(t *testing.T) *network {
 // configure writes the configuration.
 func (n *network) configure(network, backend string) {
 	n.t.Helper()
+	n.put("config", fmt.Sprintf(`{"Network": %q, "Backend": {"Type": %q}}`, network, backend))
+}
+
+// put writes a key of the network.
+func (n *network) put(key, value string) {
+	n.t.Helper()
 	c, err := n.etcd.ClientV3()
 	check(n.t, err)
 	defer func() { check(n.t, c.Close()) }()
-	_, err = c.Put(n.ctx, "/coreos.com/network/config", fmt.Sprintf(`{"Network": %q, "Backend": {"Type": %q}}`, network, backend))
+	_, err = c.Put(n.ctx, "/coreos.com/network/"+key, value)
 	check(n.t, err)
 }
 

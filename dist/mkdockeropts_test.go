@@ -137,6 +137,8 @@ func TestMkDockerOptsErrors(t *testing.T) {
 	everyShell(t, func(t *testing.T, shell string) {
 		output := filepath.Join(t.TempDir(), "docker.env")
 		check(t, os.WriteFile(output, []byte("old"), 0o644))
+		broken := filepath.Join(t.TempDir(), "subnet.env")
+		check(t, os.WriteFile(broken, []byte("FLANNEL_SUBNET=10.5.34.1/24\n/no/such/program\n"), 0o644))
 		for _, c := range []struct {
 			args []string
 			want string // in what it says
@@ -149,6 +151,7 @@ func TestMkDockerOptsErrors(t *testing.T) {
 			{[]string{"-d", output, "-k", "1A"}, "-k '1A' cannot be the name of a variable"},
 			{[]string{"-d", output, "-f", subnetFile(t, "maybe")}, "FLANNEL_IPMASQ is 'maybe'"},
 			{[]string{"-d", output, "-f", "/"}, "-f '/' is a folder"},
+			{[]string{"-d", output, "-f", broken}, "reading " + broken + " failed"},
 			{[]string{"-d", "/no/such/file"}, "writing /no/such/file failed"},
 		} {
 			out, err := runScript(t, shell, nil, c.args...)
@@ -186,16 +189,44 @@ func TestMkDockerOptsFiles(t *testing.T) {
 		if info.Mode().Type() != os.ModeSymlink {
 			t.Errorf("the link is now %v", info.Mode())
 		}
-		want := "DOCKER_OPTS=\" --bip=10.5.34.1/24 --ip-masq=false --mtu=1450\"\n"
-		if got := read(t, dir+"/file"); got != want {
-			t.Errorf("it wrote %q, want %q", got, want)
+		if got := read(t, dir+"/file"); got != combined {
+			t.Errorf("it wrote %q, want %q", got, combined)
 		}
 	})
 }
 
+// Without options the files are those of flannel's script; and what is no plain file is
+// written to, not replaced.
+func TestMkDockerOptsPlaces(t *testing.T) {
+	everyShell(t, func(t *testing.T, shell string) {
+		path, err := filepath.Abs("mk-docker-opts.sh")
+		check(t, err)
+		const script = `mount -t tmpfs none /run && mkdir /run/flannel && cp "$1" /run/flannel/subnet.env && cd /run && $2 "$3" && cat docker_opts.env &&
+mkfifo pipe && { timeout 20 cat pipe & } && $2 "$3" -c -d pipe && wait && [ -p pipe ]`
+		out, err := exec.Command("unshare", "--mount", "sh", "-c", script, "sh", subnetFile(t, "true"), shell, path).CombinedOutput()
+		const want = `DOCKER_OPT_BIP="--bip=10.5.34.1/24"
+DOCKER_OPT_IPMASQ="--ip-masq=false"
+DOCKER_OPT_MTU="--mtu=1450"
+` + combined + combined
+		if err != nil || string(out) != want {
+			t.Errorf("%v: it wrote\n%swant\n%s", err, out, want)
+		}
+	})
+}
+
+// combined is what all options together are if flanneld masquerades.
+const combined = "DOCKER_OPTS=\" --bip=10.5.34.1/24 --ip-masq=false --mtu=1450\"\n"
+
 func TestShellcheck(t *testing.T) {
 	needTool(t, "shellcheck")
-	if out, err := exec.Command("shellcheck", "mk-docker-opts.sh").CombinedOutput(); err != nil {
-		t.Errorf("%v:\n%s", err, out)
+	scripts, err := filepath.Glob("package/*.sh")
+	check(t, err)
+	if len(scripts) != 3 {
+		t.Errorf("the packages have the scripts %q", scripts)
+	}
+	for _, script := range append(scripts, "mk-docker-opts.sh") {
+		if out, err := exec.Command("shellcheck", script).CombinedOutput(); err != nil {
+			t.Errorf("%v:\n%s", err, out)
+		}
 	}
 }

@@ -1,15 +1,19 @@
 package dist_test
 
 import (
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
 // layUsr lays files over this machine's /usr, which the system sees: it can change
-// its own from now on.
+// its own from now on, also by dpkg.
 func (h *host) layUsr() {
 	h.n.t.Helper()
+	check(h.n.t, h.sys.WriteFile("/var/lib/dpkg/status", ""))
+	h.run("mkdir", "/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers")
 	h.run("sh", "-c", `mkdir /over && mount -t tmpfs none /over && mkdir /over/upper /over/work &&
 mount -t overlay -o lowerdir=/usr,upperdir=/over/upper,workdir=/over/work none /usr`)
 }
@@ -44,9 +48,8 @@ func TestPackages(t *testing.T) {
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	h := n.hosts[0]
-	h.boot(map[string]string{"/var/lib/dpkg/status": ""})
+	h.boot(nil)
 	h.layUsr()
-	h.run("mkdir", "/var/lib/dpkg/info", "/var/lib/dpkg/updates", "/var/lib/dpkg/triggers")
 	peer, err := n.hosts[1].StartFlanneld(daemonBinary)
 	check(t, err)
 	check(t, peer.WaitReady(n.ctx))
@@ -125,12 +128,69 @@ func (n *network) testPackaging(p packaging) {
 	if p.ending != "deb" {
 		return
 	}
+	n.testOtherThanPackage(install)
 	h.follow("installing.md", "dpkg -P")
 	for _, dir := range []string{filepath.Dir(optionsFile), "/var/lib/flannel", "/run/flannel"} {
 		if _, err := h.sys.Run(n.ctx, "test", "!", "-e", dir); err != nil {
 			t.Errorf("after purging there is %s: %v", dir, err)
 		}
 	}
+}
+
+// testOtherThanPackage installs a daemon in the place of that of a package, which is
+// purged, and a package in the place of flannel's own.
+func (n *network) testOtherThanPackage(install func(version string)) {
+	t, h := n.t, n.hosts[0]
+	t.Helper()
+	h.follow("systemd.md", "install")
+	subnet := h.env()["FLANNEL_SUBNET"]
+	h.run("dpkg", "-P", "flanneld")
+	if now := h.env()["FLANNEL_SUBNET"]; now != subnet {
+		t.Errorf("purging the package has left the subnet %q of a daemon that was not its, %q", now, subnet)
+	}
+	h.run("test", "-s", "/var/lib/flannel/coreos.com_network.json")
+	h.run("systemctl", "disable", "--now", "flanneld")
+	h.run("rm", unitDir+"flanneld.service")
+	h.run("systemctl", "daemon-reload")
+
+	h.run("sh", "-c", `mkdir -p /flannel/DEBIAN && cat >/flannel/DEBIAN/control <<END && dpkg-deb --build /flannel /flannel.deb && dpkg -i /flannel.deb
+Package: flannel
+Version: 0.5.5
+Architecture: all
+Maintainer: Nobody <nobody@localhost>
+Description: network of containers
+END`)
+	_, err := h.sys.Run(n.ctx, "sh", "-c", "dpkg -i "+source+"/flanneld_*.deb")
+	const want = "conflicting packages - not installing flanneld"
+	if err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("beside flannel's package, dpkg installs it: %v", err)
+	}
+	if !strings.Contains(read(t, "../Documentation/installing.md"), want) {
+		t.Errorf("installing.md does not tell of %s", want)
+	}
+	h.run("dpkg", "-P", "flannel")
+	install(testVersion)
+	h.follow("installing.md", "dpkg -r")
+}
+
+// Where there is no systemd, as in a container, the packages' scripts do nothing and do
+// not fail.
+func TestPackageWithoutSystemd(t *testing.T) {
+	n := newNetwork(t)
+	h := n.hosts[0]
+	programs := t.TempDir()
+	for _, name := range []string{"sh", "rm"} {
+		path, err := exec.LookPath(name)
+		check(t, err)
+		check(t, os.Symlink(path, filepath.Join(programs, name)))
+	}
+	scripts, err := filepath.Abs("package")
+	check(t, err)
+	const script = `mount -t tmpfs none /run && mount -t tmpfs none /var/lib && mkdir /var/lib/flannel /run/flannel && cd "$1" && PATH=$2
+sh postinstall.sh configure && sh postinstall.sh configure 1 && sh preremove.sh upgrade 2 && sh preremove.sh remove && sh postremove.sh remove &&
+sh postinstall.sh 1 && sh postinstall.sh 2 && sh preremove.sh 1 && sh preremove.sh 0 && sh postremove.sh 0 &&
+[ -d /var/lib/flannel ] && [ -d /run/flannel ] && sh postremove.sh purge && [ ! -e /var/lib/flannel ] && [ ! -e /run/flannel ]`
+	h.command(nil, "unshare", "--mount", "sh", "-c", script, "sh", scripts, programs)
 }
 
 // wantVersion checks what version the daemon is of that runs.

@@ -70,7 +70,17 @@ func TestReleaseIsReproducible(t *testing.T) {
 	root := filepath.Join(t.TempDir(), "elsewhere")
 	copyRepository(t, root)
 	second := filepath.Join(t.TempDir(), "release")
-	makeRelease(t, root, second, testVersion, "TZ=Asia/Tokyo", "LC_ALL=C", "USER=somebody", "HOSTNAME=elsewhere")
+	makeRelease(t, root, second, testVersion, "TZ=Asia/Tokyo", "LC_ALL=C", "USER=somebody", "HOSTNAME=elsewhere",
+		"GOAMD64=v3", "GOARM64=v9.0", "GOFLAGS=-tags=netgo -gcflags=all=-N", "GOEXPERIMENT=greenteagc")
+	for _, b := range blocks(t, "../Documentation/installing.md") {
+		if strings.HasPrefix(b.script, "sha256sum ") {
+			cmd := exec.Command("sh", "-c", b.script)
+			cmd.Dir = second
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s", b.script, err, out)
+			}
+		}
+	}
 	sums := sums(t, first)
 	if len(sums) != 4 {
 		t.Errorf("the release has sums of %d files, want an archive, two packages and a list of contents: %q", len(sums), sums)

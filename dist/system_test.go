@@ -19,7 +19,7 @@ const source = "/source"
 func (h *host) boot(files map[string]string, enable ...string) {
 	h.n.t.Helper()
 	copies := map[string]string{source + "/build/flanneld": daemonBinary}
-	for _, path := range []string{"flanneld.service", "mk-docker-opts.sh", "docker.service.d/flannel.conf", "containerd.service.d/flannel.conf"} {
+	for _, path := range []string{"flanneld.service", "mk-docker-opts.sh", "docker.service.d/flannel.conf", "containerd.service.d/flannel.conf", "cni/10-flannel.conflist"} {
 		copies[source+"/dist/"+path] = path
 	}
 	if enable != nil { // it is to be there from the start

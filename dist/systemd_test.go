@@ -85,8 +85,10 @@ WantedBy=multi-user.target
 	if level := h.run("systemd-analyze", "security", "--no-pager", "flanneld"); !strings.Contains(level, "OK") {
 		t.Errorf("systemd says of the unit:\n%s", level)
 	}
-	if sec := h.show("flanneld", "WatchdogUSec"); sec != "30s" {
-		t.Errorf("the watchdog waits for %s", sec)
+	for property, want := range map[string]string{"WatchdogUSec": "30s", "RestartUSec": "2s", "TimeoutStartUSec": "infinity", "TimeoutStopUSec": "10s"} {
+		if got := h.show("flanneld", property); got != want {
+			t.Errorf("the unit's %s is %s, want %s", property, got, want)
+		}
 	}
 	// iptables must not be left without its lock, nor may others have it.
 	if lock := h.run("stat", "--format=%a %U", "/run/xtables.lock"); lock != "600 root" {

@@ -36,6 +36,58 @@ func TestVagrantfile(t *testing.T) {
 	}
 }
 
+// aptGet stands for apt-get, as there may be no internet: what other packages have is in
+// this machine's /usr.
+const aptGet = `#!/bin/sh
+for name; do
+	case $name in *.deb) exec dpkg -i "$name" ;; esac
+done
+`
+
+// etcdUnit stands for that of Debian's package.
+const etcdUnit = `[Service]
+Type=notify
+Environment=ETCD_DATA_DIR=/var/lib/etcd
+EnvironmentFile=/etc/default/etcd
+StateDirectory=etcd
+ExecStart=/usr/local/bin/etcd
+`
+
+// The machines on which the Vagrantfile's script was run have containers that reach each
+// other.
+func TestVagrantMachines(t *testing.T) {
+	pkg := one(t, release(t, testVersion), "*.deb")
+	n := newNetwork(t)
+	var containers []*container
+	for i, h := range n.hosts {
+		h.boot(map[string]string{
+			"/etc/hostname":                  fmt.Sprintf("node%d", i+1),
+			"/etc/default/etcd":              "",
+			unitDir + "etcd.service":         etcdUnit,
+			"/stand-ins/apt-get":             aptGet,
+			"/vagrant/" + filepath.Base(pkg): read(t, pkg),
+			"/stand-ins/etcd":                read(t, "../build/etcd"),
+		})
+		h.layUsr()
+		h.run("install", "/stand-ins/apt-get", "/stand-ins/etcd", "/usr/local/bin")
+		h.run("env", "ADDRESS="+h.Addr.String(), "ETCD=http://"+n.hosts[0].Addr.String()+":2379",
+			"timeout", "60", "bash", "-c", vagrantShell(t))
+		h.waitShow("flanneld", "ActiveState", "active")
+		if state := h.show("flanneld", "UnitFileState"); state != "enabled" {
+			t.Errorf("at the next boot of %s flanneld is %s", h.Name, state)
+		}
+		check(t, lab.WriteImage(n.ctx, filepath.Join(h.sys.Root, "image.tar")))
+		c := n.startContainer(h.docker, "/image.tar")
+		n.wantInSubnet(c, h.env())
+		containers = append(containers, c)
+	}
+	n.wantReaches(containers[0], containers[1])
+	n.wantReaches(containers[1], containers[0])
+	if status := n.hosts[0].show("flanneld", "StatusText"); !strings.Contains(status, " on eth0 (") || !strings.Contains(status, "backend vxlan, 1 peers") {
+		t.Errorf("the status is %s", status)
+	}
+}
+
 // vagrantMachine is a host as Vagrant makes it: eth0 is behind a NAT of its own, and
 // has the default route and an address that all have; eth1 is where they meet.
 func (n *network) vagrantMachine(i int, internet *lab.Switch) *host {

@@ -33,6 +33,8 @@ func start(machine host) int {
 	signal.Notify(counters, syscall.SIGUSR1)
 	o.askedCounters = counters
 	o.rules = masq.New(o.forwardRules)
+	// If whoever reads the log is gone, the daemon is not to end as well.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	switch {

@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
@@ -56,6 +60,8 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 						what = "what it says is out of date"
 					}
 					klog.Errorf("%s, trying again: %v", what, err)
+				} else if !first && folderLost(d.options.subnetFile, err) {
+					return fmt.Errorf("%w: its folder was removed, and whoever starts this daemon has to make it", err)
 				}
 				d.systemd.status(said)
 				if err := sleep(ctx, retryPause); err != nil {
@@ -74,6 +80,17 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// folderLost reports whether a file cannot be written because its folder was removed
+// where this process cannot make it again: a unit or a container is given one by whoever
+// starts it, and sees no other one.
+func folderLost(file string, err error) bool {
+	if errors.Is(err, fs.ErrNotExist) {
+		return true // it is there without a name
+	}
+	_, missing := os.Stat(filepath.Dir(file))
+	return errors.Is(err, unix.EROFS) && errors.Is(missing, fs.ErrNotExist)
 }
 
 // awaitReady waits until the host is as it should be, and tells systemd why it is

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"net"
+	"os"
+	"strings"
 	"sync"
+	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"k8s.io/klog/v2"
@@ -9,9 +13,11 @@ import (
 
 // systemd tells the service manager how the daemon is, if one asks for it.
 type systemd struct {
-	mu      sync.Mutex
-	isReady bool
-	last    string
+	mu        sync.Mutex
+	isReady   bool
+	toldReady bool
+	last      string // that it was told
+	failed    string // why it could not be told; empty if it could
 }
 
 // status says what is going on.
@@ -21,29 +27,79 @@ func (s *systemd) status(text string) {
 	s.tell(text)
 }
 
-// ready says that the daemon does its work, and how that goes.
+// ready says that the daemon does its work, and how that goes. What could not be said
+// is said at the next call.
 func (s *systemd) ready(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isReady {
-		s.tell(text)
-		return
+	if !s.isReady {
+		s.isReady = true
+		klog.Infof("ready: %s", text)
 	}
-	s.isReady = true
-	s.last = text
-	klog.Infof("ready: %s", text)
-	s.notify(sd.SdNotifyReady + "\nSTATUS=" + text)
+	if s.toldReady {
+		s.tell(text)
+	} else if s.notify(sd.SdNotifyReady + "\nSTATUS=" + line(text)) {
+		s.toldReady, s.last = true, text
+	}
+}
+
+// alive says that the daemon is not stuck.
+func (s *systemd) alive() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notify(sd.SdNotifyWatchdog)
 }
 
 func (s *systemd) tell(text string) {
-	if text != s.last {
+	if text != s.last && s.notify("STATUS="+line(text)) {
 		s.last = text
-		s.notify("STATUS=" + text)
 	}
 }
 
-func (s *systemd) notify(text string) {
-	if _, err := sd.SdNotify(false, text); err != nil {
-		klog.Warningf("notifying systemd: %v", err)
+// longest is the length of a status in bytes: systemd throws away messages of more than
+// 4 KiB, and with a status what else the message says.
+const longest = 2 << 10
+
+// line makes a status one line, for a second one would be another message.
+func line(text string) string {
+	text = strings.ReplaceAll(text, "\n", "; ")
+	if len(text) > longest {
+		text = strings.ToValidUTF8(text[:longest], "") + " …"
 	}
+	return text
+}
+
+// notifyTimeout is how long to wait for a service manager that does not take messages,
+// which may be frozen. The daemon has better things to do.
+const notifyTimeout = time.Second
+
+// notify sends a message. It reports whether it arrived, or nobody wants one.
+func (s *systemd) notify(text string) bool {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return true
+	}
+	err := send(socket, text)
+	if err == nil {
+		s.failed = ""
+		return true
+	}
+	if err.Error() != s.failed {
+		s.failed = err.Error()
+		klog.Warningf("notifying systemd, trying again: %v", err)
+	}
+	return false
+}
+
+func send(socket, text string) error {
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetWriteDeadline(time.Now().Add(notifyTimeout)); err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(text))
+	return err
 }

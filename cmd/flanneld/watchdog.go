@@ -22,7 +22,7 @@ func (d *daemon) watchdog(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		d.awaitLock()
-		d.systemd.notify(sd.SdNotifyWatchdog)
+		d.systemd.alive()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

@@ -120,23 +120,32 @@ func (r *release) write(name string, content []byte) error {
 	return os.WriteFile(filepath.Join(r.out, name), content, 0o644)
 }
 
-// described is what git describe says: the last tag, how many commits ago that was,
-// the present one, and whether files were changed since.
-var described = regexp.MustCompile(`^v?(\d[^-]*(?:-[a-z][^-]*)?)(?:-(\d+)-(g[0-9a-f]+))?(-dirty)?$`)
+// described is what git describe says of a commit: the last tag, how many commits ago
+// that was, and the present one.
+var described = regexp.MustCompile(`^v?(\d[^-]*(?:-[a-z][^-]*)?)(?:-(\d+)-(g[0-9a-f]+))?$`)
 
 // packageVersion is the version as dpkg and rpm order it: commits after a tag come
-// after it, and those before any tag, by their time, before all.
+// after it, and those before any tag, by their time, before all. What was changed since
+// a commit comes after that.
 func packageVersion(version string, at time.Time) string {
-	parts := described.FindStringSubmatch(version)
-	if parts == nil || isHash.MatchString(version) {
+	commit, changed := strings.CutSuffix(version, "-dirty")
+	parts := described.FindStringSubmatch(commit)
+	if parts == nil || isHash.MatchString(commit) {
 		return "0~" + at.Format("20060102150405") + "." + strings.ReplaceAll(version, "-", ".")
 	}
+	after := slices.DeleteFunc(parts[2:], func(s string) bool { return s == "" })
+	if changed && len(after) == 0 {
+		after = []string{"0"} // of commits
+	}
+	if changed {
+		after = append(after, "dirty")
+	}
 	v := strings.ReplaceAll(parts[1], "-", "~")
-	if after := slices.DeleteFunc(parts[2:], func(s string) bool { return s == "" }); len(after) > 0 {
-		v += "+" + strings.ReplaceAll(strings.Join(after, "."), "-", "")
+	if len(after) > 0 {
+		v += "+" + strings.Join(after, ".")
 	}
 	return v
 }
 
 // isHash tells a commit before any tag, which may begin with a digit.
-var isHash = regexp.MustCompile(`^[0-9a-f]{7,40}(-dirty)?$`)
+var isHash = regexp.MustCompile(`^[0-9a-f]{7,40}$`)
