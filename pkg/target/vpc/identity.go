@@ -27,6 +27,10 @@ type nic struct {
 // wraps.
 var noVersion2 = regexp.MustCompile(`getToken, .*StatusCode: (403|404|405)\b`)
 
+// noAnswer is in the error where none came in time: the SDK waits for less than the
+// context lets it.
+var noAnswer = regexp.MustCompile(`(?i)timeout|deadline exceeded`)
+
 // newMetadata returns a client for the instance's metadata. It is one for version 1
 // only if there is no version 2: that an answer does not come is no sign of that.
 func newMetadata(ctx context.Context, cfg aws.Config) (*imds.Client, error) {
@@ -57,7 +61,7 @@ func get(ctx context.Context, c *imds.Client, path string) (string, error) {
 			return strings.TrimSpace(string(text)), nil
 		}
 	}
-	if strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
+	if noAnswer.MatchString(err.Error()) {
 		return "", fmt.Errorf("the instance metadata service (IMDS) does not answer; is this an instance of EC2, and in a container is the hop limit 2?: %w", context.DeadlineExceeded)
 	}
 	return "", metadataError{path, err}
