@@ -39,9 +39,13 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 		return err
 	}
 	saved := o.savedFile()
-	if s, err := o.saved(); err == nil && s.Own.Subnet != env.Subnet {
+	switch s, err := o.saved(); {
+	case err != nil:
+	case s.Own.Subnet != env.Subnet:
 		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
 		saved = ""
+	default:
+		tellCloudRoutes(s, out)
 	}
 	for _, file := range []string{saved, o.subnetFile} { // the last tells what is ours
 		err := os.Remove(file)

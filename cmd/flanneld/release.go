@@ -33,6 +33,7 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 	}
 	// A start without etcd would take the lease for ours still.
 	if s, err := o.saved(); err == nil && s.Own.PublicIP == host.PublicIP {
+		tellCloudRoutes(s, out)
 		return os.Remove(o.savedFile())
 	}
 	return nil
