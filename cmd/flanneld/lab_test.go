@@ -112,9 +112,21 @@ type node struct {
 	resolved map[netip.Addr]bool
 }
 
-// newLab returns a lab with a switch and a host for etcd, and no daemons. It is closed when
-// the test ends; then no process may have reported a data race.
+// newLab returns a lab with a switch and a host for etcd, and no daemons.
 func newLab(t testing.TB, v variant) *network {
+	t.Helper()
+	n := newEmptyLab(t, v)
+	var err error
+	n.sw, err = n.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
+	check(t, err)
+	n.server, err = n.lab.AddHost("server", n.sw, lab.HostOptions{})
+	check(t, err)
+	return n
+}
+
+// newEmptyLab returns a lab that is closed when the test ends; then no process may
+// have reported a data race.
+func newEmptyLab(t testing.TB, v variant) *network {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	t.Cleanup(cancel)
@@ -134,10 +146,6 @@ func newLab(t testing.TB, v variant) *network {
 		}
 		check(t, l.Close())
 	})
-	n.sw, err = l.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
-	check(t, err)
-	n.server, err = l.AddHost("server", n.sw, lab.HostOptions{})
-	check(t, err)
 	return n
 }
 

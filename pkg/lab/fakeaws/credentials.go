@@ -23,6 +23,21 @@ type Credentials struct {
 	issued time.Time
 }
 
+// Secrets lists what is to be told to nobody: the secret keys and the session tokens
+// of all credentials so far.
+func (c *Cloud) Secrets() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []string
+	for _, k := range c.keys {
+		all = append(all, k.SecretAccessKey)
+		if k.SessionToken != "" {
+			all = append(all, k.SessionToken)
+		}
+	}
+	return all
+}
+
 // key is what the endpoint knows about an access key.
 type key struct {
 	Credentials
