@@ -26,6 +26,10 @@ var shown = map[string][]string{
 	"Documentation/vagrant.md":       {"waiting: "},
 }
 
+func isShown(document string, b block) bool {
+	return slices.ContainsFunc(shown[document], func(s string) bool { return strings.HasPrefix(b.script, s) })
+}
+
 // elsewhere are commands that other tests run: by document and beginning, the test's
 // name. Those which it does not read from the document it runs in some other form.
 var elsewhere = map[[2]string]string{
@@ -262,8 +266,7 @@ func (e *examples) wantAll() {
 	tests := allTests(e.t)
 	for document, all := range e.blocks {
 		for _, b := range all {
-			isShown := slices.ContainsFunc(shown[document], func(s string) bool { return strings.HasPrefix(b.script, s) })
-			if b.where != "" || e.ran[[2]string{document, b.script}] || isShown {
+			if b.where != "" || e.ran[[2]string{document, b.script}] || isShown(document, b) {
 				continue // what says where it is to be run has a test that runs it all
 			}
 			if strings.HasPrefix(b.script, "make ") {
