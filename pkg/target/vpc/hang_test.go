@@ -117,6 +117,7 @@ func TestLateAnswer(t *testing.T) {
 		if _, err := w.Dump(w.t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the look may be made again, as what is wanted changed meanwhile
 		g.shut(true)
 		for len(w.hints) > 0 {
 			<-w.hints
