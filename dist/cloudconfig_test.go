@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -97,6 +98,34 @@ func TestCloudConfig(t *testing.T) {
 		t.Errorf("on the second machine etcd is %s", state)
 	}
 	n.testConfigStays()
+	n.testEtcdComesBack()
+}
+
+// testEtcdComesBack checks that etcd and the configuration are there after etcd could not
+// be started for long.
+func (n *network) testEtcdComesBack() {
+	h := n.hosts[0]
+	h.run("systemctl", "stop", "flannel-config", "etcd")
+	h.run("rm", "-r", "/var/lib/etcd")
+	var listener net.Listener
+	check(n.t, h.Do(func() (err error) {
+		listener, err = net.Listen("tcp4", ":2379")
+		return err
+	}))
+	defer listener.Close()
+	h.run("systemctl", "start", "--no-block", "flannel-config")
+	const more = 6 // than systemd allows within ten seconds, if nothing else is said
+	n.wait(soon, "etcd to be tried again", func() string {
+		tries, err := strconv.Atoi(h.show("etcd", "NRestarts"))
+		check(n.t, err)
+		if tries < more {
+			return fmt.Sprintf("it was %d times", tries)
+		}
+		return ""
+	})
+	check(n.t, listener.Close())
+	h.waitShow("etcd", "ActiveState", "active")
+	h.waitShow("flannel-config", "ActiveState", "active")
 }
 
 // testConfigStays checks that what is written once is not written again.

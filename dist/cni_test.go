@@ -1,6 +1,7 @@
 package dist_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -147,7 +148,9 @@ func (p *pod) accept(client *lab.Namespace, addr netip.AddrPort) netip.Addr {
 	}))
 	defer listener.Close()
 	check(t, listener.SetDeadline(time.Now().Add(soon)))
-	conn, err := client.DialContext(p.c.n.ctx, "tcp", addr.String())
+	ctx, cancel := context.WithTimeout(p.c.n.ctx, soon)
+	defer cancel()
+	conn, err := client.DialContext(ctx, "tcp", addr.String())
 	check(t, err)
 	defer conn.Close()
 	accepted, err := listener.AcceptTCP()
@@ -195,9 +198,11 @@ func TestCNI(t *testing.T) {
 			n.configure("10.5.0.0/16", backend)
 			const port8080 = `CAP_ARGS={"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}`
 			var pods []*pod
+			var bridges []netip.Addr
 			for _, h := range n.hosts {
 				c := h.installCNI()
 				daemon := c.start()
+				bridges = append(bridges, netip.MustParsePrefix(daemon.Env()["FLANNEL_SUBNET"]).Addr())
 				p := c.add("pod-"+backend, port8080)
 				p.wantInSubnet(daemon.Env())
 				if got := c.remains(); len(got) != 5 { // one of each kind, and the runtime's own note
@@ -210,6 +215,10 @@ func TestCNI(t *testing.T) {
 			check(t, pods[0].WaitPing(n.ctx, n.server.Addr)) // outside, as the host
 			if from := pods[0].accept(n.hosts[1].Namespace, netip.AddrPortFrom(n.hosts[0].Addr, 8080)); from != n.hosts[1].Addr {
 				t.Errorf("%s connects to a port of %s as %s", n.hosts[1].Addr, n.hosts[0].Addr, from)
+			}
+			// The way to itself: the plugin has the bridge's address stand for the pod's.
+			if from := pods[0].accept(pods[0].Namespace, netip.AddrPortFrom(n.hosts[0].Addr, 8080)); from != bridges[0] {
+				t.Errorf("a pod connects to its own port of the host as %s", from)
 			}
 			for _, p := range pods {
 				p.del()

@@ -75,6 +75,9 @@ func TestFromScratch(t *testing.T) {
 			deliver(t, h.sys, systems)
 		}
 	}
+	if limit := systems["192.168.0.2"].show("etcd", "StartLimitIntervalUSec"); limit != "0" {
+		t.Errorf("etcd is not started any more if it failed too often within %s", limit)
+	}
 	var pods []*lab.Pod
 	for _, addr := range hosts {
 		pod, err := systems[addr].AddPod("pod", env(systems[addr].run("cat", "/run/flannel/subnet.env")))
