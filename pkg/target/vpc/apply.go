@@ -71,11 +71,13 @@ func (t *Target) answered(op state.Op) (done bool, err error) {
 	if k.Kind == state.KindCloudPeer {
 		return true, t.watchOver(op)
 	}
-	if t.first != nil && t.why == nil && time.Until(t.due) > 0 {
+	switch {
+	case t.first != nil && time.Until(t.due) > 0:
 		return true, errTurn
-	}
-	if t.self == nil {
+	case t.self == nil:
 		return true, blind(t.why)
+	case t.first != nil:
+		return true, errBusy
 	}
 	if h := t.holds[k]; h != nil && time.Now().Before(h.until) {
 		return true, h.err
@@ -101,9 +103,9 @@ func (j job) run(ctx context.Context, t *Target) (unheard bool) {
 	for i, op := range j.ops {
 		if i > 0 && unanswered(errs[i-1]) {
 			errs[i] = errs[i-1] // so would this one be
-			continue
+		} else {
+			errs[i] = t.step(ctx, op)
 		}
-		errs[i] = t.step(ctx, op)
 		if ctx.Err() != nil {
 			return false
 		}
@@ -281,7 +283,7 @@ func (t *Target) wrote(tab *table, k state.Key, is *route) {
 		tab.routes[k.Dst] = *is
 		t.regained(k)
 	}
-	t.written[k] = &write{table: tab.id, route: is, until: time.Now().Add(settled)}
+	t.written[k] = write{route: is, until: time.Now().Add(settled)}
 	t.soon(again)
 }
 

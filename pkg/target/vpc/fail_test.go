@@ -141,6 +141,15 @@ func TestThrottled(t *testing.T) {
 		if throttled == 0 || len(w.Calls()) > 300 {
 			t.Errorf("%d of %d calls throttled", throttled, len(w.Calls()))
 		}
+		w.ForgetCalls()
+		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
+		w.start(w.a)
+		w.pass()
+		for _, c := range w.Calls() {
+			if c.Action != "DescribeRouteTables" {
+				t.Errorf("%s after a call was refused", c.Action)
+			}
+		}
 	})
 }
 
@@ -195,6 +204,11 @@ func TestSlowMetadata(t *testing.T) {
 		if len(w.now) != 2 {
 			t.Errorf("%v", w.now)
 		}
+		begin = time.Now()
+		w.pass()
+		if took := time.Since(begin); took > 0 {
+			t.Errorf("the second pass took %s", took)
+		}
 		w.run(3 * time.Minute)
 		for k, err := range w.now {
 			if !strings.Contains(err.Error(), "no link: the instance metadata service (IMDS) does not answer") {
@@ -202,7 +216,8 @@ func TestSlowMetadata(t *testing.T) {
 			}
 		}
 		w.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true})
-		w.run(2 * time.Minute)
+		w.lost(2 * time.Minute)
+		w.pass()
 		w.wantFailures(nil)
 		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
 	})

@@ -58,7 +58,8 @@ func inWorldWith(t *testing.T, env map[string]string, fn func(*world)) {
 
 func newWorld(t *testing.T, options fakeaws.Options) *world {
 	w := &world{t: t, Cloud: fakeaws.New(options), hints: make(chan target.Event, 1000)}
-	var err error
+	_, err := w.AddVPC("10.0.0.0/16") // of others
+	w.check(err)
 	w.vpc, err = w.AddVPC("10.0.0.0/16")
 	w.check(err)
 	first, err := w.vpc.AddSubnet("10.0.1.0/24", "a")
@@ -200,6 +201,31 @@ func (w *world) wantRoute(table *fakeaws.RouteTable, dst netip.Prefix, to *fakea
 	}
 	if to != nil {
 		w.t.Errorf("%s has no route to %s", table.ID, dst)
+	}
+}
+
+// lost waits for a hint that there is more to be seen, or done, than before. It returns
+// how long that took.
+func (w *world) lost(limit time.Duration) time.Duration {
+	w.t.Helper()
+	for begin, end := time.Now(), time.After(limit); ; {
+		select {
+		case e := <-w.hints:
+			if e.Lost {
+				return time.Since(begin)
+			}
+		case <-end:
+			w.t.Errorf("no hint after %s", limit)
+			return limit
+		}
+	}
+}
+
+// forgetHints drops the hints that there were so far.
+func (w *world) forgetHints() {
+	synctest.Wait()
+	for len(w.hints) > 0 {
+		<-w.hints
 	}
 }
 

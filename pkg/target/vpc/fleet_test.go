@@ -33,6 +33,16 @@ type fleet struct {
 	leases []*subnet.Lease
 }
 
+// distant is a way on which a call of EC2 takes as long as it does.
+type distant struct{ http.RoundTripper }
+
+func (d distant) RoundTrip(in *http.Request) (*http.Response, error) {
+	if in.URL.Hostname() != fakeaws.MetadataAddr {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return d.RoundTripper.RoundTrip(in)
+}
+
 func newFleet(t *testing.T, n int) *fleet {
 	f := &fleet{T: t, Cloud: fakeaws.New(fakeaws.Options{})}
 	f.SetRouteLimit(n + 2)
@@ -87,7 +97,7 @@ func (f *fleet) run(within, after time.Duration) (routed time.Duration) {
 	begin, n := time.Now(), len(f.hosts)
 	for i, host := range f.hosts {
 		t := vpc.New(
-			config.WithHTTPClient(&http.Client{Transport: f.Transport(host)}),
+			config.WithHTTPClient(&http.Client{Transport: distant{f.Transport(host)}}),
 			config.WithBaseEndpoint("http://ec2.test"),
 			config.WithSharedConfigFiles([]string{}), config.WithSharedCredentialsFiles([]string{}),
 		)
@@ -174,23 +184,61 @@ func TestFleetGrows(t *testing.T) {
 	})
 }
 
-// A host that has gone leaves a route behind. One or two of the others delete it, not
-// all of them.
-func TestFleetCleansUp(t *testing.T) {
+// Where others have used up the limits, hosts do not make it worse for long.
+func TestFleetRefused(t *testing.T) {
 	const n = 100
 	synctest.Test(t, func(t *testing.T) {
 		f := newFleet(t, n)
+		f.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 1, Refill: 1})
+		routed := f.run(0, 0)
+		calls, all, refused := f.tally()
+		t.Logf("routed after %s, calls %v, %d refused", routed, calls, refused)
+		if refused > 8*n || routed > 15*time.Minute {
+			t.Errorf("%d calls, or too long", all)
+		}
+	})
+}
+
+// Hosts that are gone leave routes behind. Few of the others delete them, and not all,
+// though what EC2 shows is some seconds old; and only what they have just seen.
+func TestFleetCleansUp(t *testing.T) {
+	const n, gone = 100, 20
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, n)
+		f.SetRouteLimit(n + gone + 1)
+		f.SetLag(5 * time.Second)
 		for _, host := range f.hosts {
 			host.Interface().SetSourceDestCheck(false)
 		}
-		gone, err := f.RunInstance(f.hosts[0].Interface().Subnet, fakeaws.InstanceOptions{})
-		f.check(err)
-		f.check(f.table.CreateRoute("10.255.1.0/24", gone.Interface().ID))
-		gone.Terminate()
-		f.run(0, 3*time.Minute)
-		calls, _, _ := f.tally()
-		if got := calls["DeleteRoute"]; got == 0 || got > 5 || f.routes() != n {
-			t.Errorf("%d calls of DeleteRoute, %d routes left", got, f.routes())
+		time.Sleep(time.Minute)
+		var left []*fakeaws.Instance
+		for i := range gone {
+			host, err := f.RunInstance(f.hosts[0].Interface().Subnet, fakeaws.InstanceOptions{})
+			f.check(err)
+			f.check(f.table.CreateRoute(fmt.Sprintf("10.255.%d.0/24", i), host.Interface().ID))
+			left = append(left, host)
+		}
+		time.AfterFunc(3*time.Minute+40*time.Second, func() {
+			for _, host := range left {
+				host.Terminate()
+			}
+		})
+		f.run(0, 10*time.Minute)
+		looks := make(map[string]time.Time) // by who did
+		deleted := 0
+		for _, c := range f.Calls() {
+			switch c.Action {
+			case "DescribeRouteTables":
+				looks[c.AccessKeyID] = c.Time
+			case "DeleteRoute":
+				deleted++
+				if old := c.Time.Sub(looks[c.AccessKeyID]); old > time.Second {
+					t.Errorf("a route was deleted that was seen %s before", old)
+				}
+			}
+		}
+		if t.Logf("%d deletes", deleted); deleted > 4*gone || f.routes() != n {
+			t.Errorf("%d calls of DeleteRoute, %d routes left", deleted, f.routes())
 		}
 	})
 }

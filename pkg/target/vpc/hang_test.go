@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -119,24 +118,63 @@ func TestLateAnswer(t *testing.T) {
 		}
 		synctest.Wait() // the look may be made again, as what is wanted changed meanwhile
 		g.shut(true)
-		for len(w.hints) > 0 {
-			<-w.hints
-		}
+		w.forgetHints()
 		begin := time.Now()
 		w.pass()
 		if err := w.now[state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key()]; !errors.Is(err, errBusy) || time.Since(begin) != patience {
 			t.Errorf("after %s: %v", time.Since(begin), err)
 		}
-		g.reopen()
-		synctest.Wait()
-		if len(w.hints) == 0 || !(<-w.hints).Lost {
-			t.Error("no event")
-		}
-		w.pass()
+		time.AfterFunc(time.Second, g.reopen)
+		w.pass() // the same step is handed over once more
 		w.wantFailures(nil)
+		if took := w.lost(time.Second); took > 0 {
+			t.Error(took)
+		}
 		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n != 1 {
 			t.Errorf("%d writes", n)
 		}
+	})
+}
+
+// Steps that follow one without an answer are not tried.
+func TestSilentWrites(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.wish(w.vpc.Main.ID, w.table.ID)
+		g := w.behindGate()
+		w.Deny("CreateRoute")
+		w.pass()
+		w.Allow("CreateRoute")
+		time.Sleep(holdFirst)
+		g.shut(false)
+		w.forgetHints()
+		w.pass()
+		if took := patience + w.lost(time.Minute); took != callTime {
+			t.Errorf("the outcome came after %s", took)
+		}
+		w.pass()
+		for _, table := range []string{w.vpc.Main.ID, w.table.ID} {
+			if err := w.now[state.CloudRoute{Table: table, Dst: ownDst}.Key()]; err == nil || !strings.HasSuffix(err.Error(), ": no answer within 10s") {
+				t.Errorf("%s: %v", table, err)
+			}
+		}
+		g.reopen()
+	})
+}
+
+// What becomes wanted during a look has one of its own.
+func TestWantedDuringLook(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		w.pass()
+		time.Sleep(again + time.Second)
+		g.shut(false)
+		time.Sleep(period + spread + time.Second) // a look has begun
+		w.wish(w.vpc.Main.ID, w.table.ID)
+		w.Expect(w.want)
+		g.reopen()
+		w.pass()
+		w.wantFailures(nil)
+		w.wantRoute(w.table, ownDst, w.a.Interface())
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 
 	"flanneld/pkg/lab/fakeaws"
+	"flanneld/pkg/state"
 )
 
 // moving is the way of a process that may find itself on another instance.
@@ -83,8 +84,13 @@ func TestMovedAddress(t *testing.T) {
 		w.wishFor(addr, w.vpc.Main.ID)
 		w.run(time.Minute)
 		w.wantRoute(w.vpc.Main, ownDst, first)
+		w.check(w.vpc.Main.CreateRoute("10.1.8.0/24", "igw-0123456789abcdef0"))
 		w.check(first.Detach())
 		w.run(recheck * (period + spread))
+		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "no link: none of the network interfaces of " + w.a.ID + " has the address " + addr.String()})
+		if len(w.now) != 1 {
+			t.Errorf("failures: %v", w.now) // what others made is not ours now
+		}
 		w.check(first.Delete())
 		second, err := w.a.Attach(w.a.Interface().Subnet, addr)
 		w.check(err)

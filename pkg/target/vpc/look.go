@@ -31,10 +31,8 @@ const (
 
 // write is what this process made of a route: nil is a route that was deleted.
 type write struct {
-	table string // its ID
 	route *route
 	until time.Time // when EC2 shows it, at the latest
-	shown bool      // once; the next answer may be older
 }
 
 // look asks EC2 how things are. What can't be seen stays as it was seen last.
@@ -68,21 +66,6 @@ func (t *Target) look(ctx context.Context) {
 		if t.looks == 1 {
 			t.due = now.Add(spread + rand.N(period)) // others may have begun at the same time
 		}
-		sooner := func(at time.Time) {
-			if at.After(now) && at.Before(t.due) {
-				t.due = at
-			}
-		}
-		for _, w := range t.written {
-			if !w.shown {
-				sooner(w.until)
-			}
-		}
-		for _, tab := range t.tables {
-			for _, at := range tab.doomed {
-				sooner(at)
-			}
-		}
 		for k, h := range t.holds {
 			if codeOf(h.err) == "" {
 				delete(t.holds, k) // EC2 answers again
@@ -111,7 +94,7 @@ func (t *Target) tryLook(ctx context.Context) error {
 	t.mu.Lock()
 	self, host, names := t.self, t.host, t.names()
 	// With many hosts, this waits until there is something to write, or the next look.
-	check := anew && t.looks > 1 || t.passes == nil && (2*t.reads() <= readBurst || t.looks > 1 && t.mayPass())
+	check := anew && t.looks > 1 || t.passes == nil && (2*t.reads() <= readBurst || t.looks > 1)
 	t.mu.Unlock()
 	n, ok := self.interfaces[host]
 	if !ok {
@@ -137,15 +120,10 @@ func (t *Target) meet(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	was := t.self
-	if was == nil || was.instance != self.instance || was.region != self.region {
+	if was == nil || was.instance != self.instance {
 		klog.Infof("this is the instance %s in %s", self.instance, self.region)
-		t.session, t.passes = nil, nil
-		clear(t.tables)
-		clear(t.written)
-		clear(t.kept)
-		clear(t.holds)
 	}
-	if t.session == nil {
+	if t.session == nil || was.region != self.region {
 		t.session = s
 	}
 	if was != nil && was.interfaces[t.host].id != self.interfaces[t.host].id {
@@ -167,13 +145,10 @@ func (t *Target) saw(name string, tab *table) {
 	}
 	tab.seen = time.Now()
 	for k, w := range t.written {
-		is, there := tab.routes[k.Dst]
 		switch {
 		case k.Dev != name:
-		case w.table != tab.id, time.Until(w.until) <= 0:
+		case time.Until(w.until) <= 0:
 			delete(t.written, k)
-		case w.route == nil && !there, w.route != nil && is == *w.route:
-			w.shown = true
 		case w.route == nil:
 			delete(tab.routes, k.Dst)
 		default:

@@ -25,14 +25,13 @@ import (
 // only started again, for that finds its routes in place. Later on each host looks at a
 // time of its own.
 const (
-	readRate   = 16.0 // calls a second
-	writeRate  = 4.0
+	readRate   = 16 // calls a second
+	writeRate  = 4
 	readBurst  = 80 // calls at once
 	writeBurst = 40
 
-	// doomRate is how many hosts a second come to delete the same route: the first
-	// to do so is seen by the next.
-	doomRate = 1.0
+	// So many hosts may come to delete the same route at the same time.
+	doomAtOnce = 10
 
 	// A route that is lost again and again is put back that often without a pause;
 	// after that, with pauses that double. It counts from the start again when
@@ -77,9 +76,8 @@ func (t *Target) lookTurn() time.Time {
 
 // queue is the row of the hosts that have to write their routes for the first time.
 type queue struct {
-	joined time.Time     // when this host saw who is in it; zero before
-	length time.Duration // from the beginning, the longest that it was seen
-	turn   time.Time     // when this host is to be woken; zero if not
+	joined time.Time // when this host saw who is in it; zero before
+	turn   time.Time // when this host is to be woken; zero if not
 }
 
 // errTurn is why a step is not taken yet. Nothing is ready before that.
@@ -118,14 +116,11 @@ func (t *Target) inQueue() bool {
 		t.queue = queue{}
 		return false
 	}
-	// It has the hosts that have written since it began, and those that are to write.
-	// It gets longer as leases become known, but no shorter as routes do: who is left
-	// then is at its end.
+	// In it are the hosts that have written since it began, and those that are to write.
 	if t.queue.joined.IsZero() {
 		t.queue.joined = time.Now()
 	}
-	t.queue.length = max(t.queue.length, row(calls-writeBurst, writeRate)+t.queue.joined.Sub(t.since))
-	turn := t.since.Add(t.place(t.queue.length))
+	turn := t.since.Add(t.place(t.queue.joined.Sub(t.since) + row(calls-writeBurst, writeRate)))
 	if time.Until(turn) <= 0 {
 		return false
 	}
@@ -140,19 +135,23 @@ func (t *Target) inQueue() bool {
 }
 
 // doom says when the routes of a table that lead nowhere, and that nobody is to keep,
-// are ours to delete: not all hosts are to do that. The caller holds t.mu.
+// are ours to delete: at a time that each host draws for each of them, so that the first
+// to do so is seen by the next, and all that have to go can within it. The caller holds
+// t.mu.
 func (t *Target) doom(name string, tab, before *table) {
 	tab.doomed = make(map[netip.Prefix]time.Time)
 	for dst, r := range tab.routes {
 		k := state.CloudRoute{Table: name, Dst: dst}.Key()
-		if _, live := t.peers[state.CloudPeerKey(name, dst)]; live || t.want[k] || !r.blackhole || r.nic == "" {
-			continue
+		if _, live := t.peers[state.CloudPeerKey(name, dst)]; !live && !t.want[k] && r.blackhole && r.nic != "" {
+			tab.doomed[dst] = time.Time{}
 		}
-		at := tab.seen.Add(t.place(row(t.hosts()-1, doomRate)))
+	}
+	within := row((t.hosts()-doomAtOnce)*max(len(tab.doomed), writeRate), writeRate)
+	for dst := range tab.doomed {
+		tab.doomed[dst] = tab.seen.Add(rand.N(1 + within))
 		if before != nil && !before.doomed[dst].IsZero() {
-			at = before.doomed[dst]
+			tab.doomed[dst] = before.doomed[dst]
 		}
-		tab.doomed[dst] = at
 	}
 }
 

@@ -68,6 +68,16 @@ func TestTurn(t *testing.T) {
 				w.SetRouteLimit(1000)
 				w.last()
 				w.crowd(c.peers, c.routes)
+				begin := time.Now()
+				w.pass()
+				for k, err := range w.now {
+					if !errors.Is(err, errTurn) || !errors.Is(err, target.ErrNoLink) {
+						t.Errorf("%v: %v", k, err)
+					}
+				}
+				if took := time.Since(begin); took > 0 {
+					t.Errorf("the first pass took %s", took)
+				}
 				if took := w.until(5 * time.Minute); took < c.min || took > c.max {
 					t.Errorf("%s", took)
 				}
@@ -85,22 +95,27 @@ func TestTurn(t *testing.T) {
 // become known later count.
 func TestTurnPutOff(t *testing.T) {
 	inWorld(t, func(w *world) {
+		w.a.Interface().SetSourceDestCheck(false)
 		w.last()
 		w.crowd(60, false)
 		w.pass()
-		for k, err := range w.now {
-			if !errors.Is(err, errTurn) || !errors.Is(err, target.ErrNoLink) {
-				t.Errorf("%v: %v", k, err)
-			}
+		w.forgetHints()
+		if took := w.lost(time.Minute); took != 19500*time.Millisecond {
+			t.Errorf("woken after %s", took)
 		}
+		w.crowd(240, false)
+		w.pass()
+		w.wantCalls("DescribeRouteTables")
 		if len(w.now) != 2 {
 			t.Errorf("failures: %v", w.now)
 		}
-		w.wantCalls("DescribeRouteTables")
-		w.crowd(240, false)
-		if took := w.until(5 * time.Minute); took < 110*time.Second || took > 112*time.Second {
-			t.Errorf("%s", took)
+		if took := w.lost(2 * time.Minute); took != 90*time.Second {
+			t.Errorf("woken after %s more", took)
 		}
+		w.wantCalls()
+		w.pass()
+		w.wantFailures(nil)
+		w.wantCalls("DescribeNetworkInterfaceAttribute", "CreateRoute")
 	})
 }
 
@@ -110,8 +125,8 @@ func TestNoTurn(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.run(time.Minute)
 		w.last()
-		w.crowd(60, false)
-		w.pass()
+		w.crowd(800, false)
+		w.run(time.Minute) // to look at all
 		w.wantFailures(nil)
 		w.run(2 * time.Minute)
 		w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
@@ -220,9 +235,7 @@ func TestDeletedAgain(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.run(time.Minute)
 		for range 2 * lossesEasy {
-			for len(w.vpc.Main.Routes()) == 1 {
-				w.run(30 * time.Second)
-			}
+			w.until(time.Hour)
 			w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
 		}
 		w.run(2 * time.Minute)

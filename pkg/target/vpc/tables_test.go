@@ -65,6 +65,47 @@ func TestNewTable(t *testing.T) {
 	})
 }
 
+// A table that the configuration has no more is left as it is.
+func TestFormerTable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.wish(w.vpc.Main.ID, w.table.ID)
+		w.run(time.Minute)
+		w.wish(w.vpc.Main.ID)
+		w.run(3 * time.Minute)
+		w.wantFailures(nil)
+		w.wantRoute(w.table, ownDst, w.a.Interface())
+		if calls := w.Calls("DeleteRoute"); len(calls) != 0 {
+			t.Errorf("%v", calls)
+		}
+	})
+}
+
+// A table's own route is not to be changed, wherever it leads.
+func TestLocalRoute(t *testing.T) {
+	inWorld(t, func(w *world) {
+		r := state.CloudRoute{Table: w.vpc.Main.ID, Dst: w.vpc.Prefix, Host: w.a.Interface().Addr}
+		w.want[r.Key()] = r
+		w.run(3 * time.Minute)
+		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "in its place is something that is not ours, to be removed by hand: route 10.0.0.0/16 to local in route table " + w.vpc.Main.ID})
+		if calls := w.Calls("ReplaceRoute"); len(calls) != 0 {
+			t.Errorf("%v", calls)
+		}
+	})
+}
+
+// What leads nowhere, and never led to a host, is of others.
+func TestOtherBlackhole(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.pass()
+		lost := netip.MustParsePrefix("10.1.7.0/24")
+		w.saw(w.vpc.Main.ID, &table{id: w.vpc.Main.ID, routes: map[netip.Prefix]route{lost: {other: "nat-0123456789abcdef0", blackhole: true}}})
+		k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: lost}.Key()
+		if e, there := w.have()[k]; there {
+			t.Errorf("%+v", e)
+		}
+	})
+}
+
 // What was seen of a table that is gone does not count any more.
 func TestTableDeleted(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -62,8 +62,8 @@ type Target struct {
 	// passes is whether the network interface passes packets of others; nil if
 	// that is not known.
 	passes  *bool
-	written map[state.Key]*write // lately, by this process
-	kept    map[state.Key]*keep  // wanted routes that were once right
+	written map[state.Key]write // lately, by this process
+	kept    map[state.Key]*keep // wanted routes that were once right
 	holds   map[state.Key]*hold
 	queue   queue
 }
@@ -90,7 +90,7 @@ func New(options ...func(*config.LoadOptions) error) *Target {
 		want:    make(map[state.Key]bool),
 		peers:   make(map[state.Key]time.Time),
 		tables:  make(map[string]*table),
-		written: make(map[state.Key]*write),
+		written: make(map[state.Key]write),
 		kept:    make(map[state.Key]*keep),
 		holds:   make(map[state.Key]*hold),
 	}
@@ -277,7 +277,7 @@ func (t *Target) nic() string {
 }
 
 // leadsTo reports whether packets that follow the route come to a network interface.
-func (r route) leadsTo(nic string) bool { return nic != "" && r.nic == nic && !r.blackhole }
+func (r route) leadsTo(nic string) bool { return nic != "" && r.nic == nic }
 
 // entry is a route as an object. What this host wants at its place, and what leads
 // here, is ours, and so is in the end what leads nowhere; the rest is of others. The

@@ -2,6 +2,7 @@ package vpc
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"flanneld/pkg/state"
@@ -19,6 +20,9 @@ func TestStart(t *testing.T) {
 		w.wantCalls("DescribeRouteTables", "DescribeNetworkInterfaceAttribute", "ModifyNetworkInterfaceAttribute", "CreateRoute")
 		w.pass()
 		w.wantCalls()
+		time.Sleep(again) // EC2 is to have the last word
+		synctest.Wait()
+		w.wantCalls("DescribeRouteTables")
 		w.start(w.a)
 		w.pass()
 		w.wantCalls("DescribeRouteTables", "DescribeNetworkInterfaceAttribute")
@@ -31,6 +35,36 @@ func TestIdle(t *testing.T) {
 		w.want = state.Set{}
 		w.run(time.Hour)
 		w.wantCalls()
+		w.wish(w.vpc.Main.ID)
+		w.run(time.Minute)
+		w.want = state.Set{} // as with another backend
+		begin := time.Now()
+		w.pass()
+		if took := time.Since(begin); took > 0 {
+			t.Errorf("a pass takes %s", took)
+		}
+		w.ForgetCalls()
+		w.run(time.Hour)
+		w.wantCalls()
+	})
+}
+
+// Another subnet, and the first one again, is no fight.
+func TestToAndFro(t *testing.T) {
+	inWorld(t, func(w *world) {
+		wanted := []state.Set{w.want, {}}
+		host := w.a.Interface().Addr
+		for _, o := range []state.Object{state.CloudInterface{Host: host}, state.CloudRoute{Table: w.vpc.Main.ID, Dst: peerDst, Host: host}} {
+			wanted[1][o.Key()] = o
+		}
+		for i := range 6 * lossesEasy {
+			w.want = wanted[i%2]
+			w.run(2 * time.Minute)
+			w.wantFailures(nil)
+			if routes := w.vpc.Main.Routes(); len(routes) != 2 || routes[1].InterfaceID != w.a.Interface().ID {
+				t.Fatalf("%+v", routes)
+			}
+		}
 	})
 }
 
@@ -113,6 +147,12 @@ func TestLag(t *testing.T) {
 		w.run(5 * time.Minute)
 		w.wantFailures(nil)
 		if calls := w.Calls("CreateRoute", "ReplaceRoute", "ModifyNetworkInterfaceAttribute"); len(calls) != 2 {
+			t.Errorf("%v", calls)
+		}
+		w.b.Stop()
+		w.check(w.vpc.Main.CreateRoute("10.1.7.0/24", w.b.Interface().ID))
+		w.run(5 * time.Minute)
+		if calls := w.Calls("DeleteRoute"); len(calls) != 1 {
 			t.Errorf("%v", calls)
 		}
 		// Someone was faster than this host's last look.
