@@ -76,6 +76,23 @@ func TestDenied(t *testing.T) {
 	}
 }
 
+// Whether packets of others pass can't be seen, and they do not while the routes are
+// there: it is set all the same.
+func TestHiddenCheck(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.check(w.vpc.Main.CreateRoute(ownDst.String(), w.a.Interface().ID))
+		w.Deny("DescribeNetworkInterfaceAttribute")
+		w.run(time.Minute)
+		w.wantFailures(nil)
+		if w.a.Interface().SourceDestCheck() {
+			t.Error("the check is on")
+		}
+		if calls := w.Calls("ModifyNetworkInterfaceAttribute"); len(calls) != 1 {
+			t.Errorf("%v", calls)
+		}
+	})
+}
+
 // A table that may not be changed, or is not there, is no matter to another one.
 func TestTwoTables(t *testing.T) {
 	inWorld(t, func(w *world) {

@@ -172,10 +172,16 @@ func (t *Target) saw(name string, tab *table) {
 // checkPasses finds out whether the network interface passes packets of others.
 func (t *Target) checkPasses(ctx context.Context, id string) error {
 	passes, err := t.session.passes(ctx, id)
-	if err == nil {
-		t.mu.Lock()
-		t.passes = &passes
-		t.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch codeOf(err) {
+	case throttled:
+	case "":
+		if err == nil {
+			t.passes = &passes
+		}
+	default:
+		t.hidden = true
 	}
 	return err
 }

@@ -62,6 +62,7 @@ type Target struct {
 	// passes is whether the network interface passes packets of others; nil if
 	// that is not known.
 	passes  *bool
+	hidden  bool                // EC2 refuses to tell that
 	written map[state.Key]write // lately, by this process
 	kept    map[state.Key]*keep // wanted routes that were once right
 	holds   map[state.Key]*hold
@@ -243,10 +244,11 @@ func (t *Target) have() state.Have {
 }
 
 // mayPass reports whether the network interface passes packets of others. It will if
-// this host has all its routes, as long as nobody looked. The caller holds t.mu.
+// this host has all its routes, as long as nobody could look: what can't be seen is set.
+// The caller holds t.mu.
 func (t *Target) mayPass() bool {
-	if t.passes != nil {
-		return *t.passes
+	if t.passes != nil || t.hidden {
+		return t.passes != nil && *t.passes
 	}
 	for k := range t.want {
 		if t.kept[k] == nil {
