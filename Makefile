@@ -73,6 +73,9 @@ build/cloud-init:
 TOOLS    := ip bridge ethtool nft iptables-nft iptables-legacy dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash etcdctl rpm ruby aws
 PACKAGES := iproute2 ethtool nftables iptables docker.io busybox-static systemd systemd-container util-linux shellcheck bash dash etcd-client rpm ruby awscli
 
+TOOLS    += curl openssl pgrep
+PACKAGES += curl openssl procps
+
 tools:
 	@for tool in $(TOOLS); do \
 		command -v $$tool >/dev/null || missing="$$missing $$tool"; \
