@@ -35,10 +35,14 @@ func (m Mux) of(k state.Kind) Target {
 
 // Expect implements Expecter.
 func (m Mux) Expect(want state.Set) {
-	for _, p := range m.Parts {
-		if e, ok := p.Target.(Expecter); ok {
+	tell := func(t Target) {
+		if e, ok := t.(Expecter); ok {
 			e.Expect(want)
 		}
+	}
+	tell(m.Rest)
+	for _, p := range m.Parts {
+		tell(p.Target)
 	}
 }
 

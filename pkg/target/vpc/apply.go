@@ -299,7 +299,7 @@ func (t *Target) watchOver(op state.Op) error {
 	if !known {
 		t.peers[k] = time.Time{}
 	}
-	if since.IsZero() || time.Since(since) < absentFor || !t.missing(k) {
+	if since.IsZero() || !t.missing(k) {
 		return nil
 	}
 	return fmt.Errorf("for %s there has been no route that leads anywhere: the host with the lease is to keep it, and what its daemon says tells why not", absentFor)

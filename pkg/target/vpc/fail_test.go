@@ -140,6 +140,29 @@ func TestFullTable(t *testing.T) {
 	})
 }
 
+// What is told of a full table is how it is now, and not at the last look.
+func TestFilledTable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.Deny("CreateRoute")
+		w.pass()
+		w.Allow("CreateRoute")
+		w.SetRouteLimit(3)
+		for _, dst := range []string{"10.9.1.0/24", "10.9.2.0/24"} {
+			w.check(w.vpc.Main.CreateRoute(dst, w.b.Interface().ID))
+		}
+		time.Sleep(holdFirst)
+		w.pass()
+		for _, err := range w.now {
+			if !strings.Contains(err.Error(), "the table has 3 routes") {
+				t.Error(err)
+			}
+		}
+		if len(w.now) != 1 {
+			t.Errorf("failures: %v", w.now)
+		}
+	})
+}
+
 // The account has used up nearly all that it may.
 func TestThrottled(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -162,6 +185,7 @@ func TestThrottled(t *testing.T) {
 		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
 		w.start(w.a)
 		w.pass()
+		time.Sleep(callTime)
 		for _, c := range w.Calls() {
 			if c.Action != "DescribeRouteTables" {
 				t.Errorf("%s after a call was refused", c.Action)

@@ -137,6 +137,27 @@ func TestLateAnswer(t *testing.T) {
 	})
 }
 
+// If EC2 is silent from the start, that is waited for once.
+func TestSilentStart(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		g.shut(false)
+		for _, want := range []time.Duration{patience, 0} {
+			begin := time.Now()
+			w.pass()
+			if took := time.Since(begin); took != want {
+				t.Errorf("a pass took %s", took)
+			}
+			for k, err := range w.now {
+				if !errors.Is(err, errBusy) {
+					t.Errorf("%v: %v", k, err)
+				}
+			}
+		}
+		g.reopen()
+	})
+}
+
 // Steps that follow one without an answer are not tried.
 func TestSilentWrites(t *testing.T) {
 	inWorld(t, func(w *world) {

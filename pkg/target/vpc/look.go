@@ -66,11 +66,6 @@ func (t *Target) look(ctx context.Context) {
 		if t.looks == 1 {
 			t.due = now.Add(spread + rand.N(period)) // others may have begun at the same time
 		}
-		for k, h := range t.holds {
-			if codeOf(h.err) == "" {
-				delete(t.holds, k) // EC2 answers again
-			}
-		}
 	}
 	t.why = err
 	if first != nil {
