@@ -113,7 +113,6 @@ func (t *Target) inQueue() bool {
 		calls += most // as for this host, so for the others
 	}
 	if calls == 0 {
-		t.queue = queue{}
 		return false
 	}
 	// In it are the hosts that have written since it began, and those that are to write.
@@ -141,8 +140,7 @@ func (t *Target) inQueue() bool {
 func (t *Target) doom(name string, tab, before *table) {
 	tab.doomed = make(map[netip.Prefix]time.Time)
 	for dst, r := range tab.routes {
-		k := state.CloudRoute{Table: name, Dst: dst}.Key()
-		if _, live := t.peers[state.CloudPeerKey(name, dst)]; !live && !t.want[k] && r.blackhole && r.nic != "" {
+		if _, live := t.peers[state.CloudPeerKey(name, dst)]; !live && r.blackhole && r.nic != "" {
 			tab.doomed[dst] = time.Time{}
 		}
 	}
