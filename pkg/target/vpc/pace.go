@@ -92,7 +92,7 @@ func (w waiting) Is(err error) bool { return err == target.ErrNoLink }
 
 // inQueue reports whether others come before this host. The caller holds t.mu.
 func (t *Target) inQueue() bool {
-	if t.unseen() && codeOf(t.why) == throttled {
+	if t.unseen() && isThrottled(t.why) {
 		return true // how many they are cannot be seen either
 	}
 	calls, most := 0, 0
@@ -232,7 +232,7 @@ func (t *Target) note(k state.Key, err error) {
 		h.pause, h.routes = holdFull, f.routes
 	}
 	pause := jitter(h.pause)
-	if r.code == throttled { // so were others, at most all of them
+	if isThrottled(err) { // so were others, at most all of them
 		pause += rand.N(1 + min(8*h.pause, row(t.hosts()*(1+len(t.names())), writeRate)))
 	}
 	h.until = time.Now().Add(pause)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/smithy-go"
+
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
@@ -206,6 +208,18 @@ func TestRefusedInCrowd(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// EC2 has more than one word for it.
+func TestIsThrottled(t *testing.T) {
+	for code, want := range map[string]bool{
+		"RequestLimitExceeded": true, "EC2ThrottledException": true, "Throttling": true,
+		"RouteLimitExceeded": false, "": false,
+	} {
+		if got := isThrottled(explain(&smithy.GenericAPIError{Code: code}, "", "")); got != want {
+			t.Errorf("%q: %v", code, got)
+		}
 	}
 }
 
