@@ -176,8 +176,10 @@ func (t *Target) uncheck(ctx context.Context, id string) error {
 	t.mu.Lock()
 	known := t.passes != nil
 	t.mu.Unlock()
-	if !known && t.checkPasses(ctx, id) == nil && *t.passes {
-		return nil
+	if !known {
+		if passes, err := t.checkPasses(ctx, id); err == nil && passes {
+			return nil
+		}
 	}
 	s := t.session
 	err := s.do(ctx, "ModifyNetworkInterfaceAttribute", id, func(ctx context.Context) error {
@@ -189,9 +191,7 @@ func (t *Target) uncheck(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("EC2 drops what pods of this host send and get, while its source/destination check is on: %w", err)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.passes = aws.Bool(true)
+	t.sawPass(id, true)
 	return nil
 }
 

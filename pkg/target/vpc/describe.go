@@ -66,7 +66,7 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 		switch {
 		case name != "":
 			ids[name] = name
-		case s.own != "" && !anew:
+		case s.own != "" && s.ownOf == n.subnet && !anew:
 			ids[s.own] = name
 		default:
 			tab, err := s.ownTable(ctx, n)
@@ -74,7 +74,7 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 				errs = append(errs, err)
 				break
 			}
-			found[name], s.own = tab, tab.id
+			found[name], s.own, s.ownOf = tab, tab.id, n.subnet
 		}
 	}
 	for some := range slices.Chunk(slices.Sorted(maps.Keys(ids)), filterValues) {

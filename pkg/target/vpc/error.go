@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/smithy-go"
 )
 
@@ -37,8 +38,14 @@ var credentialCodes = map[string]string{
 	"UnrecognizedClientException": "EC2 does not know the access key",
 }
 
-// throttled is the code of calls that are one too many.
+// throttled is the code of calls that are one too many, or the usual one of them.
 const throttled = "RequestLimitExceeded"
+
+// isThrottled reports whether a call was one too many.
+func isThrottled(err error) bool {
+	_, is := retry.DefaultThrottleErrorCodes[codeOf(err)]
+	return is
+}
 
 // explain says in this program's words why a call failed.
 func explain(err error, action, resource string) *refusal {
@@ -64,7 +71,7 @@ func explain(err error, action, resource string) *refusal {
 	case credentials:
 	case r.code == "UnauthorizedOperation":
 		why = "the credentials lack the permission ec2:" + action
-	case r.code == throttled:
+	case isThrottled(r):
 		why = "the account makes too many calls"
 	default:
 		why = strings.TrimSuffix(r.message, ".")

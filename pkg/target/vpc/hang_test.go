@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go"
 
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
@@ -283,6 +284,27 @@ func TestLostAnswer(t *testing.T) {
 		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n > 3 {
 			t.Errorf("%d writes", n)
 		}
+	})
+}
+
+// A call that waits for its turn until its time is over was refused, and not unanswered.
+func TestTurnDoesNotCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatient(func() bool { return false })
+		refused := &smithy.GenericAPIError{Code: throttled}
+		for range 10 {
+			ctx, stop := context.WithTimeout(t.Context(), turn)
+			release, err := p.GetAttemptToken(ctx)
+			stop()
+			if err != nil {
+				if got := codeOf(explain(err, "", "")); got != throttled {
+					t.Errorf("%q: %v", got, err)
+				}
+				return
+			}
+			_ = release(refused)
+		}
+		t.Error("each call has its turn at once")
 	})
 }
 

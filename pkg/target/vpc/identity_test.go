@@ -103,6 +103,24 @@ func TestMovedAddress(t *testing.T) {
 	})
 }
 
+// The host's own table is that of the interface with its address.
+func TestOwnTableOfInterface(t *testing.T) {
+	inWorld(t, func(w *world) {
+		second, err := w.a.Attach(w.b.Interface().Subnet, w.b.Interface().Addr.Next())
+		w.check(err)
+		w.wish("")
+		w.run(30 * time.Second)
+		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
+		w.wishFor(second.Addr, "")
+		w.run(30 * time.Second)
+		w.wantFailures(nil)
+		w.wantRoute(w.table, ownDst, second)
+		if second.SourceDestCheck() {
+			t.Error("the check is on")
+		}
+	})
+}
+
 // A host whose clock is wrong can call EC2 all the same.
 func TestWrongClock(t *testing.T) {
 	for _, off := range []time.Duration{-time.Hour, time.Hour} {

@@ -54,7 +54,7 @@ func (t *Target) look(ctx context.Context) {
 		}
 		t.pause = min(max(2*t.pause, pauseFirst), period)
 		t.due = now.Add(jitter(t.pause))
-		if codeOf(err) == throttled { // so were others, at most all of them
+		if isThrottled(err) { // so were others, at most all of them
 			t.due = t.due.Add(rand.N(1 + min(8*t.pause, row(t.reads(), readRate))))
 		}
 	default:
@@ -100,10 +100,11 @@ func (t *Target) tryLook(ctx context.Context) error {
 	for name, tab := range found {
 		t.saw(name, tab)
 	}
-	if !check || codeOf(err) == throttled {
+	if !check || isThrottled(err) {
 		return err
 	}
-	return errors.Join(err, t.checkPasses(ctx, n.id))
+	_, checkErr := t.checkPasses(ctx, n.id)
+	return errors.Join(err, checkErr)
 }
 
 // meet finds out who this host is.
@@ -164,19 +165,26 @@ func (t *Target) saw(name string, tab *table) {
 	t.tables[name] = tab
 }
 
-// checkPasses finds out whether the network interface passes packets of others.
-func (t *Target) checkPasses(ctx context.Context, id string) error {
+// checkPasses finds out whether a network interface passes packets of others.
+func (t *Target) checkPasses(ctx context.Context, id string) (bool, error) {
 	passes, err := t.session.passes(ctx, id)
+	switch {
+	case err == nil:
+		t.sawPass(id, passes)
+	case codeOf(err) != "" && !isThrottled(err):
+		t.mu.Lock()
+		t.hidden = true
+		t.mu.Unlock()
+	}
+	return passes, err
+}
+
+// sawPass takes whether a network interface passes packets of others, if it is still
+// the one of this host.
+func (t *Target) sawPass(id string, passes bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch codeOf(err) {
-	case throttled:
-	case "":
-		if err == nil {
-			t.passes = &passes
-		}
-	default:
-		t.hidden = true
+	if id == t.nic() {
+		t.passes = &passes
 	}
-	return err
 }

@@ -92,7 +92,7 @@ func (w waiting) Is(err error) bool { return err == target.ErrNoLink }
 
 // inQueue reports whether others come before this host. The caller holds t.mu.
 func (t *Target) inQueue() bool {
-	if t.unseen() && codeOf(t.why) == throttled {
+	if t.unseen() && isThrottled(t.why) {
 		return true // how many they are cannot be seen either
 	}
 	calls, most := 0, 0
@@ -113,7 +113,6 @@ func (t *Target) inQueue() bool {
 		calls += most // as for this host, so for the others
 	}
 	if calls == 0 {
-		t.queue = queue{}
 		return false
 	}
 	// In it are the hosts that have written since it began, and those that are to write.
@@ -141,8 +140,7 @@ func (t *Target) inQueue() bool {
 func (t *Target) doom(name string, tab, before *table) {
 	tab.doomed = make(map[netip.Prefix]time.Time)
 	for dst, r := range tab.routes {
-		k := state.CloudRoute{Table: name, Dst: dst}.Key()
-		if _, live := t.peers[state.CloudPeerKey(name, dst)]; !live && !t.want[k] && r.blackhole && r.nic != "" {
+		if _, live := t.peers[state.CloudPeerKey(name, dst)]; !live && r.blackhole && r.nic != "" {
 			tab.doomed[dst] = time.Time{}
 		}
 	}
@@ -234,7 +232,7 @@ func (t *Target) note(k state.Key, err error) {
 		h.pause, h.routes = holdFull, f.routes
 	}
 	pause := jitter(h.pause)
-	if r.code == throttled { // so were others, at most all of them
+	if isThrottled(err) { // so were others, at most all of them
 		pause += rand.N(1 + min(8*h.pause, row(t.hosts()*(1+len(t.names())), writeRate)))
 	}
 	h.until = time.Now().Add(pause)

@@ -7,19 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/smithy-go"
+
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
 
-// crowd adds peers in the table of this host, with routes or without.
-func (w *world) crowd(n int, routes bool) {
-	table := ""
-	for k := range w.want {
-		if k.Kind == state.KindCloudRoute {
-			table = k.Dev
-		}
-	}
+// crowd adds peers in a table, with routes in the main one or without.
+func (w *world) crowd(table string, n int, routes bool) {
 	for i := range n {
 		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i % 256), byte(i / 256 * 16)}), 28)
 		p := state.CloudPeer{Table: table, Dst: dst}
@@ -59,25 +55,28 @@ func (w *world) until(limit time.Duration) time.Duration {
 // with the first look if many may look, with its writes if many have to write.
 func TestTurn(t *testing.T) {
 	for _, c := range []struct {
-		peers    int // negative: in the host's own table, which takes one more call to find
+		own      bool // the host's own table, which takes one more call to find
+		peers    int
 		routes   bool
 		min, max time.Duration
 	}{
-		{15, false, 0, time.Second},
-		{60, true, 0, time.Second},
-		{60, false, 20 * time.Second, 21 * time.Second},
-		{240, true, 10 * time.Second, 11 * time.Second},
-		{-240, true, 25 * time.Second, 26 * time.Second},
-		{240, false, 120 * time.Second, 122 * time.Second},
+		{false, 15, false, 0, time.Second},
+		{false, 60, true, 0, time.Second},
+		{false, 60, false, 20 * time.Second, 21 * time.Second},
+		{false, 240, true, 10 * time.Second, 11 * time.Second},
+		{true, 240, true, 25 * time.Second, 26 * time.Second},
+		{false, 240, false, 120 * time.Second, 122 * time.Second},
 	} {
-		t.Run(fmt.Sprint(c.peers, c.routes), func(t *testing.T) {
+		t.Run(fmt.Sprint(c.own, c.peers, c.routes), func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				w.SetRouteLimit(1000)
 				w.last()
-				if c.peers < 0 {
-					w.wish("")
+				table := w.vpc.Main.ID
+				if c.own {
+					table = ""
+					w.wish(table)
 				}
-				w.crowd(max(c.peers, -c.peers), c.routes)
+				w.crowd(table, c.peers, c.routes)
 				begin := time.Now()
 				w.pass()
 				for k, err := range w.now {
@@ -107,13 +106,13 @@ func TestTurnPutOff(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.a.Interface().SetSourceDestCheck(false)
 		w.last()
-		w.crowd(60, false)
+		w.crowd(w.vpc.Main.ID, 60, false)
 		w.pass()
 		w.forgetHints()
 		if took := w.lost(time.Minute); took != 19500*time.Millisecond {
 			t.Errorf("woken after %s", took)
 		}
-		w.crowd(240, false)
+		w.crowd(w.vpc.Main.ID, 240, false)
 		w.pass()
 		w.wantCalls("DescribeRouteTables")
 		if len(w.now) != 2 {
@@ -129,13 +128,33 @@ func TestTurnPutOff(t *testing.T) {
 	})
 }
 
+// A table that all hosts get to know of is such a case, too.
+func TestTurnInNewTable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.last()
+		w.crowd(w.vpc.Main.ID, 60, false)
+		w.until(time.Minute)
+		w.run(10 * time.Minute)
+		w.wish(w.vpc.Main.ID, w.table.ID)
+		w.crowd(w.vpc.Main.ID, 60, false)
+		w.crowd(w.table.ID, 60, false)
+		w.pass()
+		w.forgetHints()
+		if took := w.lost(time.Minute); took < 4*time.Second || took > 6*time.Second {
+			t.Errorf("woken after %s", took)
+		}
+		w.pass()
+		w.wantRoute(w.table, ownDst, w.a.Interface())
+	})
+}
+
 // A host that was started again finds what it needs, and a route that is lost later is
 // put back as soon as that is seen, however many others are missing.
 func TestNoTurn(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.run(time.Minute)
 		w.last()
-		w.crowd(800, false)
+		w.crowd(w.vpc.Main.ID, 800, false)
 		w.run(time.Minute) // to look at all
 		w.wantFailures(nil)
 		w.run(2 * time.Minute)
@@ -154,7 +173,7 @@ func TestCheckInCrowd(t *testing.T) {
 		w.run(time.Minute)
 		w.a.Interface().SetSourceDestCheck(true)
 		w.last()
-		w.crowd(60, true)
+		w.crowd(w.vpc.Main.ID, 60, true)
 		w.pass()
 		w.wantFailures(nil)
 		w.run(2 * time.Minute)
@@ -177,7 +196,7 @@ func TestRefusedInCrowd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
 				w.SetRouteLimit(1000)
-				w.crowd(240, true)
+				w.crowd(w.vpc.Main.ID, 240, true)
 				w.SetLimit(c.class, fakeaws.Limit{})
 				w.run(3 * time.Minute)
 				if n := len(w.Calls(c.calls...)); n == 0 || n > c.most {
@@ -192,11 +211,23 @@ func TestRefusedInCrowd(t *testing.T) {
 	}
 }
 
+// EC2 has more than one word for it.
+func TestIsThrottled(t *testing.T) {
+	for code, want := range map[string]bool{
+		"RequestLimitExceeded": true, "EC2ThrottledException": true, "Throttling": true,
+		"RouteLimitExceeded": false, "": false,
+	} {
+		if got := isThrottled(explain(&smithy.GenericAPIError{Code: code}, "", "")); got != want {
+			t.Errorf("%q: %v", code, got)
+		}
+	}
+}
+
 // What all hosts may not do, they do not try all the time.
 func TestDeniedInCrowd(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.SetRouteLimit(1000)
-		w.crowd(800, true)
+		w.crowd(w.vpc.Main.ID, 800, true)
 		w.Deny("CreateRoute")
 		w.run(time.Hour)
 		if n := len(w.Calls("CreateRoute")); n < 10 || n > 30 {

@@ -32,7 +32,8 @@ const (
 type session struct {
 	ec2    *ec2.Client
 	config aws.Config
-	own    string // ID of the table that this host's packets go by; empty if that is not known
+	own    string // ID of the table that a subnet's packets go by; empty if that is not known
+	ownOf  string // the subnet
 }
 
 // connect finds out which instance this is, and how to call EC2. crowded is as in
@@ -122,8 +123,7 @@ func (p patient) GetAttemptToken(ctx context.Context) (func(error) error, error)
 
 // IsErrorRetryable implements aws.RetryerV2.
 func (p patient) IsErrorRetryable(err error) bool {
-	var api smithy.APIError
-	if errors.As(err, &api) && api.ErrorCode() == throttled && p.crowded() {
+	if isThrottled(explain(err, "", "")) && p.crowded() {
 		return false
 	}
 	return p.AdaptiveMode.IsErrorRetryable(err)

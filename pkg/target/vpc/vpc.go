@@ -137,7 +137,7 @@ func (t *Target) Expect(want state.Set) {
 		news = news || !slices.Contains(names, name)
 	}
 	if news && host.IsValid() {
-		t.first, t.since = &firstLook{seen: make(chan struct{})}, time.Now()
+		t.first, t.since, t.queue = &firstLook{seen: make(chan struct{})}, time.Now(), queue{}
 		t.due = t.lookTurn()
 		t.wake()
 	}

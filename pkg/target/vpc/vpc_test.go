@@ -210,6 +210,9 @@ func TestBlackholes(t *testing.T) {
 		if n := len(left); n != 1+3+1 {
 			t.Errorf("left: %v", left)
 		}
+		if _, doomed := w.tables[w.vpc.Main.ID].doomed[peerDst]; doomed {
+			t.Error("the time of a route with a lease has begun to count")
+		}
 		if calls := w.Calls("DeleteRoute"); len(calls) != 1 || calls[0].Form.Get("DestinationCidrBlock") != "10.1.7.0/24" {
 			t.Errorf("%v", calls)
 		}
