@@ -52,7 +52,7 @@ func (t *Target) Apply(ctx context.Context, ops []state.Op) []error {
 	case <-ctx.Done():
 	}
 	if answer == nil {
-		answer = slices.Repeat([]error{errBusy}, len(j.ops))
+		answer = t.lastAnswers(j.ops)
 	}
 	for i, err := range answer {
 		errs[at[i]] = err
@@ -62,6 +62,20 @@ func (t *Target) Apply(ctx context.Context, ops []state.Op) []error {
 
 // errBusy is why a step has no outcome.
 var errBusy = errors.New("EC2 has not answered yet")
+
+// lastAnswers are the outcomes of steps when they were last tried: that they are being
+// tried again is no news.
+func (t *Target) lastAnswers(ops []state.Op) []error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	errs := slices.Repeat([]error{errBusy}, len(ops))
+	for i, op := range ops {
+		if h := t.holds[op.Key()]; h != nil {
+			errs[i] = h.err
+		}
+	}
+	return errs
+}
 
 // answered returns the outcome of a step if that is known without asking EC2.
 func (t *Target) answered(op state.Op) (done bool, err error) {
