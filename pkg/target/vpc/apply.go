@@ -102,13 +102,21 @@ func (t *Target) answered(op state.Op) (done bool, err error) {
 	return false, nil
 }
 
-// blind is the error of a step while it is not known which instance this is: nothing
-// is ready before that.
+// notReady is an error that keeps this host from being ready, as that of a link that is
+// not there.
+type notReady struct{ error }
+
+// Is implements the interface that errors.Is asks for.
+func (notReady) Is(err error) bool { return err == target.ErrNoLink }
+
+func (n notReady) Unwrap() error { return n.error }
+
+// blind is the error of a step while it is not known which instance this is.
 func blind(why error) error {
 	if why == nil {
 		why = errors.New("the instance metadata service (IMDS) has not answered yet")
 	}
-	return fmt.Errorf("%w: %w", target.ErrNoLink, why)
+	return notReady{why}
 }
 
 // run takes the steps. It reports whether nobody learned how they went.
@@ -151,7 +159,7 @@ func (f *full) Error() string {
 func (t *Target) step(ctx context.Context, op state.Op) error {
 	k := op.Key()
 	t.mu.Lock()
-	self, why, tab := t.self, t.why, t.tables[k.Dev]
+	self, why, tab, lack := t.self, t.why, t.tables[k.Dev], t.lacks[k.Dev]
 	t.mu.Unlock()
 	if t.session == nil {
 		return blind(why)
@@ -167,17 +175,17 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 		return fmt.Errorf("a VPC has no %s", k.Kind)
 	}
 	if tab == nil {
-		if why == nil {
-			why = errors.New("it was not looked at yet")
+		if lack == nil {
+			lack = errBusy
 		}
-		return fmt.Errorf("%s is not known: %w", state.CloudTableName(k.Dev), why)
+		return fmt.Errorf("%s is not known: %w", state.CloudTableName(k.Dev), lack)
 	}
 	if op.Verb == state.Delete {
 		return t.remove(ctx, tab, k)
 	}
 	n, ok := self.interfaces[op.Want.(state.CloudRoute).Host]
 	if !ok {
-		return fmt.Errorf("%w: no network interface of %s has the address", target.ErrNoLink, self.instance)
+		return notReady{fmt.Errorf("no network interface of %s has the address", self.instance)}
 	}
 	return t.put(ctx, tab, k, n)
 }
@@ -185,7 +193,7 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 // uncheck has a network interface pass packets of others.
 func (t *Target) uncheck(ctx context.Context, id string) error {
 	if id == "" {
-		return fmt.Errorf("%w: no network interface of this instance has the address", target.ErrNoLink)
+		return notReady{errors.New("no network interface of this instance has the address")}
 	}
 	t.mu.Lock()
 	known := t.passes != nil

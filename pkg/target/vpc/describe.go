@@ -2,7 +2,6 @@ package vpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -57,10 +56,10 @@ func (s *session) passes(ctx context.Context, id string) (bool, error) {
 // tables asks for route tables by their names in objects; all in one call, but for the
 // one that the packets of a network interface go by: which it is takes a call of its
 // own if it is not known, or is to be found out anew. Among those that it returns, one
-// that does not exist is nil.
-func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) (map[string]*table, error) {
+// that does not exist is nil. The errors, too, are by name.
+func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) (map[string]*table, map[string]error) {
 	found := make(map[string]*table, len(names))
-	var errs []error
+	errs := make(map[string]error)
 	ids := make(map[string]string, len(names)) // names by ID
 	for _, name := range names {
 		switch {
@@ -71,7 +70,7 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 		default:
 			tab, err := s.ownTable(ctx, n)
 			if err != nil {
-				errs = append(errs, err)
+				errs[name] = err
 				break
 			}
 			found[name], s.own, s.ownOf = tab, tab.id, n.subnet
@@ -80,7 +79,9 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 	for some := range slices.Chunk(slices.Sorted(maps.Keys(ids)), filterValues) {
 		tables, err := s.describe(ctx, "route table "+strings.Join(some, ", "), types.Filter{Name: aws.String("route-table-id"), Values: some})
 		if err != nil {
-			errs = append(errs, err)
+			for _, id := range some {
+				errs[ids[id]] = err
+			}
 			continue
 		}
 		for _, id := range some {
@@ -93,13 +94,13 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 			if found[ids[id]] != nil {
 				continue
 			}
-			errs = append(errs, &notThere{"route table " + id})
+			errs[ids[id]] = &notThere{"route table " + id}
 			if id == s.own {
 				s.own = ""
 			}
 		}
 	}
-	return found, errors.Join(errs...)
+	return found, errs
 }
 
 // ownTable finds the table that the packets of a network interface go by.

@@ -87,7 +87,7 @@ func TestMovedAddress(t *testing.T) {
 		w.check(w.vpc.Main.CreateRoute("10.1.8.0/24", "igw-0123456789abcdef0"))
 		w.check(first.Detach())
 		w.run(recheck * (period + spread))
-		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "no link: none of the network interfaces of " + w.a.ID + " has the address " + addr.String()})
+		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "none of the network interfaces of " + w.a.ID + " has the address " + addr.String()})
 		if len(w.now) != 1 {
 			t.Errorf("failures: %v", w.now) // what others made is not ours now
 		}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -96,15 +98,30 @@ func (t *Target) tryLook(ctx context.Context) error {
 		t.session = nil // it may be a new one
 		return fmt.Errorf("none of the network interfaces of %s has the address %s", self.instance, host)
 	}
-	found, err := t.session.tables(ctx, names, n, anew)
+	found, errs := t.session.tables(ctx, names, n, anew)
 	for name, tab := range found {
 		t.saw(name, tab)
 	}
+	t.mu.Lock()
+	t.lacks = errs
+	t.mu.Unlock()
+	err := joined(errs)
 	if !check || isThrottled(err) {
 		return err
 	}
 	_, checkErr := t.checkPasses(ctx, n.id)
 	return errors.Join(err, checkErr)
+}
+
+// joined is all of some errors in one, each once.
+func joined(byName map[string]error) error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		if err := byName[name]; !slices.Contains(errs, err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // meet finds out who this host is.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 )
 
 // EC2 counts the calls of an account in a region together. It documents, for actions
@@ -80,15 +79,8 @@ type queue struct {
 	turn   time.Time // when this host is to be woken; zero if not
 }
 
-// errTurn is why a step is not taken yet. Nothing is ready before that.
-var errTurn = waiting("there are many hosts, and EC2 lets few calls pass in a second: waiting for this one's turn")
-
-type waiting string
-
-func (w waiting) Error() string { return string(w) }
-
-// Is has it wait as for an interface that is down.
-func (w waiting) Is(err error) bool { return err == target.ErrNoLink }
+// errTurn is why a step is not taken yet.
+var errTurn = notReady{errors.New("there are many hosts, and EC2 lets few calls pass in a second: waiting for this one's turn")}
 
 // inQueue reports whether others come before this host. The caller holds t.mu.
 func (t *Target) inQueue() bool {

@@ -59,6 +59,7 @@ type Target struct {
 	peers map[state.Key]time.Time // routes of others: since when each is missing, or zero
 	// tables are as the last look has shown them, by the name in objects.
 	tables map[string]*table
+	lacks  map[string]error // why the last look did not show a table, by its name
 	// passes is whether the network interface passes packets of others; nil if
 	// that is not known.
 	passes  *bool
