@@ -1,0 +1,77 @@
+package vpc
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"flanneld/pkg/lab/fakeaws"
+)
+
+type addressless struct{ http.RoundTripper }
+
+func (r addressless) RoundTrip(in *http.Request) (*http.Response, error) {
+	const macs, mac = "/latest/meta-data/network/interfaces/macs/", "02:00:00:00:00:99/"
+	out, err := r.RoundTripper.RoundTrip(in)
+	if err != nil || in.URL.Hostname() != fakeaws.MetadataAddr {
+		return out, err
+	}
+	var body []byte
+	switch in.URL.Path {
+	case macs:
+		body, err = io.ReadAll(out.Body)
+		body = append(body, "\n"+mac...)
+	case macs + mac + "interface-id":
+		body = []byte("eni-0123456789abcdef0")
+	case macs + mac + "subnet-id":
+		body = []byte("subnet-0123456789abcdef0")
+	case macs + mac + "vpc-id":
+		body = []byte("vpc-0123456789abcdef0")
+	default:
+		return out, nil
+	}
+	out.StatusCode, out.ContentLength, out.Body = http.StatusOK, int64(len(body)), io.NopCloser(bytes.NewReader(body))
+	return out, err
+}
+
+func TestInterfaceWithoutAddress(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: addressless{w.Transport(w.a)}}))
+		w.run(time.Minute)
+		w.wantFailures(nil)
+	})
+}
+
+// A route whose interface has been replaced by another one with the same address is put
+// right in the time that any other is: the table shows that it leads nowhere, or EC2 says
+// that there is no such interface.
+func TestReplacedInterface(t *testing.T) {
+	for name, deleted := range map[string]bool{"leads nowhere": false, "deleted": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				addr := w.a.Interface().Addr.Next().Next().Next()
+				first, err := w.a.Attach(w.a.Interface().Subnet, addr)
+				w.check(err)
+				w.wishFor(addr, w.vpc.Main.ID)
+				w.run(3 * time.Minute)
+				w.wantRoute(w.vpc.Main, ownDst, first)
+				w.check(first.Detach())
+				w.check(first.Delete())
+				if deleted {
+					w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+				}
+				second, err := w.a.Attach(w.a.Interface().Subnet, addr)
+				w.check(err)
+				w.run(2 * (period + spread))
+				w.wantRoute(w.vpc.Main, ownDst, second)
+				if second.SourceDestCheck() {
+					t.Error("the check is on")
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,105 @@
+package vpc
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/state"
+)
+
+func TestPeerNotSeen(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.peer(w.vpc.Main.ID)
+		w.run(20 * time.Second)
+		w.Deny("DescribeRouteTables")
+		w.check(w.vpc.Main.CreateRoute(peerDst.String(), w.b.Interface().ID))
+		w.run(absentFor + time.Minute)
+		w.wantFailures(nil)
+	})
+}
+
+func TestPeerLeadsHere(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.peer(w.vpc.Main.ID)
+		w.check(w.vpc.Main.CreateRoute(peerDst.String(), w.a.Interface().ID))
+		w.run(absentFor + 3*time.Minute)
+		if len(w.now) != 1 {
+			t.Errorf("failures: %v", w.now)
+		}
+	})
+}
+
+func TestFullTableCount(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.SetRouteLimit(4)
+		w.check(w.vpc.Main.AddEndpoint("pl-0123456789abcdef0", "vpce-0123456789abcdef0"))
+		for i := range 2 {
+			w.check(w.vpc.Main.CreateRoute(fmt.Sprintf("10.9.%d.0/24", i), w.b.Interface().ID))
+		}
+		w.run(time.Minute)
+		for _, err := range w.now {
+			if !strings.Contains(err.Error(), "the table has 4 routes") {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func TestSameText(t *testing.T) {
+	refused := func() error { // as of a resolver of this host that is down
+		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "udp", "127.0.0.1:1")
+		}}
+		_, err := r.LookupHost(t.Context(), "ec2.eu-central-1.amazonaws.com.")
+		return err
+	}
+	expired := func() error { // as where the clock is wrong, or a proxy is old
+		_, err := (&x509.Certificate{Raw: []byte{1}, NotAfter: time.Now().Add(-time.Hour)}).Verify(x509.VerifyOptions{Roots: x509.NewCertPool()})
+		time.Sleep(time.Second)
+		return err
+	}
+	for name, fail := range map[string]func() error{"resolver": refused, "certificate": expired} {
+		wrap := func() string {
+			return explain(&url.Error{Op: "Post", URL: "https://ec2", Err: fail()}, "DescribeRouteTables", "rtb-1").Error()
+		}
+		if a, b := wrap(), wrap(); a != b {
+			t.Errorf("%s:\n%s\n%s", name, a, b)
+		}
+	}
+}
+
+func TestSilenceIsSaidOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		w.run(3 * time.Minute)
+		w.a.Interface().SetSourceDestCheck(false)
+		w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+		g.shut(false)
+		w.mu.Lock()
+		delete(w.tables[w.vpc.Main.ID].routes, ownDst) // it was seen just before
+		w.mu.Unlock()
+		k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key()
+		said, changes := "", 0
+		for range 60 * 60 / 5 {
+			w.pass()
+			text := ""
+			if err := w.now[k]; err != nil {
+				text = err.Error()
+			}
+			if text != said {
+				said = text
+				changes++
+			}
+			time.Sleep(5 * time.Second)
+		}
+		if g.reopen(); changes > 10 {
+			t.Errorf("in an hour of silence, the failure of one step is told %d times", changes)
+		}
+	})
+}
