@@ -70,7 +70,7 @@ func (t *Target) lastAnswers(ops []state.Op) []error {
 	defer t.mu.Unlock()
 	errs := slices.Repeat([]error{errBusy}, len(ops))
 	for i, op := range ops {
-		if h := t.holds[op.Key()]; h != nil {
+		if h := t.holds[holdKey(op)]; h != nil {
 			errs[i] = h.err
 		}
 	}
@@ -93,7 +93,7 @@ func (t *Target) answered(op state.Op) (done bool, err error) {
 	case t.first != nil:
 		return true, errBusy
 	}
-	if h := t.holds[k]; h != nil && time.Now().Before(h.until) {
+	if h := t.holds[holdKey(op)]; h != nil && time.Now().Before(h.until) {
 		return true, h.err
 	}
 	if op.Verb != state.Delete && t.inQueue() {
@@ -119,50 +119,82 @@ func blind(why error) error {
 	return notReady{why}
 }
 
-// run takes the steps. It reports whether nobody learned how they went.
+// run takes the steps, until nobody waits for how they go. It reports that: it is time
+// for a look, and for steps that are of use by now.
 func (j job) run(ctx context.Context, t *Target) (unheard bool) {
-	errs := make([]error, len(j.ops))
+	errs := slices.Repeat([]error{errBusy}, len(j.ops))
 	for i, op := range j.ops {
-		if i > 0 && unanswered(errs[i-1]) {
+		switch {
+		case i > 0 && unanswered(errs[i-1]):
 			errs[i] = errs[i-1] // so would this one be
-		} else {
+		case j.isLeft():
+			continue
+		default:
 			errs[i] = t.step(ctx, op)
 		}
 		if ctx.Err() != nil {
 			return false
 		}
 		t.mu.Lock()
-		t.note(op.Key(), errs[i])
+		t.note(op, errs[i])
 		t.mu.Unlock()
 	}
+	j.answer <- errs
+	return j.isLeft()
+}
+
+// isLeft reports whether nobody waits for the answer any more.
+func (j job) isLeft() bool {
 	select {
 	case <-j.left:
-		unheard = true
+		return true
 	default:
+		return false
 	}
-	j.answer <- errs
-	return unheard
+}
+
+// errChanged is why a step is not taken: what was wanted, or seen, when it was decided on
+// has changed.
+var errChanged = errors.New("it is not as it was any more")
+
+// outdated reports whether a step is none that would be decided on now. The caller holds
+// t.mu.
+func (t *Target) outdated(op state.Op) bool {
+	k := op.Key()
+	switch {
+	case k.Kind == state.KindCloudInterface:
+		return op.Verb != state.Delete && op.Want.(state.CloudInterface).Host != t.host
+	case op.Verb != state.Delete:
+		return !t.want[k]
+	}
+	_, live := t.peers[state.CloudPeerKey(k.Dev, k.Dst)]
+	tab := t.tables[k.Dev]
+	return live || t.want[k] || tab != nil && t.entry(k, tab.routes[k.Dst]).Owner != state.Ours
 }
 
 // full is a table in which there is no room.
 type full struct {
 	error
-	routes int
+	size int // as of a table
 }
 
 func (f *full) Unwrap() error { return f.error }
 
 func (f *full) Error() string {
-	return fmt.Sprintf(`%s; the table has %d routes, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`, f.error, f.routes)
+	return fmt.Sprintf(`%s; the table has %d routes, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`, f.error, f.size)
 }
 
 func (t *Target) step(ctx context.Context, op state.Op) error {
 	k := op.Key()
 	t.mu.Lock()
 	self, why, tab, lack := t.self, t.why, t.tables[k.Dev], t.lacks[k.Dev]
+	outdated := t.outdated(op)
 	t.mu.Unlock()
 	if t.session == nil {
 		return blind(why)
+	}
+	if outdated {
+		return errChanged
 	}
 	switch k.Kind {
 	case state.KindCloudInterface:
@@ -242,6 +274,12 @@ func (t *Target) put(ctx context.Context, tab *table, k state.Key, n nic) error 
 	if codeOf(err) == "RouteLimitExceeded" {
 		return t.isFull(ctx, tab, k.Dev, n, err)
 	}
+	if codeOf(err) == "InvalidNetworkInterfaceID.NotFound" {
+		t.mu.Lock()
+		t.anew = true // another one has its address by now
+		t.soon(again)
+		t.mu.Unlock()
+	}
 	if err != nil {
 		return err
 	}
@@ -256,9 +294,7 @@ func (t *Target) isFull(ctx context.Context, tab *table, name string, n nic, err
 		tab = now[name]
 		t.saw(name, tab)
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return &full{err, len(tab.routes)}
+	return &full{err, tab.size}
 }
 
 // isNoRoute reports whether EC2 says that a route is not there.
@@ -281,11 +317,12 @@ func (s *session) put(ctx context.Context, table, dst, nic string, replace bool)
 	})
 }
 
-// remove deletes a route that is gone already for all that its packets can tell.
+// remove deletes a route that is gone already for all that its packets can tell. If the
+// answer is lost, that is not tried again: by then it may be the route of a new lease.
 func (t *Target) remove(ctx context.Context, tab *table, k state.Key) error {
 	s, dst := t.session, k.Dst.String()
 	err := s.do(ctx, "DeleteRoute", tab.id, func(ctx context.Context) error {
-		_, err := s.ec2.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: &tab.id, DestinationCidrBlock: &dst})
+		_, err := s.ec2.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: &tab.id, DestinationCidrBlock: &dst}, once)
 		return err
 	})
 	if err != nil && !isNoRoute(err) {
@@ -294,6 +331,8 @@ func (t *Target) remove(ctx context.Context, tab *table, k state.Key) error {
 	t.wrote(tab, k, nil)
 	return nil
 }
+
+func once(o *ec2.Options) { o.RetryMaxAttempts = 1 }
 
 // wrote notes what a route is now, and has a look follow.
 func (t *Target) wrote(tab *table, k state.Key, is *route) {

@@ -18,6 +18,7 @@ import (
 type table struct {
 	id     string
 	routes map[netip.Prefix]route
+	size   int // number of its routes that count for its limit
 	seen   time.Time
 	doomed map[netip.Prefix]time.Time // when routes that lead nowhere are to be deleted
 }
@@ -54,9 +55,10 @@ func (s *session) passes(ctx context.Context, id string) (bool, error) {
 }
 
 // tables asks for route tables by their names in objects; all in one call, but for the
-// one that the packets of a network interface go by: which it is takes a call of its
-// own if it is not known, or is to be found out anew. Among those that it returns, one
-// that does not exist is nil. The errors, too, are by name.
+// one that the packets of a network interface go by. That of its subnet comes with the
+// answer to which it is; if there is none, it is the main one, and to find that out takes
+// a call more, so it is done only if it is not known, or anew. Among those that it
+// returns, one that does not exist is nil. The errors, too, are by name.
 func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) (map[string]*table, map[string]error) {
 	found := make(map[string]*table, len(names))
 	errs := make(map[string]error)
@@ -65,15 +67,18 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 		switch {
 		case name != "":
 			ids[name] = name
-		case s.own != "" && s.ownOf == n.subnet && !anew:
-			ids[s.own] = name
+		case s.main != "" && s.mainOf == n.subnet && !anew:
+			ids[s.main] = name
 		default:
-			tab, err := s.ownTable(ctx, n)
+			tab, isMain, err := s.ownTable(ctx, n)
 			if err != nil {
 				errs[name] = err
 				break
 			}
-			found[name], s.own, s.ownOf = tab, tab.id, n.subnet
+			found[name], s.main = tab, ""
+			if isMain {
+				s.main, s.mainOf = tab.id, n.subnet
+			}
 		}
 	}
 	for some := range slices.Chunk(slices.Sorted(maps.Keys(ids)), filterValues) {
@@ -95,8 +100,8 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 				continue
 			}
 			errs[ids[id]] = &notThere{"route table " + id}
-			if id == s.own {
-				s.own = ""
+			if id == s.main {
+				s.main = ""
 			}
 		}
 	}
@@ -104,8 +109,8 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 }
 
 // ownTable finds the table that the packets of a network interface go by.
-func (s *session) ownTable(ctx context.Context, n nic) (*table, error) {
-	for _, way := range []struct {
+func (s *session) ownTable(ctx context.Context, n nic) (tab *table, isMain bool, err error) {
+	for i, way := range []struct {
 		what    string
 		filters []types.Filter
 	}{
@@ -117,13 +122,13 @@ func (s *session) ownTable(ctx context.Context, n nic) (*table, error) {
 	} {
 		tables, err := s.describe(ctx, way.what, way.filters...)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if len(tables) > 0 {
-			return tables[0], nil
+			return tables[0], i > 0, nil
 		}
 	}
-	return nil, &notThere{"main route table of " + n.vpc}
+	return nil, false, &notThere{"main route table of " + n.vpc}
 }
 
 // notThere is the error of looking for a table that there is none of.
@@ -165,8 +170,14 @@ func (s *session) describe(ctx context.Context, what string, filters ...types.Fi
 func read(rt types.RouteTable) *table {
 	tab := &table{id: aws.ToString(rt.RouteTableId), routes: make(map[netip.Prefix]route, len(rt.Routes))}
 	for _, r := range rt.Routes {
+		if r.Origin == types.RouteOriginEnableVgwRoutePropagation {
+			continue
+		}
+		if r.DestinationIpv6CidrBlock == nil { // those have a limit of their own
+			tab.size++
+		}
 		dst, err := netip.ParsePrefix(aws.ToString(r.DestinationCidrBlock))
-		if err != nil || r.Origin == types.RouteOriginEnableVgwRoutePropagation {
+		if err != nil {
 			continue
 		}
 		is := route{

@@ -2,8 +2,10 @@ package vpc
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
@@ -60,7 +62,7 @@ func explain(err error, action, resource string) *refusal {
 		case errors.As(err, new(*smithy.CanceledError)):
 			r.text = "canceled"
 		default:
-			r.text = innermost(err).Error()
+			r.text = steady(err)
 		}
 		return r
 	}
@@ -78,6 +80,18 @@ func explain(err error, action, resource string) *refusal {
 	}
 	r.text = r.code + ": " + why
 	return r
+}
+
+// steady is what is the same each time of an error's text.
+func steady(err error) string {
+	dns, cert := (*net.DNSError)(nil), x509.CertificateInvalidError{}
+	switch {
+	case errors.As(err, &dns) && !dns.IsNotFound:
+		return fmt.Sprintf("looking up %s: the name server does not answer", dns.Name)
+	case errors.As(err, &cert) && cert.Reason == x509.Expired:
+		return "x509: the certificate has expired or is not yet valid; is this host's clock right?"
+	}
+	return innermost(err).Error()
 }
 
 // innermost is the cause of an error without what was wrapped around it, such as

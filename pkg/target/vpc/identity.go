@@ -2,14 +2,17 @@ package vpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/netip"
 	"regexp"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // identity is what an instance knows of itself.
@@ -79,6 +82,12 @@ func (e metadataError) Error() string {
 
 func (e metadataError) Unwrap() error { return e.err }
 
+// isAbsent reports whether the metadata has no such item.
+func isAbsent(err error) bool {
+	r := (*smithyhttp.ResponseError)(nil)
+	return errors.As(err, &r) && r.HTTPStatusCode() == http.StatusNotFound
+}
+
 // identify reads what the instance knows of itself.
 func identify(ctx context.Context, c *imds.Client) (*identity, error) {
 	self := &identity{interfaces: make(map[netip.Addr]nic)}
@@ -98,6 +107,9 @@ func identify(ctx context.Context, c *imds.Client) (*identity, error) {
 			if a, err := netip.ParseAddr(text); err == nil {
 				self.interfaces[a] = n
 			}
+		}
+		if isAbsent(err) { // it has no such address, or was taken away meanwhile
+			err = nil
 		}
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"flanneld/pkg/lab/fakeaws"
 )
 
+// addressless adds an interface to the metadata that has no IPv4 address.
 type addressless struct{ http.RoundTripper }
 
 func (r addressless) RoundTrip(in *http.Request) (*http.Response, error) {
@@ -38,6 +39,7 @@ func (r addressless) RoundTrip(in *http.Request) (*http.Response, error) {
 	return out, err
 }
 
+// An interface that is for IPv6 alone is no obstacle.
 func TestInterfaceWithoutAddress(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: addressless{w.Transport(w.a)}}))

@@ -56,6 +56,9 @@ func (t *Target) look(ctx context.Context) {
 		}
 		t.pause = min(max(2*t.pause, pauseFirst), period)
 		t.due = now.Add(jitter(t.pause))
+		if t.pause == period {
+			t.due = now.Add(period + rand.N(spread))
+		}
 		if isThrottled(err) { // so were others, at most all of them
 			t.due = t.due.Add(rand.N(1 + min(8*t.pause, row(t.reads(), readRate))))
 		}
@@ -69,6 +72,9 @@ func (t *Target) look(ctx context.Context) {
 			t.due = now.Add(spread + rand.N(period)) // others may have begun at the same time
 		}
 	}
+	if t.anew {
+		t.due = now.Add(again)
+	}
 	t.why = err
 	if first != nil {
 		close(first.seen)
@@ -81,7 +87,7 @@ func (t *Target) look(ctx context.Context) {
 }
 
 func (t *Target) tryLook(ctx context.Context) error {
-	anew := t.session == nil || t.looks%recheck == 0
+	anew := t.session == nil || t.anew || t.looks%recheck == 0
 	t.looks++
 	if anew {
 		if err := t.meet(ctx); err != nil && t.session == nil {
@@ -104,6 +110,7 @@ func (t *Target) tryLook(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	t.lacks = errs
+	t.anew = !anew && t.isReplaced()
 	t.mu.Unlock()
 	err := joined(errs)
 	if !check || isThrottled(err) {
@@ -169,7 +176,7 @@ func (t *Target) saw(name string, tab *table) {
 		}
 	}
 	for k, h := range t.holds {
-		if k.Dev == name && h.routes > len(tab.routes) {
+		if k.Dev == name && h.size > tab.size {
 			delete(t.holds, k) // there is room again
 		}
 	}
@@ -180,6 +187,17 @@ func (t *Target) saw(name string, tab *table) {
 	}
 	t.doom(name, tab, before)
 	t.tables[name] = tab
+}
+
+// isReplaced reports whether a route to this host's network interface leads nowhere: then
+// another one has its address by now. The caller holds t.mu.
+func (t *Target) isReplaced() bool {
+	for k := range t.want {
+		if tab := t.tables[k.Dev]; tab != nil && tab.routes[k.Dst].blackhole && tab.routes[k.Dst].leadsTo(t.nic()) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkPasses finds out whether a network interface passes packets of others.

@@ -1,33 +1,40 @@
 package vpc
 
 import (
-	"errors"
-	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"flanneld/pkg/lab/fakeaws"
 )
 
-func TestOwnTableAnew(t *testing.T) {
+// When the host's subnet gets another table, the route is in that with the next look,
+// unless it was the main one: that another one has come is seen less often.
+func TestOtherOwnTable(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.wish("")
 		w.run(3 * time.Minute)
-		w.check(w.table.Associate(w.a.Interface().Subnet))
-		begin := time.Now()
-		for time.Since(begin) < time.Hour {
-			w.run(time.Second)
-			for _, r := range w.table.Routes() {
-				if r.Dst == ownDst {
-					if took := time.Since(begin); took > 2*(period+spread) {
-						t.Errorf("after %s", took)
-					}
-					return
-				}
+		for _, c := range []struct {
+			table *fakeaws.RouteTable
+			looks time.Duration
+		}{{w.table, recheck + 1}, {w.vpc.AddRouteTable(), 1}, {w.vpc.Main, 1}} {
+			w.a.Interface().Subnet.Dissociate()
+			if c.table != w.vpc.Main {
+				w.check(c.table.Associate(w.a.Interface().Subnet))
+			}
+			_ = w.vpc.Main.DeleteRoute(ownDst.String()) // from before, if it is there
+			w.run(c.looks*(period+spread) + again)
+			w.wantFailures(nil)
+			w.wantRoute(c.table, ownDst, w.a.Interface())
+			w.ForgetCalls()
+			w.run(time.Hour)
+			if n := len(w.Calls("DescribeRouteTables")); n > 60 {
+				t.Errorf("%d calls in an hour", n)
 			}
 		}
 	})
 }
 
+// A table that is not there does not have the others looked at more often.
 func TestLooksWithBadTable(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.wish(w.vpc.Main.ID, "rtb-0123456789abcdef0")
@@ -39,8 +46,3 @@ func TestLooksWithBadTable(t *testing.T) {
 		}
 	})
 }
-
-// Nobody waits for what peers without a route of theirs in this table do.
-var _ = errors.New
-var _ = netip.Prefix{}
-var _ = synctest.Wait

@@ -84,8 +84,8 @@ var errTurn = notReady{errors.New("there are many hosts, and EC2 lets few calls 
 
 // inQueue reports whether others come before this host. The caller holds t.mu.
 func (t *Target) inQueue() bool {
-	if t.unseen() && isThrottled(t.why) {
-		return true // how many they are cannot be seen either
+	if t.unseen() && isThrottled(t.why) { // how many they are cannot be seen either
+		return time.Since(t.since) < absentFor+row(t.reads(), readRate)
 	}
 	calls, most := 0, 0
 	for k := range t.want {
@@ -94,7 +94,8 @@ func (t *Target) inQueue() bool {
 		}
 		missing := 0
 		for p := range t.peers {
-			if p.Dev == k.Dev && t.missing(p) {
+			// Whose route leads nowhere has had its turn, and is gone now.
+			if _, there := t.tables[k.Dev].routes[p.Dst]; p.Dev == k.Dev && !there {
 				missing++
 			}
 		}
@@ -199,16 +200,25 @@ const (
 	holdFull = 5 * time.Minute
 )
 
+// step tells apart which answers there are: to make a route, and to delete it.
+type step struct {
+	state.Key
+	remove bool
+}
+
+func holdKey(op state.Op) step { return step{op.Key(), op.Verb == state.Delete} }
+
 // hold is the last answer to a step that failed.
 type hold struct {
-	err    error
-	until  time.Time
-	pause  time.Duration
-	routes int // that the table had when it was full; 0 if that is not why
+	err   error
+	until time.Time
+	pause time.Duration
+	size  int // of the table when it was full; 0 if that is not why
 }
 
 // note remembers the answer to a step. The caller holds t.mu.
-func (t *Target) note(k state.Key, err error) {
+func (t *Target) note(op state.Op, err error) {
+	k := holdKey(op)
 	before := t.holds[k]
 	delete(t.holds, k)
 	r := (*refusal)(nil)
@@ -221,7 +231,7 @@ func (t *Target) note(k state.Key, err error) {
 		h.pause = min(2*before.pause, max(holdMost, row(t.hosts()*len(t.names()), writeRate)))
 	}
 	if f := (*full)(nil); errors.As(err, &f) {
-		h.pause, h.routes = holdFull, f.routes
+		h.pause, h.size = holdFull, f.size
 	}
 	pause := jitter(h.pause)
 	if isThrottled(err) { // so were others, at most all of them

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -281,5 +282,35 @@ func TestDeletedAgain(t *testing.T) {
 		}
 		w.run(2 * time.Minute)
 		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "it was put back at least 5 times and is deleted by others again; does another host keep this subnet? The pauses get longer, up to 30m0s"})
+	})
+}
+
+// Hosts that are gone, and whose leases are not, are not waited for.
+func TestNoTurnForTheDead(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.SetRouteLimit(1000)
+		w.last()
+		w.crowd(w.vpc.Main.ID, 200, true)
+		w.b.Terminate()
+		if took := w.until(5 * time.Minute); took > 10*time.Second {
+			t.Errorf("a lone host that joins has to wait for %s", took)
+		}
+	})
+}
+
+// A host that can't look for long because calls are refused is ready in the end, and says
+// why.
+func TestReadsRefusedAtStart(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
+		w.run(10 * time.Minute)
+		for k, err := range w.now {
+			if !strings.Contains(err.Error(), "RequestLimitExceeded") {
+				t.Errorf("%v: %v", k, err)
+			}
+			if errors.Is(err, target.ErrNoLink) {
+				t.Errorf("%v: the host is not ready after 10 minutes", k)
+			}
+		}
 	})
 }

@@ -32,8 +32,8 @@ const (
 type session struct {
 	ec2    *ec2.Client
 	config aws.Config
-	own    string // ID of the table that a subnet's packets go by; empty if that is not known
-	ownOf  string // the subnet
+	main   string // ID of the VPC's main table, if a subnet's packets go by that; else empty
+	mainOf string // the subnet
 }
 
 // connect finds out which instance this is, and how to call EC2. crowded is as in

@@ -14,6 +14,7 @@ import (
 	"flanneld/pkg/state"
 )
 
+// dead makes routes to an instance that is gone.
 func (w *world) dead(n int) (dsts []netip.Prefix) {
 	gone, err := w.RunInstance(w.b.Interface().Subnet, fakeaws.InstanceOptions{})
 	w.check(err)
@@ -25,6 +26,7 @@ func (w *world) dead(n int) (dsts []netip.Prefix) {
 	return dsts
 }
 
+// Routes that are to be deleted may get a lease while others of them are.
 func TestDeleteLeasedMeanwhile(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.run(20 * time.Second)
@@ -63,6 +65,7 @@ func TestDeleteLeasedMeanwhile(t *testing.T) {
 	})
 }
 
+// A route that is to be deleted may lead somewhere by the next look.
 func TestDeleteRevived(t *testing.T) {
 	inWorld(t, func(w *world) {
 		g := w.behindGate()
@@ -91,6 +94,7 @@ func TestDeleteRevived(t *testing.T) {
 	})
 }
 
+// Routes that are to be made may be those of another host before their turn has come.
 func TestPutNoMore(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.SetRouteLimit(60)
@@ -128,6 +132,7 @@ func TestPutNoMore(t *testing.T) {
 	})
 }
 
+// after does something once when there has been a call.
 type after struct {
 	http.RoundTripper
 	w      *world
@@ -163,5 +168,26 @@ func TestDeleteRetried(t *testing.T) {
 		}
 		w.run(2 * time.Minute)
 		w.wantRoute(w.vpc.Main, dst, w.b.Interface())
+	})
+}
+
+// That a route can't be deleted says nothing of whether it can be led here.
+func TestHoldOfOtherVerb(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(20 * time.Second)
+		dst := w.dead(1)[0]
+		w.Deny("DeleteRoute")
+		w.run(10 * time.Minute)
+		// The lease of this host was lost, and the new one is for that subnet.
+		w.want = state.Set{}
+		host := w.a.Interface().Addr
+		for _, o := range []state.Object{state.CloudInterface{Host: host}, state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst, Host: host}} {
+			w.want[o.Key()] = o
+		}
+		w.pass()
+		if err := w.now[state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}.Key()]; err != nil {
+			t.Error(err)
+		}
+		w.wantRoute(w.vpc.Main, dst, w.a.Interface())
 	})
 }

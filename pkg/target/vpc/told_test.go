@@ -13,6 +13,7 @@ import (
 	"flanneld/pkg/state"
 )
 
+// A route that nobody has seen is not known to be missing.
 func TestPeerNotSeen(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.peer(w.vpc.Main.ID)
@@ -24,6 +25,7 @@ func TestPeerNotSeen(t *testing.T) {
 	})
 }
 
+// The route of another host that leads here is as good as missing.
 func TestPeerLeadsHere(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.peer(w.vpc.Main.ID)
@@ -35,6 +37,7 @@ func TestPeerLeadsHere(t *testing.T) {
 	})
 }
 
+// All that counts for the limit is counted.
 func TestFullTableCount(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.SetRouteLimit(4)
@@ -51,6 +54,7 @@ func TestFullTableCount(t *testing.T) {
 	})
 }
 
+// What differs each time is left out of what is told: it would be told each time.
 func TestSameText(t *testing.T) {
 	refused := func() error { // as of a resolver of this host that is down
 		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -74,6 +78,7 @@ func TestSameText(t *testing.T) {
 	}
 }
 
+// Nor is it told each time that there was no answer.
 func TestSilenceIsSaidOnce(t *testing.T) {
 	inWorld(t, func(w *world) {
 		g := w.behindGate()

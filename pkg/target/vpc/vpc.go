@@ -46,6 +46,7 @@ type Target struct {
 	// Of the watch alone:
 	session *session // nil before the first, or if it is of no use any more
 	looks   int
+	anew    bool // the next look includes who this host is
 
 	mu    sync.Mutex
 	first *firstLook // of what was not looked for before; nil if there has been one
@@ -66,7 +67,7 @@ type Target struct {
 	hidden  bool                // EC2 refuses to tell that
 	written map[state.Key]write // lately, by this process
 	kept    map[state.Key]*keep // wanted routes that were once right
-	holds   map[state.Key]*hold
+	holds   map[step]*hold
 	queue   queue
 }
 
@@ -94,7 +95,7 @@ func New(options ...func(*config.LoadOptions) error) *Target {
 		tables:  make(map[string]*table),
 		written: make(map[state.Key]write),
 		kept:    make(map[state.Key]*keep),
-		holds:   make(map[state.Key]*hold),
+		holds:   make(map[step]*hold),
 	}
 }
 
@@ -225,15 +226,15 @@ func (t *Target) have() state.Have {
 			}
 		}
 	}
-	now := time.Now()
 	for k, since := range t.peers {
 		p := state.CloudPeer{Table: k.Dev, Dst: k.Dst}
 		if t.missing(k) {
+			seen := t.tables[k.Dev].seen // while nobody can look it may come
 			if since.IsZero() {
-				since = now
+				since = seen
 				t.peers[k] = since
 			}
-			if now.Sub(since) >= absentFor {
+			if seen.Sub(since) >= absentFor {
 				continue
 			}
 		} else {
@@ -259,15 +260,15 @@ func (t *Target) mayPass() bool {
 	return len(t.want) > 0
 }
 
-// missing reports whether the table of a peer is known, and its route leads nowhere.
-// The caller holds t.mu.
+// missing reports whether the table of a peer is known, and its route leads nowhere, or
+// here. The caller holds t.mu.
 func (t *Target) missing(peer state.Key) bool {
 	tab := t.tables[peer.Dev]
 	if tab == nil {
 		return false
 	}
 	r, there := tab.routes[peer.Dst]
-	return !there || r.blackhole
+	return !there || r.blackhole || r.leadsTo(t.nic())
 }
 
 // nic is the ID of the network interface with this host's address; empty if there is
