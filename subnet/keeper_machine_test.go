@@ -76,6 +76,53 @@ func TestMachineRenamed(t *testing.T) {
 	})
 }
 
+// An old text of our lease is back, by a name that we had: it is no other machine's.
+func TestOldName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(tiny)
+		h := start(t, m.Join(), me, machine("omega 1f", me))
+		own := h.own()
+		a := attrs(me)
+		a.Machine = "alpha 1f"
+		put(t, m, own, a, subnet.LeaseTTL)
+		synctest.Wait()
+		h.want(t, own)
+		if l := find(t, m, own); l.Machine != "omega 1f" {
+			t.Errorf("the lease is %s", l)
+		}
+		if s := log(); strings.Contains(s, "now belongs to") || !strings.Contains(s, "someone changed our lease") {
+			t.Errorf("it was said: %s", s)
+		}
+	})
+}
+
+// A machine with our public address answers by another name than it was asked by: it
+// is alive, and not asked again at once.
+func TestTwinRenamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		const theirs = "10.5.0.128/26"
+		a := attrs(me)
+		a.Machine = "alpha 2e"
+		put(t, m, theirs, a, subnet.LeaseTTL)
+		h := start(t, m.Join(), me, machine("beta 1f", me))
+		time.Sleep(time.Second)
+		if l := find(t, m, theirs); l.Challenger != "beta 1f" {
+			t.Fatalf("the lease is %s", l)
+		}
+		a.Machine = "omega 2e"
+		put(t, m, theirs, a, subnet.LeaseTTL)
+		time.Sleep(5 * time.Second)
+		if l := find(t, m, theirs); l.Machine != "omega 2e" || l.Challenger != "" {
+			t.Errorf("the lease is %s", l)
+		}
+		if s := h.waitsFor(); !strings.Contains(s, "omega 2e, which is alive") {
+			t.Errorf("it waits for %q", s)
+		}
+	})
+}
+
 // A lease that does not fit the configuration is another machine's with our public
 // address: it is deleted if that does not answer, and not before.
 func TestTwinDoesNotFit(t *testing.T) {
