@@ -65,6 +65,8 @@ func (k *Keeper) holder(l *Lease) string {
 		return fmt.Sprintf("the host with the public address %s", l.PublicIP)
 	case l.Machine != "" && !SameMachine(l.Machine, own.Machine) && !SameMachine(l.Machine, k.attrs.Machine):
 		return fmt.Sprintf("the machine %s, which has our public address %s, too", l.Machine, l.PublicIP)
+	case l.Machine != "" && l.Machine == k.former && l.Machine != own.Machine && l.Machine != k.attrs.Machine:
+		return fmt.Sprintf("the machine %s, which has our public address %s and our machine ID, too", l.Machine, l.PublicIP)
 	}
 	return ""
 }

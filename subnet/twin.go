@@ -15,6 +15,10 @@ import (
 // in the lease itself, whether the first one is alive: then that writes its lease
 // again, as it does whenever someone else changed it. If it does not, the address
 // has passed on.
+//
+// A machine that was renamed has its lease at once. If its ID is also that of another
+// one, as an image was copied with it, that one is alive and writes the lease again, by
+// the name that the lease had: then we know, and ask from now on.
 
 const (
 	// answerTime is how long a machine has for its answer: longer than it takes to
@@ -44,7 +48,7 @@ type twin struct {
 // the lease as it is once that machine had time to say that it is alive; if it is
 // alive, that is an error.
 func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
-	if l.Machine == "" || SameMachine(l.Machine, k.attrs.Machine) {
+	if l.Machine == "" || l.Machine == k.attrs.Machine || l.Machine != k.former && SameMachine(l.Machine, k.attrs.Machine) {
 		return l, nil
 	}
 	if SameMachine(k.twin.machine, l.Machine) && time.Since(k.twin.seen) < twinPause {
