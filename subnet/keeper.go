@@ -66,7 +66,7 @@ type Keeper struct {
 	holding   Holding
 	told      said
 	twin      twin   // another machine with our public address
-	former    string // who our lease was taken over from: once it is ours, no daemon here writes that
+	former    string // the machine that our lease was taken over from
 	trouble   trouble
 	retry     backoff
 	corrected time.Time     // when we last undid someone else's change of our lease
