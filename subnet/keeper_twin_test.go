@@ -80,9 +80,14 @@ func TestTwinIsGone(t *testing.T) {
 		reserved bool
 		most     time.Duration
 	}{
-		{"alpha 2e", false, 22 * time.Second}, {"alpha 2e", true, 22 * time.Second}, {"beta 2e", false, 22 * time.Second},
+		{"alpha 2e", false, 22 * time.Second},
+		{"alpha 2e", true, 22 * time.Second},
+		{"beta 2e", false, 22 * time.Second},
 		{"beta", false, 22 * time.Second},
-		{"beta 1f", false, 0}, {"alpha 1f", false, 0}, {"alpha 1f", true, 0}, {"", false, 0},
+		{"beta 1f", false, 0},
+		{"alpha 1f", false, 0},
+		{"alpha 1f", true, 0},
+		{"", false, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			m := newStore(tiny)
