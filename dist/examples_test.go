@@ -19,7 +19,7 @@ var shown = map[string][]string{
 	"Documentation/configuration.md": {"{\n"},
 	"Documentation/design.md":        {"subnet.Store ", "  TUN read "},
 	"Documentation/docker.md":        {"FLANNELD_IP_MASQ=true\n"},
-	"Documentation/leases.md":        {"waiting: "},
+	"Documentation/leases.md":        {"waiting: ", "this subnet now belongs to "},
 	"Documentation/masquerade.md":    {"rules for packets are ", "table ip "},
 	"Documentation/running.md":       {"FLANNEL_NETWORK=", "using version 3 "},
 	"Documentation/systemd.md":       {"Active: ", "[Unit]\n", "[Service]\n"},
@@ -204,6 +204,13 @@ func TestExamples(t *testing.T) {
 	restart()
 	e.run(h, configuration, "$ ip -d link show flannel0")
 	e.run(h, leases, "etcdctl put "+prefix+"/subnets/")
+
+	const copied = "0123456789abcdef0123456789abcdef"
+	h.shell("echo " + copied + " >/etc/machine-id")
+	e.run(h, leases, "rm -f /etc/machine-id")
+	if id := h.shell("cat /etc/machine-id"); len(id) != len(copied+"\n") || strings.Contains(id, copied) {
+		t.Errorf("the machine ID is %q", id)
+	}
 
 	h.shell("ip route add 10.5.77.0/24 dev eth0 proto boot")
 	e.run(h, running, "ip route flush proto boot")

@@ -185,6 +185,7 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	if err != nil {
 		return nil, fmt.Errorf("taking over our lease %s: %w", best.Subnet, err)
 	}
+	k.former = best.Machine
 	if l.Reserved() {
 		klog.Infof("using the subnet %s that is reserved for this host", l.Subnet)
 	} else {

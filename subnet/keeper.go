@@ -65,7 +65,8 @@ type Keeper struct {
 	again     *time.Timer // for when Prepare is asked again that could not tell
 	holding   Holding
 	told      said
-	twin      twin // another machine with our public address
+	twin      twin   // another machine with our public address
+	former    string // the machine that our lease was taken over from
 	trouble   trouble
 	retry     backoff
 	corrected time.Time     // when we last undid someone else's change of our lease

@@ -40,6 +40,17 @@ func TestThirdMachineAsks(t *testing.T) {
 	})
 }
 
+// named has the keeper run on a machine of the name that is stored.
+func named(name *atomic.Value) option {
+	return func(k *subnet.Keeper) {
+		k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+			a := attrs(me)
+			a.Machine = name.Load().(string)
+			return a, nil, nil
+		}
+	}
+}
+
 // A machine got another name, and its lease does not say so yet: it is its own all
 // the same.
 func TestMachineRenamed(t *testing.T) {
@@ -50,14 +61,7 @@ func TestMachineRenamed(t *testing.T) {
 		name.Store("alpha")
 		refresh := make(chan struct{}, 1)
 		client := m.Join()
-		h := start(t, client, me, func(k *subnet.Keeper) {
-			k.Refresh = refresh
-			k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
-				a := attrs(me)
-				a.Machine = name.Load().(string)
-				return a, nil, nil
-			}
-		})
+		h := start(t, client, me, named(&name), func(k *subnet.Keeper) { k.Refresh = refresh })
 		own := h.own()
 		client.Fail(errDown, subnettest.Update)
 		name.Store("omega")
@@ -69,6 +73,115 @@ func TestMachineRenamed(t *testing.T) {
 		h.want(t, own)
 		if l := find(t, m, own); l.Machine != "omega" || !l.Reserved() {
 			t.Errorf("the lease is %s, expires %s", l, l.Expires)
+		}
+		if s := log(); strings.Contains(s, "now belongs to") {
+			t.Errorf("it was said that another has it: %s", s)
+		}
+	})
+}
+
+// An old text of our lease is back, by a name that we had: it is no other machine's.
+func TestOldName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(tiny)
+		h := start(t, m.Join(), me, machine("omega 1f", me))
+		own := h.own()
+		a := attrs(me)
+		a.Machine = "alpha 1f"
+		put(t, m, own, a, subnet.LeaseTTL)
+		synctest.Wait()
+		h.want(t, own)
+		if l := find(t, m, own); l.Machine != "omega 1f" {
+			t.Errorf("the lease is %s", l)
+		}
+		if s := log(); strings.Contains(s, "now belongs to") || !strings.Contains(s, "someone changed our lease") {
+			t.Errorf("it was said: %s", s)
+		}
+	})
+}
+
+// A machine with our public address answers by another name than it was asked by: it
+// is alive, and not asked again at once.
+func TestTwinRenamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		const theirs = "10.5.0.128/26"
+		a := attrs(me)
+		a.Machine = "alpha 2e"
+		put(t, m, theirs, a, subnet.LeaseTTL)
+		h := start(t, m.Join(), me, machine("beta 1f", me))
+		time.Sleep(time.Second)
+		if l := find(t, m, theirs); l.Challenger != "beta 1f" {
+			t.Fatalf("the lease is %s", l)
+		}
+		a.Machine = "omega 2e"
+		put(t, m, theirs, a, subnet.LeaseTTL)
+		time.Sleep(5 * time.Second)
+		if l := find(t, m, theirs); l.Machine != "omega 2e" || l.Challenger != "" {
+			t.Errorf("the lease is %s", l)
+		}
+		if s := h.waitsFor(); !strings.Contains(s, "omega 2e, which is alive") {
+			t.Errorf("it waits for %q", s)
+		}
+	})
+}
+
+// Two machines with one public address are copies, and have one ID. The second can't
+// know that the first is not itself by another name, before that one writes the lease
+// again; then it gives in, and has the lease once the first is gone.
+func TestTwinHasOurID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		first := start(t, m.Join(), me, machine("alpha 1f", me))
+		own := first.own()
+		store := m.Join()
+		second := start(t, store, me, machine("beta 1f", me))
+		synctest.Wait()
+		if l := find(t, m, own); l.Machine != "alpha 1f" {
+			t.Errorf("the lease is %s", l)
+		}
+		time.Sleep(10 * time.Second) // it asks
+		for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
+			if l := find(t, m, own); l.Machine != "alpha 1f" || first.held().Holder != "" {
+				t.Fatalf("the lease is %s, the holder for the first is %q", l, first.held().Holder)
+			}
+			if s := second.held().Holder; s != "the machine alpha 1f, which has our public address 192.0.2.1 and our machine ID, too" {
+				t.Fatalf("the holder for the second is %q", s)
+			}
+		}
+		if n := store.Calls(subnettest.Update); n > 45 {
+			t.Errorf("the second wrote %d times", n)
+		}
+		first.stop()
+		time.Sleep(time.Minute)
+		second.want(t, own)
+		if l := find(t, m, own); l.Machine != "beta 1f" || second.held().Holder != "" {
+			t.Errorf("the lease is %s, the holder for the second is %q", l, second.held().Holder)
+		}
+	})
+}
+
+// The name that the machine had before it started is its name again while it runs.
+func TestFormerName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(tiny)
+		const own = "10.5.0.128/26"
+		a := attrs(me)
+		a.Machine = "alpha 1f"
+		put(t, m, own, a, subnet.LeaseTTL)
+		refresh := make(chan struct{}, 1)
+		var name atomic.Value
+		name.Store("omega 1f")
+		h := start(t, m.Join(), me, named(&name), func(k *subnet.Keeper) { k.Refresh = refresh })
+		h.want(t, own)
+		name.Store("alpha 1f")
+		refresh <- struct{}{}
+		time.Sleep(time.Minute)
+		h.want(t, own)
+		if l := find(t, m, own); l.Machine != "alpha 1f" || l.Challenger != "" || h.held().Holder != "" {
+			t.Errorf("the lease is %s, the holder is %q", l, h.held().Holder)
 		}
 		if s := log(); strings.Contains(s, "now belongs to") {
 			t.Errorf("it was said that another has it: %s", s)

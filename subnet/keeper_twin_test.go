@@ -71,14 +71,24 @@ func TestTwin(t *testing.T) {
 }
 
 // A machine that was installed anew has its lease again when it is clear that the
-// old one does not answer; one that is the same, or whose lease is flannel's, at
-// once. A reservation stays one.
+// old one does not answer; one that is the same, also by another name, or whose lease
+// is flannel's, at once. A reservation stays one. What tells machines apart is the ID,
+// and without one, all of the text.
 func TestTwinIsGone(t *testing.T) {
 	for _, c := range []struct {
 		machine  string // that wrote the lease
 		reserved bool
 		most     time.Duration
-	}{{"alpha", false, 22 * time.Second}, {"alpha", true, 22 * time.Second}, {"beta", false, 0}, {"", false, 0}} {
+	}{
+		{"alpha 2e", false, 22 * time.Second},
+		{"alpha 2e", true, 22 * time.Second},
+		{"beta 2e", false, 22 * time.Second},
+		{"beta", false, 22 * time.Second},
+		{"beta 1f", false, 0},
+		{"alpha 1f", false, 0},
+		{"alpha 1f", true, 0},
+		{"", false, 0},
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			m := newStore(tiny)
 			a := attrs(me)
@@ -88,12 +98,16 @@ func TestTwinIsGone(t *testing.T) {
 				ttl = 0
 			}
 			put(t, m, "10.5.0.128/26", a, ttl)
-			h := start(t, m.Join(), me, machine("beta", me))
-			time.Sleep(c.most)
+			h := start(t, m.Join(), me, machine("beta 1f", me))
+			if c.most > 0 {
+				time.Sleep(c.most - 3*time.Second)
+				h.want(t, "none")
+				time.Sleep(3 * time.Second)
+			}
 			synctest.Wait()
 			h.want(t, "10.5.0.128/26")
 			l := find(t, m, "10.5.0.128/26")
-			if l.Machine != "beta" || l.Challenger != "" || l.Reserved() != c.reserved {
+			if l.Machine != "beta 1f" || l.Challenger != "" || l.Reserved() != c.reserved {
 				t.Errorf("the lease is %s, expires %s", l, l.Expires)
 			}
 		})

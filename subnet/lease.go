@@ -24,7 +24,8 @@ type Attrs struct {
 	BackendData   string
 	BackendV6Data string
 	// Machine tells the host from all others, also from one that has the same
-	// public address. It is empty where a lease was written by flannel.
+	// public address: its name, a space, and its ID; see SameMachine. It is empty
+	// where a lease was written by flannel.
 	Machine string
 	// Challenger is the machine that asks whether Machine is alive. If it is, it
 	// writes its lease again, without this.

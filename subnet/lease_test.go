@@ -26,6 +26,35 @@ func addrs(texts ...string) ip.Addrs {
 	return a
 }
 
+func TestSameMachine(t *testing.T) {
+	for _, test := range []struct {
+		a, b string
+		same bool
+	}{
+		{"alpha 1f", "alpha 1f", true},
+		{"alpha 1f", "omega 1f", true},
+		{"alpha 1f", "the omega 1f", true},
+		{"alpha 1f", " 1f", true}, // without a name
+		{"alpha 1f", "alpha 2e", false},
+		{"alpha 1f", "alpha 11f", false},
+		{"alpha 1f", "alpha", false},
+		{"alpha 1f", "1f", false}, // a name
+		{"alpha", "alpha", true},
+		{"alpha", "omega", false},
+		{"alpha ", "alpha ", true},
+		{"alpha ", "omega ", false}, // without an ID
+		{"alpha 1f", "", false},
+		{" ", "", false},
+		{"", "", true},
+	} {
+		for _, same := range []bool{SameMachine(test.a, test.b), SameMachine(test.b, test.a)} {
+			if same != test.same {
+				t.Errorf("%q and %q: %t, want %t", test.a, test.b, same, test.same)
+			}
+		}
+	}
+}
+
 // These are what flannel's versions read and write.
 func TestAttrsValue(t *testing.T) {
 	for _, test := range []struct {

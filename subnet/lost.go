@@ -63,8 +63,10 @@ func (k *Keeper) holder(l *Lease) string {
 	switch own := k.holding.Own; {
 	case l.PublicIP != own.PublicIP && l.PublicIP != k.attrs.PublicIP:
 		return fmt.Sprintf("the host with the public address %s", l.PublicIP)
-	case l.Machine != "" && l.Machine != own.Machine && l.Machine != k.attrs.Machine:
+	case l.Machine != "" && !SameMachine(l.Machine, own.Machine) && !SameMachine(l.Machine, k.attrs.Machine):
 		return fmt.Sprintf("the machine %s, which has our public address %s, too", l.Machine, l.PublicIP)
+	case l.Machine != "" && l.Machine == k.former && l.Machine != own.Machine && l.Machine != k.attrs.Machine:
+		return fmt.Sprintf("the machine %s, which has our public address %s and our machine ID, too", l.Machine, l.PublicIP)
 	}
 	return ""
 }

@@ -63,7 +63,7 @@ func (k *Keeper) usable(ctx context.Context, s Saved) error {
 	if attrs.PublicIP != s.Own.PublicIP {
 		return errors.New("our lease is that of another public address")
 	}
-	if s.Own.Machine != "" && s.Own.Machine != attrs.Machine {
+	if s.Own.Machine != "" && !SameMachine(s.Own.Machine, attrs.Machine) {
 		return fmt.Errorf("our lease is that of the machine %s, and this one is %s", s.Own.Machine, attrs.Machine)
 	}
 	k.attrs, k.avoid, k.outdated = attrs, avoid, false

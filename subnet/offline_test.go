@@ -67,6 +67,30 @@ func TestStartsOffline(t *testing.T) {
 	})
 }
 
+// The host got another name since it ran: what was saved is its own all the same, and
+// the lease says the new name as soon as it can.
+func TestOfflineRenamed(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		first := start(t, m.Join(), me, machine("alpha 1f", me))
+		saved := savedHere(t, dir, first.held())
+		own := first.own()
+		first.stop()
+		client := m.Join()
+		client.Fail(errDown)
+		h := start(t, client, me, machine("omega 1f", me), saved)
+		time.Sleep(6 * time.Second)
+		h.want(t, own)
+		client.Heal()
+		time.Sleep(5 * time.Second)
+		h.want(t, own)
+		if l := find(t, m, own); l.Machine != "omega 1f" || l.Challenger != "" {
+			t.Errorf("the lease is %s", l)
+		}
+	})
+}
+
 // The subnet went to another host meanwhile, and there is no other one: that is
 // said, and the others are followed.
 func TestOfflineAndNoOtherSubnet(t *testing.T) {

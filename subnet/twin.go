@@ -3,6 +3,7 @@ package subnet
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -14,6 +15,10 @@ import (
 // in the lease itself, whether the first one is alive: then that writes its lease
 // again, as it does whenever someone else changed it. If it does not, the address
 // has passed on.
+//
+// A machine that was renamed has its lease at once. If its ID is also that of another
+// one, as an image was copied with it, that one is alive and writes the lease again, by
+// the name that the lease had: then we know, and ask from now on.
 
 const (
 	// answerTime is how long a machine has for its answer: longer than it takes to
@@ -25,6 +30,14 @@ const (
 	twinPause = 15 * time.Second
 )
 
+// SameMachine reports whether two texts that leases say as Machine are of one
+// machine. Its name is for people, and may change: what counts is the ID, after the
+// last space. Without an ID, the whole text counts.
+func SameMachine(a, b string) bool {
+	id := a[strings.LastIndexByte(a, ' ')+1:]
+	return a == b || id != "" && id != a && strings.HasSuffix(b, " "+id)
+}
+
 // twin is what is known of another machine with our public address.
 type twin struct {
 	machine string
@@ -35,10 +48,10 @@ type twin struct {
 // the lease as it is once that machine had time to say that it is alive; if it is
 // alive, that is an error.
 func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
-	if l.Machine == "" || l.Machine == k.attrs.Machine {
+	if l.Machine == "" || l.Machine == k.attrs.Machine || l.Machine != k.former && SameMachine(l.Machine, k.attrs.Machine) {
 		return l, nil
 	}
-	if k.twin.machine == l.Machine && time.Since(k.twin.seen) < twinPause {
+	if SameMachine(k.twin.machine, l.Machine) && time.Since(k.twin.seen) < twinPause {
 		return nil, k.alive(l)
 	}
 	ask := l.Attrs
@@ -60,7 +73,7 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 		}
 		switch now := s.Find(l.Subnet); {
 		case now != nil && now.Revision == asked.Revision:
-		case now != nil && now.Machine == l.Machine && now.Challenger == "":
+		case now != nil && SameMachine(now.Machine, l.Machine) && now.Challenger == "":
 			k.twin = twin{l.Machine, time.Now()}
 			return nil, k.alive(l)
 		default:

@@ -104,6 +104,7 @@ type node struct {
 	n      *network
 	args   []string
 	env    []string // of its daemons, beside what all have
+	binary string   // of its daemons, if not that of all
 	daemon *lab.Daemon
 	past   []*lab.Daemon // and the present one
 	pod    *lab.Pod      // the latest
@@ -217,7 +218,7 @@ func (n *network) addNode(opts lab.HostOptions, args ...string) *node {
 
 func (h *node) start(args ...string) {
 	h.n.t.Helper()
-	h.runs(h.StartFlanneldIn(h.env, h.n.binary, slices.Concat(h.args, args)...))
+	h.runs(h.StartFlanneldIn(h.env, cmp.Or(h.binary, h.n.binary), slices.Concat(h.args, args)...))
 }
 
 // runs takes note of a daemon that was started.

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -197,7 +198,7 @@ func TestMigrationWithTLSAndPassword(t *testing.T) {
 // act runs the daemon's binary to do something else than the daemon's work.
 func (h *node) act(args ...string) (code int, out string) {
 	h.n.t.Helper()
-	argv := []string{daemonBinary, "-etcd-endpoints=" + h.n.etcd.Endpoint(), "-subnet-file=" + filepath.Join(h.Dir, "subnet.env"), "-state-dir=" + filepath.Dir(h.stateFile())}
+	argv := []string{cmp.Or(h.binary, daemonBinary), "-etcd-endpoints=" + h.n.etcd.Endpoint(), "-subnet-file=" + filepath.Join(h.Dir, "subnet.env"), "-state-dir=" + filepath.Dir(h.stateFile())}
 	p, err := h.Start("flanneld", slices.Concat(argv, h.args, args), h.env, lab.ProcessOptions{})
 	check(h.n.t, err)
 	code, err = p.Wait(h.n.ctx)

@@ -50,7 +50,7 @@ func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, machi
 			continue
 		}
 		found = true
-		if l.Machine != "" && l.Machine != machine {
+		if l.Machine != "" && !subnet.SameMachine(l.Machine, machine) {
 			fmt.Fprintf(out, "left %s: the machine %s wrote it, with the public address of this one (%s)\n", l.Subnet, l.Machine, public)
 			continue
 		}

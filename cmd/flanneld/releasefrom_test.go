@@ -47,3 +47,23 @@ func TestReleaseFrom(t *testing.T) {
 		t.Errorf("there are %v, %v", s, err)
 	}
 }
+
+// A lease that this machine wrote by another name is released, and not one of another
+// machine with its name.
+func TestReleaseFromRenamed(t *testing.T) {
+	m := subnettest.NewMemory()
+	m.PutRaw("10.5.1.0-24", `{"PublicIP":"192.0.2.1","Machine":"before 1f"}`, time.Hour)
+	m.PutRaw("10.5.2.0-24", `{"PublicIP":"192.0.2.1","Machine":"here 2e"}`, time.Hour)
+	var out strings.Builder
+	if err := releaseFrom(t.Context(), m, ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}, "here 1f", &out); err != nil {
+		t.Fatal(err)
+	}
+	if out.String() != "released 10.5.1.0/24, the lease of this host (192.0.2.1)\n"+
+		"left 10.5.2.0/24: the machine here 2e wrote it, with the public address of this one (192.0.2.1)\n" {
+		t.Errorf("it told %q", out.String())
+	}
+	s, err := m.List(t.Context())
+	if err != nil || len(s.Leases) != 1 || s.Leases[0].Machine != "here 2e" {
+		t.Errorf("there are %v, %v", s, err)
+	}
+}
