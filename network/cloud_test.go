@@ -96,6 +96,7 @@ func TestCloudRoutes(t *testing.T) {
 			"10.1.8.0/24": state.Ours,
 			"10.3.1.0/24": state.Ours, // of an earlier network
 			"10.1.0.0/16": state.Ours, // the network itself, which is no host's
+			"10.1.9.9/32": state.Ours, // an address, for whatever purpose
 			"10.9.0.0/24": state.Ours, // elsewhere
 			"10.1.9.0/24": state.Foreign,
 		} {

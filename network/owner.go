@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"flanneld/pkg/state"
+	"flanneld/subnet"
 )
 
 // Whose an object is, the target can't always know: it says that all are ours
@@ -15,6 +16,14 @@ import (
 
 func (p *plan) inNetworks(a netip.Addr) bool {
 	return slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool { return n.Contains(a) })
+}
+
+// canBeLease reports whether a destination is smaller than our network that it is in, and
+// not too small for a lease.
+func (p *plan) canBeLease(dst netip.Prefix) bool {
+	return dst.Bits() <= subnet.MaxLen && slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool {
+		return n.Contains(dst.Addr()) && n.Bits() < dst.Bits()
+	})
 }
 
 // mine reports whether an object that nobody told us of before is this
@@ -33,7 +42,7 @@ func (p *plan) mine(k state.Key, devices map[string]bool) bool {
 	case state.KindTunnel, state.KindTunnelPeer: // of this process
 		return true
 	case state.KindCloudRoute:
-		return slices.ContainsFunc(p.wish.Networks, func(n netip.Prefix) bool { return n.Contains(k.Dst.Addr()) && n.Bits() < k.Dst.Bits() })
+		return p.canBeLease(k.Dst)
 	case state.KindLink, state.KindFDB, state.KindCloudInterface, state.KindCloudPeer:
 	}
 	return false

@@ -88,8 +88,11 @@ type limits struct {
 	halves int
 }
 
+// MaxLen is the most that SubnetLen can be for IPv4.
+const MaxLen = 30
+
 var (
-	limits4 = limits{family: netip.Addr.Is4, name: "IPv4", defaultLen: 24, maxLen: 30, halves: 24}
+	limits4 = limits{family: netip.Addr.Is4, name: "IPv4", defaultLen: 24, maxLen: MaxLen, halves: 24}
 	limits6 = limits{prefix: "IPv6", family: netip.Addr.Is6, name: "IPv6", defaultLen: 64, maxLen: 126, halves: 129}
 )
 

@@ -93,7 +93,7 @@ func (t *Target) answered(op state.Op) (done bool, err error) {
 	case t.first != nil:
 		return true, errBusy
 	}
-	if h := t.holds[holdKey(op)]; h != nil && time.Now().Before(h.until) {
+	if h := t.held(op); h != nil {
 		return true, h.err
 	}
 	if op.Verb != state.Delete && t.inQueue() {
@@ -124,9 +124,15 @@ func blind(why error) error {
 func (j job) run(ctx context.Context, t *Target) (unheard bool) {
 	errs := slices.Repeat([]error{errBusy}, len(j.ops))
 	for i, op := range j.ops {
+		t.mu.Lock()
+		h := t.held(op) // by one before it
+		t.mu.Unlock()
 		switch {
 		case i > 0 && unanswered(errs[i-1]):
 			errs[i] = errs[i-1] // so would this one be
+		case h != nil:
+			errs[i] = h.err
+			continue
 		case j.isLeft():
 			continue
 		default:
@@ -292,7 +298,6 @@ func (t *Target) put(ctx context.Context, tab *table, k state.Key, n nic) error 
 func (t *Target) isFull(ctx context.Context, tab *table, name string, n nic, err error) error {
 	if now, _ := t.session.tables(ctx, []string{name}, n, false); now[name] != nil {
 		tab = now[name]
-		t.saw(name, tab)
 	}
 	return &full{err, tab.size}
 }

@@ -43,6 +43,9 @@ var credentialCodes = map[string]string{
 // throttled is the code of calls that are one too many, or the usual one of them.
 const throttled = "RequestLimitExceeded"
 
+// denied is the code of calls that need a permission.
+const denied = "UnauthorizedOperation"
+
 // isThrottled reports whether a call was one too many.
 func isThrottled(err error) bool {
 	_, is := retry.DefaultThrottleErrorCodes[codeOf(err)]
@@ -71,7 +74,7 @@ func explain(err error, action, resource string) *refusal {
 	r.credentials = credentials
 	switch {
 	case credentials:
-	case r.code == "UnauthorizedOperation":
+	case r.code == denied:
 		why = "the credentials lack the permission ec2:" + action
 	case isThrottled(r):
 		why = "the account makes too many calls"

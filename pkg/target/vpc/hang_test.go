@@ -336,6 +336,25 @@ func TestBudget(t *testing.T) {
 	})
 }
 
+// Where one delete is refused as too many, the others of the table are not tried either.
+func TestDeletesRefused(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(20 * time.Second)
+		w.dead(20)
+		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{})
+		w.run(10 * time.Minute)
+		if n := len(w.Calls("DeleteRoute")); n == 0 || n > 20 {
+			t.Errorf("%d calls", n)
+		}
+		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 50, Refill: 5})
+		w.run(3 * time.Minute)
+		w.wantFailures(nil)
+		if n := len(w.vpc.Main.Routes()); n != 2 {
+			t.Errorf("%d routes", n)
+		}
+	})
+}
+
 // While there is much to be deleted, and EC2 lets little pass, looks go on.
 func TestDeletesHoldUpNothing(t *testing.T) {
 	inWorld(t, func(w *world) {

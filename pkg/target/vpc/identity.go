@@ -65,7 +65,7 @@ func get(ctx context.Context, c *imds.Client, path string) (string, error) {
 		}
 	}
 	if noAnswer.MatchString(err.Error()) {
-		return "", fmt.Errorf("the instance metadata service (IMDS) does not answer; is this an instance of EC2, and in a container is the hop limit 2?: %w", context.DeadlineExceeded)
+		return "", fmt.Errorf("the instance metadata service (IMDS) does not answer; is this an instance of EC2, and is a firewall or a proxy between?: %w", context.DeadlineExceeded)
 	}
 	return "", metadataError{path, err}
 }

@@ -48,6 +48,19 @@ func TestInterfaceWithoutAddress(t *testing.T) {
 	})
 }
 
+// What is known of an interface that is not this host's any more does not count.
+func TestLatePass(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(20 * time.Second)
+		w.sawPass("eni-0123456789abcdef0", false)
+		w.pass()
+		w.wantFailures(nil)
+		if n := len(w.Calls("ModifyNetworkInterfaceAttribute")); n != 1 {
+			t.Errorf("%d calls", n)
+		}
+	})
+}
+
 // A route whose interface has been replaced by another one with the same address is put
 // right in the time that any other is: the table shows that it leads nowhere, or EC2 says
 // that there is no such interface.

@@ -133,6 +133,8 @@ func joined(byName map[string]error) error {
 
 // meet finds out who this host is.
 func (t *Target) meet(ctx context.Context) error {
+	ctx, stop := context.WithTimeout(ctx, period)
+	defer stop()
 	s, self, err := connect(ctx, t.options, t.crowded)
 	if err != nil {
 		return err

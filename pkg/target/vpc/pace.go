@@ -200,13 +200,31 @@ const (
 	holdFull = 5 * time.Minute
 )
 
-// step tells apart which answers there are: to make a route, and to delete it.
+// step tells apart which answers there are: to make a route, and to delete it. Without a
+// destination it is about all routes of a table.
 type step struct {
 	state.Key
 	remove bool
 }
 
 func holdKey(op state.Op) step { return step{op.Key(), op.Verb == state.Delete} }
+
+func (s step) all() step {
+	s.Dst = netip.Prefix{}
+	return s
+}
+
+// held returns the answer that a step has for now; nil if it is to be taken. The caller
+// holds t.mu.
+func (t *Target) held(op state.Op) *hold {
+	k := holdKey(op)
+	for _, k := range []step{k, k.all()} {
+		if h := t.holds[k]; h != nil && time.Now().Before(h.until) {
+			return h
+		}
+	}
+	return nil
+}
 
 // hold is the last answer to a step that failed.
 type hold struct {
@@ -219,8 +237,14 @@ type hold struct {
 // note remembers the answer to a step. The caller holds t.mu.
 func (t *Target) note(op state.Op, err error) {
 	k := holdKey(op)
+	if k.remove && (isThrottled(err) || codeOf(err) == denied) {
+		k = k.all() // so would the others be, and no traffic waits for them
+	}
 	before := t.holds[k]
 	delete(t.holds, k)
+	if err == nil {
+		delete(t.holds, k.all())
+	}
 	r := (*refusal)(nil)
 	if !errors.As(err, &r) {
 		return // EC2 was not asked

@@ -378,9 +378,6 @@ func (t *Target) whatIsDue() (turn, look, blind bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	if t.first != nil && t.looks == 0 {
-		t.due = t.lookTurn() // more hosts may have become known
-	}
 	if at := t.queue.turn; !at.IsZero() && !at.After(now) {
 		t.queue.turn, turn = time.Time{}, true
 	}
