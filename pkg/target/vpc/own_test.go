@@ -14,15 +14,15 @@ func TestOtherOwnTable(t *testing.T) {
 		w.wish("")
 		w.run(3 * time.Minute)
 		for _, c := range []struct {
-			table *fakeaws.RouteTable
-			looks time.Duration
-		}{{w.table, recheck + 1}, {w.vpc.AddRouteTable(), 1}, {w.vpc.Main, 1}} {
+			table  *fakeaws.RouteTable
+			within time.Duration
+		}{{w.table, (recheck + 1) * (period + spread)}, {w.vpc.AddRouteTable(), period + spread}, {w.vpc.Main, period + spread}} {
 			w.a.Interface().Subnet.Dissociate()
 			if c.table != w.vpc.Main {
 				w.check(c.table.Associate(w.a.Interface().Subnet))
 			}
 			_ = w.vpc.Main.DeleteRoute(ownDst.String()) // from before, if it is there
-			w.run(c.looks*(period+spread) + again)
+			w.run(c.within + again)
 			w.wantFailures(nil)
 			w.wantRoute(c.table, ownDst, w.a.Interface())
 			w.ForgetCalls()
