@@ -216,7 +216,8 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 		if lack == nil {
 			lack = errBusy
 		}
-		return fmt.Errorf("%s is not known: %w", state.CloudTableName(k.Dev), lack)
+		// It is no answer to this step, and the next look may bring the table.
+		return fmt.Errorf("%s is not known: %s", state.CloudTableName(k.Dev), lack)
 	}
 	if op.Verb == state.Delete {
 		return t.remove(ctx, tab, k)

@@ -100,8 +100,10 @@ func TestSilence(t *testing.T) {
 		if len(w.now) != 1 {
 			t.Errorf("failures: %v", w.now)
 		}
+		w.forgetHints()
 		g.reopen()
-		w.run(2 * time.Minute)
+		w.lost(period + spread)
+		w.pass()
 		w.wantFailures(nil)
 		w.wantRoute(w.table, ownDst, w.a.Interface())
 	})
