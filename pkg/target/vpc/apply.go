@@ -70,7 +70,7 @@ func (t *Target) lastAnswers(ops []state.Op) []error {
 	defer t.mu.Unlock()
 	errs := slices.Repeat([]error{errBusy}, len(ops))
 	for i, op := range ops {
-		if h := t.holds[holdKey(op)]; h != nil {
+		if h := t.lastHold(op); h != nil {
 			errs[i] = h.err
 		}
 	}
@@ -173,9 +173,14 @@ func (t *Target) outdated(op state.Op) bool {
 	case op.Verb != state.Delete:
 		return !t.want[k]
 	}
-	_, live := t.peers[state.CloudPeerKey(k.Dev, k.Dst)]
-	tab := t.tables[k.Dev]
-	return live || t.want[k] || tab != nil && t.entry(k, tab.routes[k.Dst]).Owner != state.Ours
+	if _, live := t.peers[state.CloudPeerKey(k.Dev, k.Dst)]; live || t.want[k] {
+		return true
+	}
+	if tab := t.tables[k.Dev]; tab != nil {
+		r, there := tab.routes[k.Dst]
+		return there && t.entry(k, r).Owner != state.Ours
+	}
+	return false
 }
 
 // full is a table in which there is no room.
@@ -220,6 +225,9 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 		return fmt.Errorf("%s is not known: %s", state.CloudTableName(k.Dev), lack)
 	}
 	if op.Verb == state.Delete {
+		if _, there := tab.routes[k.Dst]; !there {
+			return nil
+		}
 		return t.remove(ctx, tab, k)
 	}
 	n, ok := self.interfaces[op.Want.(state.CloudRoute).Host]

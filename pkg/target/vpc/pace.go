@@ -214,14 +214,21 @@ func (s step) all() step {
 	return s
 }
 
+// lastHold is the last answer to a step, or to one that stood for it; nil if it did not
+// fail. The caller holds t.mu.
+func (t *Target) lastHold(op state.Op) *hold {
+	k := holdKey(op)
+	if h := t.holds[k.all()]; h != nil {
+		return h
+	}
+	return t.holds[k]
+}
+
 // held returns the answer that a step has for now; nil if it is to be taken. The caller
 // holds t.mu.
 func (t *Target) held(op state.Op) *hold {
-	k := holdKey(op)
-	for _, k := range []step{k, k.all()} {
-		if h := t.holds[k]; h != nil && time.Now().Before(h.until) {
-			return h
-		}
+	if h := t.lastHold(op); h != nil && time.Now().Before(h.until) {
+		return h
 	}
 	return nil
 }

@@ -65,6 +65,26 @@ func TestDeleteLeasedMeanwhile(t *testing.T) {
 	})
 }
 
+// A route that is to be deleted may be gone by the next look.
+func TestDeleteGone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(20 * time.Second)
+		k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: w.dead(1)[0]}.Key()
+		for w.have()[k].Owner != state.Ours {
+			time.Sleep(time.Second)
+		}
+		op := state.Op{Verb: state.Delete, Have: w.have()[k].Object}
+		w.check(w.vpc.Main.DeleteRoute(k.Dst.String()))
+		time.Sleep(period + spread)
+		if errs := w.Apply(w.t.Context(), []state.Op{op}); errs[0] != nil {
+			t.Error(errs)
+		}
+		if n := len(w.Calls("DeleteRoute")); n > 0 {
+			t.Errorf("%d calls", n)
+		}
+	})
+}
+
 // A route that is to be deleted may lead somewhere by the next look.
 func TestDeleteRevived(t *testing.T) {
 	inWorld(t, func(w *world) {
