@@ -222,7 +222,7 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 			lack = errBusy
 		}
 		// It is no answer to this step, and the next look may bring the table.
-		return fmt.Errorf("%s is not known: %s", state.CloudTableName(k.Dev), lack)
+		return fmt.Errorf("%s is not known: %s", state.CloudTableName(k.Dev), lack.Error())
 	}
 	if op.Verb == state.Delete {
 		if _, there := tab.routes[k.Dst]; !there {
