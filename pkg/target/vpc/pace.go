@@ -218,10 +218,11 @@ func (s step) all() step {
 // fail. The caller holds t.mu.
 func (t *Target) lastHold(op state.Op) *hold {
 	k := holdKey(op)
-	if h := t.holds[k.all()]; h != nil {
-		return h
+	one, all := t.holds[k], t.holds[k.all()]
+	if one == nil || all != nil && all.until.After(one.until) {
+		return all
 	}
-	return t.holds[k]
+	return one
 }
 
 // held returns the answer that a step has for now; nil if it is to be taken. The caller

@@ -211,3 +211,26 @@ func TestHoldOfOtherVerb(t *testing.T) {
 		w.wantRoute(w.vpc.Main, dst, w.a.Interface())
 	})
 }
+
+// What once stood for all deletes in a table is no answer to one that has a later one.
+func TestHoldOfOne(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(20 * time.Second)
+		op := state.Op{Verb: state.Delete, Have: state.CloudRoute{Table: w.vpc.Main.ID, Dst: w.dead(1)[0]}}
+		refused := func(code string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.note(op, &refusal{action: "DeleteRoute", resource: w.vpc.Main.ID, code: code, text: code})
+		}
+		refused(denied)
+		time.Sleep(holdFirst)
+		refused("InternalError")
+		done, err := w.answered(op)
+		if !done || codeOf(err) != "InternalError" {
+			t.Errorf("%t, %v", done, err)
+		}
+		if last := w.lastAnswers([]state.Op{op})[0]; codeOf(last) != "InternalError" {
+			t.Error(last)
+		}
+	})
+}
