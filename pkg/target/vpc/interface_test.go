@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,4 +90,59 @@ func TestReplacedInterface(t *testing.T) {
 			})
 		})
 	}
+}
+
+// metadataCount counts requests for metadata.
+type metadataCount struct {
+	http.RoundTripper
+	n atomic.Int64
+}
+
+func (c *metadataCount) RoundTrip(in *http.Request) (*http.Response, error) {
+	if in.URL.Hostname() == fakeaws.MetadataAddr {
+		c.n.Add(1)
+	}
+	return c.RoundTripper.RoundTrip(in)
+}
+
+// An interface that is gone for good is asked for no more often than another one that
+// is not there.
+func TestInterfaceGone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		count := &metadataCount{RoundTripper: w.Transport(w.a)}
+		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: count}))
+		addr := w.a.Interface().Addr.Next().Next().Next()
+		second, err := w.a.Attach(w.a.Interface().Subnet, addr)
+		w.check(err)
+		w.wishFor(addr, w.vpc.Main.ID)
+		w.run(3 * time.Minute)
+		w.wantRoute(w.vpc.Main, ownDst, second)
+		w.check(second.Detach())
+		w.check(second.Delete())
+		w.run(10 * time.Minute)
+		before := count.n.Load()
+		w.run(time.Hour)
+		const each = 9 // requests to find out who this host is
+		if n := count.n.Load() - before; n == 0 || n > 60*each {
+			t.Errorf("%d requests in an hour", n)
+		}
+	})
+}
+
+// Looks that are one too many wait their time even if this host's interface leads nowhere.
+func TestReplacedInterfaceThrottled(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(3 * time.Minute)
+		w.a.Stop()
+		w.run(5 * time.Minute)
+		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
+		w.run(10 * time.Minute)
+		w.forgetHints()
+		before := w.looks
+		w.run(time.Hour)
+		w.forgetHints()
+		if n := w.looks - before; n == 0 || n > 60 {
+			t.Errorf("%d looks in an hour", n)
+		}
+	})
 }

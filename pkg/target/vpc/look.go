@@ -72,7 +72,7 @@ func (t *Target) look(ctx context.Context) {
 			t.due = now.Add(spread + rand.N(period)) // others may have begun at the same time
 		}
 	}
-	if t.anew {
+	if t.anew && !isThrottled(err) {
 		t.due = now.Add(again)
 	}
 	t.why = err
@@ -87,7 +87,10 @@ func (t *Target) look(ctx context.Context) {
 }
 
 func (t *Target) tryLook(ctx context.Context) error {
+	t.mu.Lock()
 	anew := t.session == nil || t.anew || t.looks%recheck == 0
+	t.anew = false
+	t.mu.Unlock()
 	t.looks++
 	if anew {
 		if err := t.meet(ctx); err != nil && t.session == nil {
