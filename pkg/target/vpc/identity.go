@@ -56,6 +56,8 @@ func newMetadata(ctx context.Context, cfg aws.Config) (*imds.Client, error) {
 
 // get reads one item of the metadata.
 func get(ctx context.Context, c *imds.Client, path string) (string, error) {
+	ctx, stop := context.WithTimeout(ctx, patience) // the SDK has a limit only where the context has none
+	defer stop()
 	out, err := c.GetMetadata(ctx, &imds.GetMetadataInput{Path: path})
 	if err == nil {
 		defer out.Content.Close()

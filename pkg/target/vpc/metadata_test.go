@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"flanneld/pkg/lab/fakeaws"
 )
 
 // silence takes requests and answers none. Its patience is that of the client.
@@ -37,4 +39,20 @@ func TestSilentMetadata(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Metadata that stops to answer does not keep a route from being put back for long.
+func TestMetadataStops(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(3 * time.Minute)
+		w.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true, Delay: time.Hour})
+		w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+		w.mu.Lock()
+		w.anew, w.due = true, time.Now()
+		w.wake()
+		w.mu.Unlock()
+		w.forgetHints()
+		w.run(patience + 2*again)
+		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
+	})
 }
