@@ -64,14 +64,17 @@ func (t *Target) Apply(ctx context.Context, ops []state.Op) []error {
 var errBusy = errors.New("EC2 has not answered yet")
 
 // lastAnswers are the outcomes of steps when they were last tried: that they are being
-// tried again is no news.
+// tried again, or that their table is being looked for again, is no news.
 func (t *Target) lastAnswers(ops []state.Op) []error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	errs := slices.Repeat([]error{errBusy}, len(ops))
 	for i, op := range ops {
+		k := op.Key()
 		if h := t.lastHold(op); h != nil {
 			errs[i] = h.err
+		} else if lack := t.lacks[k.Dev]; k.Kind == state.KindCloudRoute && lack != nil && t.tables[k.Dev] == nil {
+			errs[i] = notKnown(k.Dev, lack)
 		}
 	}
 	return errs
@@ -221,8 +224,7 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 		if lack == nil {
 			lack = errBusy
 		}
-		// It is no answer to this step, and the next look may bring the table.
-		return fmt.Errorf("%s is not known: %s", state.CloudTableName(k.Dev), lack.Error())
+		return notKnown(k.Dev, lack)
 	}
 	if op.Verb == state.Delete {
 		if _, there := tab.routes[k.Dst]; !there {
@@ -235,6 +237,12 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 		return notReady{fmt.Errorf("no network interface of %s has the address", self.instance)}
 	}
 	return t.put(ctx, tab, k, n)
+}
+
+// notKnown is the error of a step in a table that was not seen. It does not wrap the reason,
+// which is no answer to this step: the next look may bring the table.
+func notKnown(name string, lack error) error {
+	return fmt.Errorf("%s is not known: %s", state.CloudTableName(name), lack.Error())
 }
 
 // uncheck has a network interface pass packets of others.

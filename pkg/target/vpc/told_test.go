@@ -78,6 +78,24 @@ func TestSameText(t *testing.T) {
 	}
 }
 
+// changes counts how often another outcome of a step is told in an hour.
+func (w *world) changes(k state.Key) (n int) {
+	said := ""
+	for range 60 * 60 / 5 {
+		w.pass()
+		text := ""
+		if err := w.now[k]; err != nil {
+			text = err.Error()
+		}
+		if text != said {
+			said = text
+			n++
+		}
+		time.Sleep(5 * time.Second)
+	}
+	return n
+}
+
 // Nor is it told each time that there was no answer.
 func TestSilenceIsSaidOnce(t *testing.T) {
 	inWorld(t, func(w *world) {
@@ -89,22 +107,23 @@ func TestSilenceIsSaidOnce(t *testing.T) {
 		w.mu.Lock()
 		delete(w.tables[w.vpc.Main.ID].routes, ownDst) // it was seen just before
 		w.mu.Unlock()
-		k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key()
-		said, changes := "", 0
-		for range 60 * 60 / 5 {
-			w.pass()
-			text := ""
-			if err := w.now[k]; err != nil {
-				text = err.Error()
-			}
-			if text != said {
-				said = text
-				changes++
-			}
-			time.Sleep(5 * time.Second)
+		n := w.changes(state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key())
+		if g.reopen(); n > 10 {
+			t.Errorf("in an hour of silence, the failure of one step is told %d times", n)
 		}
-		if g.reopen(); changes > 10 {
-			t.Errorf("in an hour of silence, the failure of one step is told %d times", changes)
+	})
+}
+
+// Nor, where a table was never seen, while it is being looked for.
+func TestSilenceAboutTable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		w.run(3 * time.Minute)
+		g.shut(false)
+		w.wish(w.vpc.Main.ID, w.table.ID)
+		n := w.changes(state.CloudRoute{Table: w.table.ID, Dst: ownDst}.Key())
+		if g.reopen(); n > 10 {
+			t.Errorf("in an hour of silence, the failure of one step is told %d times", n)
 		}
 	})
 }
