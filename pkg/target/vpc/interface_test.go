@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -62,6 +63,21 @@ func TestLatePass(t *testing.T) {
 	})
 }
 
+// loseInterface has the host's routes lead to a second interface of its instance, and then
+// takes that away. It returns the address.
+func (w *world) loseInterface() netip.Addr {
+	w.t.Helper()
+	addr := w.a.Interface().Addr.Next().Next().Next()
+	second, err := w.a.Attach(w.a.Interface().Subnet, addr)
+	w.check(err)
+	w.wishFor(addr, w.vpc.Main.ID)
+	w.run(3 * time.Minute)
+	w.wantRoute(w.vpc.Main, ownDst, second)
+	w.check(second.Detach())
+	w.check(second.Delete())
+	return addr
+}
+
 // A route whose interface has been replaced by another one with the same address is put
 // right in the time that any other is: the table shows that it leads nowhere, or EC2 says
 // that there is no such interface.
@@ -69,14 +85,7 @@ func TestReplacedInterface(t *testing.T) {
 	for name, deleted := range map[string]bool{"leads nowhere": false, "deleted": true} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, func(w *world) {
-				addr := w.a.Interface().Addr.Next().Next().Next()
-				first, err := w.a.Attach(w.a.Interface().Subnet, addr)
-				w.check(err)
-				w.wishFor(addr, w.vpc.Main.ID)
-				w.run(3 * time.Minute)
-				w.wantRoute(w.vpc.Main, ownDst, first)
-				w.check(first.Detach())
-				w.check(first.Delete())
+				addr := w.loseInterface()
 				if deleted {
 					w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
 				}
@@ -111,14 +120,7 @@ func TestInterfaceGone(t *testing.T) {
 	inWorld(t, func(w *world) {
 		count := &metadataCount{RoundTripper: w.Transport(w.a)}
 		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: count}))
-		addr := w.a.Interface().Addr.Next().Next().Next()
-		second, err := w.a.Attach(w.a.Interface().Subnet, addr)
-		w.check(err)
-		w.wishFor(addr, w.vpc.Main.ID)
-		w.run(3 * time.Minute)
-		w.wantRoute(w.vpc.Main, ownDst, second)
-		w.check(second.Detach())
-		w.check(second.Delete())
+		w.loseInterface()
 		w.run(10 * time.Minute)
 		before := count.n.Load()
 		w.run(time.Hour)
