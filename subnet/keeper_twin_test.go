@@ -114,6 +114,33 @@ func TestTwinIsGone(t *testing.T) {
 	}
 }
 
+// Several machines wait for one that does not answer any more: one of them gets its
+// lease, however they ask in between each other.
+func TestTwinsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		a := attrs(me)
+		a.Machine = "alpha 1f"
+		const own = "10.5.0.128/26"
+		put(t, m, own, a, subnet.LeaseTTL)
+		hosts := make(map[string]*host)
+		for _, name := range []string{"beta 2e", "gamma 3d", "delta 4c"} {
+			hosts[name] = start(t, m.Join(), me, machine(name, me))
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(25 * time.Second)
+		l := find(t, m, own)
+		for name, h := range hosts {
+			if want := map[bool]string{true: own, false: "none"}[name == l.Machine]; h.own() != want {
+				t.Errorf("%s holds %s, want %s", name, h.own(), want)
+			}
+		}
+		if hosts[l.Machine] == nil {
+			t.Errorf("the lease is %s", l)
+		}
+	})
+}
+
 // Our lease went to another machine with our public address while we could not
 // answer: it is lost, and we do not fight for it.
 func TestTwinTookOver(t *testing.T) {

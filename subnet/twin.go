@@ -73,11 +73,15 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 		}
 		switch now := s.Find(l.Subnet); {
 		case now != nil && now.Revision == asked.Revision:
-		case now != nil && SameMachine(now.Machine, l.Machine) && now.Challenger == "":
+		case now == nil, now.PublicIP != l.PublicIP, !SameMachine(now.Machine, l.Machine):
+			return nil, ErrChanged // by someone else: all is to be looked at anew
+		case now.Challenger == "":
 			k.twin = twin{l.Machine, time.Now()}
 			return nil, k.alive(l)
 		default:
-			return nil, ErrChanged // by someone else: all is to be looked at anew
+			// A third machine asks, too. Were we to ask over that, and it over us,
+			// neither would ever have waited for long enough.
+			asked, end = now, time.Now().Add(answerTime)
 		}
 	}
 	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", l.Machine, l.PublicIP, l.Subnet)
