@@ -18,7 +18,8 @@ import (
 //
 // A machine that was renamed has its lease at once. If its ID is also that of another
 // one, as an image was copied with it, that one is alive and writes the lease again, by
-// the name that the lease had: then we know, and ask from now on.
+// the name that the lease had: then we know, and ask from now on. The same goes for one
+// that came while we were away, and that does not let us have the lease back.
 
 const (
 	// answerTime is how long a machine has for its answer: longer than it takes to
@@ -86,6 +87,15 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 	}
 	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", l.Machine, l.PublicIP, l.Subnet)
 	return asked, nil
+}
+
+// lookBack looks whether our lease, nil if there is none, is again that of a machine
+// that we wrote over a moment ago. So that is alive, and not us by another name, even
+// if it has our ID.
+func (k *Keeper) lookBack(l *Lease) {
+	if l != nil && l.Machine != "" && l.Machine != k.attrs.Machine && l.Machine == k.overwrote && time.Since(k.corrected) < retryMost {
+		k.former = l.Machine
+	}
 }
 
 // alive is why a lease of our public address can't be ours.
