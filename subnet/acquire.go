@@ -128,7 +128,7 @@ func (k *Keeper) tryAcquire(ctx context.Context) error {
 		return err
 	}
 	k.trouble.over()
-	k.holding = Holding{Config: c, Own: l, Snapshot: s}
+	k.holding = Holding{Config: c, Own: l, Snapshot: k.holding.Snapshot} // maybe a later one than s
 	return nil
 }
 

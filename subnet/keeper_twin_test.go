@@ -146,7 +146,16 @@ func TestTwinsWait(t *testing.T) {
 func TestTwinTookOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(tiny)
-		h := start(t, m.Join(), me, machine("alpha", me))
+		const other = "10.5.0.0/26" // another host's, which comes while we wait for beta
+		came, gone := false, false
+		h := start(t, m.Join(), me, machine("alpha", me), func(k *subnet.Keeper) {
+			note := k.Changed
+			k.Changed = func(now subnet.Holding) {
+				found := now.Snapshot.Find(sub(other)) != nil
+				came, gone = came || found, gone || came && !found
+				note(now)
+			}
+		})
 		own := h.own()
 		a := attrs(me)
 		a.Machine = "beta"
@@ -155,10 +164,19 @@ func TestTwinTookOver(t *testing.T) {
 		if l := find(t, m, own); l.Machine != "beta" || l.Challenger != "alpha" {
 			t.Errorf("the lease is %s", l)
 		}
+		put(t, m, other, attrs("192.0.2.9"), subnet.LeaseTTL)
+		time.Sleep(time.Second)
+		if h.held().Snapshot.Find(sub(other)) == nil {
+			t.Error("the others are not followed meanwhile")
+		}
 		time.Sleep(time.Minute) // beta does not answer
 		h.want(t, own)
 		if l := find(t, m, own); l.Machine != "alpha" || h.held().Holder != "" {
 			t.Errorf("the lease is %s, the holder is %q", l, h.held().Holder)
+		}
+		h.stop()
+		if gone {
+			t.Error("a snapshot was followed by an older one")
 		}
 	})
 }

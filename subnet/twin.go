@@ -72,6 +72,12 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 		if err != nil {
 			return nil, err
 		}
+		if s.Revision != k.holding.Snapshot.Revision {
+			k.follow(s)
+			if k.holding.Own != nil {
+				k.Changed(k.holding) // the other hosts are followed meanwhile
+			}
+		}
 		switch now := s.Find(l.Subnet); {
 		case now != nil && now.Revision == asked.Revision:
 		case now == nil, now.PublicIP != l.PublicIP, !SameMachine(now.Machine, l.Machine):
