@@ -128,7 +128,7 @@ func (k *Keeper) tryAcquire(ctx context.Context) error {
 		return err
 	}
 	k.trouble.over()
-	k.holding = Holding{Config: c, Own: l, Snapshot: s}
+	k.holding = Holding{Config: c, Own: l, Snapshot: k.holding.Snapshot} // maybe a later one than s
 	return nil
 }
 
@@ -175,7 +175,8 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	if best == nil {
 		return nil, nil
 	}
-	best, err := k.outlived(ctx, best)
+	found := best
+	best, err := k.outlived(ctx, found)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +186,10 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	if err != nil {
 		return nil, fmt.Errorf("taking over our lease %s: %w", best.Subnet, err)
 	}
-	k.former = best.Machine
+	k.former = ""
+	if best == found { // it was not asked, and may be alive
+		k.former = found.Machine
+	}
 	if l.Reserved() {
 		klog.Infof("using the subnet %s that is reserved for this host", l.Subnet)
 	} else {

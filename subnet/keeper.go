@@ -66,7 +66,8 @@ type Keeper struct {
 	holding   Holding
 	told      said
 	twin      twin   // another machine with our public address
-	former    string // the machine that our lease was taken over from
+	former    string // a machine of our ID that may be another one: see twin.go
+	overwrote string // the machine whose lease we last wrote over, or nothing
 	trouble   trouble
 	retry     backoff
 	corrected time.Time     // when we last undid someone else's change of our lease
@@ -269,10 +270,11 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 		case !own.Reserved() && k.left() < 0:
 			return k.lost(ctx, unreadable)
 		default:
-			return k.correct(ctx, p.Revision, own.Reserved() && p.Expires.IsZero())
+			return k.correct(ctx, "", p.Revision, own.Reserved() && p.Expires.IsZero())
 		}
 	}
 	found := s.Find(own.Subnet)
+	k.lookBack(found)
 	switch {
 	case found == nil && !k.holding.Config.Free(s, own.Subnet):
 		return k.lost(ctx, "a lease that overlaps it")
@@ -284,7 +286,7 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 		if found.Challenger != "" {
 			k.tell("the machine %s asks whether we are alive: it has our public address %s, too", found.Challenger, found.PublicIP)
 		}
-		return k.correct(ctx, found.Revision, found.Reserved())
+		return k.correct(ctx, found.Machine, found.Revision, found.Reserved())
 	}
 	if found.Revision != own.Revision && found.Reserved() == own.Reserved() && k.retry.pause == 0 {
 		k.tell("someone else wrote our lease %s, in our own words: if no person did, another host uses the public address %s, too", own.Subnet, own.PublicIP)
@@ -296,15 +298,16 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	return nil
 }
 
-// correct writes our lease again after someone else wrote something else there.
-func (k *Keeper) correct(ctx context.Context, revision uint64, reserved bool) error {
+// correct writes our lease again after someone else wrote something else there, as
+// the machine.
+func (k *Keeper) correct(ctx context.Context, machine string, revision uint64, reserved bool) error {
 	own := k.holding.Own
 	if !k.corrected.IsZero() && time.Since(k.corrected) < retryMost {
 		return waitingFor{fmt.Errorf("our lease %s is being changed again and again: does another host use the public address %s, too?",
 			own.Subnet, own.PublicIP)}
 	}
 	k.tell("someone changed our lease %s; writing it again", own.Subnet)
-	k.corrected = time.Now()
+	k.corrected, k.overwrote = time.Now(), machine
 	return k.write(ctx, own.Subnet, revision, reserved)
 }
 

@@ -162,6 +162,67 @@ func TestTwinHasOurID(t *testing.T) {
 	})
 }
 
+// Our lease expired while we could not renew it, and a machine that has our ID took the
+// subnet: neither took it over from the other. We do not fight for it for ever.
+func TestTwinHasOurIDAndCameLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		client := m.Join()
+		first := start(t, client, me, machine("alpha 1f", me))
+		own := first.own()
+		client.Fail(errDown)
+		client.DropWatches(errDown)
+		m.DeleteRaw(sub(own).Key())
+		second := start(t, m.Join(), me, machine("beta 1f", me), previous(own))
+		second.want(t, own)
+		client.Heal()
+		time.Sleep(time.Minute)
+		for end := time.Now().Add(10 * time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
+			if l := find(t, m, own); l.Machine != "beta 1f" || second.held().Holder != "" {
+				t.Fatalf("the lease is %s, the holder for the second is %q", l, second.held().Holder)
+			}
+			if s := first.held().Holder; !strings.HasPrefix(s, "the machine beta 1f, ") {
+				t.Fatalf("the holder for the first is %q", s)
+			}
+		}
+	})
+}
+
+// A machine that has our ID did not answer, so its lease is ours. It does not get that
+// back when it starts again, nor when it turns out that it only was cut off.
+func TestTwinHasOurIDAndIsBack(t *testing.T) {
+	for _, restart := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newStore(tiny)
+			client := m.Join()
+			first := start(t, client, me, machine("alpha 1f", me))
+			second := start(t, m.Join(), me, machine("beta 1f", me))
+			time.Sleep(10 * time.Second)
+			own := first.own()
+			client.Fail(errDown)
+			client.DropWatches(errDown)
+			if restart {
+				first.stop()
+			}
+			time.Sleep(time.Minute)
+			if l := find(t, m, own); l.Machine != "beta 1f" || second.held().Holder != "" {
+				t.Fatalf("the lease is %s, the holder for the second is %q", l, second.held().Holder)
+			}
+			client.Heal()
+			if restart {
+				first = start(t, m.Join(), me, machine("alpha 1f", me))
+			}
+			time.Sleep(time.Minute)
+			if l := find(t, m, own); l.Machine != "beta 1f" || second.held().Holder != "" {
+				t.Errorf("the lease is %s, the holder for the second is %q", l, second.held().Holder)
+			}
+			if s := first.held().Holder; !strings.HasPrefix(s, "the machine beta 1f, ") {
+				t.Errorf("the holder for the first is %q", s)
+			}
+		})
+	}
+}
+
 // The name that the machine had before it started is its name again while it runs.
 func TestFormerName(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -114,12 +114,48 @@ func TestTwinIsGone(t *testing.T) {
 	}
 }
 
+// Several machines wait for one that does not answer any more: one of them gets its
+// lease, however they ask in between each other.
+func TestTwinsWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(tiny)
+		a := attrs(me)
+		a.Machine = "alpha 1f"
+		const own = "10.5.0.128/26"
+		put(t, m, own, a, subnet.LeaseTTL)
+		hosts := make(map[string]*host)
+		for _, name := range []string{"beta 2e", "gamma 3d", "delta 4c"} {
+			hosts[name] = start(t, m.Join(), me, machine(name, me))
+			time.Sleep(5 * time.Second)
+		}
+		time.Sleep(25 * time.Second)
+		l := find(t, m, own)
+		for name, h := range hosts {
+			if want := map[bool]string{true: own, false: "none"}[name == l.Machine]; h.own() != want {
+				t.Errorf("%s holds %s, want %s", name, h.own(), want)
+			}
+		}
+		if hosts[l.Machine] == nil {
+			t.Errorf("the lease is %s", l)
+		}
+	})
+}
+
 // Our lease went to another machine with our public address while we could not
 // answer: it is lost, and we do not fight for it.
 func TestTwinTookOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(tiny)
-		h := start(t, m.Join(), me, machine("alpha", me))
+		const other = "10.5.0.0/26" // another host's, which comes while we wait for beta
+		came, gone := false, false
+		h := start(t, m.Join(), me, machine("alpha", me), func(k *subnet.Keeper) {
+			note := k.Changed
+			k.Changed = func(now subnet.Holding) {
+				found := now.Snapshot.Find(sub(other)) != nil
+				came, gone = came || found, gone || came && !found
+				note(now)
+			}
+		})
 		own := h.own()
 		a := attrs(me)
 		a.Machine = "beta"
@@ -128,10 +164,19 @@ func TestTwinTookOver(t *testing.T) {
 		if l := find(t, m, own); l.Machine != "beta" || l.Challenger != "alpha" {
 			t.Errorf("the lease is %s", l)
 		}
+		put(t, m, other, attrs("192.0.2.9"), subnet.LeaseTTL)
+		time.Sleep(time.Second)
+		if h.held().Snapshot.Find(sub(other)) == nil {
+			t.Error("the others are not followed meanwhile")
+		}
 		time.Sleep(time.Minute) // beta does not answer
 		h.want(t, own)
 		if l := find(t, m, own); l.Machine != "alpha" || h.held().Holder != "" {
 			t.Errorf("the lease is %s, the holder is %q", l, h.held().Holder)
+		}
+		h.stop()
+		if gone {
+			t.Error("a snapshot was followed by an older one")
 		}
 	})
 }

@@ -18,7 +18,8 @@ import (
 //
 // A machine that was renamed has its lease at once. If its ID is also that of another
 // one, as an image was copied with it, that one is alive and writes the lease again, by
-// the name that the lease had: then we know, and ask from now on.
+// the name that the lease had: then we know, and ask from now on. The same goes for one
+// that came while we were away, and that does not let us have the lease back.
 
 const (
 	// answerTime is how long a machine has for its answer: longer than it takes to
@@ -71,17 +72,36 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 		if err != nil {
 			return nil, err
 		}
+		if s.Revision != k.holding.Snapshot.Revision {
+			k.follow(s)
+			if k.holding.Own != nil {
+				k.Changed(k.holding) // the other hosts are followed meanwhile
+			}
+		}
 		switch now := s.Find(l.Subnet); {
 		case now != nil && now.Revision == asked.Revision:
-		case now != nil && SameMachine(now.Machine, l.Machine) && now.Challenger == "":
+		case now == nil, now.PublicIP != l.PublicIP, !SameMachine(now.Machine, l.Machine):
+			return nil, ErrChanged // by someone else: all is to be looked at anew
+		case now.Challenger == "":
 			k.twin = twin{l.Machine, time.Now()}
 			return nil, k.alive(l)
 		default:
-			return nil, ErrChanged // by someone else: all is to be looked at anew
+			// A third machine asks, too. Were we to ask over that, and it over us,
+			// neither would ever have waited for long enough.
+			asked, end = now, time.Now().Add(answerTime)
 		}
 	}
 	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", l.Machine, l.PublicIP, l.Subnet)
 	return asked, nil
+}
+
+// lookBack looks whether our lease, nil if there is none, is again that of a machine
+// that we wrote over a moment ago. So that is alive, and not us by another name, even
+// if it has our ID.
+func (k *Keeper) lookBack(l *Lease) {
+	if l != nil && l.Machine != "" && l.Machine != k.attrs.Machine && l.Machine == k.overwrote && time.Since(k.corrected) < retryMost {
+		k.former = l.Machine
+	}
 }
 
 // alive is why a lease of our public address can't be ours.

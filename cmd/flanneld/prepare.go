@@ -83,13 +83,23 @@ func machineName(id string) string {
 }
 
 // machineID tells this machine from others, those aside that were made from the
-// same image; empty if it can't be known.
+// same image; it is the host name if it can't be known.
 func machineID() string {
-	for _, file := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
-		if id, err := os.ReadFile(file); err == nil && len(bytes.TrimSpace(id)) > 0 {
-			return string(bytes.TrimSpace(id))
-		}
+	if id := readMachineID("/etc/machine-id", "/var/lib/dbus/machine-id"); id != "" {
+		return id
 	}
 	name, _ := os.Hostname()
 	return name
+}
+
+// readMachineID returns the ID in the first of the files that has one, or nothing.
+// An image that is yet to become a machine says instead that it has none.
+func readMachineID(files ...string) string {
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if id := string(bytes.TrimSpace(content)); err == nil && id != "" && id != "uninitialized" {
+			return id
+		}
+	}
+	return ""
 }
