@@ -63,6 +63,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
+	d.obstacles.changed = func() { poke(d.publish) }
 	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
 	if err := d.findInterface(ctx); err != nil {
@@ -105,6 +106,7 @@ type daemon struct {
 	reconciler *network.Reconciler
 	reconnect  func() // with the store
 	systemd    systemd
+	obstacles  obstacles
 	look       chan struct{} // one slot: the external interface may have changed
 	refresh    chan struct{} // one slot: our lease may have to say something else
 	publish    chan struct{} // one slot: subnet.env or the status may have changed
@@ -256,6 +258,7 @@ func (d *daemon) reconciled(s network.Status) {
 
 // stop takes back what would still happen after the daemon's end.
 func (d *daemon) stop() {
+	d.obstacles.stop()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopped = true

@@ -145,6 +145,9 @@ func (d *daemon) statusText() string {
 	if d.lostSight != "" {
 		text += ", " + d.lostSight
 	}
+	if obstacles := d.obstacles.text(); obstacles != "" {
+		text += ", packets are kept from their way: " + obstacles
+	}
 	if !d.storeDown.IsZero() {
 		text += ", etcd cannot be used since " + d.storeDown.Format(time.TimeOnly)
 	}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/network"
+)
+
+const (
+	// obstacleDebounce is how long an obstacle must be there before it is reported, and
+	// gone before that is: neighbours on a host take rules and routes away and bring
+	// them back within that time.
+	obstacleDebounce = time.Second
+	// maxObstacles bounds how many are named at a time, in the log and in the status.
+	maxObstacles = 5
+)
+
+// obstacles are what keeps packets from their way on this host. Each source reports its
+// own as a whole. The zero value is empty.
+type obstacles struct {
+	mu      sync.Mutex
+	known   map[obstacleKey]*sighting
+	timer   *time.Timer
+	stopped bool
+	changed func() // is called, if set, when text returns something else
+}
+
+type obstacleKey struct {
+	source string
+	network.Obstacle
+}
+
+// sighting is what is known of one obstacle.
+type sighting struct {
+	present  bool      // as its source last reported
+	since    time.Time // present has this value
+	reported bool      // in log and status
+}
+
+// report replaces what a source has reported before.
+func (o *obstacles) report(source string, now []network.Obstacle) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.known == nil {
+		o.known = make(map[obstacleKey]*sighting)
+	}
+	present := make(map[obstacleKey]bool, len(now))
+	for _, obstacle := range now {
+		k := obstacleKey{source, obstacle}
+		present[k] = true
+		if o.known[k] == nil {
+			o.known[k] = &sighting{}
+		}
+	}
+	for k, s := range o.known {
+		if k.source == source && s.present != present[k] {
+			s.present, s.since = present[k], time.Now()
+		}
+	}
+	o.update()
+}
+
+// update moves what has lasted into the log and the status. The caller holds o.mu.
+func (o *obstacles) update() {
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	var appeared, gone []string
+	wait := time.Duration(-1)
+	for _, k := range o.sorted() {
+		s := o.known[k]
+		left := obstacleDebounce - time.Since(s.since)
+		switch {
+		case s.present == s.reported && !s.present:
+			delete(o.known, k)
+		case s.present == s.reported:
+		case left > 0:
+			if wait < 0 || left < wait {
+				wait = left
+			}
+		case s.present:
+			s.reported = true
+			appeared = append(appeared, k.String())
+		default:
+			delete(o.known, k)
+			gone = append(gone, k.Subject+": "+k.Problem)
+		}
+	}
+	if wait >= 0 && !o.stopped {
+		o.timer = time.AfterFunc(wait, func() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.update()
+		})
+	}
+	logSome(klog.Warningf, "packets are kept from their way", appeared)
+	logSome(klog.Infof, "no longer in the way", gone)
+	if len(appeared)+len(gone) > 0 && o.changed != nil {
+		o.changed()
+	}
+}
+
+// logSome logs the first of several texts, and how many more there are.
+func logSome(logf func(string, ...any), what string, texts []string) {
+	for i, text := range texts {
+		if i == maxObstacles {
+			logf("%s: and %d more", what, len(texts)-i)
+			return
+		}
+		logf("%s: %s", what, text)
+	}
+}
+
+// text describes the obstacles for the status, in one line; empty if there are none.
+func (o *obstacles) text() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var texts []string
+	for _, k := range o.sorted() {
+		if o.known[k].reported {
+			texts = append(texts, k.String())
+		}
+	}
+	if more := len(texts) - maxObstacles; more > 0 {
+		texts = append(texts[:maxObstacles], fmt.Sprintf("%d more obstacles", more))
+	}
+	return strings.Join(texts, ", ")
+}
+
+// sorted returns the keys in an order that does not change. The caller holds o.mu.
+func (o *obstacles) sorted() []obstacleKey {
+	return slices.SortedFunc(maps.Keys(o.known), func(a, b obstacleKey) int {
+		return cmp.Or(
+			strings.Compare(a.source, b.source),
+			strings.Compare(a.Subject, b.Subject),
+			strings.Compare(a.Problem, b.Problem),
+			strings.Compare(a.Remedy, b.Remedy),
+		)
+	})
+}
+
+// stop ends what would still happen later.
+func (o *obstacles) stop() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.stopped = true
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+}
