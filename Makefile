@@ -68,13 +68,23 @@ build/cloud-init:
 	cd $@.new && apt-get -q -o APT::Sandbox::User=root download cloud-init && dpkg -x cloud-init_*.deb .
 	mv $@.new $@
 
+# firewalld, as its package delivers it. It is not installed, only what it needs is: else it
+# would close this machine.
+FIREWALLD_NEEDS := dbus ipset gir1.2-glib-2.0 python3-dbus python3-firewall python3-gi python3-nftables
+
+build/firewalld:
+	apt-get update -q && apt-get install -q -y --no-install-recommends $(FIREWALLD_NEEDS)
+	rm -rf $@.new && mkdir -p $@.new
+	cd $@.new && apt-get -q -o APT::Sandbox::User=root download firewalld && dpkg -x firewalld_*.deb .
+	mv $@.new $@
+
 # What the tests compare with and use as an operator would: programs, and the
 # packages that have them.
 TOOLS    := ip bridge ethtool nft iptables-nft iptables-legacy dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash etcdctl rpm ruby aws
 PACKAGES := iproute2 ethtool nftables iptables docker.io busybox-static systemd systemd-container util-linux shellcheck bash dash etcd-client rpm ruby awscli
 
-TOOLS    += curl openssl pgrep
-PACKAGES += curl openssl procps
+TOOLS    += curl openssl pgrep ufw
+PACKAGES += curl openssl procps ufw
 
 tools:
 	@for tool in $(TOOLS); do \
@@ -91,7 +101,7 @@ TIMED := ./cmd/flanneld ./pkg/target/masq ./pkg/tunnel ./subnet ./subnet/etcdv2 
 
 # Those one after the other, and the rest in pairs. All are tested, whatever fails, and
 # what failed is said once more at the end.
-test: $(ETCD) $(CNI) tools build/cloud-init
+test: $(ETCD) $(CNI) tools build/cloud-init build/firewalld
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 	$(GO) vet -C dist/release . && $(GO) test -C dist/release .
 	{ \
