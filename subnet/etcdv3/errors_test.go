@@ -50,6 +50,15 @@ func TestDatabaseFull(t *testing.T) {
 			break
 		}
 	}
+	// etcd refuses a large value by itself first, and raises its alarm after that.
+	awaitAlarm := time.Now().Add(10 * time.Second)
+	for refused := false; !refused; time.Sleep(10 * time.Millisecond) {
+		_, err := server.Put(t.Context(), "/elsewhere/small", "")
+		refused = err != nil
+		if !refused && time.Now().After(awaitAlarm) {
+			t.Fatal("etcd raised no alarm although its database is full")
+		}
+	}
 	_, err := s.Update(t.Context(), subnet1, l.Revision, attrs1, time.Hour)
 	etcdtest.CheckError(t, "full", err, server.URL, "full", "compacted", "alarm")
 	if _, err := s.List(t.Context()); err != nil {
