@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,7 +42,7 @@ func TestUDPDrops(t *testing.T) {
 		check(t, err)
 	}
 	for _, b := range [][]byte{
-		good,                     // routed traffic
+		good,                     // routed, but not by a peer
 		innerPacket(inside, pod), // of peer's, but not from there
 		innerPacket(outside, netip.MustParseAddr("10.5.255.1")), multicast, // not for here
 		{}, {0x45}, good[:19], long, wrongSum, append([]byte{0x60}, good[1:]...), // no IPv4
@@ -51,7 +52,7 @@ func TestUDPDrops(t *testing.T) {
 	h.waitLog(fmt.Sprintf("packets from %s are dropped: they come from %s, which has no lease, while %s has it", inside, stranger.Addr, peer.Addr))
 	n.wait(soon, "the counters", func() string {
 		got := h.counters()
-		for _, want := range []string{"in_malformed=6", "in_foreign=2", "in_spoofed=1"} {
+		for _, want := range []string{"in_malformed=6", "in_foreign=2", "in_spoofed=1", "in_stranger=1"} {
 			if !strings.Contains(got, want+" ") {
 				return "there is no " + want + " in " + got
 			}
@@ -74,9 +75,73 @@ func TestUDPDrops(t *testing.T) {
 	})
 }
 
+// A machine without a lease reaches no pod whatever source it writes into a packet,
+// and has the host answer nobody on its behalf. What peers route from outside the
+// network arrives, and is answered.
+func TestUDPStrangersReachNobody(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 2, udp, nil)
+	h, peer := n.nodes[0], n.nodes[1]
+	stranger, err := n.lab.AddHost("stranger", n.sw, lab.HostOptions{})
+	check(t, err)
+	victim, err := n.lab.AddHost("victim", n.sw, lab.HostOptions{})
+	check(t, err)
+	var icmp net.PacketConn
+	check(t, victim.Do(func() (err error) {
+		icmp, err = net.ListenPacket("ip4:icmp", victim.Addr.String())
+		return err
+	}))
+	defer icmp.Close()
+	var pod net.PacketConn
+	check(t, h.pod.Do(func() (err error) {
+		pod, err = net.ListenPacket("udp4", ":12288")
+		return err
+	}))
+	defer pod.Close()
+	send := func(from *lab.Host, port int, ttl byte) {
+		t.Helper()
+		check(t, from.Do(func() error {
+			conn, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = conn.WriteTo(innerPacketTTL(victim.Addr, h.pod.Addr, ttl), &net.UDPAddr{IP: h.Addr.AsSlice(), Port: 8285})
+			return err
+		}))
+	}
+	got := func(conn net.PacketConn) bool {
+		t.Helper()
+		check(t, conn.SetReadDeadline(time.Now().Add(500*time.Millisecond)))
+		_, _, err := conn.ReadFrom(make([]byte, 1500))
+		return err == nil
+	}
+	send(stranger, 8285, 64)
+	send(stranger, 8285, 1)
+	if got(pod) || got(icmp) {
+		t.Error("a stranger's packet was delivered or answered")
+	}
+	if c := h.counters(); !strings.Contains(c, "in_stranger=2 ") || strings.Contains(c, "icmp") {
+		t.Errorf("the counters are %s", c)
+	}
+	// The port may have been rewritten on the way.
+	send(peer.Host, 9999, 64)
+	if !got(pod) {
+		t.Error("what a peer routes was not delivered")
+	}
+	send(peer.Host, 9999, 1)
+	if !got(icmp) {
+		t.Error("what a peer routes was not answered")
+	}
+	n.pingAll()
+}
+
 // innerPacket is a UDP datagram without a payload.
-func innerPacket(from, to netip.Addr) []byte {
-	b := []byte{0x45, 0, 0, 28, 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x30, 0, 0x30, 0, 0, 8, 0, 0}
+func innerPacket(from, to netip.Addr) []byte { return innerPacketTTL(from, to, 64) }
+
+// innerPacketTTL is an innerPacket with a time to live.
+func innerPacketTTL(from, to netip.Addr, ttl byte) []byte {
+	b := []byte{0x45, 0, 0, 28, 0, 1, 0, 0, ttl, unix.IPPROTO_UDP, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x30, 0, 0x30, 0, 0, 8, 0, 0}
 	copy(b[12:], from.AsSlice())
 	copy(b[16:], to.AsSlice())
 	var sum uint32

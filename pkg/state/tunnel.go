@@ -39,8 +39,8 @@ type Tunnel struct {
 	// Own is this host's subnet, and Network that in which all are.
 	Own, Network netip.Prefix
 	MTU          int // of the device
-	// SourceCheck drops what comes from a host that has not the lease of its
-	// source.
+	// SourceCheck drops what comes from a host that has no lease, or not that of its
+	// source, if the source is in Network.
 	SourceCheck bool
 }
 

@@ -28,7 +28,8 @@ const (
 	InMalformed   // dropped: no IPv4, or lengths or header checksum wrong
 	InTruncated   // dropped: a datagram larger than any that is sent
 	InForeign     // dropped: not for a pod of this host
-	InSpoofed     // dropped: the sender doesn't have the lease of the source
+	InSpoofed     // dropped: the source is in the network, and not in a subnet of the sender
+	InStranger    // dropped: the source is outside the network, and the sender has no lease
 	InExpired     // dropped: the time to live ended here
 	InWriteErrors // dropped: the kernel did not take it
 	InErrors      // errors from receiving
@@ -43,7 +44,7 @@ var counterNames = [counters]string{
 	"out_packets", "out_bytes", "out_calls", "out_no_route", "out_expired", "out_too_big",
 	"out_ipv6", "out_malformed", "out_send_errors",
 	"in_packets", "in_bytes", "in_calls", "in_malformed", "in_truncated", "in_foreign",
-	"in_spoofed", "in_expired", "in_write_errors", "in_errors",
+	"in_spoofed", "in_stranger", "in_expired", "in_write_errors", "in_errors",
 	"icmp_sent", "icmp_limited",
 }
 

@@ -64,20 +64,39 @@ func (d *decap) datagram(from uint32, b []byte) {
 		d.tally.add(InForeign, 1)
 		return
 	}
-	if src := srcOf(b); d.live.sourceCheck.Load() && d.table.inNetwork(src) && d.table.lookup(src) != from {
-		d.tally.add(InSpoofed, 1)
-		d.spoofed(from, src)
+	src := srcOf(b)
+	owner := d.table.lookup(src)
+	checked := d.live.sourceCheck.Load()
+	if checked && owner != from && !d.routed(from, src) {
 		return
 	}
 	if b[8] <= 1 {
 		d.tally.add(InExpired, 1)
-		if b[8] == 1 {
+		// Without the check nobody knows who sent it. Only pods get an answer then: a
+		// forged source cannot direct answers out of the network.
+		if b[8] == 1 && (checked || owner != 0) {
 			d.refuse(refusal{kind: expired}, b)
 		}
 		return
 	}
 	decrementTTL(b)
 	d.pass(b)
+}
+
+// routed reports whether a packet, whose source is not in a subnet of the sender, may
+// come from there all the same: peers also send what they route from outside the
+// network. It counts what may not.
+func (d *decap) routed(from, src uint32) bool {
+	switch {
+	case d.table.inNetwork(src):
+		d.tally.add(InSpoofed, 1)
+		d.spoofed(from, src)
+	case !d.table.hasPeer(from):
+		d.tally.add(InStranger, 1)
+	default:
+		return true
+	}
+	return false
 }
 
 // pass writes a packet, or keeps it for those that follow it.

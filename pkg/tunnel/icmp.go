@@ -92,7 +92,7 @@ func isHost(a uint32) bool {
 	return top != 0 && top != 127 && top < 224
 }
 
-// answerer sends error messages, and not too many. Several goroutines use it.
+// answerer sends error messages in one direction, and not too many. Several goroutines use it.
 type answerer struct {
 	from uint32
 	send func([]byte) error

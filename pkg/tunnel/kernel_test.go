@@ -237,7 +237,10 @@ func TestDrops(t *testing.T) {
 		want Counter
 	}{
 		{"good", peer, good(nil), InPackets},
-		{"from outside the network", other, good(src("203.0.113.9")), InPackets},
+		{"from outside the network", peer, good(src("203.0.113.9")), InPackets},
+		{"from outside the network by a stranger", other, good(src("203.0.113.9")), InStranger},
+		{"TTL 1 by a stranger", other, good(func(p []byte) { src("203.0.113.9")(p); p[8] = 1 }), InStranger},
+		{"loopback by a stranger", other, good(src("127.0.0.1")), InStranger},
 		{"with bytes behind it", peer, append(good(nil), 1, 2, 3), InPackets},
 		{"source of another host", other, good(nil), InSpoofed},
 		{"our own source", peer, good(src("10.60.1.9")), InSpoofed},
@@ -268,8 +271,10 @@ func TestDrops(t *testing.T) {
 	if len(said) != 2 || !strings.Contains(said[1], "NAT") || !strings.Contains(said[1], other.String()) {
 		t.Errorf("it said %q", said)
 	}
-	if s := tunnel.Counters().String(); !strings.Contains(s, "in_spoofed=3") || !strings.Contains(s, "in_malformed=5") {
-		t.Errorf("counters: %s", s)
+	// Of two packets whose time to live ended one was answered: the other had none.
+	want := "in_malformed=5 in_foreign=4 in_spoofed=3 in_stranger=3 in_expired=2 icmp_sent=1"
+	if s := tunnel.Counters().String(); !strings.HasSuffix(s, want) {
+		t.Errorf("counters: %s, want %s", s, want)
 	}
 }
 
@@ -287,20 +292,77 @@ func TestNoSourceCheck(t *testing.T) {
 	h, tunnel, _ := opened(t, func(c *Config) { c.SourceCheck = false })
 	check(t, tunnel.Table().Set(subnets[1], netip.MustParseAddr("192.168.60.77")))
 	running(t, tunnel)
-	p := make([]byte, 60)
-	p[0], p[8], p[9] = 0x45, 9, protoICMP
-	copy(p[12:], host(subnets[1], 5).AsSlice())
-	copy(p[16:], host(subnets[0], 0).AsSlice())
-	check(t, h.Do(func() error {
-		conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: h.Addr.AsSlice(), Port: 8285})
+	send := func(src netip.Addr, ttl byte) {
+		t.Helper()
+		p := make([]byte, 60)
+		p[0], p[8], p[9] = 0x45, ttl, protoUDP
+		copy(p[12:], src.AsSlice())
+		copy(p[16:], host(subnets[0], 0).AsSlice())
+		check(t, h.Do(func() error {
+			conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: h.Addr.AsSlice(), Port: 8285})
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_, err = conn.Write(seal(p, true, false))
+			return err
+		}))
+	}
+	pod, outside := host(subnets[1], 5), netip.MustParseAddr("203.0.113.9")
+	send(pod, 9)
+	send(outside, 9)
+	waitFor(t, "the packets", func() bool { return tunnel.Counters()[InPackets] == 2 })
+
+	// Answers go to pods only: nobody knows who wrote the source.
+	send(outside, 1)
+	send(pod, 1)
+	waitFor(t, "the answer", func() bool { return tunnel.Counters()[InExpired] == 2 })
+	if c := tunnel.Counters(); c[ICMPSent] != 1 {
+		t.Errorf("counters: %s", c)
+	}
+}
+
+// What comes from other hosts cannot use up the answers to this host's pods.
+func TestAnswersToEachDirectionHaveALimitOfTheirOwn(t *testing.T) {
+	h, tunnel, _ := opened(t, nil)
+	check(t, h.AddAddr("eth0", netip.MustParsePrefix("192.168.60.77/24")))
+	check(t, tunnel.Table().Set(subnets[1], netip.MustParseAddr("192.168.60.77")))
+	running(t, tunnel)
+	expired := make([]byte, 60)
+	expired[0], expired[8], expired[9] = 0x45, 1, protoUDP
+	copy(expired[12:], host(subnets[1], 5).AsSlice())
+	copy(expired[16:], host(subnets[0], 5).AsSlice())
+	seal(expired, true, false)
+	var peer, pod *net.UDPConn
+	check(t, h.Do(func() (err error) {
+		peer, err = net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 168, 60, 77)}, &net.UDPAddr{IP: h.Addr.AsSlice(), Port: 8285})
 		if err != nil {
 			return err
 		}
-		defer conn.Close()
-		_, err = conn.Write(seal(p, true, false))
+		pod, err = net.ListenUDP("udp4", &net.UDPAddr{IP: subnets[0].Addr().AsSlice()})
 		return err
 	}))
-	waitFor(t, "the packet", func() bool { return tunnel.Counters()[InPackets] == 1 })
+	defer peer.Close()
+	defer pod.Close()
+	limited := func() bool { return tunnel.Counters()[ICMPLimited] > 0 }
+	waitFor(t, "the limit", func() bool {
+		for range 4 * icmpBurst {
+			_, err := peer.Write(expired)
+			check(t, err)
+		}
+		return limited()
+	})
+	before := tunnel.Counters()
+	_, err := pod.WriteToUDP([]byte{1}, &net.UDPAddr{IP: host(network, 9).AsSlice(), Port: 9})
+	check(t, err)
+	waitFor(t, "the packet to nowhere", func() bool { return tunnel.Counters()[OutNoRoute] > before[OutNoRoute] })
+	var sent uint64
+	for _, l := range tunnel.lanes {
+		sent += l.outTally.shown[ICMPSent].Load()
+	}
+	if sent != 1 {
+		t.Errorf("%d answers were sent to this host's pods; counters: %s", sent, tunnel.Counters())
+	}
 }
 
 // TestNarrowPath has a path to the peer that is narrower than the interface: the

@@ -12,11 +12,13 @@ import (
 // lane carries packets between one queue of the device and one socket. Its two
 // directions share nothing.
 type lane struct {
-	queue  tun.Queue
-	link   link
-	reads  bool // this lane and no other reads from the queue
-	errors *answerer
-	hints  *hints
+	queue tun.Queue
+	link  link
+	reads bool // this lane and no other reads from the queue
+	// errorsOut answer pods of this host, and errorsIn those of others.
+	errorsOut, errorsIn *answerer
+
+	hints *hints
 
 	batch int // packets that are read before any is sent
 	room  []byte
@@ -57,12 +59,12 @@ func newLane(c Config, set *live, table *Table, queue tun.Queue, to link, f tun.
 	l.encap.table, l.encap.live, l.encap.headers = table, set, f.Header
 	l.encap.out, l.encap.tally = &l.out, &l.outTally
 	l.encap.flush = func() { l.link.Send(&l.out, &l.outTally) }
-	l.encap.refuse = func(r refusal, ip []byte) { l.errors.refuse(&l.outTally, r, ip) }
+	l.encap.refuse = func(r refusal, ip []byte) { l.errorsOut.refuse(&l.outTally, r, ip) }
 	l.decap = &decap{
 		table: table, own: newOwnSubnet(c.Own), live: set,
 		headers: f.Header, joinTCP: f.TSO, joinUDP: f.USO,
 		write:   queue.Write,
-		refuse:  func(r refusal, ip []byte) { l.errors.refuse(&l.inTally, r, ip) },
+		refuse:  func(r refusal, ip []byte) { l.errorsIn.refuse(&l.inTally, r, ip) },
 		spoofed: func(outer, inner uint32) { l.hints.spoofed(outer, inner) },
 		say:     c.Log,
 		tally:   &l.inTally,

@@ -69,7 +69,7 @@ func TestLanesInMemory(t *testing.T) {
 		}
 		c := Config{Own: subnets[i], MTU: 1472, SourceCheck: true, Offload: true, Log: func(s string) { t.Error(s) }}
 		lanes[i] = newLane(c, newLive(c.MTU, c.SourceCheck), table, queues[i], l, tun.Features{Header: true, TSO: true, USO: true}, abilities{true, true})
-		lanes[i].errors, lanes[i].hints = &answerer{}, &hints{table: table, say: c.Log}
+		lanes[i].errorsOut, lanes[i].errorsIn, lanes[i].hints = &answerer{}, &answerer{}, &hints{table: table, say: c.Log}
 	}
 	var wg sync.WaitGroup
 	for _, l := range lanes {

@@ -151,6 +151,15 @@ func (n slowNet) peer(a netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
+func (n slowNet) isPeer(host netip.Addr) bool {
+	for _, peer := range n.leases {
+		if peer == host {
+			return true
+		}
+	}
+	return false
+}
+
 // out is which datagrams go where for what was read.
 func (n slowNet) out(b []byte) (netip.Addr, [][]byte) {
 	p, ok := slowPlain(b[tun.HeaderLen:])
@@ -181,7 +190,7 @@ func (n slowNet) in(from netip.Addr, b []byte) []byte {
 		return nil
 	}
 	src, dst := netip.AddrFrom4([4]byte(p[12:16])), netip.AddrFrom4([4]byte(p[16:20]))
-	if !n.own.Contains(dst) || n.network.Contains(src) && n.peer(src) != from || p[8] <= 1 {
+	if !n.own.Contains(dst) || n.peer(src) != from && (n.network.Contains(src) || !n.isPeer(from)) || p[8] <= 1 {
 		return nil
 	}
 	slowHop(p)

@@ -23,6 +23,9 @@ type Table struct {
 
 	mu  sync.Mutex // of those who change it
 	len int
+
+	hostsMu sync.RWMutex
+	hosts   map[uint32]int // how many subnets each host has
 }
 
 // block holds the addresses of some hosts in a row. 0 is none.
@@ -44,6 +47,7 @@ func NewTable(network netip.Prefix, bits int) (*Table, error) {
 		base:    addrToUint(network.Addr()),
 		size:    1 << (bits - network.Bits()),
 		shift:   uint(32 - bits),
+		hosts:   make(map[uint32]int),
 	}
 	t.blocks = make([]atomic.Pointer[block], (t.size-1)>>blockBits+1)
 	return t, nil
@@ -137,14 +141,11 @@ func (t *Table) lookup(addr uint32) uint32 {
 // inNetwork tells whether an address is one of the network's.
 func (t *Table) inNetwork(addr uint32) bool { return (addr-t.base)>>t.shift < t.size }
 
-// hasPeer looks through the whole table for a host.
+// hasPeer reports whether a host has a subnet.
 func (t *Table) hasPeer(peer uint32) bool {
-	for _, p := range t.entries() {
-		if p == peer {
-			return true
-		}
-	}
-	return false
+	t.hostsMu.RLock()
+	defer t.hostsMu.RUnlock()
+	return t.hosts[peer] > 0
 }
 
 func (t *Table) entries() iter.Seq2[uint32, uint32] {
@@ -180,6 +181,24 @@ func (t *Table) set(i, peer uint32) {
 	}
 	if old != 0 && peer == 0 {
 		t.len--
+	}
+	if old != peer {
+		t.countHosts(old, peer)
+	}
+}
+
+// countHosts notes that a subnet is no longer at old but at now; 0 is none.
+func (t *Table) countHosts(old, now uint32) {
+	t.hostsMu.Lock()
+	defer t.hostsMu.Unlock()
+	if now != 0 {
+		t.hosts[now]++
+	}
+	if old == 0 {
+		return
+	}
+	if t.hosts[old]--; t.hosts[old] == 0 {
+		delete(t.hosts, old)
 	}
 }
 

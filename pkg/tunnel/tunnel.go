@@ -35,8 +35,8 @@ type Config struct {
 	Addr netip.Addr
 	// MTU is that of the device.
 	MTU int
-	// SourceCheck drops what comes from another host than the one that has the
-	// lease of its source.
+	// SourceCheck drops what comes from a host that has no lease, or not that of its
+	// source, if the source is in Network.
 	SourceCheck bool
 	// Offload lets packets travel together where the kernel can do that.
 	Offload bool
@@ -53,8 +53,8 @@ type Tunnel struct {
 	device *tun.Device
 	lanes  []*lane
 	live   *live
-	errors answerer
-	raw    int // socket for error messages, -1 if there is none
+	errors struct{ in, out answerer } // each direction has a limit of its own
+	raw    int                        // socket for error messages, -1 if there is none
 	hints  hints
 
 	mu   sync.Mutex
@@ -99,12 +99,14 @@ func open(c Config) (_ *Tunnel, err error) {
 	}
 	t.hints = hints{table: t.table, say: c.Log}
 	c.Log = onceEach(c.Log)
-	t.errors = answerer{from: addrToUint(c.Addr), send: t.sendError}
+	for _, a := range []*answerer{&t.errors.in, &t.errors.out} {
+		a.from, a.send = addrToUint(c.Addr), t.sendError
+	}
 	for i, s := range sockets {
 		queue := t.device.Queues[i%len(t.device.Queues)]
 		l := newLane(c, t.live, t.table, queue, s, t.device.Features, s.able)
 		l.reads = i < len(t.device.Queues)
-		l.errors, l.hints = &t.errors, &t.hints
+		l.errorsOut, l.errorsIn, l.hints = &t.errors.out, &t.errors.in, &t.hints
 		t.lanes = append(t.lanes, l)
 	}
 	c.Log(t.describe(sockets[0].able))
