@@ -38,16 +38,16 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err = errors.Join(err, unseen(o)); err != nil {
 		return err
 	}
-	saved := o.savedFile()
+	saved, used := o.savedFile(), o.usedAPIFile()
 	switch s, err := o.saved(); {
 	case err != nil:
 	case s.Own.Subnet != env.Subnet:
 		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
-		saved = ""
+		saved, used = "", ""
 	default:
 		tellCloudRoutes(s, out)
 	}
-	for _, file := range []string{saved, o.subnetFile} { // the last tells what is ours
+	for _, file := range []string{saved, used, o.subnetFile} { // the last tells what is ours
 		err := os.Remove(file)
 		switch {
 		case err == nil:
