@@ -10,6 +10,8 @@
 #
 # Any other variable DOCKER_OPT_... that is set, here or in the subnet file, goes
 # with them, in alphabetical order. What DOCKER_OPTS was before comes first in it.
+#
+# OUTPUT may be the subnet file itself: its other lines stay.
 
 usage() {
 	cat >&2 <<END
@@ -64,6 +66,10 @@ if [ $single = false ] && [ $combined = false ]; then
 	combined=true
 fi
 
+# in_place is whether the options go into the subnet file. What it says of DOCKER_OPTS is
+# then what this script wrote there before, and not to be added to.
+in_place=false
+eval "given=\$$key"
 [ ! -d "$subnet_file" ] || fail "-f '$subnet_file' is a folder: name the subnet file in it"
 if [ -e "$subnet_file" ]; then
 	case $subnet_file in
@@ -72,6 +78,12 @@ if [ -e "$subnet_file" ]; then
 	esac
 	# shellcheck source=/dev/null # it is made by flanneld
 	. "$subnet_file" || fail "reading $subnet_file failed"
+	# shellcheck disable=SC3013 # dash, bash and busybox have it
+	if [ -f "$output" ] && [ "$output" -ef "$subnet_file" ]; then
+		in_place=true
+		# shellcheck disable=SC2154 # eval sets given
+		eval "$key=\$given"
+	fi
 fi
 
 # shellcheck disable=SC2034 # they are found by their prefix
@@ -112,14 +124,24 @@ if $combined; then
 "
 fi
 
+if $in_place; then
+	replaced=
+	! $single || replaced='/^DOCKER_OPT_[A-Za-z0-9_]*=/d;'
+	! $combined || replaced="$replaced/^$key=/d"
+	kept=$(sed "$replaced" "$subnet_file") || fail "reading $subnet_file failed"
+	[ -z "$kept" ] || text="$kept
+$text"
+fi
+
 # A reader sees the old options or the new ones, never a part of them. What is no plain
 # file, such as /dev/stdout, must not be replaced by one.
 if [ -L "$output" ] || { [ -e "$output" ] && [ ! -f "$output" ]; }; then
 	printf %s "$text" >"$output" || fail "writing $output failed"
 	exit
 fi
-temp=$output.$$
-if ! printf %s "$text" >"$temp" || ! mv -f "$temp" "$output"; then
+temp=$(mktemp "$output.XXXXXX") || fail "writing $output failed"
+# mktemp lets nobody else read it. This lets those whom the umask does.
+if ! printf %s "$text" >"$temp" || ! chmod '=rw' "$temp" || ! mv -f "$temp" "$output"; then
 	rm -f "$temp"
 	fail "writing $output failed"
 fi

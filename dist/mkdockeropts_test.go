@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -191,6 +192,40 @@ func TestMkDockerOptsFiles(t *testing.T) {
 		}
 		if got := read(t, dir+"/file"); got != combined {
 			t.Errorf("it wrote %q, want %q", got, combined)
+		}
+	})
+}
+
+// The options may go into the subnet file itself, as many guides have it, again and again:
+// flanneld's lines and those of others stay, and nothing piles up.
+func TestMkDockerOptsInPlace(t *testing.T) {
+	everyShell(t, func(t *testing.T, shell string) {
+		old := syscall.Umask(0o027)
+		defer syscall.Umask(old)
+		for name, c := range map[string]struct {
+			args []string
+			want string
+		}{
+			"both kinds": {nil, "DOCKER_OPT_BIP=\"--bip=10.5.34.1/24\"\nDOCKER_OPT_IPMASQ=\"--ip-masq=false\"\nDOCKER_OPT_MTU=\"--mtu=1450\"\nDOCKER_OPT_X=\"-x\"\n" +
+				"DOCKER_OPTS=\" --bip=10.5.34.1/24 --ip-masq=false --mtu=1450 -x\"\n"},
+			"together": {[]string{"-c", "-k", "DOCKER_NETWORK_OPTIONS"}, "DOCKER_OPT_X=-x\nDOCKER_NETWORK_OPTIONS=\" --bip=10.5.34.1/24 --ip-masq=false --mtu=1450 -x\"\n"},
+		} {
+			file := subnetFile(t, "true")
+			ours := read(t, file)
+			check(t, os.WriteFile(file, []byte(ours+"# mine\nA='1 2'\nDOCKER_OPT_X=-x\n"), 0o644))
+			for range 3 {
+				if out, err := runScript(t, shell, nil, append(c.args, "-f", file, "-d", file)...); err != nil || out != "" {
+					t.Fatalf("%s: %v: %s", name, err, out)
+				}
+				if got, want := read(t, file), ours+"# mine\nA='1 2'\n"+c.want; got != want {
+					t.Errorf("%s: it wrote\n%swant\n%s", name, got, want)
+				}
+			}
+			info, err := os.Stat(file)
+			check(t, err)
+			if info.Mode() != 0o640 {
+				t.Errorf("%s: the mode is %s", name, info.Mode())
+			}
 		}
 	})
 }

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 
 	"flanneld/pkg/file"
@@ -22,42 +24,109 @@ type Env struct {
 	IPMasq bool
 }
 
-// String returns the content of the file.
-func (e Env) String() string {
-	var b strings.Builder
+// variables are those of the file, in its order. They alone are ours in it.
+var variables = []string{"FLANNEL_NETWORK", "FLANNEL_SUBNET", "FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET", "FLANNEL_MTU", "FLANNEL_IPMASQ"}
+
+// values returns the variables that are to be there.
+func (e Env) values() map[string]string {
+	all := map[string]string{"FLANNEL_MTU": strconv.Itoa(e.MTU), "FLANNEL_IPMASQ": strconv.FormatBool(e.IPMasq)}
 	for _, f := range [...]struct {
 		infix           string
 		network, subnet netip.Prefix
 	}{{"", e.Network.V4, e.Subnet.V4}, {"IPV6_", e.Network.V6, e.Subnet.V6}} {
 		if f.network.IsValid() {
+			all["FLANNEL_"+f.infix+"NETWORK"] = f.network.String()
 			// The first address of the subnet, which is the bridge's.
-			gateway := netip.PrefixFrom(f.subnet.Addr().Next(), f.subnet.Bits())
-			fmt.Fprintf(&b, "FLANNEL_%sNETWORK=%s\nFLANNEL_%sSUBNET=%s\n", f.infix, f.network, f.infix, gateway)
+			all["FLANNEL_"+f.infix+"SUBNET"] = netip.PrefixFrom(f.subnet.Addr().Next(), f.subnet.Bits()).String()
 		}
 	}
-	fmt.Fprintf(&b, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", e.MTU, e.IPMasq)
-	return b.String()
+	return all
 }
 
-// Write puts the file in place, as file.Write does.
-func (e Env) Write(path string) error { return file.Write(path, []byte(e.String())) }
+// String returns the content of a file that is ours alone.
+func (e Env) String() string { return string(e.edit(nil)) }
+
+// Write puts the variables into the file at path, as file.Update does, and leaves all
+// else in it as it is. It reports whether anything had to be written.
+func (e Env) Write(path string) (changed bool, err error) { return file.Update(path, e.edit) }
+
+// edit returns the content of a file with our variables put right, and the same content
+// if whoever reads it learns the right values from it.
+func (e Env) edit(before []byte) []byte {
+	want := e.values()
+	right := len(before) > 0
+	last := make(map[string]string)
+	for a := range assignments(string(before)) {
+		if a.name != "" {
+			last[a.name] = a.value
+			right = right && !a.exported
+		}
+	}
+	right = right && maps.Equal(last, want)
+	if right {
+		return before
+	}
+	var b strings.Builder
+	done := make(map[string]bool)
+	for a := range assignments(string(before)) {
+		value, wanted := want[a.name]
+		switch {
+		case a.name == "", wanted && !done[a.name] && a.value == value && !a.exported:
+			b.WriteString(a.line)
+		case wanted && !done[a.name]:
+			b.WriteString(a.name + "=" + value + "\n")
+		}
+		done[a.name] = true
+	}
+	if text := b.String(); text != "" && !strings.HasSuffix(text, "\n") {
+		b.WriteString("\n")
+	}
+	for _, name := range variables {
+		if value, wanted := want[name]; wanted && !done[name] {
+			b.WriteString(name + "=" + value + "\n")
+		}
+	}
+	return []byte(b.String())
+}
+
+// RemoveEnv takes our variables out of the file at path, and the file away if it has
+// nothing else. It reports whether it is gone; if there was none, that is an error.
+func RemoveEnv(path string) (gone bool, err error) {
+	var left string
+	_, err = file.Update(path, func(before []byte) []byte {
+		var b strings.Builder
+		for a := range assignments(string(before)) {
+			if a.name == "" {
+				b.WriteString(a.line)
+			}
+		}
+		if left = b.String(); strings.TrimSpace(left) == "" {
+			return before // to be removed as it is
+		}
+		return []byte(left)
+	})
+	if err != nil || strings.TrimSpace(left) != "" {
+		return false, err
+	}
+	err = os.Remove(path)
+	return err == nil, err
+}
 
 // ReadEnv returns the network and the subnet that the file at path names; none if there is
 // no such file.
 func ReadEnv(path string) (Env, error) {
 	var e Env
-	content, err := os.ReadFile(path)
+	content, err := file.ReadOwn(path, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, nil
 	}
 	if err != nil {
 		return e, fmt.Errorf("reading the subnet that this host had before: %w", err)
 	}
-	for line := range strings.SplitSeq(string(content), "\n") {
-		key, value, _ := strings.Cut(line, "=")
+	for a := range assignments(string(content)) {
 		var to *netip.Prefix
 		var family func(netip.Addr) bool
-		switch key {
+		switch a.name {
 		case "FLANNEL_SUBNET":
 			to, family = &e.Subnet.V4, netip.Addr.Is4
 		case "FLANNEL_IPV6_SUBNET":
@@ -69,9 +138,9 @@ func ReadEnv(path string) (Env, error) {
 		default:
 			continue
 		}
-		p, err := netip.ParsePrefix(value)
+		p, err := netip.ParsePrefix(strings.TrimSuffix(a.value, "\r"))
 		if err != nil || !family(p.Addr()) {
-			return Env{}, fmt.Errorf("reading the subnet that this host had before: %s: bad line %q", path, line)
+			return Env{}, fmt.Errorf("reading the subnet that this host had before: %s: bad line %q", path, strings.TrimSuffix(a.line, "\n"))
 		}
 		*to = p.Masked()
 	}

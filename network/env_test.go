@@ -1,6 +1,8 @@
 package network
 
 import (
+	"errors"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -50,7 +52,7 @@ func TestEnvString(t *testing.T) {
 
 func write(t *testing.T, e Env, path string) {
 	t.Helper()
-	if err := e.Write(path); err != nil {
+	if _, err := e.Write(path); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -82,7 +84,7 @@ func TestEnvWrite(t *testing.T) {
 	}{
 		{"new folders", func(*testing.T, string) {}},
 		{"over an old file", func(t *testing.T, path string) {
-			plant(t, path, "something longer than what is to be written\n"+text4, 0o400)
+			plant(t, path, "FLANNEL_IPV6_NETWORK=something longer than what is to be written\n"+text4, 0o400)
 		}},
 		{"over a leftover", func(t *testing.T, path string) {
 			plant(t, filepath.Join(filepath.Dir(path), ".subnet.env.tmp"), strings.Repeat("x", 1000), 0o600)
@@ -131,9 +133,6 @@ func TestEnvWriteFails(t *testing.T) {
 	}{
 		{"a file in the folder's place", func(t *testing.T, path string) { plant(t, filepath.Dir(path), "", 0o644) }},
 		{"a folder in the file's place", func(t *testing.T, path string) { plant(t, filepath.Join(path, "file"), "", 0o644) }},
-		{"a folder in the temporary file's place", func(t *testing.T, path string) {
-			plant(t, filepath.Join(filepath.Dir(path), ".subnet.env.tmp", "file"), "", 0o644)
-		}},
 		{"a link to nowhere for a folder", func(t *testing.T, path string) {
 			if err := os.Symlink("/proc/nowhere", filepath.Dir(path)); err != nil {
 				t.Fatal(err)
@@ -143,21 +142,90 @@ func TestEnvWriteFails(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "flannel", "subnet.env")
 			test.prepare(t, path)
-			err := env4.Write(path)
+			_, err := env4.Write(path)
 			if err == nil || !strings.Contains(err.Error(), "writing "+path) {
 				t.Errorf("error %v does not tell what was written", err)
 			}
-			if _, err := os.Lstat(filepath.Join(filepath.Dir(path), ".subnet.env.tmp")); err == nil && !strings.Contains(test.name, "temporary") {
-				t.Error("the temporary file was left behind")
+			if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".*")); len(left) > 0 {
+				t.Errorf("left behind: %q", left)
 			}
 		})
+	}
+}
+
+// What others wrote into the file stays, where it is and as it is, and nothing is written
+// that is right already.
+func TestEnvWriteAmongOtherLines(t *testing.T) {
+	const docker = "DOCKER_NETWORK_OPTIONS=\" --bip=10.5.89.1/24 --ip-masq=true --mtu=1450\"\n"
+	lines := strings.SplitAfter(text4, "\n")
+	for _, test := range []struct{ name, before, want string }{
+		{"ours alone", text4, text4},
+		{"theirs alone", docker, docker + text4},
+		{"theirs first", docker + text4, docker + text4},
+		{"theirs last", text4 + docker, text4 + docker},
+		{"theirs between", lines[0] + docker + lines[1] + "\n# a note\n" + lines[2] + lines[3], lines[0] + docker + lines[1] + "\n# a note\n" + lines[2] + lines[3]},
+		{"another order", lines[3] + lines[2] + docker + lines[1] + lines[0], lines[3] + lines[2] + docker + lines[1] + lines[0]},
+		{"a value of ours differs", "A=1\nFLANNEL_MTU=1400\nB=2\n" + lines[0] + lines[1] + lines[3], "A=1\nFLANNEL_MTU=1450\nB=2\n" + lines[0] + lines[1] + lines[3]},
+		{"no newline at the end", "A=1", "A=1\n" + text4},
+		{"no newline at our end", strings.TrimSuffix(text4, "\n"), strings.TrimSuffix(text4, "\n")},
+		{"quoted", strings.Replace(text4, "1450", `"1450"`, 1), strings.Replace(text4, "1450", `"1450"`, 1)},
+		{"quoted and wrong", strings.Replace(text4, "1450", `"1400"`, 1), text4},
+		{"twice, the last one right", "FLANNEL_MTU=1400\n" + text4, "FLANNEL_MTU=1400\n" + text4},
+		{"twice, the last one wrong", text4 + "A=1\nFLANNEL_MTU=1400\n", text4 + "A=1\n"},
+		{"a family that is off", text4 + "FLANNEL_IPV6_SUBNET=fc00::1/64\nA=1\n", text4 + "A=1\n"},
+		{"exported", "export " + text4, text4},
+		{"a comment that systemd takes for a part of the value", strings.Replace(text4, "1450", "1450 # mine", 1), text4},
+		{"lines of MS-DOS", strings.ReplaceAll("A=1\n"+text4, "\n", "\r\n"), "A=1\r\n" + text4},
+		{"in another's quotes", "NOTE=\"first\nFLANNEL_MTU=9000\n\"\n" + text4, "NOTE=\"first\nFLANNEL_MTU=9000\n\"\n" + text4},
+		{"a quote that never ends", "NOTE=\"first\nFLANNEL_MTU=9000\n", "NOTE=\"first\nFLANNEL_MTU=1450\n" + lines[0] + lines[1] + lines[3]},
+		{"a line that goes on", "NOTE=a\\\nFLANNEL_MTU=9000\n" + text4, "NOTE=a\\\nFLANNEL_MTU=9000\n" + text4},
+		{"an apostrophe in a comment", "# don't\nFLANNEL_MTU=9000\n", "# don't\nFLANNEL_MTU=1450\n" + lines[0] + lines[1] + lines[3]},
+		{"commented out", "#FLANNEL_MTU=9000\n" + text4, "#FLANNEL_MTU=9000\n" + text4},
+		{"names like ours", "FLANNEL_MTU2=1\nXFLANNEL_MTU=2\n" + text4, "FLANNEL_MTU2=1\nXFLANNEL_MTU=2\n" + text4},
+		{"garbage", "\x00\xff", "\x00\xff\n" + text4},
+		{"empty", "", text4},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "subnet.env")
+			plant(t, path, test.before, 0o644)
+			for _, want := range []bool{test.want != test.before, false} {
+				if changed, err := env4.Write(path); err != nil || changed != want {
+					t.Errorf("written: %t, %v, want %t", changed, err, want)
+				}
+				only(t, path, test.want)
+			}
+		})
+	}
+}
+
+func TestRemoveEnv(t *testing.T) {
+	for _, test := range []struct{ before, want string }{
+		{text4, ""},
+		{"\n" + text4 + "\n", ""},
+		{"A=1\n" + text4 + "# mine\n", "A=1\n# mine\n"},
+		{"A=1\n", "A=1\n"},
+	} {
+		path := filepath.Join(t.TempDir(), "subnet.env")
+		plant(t, path, test.before, 0o644)
+		gone, err := RemoveEnv(path)
+		if err != nil || gone != (test.want == "") {
+			t.Errorf("of %q: gone %t, %v", test.before, gone, err)
+		}
+		if !gone {
+			only(t, path, test.want)
+		} else if _, err := os.Lstat(path); err == nil {
+			t.Errorf("of %q the file is left", test.before)
+		}
+	}
+	if gone, err := RemoveEnv(filepath.Join(t.TempDir(), "nothing")); gone || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of nothing: %t, %v", gone, err)
 	}
 }
 
 // A file system that cannot be written, not even by root.
 func TestEnvWriteReadOnly(t *testing.T) {
 	path := "/proc/self/flannel/subnet.env"
-	if err := env4.Write(path); err == nil || !strings.Contains(err.Error(), path) {
+	if _, err := env4.Write(path); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("error %v does not tell the path", err)
 	}
 }
@@ -175,7 +243,7 @@ func TestEnvWriteAtomic(t *testing.T) {
 			if i%2 == 0 {
 				e = long
 			}
-			if err := e.Write(path); err != nil {
+			if _, err := e.Write(path); err != nil {
 				t.Error(err)
 			}
 		}
@@ -205,6 +273,11 @@ func TestReadEnv(t *testing.T) {
 		{"other lines", "# a comment\n\nHELLO=1\nFLANNEL_SUBNETS=x\n" + text4, "10.5.89.0/24"},
 		{"no newline at the end", "FLANNEL_SUBNET=10.5.89.1/24", "10.5.89.0/24"},
 		{"garbage", "\x00\xff\x00\n", "none"},
+		{"lines of MS-DOS", strings.ReplaceAll(text4, "\n", "\r\n"), "10.5.89.0/24"},
+		{"quoted, exported, with blanks", " export  FLANNEL_SUBNET='10.5.89.1'\"/24\" \n", "10.5.89.0/24"},
+		{"the last one counts", "FLANNEL_SUBNET=10.5.1.1/24\n" + text4, "10.5.89.0/24"},
+		{"in another's quotes", text4 + "NOTE='\nFLANNEL_SUBNET=10.5.1.1/24\n'\n", "10.5.89.0/24"},
+		{"commented out", text4 + "# it's\n#FLANNEL_SUBNET=10.5.1.1/24\n", "10.5.89.0/24"},
 		{"bad subnet", "FLANNEL_SUBNET=10.5.89.1\n", ""},
 		{"no subnet", "FLANNEL_SUBNET=\n", ""},
 		{"IPv6 as IPv4", "FLANNEL_SUBNET=fc00::1/64\n", ""},

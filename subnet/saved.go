@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"flanneld/pkg/file"
@@ -75,7 +74,7 @@ func (l *Lease) ends(now time.Time) time.Time {
 
 // LoadSaved reads what was saved of a store.
 func LoadSaved(path, store string) (Saved, error) {
-	content, err := os.ReadFile(path)
+	content, err := file.ReadOwn(path, 0)
 	if err != nil {
 		return Saved{}, fmt.Errorf("reading what was saved: %w", err)
 	}

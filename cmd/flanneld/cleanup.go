@@ -38,23 +38,29 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err = errors.Join(err, unseen(o)); err != nil {
 		return err
 	}
-	saved, used := o.savedFile(), o.usedAPIFile()
+	saved := o.savedFile()
 	switch s, err := o.saved(); {
 	case err != nil:
 	case s.Own.Subnet != env.Subnet:
 		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
-		saved, used = "", ""
+		saved = ""
 	default:
 		tellCloudRoutes(s, out)
 	}
-	for _, file := range []string{saved, used, o.subnetFile} { // the last tells what is ours
-		err := os.Remove(file)
-		switch {
-		case err == nil:
-			fmt.Fprintf(out, "removed %s\n", file)
-		case file != "" && !errors.Is(err, fs.ErrNotExist):
-			return err
-		}
+	if err := os.Remove(saved); err == nil {
+		fmt.Fprintf(out, "removed %s\n", saved)
+	} else if saved != "" && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// The last, since it tells what is ours.
+	empty, err := network.RemoveEnv(o.subnetFile)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	case empty:
+		fmt.Fprintf(out, "removed %s\n", o.subnetFile)
+	case err == nil:
+		fmt.Fprintf(out, "removed what is ours in %s, and left the lines of others there\n", o.subnetFile)
 	}
 	return nil
 }

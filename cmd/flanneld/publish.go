@@ -50,28 +50,28 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 		d.mu.Lock()
 		env, status := d.env(), d.statusText()
 		d.mu.Unlock()
-		content, _ := os.ReadFile(d.options.subnetFile) // if it can't be read, it is written
-		if first || string(content) != env.String() {
-			if err := env.Write(d.options.subnetFile); err != nil {
-				if err.Error() != said {
-					said = err.Error()
-					what := "not ready"
-					if !first {
-						what = "what it says is out of date"
-					}
-					klog.Errorf("%s, trying again: %v", what, err)
-				} else if !first && folderLost(d.options.subnetFile, err) {
-					return fmt.Errorf("%w: its folder was removed, and whoever starts this daemon has to make it", err)
+		changed, err := env.Write(d.options.subnetFile)
+		if err != nil {
+			if err.Error() != said {
+				said = err.Error()
+				what := "not ready"
+				if !first {
+					what = "what it says is out of date"
 				}
-				d.systemd.status(said)
-				if err := sleep(ctx, retryPause); err != nil {
-					return err
-				}
-				continue
+				klog.Errorf("%s, trying again: %v", what, err)
+			} else if !first && folderLost(d.options.subnetFile, err) {
+				return fmt.Errorf("%w: its folder was removed, and whoever starts this daemon has to make it", err)
 			}
-			klog.Infof("wrote %s: %s", d.options.subnetFile, strings.Join(strings.Fields(env.String()), " "))
-			first, said = false, ""
+			d.systemd.status(said)
+			if err := sleep(ctx, retryPause); err != nil {
+				return err
+			}
+			continue
 		}
+		if changed {
+			klog.Infof("wrote %s: %s", d.options.subnetFile, strings.Join(strings.Fields(env.String()), " "))
+		}
+		first, said = false, ""
 		d.systemd.ready(status)
 		select {
 		case <-ctx.Done():

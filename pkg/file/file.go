@@ -1,11 +1,21 @@
-// Package file writes files that others read at any time.
+// Package file writes files that others read at any time, and reads them back. The
+// folder of such a file may be one in which others can write, too: nothing that they
+// put there is followed, waited for or believed.
 package file
 
 import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,42 +23,214 @@ import (
 // Write puts a file in place, for all to read, with its folder if need be. A reader
 // sees all of the old content or all of the new one, also after a crash of the host.
 func Write(path string, content []byte) error {
+	_, err := replace(path, content, func() bool { return true })
+	return err
+}
+
+// Update replaces the content of a file, as Write does, by what edit makes of it, unless
+// that is the same, or nil. edit is called again if another process changes the file meanwhile.
+// It gets nil where there is no file, or one that is not to be trusted.
+func Update(path string, edit func(before []byte) []byte) (changed bool, err error) {
+	const tries = 10 // against a process that keeps writing
+	for try := 1; ; try++ {
+		before, err := current(path)
+		if err != nil {
+			return false, err
+		}
+		now := edit(before)
+		if now == nil || before != nil && bytes.Equal(before, now) {
+			return false, nil
+		}
+		done, err := replace(path, now, func() bool {
+			again, err := current(path)
+			return try == tries || err == nil && bytes.Equal(before, again)
+		})
+		if done || err != nil {
+			return done, err
+		}
+	}
+}
+
+// current returns what is to be kept of a file.
+func current(path string) ([]byte, error) {
+	content, err := ReadOwn(path, unix.O_NOFOLLOW)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.As(err, new(UntrustedError)):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("writing %s: %w", path, err)
+	}
+	return content, nil
+}
+
+// replace puts a file in place if that is still wanted once it can be done at once.
+func replace(path string, content []byte, wanted func() bool) (done bool, err error) {
+	if done, err = tryReplace(path, content, wanted); err != nil {
+		return false, fmt.Errorf("writing %s: %w", path, err)
+	}
+	return done, nil
+}
+
+func tryReplace(path string, content []byte, wanted func() bool) (done bool, err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return false, err
 	}
-	// Always the same name: what a crash leaves behind is used again.
-	temp := filepath.Join(dir, "."+filepath.Base(path)+".tmp")
-	if err := writeSynced(temp, content); err != nil {
-		_ = os.Remove(temp)
-		return fmt.Errorf("writing %s: %w", path, err)
+	clearLeftovers(path)
+	// The name is one that nobody can be waiting at, and the file is a new one: no link
+	// is followed, no FIFO waited for, and the owner is this process's user.
+	temp := filepath.Join(dir, tempPrefix(path)+randomHex()+tempSuffix)
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return false, err
 	}
-	if err := os.Rename(temp, path); err != nil {
-		_ = os.Remove(temp)
-		return fmt.Errorf("writing %s: %w", path, err)
+	defer f.Close()
+	err = writeSynced(f, content)
+	if err == nil && wanted() {
+		err = os.Rename(temp, path)
+		done = err == nil
+	}
+	if !done {
+		return false, errors.Join(err, os.Remove(temp))
+	}
+	if err := isAt(f, path); err != nil {
+		return false, err
 	}
 	d, err := os.Open(dir)
 	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+		return false, err
 	}
 	defer d.Close()
 	if err := d.Sync(); err != nil && !errors.Is(err, unix.EINVAL) { // some file systems have none
-		return fmt.Errorf("writing %s: %w", path, err)
+		return false, err
+	}
+	return true, nil
+}
+
+func writeSynced(f *os.File, content []byte) error {
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if err := f.Chmod(0o644); err != nil { // whatever the umask
+		return err
+	}
+	return f.Sync()
+}
+
+// isAt checks that a file is what a path leads to. In a folder of another user, that
+// one can put something else in the place of the temporary file.
+func isAt(f *os.File, path string) error {
+	ours, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(ours, there) {
+		return errors.New("another process put a file of its own in its place")
 	}
 	return nil
 }
 
-func writeSynced(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o644)
+const (
+	tempSuffix = ".tmp"
+	randomLen  = 8 // bytes
+	// leftAfter is how old a temporary file is that nobody is about to put in place.
+	leftAfter = time.Minute
+)
+
+func tempPrefix(path string) string { return "." + filepath.Base(path) + "." }
+
+func randomHex() string {
+	var b [randomLen]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return hex.EncodeToString(b[:])
+}
+
+// clearLeftovers removes the temporary files of this user's writes to a path that were
+// interrupted. What cannot be removed does no harm.
+func clearLeftovers(path string) {
+	dir := filepath.Dir(path)
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		old := "." + filepath.Base(path) + tempSuffix // as older versions named it
+		if e.Name() != old && !isTemp(path, e.Name()) {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || !ownedBy(info, os.Geteuid()) {
+			continue
+		}
+		if e.Name() == old || time.Since(info.ModTime()).Abs() > leftAfter {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
+}
+
+func isTemp(path, name string) bool {
+	random, hasPrefix := strings.CutPrefix(name, tempPrefix(path))
+	random, hasSuffix := strings.CutSuffix(random, tempSuffix)
+	b, err := hex.DecodeString(random)
+	return hasPrefix && hasSuffix && err == nil && len(b) == randomLen
+}
+
+func ownedBy(info fs.FileInfo, uid int) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == uid
+}
+
+// UntrustedError says why the content of a file means nothing.
+type UntrustedError struct{ Path, Reason string }
+
+func (e UntrustedError) Error() string { return e.Path + " " + e.Reason }
+
+// maxSize is more than any file of ours has: 50,000 leases take 15 MB.
+const maxSize = 256 << 20
+
+// ReadOwn reads a regular file of this process's user or of root, and does not wait. Of
+// any other one the error is an UntrustedError. flags are more of open's, such as
+// O_NOFOLLOW.
+func ReadOwn(path string, flags int) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, UntrustedError{path, "is a symbolic link"}
+	case errors.Is(err, unix.ENXIO):
+		return nil, UntrustedError{path, "is not a regular file"}
+	case errors.Is(err, fs.ErrPermission):
+		if info, lerr := os.Lstat(path); lerr == nil && !trusted(info) {
+			return nil, UntrustedError{path, "belongs to another user"}
+		}
+		return nil, err
+	case err != nil:
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return nil, err
+	case !info.Mode().IsRegular():
+		return nil, UntrustedError{path, "is not a regular file"}
+	case !trusted(info):
+		return nil, UntrustedError{path, fmt.Sprintf("belongs to the user with ID %d, not to the one that runs this program", owner(info))}
+	case info.Size() > maxSize:
+		return nil, UntrustedError{path, fmt.Sprintf("has %d bytes, more than any file of this program", info.Size())}
+	}
+	content, err := io.ReadAll(io.LimitReader(f, maxSize))
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Chmod(0o644) // whatever the umask
+	return content, nil
+}
+
+func trusted(info fs.FileInfo) bool { return ownedBy(info, 0) || ownedBy(info, os.Geteuid()) }
+
+func owner(info fs.FileInfo) int64 {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int64(st.Uid)
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
+	return -1
 }
