@@ -164,11 +164,14 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	for _, l := range s.Leases {
 		switch {
 		case l.PublicIP != k.attrs.PublicIP && !k.kept(l):
-		case !c.Fits(l.Subnet):
+		case !c.Keeps(l.Subnet):
 			if err := k.discard(ctx, l); err != nil {
 				return nil, err
 			}
-		case best == nil, l.Subnet == k.Previous, l.Reserved() && !best.Reserved() && best.Subnet != k.Previous:
+		case best == nil, l.Subnet == k.Previous:
+			best = l
+		case best.Subnet == k.Previous:
+		case l.Reserved() && !best.Reserved(), l.Reserved() == best.Reserved() && c.Fits(l.Subnet) && !c.Fits(best.Subnet):
 			best = l
 		}
 	}
@@ -229,7 +232,7 @@ func (k *Keeper) create(ctx context.Context, c *Config, s Snapshot) (*Lease, err
 	var want ip.Subnet
 	switch {
 	case !k.Previous.IsValid():
-	case !c.Fits(k.Previous):
+	case !c.Keeps(k.Previous):
 		k.tell("the subnet %s that this host had before does not fit the configuration; not asking for it", k.Previous)
 	case !c.Free(s, k.Previous):
 		k.tell("the subnet %s that this host had before is taken; not asking for it", k.Previous)

@@ -35,13 +35,13 @@ func BenchmarkChange(b *testing.B) {
 			var v Vetter
 			var g Linger
 			own := &Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.0.1.0/24"))}
-			local := []netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}
+			self := Self{Addr: ip.Addrs{V4: netip.MustParseAddr("192.168.0.1")}, Link: ip.SubnetOf(netip.MustParsePrefix("192.168.0.0/24"))}
 			e := entry(n)
 			b.ReportAllocs()
 			for b.Loop() {
 				e.Revision++
 				a.Put(e)
-				peers, _ := v.Vet(c, own, local, a.Snapshot(1))
+				peers, _ := v.Vet(c, own, self, a.Snapshot(1))
 				g.Apply(peers, own.Subnet, time.Now())
 			}
 		})

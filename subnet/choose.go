@@ -13,10 +13,14 @@ import (
 // near the start of the range, and two that start at once rarely the same.
 const candidates = 100
 
-// Choose draws a subnet that c allows and that overlaps neither a lease of s,
-// readable or not, nor any of avoid.
+// Choose draws a subnet that c allows, that overlaps neither a lease of s, readable or
+// not, nor any of avoid, and that holds no host's own address.
 func Choose(c *Config, s Snapshot, avoid []netip.Prefix, rnd *rand.Rand) (ip.Subnet, error) {
 	taken := newOccupied(c, s, avoid)
+	for _, l := range s.Leases {
+		taken.addHost(c.V4, l.PublicIP.V4)
+		taken.addHost(c.V6, l.PublicIP.V6)
+	}
 	var chosen ip.Subnet
 	var err error
 	if c.V4.Network.IsValid() {
@@ -43,10 +47,15 @@ func (c *Config) Free(s Snapshot, subnet ip.Subnet) bool {
 // length, and looking for an overlap is then one look-up.
 type occupied map[int]map[netip.Prefix]bool
 
+// newOccupied takes all leases that could be somebody's, readable or not. A lease that
+// loses its subnet to others, or covers all of Network, is nobody's.
 func newOccupied(c *Config, s Snapshot, avoid []netip.Prefix) occupied {
 	o := make(occupied)
+	lost := c.losers(s.Leases)
 	for _, l := range s.Leases {
-		o.addLease(c, l.Subnet)
+		if _, isLost := lost[l]; !isLost {
+			o.addLease(c, l.Subnet)
+		}
 	}
 	for _, p := range s.Problems {
 		o.addLease(c, p.Subnet)
@@ -57,14 +66,20 @@ func newOccupied(c *Config, s Snapshot, avoid []netip.Prefix) occupied {
 	return o
 }
 
-// addLease adds what s covers, except for keys such as 10.0.0.0-8 that cover all
-// of the Network: these are nobody's lease, and would leave nothing to choose.
 func (o occupied) addLease(c *Config, s ip.Subnet) {
 	if p := s.V4; p.IsValid() && p.Bits() > c.V4.Network.Bits() {
 		o.add(p)
 	}
 	if p := s.V6; p.IsValid() && p.Bits() > c.V6.Network.Bits() {
 		o.add(p)
+	}
+}
+
+// addHost adds the subnet that would hold a host's own address: many hosts may be
+// inside Network, and looking through single addresses would take long.
+func (o occupied) addHost(r Range, a netip.Addr) {
+	if r.Network.IsValid() && r.Network.Contains(a) {
+		o.add(netip.PrefixFrom(a, r.SubnetLen))
 	}
 }
 

@@ -51,6 +51,38 @@ func (r Range) fits(p netip.Prefix) bool {
 	return p.Bits() == r.SubnetLen && !p.Addr().Less(r.Min) && !r.Max.Less(p.Addr())
 }
 
+// Keeps reports whether a host that has a lease of s keeps it under c, whatever the
+// length of s: subnets of another length are left from another SubnetLen, or from a
+// program with another default. Only bounds that someone has set count.
+func (c *Config) Keeps(s ip.Subnet) bool {
+	return c.contains(s) && c.V4.allows(s.V4) && c.V6.allows(s.V6)
+}
+
+// contains reports whether s lies in Network, and is not all of it.
+func (c *Config) contains(s ip.Subnet) bool {
+	return s.IsValid() && c.V4.contains(s.V4) && c.V6.contains(s.V6)
+}
+
+func (r Range) contains(p netip.Prefix) bool {
+	if !r.Network.IsValid() || !p.IsValid() {
+		return r.Network.IsValid() == p.IsValid()
+	}
+	return p.Bits() > r.Network.Bits() && r.Network.Contains(p.Addr())
+}
+
+// allows reports whether some of p lies between Min and Max, as far as they are not
+// the defaults.
+func (r Range) allows(p netip.Prefix) bool {
+	if !r.Network.IsValid() || !p.IsValid() {
+		return true
+	}
+	second, _ := ip.Next(ip.Base(r.Network, r.SubnetLen))
+	below := r.Min != second.Addr() && ip.LastAddr(p).Less(r.Min)
+	above := r.Max != ip.LastSubnet(r.Network, r.SubnetLen).Addr() &&
+		ip.LastAddr(netip.PrefixFrom(r.Max, r.SubnetLen)).Less(p.Masked().Addr())
+	return !below && !above
+}
+
 // ConfigError is a configuration that cannot be used.
 type ConfigError struct {
 	Key    string // as written in the configuration; empty for all of it
@@ -81,10 +113,10 @@ type limits struct {
 	prefix     string // of the keys
 	family     func(netip.Addr) bool
 	name       string
-	defaultLen int // SubnetLen where Network leaves room for it
+	defaultLen int // SubnetLen where Network leaves room for it; else two bits more
 	maxLen     int
-	// halves is the Network length from which on one bit more than the Network
-	// makes a subnet; shorter Networks need two.
+	// halves is the Network length from which on SubnetLen may be one bit more than
+	// that of Network; shorter Networks need two.
 	halves int
 }
 
@@ -208,7 +240,8 @@ func (l limits) subnetLen(network netip.Prefix, raw json.RawMessage) (int, error
 		}
 	}
 	if n == 0 { // absent, null and 0 mean the default
-		if n := max(l.defaultLen, shortest); n <= l.maxLen {
+		n := min(max(l.defaultLen, network.Bits()+2), l.maxLen)
+		if n >= shortest {
 			return n, nil
 		}
 		return 0, &ConfigError{l.prefix + "Network", network.String(), fmt.Sprintf("is too small: subnets are at most /%d", l.maxLen)}

@@ -21,8 +21,9 @@ func TestParseConfig(t *testing.T) {
 		{"host bits are masked", `{"Network":"10.5.7.9/16"}`, "10.5.0.0/16 24 10.5.1.0 10.5.255.0", "", "udp"},
 		{"/22 gets /24", `{"Network":"10.5.0.0/22"}`, "10.5.0.0/22 24 10.5.1.0 10.5.3.0", "", "udp"},
 		{"/23 gets /25", `{"Network":"10.5.0.0/23"}`, "10.5.0.0/23 25 10.5.0.128 10.5.1.128", "", "udp"},
-		{"/24 gets /25", `{"Network":"10.5.0.0/24"}`, "10.5.0.0/24 25 10.5.0.128 10.5.0.128", "", "udp"},
-		{"/28 gets /29", `{"Network":"10.5.0.0/28"}`, "10.5.0.0/28 29 10.5.0.8 10.5.0.8", "", "udp"},
+		{"/24 gets /26", `{"Network":"10.5.0.0/24"}`, "10.5.0.0/24 26 10.5.0.64 10.5.0.192", "", "udp"},
+		{"/24 may have /25", `{"Network":"10.5.0.0/24","SubnetLen":25}`, "10.5.0.0/24 25 10.5.0.128 10.5.0.128", "", "udp"},
+		{"/28 gets /30", `{"Network":"10.5.0.0/28"}`, "10.5.0.0/28 30 10.5.0.4 10.5.0.12", "", "udp"},
 		{"/29 gets /30", `{"Network":"10.5.0.0/29"}`, "10.5.0.0/29 30 10.5.0.4 10.5.0.4", "", "udp"},
 		{"null and 0 lengths", `{"Network":"10.5.0.0/16","SubnetLen":0}`, "10.5.0.0/16 24 10.5.1.0 10.5.255.0", "", "udp"},
 		{"null length", `{"Network":"10.5.0.0/16","SubnetLen":null}`, "10.5.0.0/16 24 10.5.1.0 10.5.255.0", "", "udp"},
@@ -231,4 +232,34 @@ func FuzzParseConfig(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A host keeps what it has if it lies in Network, whatever the length; bounds count if
+// someone has set them.
+func TestKeeps(t *testing.T) {
+	for _, test := range []struct {
+		config string
+		subnet string
+		want   bool
+	}{
+		{`{"Network":"10.5.0.0/24"}`, "10.5.0.64/26", true},
+		{`{"Network":"10.5.0.0/24"}`, "10.5.0.128/25", true},
+		{`{"Network":"10.5.0.0/24"}`, "10.5.0.0/26", true},
+		{`{"Network":"10.5.0.0/24"}`, "10.5.0.0/24", false},
+		{`{"Network":"10.5.0.0/24"}`, "10.5.0.0/23", false},
+		{`{"Network":"10.5.0.0/24"}`, "10.5.1.0/26", false},
+		{`{"Network":"10.5.0.0/16","SubnetLen":21}`, "10.5.1.0/24", true},
+		{`{"Network":"10.5.0.0/16","SubnetLen":21}`, "10.5.255.0/24", true},
+		{`{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0"}`, "10.5.7.0/24", false},
+		{`{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0"}`, "10.5.7.128/25", false},
+		{`{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0"}`, "10.5.0.0/20", true},
+		{`{"Network":"10.5.0.0/16","SubnetMin":"10.5.8.0"}`, "10.5.255.128/25", true},
+		{`{"Network":"10.5.0.0/16","SubnetMax":"10.5.8.0"}`, "10.5.8.192/26", true},
+		{`{"Network":"10.5.0.0/16","SubnetMax":"10.5.8.0"}`, "10.5.9.0/24", false},
+		{`{"Network":"10.5.0.0/16","SubnetMax":"10.5.8.0"}`, "10.5.0.0/24", true},
+	} {
+		if got := mustConfig(t, test.config).Keeps(ip.SubnetOf(netip.MustParsePrefix(test.subnet))); got != test.want {
+			t.Errorf("under %s a host keeps %s: %t", test.config, test.subnet, got)
+		}
+	}
 }

@@ -76,6 +76,7 @@ type Keeper struct {
 	rest      time.Duration // how long it is left alone after that
 	learned   time.Time     // when we learned of the last write of our lease
 	latest    uint64        // its revision then
+	seen      uint64        // the latest revision of the store in which it was there
 	asleep    sleepClock
 	due       *time.Timer
 	spread    time.Duration // how long before the margin our lease is renewed
@@ -276,8 +277,8 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	found := s.Find(own.Subnet)
 	k.lookBack(found)
 	switch {
-	case found == nil && !k.holding.Config.Free(s, own.Subnet):
-		return k.lost(ctx, "a lease that overlaps it")
+	case found == nil && k.usurper(s) != "":
+		return k.lost(ctx, k.usurper(s))
 	case found == nil:
 		return k.reclaim(ctx)
 	case k.holder(found) != "":
@@ -294,7 +295,7 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	if found.Reserved() != own.Reserved() {
 		klog.Infof("our lease %s %s", own.Subnet, reservedText(found.Reserved()))
 	}
-	k.holding.Own = found
+	k.holding.Own, k.seen = found, s.Revision
 	return nil
 }
 

@@ -61,20 +61,36 @@ func TestAcquire(t *testing.T) {
 		{name: "Previous overlapped by another", previous: "10.5.7.0/24", left: "10.5.6.0/23", leases: func(t *testing.T, m *subnettest.Memory) {
 			put(t, m, "10.5.6.0/23", theirs, time.Hour)
 		}},
-		{name: "Previous of another length", previous: "10.5.7.0/25"},
+		{name: "Previous of another length", previous: "10.5.7.0/25", want: "10.5.7.0/25"},
+		{name: "Previous inside what is nobody's", previous: "10.5.7.0/24", want: "10.5.7.0/24", left: "10.5.0.0/17", leases: func(t *testing.T, m *subnettest.Memory) {
+			put(t, m, "10.5.0.0/17", theirs, time.Hour)
+			put(t, m, "10.5.9.0/24", attrs("192.0.2.3"), time.Hour)
+		}},
 		{name: "Previous outside Network", previous: "10.6.7.0/24"},
 		{name: "own lease that does not fit", gone: "10.6.1.0/24", leases: func(t *testing.T, m *subnettest.Memory) {
 			put(t, m, "10.6.1.0/24", mine, time.Hour)
 		}},
-		{name: "own lease of another length", gone: "10.5.8.0/25", leases: func(t *testing.T, m *subnettest.Memory) {
+		{name: "own lease of another length", want: "10.5.8.0/25", leases: func(t *testing.T, m *subnettest.Memory) {
 			put(t, m, "10.5.8.0/25", mine, time.Hour)
+		}},
+		{name: "of several leases the one of the right length", want: "10.5.9.0/24", leases: func(t *testing.T, m *subnettest.Memory) {
+			put(t, m, "10.5.8.0/25", mine, time.Hour)
+			put(t, m, "10.5.9.0/24", mine, time.Hour)
+			put(t, m, "10.5.12.0/22", mine, time.Hour)
+		}},
+		{name: "own lease of another length beside one that overlaps it", want: "10.5.8.0/25", left: "10.5.0.0/17", leases: func(t *testing.T, m *subnettest.Memory) {
+			put(t, m, "10.5.8.0/25", mine, time.Hour)
+			put(t, m, "10.5.0.0/17", theirs, 0)
+		}},
+		{name: "reservation of another length", want: "10.5.8.0/25", reserved: true, leases: func(t *testing.T, m *subnettest.Memory) {
+			put(t, m, "10.5.8.0/25", mine, 0)
 		}},
 		{name: "reservation that does not fit", left: "10.6.1.0/24", leases: func(t *testing.T, m *subnettest.Memory) {
 			put(t, m, "10.6.1.0/24", mine, 0)
 		}},
-		{name: "one that fits beside one that does not", want: "10.5.9.0/24", gone: "10.5.8.0/25", leases: func(t *testing.T, m *subnettest.Memory) {
+		{name: "one that fits beside one that does not", want: "10.5.9.0/24", gone: "10.6.8.0/24", leases: func(t *testing.T, m *subnettest.Memory) {
 			put(t, m, "10.5.9.0/24", mine, time.Hour)
-			put(t, m, "10.5.8.0/25", mine, time.Hour)
+			put(t, m, "10.6.8.0/24", mine, time.Hour)
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -33,7 +33,7 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 			since = now
 		}
 		end := since.Add(LingerTime)
-		if !now.Before(end) || l.Subnet.Overlaps(own) {
+		if !now.Before(end) || l.Subnet.Overlaps(own) || overlapsAny(peers, l.Subnet) {
 			continue
 		}
 		gone[l.Subnet] = since
@@ -49,6 +49,18 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 	}
 	g.last, g.gone = all, gone
 	return all, next
+}
+
+// Forget takes leases out of force at once.
+func (g *Linger) Forget(gone map[ip.Subnet]bool) {
+	g.last = slices.DeleteFunc(slices.Clone(g.last), func(l *Lease) bool { return gone[l.Subnet] })
+}
+
+// overlapsAny reports whether s overlaps the subnet of a lease. These are by subnet and
+// do not overlap each other.
+func overlapsAny(leases []*Lease, s ip.Subnet) bool {
+	i, _ := search(leases, s)
+	return i < len(leases) && leases[i].Subnet.Overlaps(s) || i > 0 && leases[i-1].Subnet.Overlaps(s)
 }
 
 // missing returns the leases of which there is none in now with the same

@@ -56,3 +56,23 @@ func TestLinger(t *testing.T) {
 		}
 	}
 }
+
+// What is gone makes room for what comes, and what may not stay goes at once.
+func TestLingerMakesRoom(t *testing.T) {
+	a, b, c := leaseOf("10.5.0.0/21"), leaseOf("10.5.8.0/24"), leaseOf("10.5.9.0/24")
+	for _, news := range []string{"10.5.0.0/24", "10.5.3.0/24", "10.5.7.0/24", "10.5.0.0/16"} {
+		var g Linger
+		now := time.Now()
+		g.Apply([]*Lease{a, c}, ip.Subnet{}, now)
+		if got, _ := g.Apply([]*Lease{leaseOf(news)}, ip.Subnet{}, now); strings.Contains(subnetsOf(got), "10.5.0.0/21") {
+			t.Errorf("beside %s there is still 10.5.0.0/21", news)
+		}
+	}
+	var g Linger
+	now := time.Now()
+	g.Apply([]*Lease{a, b, c}, ip.Subnet{}, now)
+	g.Forget(map[ip.Subnet]bool{b.Subnet: true})
+	if got, _ := g.Apply([]*Lease{a}, ip.Subnet{}, now); subnetsOf(got) != "10.5.0.0/21 10.5.9.0/24" {
+		t.Errorf("in force are %s", subnetsOf(got))
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/ip"
 )
 
 // lost takes a new subnet because someone else has ours.
@@ -52,6 +54,28 @@ func (k *Keeper) follow(s Snapshot) {
 		own.Revision = s.Revision
 		k.holding.Own = &own
 	}
+}
+
+// usurper says which lease has our subnet, of which there is none; nothing if we may
+// claim it again. What overlapped it while it was there has no part in it.
+func (k *Keeper) usurper(s Snapshot) string {
+	c, own := k.holding.Config, k.holding.Own.Subnet
+	has := func(there ip.Subnet, revision uint64) bool {
+		before := revision <= k.seen && k.seen <= s.Revision // else it is another history
+		return there.Overlaps(own) && c.contains(there) && !before
+	}
+	lost := c.losers(s.Leases)
+	for _, l := range s.Leases {
+		if _, isLost := lost[l]; !isLost && has(l.Subnet, l.Revision) {
+			return fmt.Sprintf("the host with the public address %s, by the lease %s, which overlaps it", l.PublicIP, l.Subnet)
+		}
+	}
+	for _, p := range s.Problems {
+		if has(p.Subnet, p.Revision) {
+			return fmt.Sprintf("whoever has the lease %s, which overlaps it and cannot be read", p.Subnet)
+		}
+	}
+	return ""
 }
 
 // unreadable is the holder of a subnet whose key says nothing that we understand.

@@ -53,7 +53,7 @@ func (k *Keeper) usable(ctx context.Context, s Saved) error {
 		return fmt.Errorf("it was saved at %s, which is yet to come: the clock can't be right", s.At.Format(time.DateTime))
 	case !own.Reserved() && !now.Before(own.Expires):
 		return fmt.Errorf("our lease %s ended at %s", own.Subnet, own.Expires.Format(time.DateTime))
-	case !s.Config.Fits(own.Subnet):
+	case !s.Config.Keeps(own.Subnet):
 		return fmt.Errorf("our lease %s does not fit the configuration", own.Subnet)
 	}
 	attrs, avoid, err := k.Prepare(ctx, s.Config, s.Snapshot)

@@ -28,6 +28,9 @@ type Problem struct {
 	Subnet ip.Subnet
 	// Reason, for people.
 	Reason string
+	// Withdraw is for a lease that is read and understood, and that no packet may be
+	// sent by. Of others, what a host has stays as it is.
+	Withdraw bool
 	// Expires and Revision are as in Lease.
 	Expires  time.Time
 	Revision uint64

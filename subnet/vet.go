@@ -1,6 +1,7 @@
 package subnet
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -29,106 +30,325 @@ func (c *Config) Local(addr ip.Addrs, link ip.Subnet) []netip.Prefix {
 	return local
 }
 
+// Self is what a host knows of its own addresses.
+type Self struct {
+	// Addr is the address of the external interface, and Link the network of that.
+	Addr ip.Addrs
+	Link ip.Subnet
+	// All are the addresses of all interfaces, with the lengths of their networks.
+	All []netip.Prefix
+}
+
+func (s Self) equal(o Self) bool {
+	return s.Addr == o.Addr && s.Link == o.Link && slices.Equal(s.All, o.All)
+}
+
 // Vetter divides what a store holds into the leases of other hosts that may be
 // acted upon, and problems. It remembers its verdicts, so that a change costs
 // what changed, and a comparison of pointers for each other lease.
 type Vetter struct {
 	config *Config
 	own    Lease
-	local  []netip.Prefix
-	last   []*Lease          // that the verdicts are about
-	mine   *Lease            // the one of last that is this host's; nil for none
-	bad    map[*Lease]string // why, for those that can't be used
+	self   Self
+	local  []netip.Prefix // as of Config.Local
+	last   []*Lease       // that the verdicts are about
+	mine   *Lease         // the one of last that is this host's; nil for none
+	alone  []refusal      // of what cannot be used, whatever else there is; by subnet
+	beside []refusal      // of what cannot be used beside others
+	hosts  []hostAt       // the public addresses inside Network of the others, by address
 }
 
-// Vet takes a snapshot. own is this host's lease, local are its networks as of
-// Config.Local.
-func (v *Vetter) Vet(c *Config, own *Lease, local []netip.Prefix, s Snapshot) (peers []*Lease, problems []Problem) {
-	if v.config != c || v.own.Subnet != own.Subnet || v.own.PublicIP != own.PublicIP || !slices.Equal(v.local, local) {
-		*v = Vetter{config: c, own: *own, local: local}
+// refusal is a lease that cannot be used, and why.
+type refusal struct {
+	lease  *Lease
+	reason string
+	// withdraw is for a subnet that no packet may be sent to.
+	withdraw bool
+}
+
+// hostAt is a host whose address is inside Network.
+type hostAt struct {
+	addr  netip.Addr
+	lease *Lease
+}
+
+// Vet takes a snapshot. own is this host's lease.
+func (v *Vetter) Vet(c *Config, own *Lease, self Self, s Snapshot) (peers []*Lease, problems []Problem) {
+	if v.config != c || v.own.Subnet != own.Subnet || v.own.PublicIP != own.PublicIP || !v.self.equal(self) {
+		*v = Vetter{config: c, own: *own, self: self, local: c.Local(self.Addr, self.Link)}
 	}
 	for _, p := range s.Problems {
 		if p.Subnet != own.Subnet { // the keeper mends our own
 			problems = append(problems, p)
 		}
 	}
-	peers = make([]*Lease, 0, len(s.Leases))
-	bad := make(map[*Lease]string)
-	last, was := v.last, v.mine
+	fit, come, gone := v.sort(s.Leases)
+	if len(v.beside) > 0 && len(come)+gone > 0 || slices.ContainsFunc(come, func(i int) bool { return v.collides(fit, i) }) {
+		v.beside = v.together(fit)
+	}
+	peers = fit
+	if len(v.beside) > 0 {
+		rest := v.beside // in the same order
+		peers = slices.DeleteFunc(slices.Clone(fit), func(l *Lease) bool {
+			if len(rest) == 0 || rest[0].lease != l {
+				return false
+			}
+			rest = rest[1:]
+			return true
+		})
+	}
+	for _, r := range slices.Concat(v.alone, v.beside) {
+		l := r.lease
+		problems = append(problems, Problem{
+			Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: r.reason, Withdraw: r.withdraw, Expires: l.Expires, Revision: l.Revision,
+		})
+	}
+	sortProblems(problems)
+	return peers, problems
+}
+
+// sort judges each lease that is new by itself. It returns those that can be used so
+// far, which of them are new, and how many are gone.
+func (v *Vetter) sort(leases []*Lease) (fit []*Lease, come []int, gone int) {
+	fit = make([]*Lease, 0, len(leases))
+	var alone []refusal
+	var placed []hostAt
+	last, bad, mine := v.last, v.alone, v.mine
+	// forget takes the first of last, which is no more.
+	forget := func() {
+		l := last[0]
+		last = last[1:]
+		switch {
+		case l == mine:
+		case len(bad) > 0 && bad[0].lease == l:
+			bad = bad[1:]
+		default:
+			gone++
+			v.forgetHost(l)
+		}
+	}
 	v.mine = nil
-	for rest := s.Leases; len(rest) > 0; {
+	for rest := leases; len(rest) > 0; {
 		// What was good before is good, and there may be 50,000 in a row: they are
 		// not even looked at.
+		var nextBad *Lease
+		if len(bad) > 0 {
+			nextBad = bad[0].lease
+		}
 		n := 0
-		for len(v.bad) == 0 && n < min(len(rest), len(last)) && rest[n] == last[n] && rest[n] != was {
+		for n < min(len(rest), len(last)) && rest[n] == last[n] && rest[n] != mine && rest[n] != nextBad {
 			n++
 		}
 		if n > 0 {
-			peers = append(peers, rest[:n]...)
+			fit = append(fit, rest[:n]...)
 			rest, last = rest[n:], last[n:]
 			continue
 		}
 		l := rest[0]
 		rest = rest[1:]
-		for len(last) > 0 && last[0] != l && last[0].Subnet.Compare(l.Subnet) < 0 {
-			last = last[1:]
+		for len(last) > 0 && last[0] != l && last[0].Subnet.Compare(l.Subnet) <= 0 {
+			forget()
 		}
 		known := len(last) > 0 && last[0] == l
 		if known {
 			last = last[1:]
 		}
-		var reason string
 		switch {
-		case l.Subnet == own.Subnet:
+		case l.Subnet == v.own.Subnet:
 			v.mine = l
-			continue
-		case !known:
-			reason = unfit(c, own, local, l)
-		case len(v.bad) > 0:
-			reason = v.bad[l]
+		case known && len(bad) > 0 && bad[0].lease == l:
+			alone = append(alone, bad[0])
+			bad = bad[1:]
+		case known:
+			fit = append(fit, l)
+		default:
+			if r := v.unfit(l); r.reason != "" {
+				alone = append(alone, r)
+				continue
+			}
+			come = append(come, len(fit))
+			fit = append(fit, l)
+			for _, f := range v.config.families() {
+				if a := f.addr(l.PublicIP); f.Network.Contains(a) {
+					placed = append(placed, hostAt{a, l})
+				}
+			}
 		}
-		if reason == "" {
-			peers = append(peers, l)
-			continue
-		}
-		bad[l] = reason
-		problems = append(problems, Problem{
-			Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: reason, Expires: l.Expires, Revision: l.Revision,
-		})
 	}
-	v.last, v.bad = s.Leases, bad
-	sortProblems(problems)
-	return peers, problems
+	for len(last) > 0 {
+		forget()
+	}
+	v.addHosts(placed)
+	v.last, v.alone = leases, alone
+	return fit, come, gone
 }
 
-// unfit returns why the lease of another host can't be used; nothing if it can.
-func unfit(c *Config, own *Lease, local []netip.Prefix, l *Lease) string {
+func compareHosts(a, b hostAt) int {
+	return cmp.Or(a.addr.Compare(b.addr), a.lease.Subnet.Compare(b.lease.Subnet))
+}
+
+func (v *Vetter) addHosts(placed []hostAt) {
+	if len(placed) > 16 { // a few are cheaper to insert
+		v.hosts = append(v.hosts, placed...)
+		slices.SortFunc(v.hosts, compareHosts)
+		return
+	}
+	for _, h := range placed {
+		i, _ := slices.BinarySearchFunc(v.hosts, h, compareHosts)
+		v.hosts = slices.Insert(v.hosts, i, h)
+	}
+}
+
+func (v *Vetter) forgetHost(l *Lease) {
+	if len(v.hosts) == 0 {
+		return
+	}
+	for _, a := range []netip.Addr{l.PublicIP.V4, l.PublicIP.V6} {
+		if i, found := slices.BinarySearchFunc(v.hosts, hostAt{a, l}, compareHosts); found {
+			v.hosts = slices.Delete(v.hosts, i, i+1)
+		}
+	}
+}
+
+// hostsIn returns the hosts with addresses in p.
+func (v *Vetter) hostsIn(p netip.Prefix) []hostAt {
+	first, _ := slices.BinarySearchFunc(v.hosts, p.Addr(), func(h hostAt, a netip.Addr) int { return h.addr.Compare(a) })
+	n := first
+	for n < len(v.hosts) && p.Contains(v.hosts[n].addr) {
+		n++
+	}
+	return v.hosts[first:n]
+}
+
+// collides reports whether the i-th of some leases may not be in force together with
+// all others, which have no trouble with each other.
+func (v *Vetter) collides(fit []*Lease, i int) bool {
+	l := fit[i]
+	if i > 0 && fit[i-1].Subnet.Overlaps(l.Subnet) || i+1 < len(fit) && fit[i+1].Subnet.Overlaps(l.Subnet) {
+		return true
+	}
+	for _, p := range l.Subnet.Prefixes() {
+		if len(v.hostsIn(p)) > 0 {
+			return true
+		}
+	}
+	if v.config.V6.Network.IsValid() {
+		return true // the leases are not in the order of that family
+	}
+	a := l.PublicIP.V4
+	if !v.config.V4.Network.Contains(a) {
+		return false
+	}
+	at, _ := slices.BinarySearchFunc(fit, a, func(l *Lease, a netip.Addr) int {
+		if l.Subnet.V4.Addr().Compare(a) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	return at > 0 && fit[at-1].Subnet.V4.Contains(a)
+}
+
+// together returns the leases that cannot be used beside the others.
+func (v *Vetter) together(fit []*Lease) []refusal {
+	reasons := make(map[*Lease]string)
+	for _, f := range v.config.families() {
+		n := f.nest(fit)
+		type held struct{ lease, holder *Lease }
+		var inside []held
+		lost := make(map[*Lease]*Lease)
+		for _, h := range v.hosts {
+			if !f.Network.Contains(h.addr) {
+				continue
+			}
+			for _, holder := range n.holders(h.addr) {
+				switch {
+				case holder == h.lease:
+				case f.prefix(v.self.Link).Contains(h.addr),
+					f.prefix(h.lease.Subnet).Bits() == f.SubnetLen && f.prefix(holder.Subnet).Bits() != f.SubnetLen:
+					lost[holder] = h.lease
+					reasons[holder] = fmt.Sprintf("%s holds %s, the address of the host that has the lease %s", f.prefix(holder.Subnet), h.addr, h.lease.Subnet)
+				default:
+					inside = append(inside, held{h.lease, holder})
+				}
+			}
+		}
+		n.losers(lost)
+		for l, winner := range lost {
+			if reasons[l] == "" {
+				reasons[l] = fmt.Sprintf("%s overlaps the lease %s, which is in force in its place", f.prefix(l.Subnet), winner.Subnet)
+			}
+		}
+		for _, h := range inside {
+			if _, out := lost[h.holder]; !out && reasons[h.lease] == "" {
+				reasons[h.lease] = fmt.Sprintf("its public address %s lies inside %s, the subnet of another lease: packets to it would go round in circles", f.addr(h.lease.PublicIP), h.holder.Subnet)
+			}
+		}
+	}
+	var refused []refusal
+	for _, l := range fit {
+		if reason := reasons[l]; reason != "" {
+			refused = append(refused, refusal{l, reason, true})
+		}
+	}
+	return refused
+}
+
+// unfit returns why the lease of another host can't be used, whatever others there
+// are; no reason if it can.
+func (v *Vetter) unfit(l *Lease) refusal {
+	c, own := v.config, v.own
+	withdraw := func(format string, a ...any) refusal { return refusal{l, fmt.Sprintf(format, a...), true} }
+	// What leads to the host by the address that it had stays.
+	keep := func(format string, a ...any) refusal { return refusal{l, fmt.Sprintf(format, a...), false} }
 	for _, f := range [...]struct {
-		r                 Range
-		subnet, own       netip.Prefix
-		public, ownPublic netip.Addr
+		r                       Range
+		subnet, own             netip.Prefix
+		public, ownPublic, addr netip.Addr
 	}{
-		{c.V4, l.Subnet.V4, own.Subnet.V4, l.PublicIP.V4, own.PublicIP.V4},
-		{c.V6, l.Subnet.V6, own.Subnet.V6, l.PublicIP.V6, own.PublicIP.V6},
+		{c.V4, l.Subnet.V4, own.Subnet.V4, l.PublicIP.V4, own.PublicIP.V4, v.self.Addr.V4},
+		{c.V6, l.Subnet.V6, own.Subnet.V6, l.PublicIP.V6, own.PublicIP.V6, v.self.Addr.V6},
 	} {
-		i := slices.IndexFunc(local, f.subnet.Overlaps)
+		i := slices.IndexFunc(v.local, f.subnet.Overlaps)
+		ours, broadcast := v.self.has(f.public)
 		switch {
 		case !f.subnet.IsValid():
 		case !f.r.Network.IsValid():
-			return fmt.Sprintf("%s is of an address family that the configuration does not enable", f.subnet)
-		case !f.r.Network.Contains(f.subnet.Addr()):
-			return fmt.Sprintf("%s lies outside Network %s", f.subnet, f.r.Network)
-		case f.subnet.Bits() != f.r.SubnetLen:
-			return fmt.Sprintf("%s does not have the length that the configuration gives, /%d", f.subnet, f.r.SubnetLen)
+			return withdraw("%s is of an address family that the configuration does not enable", f.subnet)
+		case !f.r.contains(f.subnet):
+			return withdraw("%s lies outside Network %s, or is all of it", f.subnet, f.r.Network)
 		case f.subnet.Overlaps(f.own):
-			return fmt.Sprintf("%s overlaps this host's own subnet %s", f.subnet, f.own)
+			return withdraw("%s overlaps this host's own subnet %s", f.subnet, f.own)
 		case i >= 0:
-			return fmt.Sprintf("%s overlaps %s, which is on this host's external interface", f.subnet, local[i])
+			return withdraw("%s overlaps %s, which is on this host's external interface", f.subnet, v.local[i])
 		case f.public == f.ownPublic:
-			return fmt.Sprintf("its public address %s is this host's own", f.public)
+			return keep("its public address %s is this host's own", f.public)
 		case f.subnet.Contains(f.public):
-			return fmt.Sprintf("its public address %s lies inside the subnet itself", f.public)
+			return withdraw("its public address %s lies inside the subnet itself", f.public)
+		case f.own.Contains(f.public):
+			return withdraw("its public address %s lies inside this host's own subnet %s", f.public, f.own)
+		case ours:
+			return withdraw("its public address %s is one of this host's own", f.public)
+		case broadcast.IsValid():
+			return keep("its public address %s is the broadcast or network address of %s, a network of this host", f.public, broadcast)
+		case f.r.Network.Contains(f.public) && f.r.allows(netip.PrefixFrom(f.public, f.public.BitLen())) &&
+			!f.r.Network.Contains(f.addr) && !f.r.Network.Contains(f.ownPublic):
+			return withdraw("its public address %s lies inside Network %s, where pods are and no hosts", f.public, f.r.Network)
 		}
 	}
-	return ""
+	return refusal{}
+}
+
+// has reports whether an address is one of this host's, or in which of its networks
+// it is none of a host.
+func (s Self) has(a netip.Addr) (ours bool, broadcast netip.Prefix) {
+	for _, p := range s.All {
+		switch {
+		case p.Addr() == a:
+			return true, netip.Prefix{}
+		case !a.Is4() || p.Bits() > 30 || !p.Contains(a):
+		case a == p.Masked().Addr(), a == ip.LastAddr(p):
+			broadcast = p.Masked()
+		}
+	}
+	return false, broadcast
 }

@@ -1,7 +1,9 @@
 package subnet
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -11,32 +13,68 @@ import (
 	"flanneld/pkg/ip"
 )
 
+// selfAt is a host with the given address and network on its external interface, and
+// others on others.
+func selfAt(external string, others ...string) Self {
+	p := netip.MustParsePrefix(external)
+	s := Self{Addr: ip.Addrs{V4: p.Addr()}, Link: ip.SubnetOf(p.Masked()), All: []netip.Prefix{p}}
+	for _, o := range others {
+		s.All = append(s.All, netip.MustParsePrefix(o))
+	}
+	return s
+}
+
 func TestVet(t *testing.T) {
-	c := mustConfig(t, `{"Network":"10.5.0.0/16"}`)
-	own := leases(t, "10.5.1.0-24").Leases[0]
-	own.PublicIP.V4 = netip.MustParseAddr("192.0.2.1")
-	local := []netip.Prefix{netip.MustParsePrefix("10.5.64.0/20")}
+	outside := selfAt("192.0.2.1/24", "172.17.0.1/16", "127.0.0.1/8", "198.51.100.4/31")
+	inside := selfAt("10.5.64.7/20")
+	around := selfAt("10.5.64.7/8")
 	for _, test := range []struct {
 		name, key, public string
+		config            string
+		self              Self
 		reason            string // "" is fit
+		stays             bool   // what the host has
 	}{
-		{"fit", "10.5.2.0-24", "192.0.2.2", ""},
-		{"below SubnetMin, as a reservation may be", "10.5.0.0-24", "192.0.2.2", ""},
-		{"our own", "10.5.1.0-24", "192.0.2.2", "own"},
-		{"outside Network", "10.6.2.0-24", "192.0.2.2", "outside Network 10.5.0.0/16"},
-		{"shorter than Network", "10.0.0.0-8", "192.0.2.2", "outside Network"},
-		{"too short", "10.5.2.0-23", "192.0.2.2", "/24"},
-		{"too long", "10.5.2.0-25", "192.0.2.2", "/24"},
-		{"within our own", "10.5.1.128-25", "192.0.2.2", "/24"},
-		{"the host's own network", "10.5.65.0-24", "192.0.2.2", "external interface"},
-		{"our public address", "10.5.2.0-24", "192.0.2.1", "192.0.2.1 is this host's own"},
-		{"public address inside", "10.5.2.0-24", "10.5.2.7", "inside the subnet"},
-		{"a family that is off", "10.5.2.0-24&fc00::-64", "192.0.2.2", "address family"},
+		{name: "fit", key: "10.5.2.0-24", public: "192.0.2.2"},
+		{name: "below SubnetMin, as a reservation may be", key: "10.5.0.0-24", public: "192.0.2.2"},
+		{name: "our own", key: "10.5.1.0-24", public: "192.0.2.2", reason: "own"},
+		{name: "outside Network", key: "10.6.2.0-24", public: "192.0.2.2", reason: "outside Network 10.5.0.0/16"},
+		{name: "shorter than Network", key: "10.0.0.0-8", public: "192.0.2.2", reason: "outside Network"},
+		{name: "all of Network", key: "10.5.0.0-16", public: "192.0.2.2", reason: "outside Network 10.5.0.0/16, or is all of it"},
+		{name: "shorter than SubnetLen", key: "10.5.2.0-23", public: "192.0.2.2"},
+		{name: "longer than SubnetLen", key: "10.5.2.0-25", public: "192.0.2.2"},
+		{name: "within our own", key: "10.5.1.128-25", public: "192.0.2.2", reason: "own subnet"},
+		{name: "around our own", key: "10.5.0.0-17", public: "192.0.2.2", reason: "own subnet"},
+		{name: "the host's own network", key: "10.5.65.0-24", public: "10.5.64.9", self: inside, reason: "external interface"},
+		{name: "our own address, in a network around Network", key: "10.5.64.0-24", public: "10.9.0.9", self: around, reason: "10.5.64.7/32, which is on this host's external interface"},
+		{name: "our public address", key: "10.5.2.0-24", public: "192.0.2.1", reason: "192.0.2.1 is this host's own", stays: true},
+		{name: "another address of ours", key: "10.5.2.0-24", public: "172.17.0.1", reason: "172.17.0.1 is one of this host's own"},
+		{name: "our broadcast address", key: "10.5.2.0-24", public: "192.0.2.255", reason: "broadcast or network address of 192.0.2.0/24", stays: true},
+		{name: "the address of our network", key: "10.5.2.0-24", public: "192.0.2.0", reason: "broadcast or network address of 192.0.2.0/24", stays: true},
+		{name: "the other end of a /31", key: "10.5.2.0-24", public: "198.51.100.5"},
+		{name: "the broadcast address of a network of others", key: "10.5.2.0-24", public: "203.0.113.255"},
+		{name: "public address inside", key: "10.5.2.0-24", public: "10.5.2.7", reason: "inside the subnet"},
+		{name: "a pod of ours", key: "10.5.2.0-24", public: "10.5.1.7", reason: "inside this host's own subnet 10.5.1.0/24"},
+		{name: "inside Network, where no hosts are", key: "10.5.2.0-24", public: "10.5.9.9", reason: "inside Network 10.5.0.0/16, where pods are"},
+		{name: "inside Network, in the first subnet", key: "10.5.2.0-24", public: "10.5.0.9", reason: "inside Network"},
+		{name: "inside Network, below what pods may get", key: "10.5.2.0-24", public: "10.5.0.9", config: `{"Network":"10.5.0.0/16","SubnetMin":"10.5.2.0"}`},
+		{name: "inside Network, above what pods may get", key: "10.5.2.0-24", public: "10.5.4.9", config: `{"Network":"10.5.0.0/16","SubnetMax":"10.5.3.0"}`},
+		{name: "inside Network, as hosts are", key: "10.5.2.0-24", public: "10.5.64.9", self: inside},
+		{name: "inside Network, as hosts are, behind a router", key: "10.5.2.0-24", public: "10.5.99.9", self: inside},
+		{name: "inside Network, which is inside the network of hosts", key: "10.5.2.0-24", public: "10.5.99.9", self: around},
+		{name: "a family that is off", key: "10.5.2.0-24&fc00::-64", public: "192.0.2.2", reason: "address family"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			c := mustConfig(t, cmp.Or(test.config, `{"Network":"10.5.0.0/16"}`))
+			self := test.self
+			if !self.Addr.V4.IsValid() {
+				self = outside
+			}
+			own := leases(t, "10.5.1.0-24").Leases[0]
+			own.PublicIP = self.Addr
 			l := leases(t, test.key).Leases[0]
 			l.PublicIP.V4 = netip.MustParseAddr(test.public)
-			peers, problems := new(Vetter).Vet(c, own, local, Snapshot{Leases: []*Lease{l}})
+			peers, problems := new(Vetter).Vet(c, own, self, Snapshot{Leases: []*Lease{l}})
 			switch {
 			case test.reason == "own":
 				if len(peers)+len(problems) != 0 {
@@ -50,8 +88,67 @@ func TestVet(t *testing.T) {
 				t.Errorf("peers %v, problems %v", peers, problems)
 			default:
 				p := problems[0]
-				if !strings.Contains(p.Reason, test.reason) || p.Key != test.key || p.Subnet != l.Subnet {
-					t.Errorf("problem %+v does not tell %q", p, test.reason)
+				if !strings.Contains(p.Reason, test.reason) || p.Key != test.key || p.Subnet != l.Subnet || p.Withdraw == test.stays {
+					t.Errorf("problem %+v does not tell %q, or whether what there is stays", p, test.reason)
+				}
+			}
+		})
+	}
+}
+
+// Leases that cannot all be in force: every host decides in the same way, whatever
+// the order in which it hears of them.
+func TestVetTogether(t *testing.T) {
+	outside, inside := selfAt("192.0.2.1/24"), selfAt("10.5.64.7/20")
+	for _, test := range []struct {
+		name    string
+		self    Self
+		leases  map[string]string // public addresses by key
+		refused string            // keys
+	}{
+		{"hosts with several leases", outside, map[string]string{"10.5.2.0-24": "192.0.2.2", "10.5.3.0-24": "192.0.2.2"}, ""},
+		{"a longer one", outside, map[string]string{"10.5.2.0-24": "192.0.2.2", "10.5.2.128-25": "192.0.2.3"}, "10.5.2.128-25"},
+		{"a shorter one", outside, map[string]string{"10.5.2.0-24": "192.0.2.2", "10.5.128.0-17": "192.0.2.4", "10.5.2.0-23": "192.0.2.3"}, "10.5.2.0-23"},
+		{"around several", outside, map[string]string{"10.5.128.0-17": "192.0.2.4", "10.5.130.0-24": "192.0.2.2", "10.5.140.0-24": "192.0.2.3"}, "10.5.128.0-17"},
+		{"of other lengths", outside, map[string]string{"10.5.120.0-23": "192.0.2.2", "10.5.121.0-25": "192.0.2.3", "10.5.121.128-25": "192.0.2.4"}, "10.5.120.0-23"},
+		{"within one that loses", outside, map[string]string{"10.5.4.0-22": "192.0.2.2", "10.5.4.0-24": "192.0.2.3", "10.5.6.0-25": "192.0.2.4"}, "10.5.4.0-22"},
+		{"within one within one", outside, map[string]string{"10.5.4.0-22": "192.0.2.2", "10.5.4.0-24": "192.0.2.3", "10.5.4.64-26": "192.0.2.4"}, "10.5.4.0-22 10.5.4.64-26"},
+		{"each inside the other", inside, map[string]string{"10.5.2.0-24": "10.5.3.9", "10.5.3.0-24": "10.5.2.9"}, "10.5.2.0-24 10.5.3.0-24"},
+		{"three in a circle", inside, map[string]string{"10.5.2.0-24": "10.5.3.9", "10.5.3.0-24": "10.5.4.9", "10.5.4.0-24": "10.5.2.9"}, "10.5.2.0-24 10.5.3.0-24 10.5.4.0-24"},
+		{"a pod's address", inside, map[string]string{"10.5.2.0-24": "10.5.3.9", "10.5.3.0-24": "10.5.64.9"}, "10.5.2.0-24"},
+		{"a subnet with the address of a host of our network", inside, map[string]string{"10.5.2.0-24": "10.5.64.9", "10.5.3.0-24": "10.5.2.9"}, "10.5.3.0-24"},
+		{"a great one with the addresses of hosts", inside, map[string]string{"10.5.2.0-24": "10.5.200.9", "10.5.3.0-24": "10.5.201.9", "10.5.128.0-17": "10.5.64.9"}, "10.5.128.0-17"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := mustConfig(t, `{"Network":"10.5.0.0/16"}`)
+			own := &Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24")), Attrs: Attrs{PublicIP: test.self.Addr}}
+			keys := slices.Collect(maps.Keys(test.leases))
+			for range 20 {
+				rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+				var a Assembler
+				var v Vetter
+				for i, key := range keys {
+					a.Put(Entry{Key: key, Value: fmt.Sprintf(`{"PublicIP":%q}`, test.leases[key]), Revision: uint64(i)})
+					v.Vet(c, own, test.self, a.Snapshot(1))
+				}
+				peers, problems := v.Vet(c, own, test.self, a.Snapshot(1))
+				var refused []string
+				for _, p := range problems {
+					refused = append(refused, p.Key)
+				}
+				if got := strings.Join(refused, " "); got != test.refused || len(peers)+len(refused) != len(keys) {
+					t.Fatalf("heard of in the order %v, %q are refused: %v", keys, got, problems)
+				}
+				for _, p := range peers { // with the last one that was refused, it is over
+					if i := slices.Index(keys, p.Subnet.Key()); i < 0 {
+						t.Fatalf("%s is a peer", p.Subnet)
+					}
+				}
+				for _, key := range refused {
+					a.Remove(key)
+				}
+				if peers, problems = v.Vet(c, own, test.self, a.Snapshot(1)); len(problems) > 0 || len(peers) != len(keys)-len(refused) {
+					t.Fatalf("without those: peers %v, problems %v", peers, problems)
 				}
 			}
 		})
@@ -64,7 +161,7 @@ func TestVetOverlapsOwn(t *testing.T) {
 	own := leases(t, "10.5.1.0-24").Leases[0]
 	own.PublicIP.V4 = netip.MustParseAddr("192.0.2.1")
 	own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.5.0.0/23")) // from before a change of SubnetLen
-	peers, problems := new(Vetter).Vet(c, own, nil, leases(t, "10.5.1.0-24", "10.5.2.0-24"))
+	peers, problems := new(Vetter).Vet(c, own, Self{}, leases(t, "10.5.1.0-24", "10.5.2.0-24"))
 	if len(peers) != 1 || len(problems) != 1 || !strings.Contains(problems[0].Reason, "own subnet") {
 		t.Errorf("peers %v, problems %v", peers, problems)
 	}
@@ -82,7 +179,7 @@ func TestVetProblems(t *testing.T) {
 		{Key: "nonsense", Reason: "bad key"},
 		{Key: "10.5.9.0-24", Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.9.0/24")), Reason: "garbage"},
 	}
-	peers, problems := new(Vetter).Vet(c, own, nil, s)
+	peers, problems := new(Vetter).Vet(c, own, Self{}, s)
 	if len(peers) != 1 || peers[0].Subnet.String() != "10.5.3.0/24" {
 		t.Errorf("peers %v", peers)
 	}
@@ -124,24 +221,51 @@ func TestVetRemembers(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	var v Vetter
-	var a Assembler
-	for range 2000 {
-		key := fmt.Sprintf("10.%d.%d.0-%d", 5+rnd.IntN(2), rnd.IntN(20), 23+rnd.IntN(2))
-		if rnd.IntN(3) == 0 {
-			a.Remove(key)
-		} else {
-			a.Put(Entry{Key: key, Value: fmt.Sprintf(`{"PublicIP":"192.0.2.%d"}`, rnd.IntN(4)), Revision: rnd.Uint64N(5)})
-		}
-		own := &Lease{
-			Subnet: ip.SubnetOf(netip.MustParsePrefix(fmt.Sprintf("10.5.%d.0/24", rnd.IntN(100)/99))),
-			Attrs:  Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}},
-		}
-		s := a.Snapshot(1)
-		peers, problems := v.Vet(c, own, nil, s)
-		wantPeers, wantProblems := new(Vetter).Vet(c, own, nil, s)
-		if !slices.Equal(peers, wantPeers) || !slices.Equal(problems, wantProblems) {
-			t.Fatalf("remembered %v %v, anew %v %v", peers, problems, wantPeers, wantProblems)
+	for _, self := range []Self{selfAt("192.0.2.1/24"), selfAt("10.5.64.7/20")} {
+		var v Vetter
+		var a Assembler
+		for range 3000 {
+			bits := 24
+			if rnd.IntN(4) == 0 {
+				bits = 22 + rnd.IntN(4)
+			}
+			base := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(5 + rnd.IntN(20)/19), byte(rnd.IntN(20)), 0}), bits).Masked()
+			key := ip.SubnetOf(base).Key()
+			public := fmt.Sprintf("192.0.2.%d", rnd.IntN(4))
+			if rnd.IntN(8) == 0 {
+				public = fmt.Sprintf("10.5.%d.9", rnd.IntN(20))
+			}
+			if rnd.IntN(8) == 0 {
+				public = fmt.Sprintf("10.5.64.%d", rnd.IntN(20))
+			}
+			switch {
+			case rnd.IntN(100) == 0: // now and then there is nothing wrong
+				a = Assembler{}
+			case rnd.IntN(3) == 0:
+				a.Remove(key)
+			default:
+				a.Put(Entry{Key: key, Value: fmt.Sprintf(`{"PublicIP":%q}`, public), Revision: rnd.Uint64N(5)})
+			}
+			own := &Lease{
+				Subnet: ip.SubnetOf(netip.MustParsePrefix(fmt.Sprintf("10.5.%d.0/24", rnd.IntN(100)/99))),
+				Attrs:  Attrs{PublicIP: self.Addr},
+			}
+			s := a.Snapshot(1)
+			peers, problems := v.Vet(c, own, self, s)
+			wantPeers, wantProblems := new(Vetter).Vet(c, own, self, s)
+			if !slices.Equal(peers, wantPeers) || !slices.Equal(problems, wantProblems) {
+				t.Fatalf("remembered %v %v, anew %v %v", peers, problems, wantPeers, wantProblems)
+			}
+			for i := range peers { // none can be in the way of others
+				if i > 0 && peers[i].Subnet.Overlaps(peers[i-1].Subnet) {
+					t.Fatalf("%s and %s overlap", peers[i-1].Subnet, peers[i].Subnet)
+				}
+				for _, p := range peers {
+					if p.Subnet.V4.Contains(peers[i].PublicIP.V4) {
+						t.Fatalf("%s holds %s", p.Subnet, peers[i].PublicIP)
+					}
+				}
+			}
 		}
 	}
 }

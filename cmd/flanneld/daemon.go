@@ -60,7 +60,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		klog.Warning(err)
 	}
 	o.iface.MachineID = machineID()
-	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
+	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.obstacles.changed = func() { poke(d.publish) }
@@ -88,6 +88,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.reconciler.Run(ctx) })
 	g.Go(func() error { return d.watchMachine(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
+	g.Go(func() error { return d.followAddresses(ctx) })
 	g.Go(func() error { return d.followRules(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
 	g.Go(func() error { return d.save(ctx) })
@@ -109,17 +110,21 @@ type daemon struct {
 	obstacles  obstacles
 	look       chan struct{} // one slot: the external interface may have changed
 	refresh    chan struct{} // one slot: our lease may have to say something else
-	publish    chan struct{} // one slot: subnet.env or the status may have changed
-	unsaved    chan struct{} // one slot: what is held may not be saved
-	previous   ip.Subnet     // that this host had when it last ran
+	// readdressed has one slot: an interface of this host may have other addresses.
+	readdressed chan struct{}
+	publish     chan struct{} // one slot: subnet.env or the status may have changed
+	unsaved     chan struct{} // one slot: what is held may not be saved
+	previous    ip.Subnet     // that this host had when it last ran
 
 	mu       sync.Mutex
 	host     backend.Host
-	prepared prepared // for what the keeper is about to hold
+	addrs    []netip.Prefix // of all interfaces of this host
+	prepared prepared       // for what the keeper is about to hold
 	backend  backend.Backend
 	rules    network.Rules
 	holding  subnet.Holding
 	problems map[string]string // of leases, by key, as they were logged
+	inside   string            // what was logged of hosts inside Network
 	vetter   subnet.Vetter
 	linger   subnet.Linger
 	// networks are those of the configurations that this host has had.
@@ -181,9 +186,10 @@ func (d *daemon) wish() {
 	if h.Own == nil {
 		return
 	}
-	peers, problems := d.vetter.Vet(h.Config, h.Own, h.Config.Local(d.host.Addr, d.host.Net), h.Snapshot)
+	peers, problems := d.vetter.Vet(h.Config, h.Own, subnet.Self{Addr: d.host.Addr, Link: d.host.Net, All: d.addrs}, h.Snapshot)
 	d.peers = len(peers)
 	var unreadable []ip.Subnet
+	withdrawn := make(map[ip.Subnet]bool) // just now
 	now := make(map[string]string, len(problems))
 	news := 0
 	for _, p := range problems {
@@ -193,13 +199,25 @@ func (d *daemon) wish() {
 				klog.Warningf("lease %s cannot be used and is left alone: %s", p.Key, p.Reason)
 			}
 		}
-		if p.Subnet.IsValid() {
+		switch {
+		case p.Withdraw && d.problems[p.Key] != p.Reason:
+			withdrawn[p.Subnet] = true
+		case !p.Withdraw && p.Subnet.IsValid():
 			unreadable = append(unreadable, p.Subnet)
 		}
 	}
 	d.problems = now
 	if news > mostAtOnce {
 		klog.Warningf("%d more leases cannot be used and are left alone", news-mostAtOnce)
+	}
+	if inside := d.hostsInside(h.Config); inside != d.inside {
+		d.inside = inside
+		if inside != "" {
+			klog.Warning(inside)
+		}
+	}
+	if len(withdrawn) > 0 {
+		d.linger.Forget(withdrawn)
 	}
 	d.chooseNexthops(len(peers))
 	peers, next := d.linger.Apply(peers, h.Own.Subnet, time.Now())

@@ -56,6 +56,9 @@ func (d *daemon) event(e target.Event) {
 	if external {
 		poke(d.look)
 	}
+	if e.Lost || e.Iface != "" {
+		poke(d.readdressed)
+	}
 	d.reconciler.Hint(e)
 }
 

@@ -43,6 +43,9 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.host.TUN = tunDevice
+	if d.sawAddresses(ifaces) {
+		d.wish()
+	}
 	attrs, err := b.Attrs(d.host, d.past(b, ifaces, s))
 	if err != nil {
 		return subnet.Attrs{}, nil, err

@@ -5,13 +5,15 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
 
-// Table says which host has which subnet. It is read without locks while it is
-// changed. All subnets have one length and lie in one network, so the address
-// itself is the index; blocks without a subnet take no memory.
+// Table says which host has which subnet of a network. It is read without locks while
+// it is changed. Nearly all subnets have one length, so the address itself is the index;
+// blocks without a subnet take no memory. For each other length there is a table of its
+// own. Subnets do not overlap.
 type Table struct {
 	network netip.Prefix
 	bits    int
@@ -20,6 +22,7 @@ type Table struct {
 	shift   uint   // from an address to the number of its subnet
 
 	blocks []atomic.Pointer[block]
+	others atomic.Pointer[[]*Table] // of other lengths
 
 	mu  sync.Mutex // of those who change it
 	len int
@@ -33,7 +36,8 @@ type block [1 << blockBits]atomic.Uint32
 
 const blockBits = 10
 
-// NewTable makes a table for the subnets of a length in an IPv4 network.
+// NewTable makes a table for the subnets of an IPv4 network that are mostly of one
+// length.
 func NewTable(network netip.Prefix, bits int) (*Table, error) {
 	if !network.IsValid() || !network.Addr().Is4() || network != network.Masked() {
 		return nil, fmt.Errorf("%s is not an IPv4 network", network)
@@ -55,54 +59,84 @@ func NewTable(network netip.Prefix, bits int) (*Table, error) {
 
 // Set enters the host that has a subnet, in place of the former one.
 func (t *Table) Set(subnet netip.Prefix, peer netip.Addr) error {
-	i, err := t.index(subnet)
-	if err != nil {
+	if err := t.check(subnet, peer); err != nil {
 		return err
-	}
-	if !peer.Is4() || peer.IsUnspecified() {
-		return fmt.Errorf("the host of %s: %s is no IPv4 address of a host", subnet, peer)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.set(i, addrToUint(peer))
-	return nil
+	return t.enter(subnet, addrToUint(peer))
 }
 
 // Delete takes a subnet out, if it is there.
 func (t *Table) Delete(subnet netip.Prefix) error {
-	i, err := t.index(subnet)
-	if err != nil {
+	if err := t.accepts(subnet); err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.set(i, 0)
-	return nil
+	return t.enter(subnet, 0)
 }
 
 // Replace makes the table hold just what is given, entry by entry: a subnet that
 // keeps its host is never without it. If an entry is bad nothing changes.
 func (t *Table) Replace(all map[netip.Prefix]netip.Addr) error {
-	wanted := make(map[uint32]uint32, len(all))
 	for subnet, peer := range all {
-		i, err := t.index(subnet)
-		if err != nil {
+		if err := t.check(subnet, peer); err != nil {
 			return err
 		}
-		if !peer.Is4() || peer.IsUnspecified() {
-			return fmt.Errorf("the host of %s: %s is no IPv4 address of a host", subnet, peer)
-		}
-		wanted[i] = addrToUint(peer)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i := range t.entries() {
-		if _, ok := wanted[i]; !ok {
-			t.set(i, 0)
+	for subnet := range t.All() {
+		if _, ok := all[subnet]; !ok {
+			if err := t.enter(subnet, 0); err != nil {
+				return err
+			}
 		}
 	}
-	for i, peer := range wanted {
-		t.set(i, peer)
+	for subnet, peer := range all {
+		if err := t.enter(subnet, addrToUint(peer)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enter sets or, where peer is 0, takes out an entry that is accepted, with the lock
+// held.
+func (t *Table) enter(subnet netip.Prefix, peer uint32) error {
+	of := t.ofLength(subnet.Bits())
+	if of == nil {
+		if peer == 0 {
+			return nil
+		}
+		var err error
+		if of, err = NewTable(t.network, subnet.Bits()); err != nil {
+			return err
+		}
+		others := append(slices.Clone(t.allOthers()), of)
+		t.others.Store(&others)
+	}
+	of.set((addrToUint(subnet.Addr())-of.base)>>of.shift, peer)
+	return nil
+}
+
+func (t *Table) allOthers() []*Table {
+	if others := t.others.Load(); others != nil {
+		return *others
+	}
+	return nil
+}
+
+// ofLength returns the table for subnets of a length, or nil.
+func (t *Table) ofLength(bits int) *Table {
+	if bits == t.bits {
+		return t
+	}
+	for _, o := range t.allOthers() {
+		if o.bits == bits {
+			return o
+		}
 	}
 	return nil
 }
@@ -111,15 +145,26 @@ func (t *Table) Replace(all map[netip.Prefix]netip.Addr) error {
 func (t *Table) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.len
+	n := t.len
+	for _, o := range t.allOthers() {
+		n += o.len
+	}
+	return n
 }
 
-// All yields what the table holds, in the order of the subnets.
+// All yields what the table holds, in the order of the subnets of each length.
 func (t *Table) All() iter.Seq2[netip.Prefix, netip.Addr] {
 	return func(yield func(netip.Prefix, netip.Addr) bool) {
 		for i, peer := range t.entries() {
 			if !yield(netip.PrefixFrom(uintToAddr(t.base+i<<t.shift), t.bits), uintToAddr(peer)) {
 				return
+			}
+		}
+		for _, o := range t.allOthers() {
+			for subnet, peer := range o.All() {
+				if !yield(subnet, peer) {
+					return
+				}
 			}
 		}
 	}
@@ -131,11 +176,17 @@ func (t *Table) lookup(addr uint32) uint32 {
 	if i >= t.size {
 		return 0
 	}
-	b := t.blocks[i>>blockBits].Load()
-	if b == nil {
-		return 0
+	if b := t.blocks[i>>blockBits].Load(); b != nil {
+		if peer := b[i&(1<<blockBits-1)].Load(); peer != 0 {
+			return peer
+		}
 	}
-	return b[i&(1<<blockBits-1)].Load()
+	for _, o := range t.allOthers() {
+		if peer := o.lookup(addr); peer != 0 {
+			return peer
+		}
+	}
+	return 0
 }
 
 // inNetwork tells whether an address is one of the network's.
@@ -144,8 +195,9 @@ func (t *Table) inNetwork(addr uint32) bool { return (addr-t.base)>>t.shift < t.
 // hasPeer reports whether a host has a subnet.
 func (t *Table) hasPeer(peer uint32) bool {
 	t.hostsMu.RLock()
-	defer t.hostsMu.RUnlock()
-	return t.hosts[peer] > 0
+	has := t.hosts[peer] > 0
+	t.hostsMu.RUnlock()
+	return has || slices.ContainsFunc(t.allOthers(), func(o *Table) bool { return o.hasPeer(peer) })
 }
 
 func (t *Table) entries() iter.Seq2[uint32, uint32] {
@@ -202,12 +254,23 @@ func (t *Table) countHosts(old, now uint32) {
 	}
 }
 
-func (t *Table) index(subnet netip.Prefix) (uint32, error) {
-	if !subnet.IsValid() || !subnet.Addr().Is4() || subnet.Bits() != t.bits ||
-		subnet != subnet.Masked() || !t.network.Contains(subnet.Addr()) {
-		return 0, fmt.Errorf("%s is not a subnet of %s with length %d", subnet, t.network, t.bits)
+// accepts returns why a subnet can't be in the table.
+func (t *Table) accepts(subnet netip.Prefix) error {
+	if !subnet.IsValid() || !subnet.Addr().Is4() || subnet != subnet.Masked() || subnet.Bits() <= t.network.Bits() && subnet.Bits() != t.bits ||
+		!t.network.Contains(subnet.Addr()) {
+		return fmt.Errorf("%s is not a subnet of %s", subnet, t.network)
 	}
-	return (addrToUint(subnet.Addr()) - t.base) >> t.shift, nil
+	return nil
+}
+
+func (t *Table) check(subnet netip.Prefix, peer netip.Addr) error {
+	if err := t.accepts(subnet); err != nil {
+		return err
+	}
+	if !peer.Is4() || peer.IsUnspecified() {
+		return fmt.Errorf("the host of %s: %s is no IPv4 address of a host", subnet, peer)
+	}
+	return nil
 }
 
 func addrToUint(a netip.Addr) uint32 {

@@ -73,11 +73,69 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// Subnets of any length are found, beside those of the usual one.
+func TestTableOfSeveralLengths(t *testing.T) {
+	table, err := NewTable(network, 24)
+	check(t, err)
+	want := map[netip.Prefix]netip.Addr{}
+	for i, subnet := range []string{"10.60.1.0/24", "10.60.8.0/21", "10.60.2.0/26", "10.60.2.64/26", "10.60.128.0/17", "10.60.3.4/30"} {
+		p := netip.MustParsePrefix(subnet)
+		want[p] = uintToAddr(0xc0000201 + uint32(i))
+		check(t, table.Set(p, want[p]))
+	}
+	lookUp := func(a string, subnet string) {
+		t.Helper()
+		var host uint32
+		if subnet != "" {
+			host = addrToUint(want[netip.MustParsePrefix(subnet)])
+		}
+		if got := table.lookup(addrToUint(netip.MustParseAddr(a))); got != host {
+			t.Errorf("%s is at %s, want that of %q", a, uintToAddr(got), subnet)
+		}
+	}
+	all := func() {
+		t.Helper()
+		if got := maps.Collect(table.All()); !maps.Equal(got, want) || table.Len() != len(want) {
+			t.Errorf("it holds %v (%d), want %v", got, table.Len(), want)
+		}
+		for _, host := range want {
+			if !table.hasPeer(addrToUint(host)) {
+				t.Errorf("%s has nothing", host)
+			}
+		}
+	}
+	all()
+	lookUp("10.60.1.9", "10.60.1.0/24")
+	lookUp("10.60.15.255", "10.60.8.0/21")
+	lookUp("10.60.16.0", "")
+	lookUp("10.60.2.63", "10.60.2.0/26")
+	lookUp("10.60.2.64", "10.60.2.64/26")
+	lookUp("10.60.2.128", "")
+	lookUp("10.60.200.1", "10.60.128.0/17")
+	lookUp("10.60.3.7", "10.60.3.4/30")
+	lookUp("10.61.3.7", "")
+	gone := netip.MustParsePrefix("10.60.8.0/21")
+	check(t, table.Delete(gone))
+	check(t, table.Delete(netip.MustParsePrefix("10.60.64.0/19"))) // was not there
+	if table.hasPeer(addrToUint(want[gone])) {
+		t.Errorf("%s still has something", want[gone])
+	}
+	delete(want, gone)
+	all()
+	lookUp("10.60.8.1", "")
+	delete(want, netip.MustParsePrefix("10.60.2.0/26"))
+	want[netip.MustParsePrefix("10.60.16.0/20")] = netip.MustParseAddr("192.0.2.99")
+	check(t, table.Replace(want))
+	all()
+	lookUp("10.60.2.1", "")
+	lookUp("10.60.31.1", "10.60.16.0/20")
+}
+
 func TestTableRefuses(t *testing.T) {
 	table, err := NewTable(network, 24)
 	check(t, err)
 	peer := netip.MustParseAddr("192.0.2.1")
-	for _, subnet := range []string{"10.61.0.0/24", "10.60.1.0/25", "10.60.1.1/24", "10.60.0.0/16", "fd00::/24"} {
+	for _, subnet := range []string{"10.61.0.0/24", "10.61.1.0/25", "10.60.1.1/24", "10.0.0.0/8", "10.60.0.0/16", "fd00::/24"} {
 		if table.Set(netip.MustParsePrefix(subnet), peer) == nil || table.Delete(netip.MustParsePrefix(subnet)) == nil {
 			t.Errorf("%s was taken", subnet)
 		}

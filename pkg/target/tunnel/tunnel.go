@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -171,10 +172,14 @@ func (t *Target) applyTunnel(op state.Op) error {
 	if err != nil {
 		return err
 	}
-	if old != nil && old.is.Own.Bits() == is.Own.Bits() && old.is.Network == is.Network {
-		return r.tunnel.Table().Replace(maps.Collect(old.tunnel.Table().All()))
+	if old == nil {
+		return nil
 	}
-	return nil
+	kept := maps.Collect(old.tunnel.Table().All())
+	maps.DeleteFunc(kept, func(p netip.Prefix, _ netip.Addr) bool {
+		return !is.Network.Contains(p.Addr()) || p.Bits() <= is.Network.Bits() || p.Overlaps(is.Own)
+	})
+	return r.tunnel.Table().Replace(kept)
 }
 
 // open opens a tunnel, which begins later. The caller holds t.mu.

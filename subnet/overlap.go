@@ -1,0 +1,148 @@
+package subnet
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"flanneld/pkg/ip"
+)
+
+// Leases that overlap cannot all be in force. Every host decides between them in the
+// same way: a subnet of the length that the configuration gives wins, then the longer
+// one. Of one length no two overlap.
+
+// precedes compares prefixes; the lower one wins.
+func (r Range) precedes(a, b netip.Prefix) int {
+	odd := func(p netip.Prefix) int {
+		if p.Bits() == r.SubnetLen {
+			return 0
+		}
+		return 1
+	}
+	return cmp.Or(cmp.Compare(odd(a), odd(b)), cmp.Compare(b.Bits(), a.Bits()))
+}
+
+// losers returns the leases in Network that lose to others, and to which.
+func (c *Config) losers(leases []*Lease) map[*Lease]*Lease {
+	lost := make(map[*Lease]*Lease)
+	for _, f := range c.families() {
+		n := f.nest(leases)
+		n.losers(lost)
+	}
+	return lost
+}
+
+// family is one address family's part of leases.
+type family struct {
+	Range
+	prefix func(ip.Subnet) netip.Prefix
+	addr   func(ip.Addrs) netip.Addr
+}
+
+// families returns those that the configuration enables.
+func (c *Config) families() []family {
+	var fs []family
+	if c.V4.Network.IsValid() {
+		fs = append(fs, family{c.V4, func(s ip.Subnet) netip.Prefix { return s.V4 }, func(a ip.Addrs) netip.Addr { return a.V4 }})
+	}
+	if c.V6.Network.IsValid() {
+		fs = append(fs, family{c.V6, func(s ip.Subnet) netip.Prefix { return s.V6 }, func(a ip.Addrs) netip.Addr { return a.V6 }})
+	}
+	return fs
+}
+
+// nesting is the leases of a family inside Network, in the order of their prefixes:
+// what holds others comes right before them.
+type nesting struct {
+	family
+	leases []*Lease
+	parent []int // the closest that holds it; -1 for none
+	nested bool  // some have a parent
+}
+
+func (f family) nest(leases []*Lease) *nesting {
+	n := &nesting{family: f, leases: make([]*Lease, 0, len(leases))}
+	for _, l := range leases {
+		if p := f.prefix(l.Subnet); p.IsValid() && f.contains(p) {
+			n.leases = append(n.leases, l)
+		}
+	}
+	order := func(a, b *Lease) int { return f.prefix(a.Subnet).Compare(f.prefix(b.Subnet)) }
+	if !slices.IsSortedFunc(n.leases, order) {
+		slices.SortStableFunc(n.leases, order)
+	}
+	n.parent = make([]int, len(n.leases))
+	var open []int
+	for i := range n.leases {
+		for len(open) > 0 && !n.at(open[len(open)-1]).Overlaps(n.at(i)) {
+			open = open[:len(open)-1]
+		}
+		n.parent[i] = -1
+		if len(open) > 0 {
+			n.parent[i], n.nested = open[len(open)-1], true
+		}
+		open = append(open, i)
+	}
+	return n
+}
+
+func (n *nesting) at(i int) netip.Prefix { return n.prefix(n.leases[i].Subnet) }
+
+// holders yields the leases whose subnets hold an address, the longest first.
+func (n *nesting) holders(a netip.Addr) []*Lease {
+	i, _ := slices.BinarySearchFunc(n.leases, a, func(l *Lease, a netip.Addr) int {
+		if n.prefix(l.Subnet).Addr().Compare(a) <= 0 {
+			return -1
+		}
+		return 1
+	})
+	var found []*Lease
+	for i--; i >= 0; i = n.parent[i] {
+		if n.at(i).Contains(a) {
+			found = append(found, n.leases[i])
+		}
+	}
+	return found
+}
+
+// losers adds the leases that lose to others to lost. Those that are there already
+// are out of the contest.
+func (n *nesting) losers(lost map[*Lease]*Lease) {
+	if !n.nested {
+		return
+	}
+	var rivals []int // that overlap others
+	isRival := make([]bool, len(n.leases))
+	rival := func(i int) {
+		if !isRival[i] {
+			isRival[i] = true
+			rivals = append(rivals, i)
+		}
+	}
+	for i, l := range n.leases {
+		if _, out := lost[l]; out {
+			continue
+		}
+		for p := n.parent[i]; p >= 0; p = n.parent[p] {
+			if _, out := lost[n.leases[p]]; !out {
+				rival(i)
+				rival(p)
+				break
+			}
+		}
+	}
+	slices.SortFunc(rivals, func(a, b int) int { return cmp.Or(n.precedes(n.at(a), n.at(b)), cmp.Compare(a, b)) })
+	winners := make([]int, 0, len(rivals)) // in the order of their prefixes; none overlap
+	for _, r := range rivals {
+		i, _ := slices.BinarySearch(winners, r)
+		switch {
+		case i > 0 && n.at(winners[i-1]).Overlaps(n.at(r)):
+			lost[n.leases[r]] = n.leases[winners[i-1]]
+		case i < len(winners) && n.at(winners[i]).Overlaps(n.at(r)):
+			lost[n.leases[r]] = n.leases[winners[i]]
+		default:
+			winners = slices.Insert(winners, i, r)
+		}
+	}
+}
