@@ -22,7 +22,7 @@ build: flanneld
 
 # The daemon: static, for the platform that GOOS and GOARCH name.
 flanneld:
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags grpcnotrace -ldflags '-s -w -X main.version=$(VERSION)' -o $(OUT) ./cmd/flanneld
 
 # Archives, packages, lists of contents and checksums. The same commit gives the same
 # bytes, with the same Go. The kind of processor is the oldest that Go knows, and not what

@@ -154,6 +154,12 @@ func TestArchive(t *testing.T) {
 	if err != nil || strings.TrimSpace(string(out)) != testVersion {
 		t.Errorf("flanneld -version: %v: %s", err, out)
 	}
+	const mostBytes = 25_000_000 // what uses reflection makes the linker keep all of a package
+	if info, err := os.Stat(filepath.Join(dir, "flanneld")); err != nil {
+		t.Error(err)
+	} else if info.Size() > mostBytes {
+		t.Errorf("flanneld has %d bytes, want %d at most", info.Size(), mostBytes)
+	}
 	if out, err := exec.Command(filepath.Join(dir, "mk-docker-opts.sh"), "-h").CombinedOutput(); !strings.Contains(string(out), "Usage: ") {
 		t.Errorf("mk-docker-opts.sh: %v: %s", err, out)
 	}

@@ -38,19 +38,21 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err = errors.Join(err, unseen(o)); err != nil {
 		return err
 	}
-	saved := o.savedFile()
+	saved, used := o.savedFile(), o.usedAPIFile()
 	switch s, err := o.saved(); {
 	case err != nil:
 	case s.Own.Subnet != env.Subnet:
 		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
-		saved = ""
+		saved, used = "", ""
 	default:
 		tellCloudRoutes(s, out)
 	}
-	if err := os.Remove(saved); err == nil {
-		fmt.Fprintf(out, "removed %s\n", saved)
-	} else if saved != "" && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, file := range []string{saved, used} {
+		if err := os.Remove(file); err == nil {
+			fmt.Fprintf(out, "removed %s\n", file)
+		} else if file != "" && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	// The last, since it tells what is ours.
 	empty, err := network.RemoveEnv(o.subnetFile)

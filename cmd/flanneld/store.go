@@ -1,8 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/file"
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcdv2"
 	"flanneld/subnet/etcdv3"
@@ -24,7 +30,40 @@ func openStore(o *options) (etcd.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return etcd.NewAuto(v2, v3), nil
+	return etcd.NewAuto(v2, v3, usedAPI(o.usedAPIFile())), nil
+}
+
+// usedAPIFile is where the version of etcd's API is kept that this host used last;
+// empty if it is not to be.
+func (o *options) usedAPIFile() string {
+	saved := o.savedFile()
+	if saved == "" {
+		return ""
+	}
+	return strings.TrimSuffix(saved, ".json") + ".api"
+}
+
+// usedAPI is the name of that file.
+type usedAPI string
+
+// Used implements etcd.Memory.
+func (u usedAPI) Used() int {
+	content, err := os.ReadFile(string(u))
+	version, notNumber := strconv.Atoi(strings.TrimSpace(string(content)))
+	if err != nil || notNumber != nil || version != 2 && version != 3 {
+		return 0
+	}
+	return version
+}
+
+// Use implements etcd.Memory.
+func (u usedAPI) Use(version int) {
+	if u == "" || u.Used() == version {
+		return
+	}
+	if err := file.Write(string(u), fmt.Appendln(nil, version)); err != nil {
+		klog.Warningf("the next start would not know which version of etcd's API was used: %v", err)
+	}
 }
 
 // openBoth returns the stores in both APIs.

@@ -35,7 +35,7 @@ func (e *Etcd) Keys() (client.KeysAPI, error) {
 // own: these are those of the version 2 API if the server has it.
 func (e *Etcd) EnableAuth(ctx context.Context, rootPassword string) error {
 	if e.opts.Version != "" {
-		return e.enableAuthV3(ctx, rootPassword)
+		return e.EnableAuthV3(ctx, rootPassword)
 	}
 	c, err := e.Client()
 	if err != nil {
@@ -61,7 +61,7 @@ func (e *Etcd) EnableAuth(ctx context.Context, rootPassword string) error {
 // keys that match a pattern, such as /coreos.com/network/*. See EnableAuth.
 func (e *Etcd) AddUser(ctx context.Context, name, password, keys string) error {
 	if e.opts.Version != "" {
-		return e.addUserV3(ctx, name, password, keys)
+		return e.AddUserV3(ctx, name, password, keys)
 	}
 	c, err := e.Client()
 	if err != nil {

@@ -42,7 +42,8 @@ func (e *Etcd) ClientV3() (*client.Client, error) {
 	return c, nil
 }
 
-func (e *Etcd) enableAuthV3(ctx context.Context, rootPassword string) error {
+// EnableAuthV3 is EnableAuth for the users of the version 3 API, which has no guests.
+func (e *Etcd) EnableAuthV3(ctx context.Context, rootPassword string) error {
 	c, err := e.ClientV3()
 	if err != nil {
 		return err
@@ -61,7 +62,8 @@ func (e *Etcd) enableAuthV3(ctx context.Context, rootPassword string) error {
 	return nil
 }
 
-func (e *Etcd) addUserV3(ctx context.Context, name, password, keys string) error {
+// AddUserV3 is AddUser for the users of the version 3 API.
+func (e *Etcd) AddUserV3(ctx context.Context, name, password, keys string) error {
 	c, err := e.ClientV3()
 	if err != nil {
 		return err

@@ -14,6 +14,8 @@ import (
 // Store is a subnet.Store that has connections.
 type Store interface {
 	subnet.Store
+	// Guarded reports whether only users of etcd can write what the store holds.
+	Guarded(ctx context.Context) (bool, error)
 	Close()
 }
 
@@ -22,13 +24,20 @@ type Store interface {
 // a configuration, and a host must not leave its lease for that.
 type Auto struct {
 	v2, v3 Store
+	memory Memory
 
 	mu     sync.Mutex
 	chosen Store
 }
 
+// Memory keeps the version of etcd's API that a host used last. 0 is unknown.
+type Memory interface {
+	Used() int
+	Use(version int)
+}
+
 // NewAuto returns a store that is one of these. It closes both.
-func NewAuto(v2, v3 Store) *Auto { return &Auto{v2: v2, v3: v3} }
+func NewAuto(v2, v3 Store, m Memory) *Auto { return &Auto{v2: v2, v3: v3, memory: m} }
 
 func (a *Auto) store(ctx context.Context) (Store, error) {
 	a.mu.Lock()
@@ -37,21 +46,31 @@ func (a *Auto) store(ctx context.Context) (Store, error) {
 	if chosen != nil {
 		return chosen, nil
 	}
-	found, why, err := choose(ctx, a.v2, a.v3)
+	found, why, err := choose(ctx, a.v2, a.v3, a.memory.Used())
 	if err != nil {
 		return nil, err
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.chosen == nil {
-		a.chosen = found
-		version := 3
-		if found == a.v2 {
-			version = 2
-		}
-		klog.Infof("using version %d of etcd's API: %s", version, why)
+	first := a.chosen == nil
+	if first {
+		a.chosen = found.store
 	}
-	return a.chosen, nil
+	chosen = a.chosen
+	a.mu.Unlock()
+	if first {
+		klog.Infof("using version %d of etcd's API: %s", found.version, why)
+		a.memory.Use(found.version)
+	}
+	return chosen, nil
+}
+
+// Guarded implements Store.
+func (a *Auto) Guarded(ctx context.Context) (bool, error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return false, err
+	}
+	return s.Guarded(ctx)
 }
 
 // Config implements subnet.Store.

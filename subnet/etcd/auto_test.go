@@ -14,8 +14,8 @@ import (
 // What Auto chose it keeps to, whatever appears in the other API.
 func TestAutoKeepsToItsChoice(t *testing.T) {
 	ctx := t.Context()
-	v2, v3 := memory{subnettest.NewMemory()}, memory{subnettest.NewMemory()}
-	a := NewAuto(v2, v3)
+	v2, v3 := memory{Memory: subnettest.NewMemory()}, memory{Memory: subnettest.NewMemory()}
+	a := NewAuto(v2, v3, new(remembered))
 	if _, err := a.Config(ctx); !errors.Is(err, subnet.ErrNoConfig) {
 		t.Errorf("nothing anywhere: %v", err)
 	}
@@ -51,9 +51,9 @@ func TestAutoKeepsToItsChoice(t *testing.T) {
 func TestAutoSuite(t *testing.T) {
 	t.Parallel()
 	subnettest.Suite(t, func(t *testing.T) subnettest.Harness {
-		v2, v3 := memory{subnettest.NewMemory()}, memory{subnettest.NewMemory()}
+		v2, v3 := memory{Memory: subnettest.NewMemory()}, memory{Memory: subnettest.NewMemory()}
 		v3.SetConfig("{}")
-		a := NewAuto(v2, v3)
+		a := NewAuto(v2, v3, new(remembered))
 		if _, err := a.Config(t.Context()); err != nil {
 			t.Fatal(err)
 		}

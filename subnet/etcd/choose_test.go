@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,17 +13,30 @@ import (
 )
 
 // memory is a store without connections.
-type memory struct{ *subnettest.Memory }
+type memory struct {
+	*subnettest.Memory
+	guarded bool
+}
 
 func (memory) Close() {}
 
+func (m memory) Guarded(context.Context) (bool, error) { return m.guarded, nil }
+
+// remembered is a Memory that is gone with the process.
+type remembered int
+
+func (r *remembered) Used() int       { return int(*r) }
+func (r *remembered) Use(version int) { *r = remembered(version) }
+
 func TestChoose(t *testing.T) {
 	// What an API has to say: a configuration, one with a lease, nothing, or
-	// that it can't be had.
-	const config, lease, nothing = "configuration", "lease", "nothing"
-	const other, none, refused, down = "another configuration", "no API", "refused", "down"
+	// that it can't be had. "users" says that only users can write it.
+	const config, lease, other, nothing = "configuration", "lease", "another configuration", "nothing"
+	const usersConfig, usersLease, usersOther, usersNothing = "users' configuration", "users' lease", "users' another configuration", "users' nothing"
+	const none, refused, down = "no API", "refused", "down"
 	store := func(state string) Store {
 		m := subnettest.NewMemory()
+		state, guarded := strings.CutPrefix(state, "users' ")
 		switch state {
 		case none:
 			m.Fail(fmt.Errorf("%w it", ErrNoAPI))
@@ -38,45 +52,103 @@ func TestChoose(t *testing.T) {
 			m.SetConfig(`{"SubnetLen":24,"Network":"10.5.0.0/16"}`)
 			m.PutRaw("10.5.1.0-24", `{"PublicIP":"192.0.2.1"}`, time.Hour)
 		}
-		return memory{m}
+		return memory{m, guarded}
 	}
-	for _, test := range []struct{ v2, v3, want string }{
-		{config, nothing, "v2"},
-		{config, none, "v2"},
-		{config, refused, "v2"},
-		{config, down, ""},
-		{nothing, config, "v3"},
-		{none, config, "v3"},
-		{refused, config, "v3"},
-		{down, config, ""},
-		{config, config, "v3"},
-		{lease, config, "v2"},
-		{config, lease, "v3"},
-		{lease, lease, "v3"},
-		{config, other, ""},
-		{other, lease, ""},
-		{none, nothing, ""},
-		{nothing, none, ""},
-		{nothing, nothing, ""},
-		{refused, nothing, ""},
-		{nothing, refused, ""},
-		{none, none, ""},
-		{none, refused, ""},
-		{down, down, ""},
+	const person = true // has to write or to correct a configuration
+	for _, test := range []struct {
+		v2, v3 string
+		want   [4]int // the version, where the host last used none, (nothing), 2, 3
+		person bool   // where that is 0
+	}{
+		// Nobody asks for users.
+		{config, nothing, all(2), false},
+		{nothing, config, all(3), false},
+		{config, none, [4]int{2, 2, 2, 0}, false},
+		{none, config, all(3), false},
+		{config, down, [4]int{0, 0, 2, 0}, false},
+		{down, config, [4]int{0, 0, 0, 3}, false},
+		{config, config, all(3), false},
+		{lease, config, [4]int{2, 2, 2, 3}, false},
+		{config, lease, all(3), false},
+		{lease, lease, all(3), false},
+		{config, other, [4]int{0, 0, 2, 3}, person},
+		{other, lease, [4]int{0, 0, 2, 3}, person},
+		{none, nothing, all(0), person},
+		{nothing, none, all(0), person},
+		{nothing, nothing, all(0), person},
+		{nothing, down, all(0), false},
+		{none, none, all(0), false},
+		{down, down, all(0), false},
+		// Version 3 has users, and version 2 is open to everyone.
+		{config, usersConfig, all(3), false},
+		{lease, usersConfig, all(3), false},
+		{other, usersConfig, all(3), false},
+		{other, usersLease, all(3), false},
+		{config, usersNothing, [4]int{0, 0, 2, 0}, person},
+		{config, refused, [4]int{0, 0, 2, 0}, false},
+		{nothing, usersConfig, all(3), false},
+		{nothing, refused, all(0), false},
+		{nothing, usersNothing, all(0), person},
+		{none, usersConfig, all(3), false},
+		{none, refused, all(0), false},
+		// The other way round.
+		{usersConfig, config, all(2), false},
+		{usersConfig, lease, all(2), false},
+		{usersConfig, other, all(2), false},
+		{usersNothing, config, [4]int{0, 0, 0, 3}, person},
+		{refused, config, [4]int{0, 0, 0, 3}, false},
+		{usersConfig, nothing, all(2), false},
+		{refused, nothing, all(0), false},
+		{usersConfig, none, [4]int{2, 2, 2, 0}, false},
+		// Both have users.
+		{usersConfig, usersConfig, all(3), false},
+		{usersLease, usersConfig, [4]int{2, 2, 2, 3}, false},
+		{usersOther, usersConfig, [4]int{0, 0, 2, 3}, person},
+		{usersConfig, usersNothing, all(2), false},
+		{usersNothing, usersConfig, all(3), false},
+		{usersConfig, refused, [4]int{0, 0, 2, 0}, false},
+		{refused, usersConfig, all(3), false},
+		{refused, refused, all(0), false},
 	} {
-		v2, v3 := store(test.v2), store(test.v3)
-		got, why, err := choose(t.Context(), v2, v3)
-		name := map[Store]string{v2: "v2", v3: "v3", nil: ""}[got]
-		if name != test.want || (err == nil) != (test.want != "") || (err == nil) != (why != "") {
-			t.Errorf("v2 %s, v3 %s: chose %q, %v; want %q", test.v2, test.v3, name, err, test.want)
-		}
-		person := test.v2 == nothing && test.v3 == nothing || test.v2 == nothing && test.v3 == none ||
-			test.v2 == none && test.v3 == nothing || test.v2 == other || test.v3 == other
-		if errors.Is(err, subnet.ErrNoConfig) != person {
-			t.Errorf("v2 %s, v3 %s: %v", test.v2, test.v3, err)
+		for _, used := range []int{0, 2, 3} {
+			name := fmt.Sprintf("v2 %s, v3 %s, last used %d", test.v2, test.v3, used)
+			v2, v3 := store(test.v2), store(test.v3)
+			got, why, err := choose(t.Context(), v2, v3, used)
+			version := 0
+			if got != nil {
+				version = got.version
+				if want := map[int]Store{2: v2, 3: v3}[version]; got.store != want {
+					t.Errorf("%s: the store is not that of version %d", name, version)
+				}
+			}
+			if version != test.want[used] || (err == nil) != (version != 0) || (err == nil) != (why != "") {
+				t.Errorf("%s: chose %d, %q, %v; want %d", name, version, why, err, test.want[used])
+			}
+			if err != nil && errors.Is(err, subnet.ErrNoConfig) != test.person {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 }
+
+// all is the same version, whichever was used last.
+func all(version int) [4]int { return [4]int{version, version, version, version} }
+
+// What cannot be found out about users is asked for again.
+func TestChooseWithoutAnswerAboutUsers(t *testing.T) {
+	v2, v3 := silent{memory{Memory: subnettest.NewMemory()}}, memory{Memory: subnettest.NewMemory()}
+	v3.SetConfig("{}")
+	if got, _, err := choose(t.Context(), v2, v3, 0); got != nil || !errors.Is(err, errSilent) {
+		t.Errorf("chose %v, %v", got, err)
+	}
+}
+
+// silent does not say whether it has users.
+type silent struct{ memory }
+
+var errSilent = errors.New("silent")
+
+func (silent) Guarded(context.Context) (bool, error) { return false, errSilent }
 
 // slow is a store whose last server does not answer in time, and the others lack
 // its API.
@@ -89,11 +161,11 @@ func (slow) Config(ctx context.Context) ([]byte, error) {
 
 // Time may run out over servers that hang: what the others said holds.
 func TestChooseBesideHungServers(t *testing.T) {
-	v2, v3 := slow{memory{subnettest.NewMemory()}}, memory{subnettest.NewMemory()}
+	v2, v3 := slow{memory{Memory: subnettest.NewMemory()}}, memory{Memory: subnettest.NewMemory()}
 	v3.SetConfig("{}")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if got, _, err := choose(ctx, v2, v3); got != Store(v3) || err != nil {
+	if got, _, err := choose(ctx, v2, v3, 0); got == nil || got.store != Store(v3) || err != nil {
 		t.Errorf("chose %v, %v", got, err)
 	}
 }

@@ -32,5 +32,6 @@ func (s *Store) explain(e endpoint, err error) error {
 		err = cluster.Errors[0]
 	}
 	var op *net.OpError
-	return s.options.Explain(e.Server, err, errors.As(err, &op) && op.Op == "dial")
+	unsent := errors.As(err, &op) && op.Op == "dial" || errors.As(err, new(*redirectError))
+	return s.options.Explain(e.Server, err, unsent)
 }

@@ -109,17 +109,24 @@ func (e *server) enableAuth(t testing.TB) {
 		`{"user":"flannel","password":"secret-flannel","roles":["flannel"]}`)
 	e.raw(t, http.MethodPut, "/v2/auth/enable", asJSON, "")
 	// The guest may do anything until told otherwise.
-	req, err := http.NewRequest(http.MethodPut, e.URL+"/v2/auth/roles/guest",
-		strings.NewReader(`{"role":"guest","revoke":{"kv":{"read":["/*"],"write":["/*"]}}}`))
+	e.rawAsRoot(t, http.MethodPut, "/v2/auth/roles/guest", `{"role":"guest","revoke":{"kv":{"read":["/*"],"write":["/*"]}}}`)
+}
+
+func (e *server) rawAsRoot(t testing.TB, method, path, body string) {
+	t.Helper()
+	req, err := http.NewRequest(method, e.URL+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.SetBasicAuth("root", "secret-root")
 	resp, err := e.Client.Do(req)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatal(resp, err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	resp.Body.Close()
+	defer resp.Body.Close()
+	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s: %s", method, path, resp.Status, answer)
+	}
 }
 
 // counted is a Store that counts how often it lists all leases, and waits for events.

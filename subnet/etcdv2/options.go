@@ -30,6 +30,7 @@ type Store struct {
 type endpoint struct {
 	etcd.Server
 	client    client.Client
+	guest     client.Client // without credentials
 	transport *http.Transport
 }
 
@@ -47,16 +48,17 @@ func New(o Options) (*Store, error) {
 	}
 	for _, server := range servers {
 		transport := newTransport(server.TLS, &s.conns)
-		c, err := client.New(client.Config{
-			Endpoints: []string{server.URL.String()},
-			Transport: transport,
-			Username:  server.Username,
-			Password:  server.Password,
-		})
+		config := client.Config{Endpoints: []string{server.URL.String()}, Transport: stayTransport{transport}}
+		guest, err := client.New(config)
 		if err != nil {
 			return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
 		}
-		s.endpoints = append(s.endpoints, endpoint{server, c, transport})
+		config.Username, config.Password = server.Username, server.Password
+		c, err := client.New(config)
+		if err != nil {
+			return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
+		}
+		s.endpoints = append(s.endpoints, endpoint{server, c, guest, transport})
 	}
 	s.failover.Start(len(s.endpoints))
 	return s, nil

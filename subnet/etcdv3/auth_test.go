@@ -1,11 +1,14 @@
 package etcdv3
 
 import (
+	"crypto/tls"
+	"net/netip"
 	"testing"
 	"time"
 
 	client "go.etcd.io/etcd/client/v3"
 
+	"flanneld/pkg/lab"
 	"flanneld/subnet"
 	"flanneld/subnet/etcd/etcdtest"
 )
@@ -22,7 +25,7 @@ func (s *server) enableAuth(t testing.TB) {
 	must(s.UserAdd(ctx, "flannel", "secret-flannel"))(t)
 	must(s.UserGrantRole(ctx, "flannel", "flannel"))(t)
 	must(s.AuthEnable(ctx))(t)
-	s.Client = newClient(t, client.Config{Endpoints: []string{s.URL}, Username: "root", Password: "secret-root"})
+	s.Client = newClient(t, client.Config{Endpoints: []string{s.URL}, Username: "root", Password: "secret-root", TLS: s.tls})
 }
 
 // The user may do with etcd leases what has to be done.
@@ -71,4 +74,31 @@ func TestTokenExpires(t *testing.T) {
 			t.Errorf("all leases were listed %d times, want once", n)
 		}
 	})
+}
+
+// Who is known by a certificate needs no password to see that there are users.
+func TestUserByCertificate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ca := must(lab.NewCA(dir, "ca"))(t)
+	host := must(ca.Client("flannel", lab.Valid))(t)
+	cert := must(ca.Server("server", lab.Valid, netip.MustParseAddr("127.0.0.1")))(t)
+	pair := must(tls.LoadX509KeyPair(host.Cert, host.Key))(t)
+	trusting := &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{pair}}
+	server := newServer(t, etcdtest.Config{TLS: trusting, Args: []string{
+		"--cert-file=" + cert.Cert, "--key-file=" + cert.Key, "--client-cert-auth", "--trusted-ca-file=" + ca.Cert,
+	}})
+	server.put(t, prefix+"/config", "{}", 0)
+	s := newStore(t, Options{Endpoints: []string{server.URL}, CAFile: ca.Cert, CertFile: host.Cert, KeyFile: host.Key})
+	for _, want := range []bool{false, true} {
+		if want {
+			server.enableAuth(t)
+		}
+		if guarded, err := s.Guarded(t.Context()); guarded != want || err != nil {
+			t.Errorf("guarded is %v, %v; want %v", guarded, err, want)
+		}
+		if c, err := s.Config(t.Context()); string(c) != "{}" || err != nil {
+			t.Errorf("the configuration is %q, %v", c, err)
+		}
+	}
 }

@@ -2,6 +2,7 @@ package etcdv3
 
 import (
 	"context"
+	"crypto/tls"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -63,12 +64,13 @@ func versions(t *testing.T, test func(t *testing.T, binary string)) {
 type server struct {
 	*etcdtest.Server
 	*client.Client
+	tls *tls.Config
 }
 
 func newServer(t testing.TB, c etcdtest.Config) *server {
 	t.Helper()
 	s := etcdtest.Start(t, c)
-	return &server{s, newClient(t, client.Config{Endpoints: []string{s.URL}, TLS: c.TLS})}
+	return &server{s, newClient(t, client.Config{Endpoints: []string{s.URL}, TLS: c.TLS}), c.TLS}
 }
 
 // plainEtcd is the newest server.

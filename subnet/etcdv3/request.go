@@ -63,7 +63,8 @@ func (s *Store) judge(ctx context.Context, e *endpoint, err error, unsent bool) 
 	case badToken(err), code == codes.PermissionDenied, code == codes.Unauthenticated,
 		errors.Is(rpctypes.Error(err), rpctypes.ErrAuthFailed):
 		return s.options.Refused(e.Server, strings.TrimPrefix(text, "etcdserver: "))
-	case code == codes.Unimplemented, strings.Contains(text, "HTTP/1"), strings.Contains(text, "ALPN"):
+	case code == codes.Unimplemented, strings.Contains(text, "HTTP/1"), strings.Contains(text, "ALPN"),
+		strings.Contains(text, "no application protocol"):
 		return s.options.Explain(e.Server, errNoV3, unsent)
 	case code == codes.Unavailable, code == codes.Unknown, code == codes.Internal, code == codes.DataLoss,
 		code == codes.DeadlineExceeded, code == codes.Canceled: // by the server

@@ -9,10 +9,12 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
 )
 
 var _ subnet.Store = (*Store)(nil)
@@ -30,6 +32,23 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
 	}
 	return resp.Kvs[0].Value, nil
+}
+
+// Guarded implements etcd.Store. Where version 3 has users, it serves nobody else.
+func (s *Store) Guarded(ctx context.Context) (bool, error) {
+	err := s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+		// What tells whether there are users is for the user root alone. Asked to
+		// authenticate nobody, any server says whether it would authenticate anyone.
+		_, err := pb.NewAuthClient(c).Authenticate(ctx, &pb.AuthenticateRequest{}, o...)
+		return err
+	})
+	switch {
+	case err == nil, errors.Is(err, etcd.ErrRefused):
+		return true, nil
+	case errors.Is(err, rpctypes.ErrAuthNotEnabled), errors.Is(err, etcd.ErrNoAPI):
+		return false, nil
+	}
+	return false, err
 }
 
 // List implements subnet.Store. Of leases that this store did not write, Expires

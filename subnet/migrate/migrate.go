@@ -3,6 +3,7 @@
 package migrate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ type Source interface {
 	Config(ctx context.Context) ([]byte, error)
 	// Entries returns the leases as they are written.
 	Entries(ctx context.Context) ([]subnet.Entry, error)
+	// Guarded reports whether only users of etcd can write what the source holds.
+	Guarded(ctx context.Context) (bool, error)
 }
 
 // Destination is where it is to be.
@@ -55,6 +58,9 @@ func (m *Migration) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.compareGuards(ctx); err != nil {
+		return err
+	}
 	if err := r.leases(ctx); err != nil {
 		return err
 	}
@@ -83,6 +89,8 @@ func (m *Migration) Run(ctx context.Context) error {
 type run struct {
 	*Migration
 	told map[string]bool // keys that were dealt with
+	// doubtful: anyone can have written what is copied to where only users can write.
+	doubtful bool
 
 	copied, there, conflicts, unusable int
 
@@ -111,6 +119,26 @@ func (r *run) configs(ctx context.Context) (config []byte, there bool, err error
 	return config, true, compare(config, other)
 }
 
+// compareGuards tells who may have written what is copied, and who may write the copy.
+func (r *run) compareGuards(ctx context.Context) error {
+	from, err := r.From.Guarded(ctx)
+	if err != nil {
+		return fmt.Errorf("asking whether version 2 of etcd's API has users: %w", err)
+	}
+	to, err := r.To.Guarded(ctx)
+	if err != nil {
+		return fmt.Errorf("asking whether version 3 of etcd's API has users: %w", err)
+	}
+	switch {
+	case to && !from:
+		r.doubtful = true
+		r.Tell("version 2 is open, and version 3 has users: anyone who reaches etcd may have written each of the following; delete what no host of yours wrote")
+	case from && !to:
+		r.Tell("version 2 has users, and version 3 is open: daemons with -etcd-api=auto stay in version 2 until version 3 has users, too")
+	}
+	return nil
+}
+
 func compare(config, other []byte) error {
 	if etcd.SameConfig(config, other) {
 		return nil
@@ -128,7 +156,11 @@ func (r *run) config(ctx context.Context, config []byte) error {
 			return compare(config, []byte(there.Value))
 		}
 	}
-	r.copies("the network's configuration")
+	text := "the network's configuration"
+	if r.doubtful {
+		text += fmt.Sprintf(" %q", config)
+	}
+	r.copies(text)
 	return nil
 }
 
@@ -232,6 +264,9 @@ func (l *lease) copy(ctx context.Context, to Destination) (*subnet.Entry, error)
 // tell says what became of a lease.
 func (r *run) tell(l *lease) {
 	of := fmt.Sprintf("%s of %s", l.sub, l.attrs.PublicIP)
+	if r.doubtful {
+		of += " (" + cmp.Or(l.attrs.Machine, "no machine named") + ")"
+	}
 	who, same := l.holder()
 	switch {
 	case l.there == nil && l.reserved():

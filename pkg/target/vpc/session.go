@@ -30,10 +30,36 @@ const (
 
 // session is the clients of one instance.
 type session struct {
-	ec2    *ec2.Client
+	ec2    operations
 	config aws.Config
 	main   string // ID of the VPC's main table, if a subnet's packets go by that; else empty
 	mainOf string // the subnet
+}
+
+// operations are those of EC2 that are used here. A session that had the client itself
+// would have the linker keep all of the client's operations, half of the program: what
+// is reached through an interface may have any of its methods called.
+type operations struct {
+	CreateRoute                       operation[ec2.CreateRouteInput, ec2.CreateRouteOutput]
+	DeleteRoute                       operation[ec2.DeleteRouteInput, ec2.DeleteRouteOutput]
+	DescribeNetworkInterfaceAttribute operation[ec2.DescribeNetworkInterfaceAttributeInput, ec2.DescribeNetworkInterfaceAttributeOutput]
+	DescribeRouteTables               operation[ec2.DescribeRouteTablesInput, ec2.DescribeRouteTablesOutput]
+	ModifyNetworkInterfaceAttribute   operation[ec2.ModifyNetworkInterfaceAttributeInput, ec2.ModifyNetworkInterfaceAttributeOutput]
+	ReplaceRoute                      operation[ec2.ReplaceRouteInput, ec2.ReplaceRouteOutput]
+}
+
+type operation[In, Out any] func(context.Context, *In, ...func(*ec2.Options)) (*Out, error)
+
+func newOperations(cfg aws.Config) operations {
+	c := ec2.NewFromConfig(cfg)
+	return operations{
+		CreateRoute:                       c.CreateRoute,
+		DeleteRoute:                       c.DeleteRoute,
+		DescribeNetworkInterfaceAttribute: c.DescribeNetworkInterfaceAttribute,
+		DescribeRouteTables:               c.DescribeRouteTables,
+		ModifyNetworkInterfaceAttribute:   c.ModifyNetworkInterfaceAttribute,
+		ReplaceRoute:                      c.ReplaceRoute,
+	}
 }
 
 // connect finds out which instance this is, and how to call EC2. crowded is as in
@@ -74,7 +100,7 @@ func connect(ctx context.Context, options []func(*config.LoadOptions) error, cro
 		return nil, nil, err
 	}
 	cfg.Region = self.region
-	return &session{ec2: ec2.NewFromConfig(cfg), config: cfg}, self, nil
+	return &session{ec2: newOperations(cfg), config: cfg}, self, nil
 }
 
 // patient is the SDK's adaptive retryer: its rate follows what EC2 lets pass, and a

@@ -88,6 +88,14 @@ func testStalled(t *testing.T, a API) {
 	CheckError(t, "stalled from the beginning", err, p.URL)
 }
 
+// checkGuarded checks whether only users can write what the store holds.
+func (s Store) checkGuarded(t *testing.T, want bool) {
+	t.Helper()
+	if guarded, err := s.Guarded(t.Context()); guarded != want || err != nil {
+		t.Errorf("guarded is %v, %v; want %v", guarded, err, want)
+	}
+}
+
 func testAuth(t *testing.T, a API) {
 	server := a.Start(t, Config{})
 	as := func(user, password, prefix string) Store {
@@ -96,7 +104,13 @@ func testAuth(t *testing.T, a API) {
 	s := as("flannel", "secret-flannel", "")
 	w := Watch(t, s)
 	w.Until(t, "nothing while authentication is off", Leases(0))
+	s.checkGuarded(t, false)
+	as("", "", "").checkGuarded(t, false)
 	server.EnableAuth(t)
+	for _, password := range []string{"secret-flannel", "secret-wrong"} {
+		as("flannel", password, "").checkGuarded(t, true)
+	}
+	as("", "", "").checkGuarded(t, true)
 	if _, err := s.Create(t.Context(), Subnet1, Attrs1, time.Hour); err != nil {
 		t.Error(err)
 	}

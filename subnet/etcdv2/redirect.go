@@ -1,0 +1,54 @@
+package etcdv2
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// redirectError is that a server redirects a request to somewhere else.
+type redirectError struct{ to string }
+
+func (e *redirectError) Error() string {
+	return fmt.Sprintf("the server redirects to %.200q: a request, which may bear the password, goes to -etcd-endpoints alone; if that is etcd, name it there", e.to)
+}
+
+// stayTransport keeps requests, and the credentials on them, at the server that they
+// were sent to: of redirects it passes on those within that server alone.
+type stayTransport struct{ *http.Transport }
+
+func (t stayTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	resp, err := t.Transport.RoundTrip(req)
+	if err != nil || resp.StatusCode/100 != 3 {
+		return resp, err
+	}
+	location := resp.Header.Get("Location")
+	to, err := req.URL.Parse(location)
+	switch {
+	case location == "": // an error of the library's
+		return resp, nil
+	case err != nil:
+		err = &redirectError{"an invalid URL"}
+	case origin(to) != origin(req.URL):
+		err = &redirectError{to.Scheme + "://" + to.Host} // the rest may hold secrets
+	default:
+		resp.Header.Set("Location", to.String()) // which the library takes for absolute
+		return resp, nil
+	}
+	_ = resp.Body.Close()
+	return nil, err
+}
+
+// origin is the scheme, host and port of a URL.
+func origin(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	case u.Scheme == "http":
+		port = "80"
+	}
+	return strings.ToLower(u.Scheme + "://" + u.Hostname() + ":" + port)
+}
