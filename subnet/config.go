@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 )
 
 // Config is the validated configuration of the network, the same for all
@@ -133,7 +134,7 @@ var (
 func ParseConfig(raw []byte) (*Config, error) {
 	var j configJSON
 	if err := json.Unmarshal(raw, &j); err != nil {
-		return nil, &ConfigError{Value: abbreviate(string(raw)), Reason: jsonError(err).Error()}
+		return nil, &ConfigError{Value: printable.Quote(string(raw)), Reason: jsonError(err).Error()}
 	}
 	v4, err := boolKey("EnableIPv4", j.EnableIPv4, true)
 	if err != nil {
@@ -184,7 +185,7 @@ func backendType(raw json.RawMessage) (string, error) {
 	}
 	var b struct{ Type json.RawMessage }
 	if err := json.Unmarshal(raw, &b); err != nil {
-		return "", &ConfigError{"Backend", abbreviate(string(raw)), `is not an object such as {"Type": "vxlan"}`}
+		return "", &ConfigError{"Backend", printable.Quote(string(raw)), `is not an object such as {"Type": "vxlan"}`}
 	}
 	if b.Type == nil {
 		return "", nil
@@ -205,7 +206,7 @@ func (l limits) parse(network, length, min, max json.RawMessage) (Range, error) 
 	}
 	p, err := netip.ParsePrefix(text)
 	if err != nil || !l.family(p.Addr()) || p.Addr().Is4In6() {
-		return r, &ConfigError{key, string(network), "is not an " + l.name + " network in CIDR notation"}
+		return r, &ConfigError{key, printable.Quote(text), "is not an " + l.name + " network in CIDR notation"}
 	}
 	r.Network = p.Masked()
 	if r.SubnetLen, err = l.subnetLen(r.Network, length); err != nil {
@@ -236,7 +237,7 @@ func (l limits) subnetLen(network netip.Prefix, raw json.RawMessage) (int, error
 	var n uint32
 	if raw != nil {
 		if err := json.Unmarshal(raw, &n); err != nil {
-			return 0, &ConfigError{key, abbreviate(string(raw)), "is not a prefix length"}
+			return 0, &ConfigError{key, printable.Quote(string(raw)), "is not a prefix length"}
 		}
 	}
 	if n == 0 { // absent, null and 0 mean the default
@@ -266,13 +267,13 @@ func (l limits) bound(r Range, key string, raw json.RawMessage, otherwise netip.
 	}
 	a, err := netip.ParseAddr(text)
 	if err != nil || !l.family(a) {
-		return netip.Addr{}, &ConfigError{key, abbreviate(string(raw)), "is not an " + l.name + " address"}
+		return netip.Addr{}, &ConfigError{key, printable.Quote(string(raw)), "is not an " + l.name + " address"}
 	}
 	if !r.Network.Contains(a) {
-		return netip.Addr{}, &ConfigError{key, string(raw), fmt.Sprintf("does not lie in %sNetwork %s", l.prefix, r.Network)}
+		return netip.Addr{}, &ConfigError{key, printable.Quote(text), fmt.Sprintf("does not lie in %sNetwork %s", l.prefix, r.Network)}
 	}
 	if base := netip.PrefixFrom(a, r.SubnetLen).Masked().Addr(); base != a {
-		return netip.Addr{}, &ConfigError{key, string(raw), fmt.Sprintf("is not the base of a /%d subnet; the nearest below is %s", r.SubnetLen, base)}
+		return netip.Addr{}, &ConfigError{key, printable.Quote(text), fmt.Sprintf("is not the base of a /%d subnet; the nearest below is %s", r.SubnetLen, base)}
 	}
 	return a, nil
 }
@@ -280,7 +281,7 @@ func (l limits) bound(r Range, key string, raw json.RawMessage, otherwise netip.
 func stringKey(key string, raw json.RawMessage) (string, error) {
 	var s *string
 	if err := json.Unmarshal(raw, &s); err != nil || s == nil {
-		return "", &ConfigError{key, abbreviate(string(raw)), "is not a string"}
+		return "", &ConfigError{key, printable.Quote(string(raw)), "is not a string"}
 	}
 	return *s, nil
 }
@@ -290,7 +291,7 @@ func boolKey(key string, raw json.RawMessage, otherwise bool) (bool, error) {
 		return otherwise, nil
 	}
 	if err := json.Unmarshal(raw, &otherwise); err != nil {
-		return false, &ConfigError{key, abbreviate(string(raw)), "is not true or false"}
+		return false, &ConfigError{key, printable.Quote(string(raw)), "is not true or false"}
 	}
 	return otherwise, nil
 }
@@ -303,7 +304,7 @@ func networksKey(key string, raw json.RawMessage) ([]netip.Prefix, error) {
 	}
 	var texts []json.RawMessage
 	if err := json.Unmarshal(raw, &texts); err != nil {
-		return nil, &ConfigError{key, abbreviate(string(raw)), `is not a list of networks such as ["10.0.0.0/8"]`}
+		return nil, &ConfigError{key, printable.Quote(string(raw)), `is not a list of networks such as ["10.0.0.0/8"]`}
 	}
 	var networks []netip.Prefix
 	for i, raw := range texts {
@@ -313,7 +314,7 @@ func networksKey(key string, raw json.RawMessage) ([]netip.Prefix, error) {
 		}
 		p, err := netip.ParsePrefix(text)
 		if err != nil || p.Addr().Is4In6() {
-			return nil, &ConfigError{fmt.Sprintf("%s[%d]", key, i), abbreviate(string(raw)), "is not a network in CIDR notation such as 10.0.0.0/8; an address is one with /32"}
+			return nil, &ConfigError{fmt.Sprintf("%s[%d]", key, i), printable.Quote(string(raw)), "is not a network in CIDR notation such as 10.0.0.0/8; an address is one with /32"}
 		}
 		if p = p.Masked(); !slices.Contains(networks, p) {
 			networks = append(networks, p)

@@ -11,6 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 )
 
 // Holding is what a Keeper has got: the configuration, this host's lease, and
@@ -285,7 +286,7 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 		return k.lost(ctx, k.holder(found))
 	case found.Attrs != k.attrs:
 		if found.Challenger != "" {
-			k.tell("the machine %s asks whether we are alive: it has our public address %s, too", found.Challenger, found.PublicIP)
+			k.tell("the machine %s asks whether we are alive: it has our public address %s, too", printable.Name(found.Challenger), found.PublicIP)
 		}
 		return k.correct(ctx, found.Machine, found.Revision, found.Reserved())
 	}

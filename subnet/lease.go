@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 )
 
 // LeaseTTL is how long a lease lives without being renewed.
@@ -97,7 +98,7 @@ func (a Attrs) String() string {
 func ParseAttrs(s ip.Subnet, value string) (Attrs, error) {
 	var j attrsJSON
 	if err := json.Unmarshal([]byte(value), &j); err != nil {
-		return Attrs{}, fmt.Errorf("value %s: %w", abbreviate(value), jsonError(err))
+		return Attrs{}, fmt.Errorf("value %s: %w", printable.Quote(value), jsonError(err))
 	}
 	a := Attrs{BackendType: j.BackendType, Machine: j.Machine, Challenger: j.Challenger}
 	var err error
@@ -157,13 +158,4 @@ func jsonError(err error) error {
 		return fmt.Errorf("not valid JSON at byte %d: %w", s.Offset, err)
 	}
 	return err
-}
-
-// abbreviate quotes s for a message, whatever s holds and however long it is.
-func abbreviate(s string) string {
-	const most = 80
-	if len(s) > most {
-		return fmt.Sprintf("%q... (%d bytes)", s[:most], len(s))
-	}
-	return fmt.Sprintf("%q", s)
 }

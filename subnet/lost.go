@@ -8,6 +8,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 )
 
 // lost takes a new subnet because someone else has ours.
@@ -88,9 +89,9 @@ func (k *Keeper) holder(l *Lease) string {
 	case l.PublicIP != own.PublicIP && l.PublicIP != k.attrs.PublicIP:
 		return fmt.Sprintf("the host with the public address %s", l.PublicIP)
 	case l.Machine != "" && !SameMachine(l.Machine, own.Machine) && !SameMachine(l.Machine, k.attrs.Machine):
-		return fmt.Sprintf("the machine %s, which has our public address %s, too", l.Machine, l.PublicIP)
+		return fmt.Sprintf("the machine %s, which has our public address %s, too", printable.Name(l.Machine), l.PublicIP)
 	case l.Machine != "" && l.Machine == k.former && l.Machine != own.Machine && l.Machine != k.attrs.Machine:
-		return fmt.Sprintf("the machine %s, which has our public address %s and our machine ID, too", l.Machine, l.PublicIP)
+		return fmt.Sprintf("the machine %s, which has our public address %s and our machine ID, too", printable.Name(l.Machine), l.PublicIP)
 	}
 	return ""
 }

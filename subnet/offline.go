@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/printable"
 )
 
 // offlineAfter is how long the store is tried at the start before what was saved
@@ -63,8 +65,8 @@ func (k *Keeper) usable(ctx context.Context, s Saved) error {
 	if attrs.PublicIP != s.Own.PublicIP {
 		return errors.New("our lease is that of another public address")
 	}
-	if s.Own.Machine != "" && !SameMachine(s.Own.Machine, attrs.Machine) {
-		return fmt.Errorf("our lease is that of the machine %s, and this one is %s", s.Own.Machine, attrs.Machine)
+	if s.Own.Machine != "" && !SameMachine(printable.Name(s.Own.Machine), attrs.Machine) {
+		return fmt.Errorf("our lease is that of the machine %s, and this one is %s", printable.Name(s.Own.Machine), attrs.Machine)
 	}
 	k.attrs, k.avoid, k.outdated = attrs, avoid, false
 	return nil

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/printable"
 )
 
 // Two machines with one public address can't both be reached by it; often it is not
@@ -61,9 +63,9 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 	defer cancel()
 	asked, err := k.Store.Update(cctx, l.Subnet, l.Revision, ask, k.ttl(l.Reserved()))
 	if err != nil {
-		return nil, fmt.Errorf("asking the machine %s whether it is alive: %w", l.Machine, err)
+		return nil, fmt.Errorf("asking the machine %s whether it is alive: %w", printable.Name(l.Machine), err)
 	}
-	k.waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, l.Machine))
+	k.waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, printable.Name(l.Machine)))
 	for end := time.Now().Add(answerTime); time.Now().Before(end); {
 		if err := sleep(ctx, answerPoll); err != nil {
 			return nil, err
@@ -91,7 +93,7 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 			asked, end = now, time.Now().Add(answerTime)
 		}
 	}
-	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", l.Machine, l.PublicIP, l.Subnet)
+	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", printable.Name(l.Machine), l.PublicIP, l.Subnet)
 	return asked, nil
 }
 
@@ -107,5 +109,5 @@ func (k *Keeper) lookBack(l *Lease) {
 // alive is why a lease of our public address can't be ours.
 func (k *Keeper) alive(l *Lease) error {
 	return waitingFor{fmt.Errorf("the public address %s of this machine, %s, is also that of the machine %s, which is alive and has the lease %s: give this one another by -iface, -iface-regex or -public-ip",
-		l.PublicIP, k.attrs.Machine, l.Machine, l.Subnet)}
+		l.PublicIP, k.attrs.Machine, printable.Name(l.Machine), l.Subnet)}
 }

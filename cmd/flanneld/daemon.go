@@ -18,6 +18,7 @@ import (
 	"flanneld/backend/vxlan"
 	"flanneld/network"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 	"flanneld/pkg/target"
 	"flanneld/pkg/target/tunnel"
 	"flanneld/pkg/target/vpc"
@@ -31,7 +32,7 @@ var backends = backend.NewTable(alloc.Type, awsvpc.Type, hostgw.Type, udp.Type, 
 func run(ctx context.Context, o *options, machine host) error {
 	klog.Infof("flanneld %s", version)
 	for _, name := range o.unknown {
-		klog.Warningf("ignoring the environment variable %s: there is no such option", name)
+		klog.Warningf("ignoring the environment variable %s: there is no such option", printable.Name(name))
 	}
 	release, err := awaitClaim(ctx, o.subnetFile, new(systemd).status)
 	if err != nil {
@@ -196,7 +197,7 @@ func (d *daemon) wish() {
 		now[p.Key] = p.Reason
 		if d.problems[p.Key] != p.Reason {
 			if news++; news <= mostAtOnce {
-				klog.Warningf("lease %s cannot be used and is left alone: %s", p.Key, p.Reason)
+				klog.Warningf("lease %s cannot be used and is left alone: %s", printable.Name(p.Key), p.Reason)
 			}
 		}
 		switch {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -22,9 +21,8 @@ func (d *daemon) findInterface(ctx context.Context) error {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			text := strings.ReplaceAll(said, "\n", "; ")
-			klog.Warningf("waiting for the external interface: %s", text)
-			d.systemd.status("waiting for the external interface: " + text)
+			klog.Warningf("waiting for the external interface: %s", said)
+			d.systemd.status("waiting for the external interface: " + said)
 		}
 		if err := sleep(ctx, retryPause); err != nil {
 			return err

@@ -22,6 +22,8 @@ func main() { os.Exit(start(kernel.New())) }
 
 // start is the program on the given host. It returns the exit status.
 func start(machine host) int {
+	guardLogs()
+	out := lineWriter{os.Stdout}
 	o, err := parse(os.Args, os.Environ(), os.Stderr)
 	switch {
 	case err != nil:
@@ -39,11 +41,11 @@ func start(machine host) int {
 	context.AfterFunc(ctx, stop) // a second signal kills
 	switch {
 	case o.cleanup:
-		return ended("cleaning up", cleanup(ctx, o, machine, os.Stdout))
+		return ended("cleaning up", cleanup(ctx, o, machine, out))
 	case o.migrate:
-		return ended("migrating", migrateEtcd(ctx, o, os.Stdout))
+		return ended("migrating", migrateEtcd(ctx, o, out))
 	case o.release:
-		return ended("releasing the lease", releaseLease(ctx, o, machine, os.Stdout))
+		return ended("releasing the lease", releaseLease(ctx, o, machine, out))
 	}
 	if err := run(ctx, o, machine); err != nil && !errors.Is(err, context.Canceled) {
 		klog.Errorf("stopping: %v", err)

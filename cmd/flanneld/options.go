@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/printable"
 	"flanneld/pkg/target/masq"
 	"flanneld/subnet/etcd"
 )
@@ -103,7 +104,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	}
 
 	usage := func(format string, a ...any) error {
-		fmt.Fprintf(stderr, "%s: %s\nUsage: %s [OPTION]...; -help lists the options\n", fs.Name(), fmt.Sprintf(format, a...), args[0])
+		fmt.Fprintf(stderr, "%s: %s\nUsage: %s [OPTION]...; -help lists the options\n", fs.Name(), printable.Line(fmt.Sprintf(format, a...)), args[0])
 		return errUsage
 	}
 	// The flag package would print all of its usage after each error.

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 	"flanneld/subnet"
 )
 
@@ -51,7 +52,7 @@ func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, machi
 		}
 		found = true
 		if l.Machine != "" && !subnet.SameMachine(l.Machine, machine) {
-			fmt.Fprintf(out, "left %s: the machine %s wrote it, with the public address of this one (%s)\n", l.Subnet, l.Machine, public)
+			fmt.Fprintf(out, "left %s: the machine %s wrote it, with the public address of this one (%s)\n", l.Subnet, printable.Name(l.Machine), public)
 			continue
 		}
 		if l.Reserved() {

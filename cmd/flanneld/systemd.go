@@ -9,6 +9,8 @@ import (
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/printable"
 )
 
 // systemd tells the service manager how the daemon is, if one asks for it.
@@ -62,7 +64,7 @@ const longest = 2 << 10
 
 // line makes a status one line, for a second one would be another message.
 func line(text string) string {
-	text = strings.ReplaceAll(text, "\n", "; ")
+	text = printable.Line(text)
 	if len(text) > longest {
 		text = strings.ToValidUTF8(text[:longest], "") + " …"
 	}

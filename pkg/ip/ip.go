@@ -78,11 +78,17 @@ func (s Subnet) Key() string {
 	return strings.Join(parts, "&")
 }
 
+// maxKey is more than the longest key has.
+const maxKey = 100
+
 // ParseKey is the inverse of Key. It accepts only what Key writes: a base
 // address without host bits, a length that leaves room for a host, and the
 // IPv4 prefix before the IPv6 one.
 func ParseKey(key string) (Subnet, error) {
 	var s Subnet
+	if len(key) > maxKey {
+		return Subnet{}, fmt.Errorf("subnet key %.*q…: it has %d bytes", maxKey, key, len(key))
+	}
 	for i, part := range strings.Split(key, "&") {
 		p, err := parsePart(part)
 		if err != nil {

@@ -3,7 +3,6 @@
 package migrate
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 	"flanneld/subnet"
 	"flanneld/subnet/etcd"
 )
@@ -196,7 +196,7 @@ func (r *run) leases(ctx context.Context) error {
 		if err != nil {
 			r.told[e.Key] = true
 			r.unusable++
-			r.Tell(fmt.Sprintf("left %s, which cannot be used: %v", e.Key, err))
+			r.Tell(fmt.Sprintf("left %s, which cannot be used: %v", printable.Name(e.Key), err))
 			continue
 		}
 		l.there = there[e.Key]
@@ -265,7 +265,7 @@ func (l *lease) copy(ctx context.Context, to Destination) (*subnet.Entry, error)
 func (r *run) tell(l *lease) {
 	of := fmt.Sprintf("%s of %s", l.sub, l.attrs.PublicIP)
 	if r.doubtful {
-		of += " (" + cmp.Or(l.attrs.Machine, "no machine named") + ")"
+		of += " (" + machine(l.attrs) + ")"
 	}
 	who, same := l.holder()
 	switch {
@@ -287,6 +287,14 @@ func (r *run) tell(l *lease) {
 			r.Tell(fmt.Sprintf("left reservation %s: version 3 has it with an end; write it there without one to reserve it", of))
 		}
 	}
+}
+
+// machine is who wrote a lease, by what it says.
+func machine(a subnet.Attrs) string {
+	if a.Machine == "" {
+		return "no machine named"
+	}
+	return printable.Name(a.Machine)
 }
 
 func (l *lease) reserved() bool { return l.Expires.IsZero() }
