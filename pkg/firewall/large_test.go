@@ -1,0 +1,63 @@
+package firewall
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/target/targettest"
+)
+
+// kubeProxy are the rules of a kube-proxy for so many services, by iptables-restore.
+func kubeProxy(services int) string {
+	var chains, dispatch, jumps strings.Builder
+	for i := range services {
+		fmt.Fprintf(&chains, ":KUBE-SVC-%d - [0:0]\n:KUBE-SEP-%d - [0:0]\n", i, i)
+		fmt.Fprintf(&dispatch, "-A KUBE-SERVICES -d 10.96.%d.%d/32 -p tcp -m comment --comment \"ns/svc%d:http cluster IP\" -m tcp --dport 80 -j KUBE-SVC-%d\n", i>>8&255, i&255, i, i)
+		fmt.Fprintf(&jumps, "-A KUBE-SVC-%d ! -s 10.5.0.0/16 -d 10.96.%d.%d/32 -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ\n-A KUBE-SVC-%d -m statistic --mode random --probability 0.5 -j KUBE-SEP-%d\n", i, i>>8&255, i&255, i, i)
+		fmt.Fprintf(&jumps, "-A KUBE-SEP-%d -s 10.5.2.%d/32 -j KUBE-MARK-MASQ\n-A KUBE-SEP-%d -p tcp -m tcp -j DNAT --to-destination 10.5.2.%d:8080\n", i, i&255, i, i&255)
+	}
+	return "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n" + chains.String() +
+		"-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n-A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n" + dispatch.String() + jumps.String() +
+		"COMMIT\n*filter\n:FORWARD DROP\n:KUBE-FORWARD -\n:FLANNEL-FWD -\n-A FORWARD -j KUBE-FORWARD\n-A FORWARD -j FLANNEL-FWD\n-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP\n" +
+		"-A FLANNEL-FWD -s 10.5.0.0/16 -j ACCEPT\n-A FLANNEL-FWD -d 10.5.0.0/16 -j ACCEPT\nCOMMIT\n"
+}
+
+// With tens of thousands of rules on a host, samples pass within a moment.
+func TestManyRules(t *testing.T) {
+	targettest.NeedNetns(t)
+	const services = 5000 // four rules each
+	for _, program := range []string{"iptables-nft", "iptables-legacy"} {
+		rules(t, program, kubeProxy(services))
+		began := time.Now()
+		for _, sample := range []string{"any", "some", "back"} {
+			if got := dropped(t, sample); got != "" {
+				t.Errorf("%s is dropped by %s", sample, got)
+			}
+		}
+		took := time.Since(began)
+		t.Logf("%s: three samples, each with the rules read anew: %s", program, took)
+		if took > 30*time.Second {
+			t.Errorf("it takes %s", took)
+		}
+	}
+	rules(t, "nft", "")
+}
+
+func BenchmarkExamine(b *testing.B) {
+	for _, program := range []string{"iptables-nft", "iptables-legacy"} {
+		rules(b, program, kubeProxy(5000))
+		b.Run(program, func(b *testing.B) {
+			for b.Loop() {
+				if err := Read(b.Context(), func(rs *Ruleset) {
+					for _, sample := range []string{"any", "out", "some", "back", "fwdu"} {
+						rs.Drops(samples[sample])
+					}
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

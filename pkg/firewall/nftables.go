@@ -1,0 +1,678 @@
+package firewall
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/target"
+	"flanneld/pkg/target/masq"
+)
+
+// Ruleset is the rules of this host, as they are read while packets walk through them.
+type Ruleset struct {
+	conn   *netlink.Conn
+	chains map[chainKey]*chain
+	bases  []*chain // as packets come to them
+	sets   map[chainKey]*set
+	legacy map[*chain]bool // those of ip_tables
+	err    error           // why something could not be read
+	steps  int
+}
+
+// chainKey is the name of a chain or a set.
+type chainKey struct {
+	family      byte
+	table, name string
+}
+
+// Verdicts of the kernel.
+const (
+	nfDrop   = 0
+	nfAccept = 1
+)
+
+// attempts is how often rules are read that change meanwhile.
+const attempts = 5
+
+// ErrChanging is in the error of a Read during which others changed rules all the time.
+var ErrChanging = target.ErrIncomplete
+
+// Read calls walk with the rules of the calling process's network namespace, several times
+// if they change meanwhile; ErrChanging is in the error if they always did.
+// Our own tables are not among them.
+func Read(ctx context.Context, walk func(*Ruleset)) error {
+	err := masq.AskNFTables("reading the rules of this host", func(c *netlink.Conn) (err error) {
+		for range attempts {
+			if err = readOnce(c, walk); !errors.Is(err, target.ErrIncomplete) || ctx.Err() != nil {
+				break
+			}
+		}
+		return err
+	})
+	if !masq.IsAbsent(err) {
+		return err
+	}
+	rs := newRuleset(nil)
+	if err := rs.listLegacy(); err != nil {
+		return err
+	}
+	walk(rs)
+	return nil
+}
+
+func newRuleset(c *netlink.Conn) *Ruleset {
+	return &Ruleset{conn: c, chains: make(map[chainKey]*chain), sets: make(map[chainKey]*set), legacy: make(map[*chain]bool)}
+}
+
+func readOnce(c *netlink.Conn, walk func(*Ruleset)) error {
+	before, err := masq.NFTGeneration(c)
+	if err != nil {
+		return err
+	}
+	rs := newRuleset(c)
+	if err := rs.list(); err != nil {
+		return err
+	}
+	if err := rs.listLegacy(); err != nil {
+		return err
+	}
+	walk(rs)
+	after, err := masq.NFTGeneration(c)
+	if err == nil && after != before {
+		err = target.ErrIncomplete
+	}
+	return errors.Join(err, rs.err)
+}
+
+// Drops returns where a packet is dropped for certain; and whether it is elsewhere for some
+// of the addresses that it may have.
+func (rs *Ruleset) Drops(p Packet) (all []Drop, vague bool) {
+	slices.SortStableFunc(rs.bases, func(a, b *chain) int { return cmp.Compare(a.base.prio, b.base.prio) })
+	w := newWalk(rs, p)
+	all = w.drops()
+	rs.steps += w.steps
+	return all, w.vague
+}
+
+// Steps returns with how many rules packets were compared.
+func (rs *Ruleset) Steps() int { return rs.steps }
+
+// list reads what chains there are in nf_tables.
+func (rs *Ruleset) list() error {
+	dormant := make(map[chainKey]bool)
+	messages, err := masq.GetNFTables(rs.conn, unix.NFT_MSG_GETTABLE, unix.AF_UNSPEC)
+	if err != nil {
+		return err
+	}
+	for _, m := range messages {
+		a, err := attributesOf(m)
+		if err != nil {
+			return err
+		}
+		if a.number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0 {
+			dormant[chainKey{m.Data[0], a.text(unix.NFTA_TABLE_NAME), ""}] = true
+		}
+	}
+	messages, err = masq.GetNFTables(rs.conn, unix.NFT_MSG_GETCHAIN, unix.AF_UNSPEC)
+	if err != nil {
+		return err
+	}
+	for _, m := range messages {
+		a, err := attributesOf(m)
+		if err != nil {
+			return err
+		}
+		c := &chain{family: m.Data[0], table: a.text(unix.NFTA_CHAIN_TABLE), name: a.text(unix.NFTA_CHAIN_NAME)}
+		if masq.IsOurs(c.family, c.table) || dormant[chainKey{c.family, c.table, ""}] {
+			continue
+		}
+		rs.chains[c.key()] = c
+		if hook := a[unix.NFTA_CHAIN_HOOK]; hook != nil {
+			h, err := attributes(hook)
+			if err != nil {
+				return err
+			}
+			c.base = &base{
+				typ: a.text(unix.NFTA_CHAIN_TYPE), hook: h.number(unix.NFTA_HOOK_HOOKNUM), prio: int32(h.number(unix.NFTA_HOOK_PRIORITY)),
+				drops: a[unix.NFTA_CHAIN_POLICY] != nil && a.number(unix.NFTA_CHAIN_POLICY) == nfDrop, ifaces: devices(h),
+			}
+			rs.bases = append(rs.bases, c)
+		}
+	}
+	return nil
+}
+
+func (c *chain) key() chainKey { return chainKey{c.family, c.table, c.name} }
+
+// devices are the interfaces of a chain: names, or with a star what they begin with.
+func devices(hook attrs) []string {
+	const (
+		nftaHookDevs     = 4
+		nftaDevicePrefix = 2
+	)
+	var all []string
+	if one := hook.text(unix.NFTA_HOOK_DEV); one != "" {
+		all = append(all, one)
+	}
+	_ = each(hook[nftaHookDevs], func(typ uint16, b []byte) {
+		name := string(bytes.TrimRight(b, "\x00"))
+		if typ == nftaDevicePrefix {
+			name += "*"
+		}
+		all = append(all, name)
+	})
+	return all
+}
+
+// rulesOf returns the rules of a chain.
+func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
+	if c.loaded {
+		return c.rules, nil
+	}
+	if rs.legacy[c] {
+		err := rs.compileLegacy(c)
+		return c.rules, err
+	}
+	messages, err := masq.GetNFTables(rs.conn, unix.NFT_MSG_GETRULE, c.family, c.table, c.name)
+	if errors.Is(err, unix.ENOENT) {
+		err = target.ErrIncomplete
+	}
+	for _, m := range messages {
+		a, e := attributesOf(m)
+		if e == nil && a.text(unix.NFTA_RULE_CHAIN) == c.name {
+			var r rule
+			r, e = rs.compile(c, a)
+			c.rules = append(c.rules, r)
+		}
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		rs.err = errors.Join(rs.err, fmt.Errorf("reading chain %s of table %s: %w", c.name, c.table, err))
+		return nil, err
+	}
+	c.loaded = true
+	return c.rules, nil
+}
+
+func (rs *Ruleset) compile(c *chain, a attrs) (rule, error) {
+	r := rule{id: a.number64(unix.NFTA_RULE_HANDLE)}
+	var failed error
+	err := each(a[unix.NFTA_RULE_EXPRESSIONS], func(_ uint16, b []byte) {
+		e, err := attributes(b)
+		if err == nil {
+			var data attrs
+			if data, err = attributes(e[unix.NFTA_EXPR_DATA]); err == nil {
+				if s := rs.expression(c, e.text(unix.NFTA_EXPR_NAME), data); s != nil {
+					r.steps = append(r.steps, s)
+				}
+			}
+		}
+		failed = errors.Join(failed, err)
+	})
+	return r, errors.Join(failed, err)
+}
+
+// expression translates a part of a rule. It is nil for what changes nothing that other
+// rules ask about.
+func (rs *Ruleset) expression(c *chain, name string, a attrs) step {
+	switch name {
+	case "counter", "log", "last", "notrack", "flow_offload", "objref", "dynset", "limit", "quota", "connlimit":
+		return beside(name, a)
+	case "meta":
+		return metaStep(a)
+	case "payload":
+		return payloadStep(a)
+	case "ct":
+		return ctStep(a)
+	case "fib":
+		return fibStep(a)
+	case "bitwise":
+		return bitwiseStep(a)
+	case "byteorder":
+		return byteorderStep(a)
+	case "cmp":
+		return cmpStep(a)
+	case "range":
+		return rangeStep(a)
+	case "lookup":
+		return rs.lookupStep(c, a)
+	case "immediate":
+		return rs.immediateStep(c, a)
+	case "reject":
+		return always(verdict{kind: drop, reject: true})
+	case "masq", "nat", "redir":
+		return natStep(name)
+	case "match":
+		return xtMatch(a.text(unix.NFTA_MATCH_NAME), byte(a.number(unix.NFTA_MATCH_REV)), a[unix.NFTA_MATCH_INFO])
+	case "target":
+		return xtTarget(a.text(unix.NFTA_TARGET_NAME))
+	case "hash", "numgen", "exthdr", "rt", "socket", "osf", "xfrm", "tunnel":
+		return forget
+	}
+	// Whatever it does, it may let the packet pass.
+	return func(w *walk) (truth, verdict) {
+		_, _ = forget(w)
+		return maybe, verdict{kind: unknown}
+	}
+}
+
+// always is a step that has an answer for each packet.
+func always(v verdict) step {
+	return func(*walk) (truth, verdict) { return yes, v }
+}
+
+// perhaps is a step about what a sample does not tell, such as how many there are.
+func perhaps(*walk) (truth, verdict) { return maybe, verdict{} }
+
+// forget is a step that puts something unknown into some register.
+func forget(w *walk) (truth, verdict) {
+	clear(w.regs.mask)
+	clear(w.regs.from)
+	return yes, verdict{}
+}
+
+// beside is what changes nothing in a packet, or depends on others.
+func beside(name string, a attrs) step {
+	const (
+		objectType   = 1 // NFTA_OBJREF_IMM_TYPE
+		quotaObject  = 2
+		limitObject  = 4
+		connsObject  = 5
+		synproxyName = 10
+	)
+	switch name {
+	case "notrack":
+		return func(w *walk) (truth, verdict) {
+			w.notrack = true
+			return yes, verdict{}
+		}
+	case "limit", "quota", "connlimit", "dynset":
+		return perhaps
+	case "objref":
+		switch a.number(objectType) {
+		case 1, 3, 7, 8, 9: // counters, helpers and the like
+			return nil
+		case quotaObject, limitObject, connsObject:
+			return perhaps
+		}
+		return func(*walk) (truth, verdict) { return maybe, verdict{kind: unknown} }
+	}
+	return nil
+}
+
+// register returns where a register is; -1 if it is none for data.
+func register(n uint32) int {
+	switch {
+	case n >= unix.NFT_REG_1 && n <= unix.NFT_REG_4:
+		return int(n-unix.NFT_REG_1) * 16
+	case n >= unix.NFT_REG32_00 && n <= unix.NFT_REG32_15:
+		return int(n-unix.NFT_REG32_00) * 4
+	}
+	return -1
+}
+
+// put puts a value into a register.
+func (w *walk) put(reg uint32, v value) {
+	at := register(reg)
+	n := len(v.data)
+	if at < 0 || at+n > len(w.regs.data) {
+		_, _ = forget(w)
+		return
+	}
+	copy(w.regs.data[at:], v.data)
+	copy(w.regs.mask[at:], v.mask)
+	copy(w.regs.from[at:], v.from)
+	for ; n%4 != 0; n++ { // the rest of the last four bytes is zero
+		w.regs.data[at+n], w.regs.mask[at+n], w.regs.from[at+n] = 0, 0xff, 0
+	}
+}
+
+// get returns what is in a register.
+func (w *walk) get(reg uint32, n int) value {
+	at := register(reg)
+	if at < 0 || n < 0 || at+n > len(w.regs.data) {
+		return blank(max(n, 0))
+	}
+	return w.regs.part(at, n)
+}
+
+func metaStep(a attrs) step {
+	key := a.number(unix.NFTA_META_KEY)
+	if a[unix.NFTA_META_SREG] != nil {
+		src := a.number(unix.NFTA_META_SREG)
+		switch key {
+		case unix.NFT_META_MARK:
+			return func(w *walk) (truth, verdict) {
+				w.setMark(w.get(src, 4))
+				return yes, verdict{}
+			}
+		case unix.NFT_META_PKTTYPE, unix.NFT_META_NFTRACE, unix.NFT_META_PRIORITY, unix.NFT_META_SECMARK:
+			return nil
+		}
+		return perhaps
+	}
+	dst := a.number(unix.NFTA_META_DREG)
+	return func(w *walk) (truth, verdict) {
+		w.put(dst, w.meta(key))
+		return yes, verdict{}
+	}
+}
+
+// setMark sets the packet's mark, if it comes here.
+func (w *walk) setMark(v value) {
+	copy(w.mark.data, v.data)
+	copy(w.mark.mask, v.mask)
+	if !w.sure {
+		clear(w.mark.mask)
+	}
+}
+
+// meta is what nft calls a packet's metadata. A key that is not known here may take up to 16
+// bytes.
+func (w *walk) meta(key uint32) value {
+	switch key {
+	case unix.NFT_META_PROTOCOL:
+		return known([]byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff})
+	case unix.NFT_META_NFPROTO:
+		if w.family == unix.NFPROTO_IPV4 {
+			return known([]byte{unix.NFPROTO_IPV4})
+		}
+	case unix.NFT_META_L4PROTO:
+		return known([]byte{w.p.Proto})
+	case unix.NFT_META_MARK:
+		return w.mark
+	case unix.NFT_META_IIF, unix.NFT_META_OIF:
+		return w.ifIndex(key == unix.NFT_META_OIF)
+	case unix.NFT_META_IIFNAME, unix.NFT_META_OIFNAME:
+		return w.ifName(key == unix.NFT_META_OIFNAME)
+	case unix.NFT_META_BRI_IIFNAME, unix.NFT_META_BRI_OIFNAME:
+		if w.family == unix.NFPROTO_BRIDGE {
+			i := w.p.In
+			if key == unix.NFT_META_BRI_OIFNAME {
+				i = w.p.Out
+			}
+			v := known(append([]byte(i.Name), make([]byte, unix.IFNAMSIZ-len(i.Name))...))
+			if i.Pods {
+				v.from[0] = fromPods
+			}
+			return v
+		}
+	case unix.NFT_META_PKTTYPE:
+		if w.hasIn && w.family == unix.NFPROTO_IPV4 {
+			return known([]byte{unix.PACKET_HOST})
+		}
+	}
+	return blank(16)
+}
+
+func payloadStep(a attrs) step {
+	base, at, n := a.number(unix.NFTA_PAYLOAD_BASE), int(a.number(unix.NFTA_PAYLOAD_OFFSET)), int(a.number(unix.NFTA_PAYLOAD_LEN))
+	if a[unix.NFTA_PAYLOAD_SREG] != nil {
+		return func(w *walk) (truth, verdict) {
+			if base != unix.NFT_PAYLOAD_NETWORK_HEADER || at+n > 12 {
+				w.natted()
+			}
+			return yes, verdict{}
+		}
+	}
+	dst := a.number(unix.NFTA_PAYLOAD_DREG)
+	const etherType, etherTypeLen = 12, 2
+	return func(w *walk) (truth, verdict) {
+		header := value{}
+		switch base {
+		case unix.NFT_PAYLOAD_NETWORK_HEADER:
+			header = w.network
+		case unix.NFT_PAYLOAD_TRANSPORT_HEADER:
+			header = w.transport
+		case unix.NFT_PAYLOAD_LL_HEADER:
+			if at == etherType && n == etherTypeLen {
+				w.put(dst, w.meta(unix.NFT_META_PROTOCOL))
+				return yes, verdict{}
+			}
+		}
+		if at < 0 || n < 0 || at+n > len(header.data) {
+			w.put(dst, blank(min(max(n, 0), 16)))
+			return yes, verdict{}
+		}
+		w.put(dst, header.part(at, n))
+		return yes, verdict{}
+	}
+}
+
+// The parts of a connection's status that tell that its addresses were changed.
+const statusNAT = 1<<4 | 1<<5
+
+func ctStep(a attrs) step {
+	if a[unix.NFTA_CT_SREG] != nil {
+		return nil // what is set there is not known when it is read
+	}
+	key, dst := a.number(unix.NFTA_CT_KEY), a.number(unix.NFTA_CT_DREG)
+	return func(w *walk) (truth, verdict) {
+		v := blank(16)
+		switch key {
+		case unix.NFT_CT_STATE:
+			v = w.state
+		case unix.NFT_CT_DIRECTION:
+			v = known([]byte{0})
+		case unix.NFT_CT_STATUS:
+			v = blank(4)
+			if !w.nat {
+				binary.NativeEndian.PutUint32(v.mask, statusNAT)
+			}
+		}
+		w.put(dst, v)
+		return yes, verdict{}
+	}
+}
+
+func fibStep(a attrs) step {
+	dst, result, flags := a.number(unix.NFTA_FIB_DREG), a.number(unix.NFTA_FIB_RESULT), a.number(unix.NFTA_FIB_FLAGS)
+	return func(w *walk) (truth, verdict) {
+		v := blank(16)
+		if result == unix.NFT_FIB_RESULT_ADDRTYPE && (flags == unix.NFTA_FIB_F_SADDR || flags == unix.NFTA_FIB_F_DADDR) {
+			if typ, ok := w.addrType(flags == unix.NFTA_FIB_F_DADDR); ok {
+				v = knownUint32(uint32(typ))
+			}
+		}
+		w.put(dst, v)
+		return yes, verdict{}
+	}
+}
+
+func bitwiseStep(a attrs) step {
+	src, dst, n := a.number(unix.NFTA_BITWISE_SREG), a.number(unix.NFTA_BITWISE_DREG), int(a.number(unix.NFTA_BITWISE_LEN))
+	const nftaBitwiseOp = 6
+	mask, xor := dataOf(a[unix.NFTA_BITWISE_MASK]), dataOf(a[unix.NFTA_BITWISE_XOR])
+	if a.number(nftaBitwiseOp) != 0 || n < 0 || len(mask) != n || len(xor) != n {
+		return func(w *walk) (truth, verdict) {
+			w.put(dst, blank(min(max(n, 0), 16)))
+			return yes, verdict{}
+		}
+	}
+	return func(w *walk) (truth, verdict) {
+		w.put(dst, w.get(src, n).masked(mask, xor))
+		return yes, verdict{}
+	}
+}
+
+func byteorderStep(a attrs) step {
+	src, dst := a.number(unix.NFTA_BYTEORDER_SREG), a.number(unix.NFTA_BYTEORDER_DREG)
+	n, size := int(a.number(unix.NFTA_BYTEORDER_LEN)), int(a.number(unix.NFTA_BYTEORDER_SIZE))
+	return func(w *walk) (truth, verdict) {
+		v := w.get(src, n)
+		swapped := blank(n)
+		for i := range v.data {
+			j := i
+			if size > 0 && n%size == 0 && isLittleEndian {
+				j = i/size*size + size - 1 - i%size
+			}
+			swapped.data[j], swapped.mask[j], swapped.from[j] = v.data[i], v.mask[i], v.from[i]
+		}
+		w.put(dst, swapped)
+		return yes, verdict{}
+	}
+}
+
+var isLittleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
+
+func cmpStep(a attrs) step {
+	src, op, data := a.number(unix.NFTA_CMP_SREG), a.number(unix.NFTA_CMP_OP), dataOf(a[unix.NFTA_CMP_DATA])
+	zero, most := make([]byte, len(data)), bytes.Repeat([]byte{0xff}, len(data))
+	return func(w *walk) (truth, verdict) {
+		v := w.get(src, len(data))
+		t := maybe
+		switch op {
+		case unix.NFT_CMP_EQ:
+			t = v.equals(data)
+		case unix.NFT_CMP_NEQ:
+			t = v.equals(data).not()
+		case unix.NFT_CMP_LTE:
+			t = v.within(zero, data)
+		case unix.NFT_CMP_GT:
+			t = v.within(zero, data).not()
+		case unix.NFT_CMP_GTE:
+			t = v.within(data, most)
+		case unix.NFT_CMP_LT:
+			t = v.within(data, most).not()
+		}
+		return w.about(v, t), verdict{}
+	}
+}
+
+func rangeStep(a attrs) step {
+	src, op := a.number(unix.NFTA_RANGE_SREG), a.number(unix.NFTA_RANGE_OP)
+	from, to := dataOf(a[unix.NFTA_RANGE_FROM_DATA]), dataOf(a[unix.NFTA_RANGE_TO_DATA])
+	if len(from) != len(to) {
+		return perhaps
+	}
+	return func(w *walk) (truth, verdict) {
+		v := w.get(src, len(from))
+		t := v.within(from, to)
+		if op == unix.NFT_RANGE_NEQ {
+			t = t.not()
+		}
+		return w.about(v, t), verdict{}
+	}
+}
+
+func (rs *Ruleset) immediateStep(c *chain, a attrs) step {
+	dst := a.number(unix.NFTA_IMMEDIATE_DREG)
+	if v, is := rs.verdictOf(c, a[unix.NFTA_IMMEDIATE_DATA]); is {
+		return always(v)
+	}
+	data := dataOf(a[unix.NFTA_IMMEDIATE_DATA])
+	return func(w *walk) (truth, verdict) {
+		w.put(dst, known(data))
+		return yes, verdict{}
+	}
+}
+
+// natStep is what gives a packet other addresses.
+func natStep(name string) step {
+	return func(w *walk) (truth, verdict) {
+		if name != "masq" || w.hook != unix.NF_INET_POST_ROUTING {
+			w.natted()
+		}
+		return yes, verdict{kind: accept}
+	}
+}
+
+// verdictOf reads a verdict, if the data is one.
+func (rs *Ruleset) verdictOf(c *chain, data []byte) (verdict, bool) {
+	d, err := attributes(data)
+	if err != nil || d[unix.NFTA_DATA_VERDICT] == nil {
+		return verdict{}, false
+	}
+	a, err := attributes(d[unix.NFTA_DATA_VERDICT])
+	if err != nil {
+		return verdict{kind: unknown}, true
+	}
+	switch code := int32(a.number(unix.NFTA_VERDICT_CODE)); code & 0xff {
+	case nfAccept:
+		return verdict{kind: accept}, true
+	case nfDrop:
+		return verdict{kind: drop}, true
+	case unix.NFT_RETURN & 0xff:
+		return verdict{kind: ret}, true
+	case unix.NFT_CONTINUE & 0xff:
+		return verdict{}, true
+	case unix.NFT_JUMP & 0xff, unix.NFT_GOTO & 0xff:
+		to := rs.chains[chainKey{c.family, c.table, a.text(unix.NFTA_VERDICT_CHAIN)}]
+		kind := jump
+		if code == unix.NFT_GOTO {
+			kind = leave
+		}
+		if to != nil {
+			return verdict{kind: kind, to: to}, true
+		}
+	}
+	return verdict{kind: unknown}, true // such as a queue
+}
+
+// dataOf is a value in an attribute.
+func dataOf(b []byte) []byte {
+	a, err := attributes(b)
+	if err != nil {
+		return nil
+	}
+	return a[unix.NFTA_DATA_VALUE]
+}
+
+// attrs are attributes by their types, each of which there is one of; nil for none. Those of
+// higher types do not matter here.
+type attrs [24][]byte
+
+func attributesOf(m netlink.Message) (attrs, error) {
+	if len(m.Data) < 4 {
+		return attrs{}, errors.New("a message of nf_tables is too short")
+	}
+	return attributes(m.Data[4:])
+}
+
+func attributes(b []byte) (a attrs, err error) {
+	err = each(b, func(typ uint16, data []byte) {
+		if int(typ) < len(a) {
+			a[typ] = data
+		}
+	})
+	return a, err
+}
+
+// each calls take for each attribute.
+func each(b []byte, take func(typ uint16, data []byte)) error {
+	const header, typeMask = 4, 0x3fff
+	for len(b) >= header {
+		n := int(binary.NativeEndian.Uint16(b))
+		if n < header || n > len(b) {
+			return errors.New("an attribute of nf_tables is cut off")
+		}
+		take(binary.NativeEndian.Uint16(b[2:])&typeMask, b[header:n])
+		b = b[min((n+3)&^3, len(b)):]
+	}
+	return nil
+}
+
+func (a attrs) text(typ uint16) string { return strings.TrimRight(string(a[typ]), "\x00") }
+
+func (a attrs) number(typ uint16) uint32 {
+	if b := a[typ]; len(b) >= 4 {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (a attrs) number64(typ uint16) uint64 {
+	if b := a[typ]; len(b) >= 8 {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}

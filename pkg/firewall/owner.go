@@ -1,0 +1,158 @@
+package firewall
+
+import (
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Owner is a program whose rules are known by the names of its chains; empty if none is.
+type Owner string
+
+// The owners.
+const (
+	Firewalld Owner = "firewalld"
+	UFW       Owner = "ufw"
+	Docker    Owner = "docker"
+)
+
+// xtTables are those that iptables has in nf_tables.
+var xtTables = []string{"raw", "mangle", "nat", "filter", "security"}
+
+// describe tells where a packet is dropped.
+func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
+	d := Drop{
+		Variant: NFTables, Table: quoted(base.table), Base: quoted(base.name), Chain: quoted(base.name), Hook: s.name(),
+		Family: map[byte]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_BRIDGE: "bridge"}[base.family],
+		Number: p.rule, Reject: p.reject,
+	}
+	if p.chain != nil {
+		d.Chain = quoted(p.chain.name)
+	}
+	var names []string
+	switch {
+	case rs.legacy[base]:
+		d.Variant = IPTablesLegacy
+		for c := range rs.legacy {
+			if c.table == base.table {
+				names = append(names, c.name)
+			}
+		}
+	default:
+		if base.family == unix.NFPROTO_IPV4 && slices.Contains(xtTables, base.table) && slices.Contains(hookChains[:], base.name) {
+			d.Variant = IPTablesNFT
+		}
+		for k := range rs.chains {
+			if k.family == base.family && k.table == base.table {
+				names = append(names, k.name)
+			}
+		}
+	}
+	d.Owner = ownerOf(d, names)
+	return d
+}
+
+// ownerOf finds the owner by the names of all chains in the table.
+func ownerOf(d Drop, chains []string) Owner {
+	begins := func(prefix string) bool {
+		return slices.ContainsFunc(chains, func(c string) bool { return strings.HasPrefix(c, prefix) })
+	}
+	switch {
+	case d.Variant == NFTables && d.Table == "firewalld":
+		return Firewalld
+	case d.Variant == NFTables:
+		return ""
+	case strings.HasPrefix(d.Chain, "ufw-"), d.Number == 0 && begins("ufw-before-"):
+		return UFW
+	case strings.HasPrefix(d.Chain, "DOCKER"), d.Number == 0 && d.Base == "FORWARD" && begins("DOCKER"):
+		return Docker
+	case d.Number != 0 && begins("INPUT_ZONES") && (slices.Contains(hookChains[:], d.Chain) || zoneOf(d.Chain) != "" || strings.Contains(d.Chain, "_ZONES")):
+		return Firewalld
+	}
+	return ""
+}
+
+// zoneOf returns the zone of firewalld whose chain it is; empty if it is no zone's.
+func zoneOf(chain string) string {
+	name := strings.TrimPrefix(chain, "filter_")
+	for _, prefix := range []string{"IN_", "FWD_", "FWDI_", "FWDO_"} {
+		zone, is := strings.CutPrefix(name, prefix)
+		if !is || strings.HasPrefix(zone, "policy_") {
+			continue
+		}
+		for _, suffix := range []string{"_pre", "_log", "_deny", "_allow", "_post"} {
+			zone = strings.TrimSuffix(zone, suffix)
+		}
+		return zone
+	}
+	return ""
+}
+
+// quoted is a name as it may be shown: anyone with the right to write rules chose it.
+func quoted(name string) string {
+	for _, r := range name {
+		if r <= ' ' || r > '~' || strings.ContainsRune(`'"\;&|$<>(){}*?!~#`+"`", r) {
+			return strconv.Quote(name)
+		}
+	}
+	return name
+}
+
+// OpenPort returns the command that lets datagrams to a port through: those that come in,
+// or those that leave.
+func (d Drop) OpenPort(port uint16, outbound bool) string {
+	switch {
+	case d.Owner == Firewalld && !outbound:
+		zone := ""
+		if z := zoneOf(d.Chain); z != "" {
+			zone = " --zone=" + z
+		}
+		return fmt.Sprintf("firewall-cmd --permanent --add-port=%d/udp%s && firewall-cmd --reload", port, zone)
+	case d.Owner == UFW && d.Base == "INPUT":
+		return fmt.Sprintf("ufw allow proto udp to any port %d", port)
+	case d.Owner == UFW && d.Base == "OUTPUT":
+		return fmt.Sprintf("ufw allow out proto udp to any port %d", port)
+	}
+	if d.Variant == NFTables {
+		return d.insert(fmt.Sprintf("udp dport %d", port))
+	}
+	return d.insert(fmt.Sprintf("-p udp --dport %d", port))
+}
+
+// OpenNetwork returns the commands that let what pods of a network send to each other
+// through.
+func (d Drop) OpenNetwork(network netip.Prefix) string {
+	switch {
+	case d.Owner == Firewalld:
+		return fmt.Sprintf("firewall-cmd --permanent --zone=trusted --add-source=%s && firewall-cmd --reload", network)
+	case d.Owner == UFW && d.Base == "FORWARD":
+		return fmt.Sprintf("ufw route allow from %s to %s", network, network)
+	}
+	if d.Variant == NFTables {
+		return d.insert("ip saddr "+network.String()) + " && " + d.insert("ip daddr "+network.String())
+	}
+	return d.insert("-s "+network.String()) + " && " + d.insert("-d "+network.String())
+}
+
+// insert returns the command that puts a rule which accepts before all others.
+func (d Drop) insert(match string) string {
+	if d.Variant == NFTables {
+		return fmt.Sprintf("nft insert rule %s %s %s %s accept", d.Family, d.Table, d.Base, match)
+	}
+	program, chain := string(d.Variant), d.Base
+	if _, err := exec.LookPath(program); err != nil {
+		program = "iptables" // an older one
+	}
+	if d.Owner == Docker && chain == "FORWARD" && d.Table == "filter" {
+		chain = "DOCKER-USER"
+	}
+	if d.Table != "filter" {
+		program += " -t " + d.Table
+	}
+	return fmt.Sprintf("%s -I %s %s -j ACCEPT", program, chain, match)
+}

@@ -1,0 +1,280 @@
+package firewall
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// set is a set or a map.
+type set struct {
+	key      chainKey
+	keyLen   int
+	interval bool
+	concat   bool
+	isMap    bool
+	found    map[string]*element // by keys that were asked for; nil for none
+	all      []span              // if they were read
+	read     bool
+	failed   bool // nothing is known of it
+}
+
+// element is what a map has for a key.
+type element struct {
+	data    []byte
+	verdict verdict
+	ends    bool // it has a verdict
+}
+
+// span is the first and the last of the keys from an element of an interval to its end.
+type span struct{ from, to []byte }
+
+// maxElements is how many elements of a set are looked at one by one.
+const maxElements = 4096
+
+const (
+	setElemIntervalEnd = 1
+	setElemCatchall    = 2
+	setConcat          = 0x80
+)
+
+func (rs *Ruleset) set(family byte, table, name string) *set {
+	k := chainKey{family, table, name}
+	if s := rs.sets[k]; s != nil {
+		return s
+	}
+	s := &set{key: k, found: make(map[string]*element), failed: true}
+	rs.sets[k] = s
+	messages, err := rs.get(unix.NFT_MSG_GETSET, 0, family, []netlink.Attribute{
+		{Type: unix.NFTA_SET_TABLE, Data: []byte(table + "\x00")},
+		{Type: unix.NFTA_SET_NAME, Data: []byte(name + "\x00")},
+	})
+	if err != nil || len(messages) != 1 {
+		return s
+	}
+	a, err := attributesOf(messages[0])
+	if err != nil {
+		return s
+	}
+	flags := a.number(unix.NFTA_SET_FLAGS)
+	s.keyLen = int(a.number(unix.NFTA_SET_KEY_LEN))
+	s.interval, s.concat, s.isMap = flags&unix.NFT_SET_INTERVAL != 0, flags&setConcat != 0, flags&unix.NFT_SET_MAP != 0
+	s.failed = s.keyLen <= 0 || s.keyLen > 64
+	return s
+}
+
+func (rs *Ruleset) get(what uint16, flags netlink.HeaderFlags, family byte, a []netlink.Attribute) ([]netlink.Message, error) {
+	data, err := netlink.MarshalAttributes(a)
+	if err != nil {
+		return nil, err
+	}
+	return rs.conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | what), Flags: netlink.Request | flags},
+		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
+	})
+}
+
+func (rs *Ruleset) lookupStep(c *chain, a attrs) step {
+	name, src := a.text(unix.NFTA_LOOKUP_SET), a.number(unix.NFTA_LOOKUP_SREG)
+	inverted := a.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
+	dst, isMap := a.number(unix.NFTA_LOOKUP_DREG), a[unix.NFTA_LOOKUP_DREG] != nil
+	return func(w *walk) (truth, verdict) {
+		s := rs.set(c.family, c.table, name)
+		if s.failed {
+			return mayBeAny(w, isMap)
+		}
+		key := w.get(src, s.keyLen)
+		if key.isKnown() {
+			e, ok := rs.element(c, s, key.data)
+			switch {
+			case !ok:
+				return mayBeAny(w, isMap)
+			case e != nil && isMap && e.ends:
+				return w.about(key, yes), e.verdict
+			case e != nil && isMap:
+				w.put(dst, known(e.data))
+			}
+			t := truthOf(e != nil)
+			if inverted {
+				t = t.not()
+			}
+			return w.about(key, t), verdict{}
+		}
+		t := rs.overlap(s, key)
+		if inverted {
+			t = t.not()
+		}
+		if t = w.about(key, t); t != no && isMap {
+			return mayBeAny(w, true)
+		}
+		return t, verdict{}
+	}
+}
+
+// mayBeAny is what follows from a set of which nothing is known.
+func mayBeAny(w *walk, isMap bool) (truth, verdict) {
+	if !isMap {
+		return maybe, verdict{}
+	}
+	_, _ = forget(w)
+	return maybe, verdict{kind: unknown}
+}
+
+// element asks for what a set has under a key, as rules do. It is nil if there is nothing,
+// and not ok if that is not known.
+func (rs *Ruleset) element(c *chain, s *set, key []byte) (e *element, ok bool) {
+	if e, asked := s.found[string(key)]; asked {
+		return e, true
+	}
+	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: key}})
+	if err != nil {
+		return nil, false
+	}
+	e, err = rs.ask(c, s, []netlink.Attribute{{Type: unix.NFTA_SET_ELEM_KEY | unix.NLA_F_NESTED, Data: value}})
+	if errors.Is(err, unix.ENOENT) {
+		// It may have one for all other keys.
+		e, err = rs.ask(c, s, []netlink.Attribute{{Type: unix.NFTA_SET_ELEM_FLAGS, Data: []byte{0, 0, 0, setElemCatchall}}})
+		if err != nil {
+			e, err = nil, nil // as also if the kernel knows none such
+		}
+	}
+	if err != nil {
+		return nil, false
+	}
+	s.found[string(key)] = e
+	return e, true
+}
+
+func (rs *Ruleset) ask(c *chain, s *set, a []netlink.Attribute) (*element, error) {
+	one, err := netlink.MarshalAttributes(a)
+	if err != nil {
+		return nil, err
+	}
+	list, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED, Data: one}})
+	if err != nil {
+		return nil, err
+	}
+	messages, err := rs.get(unix.NFT_MSG_GETSETELEM, 0, s.key.family, []netlink.Attribute{
+		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(s.key.table + "\x00")},
+		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(s.key.name + "\x00")},
+		{Type: unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED, Data: list},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var e *element
+	for _, m := range messages {
+		err = eachElement(m, func(a attrs) {
+			e = &element{data: dataOf(a[unix.NFTA_SET_ELEM_DATA])}
+			e.verdict, e.ends = rs.verdictOf(c, a[unix.NFTA_SET_ELEM_DATA])
+		})
+	}
+	if err == nil && e == nil {
+		err = unix.ENOENT
+	}
+	return e, err
+}
+
+func eachElement(m netlink.Message, take func(attrs)) error {
+	a, err := attributesOf(m)
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = each(a[unix.NFTA_SET_ELEM_LIST_ELEMENTS], func(_ uint16, b []byte) {
+		e, err := attributes(b)
+		if err == nil {
+			take(e)
+		}
+		failed = errors.Join(failed, err)
+	})
+	return errors.Join(failed, err)
+}
+
+// overlap returns whether a set has what a key of which not all is known may be.
+func (rs *Ruleset) overlap(s *set, key value) truth {
+	if s.concat || !rs.readAll(s) {
+		return maybe
+	}
+	t := no
+	for _, one := range s.all {
+		t = max(t, key.within(one.from, one.to))
+	}
+	return t
+}
+
+// readAll reads the elements of a set, if they are not too many.
+func (rs *Ruleset) readAll(s *set) bool {
+	if s.read {
+		return s.all != nil
+	}
+	s.read = true
+	messages, err := rs.get(unix.NFT_MSG_GETSETELEM, netlink.Dump, s.key.family, []netlink.Attribute{
+		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(s.key.table + "\x00")},
+		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(s.key.name + "\x00")},
+	})
+	if err != nil {
+		return false
+	}
+	type edge struct {
+		at  []byte
+		end bool
+	}
+	edges := []edge{}
+	plain := true
+	for _, m := range messages {
+		err = errors.Join(err, eachElement(m, func(a attrs) {
+			flags := a.number(unix.NFTA_SET_ELEM_FLAGS)
+			key := dataOf(a[unix.NFTA_SET_ELEM_KEY])
+			plain = plain && flags&setElemCatchall == 0 && len(key) == s.keyLen
+			edges = append(edges, edge{key, flags&setElemIntervalEnd != 0})
+		}))
+	}
+	if err != nil || !plain || len(edges) > maxElements {
+		return false
+	}
+	s.all = make([]span, 0, len(edges))
+	if !s.interval {
+		for _, e := range edges {
+			s.all = append(s.all, span{e.at, e.at})
+		}
+		return true
+	}
+	slices.SortFunc(edges, func(a, b edge) int {
+		if order := bytes.Compare(a.at, b.at); order != 0 || a.end == b.end {
+			return order
+		}
+		if a.end {
+			return -1
+		}
+		return 1
+	})
+	var from []byte
+	for _, e := range edges {
+		if from != nil {
+			s.all = append(s.all, span{from, before(e.at)})
+		}
+		if from = e.at; e.end {
+			from = nil
+		}
+	}
+	if from != nil {
+		s.all = append(s.all, span{from, bytes.Repeat([]byte{0xff}, s.keyLen)})
+	}
+	return true
+}
+
+// before is the number that comes before another one.
+func before(b []byte) []byte {
+	b = bytes.Clone(b)
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i]--
+		if b[i] != 0xff {
+			break
+		}
+	}
+	return b
+}
