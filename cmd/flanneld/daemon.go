@@ -61,7 +61,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		klog.Warning(err)
 	}
 	o.iface.MachineID = machineID()
-	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1)}
+	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.obstacles.changed = func() { poke(d.publish) }
@@ -91,6 +91,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.follow(ctx) })
 	g.Go(func() error { return d.followAddresses(ctx) })
 	g.Go(func() error { return d.followRules(ctx) })
+	g.Go(func() error { return d.followFirewalls(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
 	g.Go(func() error { return d.save(ctx) })
 	g.Go(func() error { return d.watchdog(ctx) })
@@ -115,6 +116,7 @@ type daemon struct {
 	readdressed chan struct{}
 	publish     chan struct{} // one slot: subnet.env or the status may have changed
 	unsaved     chan struct{} // one slot: what is held may not be saved
+	filters     chan struct{} // one slot: packet filters, or what has to pass them, may have changed
 	previous    ip.Subnet     // that this host had when it last ran
 
 	mu       sync.Mutex
@@ -134,6 +136,8 @@ type daemon struct {
 	rewish    *time.Timer             // for when a lease has lingered long enough
 	stopped   bool                    // ... and nothing more is to happen
 	peers     int
+	wished    []*subnet.Lease // of the peers in the last wish
+	podsIface string          // this host's pods are behind it; empty if that is not known
 	status    network.Status
 	lostSight string    // why the external interface cannot be followed
 	storeDown time.Time // since when the store cannot be used; zero if it can
@@ -234,6 +238,8 @@ func (d *daemon) wish() {
 			}
 		})
 	}
+	d.wished = peers
+	poke(d.filters)
 	d.reconciler.Wish(network.Wish{
 		Backend:    d.backend,
 		Config:     h.Config,

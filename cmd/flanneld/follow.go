@@ -50,6 +50,9 @@ func (d *daemon) watchMachine(ctx context.Context) error {
 func (d *daemon) event(e target.Event) {
 	d.mu.Lock()
 	external := e.Lost || e.Iface != "" && (e.Iface == d.host.Iface || d.lostSight != "")
+	if e.Lost || e.Iface != "" && (d.podsIface == "" || e.Iface == d.podsIface) {
+		poke(d.filters)
+	}
 	d.mu.Unlock()
 	if external {
 		poke(d.look)

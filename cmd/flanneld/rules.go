@@ -61,6 +61,7 @@ func (d *daemon) followRules(ctx context.Context) error {
 			return ctx.Err()
 		case <-d.options.rules.Touched():
 		}
+		poke(d.filters)
 		if err := sleep(ctx, rulesPause); err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ type Interface struct {
 	Loopback bool
 	MAC      state.MAC // zero if it has none of 48 bits
 	VXLAN    bool      // a VXLAN device
+	Bridge   bool      // a bridge
 	TUN      bool      // a TUN device that stays without a process
 	Held     bool      // a TUN device that a process is attached to
 	Alias    string
@@ -61,6 +62,7 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 			Up:       a.RawFlags&unix.IFF_UP != 0,
 			Loopback: a.Flags&net.FlagLoopback != 0,
 			VXLAN:    l.Type() == "vxlan",
+			Bridge:   l.Type() == "bridge",
 			Alias:    a.Alias,
 		}
 		if t, ok := l.(*netlink.Tuntap); ok {
