@@ -59,6 +59,10 @@ type Backend interface {
 	// none.
 	Device() string
 
+	// Unencapsulated reports whether packets between pods cross the network between the
+	// hosts as they are, and so come in by the external interface.
+	Unencapsulated() bool
+
 	// Attrs returns what this host's lease must say, or why the backend cannot
 	// work on this host.
 	Attrs(Host, Past) (subnet.Attrs, error)

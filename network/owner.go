@@ -129,9 +129,11 @@ func (p *plan) foresee(have state.Have) {
 		if !ok {
 			continue // a TUN device is not made anew
 		}
-		is, made := have[state.LinkKey(dev)].Object.(state.VXLAN)
-		stays := made && is.SameTunnel(want)
-		if stays && is.MAC == want.MAC || have[state.LinkKey(dev)].Object == nil {
+		e, there := have[state.LinkKey(dev)]
+		is, made := as(e).(state.VXLAN)
+		odd, isOdd := e.Object.(state.Odd)
+		stays := made && is.SameTunnel(want) && (!isOdd || odd.InPlace())
+		if stays && is.MAC == want.MAC || !there {
 			continue
 		}
 		maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {

@@ -122,7 +122,7 @@ func (h *history) lease(n int) *subnet.Lease {
 	return l
 }
 
-const vxlanHappenings = 22
+const vxlanHappenings = 23
 
 func (h *history) happenVxlan(choices int) {
 	dev, n := h.dev(), h.peer()
@@ -194,6 +194,8 @@ func (h *history) happenVxlan(choices int) {
 			_ = h.fake.AddVXLAN(h.device())
 		}
 		_ = h.fake.AddAddr(dev, ownAddr.Prefix)
+	case 22:
+		_ = h.fake.Hinder(dev, targettest.Hindrance(h.IntN(int(targettest.NoForwarding)+1))) // if it is one that can be
 	}
 }
 

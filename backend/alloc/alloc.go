@@ -18,6 +18,8 @@ type alloc struct{}
 
 func (alloc) Device() string { return "" }
 
+func (alloc) Unencapsulated() bool { return true }
+
 func (alloc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP}, nil
 }

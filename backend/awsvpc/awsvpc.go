@@ -73,6 +73,8 @@ type awsvpc struct {
 
 func (awsvpc) Device() string { return "" }
 
+func (awsvpc) Unencapsulated() bool { return true }
+
 // Attrs name no backend, as they never have.
 func (awsvpc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP}, nil

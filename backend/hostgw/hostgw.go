@@ -21,6 +21,8 @@ type hostgw struct{}
 
 func (hostgw) Device() string { return "" }
 
+func (hostgw) Unencapsulated() bool { return true }
+
 // Attrs refuses a public address that is not the interface's own: the peers
 // could not use it as a gateway.
 func (hostgw) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {

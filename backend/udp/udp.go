@@ -44,6 +44,8 @@ type udp struct {
 // Device is the lowest number that is free, as flannel names it.
 func (udp) Device() string { return "flannel%d" }
 
+func (udp) Unencapsulated() bool { return false }
+
 // Attrs name no backend, as they never have.
 func (udp) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP}, nil

@@ -39,6 +39,8 @@ type leaseData struct {
 
 func (b vxlan) Device() string { return fmt.Sprintf("flannel.%d", b.VNI) }
 
+func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
+
 // Attrs chooses the device's MAC address: the one it has, the one that the peers
 // know from our lease, or one that is made from what tells this host from
 // others. A clone comes with the MAC of another host, and must not keep it.

@@ -40,6 +40,8 @@ func (imagined) RouteTo(netip.Addr) (string, netip.Addr, error) {
 
 func (imagined) HasNexthops() bool { return false }
 
+func (imagined) Passages(context.Context) ([]kernel.Passage, bool, error) { return nil, true, nil }
+
 var _ network.View = imagined{}
 
 // life is the whole daemon on an imagined host, in imagined time.

@@ -20,6 +20,7 @@ import (
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 	"flanneld/pkg/target"
+	"flanneld/pkg/target/kernel"
 	"flanneld/pkg/target/tunnel"
 	"flanneld/pkg/target/vpc"
 	"flanneld/subnet"
@@ -52,6 +53,7 @@ type host interface {
 	target.Target
 	network.View
 	HasNexthops() bool
+	Passages(ctx context.Context) (all []kernel.Passage, hostForwards bool, err error)
 }
 
 // serve is the daemon on a given store and host.
@@ -64,6 +66,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
+	d.passages = make(chan struct{}, 1)
 	d.obstacles.changed = func() { poke(d.publish) }
 	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
@@ -92,6 +95,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.followAddresses(ctx) })
 	g.Go(func() error { return d.followRules(ctx) })
 	g.Go(func() error { return d.followFirewalls(ctx) })
+	g.Go(func() error { return d.followPassages(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
 	g.Go(func() error { return d.save(ctx) })
 	g.Go(func() error { return d.watchdog(ctx) })
@@ -116,6 +120,7 @@ type daemon struct {
 	readdressed chan struct{}
 	publish     chan struct{} // one slot: subnet.env or the status may have changed
 	unsaved     chan struct{} // one slot: what is held may not be saved
+	passages    chan struct{} // one slot: interfaces, or what is needed of them, may have changed
 	filters     chan struct{} // one slot: packet filters, or what has to pass them, may have changed
 	previous    ip.Subnet     // that this host had when it last ran
 
@@ -175,6 +180,9 @@ func (d *daemon) holds(h subnet.Holding) {
 				d.networks = append(slices.Clone(d.networks), n)
 			}
 		}
+	}
+	if was := d.holding.Own; h.Config != d.holding.Config || was == nil || h.Own == nil || h.Own.Subnet != was.Subnet {
+		poke(d.passages)
 	}
 	d.holding = h
 	poke(d.unsaved)

@@ -60,6 +60,9 @@ func (d *daemon) event(e target.Event) {
 	if e.Lost || e.Iface != "" {
 		poke(d.readdressed)
 	}
+	if e.Lost || e.Forwarding || e.Iface != "" {
+		poke(d.passages)
+	}
 	d.reconciler.Hint(e)
 }
 
@@ -104,6 +107,7 @@ func (d *daemon) follow(ctx context.Context) error {
 			klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
 			d.host = now
 			d.wish()
+			poke(d.passages)
 			poke(d.refresh)
 		}
 		d.mu.Unlock()

@@ -100,6 +100,26 @@ func (h *Host) Restore(name string) error {
 	return nil
 }
 
+// SetCarrier switches the switch's side of an interface on or off.
+func (h *Host) SetCarrier(name string, on bool) error {
+	n, _, err := h.nic(name)
+	if err != nil {
+		return err
+	}
+	port, err := n.sw.nl.LinkByName(n.port)
+	switch {
+	case err != nil:
+	case on:
+		err = n.sw.nl.LinkSetUp(port)
+	default:
+		err = n.sw.nl.LinkSetDown(port)
+	}
+	if err != nil {
+		return fmt.Errorf("switching the carrier of %s of %s: %w", name, h.Name, err)
+	}
+	return nil
+}
+
 // SetMTU changes the MTU of an interface and of the port it is plugged into.
 func (h *Host) SetMTU(name string, mtu int) error {
 	n, link, err := h.nic(name)

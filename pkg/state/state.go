@@ -89,6 +89,9 @@ type Odd interface {
 	// Is returns the device as far as it is one of ours; nil if it is something
 	// else.
 	Is() Object
+	// InPlace reports whether it can be put right as it is; else it has to be made
+	// anew.
+	InPlace() bool
 }
 
 // Nexthop is a next hop that the kernel knows by number, for routes to refer

@@ -55,6 +55,9 @@ type Event struct {
 	Iface string
 	// Defaults is set if a default route changed.
 	Defaults bool
+	// Forwarding is set if it changed whether an interface, or the host, forwards
+	// packets that come in.
+	Forwarding bool
 	// Lost is set if events were lost: anything may have changed.
 	Lost bool
 }

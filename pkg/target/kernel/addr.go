@@ -102,6 +102,20 @@ func decodeAddr(b []byte, links *links) (state.Entry, bool) {
 	return state.Entry{Object: a, Owner: state.Ours}, true
 }
 
+// decodeLocal reads from the payload of an address message whose address it is about,
+// by index, and that; the zero Prefix for what is not an IPv4 address.
+func decodeLocal(b []byte) (index int, address netip.Prefix) {
+	if len(b) < unix.SizeofIfAddrmsg || b[0] != unix.AF_INET {
+		return 0, netip.Prefix{}
+	}
+	for typ, data := range attrs(b[unix.SizeofIfAddrmsg:]) {
+		if a, ok := netip.AddrFromSlice(data); ok && typ == unix.IFA_LOCAL && a.Is4() {
+			address = netip.PrefixFrom(a, int(b[1]))
+		}
+	}
+	return int(native.Uint32(b[4:])), address
+}
+
 // addAddr puts e into have. The same address may be there with several peers: it
 // keeps the plain one if there is one, and the others are seen when that is gone.
 func addAddr(have state.Have, e state.Entry) {

@@ -2,13 +2,17 @@ package kernel
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
+	"flanneld/pkg/target/targettest"
 )
 
 // AddVXLAN makes a device by means other than those that are tested.
@@ -94,6 +98,25 @@ func hold(name string, flags uint16, own bool) (detach func(), err error) {
 			_ = unix.Close(end)
 		}
 	}, unix.Sendmsg(ends[0], []byte{0}, unix.UnixRights(int(queue.Fd())), nil, 0)
+}
+
+func (hand) Hinder(name string, how targettest.Hindrance) error {
+	protoDown := []string{"ip", "link", "set", name, "protodown", "on"}
+	argv := map[targettest.Hindrance][]string{
+		targettest.ProtoDown:         protoDown,
+		targettest.ProtoDownReasoned: append(protoDown, "protodown_reason", "3", "on"),
+		targettest.NoARP:             {"ip", "link", "set", name, "arp", "off"},
+		targettest.NoQueue:           {"ip", "link", "set", name, "txqueuelen", "0"},
+		targettest.NoCarrier:         {"ip", "link", "set", name, "carrier", "off"},
+	}[how]
+	if argv == nil {
+		return os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/forwarding", []byte("0"), 0)
+	}
+	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, out)
+	}
+	return nil
 }
 
 func (hand) SetMAC(name string, m state.MAC) error {

@@ -241,6 +241,7 @@ func TestMendDevice(t *testing.T) {
 		"l3miss":       {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.L3miss = true }) }, true},
 		"rsc":          {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.RSC = true }) }, true},
 		"ttl":          {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.TTL = 7 }) }, true},
+		"maxaddress":   {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.Limit = 1 }) }, true},
 		"tos":          {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.TOS = 7 }) }, true},
 		"source ports": {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.PortLow, v.PortHigh = 1000, 2000 }) }, true},
 		"external": {func(o overlay) {

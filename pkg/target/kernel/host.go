@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -38,6 +39,56 @@ type Address struct {
 	Deprecated bool
 	// Temporary: an IPv6 privacy address.
 	Temporary bool
+}
+
+// Passage is what decides whether packets can pass through an interface.
+type Passage struct {
+	Name string
+	// Carrier is false if the interface is up, and what is at its other end is not.
+	Carrier bool
+	// ProtoDown is whether someone keeps its carrier off.
+	ProtoDown bool
+	// Forwards is whether IPv4 packets that come in by it are forwarded.
+	Forwards bool
+	Addrs    []netip.Prefix // of IPv4
+}
+
+// Passages returns the interfaces, by index, and whether the host forwards IPv4 packets:
+// whether interfaces that it will have do.
+func (*Kernel) Passages(ctx context.Context) (all []Passage, hostForwarding bool, err error) {
+	at := make(map[int]*Passage)
+	err = uninterrupted(ctx, func() error {
+		clear(at)
+		return dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(payload []byte) {
+			if r, ok := decodeLink(payload); ok {
+				at[r.index] = &Passage{
+					Name: r.name, Carrier: !r.up || r.flags&unix.IFF_LOWER_UP != 0,
+					ProtoDown: r.protoDown, Forwards: r.forwards,
+				}
+			}
+		})
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("listing interfaces: %w", err)
+	}
+	err = uninterrupted(ctx, func() error {
+		for _, p := range at {
+			p.Addrs = nil
+		}
+		return dumpAddrs(0, func(payload []byte) {
+			index, address := decodeLocal(payload)
+			if p := at[index]; p != nil && address.IsValid() {
+				p.Addrs = append(p.Addrs, address)
+			}
+		})
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("listing addresses: %w", err)
+	}
+	for _, index := range slices.Sorted(maps.Keys(at)) {
+		all = append(all, *at[index])
+	}
+	return all, hostForwards(), nil
 }
 
 // DefaultRoute is a default route of the main table.

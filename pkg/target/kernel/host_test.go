@@ -3,6 +3,7 @@ package kernel
 import (
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -131,6 +132,9 @@ func ipNet(p netip.Prefix) *net.IPNet {
 func freshHost(t *testing.T) hand {
 	t.Helper()
 	targettest.NeedNetns(t)
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		for _, fd := range held {
 			_ = fd.Close()

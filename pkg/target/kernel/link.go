@@ -30,6 +30,7 @@ func numbered(name, prefix string) bool {
 type otherLink struct {
 	state.VXLAN // as far as it is one
 	kind        string
+	inPlace     bool
 	text        string
 }
 
@@ -42,6 +43,9 @@ func (l otherLink) Is() state.Object {
 	}
 	return l.VXLAN
 }
+
+// InPlace implements state.Odd.
+func (l otherLink) InPlace() bool { return l.inPlace }
 
 // rawLink is a link message, decoded. All but the first line is read only of
 // devices of ours.
@@ -56,6 +60,12 @@ type rawLink struct {
 	master int
 	vxlan  rawVXLAN
 	tun    rawTUN
+
+	protoDown bool
+	queueLen  uint32 // of packets to be sent
+	forwards  bool   // IPv4 packets that come in
+	// barred is set if it does not, while the host does. That is known from elsewhere.
+	barred bool
 }
 
 // rawVXLAN is what a message says of a VXLAN device.
@@ -78,6 +88,7 @@ func decodeLink(b []byte) (rawLink, bool) {
 	r.index, r.flags = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])
 	r.up = r.flags&unix.IFF_UP != 0
 	elsewhere := false
+	r.forwards, r.queueLen = true, 1 // unless told otherwise
 	r.tun = rawTUN{tap: native.Uint16(b[2:]) == unix.ARPHRD_ETHER}
 	var info []byte
 	for typ, data := range attrs(b[unix.SizeofIfInfomsg:]) {
@@ -94,6 +105,12 @@ func decodeLink(b []byte) (rawLink, bool) {
 			r.master = int(u32(data))
 		case unix.IFLA_LINK_NETNSID:
 			elsewhere = true
+		case unix.IFLA_PROTO_DOWN:
+			r.protoDown = len(data) > 0 && data[0] != 0
+		case unix.IFLA_TXQLEN:
+			r.queueLen = u32(data)
+		case unix.IFLA_AF_SPEC:
+			r.forwards = decodeForwards(data)
 		case unix.IFLA_LINKINFO:
 			info = data
 		}
@@ -123,6 +140,27 @@ func decodeLink(b []byte) (rawLink, bool) {
 	return r, true
 }
 
+// devconfForwarding is the number of the setting forwarding among those of an
+// interface: IPV4_DEVCONF_FORWARDING.
+const devconfForwarding = 1
+
+// decodeForwards reads from the IFLA_AF_SPEC of a link message whether the interface
+// forwards IPv4 packets that come in. Without any IPv4 settings it has nothing to say.
+func decodeForwards(b []byte) bool {
+	forwards := true
+	for family, data := range attrs(b) {
+		if family != unix.AF_INET {
+			continue
+		}
+		for typ, settings := range attrs(data) {
+			if typ == unix.IFLA_INET_CONF && len(settings) >= 4*devconfForwarding {
+				forwards = u32(settings[4*(devconfForwarding-1):]) != 0
+			}
+		}
+	}
+	return forwards
+}
+
 // vxlanDefaults are the settings that this program leaves alone. One that a
 // kernel does not know is as it should be. UDP checksums are not among them: a
 // kernel before 4.6 makes devices without, and either is understood everywhere.
@@ -146,6 +184,7 @@ var vxlanDefaults = map[uint16]struct {
 	unix.IFLA_VXLAN_TTL_INHERIT:       {"ttl inherit", 0},
 	unix.IFLA_VXLAN_DF:                {"df", 0},
 	unix.IFLA_VXLAN_VNIFILTER:         {"vnifilter", 0},
+	unix.IFLA_VXLAN_LIMIT:             {"maxaddress", 0},
 	unix.IFLA_VXLAN_LOCALBYPASS:       {"nolocalbypass", 1},
 }
 
@@ -213,18 +252,38 @@ func (r rawLink) entry(links *links, checksumOff bool) state.Entry {
 		odd = "of kind " + r.kind
 	case r.vxlan.odd != "":
 		odd = r.vxlan.odd
-	case r.master != 0:
-		odd = "that is a port of " + links.nameOrIndex(r.master)
-	case !r.up:
-		odd = "that is down"
 	default:
-		return state.Entry{Object: v, Owner: state.Ours}
+		if odd = r.hindrance(links); odd == "" {
+			return state.Entry{Object: v, Owner: state.Ours}
+		}
 	}
 	text := fmt.Sprintf("device %s %s", r.name, odd)
 	if r.kind == "vxlan" {
 		text = v.String() + " " + odd
 	}
-	return state.Entry{Object: otherLink{v, r.kind, text}, Owner: state.Ours}
+	return state.Entry{Object: otherLink{v, r.kind, r.tunnel(), text}, Owner: state.Ours}
+}
+
+// hindrance says what of a device of ours keeps packets from going through it, and can be
+// put right where the device is; empty if there is no such thing.
+func (r rawLink) hindrance(links *links) string {
+	switch {
+	case r.master != 0:
+		return "that is a port of " + links.nameOrIndex(r.master)
+	case r.protoDown:
+		return "with protodown on"
+	case r.kind == "vxlan" && r.flags&unix.IFF_NOARP != 0: // it has no MAC addresses of neighbours
+		return "with arp off"
+	case r.noCarrier():
+		return "without a carrier"
+	case r.kind == "tun" && r.queueLen == 0: // others have no queue
+		return "with a txqueuelen of 0"
+	case r.barred:
+		return "with forwarding off"
+	case !r.up:
+		return "that is down"
+	}
+	return ""
 }
 
 // links are the interfaces of the host.

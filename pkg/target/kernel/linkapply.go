@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -153,9 +154,6 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 	if !r.tunnel() || !v.SameTunnel(have) {
 		return fmt.Errorf("the kernel makes it %s", r.entry(k.links, off).Object)
 	}
-	if err := k.release(r); err != nil {
-		return err
-	}
 	if have.MAC != v.MAC {
 		if err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_ADDRESS, v.MAC[:]) }); err != nil {
 			return fmt.Errorf("setting its MAC address: %w", err)
@@ -175,21 +173,72 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 			return fmt.Errorf("switching checksums off: %w", err)
 		}
 	}
-	if err := setUp(r); err != nil {
+	if err := k.free(r); err != nil {
 		return notMade(v, err)
 	}
 	return nil
 }
 
-// release takes a device out of a bridge, or the like.
-func (k *Kernel) release(r rawLink) error {
-	if r.master == 0 {
-		return nil
+// tunQueueLen is what the kernel gives TUN devices, in packets.
+const tunQueueLen = 500
+
+// free removes what rawLink.hindrance finds of a device.
+func (k *Kernel) free(r rawLink) error {
+	for _, step := range []struct {
+		needed bool
+		what   string
+		change func(*batch)
+	}{
+		{r.master != 0, "taking it out of " + k.links.nameOrIndex(r.master), func(b *batch) { b.attr32(unix.IFLA_MASTER, 0) }},
+		{r.protoDown, "setting its protodown off", func(b *batch) {
+			// The kernel keeps it on for as long as there is a reason.
+			reasons := b.nest(unix.IFLA_PROTO_DOWN_REASON)
+			b.attr32(unix.IFLA_PROTO_DOWN_REASON_MASK, ^uint32(0))
+			b.attr32(unix.IFLA_PROTO_DOWN_REASON_VALUE, 0)
+			b.endNest(reasons)
+			b.attr(unix.IFLA_PROTO_DOWN, []byte{0})
+		}},
+		{r.kind == "tun" && r.queueLen == 0, "setting its txqueuelen", func(b *batch) { b.attr32(unix.IFLA_TXQLEN, tunQueueLen) }},
+		{r.barred, "setting its forwarding on", appendForwarding},
+	} {
+		if !step.needed {
+			continue
+		}
+		if err := setLink(r.index, step.change); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
 	}
-	if err := setLink(r.index, func(b *batch) { b.attr32(unix.IFLA_MASTER, 0) }); err != nil {
-		return fmt.Errorf("taking it out of %s: %w", k.links.nameOrIndex(r.master), err)
+	if r.noCarrier() {
+		err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_CARRIER, []byte{1}) })
+		if err != nil && !errors.Is(err, unix.EPERM) { // nobody is attached any more
+			return fmt.Errorf("setting its carrier on: %w", err)
+		}
 	}
-	return nil
+	if r.kind == "vxlan" && r.flags&unix.IFF_NOARP != 0 {
+		if err := setFlags(r.index, 0, unix.IFF_NOARP); err != nil {
+			return fmt.Errorf("setting its arp on: %w", err)
+		}
+	}
+	return setUp(r)
+}
+
+// appendForwarding has an interface forward IPv4 packets that come in. Unlike by
+// /proc/sys, this can be had where that is mounted read-only.
+func appendForwarding(b *batch) {
+	spec := b.nest(unix.IFLA_AF_SPEC)
+	inet := b.nest(unix.AF_INET)
+	settings := b.nest(unix.IFLA_INET_CONF)
+	b.attr32(devconfForwarding, 1)
+	b.endNest(settings)
+	b.endNest(inet)
+	b.endNest(spec)
+}
+
+// hostForwards reports whether this host forwards IPv4 packets at all. That is for the
+// administrator to decide.
+func hostForwards() bool {
+	value, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	return err == nil && strings.TrimSpace(string(value)) != "0"
 }
 
 func deleteLink(name string) error {
@@ -217,17 +266,22 @@ func setUp(r rawLink) error {
 	if r.up {
 		return nil
 	}
-	header := make([]byte, unix.SizeofIfInfomsg)
-	native.PutUint32(header[4:], uint32(r.index))
-	native.PutUint32(header[8:], unix.IFF_UP)
-	native.PutUint32(header[12:], unix.IFF_UP)
-	var b batch
-	b.begin(unix.RTM_NEWLINK, 0, 0, header)
-	b.end()
-	if err := b.exchangeOne(); err != nil {
+	if err := setFlags(r.index, unix.IFF_UP, unix.IFF_UP); err != nil {
 		return fmt.Errorf("setting it up: %w", err)
 	}
 	return nil
+}
+
+// setFlags sets those flags of an interface that are in mask.
+func setFlags(index int, flags, mask uint32) error {
+	header := make([]byte, unix.SizeofIfInfomsg)
+	native.PutUint32(header[4:], uint32(index))
+	native.PutUint32(header[8:], flags)
+	native.PutUint32(header[12:], mask)
+	var b batch
+	b.begin(unix.RTM_NEWLINK, 0, 0, header)
+	b.end()
+	return b.exchangeOne()
 }
 
 // exchangeOne sends the one message of the batch, and returns what the kernel

@@ -22,6 +22,9 @@ func (t otherTUN) String() string { return t.text }
 // Is implements state.Odd. What is none at all is foreign.
 func (t otherTUN) Is() state.Object { return t.TUN }
 
+// InPlace implements state.Odd. None is ever made anew.
+func (t otherTUN) InPlace() bool { return true }
+
 // rawTUN is what a message says of a TUN device. A kernel before 4.17 says
 // nothing.
 type rawTUN struct {
@@ -72,7 +75,15 @@ func judge(before map[string]int, ours []rawLink) {
 		r := &ours[i]
 		r.tun.own = max(before[r.name], after[r.name])
 		r.foreign = r.inTheWay() != ""
+		r.barred = !r.forwards && hostForwards()
 	}
+}
+
+// noCarrier reports whether a TUN device that is up has no carrier, although this process
+// is attached to it. Without a process that is, none has.
+func (r rawLink) noCarrier() bool {
+	attached := r.kind == "tun" && r.tun.own > 0 && r.tun.queues > 0
+	return attached && r.up && r.flags&unix.IFF_LOWER_UP == 0
 }
 
 // inTheWay says what a link is that has the name of a TUN device of ours and is
@@ -100,24 +111,17 @@ func (r rawLink) inTheWay() string {
 }
 
 // tunEntry turns the link, which has the name of a TUN device of ours, into what
-// it is to the reconciler. That it has no carrier, for want of a process that
-// is attached, is no matter.
+// it is to the reconciler.
 func (r rawLink) tunEntry(links *links) state.Entry {
 	t := state.TUN{Name: r.name, MTU: r.mtu, Alias: r.alias}
 	if what := r.inTheWay(); what != "" {
 		text := fmt.Sprintf("device %s %s", r.name, what)
 		return state.Entry{Object: otherTUN{t, text}, Text: text}
 	}
-	var odd string
-	switch {
-	case r.master != 0:
-		odd = " that is a port of " + links.nameOrIndex(r.master)
-	case !r.up:
-		odd = " that is down"
-	default:
-		return state.Entry{Object: t, Owner: state.Ours}
+	if odd := r.hindrance(links); odd != "" {
+		return state.Entry{Object: otherTUN{t, t.String() + " " + odd}, Owner: state.Ours}
 	}
-	return state.Entry{Object: otherTUN{t, t.String() + odd}, Owner: state.Ours}
+	return state.Entry{Object: t, Owner: state.Ours}
 }
 
 // makeTUN makes a device where there is none, which netlink can't; of one that
@@ -158,9 +162,6 @@ func (k *Kernel) adjustTUN(r rawLink, t state.TUN) error {
 	if err := r.spare(); err != nil {
 		return err
 	}
-	if err := k.release(r); err != nil {
-		return err
-	}
 	if !r.up {
 		ignoreRouters(t.Name)
 	}
@@ -174,7 +175,7 @@ func (k *Kernel) adjustTUN(r rawLink, t state.TUN) error {
 			return fmt.Errorf("setting its MTU: %w", err)
 		}
 	}
-	return setUp(r)
+	return k.free(r)
 }
 
 // deleteTUN deletes a device that stays without a process, and that no other one

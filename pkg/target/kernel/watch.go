@@ -15,7 +15,7 @@ import (
 const watchBuffer = 4 << 20
 
 // Watch listens to the kernel's notifications about links, addresses,
-// neighbours, forwarding databases, nexthops and routes.
+// their settings, neighbours, forwarding databases, nexthops and routes.
 func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event)) error {
 	for {
 		err := k.listen(ctx, ready, emit)
@@ -29,7 +29,7 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event
 }
 
 func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Event)) error {
-	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, rtnlgrpNexthop)
+	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF, rtnlgrpNexthop)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
 	}
@@ -87,6 +87,8 @@ func (w watcher) take(m message) {
 			e.Key, e.Entry, e.Gone = entry.Object.Key(), entry, m.typ == unix.RTM_DELADDR
 		}
 		w.emit(e)
+	case unix.RTM_NEWNETCONF:
+		w.settings(m)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		w.neigh(m)
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
@@ -166,6 +168,35 @@ func (k *Kernel) now(name string, names *links) (e state.Entry, there bool, err 
 		return state.Entry{}, false, nil
 	}
 	return r.entry(names, off), true, err
+}
+
+const (
+	netconfIfindex    = 1 // NETCONFA_IFINDEX
+	netconfForwarding = 2 // NETCONFA_FORWARDING
+)
+
+// settings tells of a change of an interface's IPv4 settings, which is no change of the
+// link to the kernel.
+func (w watcher) settings(m message) {
+	if len(m.data) < unix.NLMSG_ALIGNTO {
+		return
+	}
+	index, forwarding := 0, false
+	for typ, data := range attrs(m.data[unix.NLMSG_ALIGNTO:]) {
+		switch typ {
+		case netconfIfindex:
+			index = int(int32(u32(data)))
+		case netconfForwarding:
+			forwarding = true
+		}
+	}
+	if !forwarding {
+		return
+	}
+	if name := w.names.name(index); isOurs(name) {
+		w.tellLink(name)
+	}
+	w.emit(target.Event{Forwarding: true})
 }
 
 func (w watcher) neigh(m message) {

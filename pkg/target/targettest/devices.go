@@ -39,8 +39,8 @@ func (f *Fake) linkEntry(name string) state.Entry {
 		return state.Entry{Object: otherDevice{name, "device " + name, nil}, Owner: state.Ours}
 	}
 	v := f.vxlan(l)
-	if !l.up {
-		return state.Entry{Object: otherDevice{name, v.String() + " down", v}, Owner: state.Ours}
+	if !l.up || len(l.hindered) > 0 {
+		return state.Entry{Object: otherDevice{name, v.String() + " down or hindered", v}, Owner: state.Ours}
 	}
 	return state.Entry{Object: v, Owner: state.Ours}
 }
@@ -54,6 +54,7 @@ type otherDevice struct {
 func (d otherDevice) Key() state.Key   { return state.LinkKey(d.name) }
 func (d otherDevice) String() string   { return d.text }
 func (d otherDevice) Is() state.Object { return d.is }
+func (d otherDevice) InPlace() bool    { return d.is != nil }
 
 func (*Fake) vxlan(l *link) state.VXLAN {
 	v := *l.vxlan
@@ -141,17 +142,18 @@ func (f *Fake) alterVXLAN(v state.VXLAN) error {
 		l.vxlan = &made
 		f.tellLink(v.Name)
 	}
+	f.unhinder(v.Name)
 	f.setLink(v.Name, true)
 	return nil
 }
 
-// Devices returns flannel's devices that are VXLAN devices and up, by name.
+// Devices returns flannel's devices that are VXLAN devices and carry packets, by name.
 func (f *Fake) Devices() []state.VXLAN {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var all []state.VXLAN
 	for _, name := range sorted(f.links) {
-		if l := f.links[name]; isOurs(name) && l.vxlan != nil && l.up {
+		if l := f.links[name]; isOurs(name) && l.vxlan != nil && l.up && len(l.hindered) == 0 {
 			all = append(all, f.vxlan(l))
 		}
 	}

@@ -30,6 +30,19 @@ type Nexthop struct {
 	Protocol      int
 }
 
+// Hindrance is a way to have a device carry no packets, though it stays up.
+type Hindrance int
+
+// The hindrances.
+const (
+	ProtoDown         Hindrance = iota // of VXLAN devices
+	ProtoDownReasoned                  // of VXLAN devices: the kernel is told a reason as well
+	NoARP                              // of VXLAN devices: neighbours go, and get no MAC address
+	NoQueue                            // of TUN devices
+	NoCarrier                          // of TUN devices that the program under test is attached to
+	NoForwarding                       // of any
+)
+
 // Host is the hand of someone else on the host that a target is about.
 type Host interface {
 	AddLink(name string) error // it is up, with no address
@@ -41,6 +54,8 @@ type Host interface {
 	SetMTU(name string, mtu int) error
 	AddVXLAN(state.VXLAN) error // it is up, with no address
 	SetAlias(name, alias string) error
+	// Hinder has a device of ours carry no packets, in one of several ways.
+	Hinder(name string, how Hindrance) error
 	// AddTUN makes a TUN device, which is up and has no address, as another
 	// process does. If it is not persistent, that process holds it.
 	AddTUN(name, alias string, persistent bool) error

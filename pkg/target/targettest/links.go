@@ -22,6 +22,8 @@ type link struct {
 	tun    *tunLink // what makes it a TUN device; nil if it is of another kind
 	neighs map[netip.Addr]neigh
 	fdb    map[state.MAC]netip.Addr
+	// hindered is how someone has it carry no packets.
+	hindered map[Hindrance]bool
 }
 
 func (l *link) has(a netip.Addr) bool {
@@ -61,6 +63,7 @@ func (f *Fake) addLink(name string, l *link) {
 	}
 	l.neighs = make(map[netip.Addr]neigh)
 	l.fdb = make(map[state.MAC]netip.Addr)
+	l.hindered = make(map[Hindrance]bool)
 	f.links[name] = l
 }
 
@@ -134,6 +137,45 @@ func (f *Fake) setLink(name string, up bool) {
 	}
 	for _, p := range l.addrs {
 		f.connect(name, p)
+	}
+}
+
+// Hinder has a device carry no packets, until it is altered.
+func (f *Fake) Hinder(name string, how Hindrance) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.links[name]
+	switch {
+	case l == nil:
+		return unix.ENODEV
+	case l.tun == nil && (how == NoQueue || how == NoCarrier), l.vxlan == nil && how <= NoARP:
+		return unix.EOPNOTSUPP
+	case l.hindered[how]:
+		return nil
+	}
+	l.hindered[how] = true
+	f.tellLink(name)
+	switch how {
+	case NoARP:
+		f.flushNeighs(name)
+	case ProtoDown, ProtoDownReasoned: // plain routes stay
+		f.flushNexthops(name)
+	case NoQueue, NoCarrier, NoForwarding:
+	}
+	return nil
+}
+
+// unhinder takes back what Hinder did.
+func (f *Fake) unhinder(name string) {
+	l := f.links[name]
+	if len(l.hindered) == 0 {
+		return
+	}
+	arp := l.hindered[NoARP]
+	clear(l.hindered)
+	f.tellLink(name)
+	if arp {
+		f.flushNeighs(name)
 	}
 }
 

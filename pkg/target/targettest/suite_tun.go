@@ -122,6 +122,30 @@ func testTUNDown(r *rig) {
 	r.wantGone(t, tunAddr())
 }
 
+// A device that is up and carries no packets is not as wanted, which is told. It is put
+// right in place.
+func testTUNHindered(r *rig) {
+	t, on := r.tunnelled()
+	detach, err := r.host.Attach(t.Name, true) // else it has no carrier anyway
+	r.check(err)
+	defer detach()
+	w := r.watch()
+	for _, how := range []Hindrance{NoQueue, NoCarrier, NoForwarding} {
+		r.check(r.host.Hinder(t.Name, how))
+		w.expect("the device hindered", func(e target.Event) bool {
+			return e.Key == t.Key() && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Owner == state.Ours
+		})
+		r.apply(replace(r.wantOdd(t), t))
+		w.expect("the device put right", about(t, state.Ours, false))
+		r.wantThere(append(on, t)...)
+	}
+	for _, how := range []Hindrance{NoQueue, NoCarrier, NoForwarding} {
+		r.check(r.host.Hinder(t.Name, how))
+	}
+	r.apply(replace(r.wantOdd(t), t))
+	r.wantThere(append(on, t)...)
+}
+
 // With a device goes all that is on it, and nothing can be put there.
 func testTUNDeleted(r *rig) {
 	t, on := r.tunnelled()

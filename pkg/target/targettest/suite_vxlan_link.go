@@ -41,6 +41,46 @@ func testDeviceDown(r *rig) {
 	r.wantGone(deviceAddr(), p.fdb, q.fdb)
 }
 
+// A device that is up and carries no packets is not as wanted, which is told. It is put
+// right in place; one that is made anew is right, too.
+func testDeviceHindered(r *rig) {
+	v, p := r.overlay()
+	w := r.watch()
+	q := peerOf(1)
+	r.apply(create(q.neigh), create(q.fdb), create(q.plain()))
+	on := append(p.objects(), deviceAddr(), q.neigh, q.fdb, q.plain())
+	for _, how := range []Hindrance{ProtoDown, ProtoDownReasoned, NoARP, NoForwarding} {
+		r.check(r.host.Hinder(v.Name, how))
+		w.expect("the device hindered", oddDevice(v))
+		odd := r.wantOdd(v)
+		var lost []state.Object
+		switch how {
+		case ProtoDown, ProtoDownReasoned: // plain routes stay
+			lost = append(lost, p.nexthop, p.route)
+		case NoARP:
+			lost = append(lost, p.neigh, q.neigh)
+		case NoQueue, NoCarrier, NoForwarding:
+		}
+		r.wantGone(lost...)
+		r.wantThere(q.fdb, q.plain())
+		r.apply(append([]state.Op{replace(odd, v)}, creations(lost...)...)...)
+		w.expect("the device put right", deviceIs(v))
+		r.wantThere(append(on, v)...)
+		r.apply(replace(v, v)) // nothing is left to be done
+		r.wantThere(append(on, v)...)
+	}
+	r.check(r.host.Hinder(v.Name, ProtoDown))
+	r.check(r.host.Hinder(v.Name, NoForwarding))
+	r.check(r.host.SetLink(v.Name, false))
+	r.apply(replace(r.wantOdd(v), v))
+	r.wantThere(v)
+	r.check(r.host.Hinder(v.Name, NoARP))
+	anew := v
+	anew.VNI++
+	r.apply(replace(r.wantOdd(v), anew))
+	r.wantThere(anew)
+}
+
 // With a device goes all that is on it, and nothing can be put there.
 func testDeviceDeleted(r *rig) {
 	v, p := r.overlay()

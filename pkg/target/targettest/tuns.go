@@ -57,8 +57,8 @@ func (l *link) tunEntry(name string) state.Entry {
 	case l.foreign(name):
 		text := "device " + name + " of others"
 		return state.Entry{Object: otherDevice{name, text, nil}, Text: text}
-	case !l.up:
-		return state.Entry{Object: otherDevice{name, t.String() + " down", t}, Owner: state.Ours}
+	case !l.up || len(l.hindered) > 0:
+		return state.Entry{Object: otherDevice{name, t.String() + " down or hindered", t}, Owner: state.Ours}
 	}
 	return state.Entry{Object: t, Owner: state.Ours}
 }
@@ -84,6 +84,7 @@ func (f *Fake) doTUN(verb state.Verb, t state.TUN) error {
 	if err := f.setMTU(t.Name, t.MTU); err != nil {
 		return err
 	}
+	f.unhinder(t.Name)
 	f.setLink(t.Name, true)
 	return nil
 }
@@ -138,7 +139,7 @@ func (f *Fake) Attach(name string, own bool) (detach func(), err error) {
 	}, nil
 }
 
-// TUNs returns flannel's TUN devices that stay and are up, by name.
+// TUNs returns flannel's TUN devices that stay and carry packets, by name.
 func (f *Fake) TUNs() []state.TUN {
 	f.mu.Lock()
 	defer f.mu.Unlock()
