@@ -8,19 +8,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/state"
 	"flanneld/pkg/target/targettest"
 )
 
 func TestForeignRouteStaysAndBlocks(t *testing.T) {
 	bubble(t, func(r *rig) {
+		r.check(r.fake.AddLink("eth1"))
 		r.check(r.fake.AddRoute(static(route(1, 9))))
-		r.check(r.fake.AddRoute(boot(route(2, 9))))
+		elsewhere := boot(state.Route{Dst: route(2, 9).Dst, Dev: "eth1"})
+		r.check(r.fake.AddRoute(elsewhere))
 		r.check(r.fake.AddRoute(static(route(3, 9)))) // of which there is no lease
 		r.start()
 		r.Wish(wish(lease(1, 1), lease(2, 2)))
 		r.pass(time.Hour)
 		r.wantRoutes(1, static(route(1, 9)))
-		r.wantRoutes(2, boot(route(2, 9)))
+		r.wantRoutes(2, elsewhere)
 		r.wantRoutes(3, static(route(3, 9)))
 		if want := (Status{Wanted: 2, Missing: 2}); r.lastStatus() != want {
 			t.Errorf("status %+v", r.lastStatus())
@@ -115,7 +118,8 @@ func TestOursReplacedByForeign(t *testing.T) {
 	})
 }
 
-func TestForeignBesideOurs(t *testing.T) {
+// What is behind ours does no harm, and is no problem.
+func TestForeignBehindOurs(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
 		r.Wish(wish(lease(1, 1)))
@@ -125,10 +129,46 @@ func TestForeignBesideOurs(t *testing.T) {
 		r.wantRoutes(1, ours(route(1, 1)), static(route(1, 9)))
 		r.Wish(wish(lease(1, 2)))
 		r.pass(time.Minute)
+		r.wantRoutes(1, ours(route(1, 2)), static(route(1, 9)))
+		if want := (Status{Wanted: 1}); r.lastStatus() != want {
+			t.Errorf("status %+v", r.lastStatus())
+		}
+		r.Wish(wish())
+		r.pass(time.Minute)
 		r.wantRoutes(1, static(route(1, 9)))
-		r.check(r.fake.DelRoute(static(route(1, 9))))
+	})
+}
+
+// An unmarked route that leads elsewhere is replaced in place, one by our device, too;
+// one with our mark behind it changes nothing.
+func TestUnmarkedRouteIsReplaced(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddRoute(boot(route(1, 9))))
+		r.check(r.fake.AddRoute(boot(route(2, 9))))
+		r.check(r.fake.AppendRoute(ours(route(2, 2))))
+		r.check(r.fake.AddRoute(boot(route(3, 9)))) // of which there is no lease
+		r.start()
+		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.pass(time.Second)
+		r.wantRoutes(1, ours(route(1, 1)))
+		r.wantRoutes(2, ours(route(2, 2)))
+		r.wantRoutes(3, boot(route(3, 9)))
+		r.check(r.fake.ReplaceRoute(boot(route(1, 9))))
 		r.pass(settle)
-		r.wantRoutes(1, ours(route(1, 2)))
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}
+
+// By a device that is left from another configuration, an unmarked route is the overlay's.
+func TestUnmarkedRouteByDeviceOfOurs(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		r.Wish(vxlanWish(lease(1, 1)))
+		r.pass(time.Second)
+		r.check(r.fake.AddRoute(boot(state.Route{Dst: route(2, 2).Dst, Via: route(2, 2).Dst.Addr(), Dev: "flannel.1", Onlink: true})))
+		r.Wish(wish(lease(2, 2)))
+		r.pass(time.Second)
+		r.wantRoutes(2, ours(route(2, 2)))
 	})
 }
 

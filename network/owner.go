@@ -63,6 +63,9 @@ func (p *plan) disown(have, before state.Have, left state.Set) {
 		return all
 	})
 	for k, e := range have {
+		if k.Kind == state.KindRoute && p.want[k] != nil {
+			have[k] = p.unmarked(e, have, devices)
+		}
 		if e.Owner != state.Ours || p.want[k] != nil || p.mine(k, devices) {
 			continue
 		}
@@ -79,6 +82,26 @@ func (p *plan) disown(have, before state.Have, left state.Set) {
 		e.Owner = state.Foreign
 		have[k] = e
 	}
+}
+
+// unmarked returns a route's entry, foreign instead of adoptable unless it goes out by the
+// external interface or a device of ours: only those does an older flannel leave.
+func (p *plan) unmarked(e state.Entry, have state.Have, devices map[string]bool) state.Entry {
+	if e.Front != nil {
+		front := p.unmarked(*e.Front, have, devices)
+		e.Front = &front
+	}
+	if e.Owner != state.Adoptable {
+		return e
+	}
+	needs, _ := state.Needs(e.Object)
+	if needs.Kind == state.KindNexthop {
+		needs, _ = state.Needs(have[needs].Object)
+	}
+	if dev := needs.Dev; dev != p.wish.Host.Iface && !devices[dev] {
+		e.Owner = state.Foreign
+	}
+	return e
 }
 
 // ownDevices are those that are wanted, and those of an earlier configuration: TUN
@@ -148,7 +171,7 @@ func (p *plan) foresee(have state.Have) {
 			case state.Nexthop:
 				return o.Dev == dev && !stays
 			case state.Route:
-				return o.Dev == dev && !stays && e.Beside == ""
+				return o.Dev == dev && !stays && e.Front == nil
 			}
 			return false
 		})

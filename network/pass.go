@@ -177,6 +177,14 @@ func (r *Reconciler) quickPass(ctx context.Context, changed keys, onlyNew bool) 
 	return len(blocked) == 0
 }
 
+// replacement is what took the place of something that was not ours.
+type replacement struct {
+	state.Object
+	was string
+}
+
+func (r replacement) String() string { return fmt.Sprintf("%s in the place of %s", r.Object, r.was) }
+
 // apply takes the steps, notes what the target then has, and logs what was
 // done. What was there before, as it is wanted, is restored by it.
 func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Have) []error {
@@ -194,8 +202,11 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, 
 			done.add("deleted", op.Have)
 			continue
 		}
+		replaced := r.have[op.Key()]
 		r.have[op.Key()] = state.Entry{Object: op.Want, Owner: state.Ours}
 		switch was, there := before[op.Key()]; {
+		case replaced.Owner == state.Adoptable && !state.Same(op.Want, replaced.Object):
+			done.add("replaced an unmarked route, such as an older flannel leaves", replacement{op.Want, replaced.Text})
 		case there && was.Object == op.Want:
 			done.add("restored", op.Want)
 			r.restored = true

@@ -67,7 +67,7 @@ func TestForeignRoutes(t *testing.T) {
 	h, peer := n.nodes[0], n.nodes[1]
 	want := h.others()
 	h.waitPeers(soon, want...)
-	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.250.0/24"), Via: peer.Addr, Dev: "eth0"}))
+	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.250.0/24"), Via: peer.Addr, Dev: "eth0", Protocol: 4}))
 	stranger := stranger("10.5.250.0/24", "192.168.0.250")
 	n.putPeer(stranger)
 	h.waitLog("in its place is something that is not ours, to be removed by hand: 10.5.250.0/24 via " + peer.Addr.String())

@@ -74,16 +74,21 @@ func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, block
 		case wanted && !there:
 			ops = append(ops, Op{Verb: Create, Want: w})
 		case wanted && h.Owner == Ours && Same(w, h.Object):
-			if h.Beside != "" {
-				blocked = append(blocked, Blocked{w, h.Beside})
+			switch f := h.Front; {
+			case f == nil:
+			case f.Owner == Adoptable:
+				// What is in front is replaced once it is alone.
+				ops = append(ops, Op{Verb: Delete, Have: h.Object})
+			case !serves(w, f.Object):
+				blocked = append(blocked, Blocked{w, f.Text})
 			}
-		case wanted && h.Owner == Ours && h.Beside == "":
+		case wanted && h.Owner == Ours && h.Front == nil:
 			ops = append(ops, Op{Verb: Replace, Want: w, Have: h.Object})
 		case wanted && h.Owner == Ours:
-			// A kernel replaces the first of several under one key, which may
-			// be the foreign one: take ours away, exactly.
+			// A kernel replaces the first of several under one key, which is
+			// not this one: take it away, exactly.
 			ops = append(ops, Op{Verb: Delete, Have: h.Object})
-		case wanted && h.Owner == Adoptable && serves(w, h.Object):
+		case wanted && h.Owner == Adoptable:
 			ops = append(ops, Op{Verb: Replace, Want: w, Have: h.Object})
 		case wanted && serves(w, h.Object):
 			// Someone else's, and just what is wanted: it serves.

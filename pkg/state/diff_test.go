@@ -22,7 +22,9 @@ var (
 func TestDiffOwners(t *testing.T) {
 	const by = "its text"
 	is := func(o Object, owner Owner) *Entry { return &Entry{Object: o, Owner: owner, Text: by} }
-	beside := func(o Object) *Entry { return &Entry{Object: o, Owner: Ours, Beside: by} }
+	behind := func(o, front Object, whose Owner) *Entry {
+		return &Entry{Object: o, Owner: Ours, Front: &Entry{Object: front, Owner: whose, Text: by}}
+	}
 	create := []Op{{Create, right, nil}}
 	replace := func(o Object) []Op { return []Op{{Replace, right, o}} }
 	remove := func(o Object) []Op { return []Op{{Delete, nil, o}} }
@@ -39,18 +41,20 @@ func TestDiffOwners(t *testing.T) {
 		{"wanted and ours", true, is(right, Ours), false, nil, nil},
 		{"wanted, ours is different", true, is(wrong, Ours), false, replace(wrong), nil},
 		{"wanted, ours is odd", true, is(odd{key}, Ours), false, replace(odd{key}), nil},
-		{"wanted, ours beside a foreign one", true, beside(right), false, nil, blocked},
-		{"wanted, ours is different beside a foreign one", true, beside(wrong), false, remove(wrong), nil},
+		{"wanted, ours behind a foreign one", true, behind(right, wrong, Foreign), false, nil, blocked},
+		{"wanted, ours behind a foreign one that serves", true, behind(right, right, Foreign), false, nil, nil},
+		{"wanted, ours behind an adoptable one", true, behind(right, wrong, Adoptable), false, remove(right), nil},
+		{"wanted, ours is different behind a foreign one", true, behind(wrong, wrong, Foreign), false, remove(wrong), nil},
 		{"wanted, adoptable", true, is(right, Adoptable), false, replace(right), nil},
-		{"wanted, adoptable but different", true, is(wrong, Adoptable), false, nil, blocked},
-		{"wanted, adoptable but odd", true, is(odd{key}, Adoptable), false, nil, blocked},
+		{"wanted, adoptable but different", true, is(wrong, Adoptable), false, replace(wrong), nil},
+		{"wanted, adoptable but odd", true, is(odd{key}, Adoptable), false, replace(odd{key}), nil},
 		{"wanted, a foreign one serves", true, is(right, Foreign), false, nil, nil},
 		{"wanted, a foreign one is in the way", true, is(wrong, Foreign), false, nil, blocked},
 		{"wanted and unreadable", true, is(wrong, Ours), true, replace(wrong), nil},
 		{"not wanted, nothing there", false, nil, false, nil, nil},
 		{"not wanted, ours", false, is(right, Ours), false, remove(right), nil},
 		{"not wanted, ours and odd", false, is(odd{key}, Ours), false, remove(odd{key}), nil},
-		{"not wanted, ours beside a foreign one", false, beside(right), false, remove(right), nil},
+		{"not wanted, ours behind a foreign one", false, behind(right, wrong, Foreign), false, remove(right), nil},
 		{"not wanted, ours, to keep", false, is(right, Ours), true, nil, nil},
 		{"not wanted, adoptable", false, is(right, Adoptable), false, nil, nil},
 		{"not wanted, foreign", false, is(right, Foreign), false, nil, nil},

@@ -37,7 +37,7 @@ func TestDiffRouteByNexthop(t *testing.T) {
 		"ours, by another nexthop":            {Entry{Object: by(8, right.Via), Owner: Ours}, replace(by(8, right.Via)), nil},
 		"ours, plain":                         {Entry{Object: right, Owner: Ours}, replace(right), nil},
 		"adoptable, plain":                    {Entry{Object: right, Owner: Adoptable}, replace(right), nil},
-		"adoptable, elsewhere":                {Entry{Object: wrong, Owner: Adoptable, Text: "its text"}, nil, blocked},
+		"adoptable, elsewhere":                {Entry{Object: wrong, Owner: Adoptable, Text: "its text"}, replace(wrong), nil},
 		"foreign, plain":                      {Entry{Object: right}, nil, nil},
 		"foreign, by another nexthop":         {Entry{Object: by(8, right.Via)}, nil, nil},
 		"foreign, elsewhere":                  {Entry{Object: by(7, wrong.Via), Text: "its text"}, nil, blocked},

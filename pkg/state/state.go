@@ -212,8 +212,8 @@ type Set map[Key]Object
 // Owner says whom something on the host belongs to.
 type Owner uint8
 
-// The owners. Only what is Ours is ever replaced or removed; what is Adoptable
-// becomes ours if it is exactly what is wanted.
+// The owners. Only what is Ours is ever removed; what is Adoptable is replaced by what
+// is wanted in its place.
 const (
 	Foreign   Owner = iota // someone else's
 	Adoptable              // bears the marks of an older flannel, or of anyone
@@ -229,9 +229,9 @@ type Entry struct {
 	// Text says what is there and whose, in the target's own terms, where it is
 	// not Ours.
 	Text string
-	// Beside is set if the entry is Ours and something else is there under the
-	// same key, Foreign or a second one of ours; it says what.
-	Beside string
+	// Front is set if the entry is Ours and something else under the same key comes
+	// before it, and so is what the host uses.
+	Front *Entry
 }
 
 // Have is what a host has, by key.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"net/netip"
 	"os"
 	"strconv"
 	"testing"
@@ -48,6 +49,23 @@ func TestManyPeers(t *testing.T) {
 	timed("... FDB", func() { o.check(dumpFDB(index, func(rawNeigh) {})) })
 	timed("... nexthops", func() { o.check(dumpNexthops(func([]byte) {})) })
 	timed("... routes", func() { o.check(dumpRoutes(func([]byte) {})) })
+	timed("asking for the ways to all", func() {
+		var queries []PathQuery
+		for _, op := range stages[state.KindRoute] {
+			queries = append(queries, PathQuery{To: op.Want.Key().Dst.Addr()})
+		}
+		paths, err := o.k.Paths(o.Context(), queries)
+		o.check(err)
+		for _, p := range paths {
+			if p.Dev != "flannel.1" {
+				t.Fatalf("a way is %+v", p)
+			}
+		}
+	})
+	timed("foreign routes among ours", func() {
+		_, err := o.k.ForeignRoutes(o.Context(), func(netip.Prefix) bool { return true })
+		o.check(err)
+	})
 	for kind := state.KindRoute; kind > state.KindLink; kind-- {
 		for i, op := range stages[kind] {
 			stages[kind][i] = remove(op.Want)

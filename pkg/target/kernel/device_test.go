@@ -64,7 +64,7 @@ func (o overlay) refused(op state.Op, want error, text string) {
 // is checks that there is just that, and that it is ours.
 func (o overlay) is(want state.Object) {
 	o.Helper()
-	if e := o.dump()[want.Key()]; !state.Same(want, e.Object) || e.Owner != state.Ours || e.Beside != "" {
+	if e := o.dump()[want.Key()]; !state.Same(want, e.Object) || e.Owner != state.Ours || e.Front != nil {
 		o.Fatalf("there is %+v; want %s", e, want)
 	}
 }

@@ -111,9 +111,9 @@ func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Have) e
 	})
 }
 
-// add puts e into have. Of several routes under one key, which the kernel uses
-// in the order in which it lists them, it keeps ours if it is there, and notes
-// whether there are others.
+// add puts e into have. Of several routes under one key, the kernel lists the one that
+// it uses first. add keeps ours if it is there, and notes what is in front of it. What is
+// behind is of no consequence.
 func add(have state.Have, e state.Entry) {
 	k := e.Object.Key()
 	was, there := have[k]
@@ -123,12 +123,11 @@ func add(have state.Have, e state.Entry) {
 		// Someone appended a route with our mark. Whichever is wanted, this one
 		// goes first: a kernel replaces none by one that is further behind.
 		e.Object = otherRoute{routeOf(e.Object), "a second " + e.Object.String()}
-		e.Beside = was.Object.String()
+		e.Front = &was
 	case was.Owner == state.Ours:
-		was.Beside = e.Text
 		e = was
 	case e.Owner == state.Ours:
-		e.Beside = was.Text
+		e.Front = &was
 	default:
 		e = was
 	}

@@ -23,13 +23,16 @@ type Interface struct {
 	MTU      int // bytes
 	Up       bool
 	Loopback bool
-	MAC      state.MAC // zero if it has none of 48 bits
-	VXLAN    bool      // a VXLAN device
-	Bridge   bool      // a bridge
-	TUN      bool      // a TUN device that stays without a process
-	Held     bool      // a TUN device that a process is attached to
-	Alias    string
-	Addrs    []Address
+	// PointToPoint: it has no link with several hosts, or asks nobody for their addresses.
+	PointToPoint bool
+
+	MAC    state.MAC // zero if it has none of 48 bits
+	VXLAN  bool      // a VXLAN device
+	Bridge bool      // a bridge
+	TUN    bool      // a TUN device that stays without a process
+	Held   bool      // a TUN device that a process is attached to
+	Alias  string
+	Addrs  []Address
 }
 
 // Address is an address of an interface.
@@ -115,6 +118,8 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 			VXLAN:    l.Type() == "vxlan",
 			Bridge:   l.Type() == "bridge",
 			Alias:    a.Alias,
+
+			PointToPoint: a.RawFlags&(unix.IFF_POINTOPOINT|unix.IFF_NOARP) != 0,
 		}
 		if t, ok := l.(*netlink.Tuntap); ok {
 			ifaces[i].TUN = a.EncapType != "ether" && !t.NonPersist

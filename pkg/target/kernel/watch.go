@@ -15,7 +15,7 @@ import (
 const watchBuffer = 4 << 20
 
 // Watch listens to the kernel's notifications about links, addresses,
-// their settings, neighbours, forwarding databases, nexthops and routes.
+// their settings, neighbours, forwarding databases, nexthops, routes and routing rules.
 func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event)) error {
 	for {
 		err := k.listen(ctx, ready, emit)
@@ -29,7 +29,7 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(target.Event
 }
 
 func (k *Kernel) listen(ctx context.Context, ready func(), emit func(target.Event)) error {
-	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF, rtnlgrpNexthop)
+	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF, rtnlgrpNexthop)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
 	}
@@ -93,22 +93,24 @@ func (w watcher) take(m message) {
 		w.neigh(m)
 	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
 		if e, ok := decodeNexthop(m.data, w.names); ok {
-			w.emit(target.Event{Key: e.Object.Key(), Entry: e, Gone: m.typ == unix.RTM_DELNEXTHOP})
+			w.emit(target.Event{Key: e.Object.Key(), Entry: e, Gone: m.typ == unix.RTM_DELNEXTHOP, Paths: e.Owner != state.Ours})
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		r, ok := decodeRoute(m.data)
 		if !ok {
 			return
 		}
-		e := target.Event{Defaults: r.dst.Bits() == 0}
+		e := target.Event{Defaults: r.dst.Bits() == 0, Paths: r.protocol != RouteProtocol || r.table != unix.RT_TABLE_MAIN}
 		if r.keyed() {
 			e.Entry = r.entry(w.names)
 			e.Key = e.Entry.Object.Key()
 			e.Gone = m.typ == unix.RTM_DELROUTE
 		}
-		if e.Defaults || r.keyed() {
+		if e.Defaults || e.Paths || r.keyed() {
 			w.emit(e)
 		}
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		w.emit(target.Event{Paths: true})
 	}
 }
 

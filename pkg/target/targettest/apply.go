@@ -198,12 +198,8 @@ func (f *Fake) doRoute(op state.Op) error {
 	}
 	since := f.since[dst]
 	was, err := f.insert(dst, aliasOf(Route{Route: r, Protocol: ProtoOurs}), how)
-	if was != nil && was.protocol != ProtoOurs {
-		there := f.route(dst, *was)
-		adopted := was.protocol == ProtoBoot && there.Via == r.Via && there.Dev == r.Dev && there.Onlink == r.Onlink && !there.ScopeLink
-		if !adopted && f.known(since) && f.known(f.nexthops[was.nexthop].since) {
-			f.violate(op, "took the place of "+f.entry(dst, *was).Text)
-		}
+	if was != nil && was.protocol != ProtoOurs && was.protocol != ProtoBoot && f.known(since) && f.known(f.nexthops[was.nexthop].since) {
+		f.violate(op, "took the place of "+f.entry(dst, *was).Text)
 	}
 	return err
 }

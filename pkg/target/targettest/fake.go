@@ -106,18 +106,15 @@ func (f *Fake) dump() (state.Have, error) {
 			e, there := have[key]
 			switch n := f.entry(dst, a); {
 			case !there:
-				e = n
+				have[key] = n
 			case e.Owner == state.Ours && n.Owner == state.Ours:
 				n.Object = other[state.Route]{f.route(dst, a).Route, "a second " + n.Object.String()}
-				n.Beside = e.Object.String()
-				e = n
-			case e.Owner == state.Ours:
-				e.Beside = n.Text
-			case n.Owner == state.Ours:
-				n.Beside = e.Text
-				e = n
+				n.Front = &e
+				have[key] = n
+			case n.Owner == state.Ours && e.Owner != state.Ours:
+				n.Front = &e
+				have[key] = n
 			}
-			have[key] = e
 		}
 	}
 	return have, nil

@@ -97,7 +97,7 @@ func (f *Fake) flushNexthops(dev string) {
 
 func (f *Fake) tellNexthop(id uint32, gone bool) {
 	e := f.nexthops[id].entry(id)
-	f.tell(target.Event{Key: e.Object.Key(), Entry: e, Gone: gone})
+	f.tell(target.Event{Key: e.Object.Key(), Entry: e, Gone: gone, Paths: e.Owner != state.Ours})
 }
 
 // AddNexthop adds a nexthop of a number that is free.

@@ -197,7 +197,7 @@ func (f *Fake) drop(fits func(alias) bool) {
 }
 
 func (f *Fake) tellRoute(dst netip.Prefix, a alias, gone bool) {
-	e := target.Event{Defaults: dst.Bits() == 0}
+	e := target.Event{Defaults: dst.Bits() == 0, Paths: a.protocol != ProtoOurs}
 	if a.metric == 0 {
 		e.Key = state.Key{Kind: state.KindRoute, Dst: dst}
 		e.Entry = f.entry(dst, a)

@@ -31,7 +31,8 @@ func Suite(t *testing.T, fresh func(*testing.T) (target.Target, Host)) {
 		{"Adopt", testAdopt},
 		{"ForeignBlocks", testForeignBlocks},
 		{"ForeignServes", testForeignServes},
-		{"ForeignBeside", testForeignBeside},
+		{"UnmarkedReplaced", testUnmarkedReplaced},
+		{"ForeignBehind", testForeignBehind},
 		{"OursBehindForeign", testOursBehindForeign},
 		{"TwoOfOurs", testTwoOfOurs},
 		{"OtherMetric", testOtherMetric},
@@ -180,14 +181,14 @@ func (r *rig) refused(op state.Op, want error) {
 
 // wantEntry checks that a dump holds, under the key of want, just what is
 // there, and whose.
-func (r *rig) wantEntry(want state.Object, owner state.Owner, beside bool) {
+func (r *rig) wantEntry(want state.Object, owner state.Owner, behind bool) {
 	r.Helper()
 	e, ok := r.dump()[want.Key()]
 	if !ok {
 		r.Fatalf("%s is not there", want)
 	}
-	if e.Object != want || e.Owner != owner || (e.Beside != "") != beside {
-		r.Fatalf("there is %+v; want %s, owner %d, beside another: %v", e, want, owner, beside)
+	if e.Object != want || e.Owner != owner || (e.Front != nil) != behind {
+		r.Fatalf("there is %+v; want %s, owner %d, behind another: %v", e, want, owner, behind)
 	}
 }
 

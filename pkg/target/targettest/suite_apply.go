@@ -46,7 +46,7 @@ func testReplaceTakesFirst(r *rig) {
 	r.apply(create(a))
 	r.check(r.host.AppendRoute(marked(b, ProtoStatic)))
 	r.check(r.host.ReplaceRoute(marked(c, ProtoOurs)))
-	r.wantEntry(c, state.Ours, true)
+	r.wantEntry(c, state.Ours, false)
 	if err := r.host.ReplaceRoute(marked(b, ProtoStatic)); !errors.Is(err, unix.EEXIST) {
 		r.Errorf("replacing by a route that is further behind: %v", err)
 	}

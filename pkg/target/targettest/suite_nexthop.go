@@ -229,7 +229,7 @@ func testRouteByNexthopDeleteIsExact(r *rig) {
 	r.apply(remove(plain), remove(other))
 	r.wantEntry(a, state.Ours, false)
 	r.check(r.host.AppendRoute(marked(other, ProtoStatic)))
-	r.wantEntry(a, state.Ours, true)
+	r.wantEntry(a, state.Ours, false)
 	r.apply(remove(a))
 	r.wantEntry(other, state.Foreign, false)
 }

@@ -21,14 +21,27 @@ func testAdopt(r *rig) {
 
 func testForeignBlocks(r *rig) {
 	foreign, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
-	for _, protocol := range []int{ProtoStatic, ProtoBoot} {
-		r.check(r.host.AddRoute(marked(foreign, protocol)))
-		ops, blocked := r.diff(want)
-		if ops != nil || len(blocked) != 1 || blocked[0].Want != state.Object(want) || blocked[0].By == "" {
-			r.Fatalf("steps %v, blocked %v", ops, blocked)
-		}
-		r.refused(create(want), unix.EEXIST)
-		r.check(r.host.DelRoute(marked(foreign, protocol))) // it is untouched
+	r.check(r.host.AddRoute(marked(foreign, ProtoStatic)))
+	ops, blocked := r.diff(want)
+	if ops != nil || len(blocked) != 1 || blocked[0].Want != state.Object(want) || blocked[0].By == "" {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	r.refused(create(want), unix.EEXIST)
+	r.check(r.host.DelRoute(marked(foreign, ProtoStatic))) // it is untouched
+}
+
+// An unmarked route that leads elsewhere, as an older flannel leaves it, is replaced.
+func testUnmarkedReplaced(r *rig) {
+	left, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	r.check(r.host.AddRoute(marked(left, ProtoBoot)))
+	ops, blocked := r.diff(want)
+	if len(ops) != 1 || ops[0] != replace(left, want) || blocked != nil {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	r.apply(ops...)
+	r.wantEntry(want, state.Ours, false)
+	if err := r.host.DelRoute(marked(left, ProtoBoot)); err == nil {
+		r.Error("the unmarked route is still there")
 	}
 }
 
@@ -41,30 +54,60 @@ func testForeignServes(r *rig) {
 	}
 }
 
-// Ours, with something foreign behind it under the same key.
-func testForeignBeside(r *rig) {
+// What is behind ours, under the same key, is of no consequence.
+func testForeignBehind(r *rig) {
 	a, b, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
 	r.apply(create(a))
 	r.check(r.host.AppendRoute(marked(foreign, ProtoStatic)))
-	r.wantEntry(a, state.Ours, true)
-	if ops, blocked := r.diff(a); ops != nil || len(blocked) != 1 {
+	r.wantEntry(a, state.Ours, false)
+	if ops, blocked := r.diff(a); ops != nil || blocked != nil {
 		r.Fatalf("steps %v, blocked %v", ops, blocked)
 	}
 	ops, _ := r.diff(b)
-	if len(ops) != 1 || ops[0] != remove(a) {
+	if len(ops) != 1 || ops[0] != replace(a, b) {
 		r.Fatalf("steps %v", ops)
 	}
 	r.apply(ops...)
+	r.wantEntry(b, state.Ours, false)
+	r.apply(remove(b))
 	r.wantEntry(foreign, state.Foreign, false)
 }
 
 func testOursBehindForeign(r *rig) {
-	a, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.13")
+	a, b, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
 	r.check(r.host.AddRoute(marked(foreign, ProtoStatic)))
 	r.check(r.host.AppendRoute(marked(a, ProtoOurs)))
 	r.wantEntry(a, state.Ours, true)
+	if ops, blocked := r.diff(a); ops != nil || len(blocked) != 1 || blocked[0].By == "" {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	if ops, blocked := r.diff(b); len(ops) != 1 || ops[0] != remove(a) || blocked != nil {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
 	r.apply(remove(a))
 	r.wantEntry(foreign, state.Foreign, false)
+	r.check(r.host.DelRoute(marked(foreign, ProtoStatic)))
+
+	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
+	r.check(r.host.AppendRoute(marked(a, ProtoOurs)))
+	if ops, blocked := r.diff(a); ops != nil || blocked != nil { // it serves
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	r.apply(remove(a))
+	r.check(r.host.DelRoute(marked(a, ProtoStatic)))
+
+	r.check(r.host.AddRoute(marked(foreign, ProtoBoot)))
+	r.check(r.host.AppendRoute(marked(a, ProtoOurs)))
+	for range 2 {
+		ops, blocked := r.diff(a)
+		if len(ops) != 1 || blocked != nil {
+			r.Fatalf("steps %v, blocked %v", ops, blocked)
+		}
+		r.apply(ops...)
+	}
+	r.wantEntry(a, state.Ours, false)
+	r.apply(remove(a))
+	r.wantNone(a)
 }
 
 // Two routes that bear our mark end as one, whichever of them is wanted.

@@ -75,7 +75,7 @@ func (r *rig) wantThere(objects ...state.Object) {
 	r.Helper()
 	have := r.dump()
 	for _, o := range objects {
-		if e, ok := have[o.Key()]; !ok || !state.Same(o, e.Object) || e.Owner != state.Ours || e.Beside != "" {
+		if e, ok := have[o.Key()]; !ok || !state.Same(o, e.Object) || e.Owner != state.Ours || e.Front != nil {
 			r.Fatalf("there is %+v; want %s", e, o)
 		}
 	}

@@ -194,10 +194,12 @@ func testOnlinkOrNot(r *rig) {
 	r.wantEntry(a, state.Ours, false)
 	r.wantEntry(n, state.Ours, false)
 	r.apply(remove(a))
-	r.check(r.host.AddRoute(marked(on, ProtoBoot)))
+	r.check(r.host.AddRoute(marked(on, ProtoStatic)))
 	if ops, blocked := r.diff(a); ops != nil || len(blocked) != 1 {
 		r.Fatalf("steps %v, blocked %v", ops, blocked)
 	}
+	r.check(r.host.DelRoute(marked(on, ProtoStatic)))
+	r.check(r.host.AddRoute(marked(on, ProtoBoot)))
 	ops, _ := r.diff(on)
 	r.apply(ops...)
 	r.wantEntry(on, state.Ours, false)

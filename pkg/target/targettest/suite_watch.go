@@ -12,7 +12,7 @@ import (
 
 func about(o state.Object, owner state.Owner, gone bool) func(target.Event) bool {
 	return func(e target.Event) bool {
-		return e.Key == o.Key() && e.Gone == gone && e.Entry.Object == o && e.Entry.Owner == owner
+		return e.Key == o.Key() && e.Gone == gone && e.Entry.Object == o && e.Entry.Owner == owner && e.Paths == (owner != state.Ours)
 	}
 }
 
@@ -70,7 +70,7 @@ func testDefaultRouteEvents(r *rig) {
 	for _, metric := range []int{0, 100} {
 		d := Route{Route: route("0.0.0.0/0", "192.168.5.254"), Protocol: ProtoStatic, Metric: metric}
 		fits := func(e target.Event) bool {
-			return e.Defaults && (e.Key != state.Key{}) == (metric == 0)
+			return e.Defaults && e.Paths && (e.Key != state.Key{}) == (metric == 0)
 		}
 		r.check(r.host.AddRoute(d))
 		w.expect(fmt.Sprintf("a default route with metric %d", metric), fits)

@@ -1,0 +1,401 @@
+package kernel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// PathQuery asks which way the kernel sends a packet.
+type PathQuery struct {
+	To   netip.Addr
+	From netip.Addr // zero: the kernel chooses
+	In   string     // the interface that the packet came in by; empty: this host sends it
+}
+
+// Path is the way that the kernel sends a packet.
+type Path struct {
+	Dev   string     // the interface
+	Via   netip.Addr // the router; zero if the receiver is on the link
+	Local bool       // the receiver is this host
+	Err   error      // why there is no way; a syscall.Errno
+}
+
+// A batch of lookups is bounded by its answers, which must fit the default receive buffer.
+const lookupBatch = 64
+
+// Paths looks up the ways of packets. An error says that they could not be asked for.
+func (*Kernel) Paths(ctx context.Context, queries []PathQuery) ([]Path, error) {
+	s, err := open()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	names := newLinkNames()
+	paths := make([]Path, len(queries))
+	for start := 0; start < len(queries); start += lookupBatch {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		end := min(start+lookupBatch, len(queries))
+		if err := s.lookUp(queries[start:end], paths[start:end], names); err != nil {
+			return nil, fmt.Errorf("looking up routes: %w", err)
+		}
+	}
+	return paths, nil
+}
+
+// lookUp sends the queries in one call and reads an answer for each.
+func (s *socket) lookUp(queries []PathQuery, paths []Path, names linkNames) error {
+	var b batch
+	left := 0
+	for i, q := range queries {
+		if in, ok := names.index(q.In); ok {
+			q.append(&b, uint32(i), 0, in)
+			left++
+		} else {
+			paths[i] = Path{Err: unix.ENODEV}
+		}
+	}
+	if left == 0 {
+		return nil
+	}
+	s.patience(answerTimeout)
+	if err := s.send(b.buf); err != nil {
+		return err
+	}
+	for left > 0 {
+		answers, err := s.receive()
+		if err != nil {
+			return fmt.Errorf("%w: %w", errAnswerLost, err)
+		}
+		for m := range messages(answers) {
+			if int(m.seq) >= len(queries) {
+				continue
+			}
+			left--
+			if m.typ == unix.NLMSG_ERROR {
+				paths[m.seq] = Path{Err: syscall.Errno(-int32(u32(m.data)))}
+			} else {
+				paths[m.seq] = decodePath(m.data, names)
+			}
+		}
+	}
+	return nil
+}
+
+// append adds the message that asks q.
+func (q PathQuery) append(b *batch, seq, flags uint32, in int) {
+	header := [unix.SizeofRtMsg]byte{familyOf(q.To), byte(q.To.BitLen())}
+	if q.From.IsValid() {
+		header[2] = byte(q.From.BitLen())
+	}
+	native.PutUint32(header[8:], flags)
+	b.begin(unix.RTM_GETROUTE, 0, seq, header[:])
+	b.addr(unix.RTA_DST, q.To)
+	if q.From.IsValid() {
+		b.addr(unix.RTA_SRC, q.From)
+	}
+	if in != 0 {
+		b.attr32(unix.RTA_IIF, uint32(in))
+	}
+	b.end()
+}
+
+// decodePath reads the answer to a lookup.
+func decodePath(b []byte, names linkNames) Path {
+	if len(b) < unix.SizeofRtMsg {
+		return Path{Err: unix.EBADMSG}
+	}
+	p := Path{Local: b[7] == unix.RTN_LOCAL}
+	for typ, data := range attrs(b[unix.SizeofRtMsg:]) {
+		switch typ {
+		case unix.RTA_OIF:
+			p.Dev = names.name(int(u32(data)))
+		case unix.RTA_GATEWAY:
+			p.Via, _ = netip.AddrFromSlice(data)
+		}
+	}
+	return p
+}
+
+// TableRoute is an IPv4 route of any table, by anyone.
+type TableRoute struct {
+	Dst      netip.Prefix
+	Via      netip.Addr
+	Dev      string // empty for none or several
+	Table    uint32
+	Metric   uint32
+	Protocol byte
+	Type     byte
+	text     string
+}
+
+// Kernel reports whether the kernel made the route, for an address of an interface.
+func (r TableRoute) Kernel() bool { return r.Protocol == unix.RTPROT_KERNEL }
+
+// Main reports whether the route is in the table main.
+func (r TableRoute) Main() bool { return r.Table == unix.RT_TABLE_MAIN }
+
+// Local reports whether the route is in the table local: the destination is this host.
+func (r TableRoute) Local() bool { return r.Table == unix.RT_TABLE_LOCAL }
+
+// Refuses reports whether the kernel drops what the route matches.
+func (r TableRoute) Refuses() bool { return refuses(r.Type) }
+
+func refuses(typ byte) bool {
+	return typ == unix.RTN_BLACKHOLE || typ == unix.RTN_UNREACHABLE || typ == unix.RTN_PROHIBIT
+}
+
+// String words the route as ip-route(8) takes it.
+func (r TableRoute) String() string { return r.text }
+
+func (r rawRoute) tableRoute(dev string) TableRoute {
+	text := r.text(dev)
+	if r.priority != 0 {
+		text += fmt.Sprintf(" metric %d", r.priority)
+	}
+	if r.table != unix.RT_TABLE_MAIN {
+		text += " table " + TableName(r.table)
+	}
+	return TableRoute{
+		Dst: r.dst, Via: r.via, Dev: dev, Table: r.table, Metric: r.priority, Protocol: r.protocol, Type: r.typ, text: text,
+	}
+}
+
+// TableName returns the name of a routing table, or its number.
+func TableName(table uint32) string {
+	switch table {
+	case unix.RT_TABLE_LOCAL:
+		return "local"
+	case unix.RT_TABLE_MAIN:
+		return "main"
+	case unix.RT_TABLE_DEFAULT:
+		return "default"
+	}
+	return fmt.Sprint(table)
+}
+
+// Matched returns the route that decides the way of a packet; false if none does, or
+// if the kernel, before 4.13, does not tell.
+func (*Kernel) Matched(q PathQuery) (TableRoute, bool, error) {
+	names := newLinkNames()
+	in, ok := names.index(q.In)
+	if !ok {
+		return TableRoute{}, false, nil
+	}
+	var b batch
+	q.append(&b, 0, unix.RTM_F_FIB_MATCH|unix.RTM_F_LOOKUP_TABLE, in)
+	var found TableRoute
+	ok = false
+	err := ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, 0, b.buf[unix.SizeofNlMsghdr:], func(payload []byte) {
+		var r rawRoute
+		if r, ok = decodeRoute(payload); ok {
+			found = r.tableRoute(names.name(r.oif))
+		}
+	})
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		return TableRoute{}, false, nil
+	}
+	return found, ok, err
+}
+
+// linkNames are the names and indexes of interfaces, as far as they were asked for.
+type linkNames struct {
+	byName  map[string]int
+	byIndex map[int]string
+}
+
+func newLinkNames() linkNames { return linkNames{make(map[string]int), make(map[int]string)} }
+
+// index returns the index of an interface, or 0 for no name; false if there is none.
+func (n linkNames) index(name string) (int, bool) {
+	if name == "" {
+		return 0, true
+	}
+	index, known := n.byName[name]
+	if !known {
+		if l, err := netlink.LinkByName(name); err == nil {
+			index = l.Attrs().Index
+		}
+		n.byName[name] = index
+	}
+	return index, index != 0
+}
+
+func (n linkNames) name(index int) string {
+	name, known := n.byIndex[index]
+	if !known && index != 0 {
+		name = fmt.Sprintf("if%d", index)
+		if l, err := netlink.LinkByIndex(index); err == nil {
+			name = l.Attrs().Name
+		}
+		n.byIndex[index] = name
+	}
+	return name
+}
+
+// ForeignRoutes returns the routes of all tables that do not bear our mark, have no type
+// of service, and have a destination that counts.
+func (*Kernel) ForeignRoutes(ctx context.Context, counts func(netip.Prefix) bool) ([]TableRoute, error) {
+	var found []rawRoute
+	err := uninterrupted(ctx, func() error {
+		found = found[:0]
+		header := [unix.SizeofRtMsg]byte{unix.AF_INET}
+		return dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, header[:], func(payload []byte) {
+			if len(payload) < unix.SizeofRtMsg || payload[5] == RouteProtocol && payload[4] == unix.RT_TABLE_MAIN {
+				return // there may be 50,000
+			}
+			r, ok := decodeRoute(payload)
+			if ok && r.tos == 0 && r.typ != unix.RTN_BROADCAST && r.typ != unix.RTN_MULTICAST && counts(r.dst) {
+				found = append(found, r)
+			}
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	routes := make([]TableRoute, len(found))
+	names := newLinkNames()
+	for i, r := range found {
+		routes[i] = r.tableRoute(names.name(r.oif))
+	}
+	return routes, nil
+}
+
+// Of linux/fib_rules.h, which the unix package does not have.
+const (
+	sizeofRuleHdr  = 12
+	ruleInverted   = 2
+	ruleLooksUp    = 1
+	fraDst         = 1
+	fraSrc         = 2
+	fraIif         = 3
+	fraPriority    = 6
+	fraMark        = 10
+	fraTable       = 15
+	fraMask        = 16
+	fraOif         = 17
+	fraUIDRange    = 20
+	fraIPProto     = 22
+	fraSourcePort  = 23
+	fraDestination = 24
+)
+
+// Rule is an IPv4 routing rule.
+type Rule struct {
+	Priority   uint32
+	Table      uint32
+	src, dst   netip.Prefix // not valid: any
+	iif, oif   string
+	mark, mask uint32
+	inverted   bool
+	special    bool // it is for some users, protocols or ports only
+	action     byte
+}
+
+// Rules returns the IPv4 routing rules in the order in which the kernel asks them.
+func (*Kernel) Rules(ctx context.Context) ([]Rule, error) {
+	var rules []Rule
+	err := uninterrupted(ctx, func() error {
+		rules = rules[:0]
+		header := [sizeofRuleHdr]byte{unix.AF_INET}
+		return dump(unix.RTM_GETRULE, unix.RTM_NEWRULE, header[:], func(payload []byte) {
+			if r, ok := decodeRule(payload); ok {
+				rules = append(rules, r)
+			}
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing routing rules: %w", err)
+	}
+	return rules, nil
+}
+
+func decodeRule(b []byte) (Rule, bool) {
+	if len(b) < sizeofRuleHdr || b[0] != unix.AF_INET {
+		return Rule{}, false
+	}
+	r := Rule{Table: uint32(b[4]), action: b[7], inverted: native.Uint32(b[8:])&ruleInverted != 0}
+	prefix := func(data []byte, bits byte) netip.Prefix {
+		a, _ := netip.AddrFromSlice(data)
+		return netip.PrefixFrom(a, int(bits))
+	}
+	for typ, data := range attrs(b[sizeofRuleHdr:]) {
+		switch typ {
+		case fraDst:
+			r.dst = prefix(data, b[1])
+		case fraSrc:
+			r.src = prefix(data, b[2])
+		case fraIif:
+			r.iif = unix.ByteSliceToString(data)
+		case fraOif:
+			r.oif = unix.ByteSliceToString(data)
+		case fraPriority:
+			r.Priority = u32(data)
+		case fraTable:
+			r.Table = u32(data)
+		case fraMark:
+			r.mark = u32(data)
+		case fraMask:
+			r.mask = u32(data)
+		case fraUIDRange, fraIPProto, fraSourcePort, fraDestination:
+			r.special = true
+		}
+	}
+	return r, true
+}
+
+// Matches reports whether the rule applies to a packet that bears no mark.
+func (r Rule) Matches(q PathQuery) bool {
+	iif := cmp.Or(q.In, "lo")
+	in := func(p netip.Prefix, a netip.Addr) bool { return !p.IsValid() || a.IsValid() && p.Contains(a) }
+	selected := r.mark&r.mask == 0 && !r.special && r.oif == "" &&
+		in(r.src, q.From) && in(r.dst, q.To) && (r.iif == "" || r.iif == iif)
+	return selected != r.inverted
+}
+
+// Refuses reports whether the kernel drops what the rule matches.
+func (r Rule) Refuses() bool { return refuses(r.action) }
+
+// LooksUp reports whether the rule leads to a table.
+func (r Rule) LooksUp(table uint32) bool { return r.action == ruleLooksUp && r.Table == table }
+
+// String words the rule as ip-rule(8) does.
+func (r Rule) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d:", r.Priority)
+	if r.inverted {
+		b.WriteString(" not")
+	}
+	if r.src.IsValid() {
+		fmt.Fprintf(&b, " from %s", r.src)
+	} else {
+		b.WriteString(" from all")
+	}
+	if r.dst.IsValid() {
+		fmt.Fprintf(&b, " to %s", r.dst)
+	}
+	if r.mark != 0 {
+		fmt.Fprintf(&b, " fwmark %#x", r.mark)
+	}
+	if r.iif != "" {
+		fmt.Fprintf(&b, " iif %s", r.iif)
+	}
+	if r.oif != "" {
+		fmt.Fprintf(&b, " oif %s", r.oif)
+	}
+	if r.Refuses() {
+		b.WriteString(" " + strings.TrimSpace(typeNames[r.action]))
+	} else {
+		fmt.Fprintf(&b, " lookup %s", TableName(r.Table))
+	}
+	return b.String()
+}
