@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 	"strings"
@@ -38,6 +39,26 @@ type Host struct {
 	// ID tells this host from any other, also from one that was made from the
 	// same image, and is the same after a reboot.
 	ID string
+	// Links tell which peers are on this host's link; nil if that is not known.
+	Links Links
+}
+
+// Links tell how the kernel reaches other hosts. Of one value the answers stay the
+// same; when the kernel's routing changes, there is another value. Its type is
+// comparable.
+type Links interface {
+	// OnLink reports whether the kernel sends packets for a straight out of iface,
+	// with no router between. It is false while that is not known.
+	OnLink(iface string, a netip.Addr) bool
+}
+
+// OnLink reports whether a is known to be on the external interface's link.
+func (h Host) OnLink(a netip.Addr) bool { return h.Links != nil && h.Links.OnLink(h.Iface, a) }
+
+// Direct is a Backend whose objects for a peer depend on Host.Links.
+type Direct interface {
+	// UsesLinks reports whether they do.
+	UsesLinks() bool
 }
 
 // Past is what there is already of this host's end of the overlay.

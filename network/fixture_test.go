@@ -27,8 +27,16 @@ var (
 		Addr:     ip.Addrs{V4: hostNet.Addr()},
 		Net:      ip.SubnetOf(hostNet.Masked()),
 		PublicIP: ip.Addrs{V4: hostNet.Addr()},
+		Links:    onEth0(hostNet.Masked()),
 	}
 )
+
+// onEth0 has all of a network on eth0's link.
+type onEth0 netip.Prefix
+
+func (l onEth0) OnLink(iface string, a netip.Addr) bool {
+	return iface == "eth0" && netip.Prefix(l).Contains(a)
+}
 
 // peerSubnet is the subnet of the peer numbered n.
 func peerSubnet(n int) ip.Subnet {

@@ -37,6 +37,9 @@ type leaseData struct {
 	VtepMAC state.MAC
 }
 
+// UsesLinks implements backend.Direct.
+func (b vxlan) UsesLinks() bool { return b.DirectRouting }
+
 func (b vxlan) Device() string { return fmt.Sprintf("flannel.%d", b.VNI) }
 
 func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
@@ -156,7 +159,7 @@ func (b vxlan) Peer(h backend.Host, own, peer *subnet.Lease) ([]state.Object, er
 		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
 	}
 	dst, to := peer.Subnet.V4, peer.PublicIP.V4
-	if b.DirectRouting && h.Net.V4.Contains(to) {
+	if b.DirectRouting && h.OnLink(to) {
 		return backend.RouteTo(h, state.Route{Dst: dst, Via: to, Dev: h.Iface}), nil
 	}
 	mac, err := vtep(peer.Attrs)

@@ -238,11 +238,13 @@ func TestPeer(t *testing.T) {
 		{"direct", direct, lease("10.5.2.0-24", "192.0.2.2", data), false, []state.Object{near}},
 		{"direct, large", direct, lease("10.5.2.0-24", "192.0.2.2", data), true, byNexthop(near)},
 		{"direct, without data", direct, lease("10.5.2.0-24", "192.0.2.2", ""), false, []state.Object{near}},
+		{"not direct: behind a router", direct, lease("10.5.2.0-24", "192.0.2.99", data), false, append(entries("192.0.2.99"), far)},
 		{"not direct: elsewhere", direct, lease("10.5.2.0-24", "198.51.100.2", data), false, append(entries("198.51.100.2"), far)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := host
 			h.Nexthops = test.nexthops
+			h.Links = links{"eth1", v4("192.0.2.2")}
 			got, err := test.b.Peer(h, ownLease(t, test.b), test.peer)
 			if err != nil {
 				t.Fatal(err)
@@ -251,6 +253,26 @@ func TestPeer(t *testing.T) {
 				t.Errorf("objects (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// links have one host on the link of one interface.
+type links struct {
+	iface string
+	host  netip.Addr
+}
+
+func (l links) OnLink(iface string, a netip.Addr) bool { return l == links{iface, a} }
+
+// While it is not known who is on the link, all packets are tunnelled.
+func TestDirectRoutingWithoutLinks(t *testing.T) {
+	b := newBackend(t, `{"DirectRouting":true}`)
+	objects, err := b.Peer(host, ownLease(t, b), lease("10.5.2.0-24", "192.0.2.2", `{"VNI":1,"VtepMAC":"02:00:00:00:00:BB"}`))
+	if err != nil || len(objects) != 3 {
+		t.Errorf("objects %v, %v", objects, err)
+	}
+	if b.(backend.Direct).UsesLinks() == newBackend(t, ``).(backend.Direct).UsesLinks() {
+		t.Error("a backend that tunnels always asks for links, too")
 	}
 }
 

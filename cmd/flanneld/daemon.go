@@ -70,6 +70,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d.obstacles.changed = func() { poke(d.publish) }
 	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
+	d.paths = newPaths(d, machine)
 	if err := d.findInterface(ctx); err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Previous: previous.Subnet,
 		Margin:   o.renewMargin,
 		Prepare:  d.prepare,
-		Changed:  d.holds,
+		Changed:  func(h subnet.Holding) { d.learnPaths(ctx, h); d.holds(h) },
 		Waiting:  d.systemd.status,
 		Trouble:  d.trouble,
 		Boottime: o.boottime,
@@ -96,6 +97,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.followRules(ctx) })
 	g.Go(func() error { return d.followFirewalls(ctx) })
 	g.Go(func() error { return d.followPassages(ctx) })
+	g.Go(func() error { return d.checkPaths(ctx) })
 	g.Go(func() error { return d.publishEnv(ctx) })
 	g.Go(func() error { return d.save(ctx) })
 	g.Go(func() error { return d.watchdog(ctx) })
@@ -111,7 +113,8 @@ type daemon struct {
 	machine    host
 	target     target.Target // the machine, and what this process is to it
 	reconciler *network.Reconciler
-	reconnect  func() // with the store
+	paths      *network.Paths // nil if the machine has none to be seen
+	reconnect  func()         // with the store
 	systemd    systemd
 	obstacles  obstacles
 	look       chan struct{} // one slot: the external interface may have changed
@@ -248,7 +251,10 @@ func (d *daemon) wish() {
 	}
 	d.wished = peers
 	poke(d.filters)
-	d.reconciler.Wish(network.Wish{
+	if d.paths != nil {
+		d.host.Links = d.paths.Links(d.backend)
+	}
+	w := network.Wish{
 		Backend:    d.backend,
 		Config:     h.Config,
 		Host:       d.host,
@@ -257,7 +263,11 @@ func (d *daemon) wish() {
 		Networks:   d.formerly(h.Config.Network().Prefixes()),
 		Peers:      peers,
 		Unreadable: unreadable,
-	})
+	}
+	d.reconciler.Wish(w)
+	if d.paths != nil {
+		d.paths.Wish(w)
+	}
 	poke(d.publish)
 }
 

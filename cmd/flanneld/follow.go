@@ -64,6 +64,9 @@ func (d *daemon) event(e target.Event) {
 		poke(d.passages)
 	}
 	d.reconciler.Hint(e)
+	if d.paths != nil && (e.Paths || e.Lost || e.Iface != "") {
+		d.paths.Rerouted()
+	}
 }
 
 const (
@@ -102,7 +105,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		d.mu.Lock()
 		d.sawInterface(err)
-		now.Nexthops, now.TUN = d.host.Nexthops, d.host.TUN
+		now.Nexthops, now.TUN, now.Links = d.host.Nexthops, d.host.TUN, d.host.Links
 		if now != d.host {
 			klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
 			d.host = now

@@ -1,0 +1,157 @@
+package network
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+
+	"flanneld/backend"
+	"flanneld/pkg/target/kernel"
+	"flanneld/subnet"
+)
+
+// links are what the kernel said of the ways to other hosts. An answer, once given, stays
+// the same: a host that was not asked about stays unknown.
+type links struct {
+	mu    sync.Mutex
+	reach map[netip.Addr]reach
+}
+
+// reach is how the kernel sends to a host. The zero value is unknown.
+type reach struct {
+	dev    string
+	routed bool // by a router
+}
+
+func newLinks() *links { return &links{reach: make(map[netip.Addr]reach)} }
+
+// OnLink implements backend.Links.
+func (l *links) OnLink(iface string, a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r, asked := l.reach[a]
+	if !asked {
+		l.reach[a] = reach{}
+	}
+	return asked && r == reach{dev: iface}
+}
+
+// unknown returns those of the leases' hosts about which there is no answer yet.
+func (l *links) unknown(leases []*subnet.Lease) []netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var hosts []netip.Addr
+	for _, lease := range leases {
+		if _, asked := l.reach[lease.PublicIP.V4]; !asked && lease.PublicIP.V4.IsValid() {
+			hosts = append(hosts, lease.PublicIP.V4)
+		}
+	}
+	return hosts
+}
+
+// learn adds answers where there are none.
+func (l *links) learn(hosts []netip.Addr, answers []reach) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, a := range hosts {
+		if _, asked := l.reach[a]; !asked {
+			l.reach[a] = answers[i]
+		}
+	}
+}
+
+// known returns the answer about a host.
+func (l *links) known(a netip.Addr) reach {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.reach[a]
+}
+
+// reaches asks the kernel how packets of this host reach other hosts. What has no way at
+// the moment is unknown.
+func reaches(ctx context.Context, view PathView, from netip.Addr, hosts []netip.Addr) ([]reach, error) {
+	queries := make([]kernel.PathQuery, len(hosts))
+	for i, a := range hosts {
+		queries[i] = kernel.PathQuery{To: a, From: from}
+	}
+	paths, err := view.Paths(ctx, queries)
+	if err != nil {
+		return nil, err
+	}
+	answers := make([]reach, len(hosts))
+	for i, path := range paths {
+		if path.Err == nil {
+			answers[i] = reach{path.Dev, path.Via.IsValid()}
+		}
+	}
+	return answers, nil
+}
+
+// Learn asks about the ways to those hosts of the leases that are new, if a backend needs
+// to know them. One goroutine calls it.
+func (p *Paths) Learn(ctx context.Context, b backend.Backend, from netip.Addr, leases []*subnet.Lease) {
+	if !usesLinks(b) {
+		return
+	}
+	p.mu.Lock()
+	l, before := p.links, p.learned
+	p.mu.Unlock()
+	if hosts := l.unknown(changes(before, leases)); len(hosts) > 0 {
+		if answers, err := reaches(ctx, p.view, from, hosts); err == nil {
+			l.learn(hosts, answers)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.learned = leases
+}
+
+// Links returns what is known of the ways to other hosts, for a backend that needs it;
+// nil for another one.
+func (p *Paths) Links(b backend.Backend) backend.Links {
+	if !usesLinks(b) {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.links
+}
+
+func usesLinks(b backend.Backend) bool {
+	d, ok := b.(backend.Direct)
+	return ok && d.UsesLinks()
+}
+
+// relink asks about the hosts of all peers again. It reports whether an answer changed.
+// Where the kernel has no way at the moment, the answer stays.
+func (p *Paths) relink(ctx context.Context, w *Wish) (changed bool, err error) {
+	if !usesLinks(w.Backend) {
+		return false, nil
+	}
+	p.mu.Lock()
+	l := p.links
+	p.mu.Unlock()
+	hosts := make([]netip.Addr, len(w.Peers))
+	for i, peer := range w.Peers {
+		hosts[i] = peer.PublicIP.V4
+	}
+	answers, err := reaches(ctx, p.view, w.Host.Addr.V4, hosts)
+	if err != nil {
+		return false, err
+	}
+	next := newLinks()
+	for i, a := range hosts {
+		was := l.known(a)
+		if answers[i] == (reach{}) {
+			answers[i] = was
+		}
+		changed = changed || answers[i] != was
+		next.reach[a] = answers[i]
+	}
+	if changed {
+		p.mu.Lock()
+		p.links = next
+		p.mu.Unlock()
+	}
+	return changed, nil
+}

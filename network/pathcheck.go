@@ -1,0 +1,350 @@
+package network
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
+	"flanneld/pkg/target/kernel"
+	"flanneld/subnet"
+)
+
+// pathCheck is one look at the ways that packets take.
+type pathCheck struct {
+	pathsSeen
+	view    PathView
+	w       *Wish
+	network netip.Prefix
+	local   []state.Route   // of ours, whoever the peers are
+	devices map[string]bool // ours
+	within  map[ip.Subnet][]netip.Addr
+	pods    podSide
+	queries []question
+	astray  map[ip.Subnet]bool // peers that are cut off
+	causes  map[cause]*casualties
+}
+
+// question is a query and what the kernel should answer.
+type question struct {
+	kernel.PathQuery
+	subject string                 // of an obstacle
+	peer    ip.Subnet              // whose packets these are
+	want    func(kernel.Path) bool // whether an answer is right
+	bits    int                    // a route in main that is less specific is not in our way: ours is missing
+}
+
+// way words where packets go.
+func way(path kernel.Path) string {
+	switch {
+	case path.Err != nil:
+		return "packets are dropped"
+	case path.Via.IsValid():
+		return fmt.Sprintf("packets go to %s by %s", path.Via, path.Dev)
+	}
+	return "packets go by " + path.Dev
+}
+
+// cause is why packets go astray.
+type cause struct{ problem, remedy string }
+
+// casualties are the subjects of obstacles with one cause.
+type casualties struct {
+	first []string // some, in the order of the peers
+	more  int
+}
+
+// maxSubjects is how many peers an obstacle names.
+const maxSubjects = 3
+
+func newPathCheck(view PathView, w *Wish, seen pathsSeen) *pathCheck {
+	c := &pathCheck{
+		pathsSeen: seen, view: view, w: w, network: w.Config.Network().V4,
+		devices: make(map[string]bool), within: make(map[ip.Subnet][]netip.Addr),
+		astray: make(map[ip.Subnet]bool), causes: make(map[cause]*casualties),
+	}
+	for _, o := range w.Backend.Local(w.Host, w.Config.Network(), w.Own) {
+		switch o := o.(type) {
+		case state.Route:
+			c.local = append(c.local, o)
+		default:
+			if k := o.Key(); k.Kind == state.KindLink {
+				c.devices[k.Dev] = true
+			}
+		}
+	}
+	c.foreign = slices.DeleteFunc(slices.Clone(c.foreign), func(r kernel.TableRoute) bool {
+		return r.Local() && c.hasNetwork(r.Dst.Addr())
+	})
+	for _, r := range c.foreign {
+		if l, ok := peerOf(w.Peers, r.Dst); ok && l.Subnet.V4.Bits() <= r.Dst.Bits() {
+			c.within[l.Subnet] = append(c.within[l.Subnet], c.inside(r.Dst))
+		}
+	}
+	c.pods = c.findPods()
+	return c
+}
+
+// hasNetwork reports whether an address of this host comes with a route to its network,
+// which says it all.
+func (c *pathCheck) hasNetwork(a netip.Addr) bool {
+	return slices.ContainsFunc(c.ifaces, func(i kernel.Interface) bool {
+		return slices.ContainsFunc(i.Addrs, func(have kernel.Address) bool { return have.Prefix.Addr() == a && !have.Prefix.IsSingleIP() })
+	})
+}
+
+// inside returns an address in p that another host could have, if there is one.
+func (c *pathCheck) inside(p netip.Prefix) netip.Addr {
+	first := p.Masked().Addr()
+	if p.IsSingleIP() {
+		return first
+	}
+	for a := first.Next(); p.Contains(a); a = a.Next() {
+		if !c.isLocal(a) {
+			return a
+		}
+	}
+	return first
+}
+
+// touched returns the peers that foreign routes are about: of each route, the first.
+func (c *pathCheck) touched() []*subnet.Lease {
+	var peers []*subnet.Lease
+	for _, r := range c.foreign {
+		if l, ok := peerOf(c.w.Peers, r.Dst); ok {
+			peers = append(peers, l)
+		}
+	}
+	return peers
+}
+
+// addPeer asks which way packets for a peer take.
+func (c *pathCheck) addPeer(l *subnet.Lease) {
+	objects, err := c.w.Backend.Peer(c.w.Host, c.w.Own, l)
+	if err != nil || !l.Subnet.V4.IsValid() {
+		return
+	}
+	for _, o := range objects {
+		switch o := o.(type) {
+		case state.Route:
+			c.addRoute(l, o)
+			if o.Via == l.PublicIP.V4 {
+				// We send straight to the peer's host. A router between is none of ours.
+				c.addHost(l, func(path kernel.Path) bool { return path.Dev != o.Dev || !path.Via.IsValid() })
+			}
+			return
+		case state.TunnelPeer:
+			c.addHost(l, func(path kernel.Path) bool { return !c.deadEnd(path.Dev) })
+		case state.CloudPeer:
+			c.addSubnet(l, 1, func(path kernel.Path) bool { return path.Dev == c.w.Host.Iface })
+			return
+		}
+	}
+	for _, r := range c.local {
+		if r.Dst.Overlaps(l.Subnet.V4) {
+			c.addRoute(l, r)
+		}
+	}
+}
+
+// deadEnd reports whether packets to other hosts, from the address of the external
+// interface, surely do not get there by a device: it is ours, or a VPN's, or not in use for
+// any network. Another interface of the host may do as well.
+func (c *pathCheck) deadEnd(dev string) bool {
+	if dev == c.w.Host.Iface {
+		return false
+	}
+	i := slices.IndexFunc(c.ifaces, func(i kernel.Interface) bool { return i.Name == dev })
+	return c.devices[dev] || i >= 0 && (c.ifaces[i].PointToPoint || c.ifaces[i].Loopback || !slices.ContainsFunc(c.ifaces[i].Addrs, func(a kernel.Address) bool {
+		return a.Prefix.Addr().Is4()
+	}))
+}
+
+func (c *pathCheck) addRoute(l *subnet.Lease, r state.Route) {
+	c.addSubnet(l, r.Dst.Bits(), func(path kernel.Path) bool {
+		return !path.Local && path.Dev == r.Dev && path.Via == r.Via
+	})
+}
+
+// addSubnet asks for addresses in a peer's subnet: of this host's packets, and of pods'.
+func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) bool) {
+	for _, to := range append([]netip.Addr{c.inside(l.Subnet.V4)}, c.within[l.Subnet]...) {
+		q := question{kernel.PathQuery{To: to}, l.Subnet.String(), l.Subnet, want, bits}
+		c.queries = append(c.queries, q)
+		if c.pods.addr.IsValid() {
+			q.From, q.In = c.pods.addr, c.pods.dev
+			c.queries = append(c.queries, q)
+		}
+	}
+}
+
+// addHost asks for a peer's public address.
+func (c *pathCheck) addHost(l *subnet.Lease, want func(kernel.Path) bool) {
+	to := l.PublicIP.V4
+	c.queries = append(c.queries, question{
+		kernel.PathQuery{To: to, From: c.w.Host.Addr.V4},
+		fmt.Sprintf("%s, the host of %s", to, l.Subnet), l.Subnet, want, 0,
+	})
+}
+
+// ask has the kernel answer all questions.
+func (c *pathCheck) ask(ctx context.Context) error {
+	queries := make([]kernel.PathQuery, len(c.queries))
+	for i, q := range c.queries {
+		queries[i] = q.PathQuery
+	}
+	paths, err := c.view.Paths(ctx, queries)
+	if err != nil {
+		return err
+	}
+	explained := 0
+	for i, q := range c.queries {
+		if paths[i].Err == nil && q.want(paths[i]) {
+			continue
+		}
+		// What many have in common is found with the first of them.
+		if explained++; explained > maxExplained {
+			break
+		}
+		why, found, err := c.explain(q, paths[i])
+		if err != nil {
+			return err
+		}
+		if !found {
+			continue
+		}
+		c.astray[q.peer] = true
+		if c.causes[why] == nil {
+			c.causes[why] = new(casualties)
+		}
+		c.causes[why].add(q.subject)
+	}
+	return nil
+}
+
+// maxExplained bounds the search for causes.
+const maxExplained = 2000
+
+func (c *casualties) add(subject string) {
+	switch {
+	case slices.Contains(c.first, subject):
+	case len(c.first) < maxSubjects:
+		c.first = append(c.first, subject)
+	default:
+		c.more++
+	}
+}
+
+// explain finds what leads a packet astray. It reports false if nothing is in the way:
+// then a route of ours is missing, which is reported as such.
+func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
+	r, matched, err := c.view.Matched(q.PathQuery)
+	if err != nil {
+		return cause{}, false, err
+	}
+	if !matched {
+		r, matched = c.refusing(q.PathQuery)
+	}
+	how := "not reachable: " + way(path)
+	if q.peer.V4.Contains(r.Dst.Addr()) && q.peer.V4.Bits() < r.Dst.Bits() {
+		how = "in part " + how
+	}
+	if !matched {
+		rule, ok := c.rule(q.PathQuery, kernel.Rule.Refuses)
+		if !ok {
+			return cause{}, false, nil
+		}
+		return cause{how + fmt.Sprintf(": the rule %q stands before table main", rule), c.ruleBefore(rule, q)}, true, nil
+	}
+	switch {
+	case r.Local():
+		remedy := c.addrRemedy(r)
+		return cause{fmt.Sprintf("in part not reachable: %s is an address of this host, on %s", r.Dst.Addr(), r.Dev), remedy}, remedy != "", nil
+	case r.Main() && r.Dst.Bits() < q.bits:
+		return cause{}, false, nil
+	case r.Main() && !c.network.Overlaps(r.Dst) && !c.w.Host.Net.V4.Contains(r.Dst.Addr()):
+		// A route that others need: no command would be right for all.
+		return cause{how + fmt.Sprintf(": the route %s is in the way", r), ""}, true, nil
+	case r.Main():
+		return cause{how + fmt.Sprintf(": the route %s is in the way", r), c.routeRemedy(r)}, true, nil
+	}
+	rule, ok := c.rule(q.PathQuery, func(rule kernel.Rule) bool { return rule.LooksUp(r.Table) })
+	if !ok {
+		return cause{how + fmt.Sprintf(": the route %s is in the way", r), "ip route del " + r.String()}, true, nil
+	}
+	return cause{how + fmt.Sprintf(": the rule %q stands before table main and finds the route %s", rule, r), c.ruleBefore(rule, q)}, true, nil
+}
+
+// refusing returns the most specific foreign route that drops the packet.
+func (c *pathCheck) refusing(q kernel.PathQuery) (best kernel.TableRoute, found bool) {
+	for _, r := range c.foreign {
+		if r.Refuses() && r.Dst.Contains(q.To) && (!found || r.Dst.Bits() > best.Dst.Bits()) {
+			best, found = r, true
+		}
+	}
+	return best, found
+}
+
+// rule returns the first rule that applies to a packet and fits.
+func (c *pathCheck) rule(q kernel.PathQuery, fits func(kernel.Rule) bool) (kernel.Rule, bool) {
+	for _, r := range c.rules {
+		if fits(r) && r.Matches(q) {
+			return r, true
+		}
+	}
+	return kernel.Rule{}, false
+}
+
+// ruleBefore is the command that has packets looked up in table main before a rule.
+func (c *pathCheck) ruleBefore(rule kernel.Rule, q question) string {
+	to := c.network
+	if !to.Contains(q.To) {
+		if to = c.w.Host.Net.V4; !to.IsValid() || !to.Contains(q.To) {
+			to = netip.PrefixFrom(q.To, q.To.BitLen())
+		}
+	}
+	return fmt.Sprintf("ip rule add to %s lookup main prio %d", to, max(rule.Priority, 1)-1)
+}
+
+// routeRemedy is the command that takes a route of table main away.
+func (c *pathCheck) routeRemedy(r kernel.TableRoute) string {
+	if r.Kernel() {
+		if addr := c.addrRemedy(r); addr != "" {
+			return addr
+		}
+	}
+	return "ip route del " + r.String()
+}
+
+// addrRemedy is the command that takes away the address for which the kernel made a
+// route; empty if there is none.
+func (c *pathCheck) addrRemedy(r kernel.TableRoute) string {
+	for _, i := range c.ifaces {
+		for _, a := range i.Addrs {
+			if i.Name == r.Dev && (a.Prefix.Masked() == r.Dst || r.Local() && a.Prefix.Addr() == r.Dst.Addr()) {
+				return fmt.Sprintf("ip addr del %s dev %s", a.Prefix, i.Name)
+			}
+		}
+	}
+	return ""
+}
+
+// obstacles returns what was found.
+func (c *pathCheck) obstacles() []Obstacle {
+	all := make([]Obstacle, 0, len(c.causes))
+	for why, hurt := range c.causes {
+		subject := strings.Join(hurt.first, ", ")
+		if hurt.more > 0 {
+			subject = fmt.Sprintf("peers in %s", c.network)
+		}
+		all = append(all, Obstacle{subject, why.problem, why.remedy})
+	}
+	slices.SortFunc(all, func(a, b Obstacle) int {
+		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Problem, b.Problem))
+	})
+	return all
+}

@@ -1,0 +1,246 @@
+package network
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/target/kernel"
+	"flanneld/subnet"
+)
+
+// PathView is what can be seen of the ways that packets take.
+type PathView interface {
+	Interfaces(context.Context) ([]kernel.Interface, error)
+	Paths(context.Context, []kernel.PathQuery) ([]kernel.Path, error)
+	Matched(kernel.PathQuery) (kernel.TableRoute, bool, error)
+	ForeignRoutes(context.Context, func(netip.Prefix) bool) ([]kernel.TableRoute, error)
+	Rules(context.Context) ([]kernel.Rule, error)
+}
+
+const (
+	// pathDebounce lets changes of routes and rules come to an end before the kernel is
+	// asked again; if they do not, it is asked after pathDebounceMost all the same.
+	pathDebounce     = 300 * time.Millisecond
+	pathDebounceMost = 2 * time.Second
+	// pathLoad bounds the time that is spent on asking: one part in so many.
+	pathLoad = 20
+	// Up to pathCheckAll peers, all are asked about. Of more, these are: new ones, those
+	// that an earlier check found cut off, those that a foreign route is about, and
+	// pathSample others.
+	pathCheckAll = 1000
+	pathSample   = 256
+)
+
+// Paths asks the kernel which way packets for the peers take, whenever routes, rules or
+// interfaces changed, and reports what leads them astray.
+type Paths struct {
+	view   PathView
+	report func([]Obstacle)
+	moved  func() // Links has other answers
+	wake   chan struct{}
+
+	mu       sync.Mutex
+	wish     *Wish
+	rerouted bool // since the last check
+	links    *links
+	learned  []*subnet.Lease // that links has been told of
+
+	// Of Run alone:
+	checked []*subnet.Lease // as of the last check
+	astray  map[ip.Subnet]bool
+	seen    pathsSeen
+}
+
+// pathsSeen is what decides about the ways of packets beside what is ours.
+type pathsSeen struct {
+	ifaces  []kernel.Interface
+	foreign []kernel.TableRoute // that overlap our network
+	rules   []kernel.Rule
+}
+
+// NewPaths returns Paths that do nothing before the first wish. They call report and
+// moved from Run.
+func NewPaths(view PathView, report func([]Obstacle), moved func()) *Paths {
+	return &Paths{view: view, report: report, moved: moved, wake: make(chan struct{}, 1), links: newLinks(), rerouted: true}
+}
+
+// Wish replaces the wish.
+func (p *Paths) Wish(w Wish) {
+	p.mu.Lock()
+	p.wish = &w
+	p.mu.Unlock()
+	p.poke()
+}
+
+// Rerouted tells that routes, rules or interfaces changed.
+func (p *Paths) Rerouted() {
+	p.mu.Lock()
+	p.rerouted = true
+	p.mu.Unlock()
+	p.poke()
+}
+
+func (p *Paths) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run checks paths until ctx ends, and returns ctx.Err().
+func (p *Paths) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.wake:
+		}
+		if err := p.debounce(ctx); err != nil {
+			return err
+		}
+		start := time.Now()
+		pause := time.Duration(0)
+		if err := p.check(ctx); err != nil && ctx.Err() == nil {
+			klog.V(1).Infof("checking which way packets take, trying again: %v", err)
+			p.Rerouted()
+			pause = time.Second
+		}
+		if err := sleep(ctx, max(pause, (pathLoad-1)*time.Since(start))); err != nil {
+			return err
+		}
+	}
+}
+
+// debounce returns once nothing more happens.
+func (p *Paths) debounce(ctx context.Context) error {
+	most := time.After(pathDebounceMost)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.wake:
+		case <-most:
+			return nil
+		case <-time.After(pathDebounce):
+			return nil
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// check asks the kernel and reports what it says.
+func (p *Paths) check(ctx context.Context) error {
+	p.mu.Lock()
+	w, rerouted := p.wish, p.rerouted
+	p.rerouted = false
+	p.mu.Unlock()
+	if w == nil || w.Own == nil {
+		p.mu.Lock()
+		p.rerouted = true // nothing was asked
+		p.mu.Unlock()
+		return nil
+	}
+	if rerouted {
+		if err := p.look(ctx, w); err != nil {
+			return err
+		}
+	}
+	c := newPathCheck(p.view, w, p.seen)
+	for _, l := range p.choose(w, c, rerouted) {
+		c.addPeer(l)
+	}
+	c.addOwn()
+	if err := c.ask(ctx); err != nil {
+		return err
+	}
+	p.checked, p.astray = w.Peers, c.astray
+	p.report(c.obstacles())
+	return nil
+}
+
+// look sees what else decides about the ways of packets, and asks again who is on the link.
+func (p *Paths) look(ctx context.Context, w *Wish) error {
+	var seen pathsSeen
+	var err error
+	if seen.ifaces, err = p.view.Interfaces(ctx); err != nil {
+		return err
+	}
+	if seen.rules, err = p.view.Rules(ctx); err != nil {
+		return err
+	}
+	if seen.foreign, err = p.view.ForeignRoutes(ctx, w.Config.Network().V4.Overlaps); err != nil {
+		return err
+	}
+	p.seen = seen
+	changed, err := p.relink(ctx, w)
+	if changed {
+		p.moved()
+	}
+	return err
+}
+
+// choose returns the peers to ask about.
+func (p *Paths) choose(w *Wish, c *pathCheck, rerouted bool) []*subnet.Lease {
+	if rerouted && (len(w.Peers) <= pathCheckAll || p.checked == nil) {
+		return w.Peers
+	}
+	chosen := changes(p.checked, w.Peers)
+	if len(p.astray) > 0 {
+		for _, l := range w.Peers {
+			if p.astray[l.Subnet] {
+				chosen = append(chosen, l)
+			}
+		}
+	}
+	if rerouted {
+		chosen = append(chosen, c.touched()...)
+		for range pathSample {
+			chosen = append(chosen, w.Peers[rand.IntN(len(w.Peers))])
+		}
+	}
+	slices.SortFunc(chosen, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
+	return slices.Compact(chosen)
+}
+
+// changes returns the leases of now that were not there before, or not so. Both are
+// sorted by subnet.
+func changes(before, now []*subnet.Lease) []*subnet.Lease {
+	var changed []*subnet.Lease
+	for _, l := range now {
+		for len(before) > 0 && before[0] != l && before[0].Subnet.Compare(l.Subnet) < 0 {
+			before = before[1:]
+		}
+		if len(before) > 0 && before[0] == l {
+			before = before[1:]
+			continue
+		}
+		changed = append(changed, l)
+	}
+	return changed
+}
+
+// peerOf returns the first of the peers, sorted by subnet, that a destination is about.
+func peerOf(peers []*subnet.Lease, dst netip.Prefix) (*subnet.Lease, bool) {
+	i, _ := slices.BinarySearchFunc(peers, dst, func(l *subnet.Lease, dst netip.Prefix) int {
+		return ip.LastAddr(l.Subnet.V4).Compare(dst.Addr())
+	})
+	if i < len(peers) && peers[i].Subnet.V4.Overlaps(dst) {
+		return peers[i], true
+	}
+	return nil, false
+}

@@ -1,0 +1,232 @@
+package network
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/target/kernel"
+	"flanneld/subnet"
+)
+
+// pathWorld answers as a host that has all routes that are wished, and foreign ones.
+type pathWorld struct {
+	PathView
+	mu      sync.Mutex
+	foreign []kernel.TableRoute
+	routed  map[netip.Addr]bool // hosts behind a router
+	down    bool
+	asked   []netip.Addr
+}
+
+func (w *pathWorld) Interfaces(context.Context) ([]kernel.Interface, error) {
+	return []kernel.Interface{{Name: "eth0", Up: true, Addrs: []kernel.Address{{Prefix: hostNet}}}}, nil
+}
+
+func (w *pathWorld) Rules(context.Context) ([]kernel.Rule, error) { return nil, nil }
+
+func (w *pathWorld) ForeignRoutes(_ context.Context, counts func(netip.Prefix) bool) ([]kernel.TableRoute, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.foreign), func(r kernel.TableRoute) bool { return !counts(r.Dst) }), nil
+}
+
+func (w *pathWorld) Paths(_ context.Context, queries []kernel.PathQuery) ([]kernel.Path, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	paths := make([]kernel.Path, len(queries))
+	for i, q := range queries {
+		w.asked = append(w.asked, q.To)
+		paths[i] = w.path(q.To)
+	}
+	return paths, nil
+}
+
+func (w *pathWorld) path(to netip.Addr) kernel.Path {
+	if w.down {
+		return kernel.Path{Err: unix.ENETUNREACH}
+	}
+	for _, r := range w.foreign {
+		if r.Dst.Contains(to) {
+			return kernel.Path{Dev: r.Dev}
+		}
+	}
+	switch a := to.As4(); {
+	case w.routed[to]:
+		return kernel.Path{Dev: "eth0", Via: peerAddr(250)}
+	case a[0] == 10: // the peer's number is its host's
+		return kernel.Path{Dev: "eth0", Via: peerAddr(int(a[2])<<8 | int(a[3]))}
+	}
+	return kernel.Path{Dev: "eth0"}
+}
+
+func (w *pathWorld) Matched(q kernel.PathQuery) (kernel.TableRoute, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.foreign {
+		if r.Dst.Contains(q.To) {
+			return r, true, nil
+		}
+	}
+	return kernel.TableRoute{}, false, nil
+}
+
+// change changes the world, and tells p of it. It returns whom the kernel is asked about
+// then.
+func (w *pathWorld) change(p *Paths, f func()) []netip.Addr {
+	w.mu.Lock()
+	w.asked = nil
+	if f != nil {
+		f()
+	}
+	w.mu.Unlock()
+	p.Rerouted()
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked
+}
+
+// pathBubble runs f with Paths on a world, and what they last reported.
+func pathBubble(t *testing.T, f func(p *Paths, w *pathWorld, reported func() []Obstacle, moved *int)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &pathWorld{routed: make(map[netip.Addr]bool)}
+		var mu sync.Mutex
+		var now []Obstacle
+		moved := 0
+		p := NewPaths(w, func(o []Obstacle) {
+			mu.Lock()
+			defer mu.Unlock()
+			now = o
+		}, func() { moved++ })
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = p.Run(ctx) }()
+		f(p, w, func() []Obstacle {
+			mu.Lock()
+			defer mu.Unlock()
+			return now
+		}, &moved)
+		cancel()
+		<-ended
+	})
+}
+
+func pathWish(first, last int) Wish {
+	var peers []*subnet.Lease
+	for n := first; n <= last; n++ {
+		peers = append(peers, lease(n, n))
+	}
+	w := wish(peers...)
+	w.Config = &subnet.Config{V4: subnet.Range{Network: w.Networks[0]}}
+	return w
+}
+
+func foreign(dst string) kernel.TableRoute {
+	return kernel.TableRoute{Dst: netip.MustParsePrefix(dst), Dev: "vpn", Table: unix.RT_TABLE_MAIN, Protocol: unix.RTPROT_STATIC, Type: unix.RTN_UNICAST}
+}
+
+// Of very many peers some are asked about, but those that something is about always are.
+func TestPathsOfManyPeers(t *testing.T) {
+	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
+		const peers = 20 * pathCheckAll
+		wished := pathWish(1, peers)
+		p.Wish(wished)
+		if asked := w.change(p, nil); len(asked) < peers {
+			t.Errorf("at first, %d were asked about", len(asked))
+		}
+		if asked := w.change(p, nil); len(asked) > 3*pathSample {
+			t.Errorf("later, %d were asked about", len(asked))
+		}
+		w.change(p, func() { w.foreign = []kernel.TableRoute{foreign("10.0.31.7/32")} })
+		if o := reported(); len(o) != 1 || o[0].Subject != "10.0.31.7/32" {
+			t.Fatalf("obstacles %q", o)
+		}
+		// What is about many is found with some of them; it is one obstacle.
+		w.change(p, func() { w.foreign = []kernel.TableRoute{foreign("10.0.0.0/9")}; w.foreign[0].Table = 52 })
+		o := reported()
+		if len(o) != 1 || o[0].Subject != "peers in "+wished.Config.Network().V4.String() {
+			t.Fatalf("obstacles %q", o)
+		}
+		w.change(p, nil)
+		if again := reported(); !slices.Equal(o, again) {
+			t.Errorf("the same is worded %q, then %q", o, again)
+		}
+		w.change(p, func() { w.foreign = nil })
+		if o := reported(); len(o) > 0 {
+			t.Errorf("obstacles %q", o)
+		}
+		// A new peer is asked about although nothing else changed.
+		w.mu.Lock()
+		w.foreign, w.asked = []kernel.TableRoute{foreign("10.0.200.1/32")}, nil
+		w.mu.Unlock()
+		more := wished
+		more.Peers = append(slices.Clone(wished.Peers), lease(200<<8|1, 200<<8|1))
+		p.Wish(more)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if o := reported(); len(o) != 1 || !strings.Contains(o[0].Problem, "vpn") {
+			t.Errorf("obstacles %q", o)
+		}
+		if len(w.asked) > 10 {
+			t.Errorf("for one peer, %d were asked about", len(w.asked))
+		}
+	})
+}
+
+// What is missing of ours, because nothing can be had, is no obstacle.
+func TestNoPathIsNoObstacle(t *testing.T) {
+	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
+		p.Wish(pathWish(1, 9))
+		w.change(p, func() { w.down = true })
+		if o := reported(); len(o) > 0 {
+			t.Errorf("obstacles %q", o)
+		}
+	})
+}
+
+// Who is on the link is known before a backend asks; it changes when routes do, and not
+// while there is no way at all.
+func TestLinksFollowRoutes(t *testing.T) {
+	pathBubble(t, func(p *Paths, w *pathWorld, _ func() []Obstacle, moved *int) {
+		wished := directWish(lease(1, 1), lease(2, 2))
+		w.routed[peerAddr(2)] = true
+		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), wished.Peers[:1])
+		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), wished.Peers)
+		first := p.Links(wished.Backend)
+		if !first.OnLink("eth0", peerAddr(1)) || first.OnLink("eth0", peerAddr(2)) || first.OnLink("eth1", peerAddr(1)) || first.OnLink("eth0", peerAddr(3)) {
+			t.Error("it is not known who is on the link")
+		}
+		// An answer once given stays the same.
+		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), []*subnet.Lease{lease(3, 3)})
+		if first.OnLink("eth0", peerAddr(3)) {
+			t.Error("an answer changed")
+		}
+		p.Wish(wished)
+		w.change(p, nil)
+		w.change(p, func() { w.down = true })
+		if *moved != 0 || p.Links(wished.Backend) != first {
+			t.Errorf("answers changed %d times for no reason", *moved)
+		}
+		w.change(p, func() { w.down, w.routed = false, map[netip.Addr]bool{peerAddr(1): true} })
+		second := p.Links(wished.Backend)
+		if *moved != 1 || second == first || second.OnLink("eth0", peerAddr(1)) || !second.OnLink("eth0", peerAddr(2)) {
+			t.Errorf("after %d changes it is not known who is on the link", *moved)
+		}
+		if !first.OnLink("eth0", peerAddr(1)) {
+			t.Error("the former answers changed")
+		}
+		if p.Links(wish().Backend) != nil {
+			t.Error("a backend that needs no links has some")
+		}
+	})
+}
