@@ -128,7 +128,10 @@ func (k *Keeper) tryAcquire(ctx context.Context) error {
 		return err
 	}
 	k.trouble.over()
-	k.holding = Holding{Config: c, Own: l, Snapshot: k.holding.Snapshot} // maybe a later one than s
+	k.holding = Holding{Config: c, Own: l, Snapshot: k.holding.Snapshot, Unfollowed: k.holding.Unfollowed} // maybe a later one than s
+	if k.stored != nil && k.stored.Text == c.raw {
+		k.holding.Unfollowed = ""
+	}
 	return nil
 }
 
@@ -145,6 +148,8 @@ func (k *Keeper) config(ctx context.Context) (*Config, error) {
 	var bad *ConfigError
 	switch {
 	case err == nil && k.holding.Config != nil && k.holding.Config.raw == c.raw:
+		return k.holding.Config, nil
+	case err == nil && k.holding.Config != nil && !k.offline && k.restartFor(c) != nil:
 		return k.holding.Config, nil
 	case err == nil:
 		return c, nil

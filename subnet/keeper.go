@@ -23,6 +23,8 @@ type Holding struct {
 	// Holder says, in a few words, who has Own's subnet now, as long as no other
 	// one can be had in its place. It is empty while the subnet is ours.
 	Holder string
+	// Unfollowed says why the configuration in the store is not Config; empty if it is.
+	Unfollowed string
 }
 
 // Keeper holds a lease for this host for as long as it runs: it acquires one,
@@ -65,6 +67,7 @@ type Keeper struct {
 	outdated  bool        // attrs and avoid may be
 	again     *time.Timer // for when Prepare is asked again that could not tell
 	holding   Holding
+	stored    *StoredConfig // the configuration as it was last heard of
 	told      said
 	twin      twin   // another machine with our public address
 	former    string // a machine of our ID that may be another one: see twin.go
@@ -149,14 +152,24 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return ctx.Err()
 		case s := <-snapshots:
 			stale := s.Revision < k.holding.Own.Revision
+			changed, write := k.hear(ctx, s.Config)
 			if retrying && (stale || !k.renewedIn(s)) {
 				// However often others change theirs, ours is dealt with when
 				// the retry is due.
 				if !stale {
 					k.follow(s)
+				}
+				if !stale || changed {
 					k.Changed(k.holding)
 				}
 				continue
+			}
+			if write {
+				if !stale {
+					k.follow(s)
+				}
+				err = k.refresh(ctx)
+				break
 			}
 			if stale {
 				// From before our last write, or of a new store in the place of
@@ -170,12 +183,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 			err = k.refresh(ctx)
 		case <-k.Refresh:
 			k.outdated = true
-			if !retrying && !k.ask(ctx) {
+			if !k.mustRefresh(ctx, retrying) {
 				continue
 			}
 			err = k.refresh(ctx)
 		case <-k.again.C:
-			if !retrying && !k.ask(ctx) {
+			if !k.mustRefresh(ctx, retrying) {
 				continue
 			}
 			err = k.refresh(ctx)

@@ -18,6 +18,14 @@ type Snapshot struct {
 	Problems []Problem
 	// Revision of the store as of this snapshot.
 	Revision uint64
+	// Config is the configuration; nil where the snapshot does not come with it.
+	Config *StoredConfig
+}
+
+// StoredConfig is the network's configuration as a store holds it.
+type StoredConfig struct {
+	Text    string // as written
+	Missing bool   // there is none
 }
 
 // Problem is a key that could not be read as a lease, or a lease that cannot be
@@ -63,6 +71,16 @@ type Entry struct {
 type Assembler struct {
 	leases   []*Lease // shared with snapshots: replaced, never changed
 	problems map[string]Problem
+	config   *StoredConfig
+}
+
+// SetConfig takes the configuration, and reports whether it is another one than before.
+func (a *Assembler) SetConfig(c StoredConfig) (changed bool) {
+	if a.config != nil && *a.config == c {
+		return false
+	}
+	a.config = &c
+	return true
 }
 
 // Reset takes a complete listing. Leases that are in it unchanged keep their
@@ -135,7 +153,7 @@ func (a *Assembler) Remove(key string) {
 
 // Snapshot returns what has been taken so far.
 func (a *Assembler) Snapshot(revision uint64) Snapshot {
-	s := Snapshot{Leases: a.leases, Revision: revision}
+	s := Snapshot{Leases: a.leases, Revision: revision, Config: a.config}
 	for _, p := range a.problems {
 		s.Problems = append(s.Problems, p)
 	}

@@ -33,8 +33,8 @@ type Store interface {
 	// List returns all leases as they are now.
 	List(ctx context.Context) (Snapshot, error)
 
-	// Watch calls yield with all leases as they are now, and again after each
-	// change of any of them, until ctx ends (then it returns ctx.Err()) or the
+	// Watch calls yield with all leases and the configuration as they are now,
+	// and again after each change of any of them, until ctx ends (then it returns ctx.Err()) or the
 	// store cannot be asked any more (then the error). What passed between two
 	// calls of Watch is not lost: the first snapshot is complete. Snapshots
 	// never go back in time within one call. yield is called from one

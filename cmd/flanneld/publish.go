@@ -133,6 +133,9 @@ func (d *daemon) statusText() string {
 	if d.holding.Holder != "" {
 		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", d.holding.Holder)
 	}
+	if why := d.holding.Unfollowed; why != "" {
+		text += ", not followed: " + why
+	}
 	if d.status.Missing > 0 {
 		text += fmt.Sprintf(", %d of %d objects not in place", d.status.Missing, d.status.Wanted)
 	}

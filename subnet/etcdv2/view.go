@@ -14,6 +14,7 @@ type view struct {
 	index     uint64            // all up to here is in the view
 	target    uint64            // the server has been seen to be here
 	cluster   string
+	config    uint64 // the configuration is known up to here
 }
 
 func (v *view) snapshot() subnet.Snapshot { return v.assembler.Snapshot(v.index) }
@@ -25,6 +26,16 @@ func (v *view) reset(l *listing) {
 		v.revisions[e.Key] = e.Revision
 	}
 	v.listed, v.index, v.target, v.cluster = true, l.index, 0, l.cluster
+	v.config = 0
+}
+
+// setConfig takes the configuration, and reports whether that is news.
+func (v *view) setConfig(c configAt) (changed bool) {
+	if c.index < v.config {
+		return false
+	}
+	v.config = c.index
+	return v.assembler.SetConfig(c.StoredConfig)
 }
 
 // last is the entry that was written last, or "".

@@ -36,10 +36,26 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 	if err := s.verify(ctx, v); err != nil {
 		return err
 	}
+	c, known := stored(s.get(ctx, s.configKey()))
+	if known {
+		v.config = 0
+		v.setConfig(c)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	configs := make(chan configAt)
+	var following sync.WaitGroup
+	defer following.Wait()
+	defer cancel()
+	following.Go(func() { s.followConfig(ctx, c, known, configs) })
 	owed := true // a snapshot, to the caller
 	deliver := func() {
 		if owed {
 			owed = false
+			yield(v.snapshot())
+		}
+	}
+	reconfigured := func(c configAt) {
+		if v.setConfig(c) && !owed {
 			yield(v.snapshot())
 		}
 	}
@@ -61,7 +77,7 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 			deliver()
 		}
 		started := time.Now()
-		rep, err := s.poll(ctx, v.index+1, deliver)
+		rep, err := s.poll(ctx, v.index+1, deliver, configs, reconfigured)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -119,9 +135,57 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 	return nil
 }
 
+// configAt is the configuration as of an index.
+type configAt struct {
+	subnet.StoredConfig
+	index uint64
+}
+
+// followConfig passes on the configuration as it becomes after c, if that is known, until
+// ctx ends. What goes wrong meanwhile is left to the watch for leases.
+func (s *Store) followConfig(ctx context.Context, c configAt, known bool, found chan<- configAt) {
+	for {
+		began := time.Now()
+		news := false
+		if known {
+			limited, cancel := context.WithTimeout(ctx, s.pollLimit)
+			rep, err := s.send(limited, s.endpoints[s.failover.Current()], request{
+				method: http.MethodGet,
+				key:    s.configKey(),
+				query:  url.Values{"wait": {"true"}, "waitIndex": {strconv.FormatUint(c.index+1, 10)}},
+			})
+			cancel()
+			news = err == nil && rep.Node != nil
+		}
+		// Whatever it was, it is looked at; without an event, not at once.
+		if !news && etcd.Sleep(ctx, pace-time.Since(began)) != nil {
+			return
+		}
+		if c, known = stored(s.get(ctx, s.configKey())); known {
+			select {
+			case found <- c:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// stored returns the configuration that an answer holds, and whether it holds any.
+func stored(rep *reply, err error) (c configAt, known bool) {
+	switch {
+	case code(err) == client.ErrorCodeKeyNotFound:
+		return configAt{subnet.StoredConfig{Missing: true}, rep.index}, true
+	case err != nil || rep.Node == nil || rep.Node.Dir:
+		return c, false
+	}
+	return configAt{subnet.StoredConfig{Text: rep.Node.Value}, rep.index}, true
+}
+
 // poll waits for the first event from index on. It calls quiet, from the
-// calling goroutine, when there is none so far.
-func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, error) {
+// calling goroutine, when there is none so far, and reconfigured with what comes from
+// configs meanwhile.
+func (s *Store) poll(ctx context.Context, index uint64, quiet func(), configs <-chan configAt, reconfigured func(configAt)) (*reply, error) {
 	k := s.failover.Current()
 	e := s.endpoints[k]
 	limited, cancel := context.WithTimeout(ctx, s.pollLimit)
@@ -151,6 +215,7 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 	defer checking.Wait()
 	defer cancel()
 	alive := make(chan error, 1)
+	checked := make(chan configAt, 1)
 	nextCheck := func() time.Duration { return s.pollCheck - rand.N(s.pollCheck/4) } // not all hosts at once
 	check := time.NewTimer(nextCheck())
 	defer check.Stop()
@@ -164,7 +229,10 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 			waiting = false
 		case <-check.C:
 			checking.Go(func() {
-				_, err := s.ask(limited, e, request{method: http.MethodGet, key: s.configKey(), query: quorum})
+				rep, err := s.ask(limited, e, request{method: http.MethodGet, key: s.configKey(), query: quorum})
+				if c, known := stored(rep, err); known {
+					checked <- c
+				}
 				alive <- err
 			})
 		case err := <-alive:
@@ -175,6 +243,10 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func()) (*reply, e
 				waiting = false
 			}
 			check.Reset(nextCheck())
+		case c := <-configs:
+			reconfigured(c)
+		case c := <-checked: // the server of the other poll may be deaf
+			reconfigured(c)
 		case <-accepted:
 			accepted = nil
 			timer.Reset(settle)

@@ -67,12 +67,16 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 // list makes v what is there now.
 func (s *Store) list(ctx context.Context, v *view) error {
 	s.onList()
-	resp, err := s.get(ctx, s.subnetsKey(), end(s.subnetsKey()))
+	resp, err := s.txn(ctx, false, &pb.TxnRequest{Success: []*pb.RequestOp{
+		rangeOp(&pb.RangeRequest{Key: []byte(s.subnetsKey()), RangeEnd: []byte(end(s.subnetsKey()))}),
+		rangeOp(&pb.RangeRequest{Key: []byte(s.configKey())}),
+	}})
 	if err != nil {
 		return fmt.Errorf("listing leases: %w", err)
 	}
-	v.expect(len(resp.Kvs))
-	for _, kv := range resp.Kvs {
+	kvs := resp.Responses[0].GetResponseRange().Kvs
+	v.expect(len(kvs))
+	for _, kv := range kvs {
 		ends, err := s.expires(ctx, kv, v)
 		if err != nil {
 			return fmt.Errorf("listing leases: %w", err)
@@ -80,6 +84,7 @@ func (s *Store) list(ctx context.Context, v *view) error {
 		v.take(s.below(kv), kv, ends)
 	}
 	v.reset(resp.Header)
+	v.setConfig(resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
 	return nil
 }
 

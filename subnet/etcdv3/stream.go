@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"k8s.io/klog/v2"
 
 	"flanneld/subnet/etcd"
 )
@@ -27,6 +28,9 @@ const (
 	progress = time.Minute
 	// answer is what the answers bear for the number of a watch.
 	answer = -1
+	// configWatch is the number of the watch for the configuration. That for leases has
+	// the one that the server gives it, which is 0.
+	configWatch = 1
 	// backlog is how many responses may wait to become one snapshot.
 	backlog = 1000
 )
@@ -61,6 +65,7 @@ type stream struct {
 
 	watch     pb.Watch_WatchClient
 	exact     bool // the server says truly how far the stream is
+	missed    bool // the configuration may have changed before its watch began
 	responses chan *pb.WatchResponse
 	ended     chan error // holds why, when responses is closed
 	running   sync.WaitGroup
@@ -89,6 +94,12 @@ func (st *stream) open(ctx context.Context) error {
 		StartRevision:  st.v.revision + 1,
 		ProgressNotify: true,
 	}}})
+	_ = st.watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
+		Key:     []byte(st.s.configKey()),
+		WatchId: configWatch,
+		// It begins with what comes next: one that has to catch up could be overtaken by a
+		// compaction, and one that begins later keeps the server from saying how far it is.
+	}}})
 	st.responses = make(chan *pb.WatchResponse, backlog)
 	st.ended = make(chan error, 1)
 	st.running.Go(func() {
@@ -113,19 +124,22 @@ func (st *stream) ask() {
 	_ = st.watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
 }
 
-// check is how far the server is, and from where the stream was to go then.
+// check is how far the server is, from where the stream was to go then, and what the
+// configuration is.
 type check struct {
-	at   *pb.ResponseHeader
-	from int64
-	err  error
+	at     *pb.ResponseHeader
+	config []*mvccpb.KeyValue
+	only   bool // about the configuration
+	from   int64
+	err    error
 }
 
 // check asks the server itself.
-func (st *stream) check(ctx context.Context, from int64) check {
-	c := check{from: from}
+func (st *stream) check(ctx context.Context, from int64, only bool) check {
+	c := check{from: from, only: only}
 	c.err = st.s.ask(ctx, st.e, func(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) error {
-		resp, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte(st.s.configKey()), CountOnly: true}, o...)
-		c.at = resp.GetHeader()
+		resp, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte(st.s.configKey())}, o...)
+		c.at, c.config = resp.GetHeader(), resp.GetKvs()
 		return err
 	})
 	return c
@@ -138,6 +152,16 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 	tick := time.NewTicker(catchUp)
 	defer tick.Stop()
 	checks := make(chan check)
+	look := func(only bool) {
+		from := st.v.revision
+		st.running.Go(func() {
+			c := st.check(ctx, from, only)
+			select {
+			case checks <- c:
+			case <-ctx.Done():
+			}
+		})
+	}
 	target := st.v.target
 	opened, first, behind := false, true, true
 	for {
@@ -152,6 +176,10 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			}
 			opened = opened || created
 			deliver(news)
+			if st.missed {
+				st.missed = false
+				look(true)
+			}
 			if behind && opened && st.v.revision >= target {
 				first, behind = false, false
 				limit.Stop()
@@ -162,14 +190,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 				st.ask()
 			}
 			if opened && !behind {
-				from := st.v.revision
-				st.running.Go(func() {
-					c := st.check(ctx, from)
-					select {
-					case checks <- c:
-					case <-ctx.Done():
-					}
-				})
+				look(false)
 			}
 		case c := <-checks:
 			switch {
@@ -178,6 +199,9 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			case c.err != nil: // a refusal is no reason to give up what there is
 			case c.at.ClusterId != st.v.cluster, c.at.Revision < c.from:
 				return errHistory
+			case st.v.setConfig(c.config, c.at.Revision): // its watch missed that, or was ended
+				deliver(true)
+			case c.only:
 			case st.exact && st.e.answers.Load() && c.at.Revision > st.v.revision:
 				target, behind = c.at.Revision, true
 				st.ask()
@@ -205,7 +229,11 @@ func (st *stream) apply(ctx context.Context, resp *pb.WatchResponse) (opened, ne
 		if err != nil {
 			return opened, news, err
 		}
-		opened = opened || resp.Created
+		if resp.Created && resp.WatchId == configWatch {
+			st.missed = resp.Header.Revision > st.v.config
+		} else {
+			opened = opened || resp.Created
+		}
 		news = news || changed
 		if resp.WatchId == answer {
 			st.e.answers.Store(true)
@@ -225,12 +253,26 @@ func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchR
 	switch {
 	case resp.CompactRevision != 0:
 		return false, errHistory
+	case resp.Canceled && resp.WatchId == configWatch:
+		// The leases are not to be lost over that. Each check looks at it.
+		klog.V(1).Infof("the watch for %s was ended: %s", s.configKey(), resp.CancelReason)
+		return false, nil
 	case resp.Canceled:
 		return false, s.cancelled(e, resp.CancelReason)
 	case resp.Header.ClusterId != v.cluster, resp.Created && resp.Header.Revision < v.revision:
 		return false, errHistory
 	case resp.Created:
 		return false, nil
+	case resp.WatchId == configWatch:
+		changed := false
+		for _, event := range resp.Events {
+			kvs := []*mvccpb.KeyValue{event.Kv}
+			if event.Type == mvccpb.DELETE {
+				kvs = nil
+			}
+			changed = v.setConfig(kvs, event.Kv.ModRevision) || changed
+		}
+		return changed, nil
 	case len(resp.Events) == 0:
 		v.revision = max(v.revision, resp.Header.Revision)
 		return false, nil

@@ -17,6 +17,9 @@ type view struct {
 	revision  int64            // all up to here is in the view
 	target    int64            // the server has been seen to be here
 	cluster   uint64
+	// config is up to where the configuration is known: its events come by
+	// themselves, so this may be ahead of revision, or behind it.
+	config int64
 
 	listing map[string]known // that is being taken
 	entries []subnet.Entry
@@ -48,6 +51,7 @@ func (v *view) reset(h *pb.ResponseHeader) {
 	v.known = v.listing
 	v.entries, v.listing = nil, nil
 	v.listed, v.revision, v.target, v.cluster = true, h.Revision, 0, h.ClusterId
+	v.config = 0
 }
 
 func entry(key string, kv *mvccpb.KeyValue, ends time.Time) subnet.Entry {
@@ -83,4 +87,17 @@ func (v *view) put(key string, kv *mvccpb.KeyValue, ends time.Time) {
 func (v *view) remove(key string) {
 	v.assembler.Remove(key)
 	delete(v.known, key)
+}
+
+// setConfig takes what is under the configuration's key as of a revision, and reports
+// whether that is news.
+func (v *view) setConfig(kvs []*mvccpb.KeyValue, revision int64) (changed bool) {
+	if revision < v.config {
+		return false
+	}
+	v.config = revision
+	if len(kvs) == 0 {
+		return v.assembler.SetConfig(subnet.StoredConfig{Missing: true})
+	}
+	return v.assembler.SetConfig(subnet.StoredConfig{Text: string(kvs[0].Value)})
 }

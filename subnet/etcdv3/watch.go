@@ -81,6 +81,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 	then := []*pb.RequestOp{rangeOp(&pb.RangeRequest{
 		Key: []byte(s.subnetsKey()), RangeEnd: []byte(end(s.subnetsKey())), Revision: v.revision, CountOnly: true,
 	})}
+	then = append(then, rangeOp(&pb.RangeRequest{Key: []byte(s.configKey())})) // now
 	key, last := v.last()
 	if key != "" {
 		then = append(then, rangeOp(&pb.RangeRequest{Key: []byte(s.subnetsKey() + key), Revision: v.revision}))
@@ -95,9 +96,12 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 	}
 	v.listed = resp.Header.ClusterId == v.cluster && resp.Responses[0].GetResponseRange().Count == int64(len(v.known))
 	if v.listed && key != "" {
-		kvs := resp.Responses[1].GetResponseRange().Kvs
+		kvs := resp.Responses[2].GetResponseRange().Kvs
 		v.listed = len(kvs) == 1 && kvs[0].ModRevision == last.revision
 	}
 	v.target = resp.Header.Revision
+	if v.listed {
+		v.setConfig(resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
+	}
 	return nil
 }

@@ -80,20 +80,10 @@ func (m *Memory) Calls(method Method) int {
 }
 
 // SetConfig writes the network's configuration.
-func (m *Memory) SetConfig(value string) {
-	m.server.mu.Lock()
-	defer m.server.mu.Unlock()
-	m.server.revision++
-	m.server.config = &value
-}
+func (m *Memory) SetConfig(value string) { m.server.configure(&value) }
 
 // UnsetConfig removes the network's configuration.
-func (m *Memory) UnsetConfig() {
-	m.server.mu.Lock()
-	defer m.server.mu.Unlock()
-	m.server.revision++
-	m.server.config = nil
-}
+func (m *Memory) UnsetConfig() { m.server.configure(nil) }
 
 // PutRaw writes any value under any key below "subnets/"; for ever where ttl
 // is 0.

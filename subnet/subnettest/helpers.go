@@ -22,6 +22,7 @@ type watcher struct {
 	result    chan error
 	cancel    context.CancelFunc
 	last      uint64
+	latest    subnet.Snapshot
 }
 
 func watch(t *testing.T, h Harness) *watcher {
@@ -57,7 +58,7 @@ func (w *watcher) next(t *testing.T) subnet.Snapshot {
 		if s.Revision < w.last {
 			t.Fatalf("the revision went back from %d to %d", w.last, s.Revision)
 		}
-		w.last = s.Revision
+		w.last, w.latest = s.Revision, s
 		return s
 	case err := <-w.result:
 		t.Fatalf("the watch ended: %v", err)

@@ -126,9 +126,10 @@ func (m *Memory) watch(ctx context.Context, yield func(subnet.Snapshot)) error {
 		m.mu.Unlock()
 	}()
 
-	changes, entries, revision := m.server.subscribe()
+	changes, entries, config, revision := m.server.subscribe()
 	defer m.server.unsubscribe(changes)
 	view.Reset(m.skewed(entries))
+	view.SetConfig(config)
 	yield(view.Snapshot(revision))
 	for {
 		select {
@@ -141,9 +142,12 @@ func (m *Memory) watch(ctx context.Context, yield func(subnet.Snapshot)) error {
 		case <-changes.ready:
 		}
 		for _, c := range m.server.take(changes) {
-			if c.gone {
+			switch {
+			case c.config != nil:
+				view.SetConfig(*c.config)
+			case c.gone:
 				view.Remove(c.Key)
-			} else {
+			default:
 				view.Put(m.skewed([]subnet.Entry{c.Entry})[0])
 			}
 			yield(view.Snapshot(c.at))

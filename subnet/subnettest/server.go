@@ -25,8 +25,9 @@ type entry struct {
 // change is one write of one entry.
 type change struct {
 	subnet.Entry
-	gone bool
-	at   uint64 // the store's revision
+	gone   bool
+	config *subnet.StoredConfig // that it is of, and not of an entry
+	at     uint64               // the store's revision
 }
 
 // changes is what one watcher has not seen yet.
@@ -35,12 +36,30 @@ type changes struct {
 	pending []change      // under server.mu
 }
 
-func (s *server) subscribe() (*changes, []subnet.Entry, uint64) {
+// stored returns the configuration. The caller holds the lock.
+func (s *server) stored() subnet.StoredConfig {
+	if s.config == nil {
+		return subnet.StoredConfig{Missing: true}
+	}
+	return subnet.StoredConfig{Text: *s.config}
+}
+
+// configure sets the configuration, or takes it away.
+func (s *server) configure(config *string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.revision++
+	s.config = config
+	c := s.stored()
+	s.tell(change{config: &c, at: s.revision})
+}
+
+func (s *server) subscribe() (*changes, []subnet.Entry, subnet.StoredConfig, uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := &changes{ready: make(chan struct{}, 1)}
 	s.watchers = append(s.watchers, c)
-	return c, s.list(), s.revision
+	return c, s.list(), s.stored(), s.revision
 }
 
 func (s *server) unsubscribe(c *changes) {

@@ -48,6 +48,7 @@ func Suite(t *testing.T, open func(t *testing.T) Harness) {
 		"WatchGarbageInBreak": testWatchGarbageInBreak,
 		"WatchBreak":          testWatchBreak,
 		"WatchOtherPrefix":    testWatchOtherPrefix,
+		"WatchConfig":         testWatchConfig,
 		"WatchTwice":          testWatchTwice,
 		"WatchCancel":         testWatchCancel,
 		"WatchMany":           testWatchMany,

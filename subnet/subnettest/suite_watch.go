@@ -165,9 +165,50 @@ func testWatchOtherPrefix(t *testing.T, h Harness) {
 	value, err := attrs1.Value()
 	check(t, err)
 	h.PutRaw("subnets2/"+subnet1.Key(), value, 0)
-	h.PutRaw("config", "{}", 0)
+	h.PutRaw("config2", "{}", 0)
 	h.PutRaw("subnets/"+subnet2.Key(), value, 0)
-	checkSubnets(t, w.next(t), subnet2)
+	w.until(t, "the lease", func(s subnet.Snapshot) bool { return len(s.Leases) > 0 })
+	checkSubnets(t, w.latest, subnet2)
+}
+
+// The configuration is in the snapshots, and a change of it is one of its own.
+func testWatchConfig(t *testing.T, h Harness) {
+	ctx := t.Context()
+	_, err := h.Store.Create(ctx, subnet1, attrs1, time.Hour)
+	check(t, err)
+	w := watch(t, h)
+	missing := subnet.StoredConfig{Missing: true}
+	is := func(want subnet.StoredConfig) {
+		t.Helper()
+		w.until(t, fmt.Sprintf("the configuration %+v", want), func(s subnet.Snapshot) bool {
+			checkSubnets(t, s, subnet1)
+			return s.Config != nil && *s.Config == want
+		})
+	}
+	is(missing)
+	for _, text := range []string{"{ \"Network\":\"10.5.0.0/16\" }\n", "not JSON + %41 & é", "", "{}"} {
+		h.PutRaw("config", text, 0)
+		is(subnet.StoredConfig{Text: text})
+	}
+	h.DeleteRaw("config")
+	is(missing)
+	h.PutRaw("config", "{}", 0)
+	is(subnet.StoredConfig{Text: "{}"})
+	w.stop(t)
+
+	// What happens in a break is in the first snapshot that tells of it.
+	h.PutRaw("config", "again", 0)
+	w = watch(t, h)
+	is(subnet.StoredConfig{Text: "again"})
+	_, err = h.Store.Create(ctx, subnet2, attrs1, time.Hour)
+	check(t, err)
+	w.until(t, "the lease, beside it", func(s subnet.Snapshot) bool {
+		return len(s.Leases) == 2 && s.Config != nil && s.Config.Text == "again"
+	})
+	w.stop(t)
+	h.DeleteRaw("config")
+	w = watch(t, h)
+	w.until(t, "that there is none", func(s subnet.Snapshot) bool { return s.Config != nil && s.Config.Missing })
 }
 
 func testWatchTwice(t *testing.T, h Harness) {
