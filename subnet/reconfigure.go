@@ -77,8 +77,11 @@ func (k *Keeper) prepareNew(ctx context.Context) (*Config, Attrs, error) {
 	}
 	own := k.holding.Own.Subnet
 	if k.holding.Holder == "" && (own.V4.IsValid() && !c.V4.contains(own.V4) || own.V6.IsValid() && !c.V6.contains(own.V6)) {
-		return nil, Attrs{}, &ConfigError{Key: "Network", Value: c.Network().String(),
-			Reason: fmt.Sprintf("does not hold this host's subnet %s; a restart of the daemon takes another subnet", own)}
+		return nil, Attrs{}, &ConfigError{
+			Key:    "Network",
+			Value:  c.Network().String(),
+			Reason: fmt.Sprintf("does not hold this host's subnet %s; a restart of the daemon takes another subnet", own),
+		}
 	}
 	attrs, avoid, err := k.Prepare(ctx, c, k.holding.Snapshot)
 	if err != nil {
@@ -91,8 +94,11 @@ func (k *Keeper) prepareNew(ctx context.Context) (*Config, Attrs, error) {
 // restartFor returns why a configuration cannot be followed by a daemon that runs, if so.
 func (k *Keeper) restartFor(c *Config) error {
 	if is := k.holding.Config.BackendType; c.BackendType != is {
-		return &ConfigError{Key: "Backend.Type", Value: fmt.Sprintf("%q", c.BackendType),
-			Reason: fmt.Sprintf("in the place of %q takes a restart of the daemon", is)}
+		return &ConfigError{
+			Key:    "Backend.Type",
+			Value:  fmt.Sprintf("%q", c.BackendType),
+			Reason: fmt.Sprintf("in the place of %q takes a restart of the daemon", is),
+		}
 	}
 	return nil
 }

@@ -25,7 +25,6 @@ func TestConfigChanged(t *testing.T) {
 		h := start(t, m, me)
 		own := h.own()
 		written := find(t, m, own).Revision
-		network := "10.5.0.0/20"
 		for _, step := range []struct {
 			config  string // "" is none
 			network string // then in force
@@ -49,9 +48,8 @@ func TestConfigChanged(t *testing.T) {
 				m.SetConfig(step.config)
 			}
 			synctest.Wait()
-			network = step.network
-			if got := h.held().Config.Network().String(); got != network {
-				t.Fatalf("with %s the Network is %s, want %s", step.config, got, network)
+			if got := h.held().Config.Network().String(); got != step.network {
+				t.Fatalf("with %s the Network is %s, want %s", step.config, got, step.network)
 			}
 			if got := h.held().Unfollowed; !strings.Contains(got, step.refused) || (got == "") != (step.refused == "") {
 				t.Errorf("of %s is said %q, want %q", step.config, got, step.refused)

@@ -235,3 +235,22 @@ func TestMasqExcludeReconfigured(t *testing.T) {
 		t.Errorf("what was excluded before still is:\n%s", rules)
 	}
 }
+
+// Another route table is kept from then on, beside the one before or in its place. The
+// route in that one stays.
+func TestAWSReconfigured(t *testing.T) {
+	t.Parallel()
+	c := newCloud(t, etcdV3)
+	c.configure([]string{c.main.ID})
+	c.addInstance(c.first).start()
+	c.nodes[0].waitReady()
+	c.waitRoutes(time.Minute, c.main, c.nodes)
+	c.configure(c.both())
+	c.waitRoutes(time.Minute, c.other, c.nodes)
+	c.waitRoutes(time.Minute, c.main, c.nodes)
+	c.configure([]string{c.other.ID})
+	c.nodes[0].waitLog(`RouteTableID\":[\"` + c.other.ID)
+	c.waitRoutes(time.Minute, c.other, c.nodes)
+	c.pause(3 * time.Second)
+	c.waitRoutes(0, c.main, c.nodes)
+}
