@@ -63,7 +63,9 @@ func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state
 			Dev: dev, Local: netip.AddrPortFrom(h.Addr.V4, uint16(b.Port)),
 			Own: own.Subnet.V4, Network: network.V4, MTU: b.MTU(h), SourceCheck: b.SourceCheck,
 		},
-		state.Route{Dst: network.V4, Dev: dev},
+		// It stays when this process ends, so that no packet takes another way. flannel, if
+		// that is started then, makes a device of its own and a route with metric 0.
+		state.Route{Dst: network.V4, Dev: dev, Metric: state.YieldingMetric},
 	}
 }
 

@@ -273,8 +273,9 @@ func (h *node) routes() []string {
 	check(h.n.t, err)
 	var ours []string
 	for _, r := range all {
-		if before, ok := strings.CutSuffix(r, fmt.Sprintf(" proto %d", ourRoutes)); ok {
-			ours = append(ours, strings.TrimSuffix(before, " dev eth0"))
+		before, metric, ok := strings.Cut(r, fmt.Sprintf(" proto %d", ourRoutes))
+		if ok && (metric == "" || strings.HasPrefix(metric, " metric ")) {
+			ours = append(ours, strings.TrimSuffix(before, " dev eth0")+metric)
 		}
 	}
 	return ours

@@ -41,7 +41,7 @@ func TestUDP(t *testing.T) {
 			if want := []netip.Prefix{netip.PrefixFrom(h.subnet().Addr(), 32)}; !slices.Equal(addrs, want) {
 				t.Errorf("its addresses are %v, not %v", addrs, want)
 			}
-			if got, want := h.routes(), []string{"10.5.0.0/16 dev flannel0"}; !slices.Equal(got, want) {
+			if got, want := h.routes(), []string{"10.5.0.0/16 dev flannel0 metric 1"}; !slices.Equal(got, want) {
 				t.Errorf("the routes are %q, not %q", got, want)
 			}
 			must(h.Ping(n.ctx, peer.subnet().Addr(), 2*time.Second))(t)
@@ -63,7 +63,7 @@ func TestUDPHeals(t *testing.T) {
 		if addrs, _ := h.Addrs(tunDevice); len(addrs) != 1 || addrs[0] != base {
 			return fmt.Sprintf("it has %v", addrs)
 		}
-		if got := h.routes(); !slices.Equal(got, []string{"10.5.0.0/16 dev flannel0"}) {
+		if got := h.routes(); !slices.Equal(got, []string{"10.5.0.0/16 dev flannel0 metric 1"}) {
 			return fmt.Sprintf("there are the routes %q", got)
 		}
 		return ""

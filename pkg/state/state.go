@@ -71,7 +71,7 @@ type Key struct {
 	Kind Kind
 	Dev  string       // devices: the name; what is a device's own: whose; packet rules: the Way; cloud routes and peers: the table
 	Dst  netip.Prefix // routes of any kind: the destination; addresses; neighbours: of one address; tunnel peers: the subnet; packet rules: the network; cloud interfaces: the address
-	ID   uint32       // nexthops: the number
+	ID   uint32       // nexthops: the number; routes: the metric
 	MAC  MAC          // FDB entries
 }
 
@@ -138,8 +138,12 @@ func onlink(is bool) string {
 	return ""
 }
 
+// YieldingMetric is that of a route which gives way to one that anyone else makes to the
+// same destination: those have metric 0, as all others of ours, unless told otherwise.
+const YieldingMetric = 1
+
 // Route sends packets for Dst out of the interface Dev, to the next hop Via. It
-// is in the main table, with metric 0. If Nexthop is not 0, the route refers to
+// is in the main table. If Nexthop is not 0, the route refers to
 // the Nexthop of that number, and Via, Dev and Onlink are what that says. Without
 // Via, the device itself takes the packets.
 type Route struct {
@@ -148,16 +152,21 @@ type Route struct {
 	Dev     string
 	Onlink  bool // as for Nexthop
 	Nexthop uint32
+	Metric  uint32 // 0 or YieldingMetric
 }
 
-// Key is the destination.
-func (r Route) Key() Key { return Key{Kind: KindRoute, Dst: r.Dst} }
+// Key is the destination and the metric.
+func (r Route) Key() Key { return Key{Kind: KindRoute, Dst: r.Dst, ID: r.Metric} }
 
 func (r Route) String() string {
-	if !r.Via.IsValid() {
-		return fmt.Sprintf("route %s dev %s", r.Dst, r.Dev)
+	metric := ""
+	if r.Metric != 0 {
+		metric = fmt.Sprintf(" metric %d", r.Metric)
 	}
-	return fmt.Sprintf("route %s via %s dev %s%s", r.Dst, r.Via, r.Dev, onlink(r.Onlink))
+	if !r.Via.IsValid() {
+		return fmt.Sprintf("route %s dev %s%s", r.Dst, r.Dev, metric)
+	}
+	return fmt.Sprintf("route %s via %s dev %s%s%s", r.Dst, r.Via, r.Dev, onlink(r.Onlink), metric)
 }
 
 // Needs is the nexthop or, without one, the device.
@@ -174,7 +183,7 @@ func Same(want, there Object) bool {
 	switch w := want.(type) {
 	case Route:
 		if t, ok := there.(Route); ok && w.Nexthop != 0 {
-			return t.Dst == w.Dst && t.Nexthop == w.Nexthop
+			return t.Dst == w.Dst && t.Metric == w.Metric && t.Nexthop == w.Nexthop
 		}
 	case VXLAN:
 		if t, ok := there.(VXLAN); ok && !w.TxChecksumOff {

@@ -159,9 +159,6 @@ func (r TableRoute) String() string { return r.text }
 
 func (r rawRoute) tableRoute(dev string) TableRoute {
 	text := r.text(dev)
-	if r.priority != 0 {
-		text += fmt.Sprintf(" metric %d", r.priority)
-	}
 	if r.table != unix.RT_TABLE_MAIN {
 		text += " table " + TableName(r.table)
 	}

@@ -48,6 +48,9 @@ func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
 	native.PutUint32(header[8:], onlinkFlag(r.Onlink && r.Nexthop == 0))
 	b.begin(typ, flags, seq, header[:])
 	b.addr(unix.RTA_DST, r.Dst.Addr())
+	if r.Metric != 0 {
+		b.attr32(unix.RTA_PRIORITY, r.Metric)
+	}
 	switch {
 	case r.Nexthop != 0:
 		b.attr32(rtaNHID, r.Nexthop)
@@ -103,10 +106,10 @@ type rawRoute struct {
 	extra     []string // what routes of ours do not have
 }
 
-// keyed reports whether the route is of the main table, with metric 0 and for
-// any type of service. Other routes have no key here.
+// keyed reports whether the route is of the main table, with a metric that ours have and
+// for any type of service. Other routes have no key here.
 func (r rawRoute) keyed() bool {
-	return r.table == unix.RT_TABLE_MAIN && r.priority == 0 && r.tos == 0
+	return r.table == unix.RT_TABLE_MAIN && r.priority <= state.YieldingMetric && r.tos == 0
 }
 
 // decodeRoute reads the payload of a RTM_NEWROUTE or RTM_DELROUTE message. It
@@ -160,7 +163,7 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 
 // entry turns the route into what it is to the reconciler.
 func (r rawRoute) entry(links *links) state.Entry {
-	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Onlink: r.flags&unix.RTNH_F_ONLINK != 0, Nexthop: r.nexthop}
+	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Onlink: r.flags&unix.RTNH_F_ONLINK != 0, Nexthop: r.nexthop, Metric: r.priority}
 	// Of a route by nexthop, the kernel may leave out where that leads. One that
 	// "ip route" writes without a gateway has the scope of its link.
 	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE && len(r.extra) == 0 &&
@@ -217,6 +220,9 @@ func (r rawRoute) text(dev string) string {
 	}
 	if r.flags&unix.RTNH_F_ONLINK != 0 {
 		b.WriteString(" onlink")
+	}
+	if r.priority != 0 {
+		fmt.Fprintf(&b, " metric %d", r.priority)
 	}
 	for _, x := range r.extra {
 		b.WriteString(" " + x)

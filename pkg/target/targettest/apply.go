@@ -183,7 +183,10 @@ func (f *Fake) doRoute(op state.Op) error {
 	if op.Verb == state.Delete {
 		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs}).fits()
 		_ = f.remove(dst, func(a alias) bool {
-			a.metric, a.link = 0, false // the kernel does not look at these
+			a.link = false // the kernel does not look at this
+			if op.Key().ID == 0 {
+				a.metric = 0 // nor at this, unless it is told one
+			}
 			return is(a)
 		}) // it may be gone
 		return nil

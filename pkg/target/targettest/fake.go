@@ -98,11 +98,11 @@ func (f *Fake) dump() (state.Have, error) {
 	f.dumpTunnels(have)
 	f.dumpRules(have)
 	for dst, aliases := range f.routes {
-		key := state.Key{Kind: state.KindRoute, Dst: dst}
 		for _, a := range aliases {
-			if a.metric != 0 {
+			if a.metric > state.YieldingMetric {
 				continue
 			}
+			key := state.Key{Kind: state.KindRoute, Dst: dst, ID: a.metric}
 			e, there := have[key]
 			switch n := f.entry(dst, a); {
 			case !there:

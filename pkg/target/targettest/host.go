@@ -18,7 +18,6 @@ const (
 type Route struct {
 	state.Route // with Nexthop, that tells where
 	Protocol    int
-	Metric      int
 	// ScopeLink is for one without Via: Dst is on the link itself. "ip route"
 	// writes such routes so, unless it is told "scope global".
 	ScopeLink bool

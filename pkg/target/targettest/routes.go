@@ -21,16 +21,16 @@ type alias struct {
 	link     bool       // without via or nexthop: its scope is that of the link
 	nexthop  uint32
 	protocol int
-	metric   int
+	metric   uint32
 }
 
 // route is the alias as it is listed.
 func (f *Fake) route(dst netip.Prefix, a alias) Route {
-	r := state.Route{Dst: dst, Via: a.via, Dev: a.dev, Onlink: a.onlink, Nexthop: a.nexthop}
+	r := state.Route{Dst: dst, Via: a.via, Dev: a.dev, Onlink: a.onlink, Nexthop: a.nexthop, Metric: a.metric}
 	if h, ok := f.nexthops[a.nexthop]; ok {
 		r.Via, r.Dev, r.Onlink = h.via, h.dev, h.onlink
 	}
-	return Route{Route: r, Protocol: a.protocol, Metric: a.metric, ScopeLink: a.link}
+	return Route{Route: r, Protocol: a.protocol, ScopeLink: a.link}
 }
 
 // entry is what the alias is to the reconciler.
@@ -198,9 +198,9 @@ func (f *Fake) drop(fits func(alias) bool) {
 
 func (f *Fake) tellRoute(dst netip.Prefix, a alias, gone bool) {
 	e := target.Event{Defaults: dst.Bits() == 0, Paths: a.protocol != ProtoOurs}
-	if a.metric == 0 {
-		e.Key = state.Key{Kind: state.KindRoute, Dst: dst}
+	if a.metric <= state.YieldingMetric {
 		e.Entry = f.entry(dst, a)
+		e.Key = e.Entry.Object.Key()
 		e.Gone = gone
 	}
 	f.tell(e)

@@ -36,6 +36,7 @@ func Suite(t *testing.T, fresh func(*testing.T) (target.Target, Host)) {
 		{"OursBehindForeign", testOursBehindForeign},
 		{"TwoOfOurs", testTwoOfOurs},
 		{"OtherMetric", testOtherMetric},
+		{"YieldingMetric", testYieldingMetric},
 		{"LinkDown", testLinkDown},
 		{"LinkRecreated", testLinkRecreated},
 		{"LastAddressGone", testLastAddressGone},

@@ -1,6 +1,8 @@
 package targettest
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
@@ -126,10 +128,51 @@ func testTwoOfOurs(r *rig) {
 	}
 }
 
-// Only routes with metric 0 have a key.
+// A route of ours with another metric is another one, and gives way to that of metric 0.
+func testYieldingMetric(r *rig) {
+	a := route("10.1.0.0/16", "192.168.5.11")
+	a.Metric = state.YieldingMetric
+	first := route("10.1.0.0/16", "192.168.5.12")
+	w := r.watch()
+	r.apply(create(a))
+	w.expect("our route", about(a, state.Ours, false))
+	r.wantEntry(a, state.Ours, false)
+	r.wantNone(first)
+	r.refused(create(a), unix.EEXIST)
+	r.check(r.host.AddRoute(marked(first, ProtoBoot)))
+	w.expect("the route of metric 0", about(first, state.Adoptable, false))
+	r.wantEntry(a, state.Ours, false)
+	r.wantEntry(first, state.Adoptable, false)
+	moved := a
+	moved.Via = netip.MustParseAddr("192.168.5.13")
+	r.apply(replace(a, moved))
+	r.wantEntry(moved, state.Ours, false)
+	r.wantEntry(first, state.Adoptable, false)
+	r.apply(remove(moved), remove(moved))
+	w.expect("our route gone", goneKey(moved))
+	r.wantNone(moved)
+	r.wantEntry(first, state.Adoptable, false)
+
+	// One of ours with metric 0, as from before an upgrade, is deleted by itself.
+	r.check(r.host.DelRoute(marked(first, ProtoBoot)))
+	r.apply(create(first), create(a))
+	r.apply(remove(first))
+	r.wantNone(first)
+	r.wantEntry(a, state.Ours, false)
+
+	foreign := marked(moved, ProtoStatic)
+	r.apply(remove(a))
+	r.check(r.host.AddRoute(foreign))
+	if ops, blocked := r.diff(a); ops != nil || len(blocked) != 1 {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+}
+
+// Other metrics have no key.
 func testOtherMetric(r *rig) {
 	a := route("10.1.1.0/24", "192.168.5.11")
-	foreign := Route{Route: route("10.1.1.0/24", "192.168.5.13"), Protocol: ProtoStatic, Metric: 100}
+	foreign := Route{Route: route("10.1.1.0/24", "192.168.5.13"), Protocol: ProtoStatic}
+	foreign.Metric = 100
 	r.check(r.host.AddRoute(foreign))
 	r.wantNone(a)
 	r.apply(create(a))

@@ -67,8 +67,9 @@ func testAddressEvents(r *rig) {
 
 func testDefaultRouteEvents(r *rig) {
 	w := r.watch()
-	for _, metric := range []int{0, 100} {
-		d := Route{Route: route("0.0.0.0/0", "192.168.5.254"), Protocol: ProtoStatic, Metric: metric}
+	for _, metric := range []uint32{0, 100} {
+		d := Route{Route: route("0.0.0.0/0", "192.168.5.254"), Protocol: ProtoStatic}
+		d.Metric = metric
 		fits := func(e target.Event) bool {
 			return e.Defaults && e.Paths && (e.Key != state.Key{}) == (metric == 0)
 		}
