@@ -37,7 +37,7 @@ var fences = []fence{
 // whose it is, is told by netlink only. The lab is test equipment.
 var netlinkUsers = map[string][]string{
 	"github.com/vishvananda/netlink": {"pkg/target/kernel", "pkg/tun", "pkg/lab"},
-	"github.com/mdlayher/netlink":    {"pkg/target/masq", "pkg/firewall"},
+	"github.com/mdlayher/netlink":    {"pkg/target/masq"},
 	"github.com/google/nftables":     {"pkg/target/masq"},
 }
 

@@ -191,6 +191,45 @@ func TestRulesThatDropAreNamed(t *testing.T) {
 	}
 }
 
+// The same with rules of iptables, by either variant; docker's are named as docker's.
+func TestIPTablesThatDropAreNamed(t *testing.T) {
+	t.Parallel()
+	everyIPTables(t, func(t *testing.T, variant string) {
+		t.Parallel()
+		n := newConfigured(t, vxlan, nil)
+		for range 2 {
+			h := n.addNode(lab.HostOptions{}, "-iptables-forward-rules=false")
+			h.setIPTables(variant)
+			h.start()
+		}
+		n.readyWithPods()
+		docker, plain := n.nodes[0], n.nodes[1]
+		docker.restore("*filter\n:FORWARD DROP\n:DOCKER -\n:DOCKER-USER -\n-A FORWARD -j DOCKER-USER\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -i docker0 -o docker0 -j ACCEPT\n-A DOCKER-USER -j RETURN\nCOMMIT\n", true)
+		plain.restore("*raw\n-A PREROUTING -i eth0 -p udp -m udp --dport 8472 -j DROP\nCOMMIT\n*filter\n:FORWARD DROP\nCOMMIT\n", true)
+		docker.waitNamed("table filter of "+variant+" (docker)", variant+" -I DOCKER-USER -s 10.5.0.0/16 -j ACCEPT")
+		plain.waitNamed("table raw of "+variant, variant+" -t raw -I PREROUTING -p udp --dport 8472 -j ACCEPT", variant+" -I FORWARD -s 10.5.0.0/16 -j ACCEPT")
+		n.unreachable(docker, plain)
+		docker.mend(docker.shell)
+		plain.mend(plain.shell)
+		n.pingAll()
+	})
+}
+
+// Rules that change all the time are examined all the same.
+func TestRulesThatDropAreNamedWhileOthersChange(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 2, hostGW, nil)
+	h := n.nodes[0]
+	script := filepath.Join(h.Dir, "restless")
+	check(t, os.WriteFile(script, []byte("while :; do nft 'add table inet restless; delete table inet restless'; sleep 0.05; done\n"), 0o600))
+	p := must(h.Start("restless", []string{"sh", script}, nil, lab.ProcessOptions{}))(t)
+	h.nft("table inet mine {\n chain c {\n type filter hook forward priority 5; policy drop;\n }\n}\n")
+	h.waitNamed("table inet mine of nftables")
+	h.mend(h.shell)
+	p.Kill()
+	n.pingAll()
+}
+
 // Rules that let the overlay's packets through are no obstacle, nor what is not for certain.
 func TestOpenFirewallsAreNotNamed(t *testing.T) {
 	t.Parallel()

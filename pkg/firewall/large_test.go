@@ -61,3 +61,21 @@ func BenchmarkExamine(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkOneChain(b *testing.B) {
+	var s strings.Builder
+	s.WriteString("add table ip big\nadd chain ip big base { type nat hook prerouting priority -100; }\n")
+	for i := range 20000 {
+		fmt.Fprintf(&s, "add rule ip big base ip daddr 10.96.%d.%d tcp dport 80 counter accept\n", i>>8&255, i&255)
+	}
+	rules(b, "nft", s.String())
+	for b.Loop() {
+		if err := Read(b.Context(), func(rs *Ruleset) {
+			for _, sample := range []string{"any", "out", "some", "back", "fwdu"} {
+				rs.Drops(samples[sample])
+			}
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -116,8 +116,7 @@ func decodeLegacy(table string, info, b []byte) ([]*chain, error) {
 		e = e[:size]
 		entries = append(entries, entry{at, e})
 		if partNameOf(e[target:]) == "ERROR" { // the head of a chain, or the end of the table
-			name := unix.ByteSliceToString(e[target+partHead:])
-			starts[at+size] = &chain{family: unix.NFPROTO_IPV4, table: table, name: name, starts: starts}
+			starts[at+size] = &chain{family: unix.NFPROTO_IPV4, table: table, name: unix.ByteSliceToString(e[target+partHead:]), starts: starts}
 		}
 		at += size
 	}

@@ -8,9 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/target"
@@ -19,7 +17,7 @@ import (
 
 // Ruleset is the rules of this host, as they are read while packets walk through them.
 type Ruleset struct {
-	conn   *netlink.Conn
+	conn   *nfConn
 	chains map[chainKey]*chain
 	bases  []*chain // as packets come to them
 	sets   map[chainKey]*set
@@ -41,7 +39,7 @@ const (
 )
 
 // attempts is how often rules are read that change meanwhile.
-const attempts = 5
+const attempts = 3
 
 // ErrChanging is in the error of a Read during which others changed rules all the time.
 var ErrChanging = target.ErrIncomplete
@@ -50,31 +48,40 @@ var ErrChanging = target.ErrIncomplete
 // if they change meanwhile; ErrChanging is in the error if they always did.
 // Our own tables are not among them.
 func Read(ctx context.Context, walk func(*Ruleset)) error {
-	err := masq.AskNFTables("reading the rules of this host", func(c *netlink.Conn) (err error) {
+	c, err := dialNF()
+	if err == nil {
+		defer c.close()
 		for range attempts {
-			if err = readOnce(c, walk); !errors.Is(err, target.ErrIncomplete) || ctx.Err() != nil {
+			if err = readOnce(c, walk); !errors.Is(err, ErrChanging) || ctx.Err() != nil {
 				break
 			}
 		}
-		return err
-	})
-	if !masq.IsAbsent(err) {
-		return err
 	}
-	rs := newRuleset(nil)
-	if err := rs.listLegacy(); err != nil {
-		return err
+	if errors.Is(err, errAbsent) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		rs := newRuleset(nil)
+		if err = rs.listLegacy(); err == nil {
+			walk(rs)
+			err = rs.err
+		}
 	}
-	walk(rs)
+	if err != nil {
+		return fmt.Errorf("reading the rules of this host: %w", err)
+	}
 	return nil
 }
 
-func newRuleset(c *netlink.Conn) *Ruleset {
+// errAbsent is in the error of a kernel without nf_tables.
+var errAbsent = errors.New("the kernel has no nf_tables")
+
+func newRuleset(c *nfConn) *Ruleset {
 	return &Ruleset{conn: c, chains: make(map[chainKey]*chain), sets: make(map[chainKey]*set), legacy: make(map[*chain]bool)}
 }
 
-func readOnce(c *netlink.Conn, walk func(*Ruleset)) error {
-	before, err := masq.NFTGeneration(c)
+func readOnce(c *nfConn, walk func(*Ruleset)) error {
+	before, err := c.generation()
+	if isAbsent(err) {
+		return errAbsent
+	}
 	if err != nil {
 		return err
 	}
@@ -86,9 +93,9 @@ func readOnce(c *netlink.Conn, walk func(*Ruleset)) error {
 		return err
 	}
 	walk(rs)
-	after, err := masq.NFTGeneration(c)
+	after, err := c.generation()
 	if err == nil && after != before {
-		err = target.ErrIncomplete
+		err = ErrChanging
 	}
 	return errors.Join(err, rs.err)
 }
@@ -109,29 +116,29 @@ func (rs *Ruleset) Steps() int { return rs.steps }
 // list reads what chains there are in nf_tables.
 func (rs *Ruleset) list() error {
 	dormant := make(map[chainKey]bool)
-	messages, err := masq.GetNFTables(rs.conn, unix.NFT_MSG_GETTABLE, unix.AF_UNSPEC)
+	messages, err := rs.conn.ask(unix.NFT_MSG_GETTABLE, true, unix.AF_UNSPEC)
 	if err != nil {
 		return err
 	}
 	for _, m := range messages {
-		a, err := attributesOf(m)
+		a, err := attributes(m.data)
 		if err != nil {
 			return err
 		}
 		if a.number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0 {
-			dormant[chainKey{m.Data[0], a.text(unix.NFTA_TABLE_NAME), ""}] = true
+			dormant[chainKey{m.family, a.text(unix.NFTA_TABLE_NAME), ""}] = true
 		}
 	}
-	messages, err = masq.GetNFTables(rs.conn, unix.NFT_MSG_GETCHAIN, unix.AF_UNSPEC)
+	messages, err = rs.conn.ask(unix.NFT_MSG_GETCHAIN, true, unix.AF_UNSPEC)
 	if err != nil {
 		return err
 	}
 	for _, m := range messages {
-		a, err := attributesOf(m)
+		a, err := attributes(m.data)
 		if err != nil {
 			return err
 		}
-		c := &chain{family: m.Data[0], table: a.text(unix.NFTA_CHAIN_TABLE), name: a.text(unix.NFTA_CHAIN_NAME)}
+		c := &chain{family: m.family, table: a.text(unix.NFTA_CHAIN_TABLE), name: a.text(unix.NFTA_CHAIN_NAME)}
 		if masq.IsOurs(c.family, c.table) || dormant[chainKey{c.family, c.table, ""}] {
 			continue
 		}
@@ -182,12 +189,12 @@ func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
 		err := rs.compileLegacy(c)
 		return c.rules, err
 	}
-	messages, err := masq.GetNFTables(rs.conn, unix.NFT_MSG_GETRULE, c.family, c.table, c.name)
+	messages, err := rs.conn.ask(unix.NFT_MSG_GETRULE, true, c.family, name(unix.NFTA_RULE_TABLE, c.table), name(unix.NFTA_RULE_CHAIN, c.name))
 	if errors.Is(err, unix.ENOENT) {
-		err = target.ErrIncomplete
+		err = ErrChanging
 	}
 	for _, m := range messages {
-		a, e := attributesOf(m)
+		a, e := attributes(m.data)
 		if e == nil && a.text(unix.NFTA_RULE_CHAIN) == c.name {
 			var r rule
 			r, e = rs.compile(c, a)
@@ -625,54 +632,4 @@ func dataOf(b []byte) []byte {
 		return nil
 	}
 	return a[unix.NFTA_DATA_VALUE]
-}
-
-// attrs are attributes by their types, each of which there is one of; nil for none. Those of
-// higher types do not matter here.
-type attrs [24][]byte
-
-func attributesOf(m netlink.Message) (attrs, error) {
-	if len(m.Data) < 4 {
-		return attrs{}, errors.New("a message of nf_tables is too short")
-	}
-	return attributes(m.Data[4:])
-}
-
-func attributes(b []byte) (a attrs, err error) {
-	err = each(b, func(typ uint16, data []byte) {
-		if int(typ) < len(a) {
-			a[typ] = data
-		}
-	})
-	return a, err
-}
-
-// each calls take for each attribute.
-func each(b []byte, take func(typ uint16, data []byte)) error {
-	const header, typeMask = 4, 0x3fff
-	for len(b) >= header {
-		n := int(binary.NativeEndian.Uint16(b))
-		if n < header || n > len(b) {
-			return errors.New("an attribute of nf_tables is cut off")
-		}
-		take(binary.NativeEndian.Uint16(b[2:])&typeMask, b[header:n])
-		b = b[min((n+3)&^3, len(b)):]
-	}
-	return nil
-}
-
-func (a attrs) text(typ uint16) string { return strings.TrimRight(string(a[typ]), "\x00") }
-
-func (a attrs) number(typ uint16) uint32 {
-	if b := a[typ]; len(b) >= 4 {
-		return binary.BigEndian.Uint32(b)
-	}
-	return 0
-}
-
-func (a attrs) number64(typ uint16) uint64 {
-	if b := a[typ]; len(b) >= 8 {
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
 }

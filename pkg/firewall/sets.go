@@ -5,7 +5,6 @@ import (
 	"errors"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,21 +40,18 @@ const (
 	setConcat          = 0x80
 )
 
-func (rs *Ruleset) set(family byte, table, name string) *set {
-	k := chainKey{family, table, name}
+func (rs *Ruleset) set(family byte, table, of string) *set {
+	k := chainKey{family, table, of}
 	if s := rs.sets[k]; s != nil {
 		return s
 	}
 	s := &set{key: k, found: make(map[string]*element), failed: true}
 	rs.sets[k] = s
-	messages, err := rs.get(unix.NFT_MSG_GETSET, 0, family, []netlink.Attribute{
-		{Type: unix.NFTA_SET_TABLE, Data: []byte(table + "\x00")},
-		{Type: unix.NFTA_SET_NAME, Data: []byte(name + "\x00")},
-	})
+	messages, err := rs.conn.ask(unix.NFT_MSG_GETSET, false, family, name(unix.NFTA_SET_TABLE, table), name(unix.NFTA_SET_NAME, of))
 	if err != nil || len(messages) != 1 {
 		return s
 	}
-	a, err := attributesOf(messages[0])
+	a, err := attributes(messages[0].data)
 	if err != nil {
 		return s
 	}
@@ -66,23 +62,12 @@ func (rs *Ruleset) set(family byte, table, name string) *set {
 	return s
 }
 
-func (rs *Ruleset) get(what uint16, flags netlink.HeaderFlags, family byte, a []netlink.Attribute) ([]netlink.Message, error) {
-	data, err := netlink.MarshalAttributes(a)
-	if err != nil {
-		return nil, err
-	}
-	return rs.conn.Execute(netlink.Message{
-		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | what), Flags: netlink.Request | flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-	})
-}
-
 func (rs *Ruleset) lookupStep(c *chain, a attrs) step {
-	name, src := a.text(unix.NFTA_LOOKUP_SET), a.number(unix.NFTA_LOOKUP_SREG)
-	inverted := a.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
+	of, src := a.text(unix.NFTA_LOOKUP_SET), a.number(unix.NFTA_LOOKUP_SREG)
+	invert := a.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
 	dst, isMap := a.number(unix.NFTA_LOOKUP_DREG), a[unix.NFTA_LOOKUP_DREG] != nil
 	return func(w *walk) (truth, verdict) {
-		s := rs.set(c.family, c.table, name)
+		s := rs.set(c.family, c.table, of)
 		if s.failed {
 			return mayBeAny(w, isMap)
 		}
@@ -90,24 +75,19 @@ func (rs *Ruleset) lookupStep(c *chain, a attrs) step {
 		if key.isKnown() {
 			e, ok := rs.element(c, s, key.data)
 			switch {
-			case !ok:
-				return mayBeAny(w, isMap)
+			case !ok && isMap:
+				return mayBeAny(w, true)
+			case !ok: // an older kernel that does not tell of single elements
+				return w.about(key, inverted(rs.overlap(s, key), invert)), verdict{}
 			case e != nil && isMap && e.ends:
 				return w.about(key, yes), e.verdict
 			case e != nil && isMap:
 				w.put(dst, known(e.data))
 			}
-			t := truthOf(e != nil)
-			if inverted {
-				t = t.not()
-			}
-			return w.about(key, t), verdict{}
+			return w.about(key, inverted(truthOf(e != nil), invert)), verdict{}
 		}
-		t := rs.overlap(s, key)
-		if inverted {
-			t = t.not()
-		}
-		if t = w.about(key, t); t != no && isMap {
+		t := w.about(key, inverted(rs.overlap(s, key), invert))
+		if t != no && isMap {
 			return mayBeAny(w, true)
 		}
 		return t, verdict{}
@@ -125,18 +105,14 @@ func mayBeAny(w *walk, isMap bool) (truth, verdict) {
 
 // element asks for what a set has under a key, as rules do. It is nil if there is nothing,
 // and not ok if that is not known.
-func (rs *Ruleset) element(c *chain, s *set, key []byte) (e *element, ok bool) {
+func (rs *Ruleset) element(c *chain, s *set, key []byte) (_ *element, ok bool) {
 	if e, asked := s.found[string(key)]; asked {
 		return e, true
 	}
-	value, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_DATA_VALUE, Data: key}})
-	if err != nil {
-		return nil, false
-	}
-	e, err = rs.ask(c, s, []netlink.Attribute{{Type: unix.NFTA_SET_ELEM_KEY | unix.NLA_F_NESTED, Data: value}})
+	e, err := rs.ask(c, s, nest(unix.NFTA_SET_ELEM_KEY, attribute(unix.NFTA_DATA_VALUE, key)))
 	if errors.Is(err, unix.ENOENT) {
 		// It may have one for all other keys.
-		e, err = rs.ask(c, s, []netlink.Attribute{{Type: unix.NFTA_SET_ELEM_FLAGS, Data: []byte{0, 0, 0, setElemCatchall}}})
+		e, err = rs.ask(c, s, attribute(unix.NFTA_SET_ELEM_FLAGS, []byte{0, 0, 0, setElemCatchall}))
 		if err != nil {
 			e, err = nil, nil // as also if the kernel knows none such
 		}
@@ -148,20 +124,10 @@ func (rs *Ruleset) element(c *chain, s *set, key []byte) (e *element, ok bool) {
 	return e, true
 }
 
-func (rs *Ruleset) ask(c *chain, s *set, a []netlink.Attribute) (*element, error) {
-	one, err := netlink.MarshalAttributes(a)
-	if err != nil {
-		return nil, err
-	}
-	list, err := netlink.MarshalAttributes([]netlink.Attribute{{Type: unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED, Data: one}})
-	if err != nil {
-		return nil, err
-	}
-	messages, err := rs.get(unix.NFT_MSG_GETSETELEM, 0, s.key.family, []netlink.Attribute{
-		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(s.key.table + "\x00")},
-		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(s.key.name + "\x00")},
-		{Type: unix.NFTA_SET_ELEM_LIST_ELEMENTS | unix.NLA_F_NESTED, Data: list},
-	})
+func (rs *Ruleset) ask(c *chain, s *set, one []byte) (*element, error) {
+	messages, err := rs.conn.ask(unix.NFT_MSG_GETSETELEM, false, s.key.family,
+		name(unix.NFTA_SET_ELEM_LIST_TABLE, s.key.table), name(unix.NFTA_SET_ELEM_LIST_SET, s.key.name),
+		nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, nest(unix.NFTA_LIST_ELEM, one)))
 	if err != nil {
 		return nil, err
 	}
@@ -178,8 +144,8 @@ func (rs *Ruleset) ask(c *chain, s *set, a []netlink.Attribute) (*element, error
 	return e, err
 }
 
-func eachElement(m netlink.Message, take func(attrs)) error {
-	a, err := attributesOf(m)
+func eachElement(m nfMessage, take func(attrs)) error {
+	a, err := attributes(m.data)
 	if err != nil {
 		return err
 	}
@@ -212,10 +178,8 @@ func (rs *Ruleset) readAll(s *set) bool {
 		return s.all != nil
 	}
 	s.read = true
-	messages, err := rs.get(unix.NFT_MSG_GETSETELEM, netlink.Dump, s.key.family, []netlink.Attribute{
-		{Type: unix.NFTA_SET_ELEM_LIST_TABLE, Data: []byte(s.key.table + "\x00")},
-		{Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(s.key.name + "\x00")},
-	})
+	messages, err := rs.conn.ask(unix.NFT_MSG_GETSETELEM, true, s.key.family,
+		name(unix.NFTA_SET_ELEM_LIST_TABLE, s.key.table), name(unix.NFTA_SET_ELEM_LIST_SET, s.key.name))
 	if err != nil {
 		return false
 	}
