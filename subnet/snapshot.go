@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 )
 
 // Snapshot is all that a store held at one moment. Snapshots share their
@@ -26,6 +27,17 @@ type Snapshot struct {
 type StoredConfig struct {
 	Text    string // as written
 	Missing bool   // there is none
+}
+
+// String is the configuration as written, for logs.
+func (c *StoredConfig) String() string {
+	switch {
+	case c == nil:
+		return "not known"
+	case c.Missing:
+		return "none"
+	}
+	return printable.Quote(c.Text)
 }
 
 // Problem is a key that could not be read as a lease, or a lease that cannot be
