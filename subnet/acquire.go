@@ -162,21 +162,20 @@ func (k *Keeper) config(ctx context.Context) (*Config, error) {
 	return nil, waitingFor{err}
 }
 
-// reuse takes over a lease that bears our public address. It returns nil if
-// there is none that fits.
+// reuse takes over a lease that this machine wrote, or that bears our public address. It
+// returns nil if there is none that fits.
 func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, error) {
 	var best *Lease
 	for _, l := range s.Leases {
-		switch {
-		case l.PublicIP != k.attrs.PublicIP && !k.kept(l):
+		switch moved := k.moved(l); {
+		case l.PublicIP != k.attrs.PublicIP && !k.kept(l) && !moved:
+		case moved && !k.kept(l) && !c.Keeps(l.Subnet):
+			k.tell("the lease %s that this machine wrote does not fit the configuration; not using it", l.Subnet)
 		case !c.Keeps(l.Subnet):
 			if err := k.discard(ctx, l); err != nil {
 				return nil, err
 			}
-		case best == nil, l.Subnet == k.Previous:
-			best = l
-		case best.Subnet == k.Previous:
-		case l.Reserved() && !best.Reserved(), l.Reserved() == best.Reserved() && c.Fits(l.Subnet) && !c.Fits(best.Subnet):
+		case best == nil || k.preferred(c, l, best):
 			best = l
 		}
 	}
@@ -185,6 +184,9 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	}
 	found := best
 	best, err := k.outlived(ctx, found)
+	if errors.Is(err, errCopy) {
+		return nil, k.disown(found)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +211,7 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 // kept reports whether a lease is the one that we started with without the store. Our
 // public address may have changed since.
 func (k *Keeper) kept(l *Lease) bool {
-	return k.offline && k.holding.Holder == "" && l.Subnet == k.holding.Own.Subnet && k.holder(l) == ""
+	return l.Subnet != k.copied && k.offline && k.holding.Holder == "" && l.Subnet == k.holding.Own.Subnet && k.holder(l) == ""
 }
 
 // discard deletes a lease of ours that no longer fits the configuration. A
@@ -219,7 +221,11 @@ func (k *Keeper) discard(ctx context.Context, l *Lease) error {
 		k.tell("the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
 		return nil
 	}
-	l, err := k.outlived(ctx, l)
+	found := l
+	l, err := k.outlived(ctx, found)
+	if errors.Is(err, errCopy) {
+		return k.disown(found)
+	}
 	if err != nil {
 		return err
 	}

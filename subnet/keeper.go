@@ -34,6 +34,8 @@ type Keeper struct {
 	Store Store
 	// Previous is the subnet that this host had when it last ran, if known.
 	Previous ip.Subnet
+	// PreviousIP is the public address that it had then, if known.
+	PreviousIP ip.Addrs
 	// Margin is how long before its end a lease is renewed.
 	Margin time.Duration
 	// Prepare returns, for a configuration and what else is in the store, what
@@ -84,6 +86,9 @@ type Keeper struct {
 	asleep    sleepClock
 	due       *time.Timer
 	spread    time.Duration // how long before the margin our lease is renewed
+
+	copied      ip.Subnet // of a lease by which a copy of this machine lives: see moved.go
+	readdressed bool      // what was saved is of another public address than ours
 }
 
 const (
@@ -298,7 +303,11 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 	case k.holder(found) != "":
 		return k.lost(ctx, k.holder(found))
 	case found.Attrs != k.attrs:
-		if found.Challenger != "" {
+		switch {
+		case found.Challenger == "":
+		case SameMachine(found.Challenger, k.attrs.Machine):
+			k.tell("the machine %s asks whether we are alive: it has our machine ID, too", printable.Name(found.Challenger))
+		default:
 			k.tell("the machine %s asks whether we are alive: it has our public address %s, too", printable.Name(found.Challenger), found.PublicIP)
 		}
 		return k.correct(ctx, found.Machine, found.Revision, found.Reserved())

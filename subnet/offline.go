@@ -2,7 +2,6 @@ package subnet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -62,13 +61,14 @@ func (k *Keeper) usable(ctx context.Context, s Saved) error {
 	if err != nil {
 		return err
 	}
-	if attrs.PublicIP != s.Own.PublicIP {
-		return errors.New("our lease is that of another public address")
+	if attrs.PublicIP != s.Own.PublicIP && (s.Own.Machine == "" || !SameMachine(s.Own.Machine, attrs.Machine)) {
+		return fmt.Errorf("our lease is that of another public address, %s", s.Own.PublicIP)
 	}
 	if s.Own.Machine != "" && !SameMachine(printable.Name(s.Own.Machine), attrs.Machine) {
 		return fmt.Errorf("our lease is that of the machine %s, and this one is %s", printable.Name(s.Own.Machine), attrs.Machine)
 	}
 	k.attrs, k.avoid, k.outdated = attrs, avoid, false
+	k.readdressed = attrs.PublicIP != s.Own.PublicIP
 	return nil
 }
 

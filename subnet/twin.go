@@ -47,11 +47,13 @@ type twin struct {
 	seen    time.Time // when it last answered
 }
 
-// outlived returns a lease of our public address. If another machine wrote it, it is
-// the lease as it is once that machine had time to say that it is alive; if it is
-// alive, that is an error.
+// outlived returns a lease of our public address, or of our machine. If another machine
+// may have written it, it is the lease as it is once that machine had time to say that
+// it is alive; if it is alive, that is an error.
 func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
-	if l.Machine == "" || l.Machine == k.attrs.Machine || l.Machine != k.former && SameMachine(l.Machine, k.attrs.Machine) {
+	moved := l.PublicIP != k.attrs.PublicIP && (k.readdressed || !k.kept(l))
+	same := l.Machine == k.attrs.Machine || l.Machine != k.former && SameMachine(l.Machine, k.attrs.Machine)
+	if l.Machine == "" || same && !moved {
 		return l, nil
 	}
 	if SameMachine(k.twin.machine, l.Machine) && time.Since(k.twin.seen) < twinPause {
@@ -65,8 +67,14 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking the machine %s whether it is alive: %w", printable.Name(l.Machine), err)
 	}
-	k.waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, printable.Name(l.Machine)))
-	for end := time.Now().Add(answerTime); time.Now().Before(end); {
+	patience := answerTime
+	if moved {
+		patience = movedAnswerTime
+		k.waiting(fmt.Sprintf("the lease %s of this machine says that its public address is %s: waiting whether another machine with our ID is alive there", l.Subnet, l.PublicIP))
+	} else {
+		k.waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, printable.Name(l.Machine)))
+	}
+	for end := time.Now().Add(patience); time.Now().Before(end); {
 		if err := sleep(ctx, answerPoll); err != nil {
 			return nil, err
 		}
@@ -90,8 +98,12 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 		default:
 			// A third machine asks, too. Were we to ask over that, and it over us,
 			// neither would ever have waited for long enough.
-			asked, end = now, time.Now().Add(answerTime)
+			asked, end = now, time.Now().Add(patience)
 		}
+	}
+	if moved {
+		klog.Warningf("the lease %s of this machine says that its public address is %s, where nobody answers: it is %s now", l.Subnet, l.PublicIP, k.attrs.PublicIP)
+		return asked, nil
 	}
 	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", printable.Name(l.Machine), l.PublicIP, l.Subnet)
 	return asked, nil
@@ -106,8 +118,11 @@ func (k *Keeper) lookBack(l *Lease) {
 	}
 }
 
-// alive is why a lease of our public address can't be ours.
+// alive is why a lease of our public address, or of our machine ID, can't be ours.
 func (k *Keeper) alive(l *Lease) error {
+	if l.PublicIP != k.attrs.PublicIP {
+		return errCopy
+	}
 	return waitingFor{fmt.Errorf("the public address %s of this machine, %s, is also that of the machine %s, which is alive and has the lease %s: give this one another by -iface, -iface-regex or -public-ip",
 		l.PublicIP, k.attrs.Machine, printable.Name(l.Machine), l.Subnet)}
 }
