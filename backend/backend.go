@@ -32,6 +32,9 @@ type Host struct {
 	// PublicIP is what the other hosts know this host by: Addr, unless told
 	// otherwise.
 	PublicIP ip.Addrs
+	// OwnsPublicIP is whether PublicIP is an address of this host, on whichever
+	// interface, and not one that a NAT translates.
+	OwnsPublicIP bool
 	// Nexthops asks for routes by way of nexthop objects.
 	Nexthops bool
 	// TUN is the name of this host's TUN device, for a backend that has one.

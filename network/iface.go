@@ -4,20 +4,21 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 
 	"flanneld/backend"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/target/kernel"
 )
 
-// Selection says which interface is the external one: the first of Ifaces that
-// there is, else the first match of Regexes, else the way to CanReach; with
-// none of them given, the interface of the default route.
+// Selection says which interface is the external one, and by which of its addresses
+// this host is reached.
 type Selection struct {
 	Ifaces   []string // names or addresses
 	Regexes  []*regexp.Regexp
@@ -36,84 +37,334 @@ type View interface {
 	RouteTo(netip.Addr) (iface string, src netip.Addr, err error)
 }
 
-// Choose returns the external interface and its address. An error tells for
-// each way that was tried why it leads nowhere now; later it may.
-func (s Selection) Choose(ctx context.Context, v View) (backend.Host, error) {
-	ifaces, err := v.Interfaces(ctx)
+// candidate is an interface with one of its addresses.
+type candidate struct {
+	host backend.Host
+	rank rank
+}
+
+// rank orders candidates, at the start as well as later: the lower is the better, and
+// the fields count in this order.
+type rank struct {
+	link int // what the interface carries
+	// source is the option that led here. Without options it is the interface that
+	// owns the public address, then that of the default route, then a known address.
+	source    int
+	linkLocal int // 1 for an address that only hosts on the link reach
+	metric    int // of the default route
+	address   int // a preference among the addresses of one interface
+}
+
+// Values of rank.link.
+const (
+	linkCarries = iota
+	linkNoCarrier
+	linkDown
+	linkInert // a loopback or dummy device leads to no other host
+)
+
+func (r rank) compare(o rank) int {
+	return cmp.Or(cmp.Compare(r.link, o.link), cmp.Compare(r.source, o.source), cmp.Compare(r.linkLocal, o.linkLocal),
+		cmp.Compare(r.metric, o.metric), cmp.Compare(r.address, o.address))
+}
+
+// is reports whether the candidate is the interface and address of h.
+func (c candidate) is(h backend.Host) bool { return c.host.Iface == h.Iface && c.host.Addr == h.Addr }
+
+// Choose returns the best external interface and its address. Without an option that
+// names the interface, and without a default route, it is the interface that has one of
+// the known addresses. An error says for each source why it leads nowhere now; later it
+// may.
+func (s Selection) Choose(ctx context.Context, v View, known ...netip.Addr) (backend.Host, error) {
+	l, err := s.look(ctx, v)
 	if err != nil {
 		return backend.Host{}, err
 	}
-	var failed []error
-	try := func(what string, iface *kernel.Interface, want netip.Addr) (backend.Host, bool) {
-		h, err := s.host(iface, want)
-		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", what, err))
+	if !s.Explicit() {
+		for _, addr := range known {
+			l.addHolders(addr)
 		}
-		return h, err == nil
+	}
+	if len(l.found) == 0 {
+		return backend.Host{}, errors.Join(l.failed...)
+	}
+	return l.best(backend.Host{}).host, nil
+}
+
+// Sight is how the external interface looks while it is followed.
+type Sight struct {
+	// Now is the interface and address in use, with what changed of them, such as
+	// the interface's name or MTU.
+	Now backend.Host
+	// Lost says why Now is not there any more; then Now is as it was.
+	Lost error
+	// Next is the best choice; it is Now if none is better.
+	Next backend.Host
+	// Works says that Now can serve for as long as it is not certain that Next stays.
+	Works bool
+}
+
+// Follow looks what became of h. Among equally good choices, h stays.
+func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (Sight, error) {
+	l, err := s.look(ctx, v)
+	if err != nil {
+		return Sight{}, err
+	}
+	// The default route often goes with the address, and an interface may be renamed.
+	l.addHolders(h.Addr.V4)
+	l.found = slices.DeleteFunc(l.found, func(c candidate) bool {
+		// A /32 of the same address on another device, such as a tunnel, is no sign that
+		// the address moved there.
+		return c.host.Addr == h.Addr && c.host.Iface != h.Iface && c.host.Net.V4.IsSingleIP() && !h.Net.V4.IsSingleIP()
+	})
+	was := byName(l.ifaces, h.Iface)
+	if !s.Explicit() && was != nil {
+		l.source++
+		l.add("", was, 0, anyAddr)
+	}
+	sight := Sight{Now: h, Next: h}
+	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.is(h) }); i >= 0 {
+		now, best := l.found[i], l.best(h)
+		if best.is(h) {
+			now = best
+		}
+		sight.Now, sight.Next = now.host, best.host
+		sight.Works = now.rank.link == linkCarries && now.rank.linkLocal == 0
+		return sight, nil
+	}
+	// What has the address and the MAC address is the same interface: it was renamed, or
+	// is a port of a bridge now.
+	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.host.Addr == h.Addr && c.host.ID == h.ID }); i >= 0 {
+		sight.Now = l.found[i].host
+		sight.Next = l.best(sight.Now).host
+		return sight, nil
+	}
+	if len(l.found) > 0 {
+		sight.Next = l.best(h).host
+	}
+	if was == nil {
+		sight.Lost = fmt.Errorf("there is no interface %s any more, and none with its address %s", h.Iface, h.Addr)
+	} else {
+		sight.Lost = fmt.Errorf("interface %s no longer has the address %s, which other hosts send to, nor another one for them", h.Iface, h.Addr)
+	}
+	return sight, nil
+}
+
+// Explicit reports whether an option names the interface.
+func (s Selection) Explicit() bool {
+	return len(s.Ifaces) > 0 || len(s.Regexes) > 0 || s.CanReach.IsValid()
+}
+
+// look collects the candidates that the host has now.
+type look struct {
+	Selection
+	ifaces []kernel.Interface
+	found  []candidate
+	failed []error // why a source has none, once for each
+	said   string  // the source of the last one
+	source int     // the rank of the next source
+}
+
+func (s Selection) look(ctx context.Context, v View) (*look, error) {
+	l := &look{Selection: s}
+	var err error
+	if l.ifaces, err = v.Interfaces(ctx); err != nil {
+		return nil, err
+	}
+	if !s.Explicit() {
+		return l, l.addDefaults(ctx, v)
 	}
 	for _, name := range s.Ifaces {
-		a, notAddr := netip.ParseAddr(name)
-		iface := byName(ifaces, name)
-		if notAddr == nil {
-			iface = byAddr(ifaces, a)
-		}
-		if h, ok := try("-iface="+name, iface, a); ok {
-			return h, nil
-		}
+		l.addNamed(name)
+		l.source++
 	}
 	for _, re := range s.Regexes {
-		iface, a := byRegex(ifaces, re)
-		if h, ok := try("-iface-regex="+re.String(), iface, a); ok {
-			return h, nil
-		}
+		l.addMatching(re)
+		l.source++
 	}
 	if s.CanReach.IsValid() {
 		what := "-iface-can-reach=" + s.CanReach.String()
 		name, src, err := v.RouteTo(s.CanReach)
 		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", what, err))
-		} else if h, ok := try(what, byName(ifaces, name), src); ok {
-			return h, nil
+			l.failed = append(l.failed, fmt.Errorf("%s: %w", what, err))
+		} else {
+			l.add(what, byName(l.ifaces, name), 0, func(a netip.Addr) bool { return !src.IsValid() || a == src })
 		}
+		l.source++
 	}
-	if len(s.Ifaces) == 0 && len(s.Regexes) == 0 && !s.CanReach.IsValid() {
-		name, err := defaultIface(ctx, v)
-		if err != nil {
-			return backend.Host{}, err
-		}
-		if h, ok := try("the default route's interface "+name, byName(ifaces, name), netip.Addr{}); ok {
-			return h, nil
-		}
-	}
-	return backend.Host{}, errors.Join(failed...)
+	return l, nil
 }
 
-func defaultIface(ctx context.Context, v View) (string, error) {
+// addDefaults adds what no option needs to name: the interface that owns the public
+// address, as nobody would listen there elsewhere, and those of default routes.
+func (l *look) addDefaults(ctx context.Context, v View) error {
+	if l.PublicIP.IsValid() {
+		l.addHolders(l.PublicIP)
+	}
+	l.source++
 	defaults, err := v.DefaultRoutes(ctx)
-	switch {
-	case err != nil:
-		return "", err
-	case len(defaults) == 0:
-		return "", errors.New("there is no default route to find the external interface by; -iface can name it")
-	case defaults[0].Multipath:
-		return "", errors.New("the default route has several next hops; -iface must name the external interface")
+	if err != nil {
+		return err
 	}
-	return defaults[0].Iface, nil
+	switch {
+	case len(defaults) == 0:
+		l.failed = append(l.failed, errors.New("there is no default route to find the external interface by; -iface can name it"))
+	case defaults[0].Multipath:
+		l.failed = append(l.failed, errors.New("the default route has several next hops; -iface must name the external interface"))
+	default:
+		for _, d := range defaults {
+			if !d.Multipath {
+				l.add("the default route's interface "+d.Iface, byName(l.ifaces, d.Iface), d.Metric, anyAddr)
+			}
+		}
+	}
+	l.source++
+	return nil
 }
 
-// host returns what there is to know of iface as the external interface. Its
-// address is want, or if that is not valid, its first global one.
-func (s Selection) host(iface *kernel.Interface, want netip.Addr) (backend.Host, error) {
-	if iface == nil {
-		return backend.Host{}, errors.New("there is no such interface")
+// addNamed adds the interface with a name or an address.
+func (l *look) addNamed(name string) {
+	what := "-iface=" + name
+	addr, err := netip.ParseAddr(name)
+	if err != nil {
+		l.add(what, byName(l.ifaces, name), 0, anyAddr)
+		return
 	}
-	if iface.MTU == 0 {
-		return backend.Host{}, fmt.Errorf("interface %s has no MTU", iface.Name)
+	there := false
+	for i := range l.ifaces {
+		if hasAddr(&l.ifaces[i], addr) {
+			there = true
+			l.add(what, &l.ifaces[i], 0, func(a netip.Addr) bool { return a == addr || a == l.PublicIP })
+		}
 	}
-	p := address(iface, want)
-	if !p.IsValid() {
-		return backend.Host{}, fmt.Errorf("interface %s has no IPv4 address yet", iface.Name)
+	if !there {
+		l.add(what, nil, 0, nil)
 	}
+}
+
+// addMatching adds the addresses that re matches; failing that, the interfaces whose name
+// it matches.
+func (l *look) addMatching(re *regexp.Regexp) {
+	what := "-iface-regex=" + re.String()
+	matches := func(a netip.Addr) bool { return re.MatchString(a.String()) }
+	there := false
+	for i := range l.ifaces {
+		for _, a := range l.ifaces[i].Addrs {
+			if reachable(a.Prefix.Addr()) && matches(a.Prefix.Addr()) {
+				there = true
+				l.add(what, &l.ifaces[i], 0, matches)
+				break
+			}
+		}
+	}
+	for i := range l.ifaces {
+		if !there && re.MatchString(l.ifaces[i].Name) {
+			l.add(what, &l.ifaces[i], 0, anyAddr)
+		}
+	}
+	if !there && !slices.ContainsFunc(l.ifaces, func(i kernel.Interface) bool { return re.MatchString(i.Name) }) {
+		l.add(what, nil, 0, nil)
+	}
+}
+
+// addHolders adds the interfaces that have an address and lead to other hosts.
+func (l *look) addHolders(addr netip.Addr) {
+	for i := range l.ifaces {
+		if iface := &l.ifaces[i]; hasAddr(iface, addr) && linkRank(iface) < linkInert {
+			l.add("", iface, 0, func(a netip.Addr) bool { return a == addr })
+		}
+	}
+}
+
+func anyAddr(netip.Addr) bool { return true }
+
+// reachable reports whether other hosts could send to an address.
+func reachable(a netip.Addr) bool { return a.Is4() && !a.IsLoopback() }
+
+// add adds an interface with its addresses, as far as they are wanted. The source's
+// failure, if there is a source to name, is that there is none.
+func (l *look) add(what string, iface *kernel.Interface, metric int, want func(netip.Addr) bool) {
+	err := l.addAddrs(iface, metric, want)
+	if err != nil && what != l.said && what != "" {
+		l.said = what
+		l.failed = append(l.failed, fmt.Errorf("%s: %w", what, err))
+	}
+}
+
+func (l *look) addAddrs(iface *kernel.Interface, metric int, want func(netip.Addr) bool) error {
+	switch {
+	case iface == nil:
+		return errors.New("there is no such interface")
+	case iface.MTU == 0:
+		return fmt.Errorf("interface %s has no MTU", iface.Name)
+	}
+	usable := func(a kernel.Address) bool { return reachable(a.Prefix.Addr()) && want(a.Prefix.Addr()) }
+	// The addresses of a port are on its bridge or bond.
+	from := iface
+	for range l.ifaces {
+		i := slices.IndexFunc(l.ifaces, func(i kernel.Interface) bool { return i.Index == from.Master })
+		if from.Master == 0 || i < 0 || slices.ContainsFunc(from.Addrs, usable) {
+			break
+		}
+		from = &l.ifaces[i]
+	}
+	if !slices.ContainsFunc(from.Addrs, usable) {
+		return fmt.Errorf("interface %s has no IPv4 address yet", iface.Name)
+	}
+	for _, a := range from.Addrs {
+		if !usable(a) {
+			continue
+		}
+		r := rank{link: linkRank(from), source: l.source, metric: metric}
+		if a.Prefix.Addr().IsLinkLocalUnicast() {
+			r.linkLocal = 1
+		}
+		if a.Prefix.IsSingleIP() { // often it is one that moves from host to host
+			r.address += 2
+		}
+		if a.Deprecated {
+			r.address++
+		}
+		if a.Prefix.Addr() == l.PublicIP {
+			r.address = -1
+		}
+		l.found = append(l.found, candidate{l.host(from, a.Prefix), r})
+	}
+	return nil
+}
+
+func linkRank(i *kernel.Interface) int {
+	switch {
+	case i.Loopback || i.Dummy:
+		return linkInert
+	case !i.Up:
+		return linkDown
+	case !i.Running:
+		return linkNoCarrier
+	}
+	return linkCarries
+}
+
+// best returns the candidate of the lowest rank. Of several it is h; else one on h's
+// interface; else the first.
+func (l *look) best(h backend.Host) candidate {
+	return slices.MinFunc(l.found, func(a, b candidate) int {
+		return cmp.Or(a.rank.compare(b.rank), first(a.is(h), b.is(h)), first(a.host.Iface == h.Iface, b.host.Iface == h.Iface))
+	})
+}
+
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}
+
+// host returns what there is to know of iface as the external interface.
+func (l *look) host(iface *kernel.Interface, p netip.Prefix) backend.Host {
 	h := backend.Host{
 		Iface:    iface.Name,
 		MTU:      iface.MTU,
@@ -121,42 +372,13 @@ func (s Selection) host(iface *kernel.Interface, want netip.Addr) (backend.Host,
 		Addr:     ip.Addrs{V4: p.Addr()},
 		Net:      ip.SubnetOf(p.Masked()),
 		PublicIP: ip.Addrs{V4: p.Addr()},
-		ID:       s.MachineID + " " + iface.MAC.String(),
+		ID:       l.MachineID + " " + iface.MAC.String(),
 	}
-	if s.PublicIP.IsValid() {
-		h.PublicIP.V4 = s.PublicIP
+	if l.PublicIP.IsValid() {
+		h.PublicIP.V4 = l.PublicIP
 	}
-	return h, nil
-}
-
-// address returns the address of iface that is want, or by which others are to
-// reach it: a global one before a link-local one, a preferred one before one
-// that is deprecated, never a loopback one.
-func address(iface *kernel.Interface, want netip.Addr) netip.Prefix {
-	var best netip.Prefix
-	var bestRank int
-	for _, a := range iface.Addrs {
-		addr := a.Prefix.Addr()
-		rank := 4
-		switch {
-		case !addr.Is4() || addr.IsLoopback():
-			continue
-		case want.IsValid() && addr == want:
-			return a.Prefix
-		case addr.IsLinkLocalUnicast():
-			rank -= 2
-		}
-		if a.Deprecated {
-			rank--
-		}
-		if rank > bestRank {
-			best, bestRank = a.Prefix, rank
-		}
-	}
-	if want.IsValid() {
-		return netip.Prefix{}
-	}
-	return best
+	h.OwnsPublicIP = slices.ContainsFunc(l.ifaces, func(i kernel.Interface) bool { return hasAddr(&i, h.PublicIP.V4) })
+	return h
 }
 
 func byName(ifaces []kernel.Interface, name string) *kernel.Interface {
@@ -168,69 +390,6 @@ func byName(ifaces []kernel.Interface, name string) *kernel.Interface {
 	return nil
 }
 
-func byAddr(ifaces []kernel.Interface, a netip.Addr) *kernel.Interface {
-	for i := range ifaces {
-		if hasAddr(&ifaces[i], a) {
-			return &ifaces[i]
-		}
-	}
-	return nil
-}
-
 func hasAddr(iface *kernel.Interface, a netip.Addr) bool {
-	for _, have := range iface.Addrs {
-		if have.Prefix.Addr() == a {
-			return true
-		}
-	}
-	return false
-}
-
-// byRegex returns the first interface with an address that re matches, and that
-// address; failing that, the first whose name it matches.
-func byRegex(ifaces []kernel.Interface, re *regexp.Regexp) (*kernel.Interface, netip.Addr) {
-	for i := range ifaces {
-		for _, a := range ifaces[i].Addrs {
-			if addr := a.Prefix.Addr(); addr.Is4() && !addr.IsLoopback() && re.MatchString(addr.String()) {
-				return &ifaces[i], addr
-			}
-		}
-	}
-	for i := range ifaces {
-		if re.MatchString(ifaces[i].Name) {
-			return &ifaces[i], netip.Addr{}
-		}
-	}
-	return nil, netip.Addr{}
-}
-
-// Follow returns h with what has changed of its interface since, which may be
-// its name or its address, too. While there is no such interface, or none of its
-// addresses will do, Follow returns h itself and an error that says so.
-func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (backend.Host, error) {
-	ifaces, err := v.Interfaces(ctx)
-	if err != nil {
-		return h, err
-	}
-	iface := byName(ifaces, h.Iface)
-	if other := byAddr(ifaces, h.Addr.V4); other != nil && (iface == nil || !hasAddr(iface, h.Addr.V4)) {
-		iface = other // renamed, or made a port of a bridge
-	}
-	if iface == nil {
-		return h, fmt.Errorf("there is no interface %s any more, and none with its address %s", h.Iface, h.Addr)
-	}
-	now, err := s.host(iface, h.Addr.V4)
-	if err == nil {
-		return now, nil
-	}
-	if now, err = s.Choose(ctx, v); err == nil && now.Iface == iface.Name {
-		return now, nil
-	}
-	if len(s.Ifaces) == 0 && len(s.Regexes) == 0 && !s.CanReach.IsValid() {
-		// The default route often goes with the address.
-		if now, err = s.host(iface, netip.Addr{}); err == nil {
-			return now, nil
-		}
-	}
-	return h, fmt.Errorf("interface %s no longer has the address %s, which other hosts send to, nor another one for them", h.Iface, h.Addr)
+	return slices.ContainsFunc(iface.Addrs, func(have kernel.Address) bool { return have.Prefix.Addr() == a })
 }

@@ -7,12 +7,11 @@ import (
 	"time"
 
 	"flanneld/subnet"
+	"flanneld/subnet/subnettest"
 )
 
 // wrote puts a lease that a machine wrote at a public address.
-func wrote(t *testing.T, m interface {
-	PutRaw(key, value string, ttl time.Duration)
-}, cidr, public, machine string, ttl time.Duration) {
+func wrote(t *testing.T, m *subnettest.Memory, cidr, public, machine string, ttl time.Duration) {
 	t.Helper()
 	a := attrs(public)
 	a.Machine = machine

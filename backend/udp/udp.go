@@ -56,11 +56,16 @@ func (udp) MTU(h backend.Host) int { return min(h.MTU, maxMTU) - overhead }
 
 func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state.Object {
 	dev := h.TUN
+	// The peers send to the public address, and expect it as the source.
+	local := h.Addr.V4
+	if h.OwnsPublicIP {
+		local = h.PublicIP.V4
+	}
 	return []state.Object{
 		state.TUN{Name: dev, MTU: b.MTU(h), Alias: state.TUNAlias(network.V4)},
 		state.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Subnet.V4.Addr(), 32)},
 		state.Tunnel{
-			Dev: dev, Local: netip.AddrPortFrom(h.Addr.V4, uint16(b.Port)),
+			Dev: dev, Local: netip.AddrPortFrom(local, uint16(b.Port)),
 			Own: own.Subnet.V4, Network: network.V4, MTU: b.MTU(h), SourceCheck: b.SourceCheck,
 		},
 		// It stays when this process ends, so that no packet takes another way. flannel, if

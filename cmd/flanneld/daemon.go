@@ -58,12 +58,9 @@ type host interface {
 
 // serve is the daemon on a given store and host.
 func serve(ctx context.Context, o *options, store subnet.Store, machine host) error {
-	previous, err := network.ReadEnv(o.subnetFile)
-	if err != nil {
-		klog.Warning(err)
-	}
+	previous := o.previous()
 	o.iface.MachineID = machineID()
-	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
+	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.passages = make(chan struct{}, 1)
@@ -71,19 +68,20 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
 	d.paths = newPaths(d, machine)
-	if err := d.findInterface(ctx); err != nil {
+	if err := d.findInterface(ctx, store); err != nil {
 		return err
 	}
 	keeper := &subnet.Keeper{
-		Refresh:  d.refresh,
-		Store:    store,
-		Previous: previous.Subnet,
-		Margin:   o.renewMargin,
-		Prepare:  d.prepare,
-		Changed:  func(h subnet.Holding) { d.learnPaths(ctx, h); d.holds(h) },
-		Waiting:  d.systemd.status,
-		Trouble:  d.trouble,
-		Boottime: o.boottime,
+		Refresh:    d.refresh,
+		Store:      store,
+		Previous:   previous.Subnet,
+		PreviousIP: previousIP(ctx, machine, previous.Subnet),
+		Margin:     o.renewMargin,
+		Prepare:    d.prepare,
+		Changed:    func(h subnet.Holding) { d.learnPaths(ctx, h); d.holds(h) },
+		Waiting:    d.systemd.status,
+		Trouble:    d.trouble,
+		Boottime:   o.boottime,
 	}
 	if o.stateDir != "" {
 		keeper.Saved = o.saved
@@ -118,6 +116,7 @@ type daemon struct {
 	systemd    systemd
 	obstacles  obstacles
 	look       chan struct{} // one slot: the external interface may have changed
+	lookAround chan struct{} // one slot: another interface may be the better choice
 	refresh    chan struct{} // one slot: our lease may have to say something else
 	// readdressed has one slot: an interface of this host may have other addresses.
 	readdressed chan struct{}
@@ -147,6 +146,7 @@ type daemon struct {
 	wished    []*subnet.Lease // of the peers in the last wish
 	podsIface string          // this host's pods are behind it; empty if that is not known
 	status    network.Status
+	nextIface string    // that may become the external interface
 	lostSight string    // why the external interface cannot be followed
 	storeDown time.Time // since when the store cannot be used; zero if it can
 }

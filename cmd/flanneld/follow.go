@@ -2,18 +2,33 @@ package main
 
 import (
 	"context"
+	"net/netip"
+	"strings"
 	"time"
 
 	"k8s.io/klog/v2"
 
+	"flanneld/backend"
+	"flanneld/network"
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
 	"flanneld/pkg/target"
+	"flanneld/subnet"
 )
 
 // findInterface waits for the external interface and its address.
-func (d *daemon) findInterface(ctx context.Context) error {
+func (d *daemon) findInterface(ctx context.Context, store subnet.Store) error {
 	var said string
+	var asked time.Time
 	for {
 		host, err := d.options.iface.Choose(ctx, d.machine)
+		if err != nil && time.Since(asked) > knownPause {
+			var answered bool
+			host, answered, err = chooseKnown(ctx, d.options, d.machine, store, d.previous, err)
+			if answered { // it may be a large answer
+				asked = time.Now()
+			}
+		}
 		if err == nil {
 			klog.Infof("using interface %s with address %s and MTU %d; other hosts reach this one at %s", host.Iface, host.Addr, host.MTU, host.PublicIP)
 			d.host = host
@@ -28,6 +43,53 @@ func (d *daemon) findInterface(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+const (
+	// knownPause is how soon the store is asked again which lease is this host's, while
+	// the external interface is waited for.
+	knownPause = 5 * time.Second
+	// knownPatience is how long it has to answer.
+	knownPatience = 2 * time.Second
+)
+
+// chooseKnown chooses the interface by the address that the state file or this host's
+// lease names, when nothing else leads to it for the reason why, which is the error if
+// they do not either. It reports whether the store answered.
+func chooseKnown(ctx context.Context, o *options, machine host, store subnet.Store, previous ip.Subnet, why error) (h backend.Host, answered bool, err error) {
+	if o.iface.Explicit() {
+		return backend.Host{}, false, why
+	}
+	known := make(map[netip.Addr]string) // where each is from
+	use := func(addrs ...netip.Addr) bool {
+		if h, err = o.iface.Choose(ctx, machine, addrs...); err == nil {
+			klog.Infof("%s: using %s, for its address %s is that of %s", strings.ReplaceAll(why.Error(), "\n", "; "), h.Iface, h.Addr, known[h.Addr.V4])
+		}
+		return err == nil
+	}
+	if s, err := o.saved(); err == nil {
+		known[s.Own.PublicIP.V4] = "this host in " + o.savedFile()
+		if use(s.Own.PublicIP.V4) {
+			return h, false, nil
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, knownPatience)
+	defer cancel()
+	s, err := store.List(ctx)
+	if err != nil {
+		return backend.Host{}, false, why
+	}
+	var addrs []netip.Addr
+	for _, l := range s.Leases {
+		if l.Subnet == previous || subnet.SameMachine(l.Machine, machineName(o.iface.MachineID)) {
+			known[l.PublicIP.V4] = "this host's lease " + l.Subnet.String()
+			addrs = append(addrs, l.PublicIP.V4)
+		}
+	}
+	if !use(addrs...) {
+		return backend.Host{}, true, why
+	}
+	return h, true, nil
 }
 
 // watchMachine passes the kernel's notifications on, for as long as ctx lasts.
@@ -46,16 +108,21 @@ func (d *daemon) watchMachine(ctx context.Context) error {
 	}
 }
 
-// event takes a hint from the kernel.
+// event takes a hint from the kernel. What happens to other interfaces may make one of
+// them the better choice.
 func (d *daemon) event(e target.Event) {
 	d.mu.Lock()
-	external := e.Lost || e.Iface != "" && (e.Iface == d.host.Iface || d.lostSight != "")
+	external := e.Lost || e.Defaults || e.Iface != "" && (e.Iface == d.host.Iface || e.Iface == d.nextIface)
+	ours := d.backend != nil && e.Iface == d.backend.Device() || e.Iface != "" && e.Iface == d.host.TUN
 	if e.Lost || e.Iface != "" && (d.podsIface == "" || e.Iface == d.podsIface) {
 		poke(d.filters)
 	}
 	d.mu.Unlock()
-	if external {
+	switch {
+	case external:
 		poke(d.look)
+	case e.Iface != "" && !ours, e.Key.Kind == state.KindRoute && e.Entry.Owner != state.Ours && d.options.iface.CanReach.IsValid():
+		poke(d.lookAround)
 	}
 	if e.Lost || e.Iface != "" {
 		poke(d.readdressed)
@@ -72,42 +139,72 @@ func (d *daemon) event(e target.Event) {
 const (
 	// followPause lets the events of one change come in before it is looked at.
 	followPause = 10 * time.Millisecond
-	// addressPause is how long another address must be the interface's before
-	// the peers are told to send there: many changes take one away and bring it
-	// back.
-	addressPause = 500 * time.Millisecond
+	// lookAroundPause is how long after events of other interfaces, which may come by
+	// the hundreds, there is one look for all of them.
+	lookAroundPause = 300 * time.Millisecond
+	// lostPause is how long the address must be away before the peers are told
+	// another one: many changes take it away and bring it back.
+	lostPause = 500 * time.Millisecond
+	// betterPause is how long there must be a better choice than one that works, so
+	// that an interface whose link comes and goes does not take the peers to and fro.
+	betterPause = 3 * time.Second
+	// lostReport is how long there must be no choice before that is an error.
+	lostReport = time.Second
 )
 
 // follow keeps what is known of the external interface right.
 func (d *daemon) follow(ctx context.Context) error {
+	var f follower
+	timer := time.NewTimer(time.Hour) // the only one, however many events there are
+	timer.Stop()
+	defer timer.Stop()
+	var due time.Time // when it fires; zero if it was stopped
+	lookIn := func(pause time.Duration) {
+		if at := time.Now().Add(pause); due.IsZero() || at.Before(due) {
+			due = at
+			timer.Reset(pause)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-d.lookAround:
+			lookIn(lookAroundPause)
+			continue
 		case <-d.look:
+		case <-timer.C:
 		}
 		if err := sleep(ctx, followPause); err != nil {
 			return err
 		}
+		timer.Stop()
+		due = time.Time{}
 		d.mu.Lock()
 		before := d.host
 		d.mu.Unlock()
 		d.reconnect()
-		now, err := d.options.iface.Follow(ctx, d.machine, before)
-		if err == nil && now.Addr != before.Addr {
-			if err := sleep(ctx, addressPause); err != nil {
-				return err
-			}
-			now, err = d.options.iface.Follow(ctx, d.machine, before)
-		}
+		sight, err := d.options.iface.Follow(ctx, d.machine, before)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		if err != nil {
+			d.mu.Lock()
+			d.sawInterface(err)
+			d.mu.Unlock()
+			lookIn(retryPause)
+			continue
+		}
+		now, pause := f.follow(time.Now(), sight)
+		if pause > 0 {
+			lookIn(pause)
+		}
 		d.mu.Lock()
-		d.sawInterface(err)
+		d.sawInterface(f.problem)
+		d.nextIface = f.next.Iface
 		now.Nexthops, now.TUN, now.Links = d.host.Nexthops, d.host.TUN, d.host.Links
 		if now != d.host {
-			klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
+			logInterface(d.host, now)
 			d.host = now
 			d.wish()
 			poke(d.passages)
@@ -115,10 +212,60 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		d.mu.Unlock()
 		poke(d.publish)
-		if err != nil { // it may have been the look itself that failed
-			time.AfterFunc(retryPause, func() { poke(d.look) })
-		}
 	}
+}
+
+// logInterface logs how the external interface changed.
+func logInterface(was, now backend.Host) {
+	switch {
+	case now.Iface == was.Iface && now.Addr == was.Addr && now.MTU == was.MTU && now.Up && !was.Up:
+		klog.Infof("the external interface %s is up", now.Iface)
+	case now.Iface == was.Iface && now.Addr == was.Addr && now.MTU == was.MTU && !now.Up && was.Up:
+		klog.Warningf("the external interface %s is down", now.Iface)
+	default:
+		klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
+	}
+}
+
+// follower decides when a change of the external interface is there to stay.
+type follower struct {
+	next    backend.Host // the better choice
+	since   time.Time    // it is that
+	lost    time.Time    // the interface or its address is, since
+	problem error        // there is no choice
+}
+
+// follow returns which interface counts at a time, and how soon to look again; 0 if only
+// after an event.
+func (f *follower) follow(now time.Time, s network.Sight) (backend.Host, time.Duration) {
+	if s.Lost == nil {
+		f.lost, f.problem = time.Time{}, nil
+	} else if f.lost.IsZero() {
+		f.lost = now
+	}
+	if s.Next.Iface != s.Now.Iface || s.Next.Addr != s.Now.Addr {
+		if f.next.Iface != s.Next.Iface || f.next.Addr != s.Next.Addr {
+			f.next, f.since = s.Next, now
+		}
+		pause := lostPause
+		if s.Works {
+			pause = betterPause
+		}
+		if left := pause - now.Sub(f.since); left > 0 {
+			return s.Now, left
+		}
+		*f = follower{}
+		return s.Next, 0
+	}
+	f.next = backend.Host{}
+	switch {
+	case s.Lost == nil:
+		return s.Now, 0
+	case now.Sub(f.lost) < lostReport:
+		return s.Now, lostReport - now.Sub(f.lost)
+	}
+	f.problem = s.Lost
+	return s.Now, retryPause
 }
 
 // sawInterface takes why the external interface cannot be seen as it was, or

@@ -20,34 +20,44 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		return fmt.Errorf("%w; stop it first", err)
 	}
 	defer release()
-	host, err := o.iface.Choose(ctx, machine)
-	if err != nil {
-		return fmt.Errorf("finding the external interface: %w", err)
-	}
 	store, err := openStore(o)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	if err := releaseFrom(ctx, store, host.PublicIP, machineName(machineID()), out); err != nil {
+	o.iface.MachineID = machineID()
+	name, previous := machineName(o.iface.MachineID), o.previous().Subnet
+	host, err := o.iface.Choose(ctx, machine)
+	if err != nil {
+		host, _, err = chooseKnown(ctx, o, machine, store, previous, err)
+	}
+	if err != nil {
+		return fmt.Errorf("finding the external interface: %w", err)
+	}
+	if o.iface.PublicIP.IsValid() {
+		previous = ip.Subnet{} // it is told whose lease is meant
+	}
+	if err := releaseFrom(ctx, store, host.PublicIP, previous, name, out); err != nil {
 		return err
 	}
 	// A start without etcd would take the lease for ours still.
-	if s, err := o.saved(); err == nil && s.Own.PublicIP == host.PublicIP {
+	if s, err := o.saved(); err == nil && (s.Own.PublicIP == host.PublicIP || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, name)) {
 		tellCloudRoutes(s, out)
 		return os.Remove(o.savedFile())
 	}
 	return nil
 }
 
-func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, machine string, out io.Writer) error {
+// releaseFrom deletes the leases that bear this host's public address, and that of the
+// subnet which its machine had before, though it may bear an earlier one.
+func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, previous ip.Subnet, machine string, out io.Writer) error {
 	s, err := store.List(ctx)
 	if err != nil {
 		return err
 	}
 	found := false
 	for _, l := range s.Leases {
-		if l.PublicIP != public {
+		if l.PublicIP != public && (l.Subnet != previous || l.Machine == "" || !subnet.SameMachine(l.Machine, machine)) {
 			continue
 		}
 		found = true
@@ -65,7 +75,7 @@ func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, machi
 			}
 			return err
 		}
-		fmt.Fprintf(out, "released %s, the lease of this host (%s)\n", l.Subnet, public)
+		fmt.Fprintf(out, "released %s, the lease of this host (%s)\n", l.Subnet, l.PublicIP)
 	}
 	if !found {
 		fmt.Fprintf(out, "there is nothing to release: no lease is of this host (%s)\n", public)

@@ -84,6 +84,16 @@ func (h *Host) CutOff(name string) error {
 	return nil
 }
 
+// CutCarrier takes the switch's side of an interface down: the interface has no carrier,
+// and keeps its addresses and routes.
+func (h *Host) CutCarrier(name string) error {
+	n, _, err := h.nic(name)
+	if err != nil {
+		return err
+	}
+	return n.sw.LinkDown(n.port)
+}
+
 // Restore undoes CutOff.
 func (h *Host) Restore(name string) error {
 	n, _, err := h.nic(name)

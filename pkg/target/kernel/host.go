@@ -22,7 +22,12 @@ type Interface struct {
 	Index    int
 	MTU      int // bytes
 	Up       bool
+	Running  bool // up, and with a carrier where it can have one
 	Loopback bool
+	Dummy    bool // of the kind dummy, such as kube-ipvs0: its packets go nowhere
+	Master   int  // index of the bridge or bond that it is a port of; 0 for none
+	// Local is the address that a VXLAN device sends from.
+	Local netip.Addr
 	// PointToPoint: it has no link with several hosts, or asks nobody for their addresses.
 	PointToPoint bool
 
@@ -114,12 +119,19 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 		ifaces[i] = Interface{
 			Name: a.Name, Index: a.Index, MTU: a.MTU,
 			Up:       a.RawFlags&unix.IFF_UP != 0,
+			Running:  a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0,
 			Loopback: a.Flags&net.FlagLoopback != 0,
+			Dummy:    l.Type() == "dummy",
+			Master:   a.MasterIndex,
 			VXLAN:    l.Type() == "vxlan",
 			Bridge:   l.Type() == "bridge",
 			Alias:    a.Alias,
 
 			PointToPoint: a.RawFlags&(unix.IFF_POINTOPOINT|unix.IFF_NOARP) != 0,
+		}
+		if v, ok := l.(*netlink.Vxlan); ok {
+			src, _ := netip.AddrFromSlice(v.SrcAddr)
+			ifaces[i].Local = src.Unmap()
 		}
 		if t, ok := l.(*netlink.Tuntap); ok {
 			ifaces[i].TUN = a.EncapType != "ether" && !t.NonPersist

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"flanneld/backend"
+	"flanneld/network"
+	"flanneld/pkg/ip"
+)
+
+// Another interface is taken when it is certain that it stays the best: soon after the one
+// in use is lost, later while that works. What is over before changes nothing.
+func TestFollower(t *testing.T) {
+	on := func(iface, addr string) backend.Host {
+		return backend.Host{Iface: iface, Addr: ip.Addrs{V4: netip.MustParseAddr(addr)}, MTU: 1500, Up: true}
+	}
+	eth0, eth1, eth2 := on("eth0", "192.0.2.1"), on("eth1", "192.0.2.2"), on("eth2", "192.0.2.3")
+	larger := eth0
+	larger.MTU = 9000
+	gone := errors.New("gone")
+	alone := network.Sight{Now: eth0, Next: eth0, Works: true}
+	better := network.Sight{Now: eth0, Next: eth1, Works: true}
+	useless := network.Sight{Now: eth0, Next: eth1}
+	lost := network.Sight{Now: eth0, Next: eth0, Lost: gone}
+	replaced := network.Sight{Now: eth0, Next: eth1, Lost: gone}
+	other := network.Sight{Now: eth0, Next: eth2, Lost: gone}
+	type step struct {
+		after   time.Duration
+		sight   network.Sight
+		want    backend.Host
+		problem bool
+	}
+	const ms = time.Millisecond
+	for name, steps := range map[string][]step{
+		"nothing changes":                  {{0, alone, eth0, false}, {time.Hour, alone, eth0, false}},
+		"its MTU":                          {{0, network.Sight{Now: larger, Next: larger, Works: true}, larger, false}},
+		"lost for a moment":                {{0, lost, eth0, false}, {400 * ms, lost, eth0, false}, {400 * ms, alone, eth0, false}, {900 * ms, lost, eth0, false}},
+		"lost":                             {{0, lost, eth0, false}, {1000 * ms, lost, eth0, true}, {time.Hour, lost, eth0, true}, {ms, alone, eth0, false}},
+		"replaced for a moment":            {{0, replaced, eth0, false}, {490 * ms, replaced, eth0, false}, {ms, alone, eth0, false}, {490 * ms, replaced, eth0, false}, {490 * ms, replaced, eth0, false}},
+		"replaced":                         {{0, replaced, eth0, false}, {500 * ms, replaced, eth1, false}},
+		"replaced after it was lost":       {{0, lost, eth0, false}, {2000 * ms, lost, eth0, true}, {ms, replaced, eth0, true}, {500 * ms, replaced, eth1, false}},
+		"replaced by one after another":    {{0, replaced, eth0, false}, {400 * ms, other, eth0, false}, {400 * ms, replaced, eth0, false}, {499 * ms, replaced, eth0, false}, {ms, replaced, eth1, false}},
+		"of little use":                    {{0, useless, eth0, false}, {500 * ms, useless, eth1, false}},
+		"a better one":                     {{0, better, eth0, false}, {2900 * ms, better, eth0, false}, {100 * ms, better, eth1, false}},
+		"a better one that comes and goes": {{0, better, eth0, false}, {2900 * ms, alone, eth0, false}, {ms, better, eth0, false}, {2900 * ms, better, eth0, false}},
+		"a better one, and then it fails":  {{0, better, eth0, false}, {600 * ms, replaced, eth1, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f follower
+			now := time.Now()
+			for i, s := range steps {
+				now = now.Add(s.after)
+				got, again := f.follow(now, s.sight)
+				if got != s.want || (f.problem != nil) != s.problem {
+					t.Errorf("step %d: got %s %s, problem %v", i, got.Iface, got.Addr, f.problem)
+				}
+				if waits := s.sight.Lost != nil || s.sight.Next != s.sight.Now; waits && got == s.sight.Now != (again > 0) {
+					t.Errorf("step %d: the next look is after %s", i, again)
+				}
+			}
+		})
+	}
+}
