@@ -88,8 +88,8 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 		return !wanted || e.Owner != state.Ours
 	})
 	var recovered summary
-	for k := range r.failures {
-		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil {
+	for k, f := range r.failures {
+		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil && !f.settling {
 			recovered.add("in place now", o)
 		}
 	}
@@ -125,10 +125,16 @@ type tally struct {
 // fail notes that what is under k could not be had, for the reason err.
 func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	f := &failure{reason: err.Error(), pause: retryFirst}
-	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet)
+	f.settling = errors.Is(err, target.ErrSettling)
+	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling
+	if f.settling {
+		f.pause = settlingPause
+	}
 	f.noLink = errors.Is(err, target.ErrNoLink)
 	if was := t.before[k]; was != nil {
-		if was.next.After(time.Now()) { // looked at before its time
+		if f.settling {
+			// The target tells when it is time.
+		} else if was.next.After(time.Now()) { // looked at before its time
 			f.pause, f.next = was.pause, was.next
 		} else {
 			f.pause = min(max(2*was.pause, retryFirst), retryMost)
@@ -137,7 +143,7 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	if f.next.IsZero() {
 		f.next = time.Now().Add(time.Duration(float64(f.pause) * (1 - t.jitter)))
 	}
-	if was := t.before[k]; (was == nil || was.reason != f.reason) && !errors.Is(err, errUnmet) {
+	if was := t.before[k]; (was == nil || was.reason != f.reason) && !errors.Is(err, errUnmet) && !f.settling {
 		t.news.add(f.reason, what)
 	}
 	t.now[k] = f

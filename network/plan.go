@@ -58,7 +58,7 @@ type keys map[state.Key]struct{}
 func (p *plan) set(w Wish) (changed keys, all bool) {
 	old := p.wish
 	p.wish = w
-	if p.want == nil || old.Config != w.Config || old.Host != w.Host || old.Rules != w.Rules || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs {
+	if p.want == nil || old.Config != w.Config || old.Host != w.Host || !old.Rules.Equal(w.Rules) || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs {
 		p.rebuild()
 		return nil, true
 	}

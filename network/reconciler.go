@@ -68,6 +68,9 @@ type failure struct {
 	// it depends on; with that out of the way, there is no reason to wait.
 	blocked bool
 	noLink  bool // for want of the interface
+	// settling is set while others change what it is about: the target tells when
+	// they have stopped, and there is nothing to report.
+	settling bool
 }
 
 const (
@@ -75,6 +78,9 @@ const (
 	// tried again.
 	retryFirst = 100 * time.Millisecond
 	retryMost  = 30 * time.Second
+	// settlingPause is after which time a step that waits for others is tried again,
+	// should the target not tell.
+	settlingPause = 5 * time.Second
 	// resync is how often a full pass runs for no reason at all.
 	resync = 5 * time.Minute
 	// settle is the shortest time between two full passes that hints cause.

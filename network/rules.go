@@ -2,6 +2,7 @@ package network
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	"flanneld/pkg/state"
@@ -15,8 +16,16 @@ type Rules struct {
 	// Masquerade has pods' packets to the outside get an address of this host,
 	// and with RandomFully a port chosen at random.
 	Masquerade, RandomFully bool
-	// Forward lets pods' packets through.
-	Forward bool
+	// Forward lets pods' packets through; also in these ways, for what one way lets through
+	// another may refuse.
+	Forward     bool
+	ForwardAlso []state.Way
+}
+
+// Equal compares.
+func (r Rules) Equal(o Rules) bool {
+	return r.Way == o.Way && r.Masquerade == o.Masquerade && r.RandomFully == o.RandomFully &&
+		r.Forward == o.Forward && slices.Equal(r.ForwardAlso, o.ForwardAlso)
 }
 
 func (r Rules) objects(c *subnet.Config, own *subnet.Lease) []state.Object {
@@ -30,7 +39,9 @@ func (r Rules) objects(c *subnet.Config, own *subnet.Lease) []state.Object {
 			})
 		}
 		if r.Forward {
-			objects = append(objects, state.Forward{Way: r.Way, Network: network})
+			for _, way := range append([]state.Way{r.Way}, r.ForwardAlso...) {
+				objects = append(objects, state.Forward{Way: way, Network: network})
+			}
 		}
 	}
 	return objects

@@ -2,9 +2,11 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
 	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
@@ -183,4 +186,61 @@ func TestRulesCleanup(t *testing.T) {
 	if left := fake.Rules(); len(left) != 1 || left[other] == nil {
 		t.Errorf("left is %v", left)
 	}
+}
+
+// Rules that wait until others have stopped changing rules are no failure to report, and are
+// made as soon as the target says so. What they take the place of stays until then.
+func TestRulesSettling(t *testing.T) {
+	log := lines(t, func(r *rig) {
+		r.start()
+		w := rulesWish(t, rulesConfig, allRules)
+		r.Wish(w)
+		r.pass(time.Second)
+		before := r.fake.Rules()
+		w.Rules.Way = state.IPTablesNFT
+		after := rulesOf(state.IPTablesNFT, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24 198.51.100.0/24")
+		for k := range after {
+			r.fake.Refuse(k, fmt.Errorf("table x: %w", target.ErrSettling))
+		}
+		r.Wish(w)
+		r.pass(time.Second)
+		r.wantRules(before)
+		for k := range after {
+			r.fake.Refuse(k, nil)
+		}
+		for k := range after {
+			r.Hint(target.Event{Key: k, Gone: true})
+		}
+		r.pass(100 * time.Millisecond)
+		r.wantRules(after)
+		if s := r.lastStatus(); s.Missing != 0 {
+			t.Errorf("the status is %+v", s)
+		}
+	})
+	for _, line := range log {
+		if strings.Contains(line, target.ErrSettling.Error()) || strings.Contains(line, "in place now") {
+			t.Errorf("it was logged: %s", line)
+		}
+	}
+}
+
+// Packets are let through in several ways, while one of them masquerades.
+func TestRulesForwardAlso(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.start()
+		rules := allRules
+		rules.ForwardAlso = []state.Way{state.IPTablesLegacy}
+		w := rulesWish(t, rulesConfig, rules)
+		r.Wish(w)
+		r.pass(time.Second)
+		want := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24 198.51.100.0/24")
+		also := state.Forward{Way: state.IPTablesLegacy, Network: netip.MustParsePrefix("10.5.0.0/16")}
+		want[also.Key()] = also
+		r.wantRules(want)
+		w.Rules = allRules
+		r.Wish(w)
+		r.pass(time.Second)
+		delete(want, also.Key())
+		r.wantRules(want)
+	})
 }

@@ -89,6 +89,13 @@ func (u *unmet) holdsUp(op state.Op) bool {
 		// An old device leads nowhere, whatever refers to it still; and it may be
 		// just what a new one is in want of.
 		return false
+	case state.KindMasquerade, state.KindForward:
+		// Rules that are written in one way stay until they are in another.
+		for w := range u.wanted {
+			if w.Kind == k.Kind && w.Dst == k.Dst && w.Dev != k.Dev {
+				return true
+			}
+		}
 	case state.KindNeigh:
 		// It tells whose its FDB entry is.
 		if is, ok := op.Have.(state.Neigh); ok && u.left[state.FDBKey(is.Dev, is.MAC)] {

@@ -112,7 +112,7 @@ func TestFirewallsAreNamed(t *testing.T) {
 		{"firewalld,iptables-legacy", vxlan, 8472, "iptables-legacy", "iptables", []string{"-iptables-forward-rules=false"}, []string{"table filter of iptables-legacy (firewalld)", fmt.Sprintf(addPort, 8472), addNetwork}},
 		{"ufw", vxlan, 8472, "iptables-nft", "", []string{"-iptables-forward-rules=false"}, []string{"table filter of iptables-nft (ufw)", "ufw allow proto udp to any port 8472", "ufw route allow from 10.5.0.0/16 to 10.5.0.0/16"}},
 		{"ufw,masquerading", vxlan, 8472, "iptables-nft", "", []string{"-ip-masq"}, []string{"table filter of iptables-nft (ufw)", "ufw allow proto udp to any port 8472"}},
-		{"ufw,iptables-legacy", vxlan, 8472, "iptables-legacy", "", []string{"-masq-mode=nftables"}, []string{"table filter of iptables-legacy (ufw)", "ufw allow proto udp to any port 8472", "ufw route allow from 10.5.0.0/16 to 10.5.0.0/16"}},
+		{"ufw,iptables-legacy", vxlan, 8472, "iptables-legacy", "", []string{"-iptables-forward-rules=false"}, []string{"table filter of iptables-legacy (ufw)", "ufw allow proto udp to any port 8472", "ufw route allow from 10.5.0.0/16 to 10.5.0.0/16"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -238,7 +238,7 @@ COMMIT
 `
 
 // Where others have rules of iptables, ours are there as well, and before those that
-// refuse all; whatever becomes of them, they are right again within a second.
+// refuse all; whatever becomes of them, they are right again soon after that.
 func TestIPTablesRepaired(t *testing.T) {
 	everyIPTables(t, func(t *testing.T, variant string) {
 		n, outside := newIPTables(t, variant)
@@ -258,7 +258,7 @@ func TestIPTablesRepaired(t *testing.T) {
 		for name, spoil := range map[string]func(){
 			"firewall reloaded": func() { h.restore(firewall, false) },
 			"chain flushed":     func() { h.iptables("iptables", "-t", "nat", "-F", "FLANNEL-POSTRTG") },
-			"jump deleted":      func() { h.iptables("iptables", "-D", "FORWARD", "1") },
+			"jump deleted":      func() { h.iptables("iptables", "-D", "FORWARD", "2") },
 			"rule replaced": func() {
 				h.iptables("iptables", "-t", "nat", "-R", "FLANNEL-POSTRTG", "1", "-m", "mark", "--mark", "0x8000/0x8000", "-j", "RETURN")
 			},
@@ -267,7 +267,7 @@ func TestIPTablesRepaired(t *testing.T) {
 			},
 		} {
 			spoil()
-			took := h.waitXTRules(slow(time.Second), rules)
+			took := h.waitXTRules(slow(back), rules)
 			t.Logf("%s: right after %s", name, took.Round(time.Millisecond))
 		}
 		n.pingAll()

@@ -231,7 +231,7 @@ func TestPacketRulesIdle(t *testing.T) {
 }
 
 // Docker comes after the daemon, and lets nothing through that is not its own: then
-// our rules stand in the same tables, before its own.
+// our rules stand in the same tables, behind its own.
 func TestPacketRulesFollowDocker(t *testing.T) {
 	everyIPTables(t, func(t *testing.T, variant string) {
 		n, _ := newIPTables(t, variant)
@@ -254,7 +254,7 @@ func TestPacketRulesFollowDocker(t *testing.T) {
 			return ""
 		})
 		const jump = "filter FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n"
-		if before, after, ok := strings.Cut(h.xtRules(), jump); !ok || strings.Contains(before, "filter FORWARD") {
+		if before, after, ok := strings.Cut(h.xtRules(), jump); !ok || strings.Contains(after, "filter FORWARD") {
 			t.Errorf("the rules are\n%s%s%s", before, jump, after)
 		}
 		n.pingAll()

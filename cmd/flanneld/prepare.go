@@ -35,7 +35,10 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	rules := d.chooseRules(ctx, c)
+	d.mu.Lock()
+	before := d.rules
+	d.mu.Unlock()
+	rules := d.chooseRules(ctx, c, before, false)
 	tunDevice, err := d.tunDevice(ctx, c, b, ifaces)
 	if err != nil {
 		return subnet.Attrs{}, nil, err

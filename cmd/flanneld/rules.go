@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -21,20 +22,35 @@ func withRules(o *options, machine host, parts ...target.Part) target.Target {
 	return target.Mux{Rest: machine, Parts: parts}
 }
 
-// chooseRules returns the rules for packets that the options ask for, in the way
-// that goes with a configuration and with this host.
-func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config) network.Rules {
+// chooseRules returns the rules for packets that the options ask for, in the ways that go
+// with a configuration and with this host. before is what was chosen last; with keep, what
+// others by iptables were the reason for stays, as they may be about to be started again.
+func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config, before network.Rules, keep bool) network.Rules {
 	o := d.options
 	r := network.Rules{Masquerade: o.ipMasq, Forward: o.forwardRules, RandomFully: o.ipMasq && o.fullyRandom}
 	if o.rules == nil || !r.Masquerade && !r.Forward {
 		return network.Rules{}
 	}
-	var why string
-	r.Way, why = o.rules.Choose(ctx, masq.Mode(o.masqMode), c.NFTables)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if r != d.rules {
-		klog.Infof("rules for packets are written by %s: %s", r.Way, why)
+	if r.Way = before.Way; !keep || r.Way == "" || r.Way == state.NFTables {
+		var why string
+		if r.Way, why = o.rules.Choose(ctx, masq.Mode(o.masqMode), c.NFTables); r.Way != before.Way {
+			klog.Infof("rules for packets are written by %s: %s", r.Way, why)
+		}
+	}
+	if !r.Forward {
+		return r
+	}
+	refusing := o.rules.Refusing(ctx)
+	for _, way := range []state.Way{state.IPTablesNFT, state.IPTablesLegacy} {
+		had := before.Way == way || slices.Contains(before.ForwardAlso, way)
+		what := refusing[way]
+		if way == r.Way || what == "" && (!keep || !had) {
+			continue
+		}
+		r.ForwardAlso = append(r.ForwardAlso, way)
+		if !had {
+			klog.Infof("pods' packets are let through by %s, too: %s", way, what)
+		}
 	}
 	return r
 }
@@ -43,9 +59,9 @@ func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config) network.Rule
 // end.
 const rulesPause = time.Second
 
-// followRules goes over to iptables when others on this host begin to use it: what
-// they drop, only rules in the same tables let through. It does not go back, for
-// they may be about to be started again.
+// followRules goes over to iptables when others on this host begin to use it, and lets
+// packets through wherever they begin to refuse them: what they drop, only rules in the
+// same tables let through.
 func (d *daemon) followRules(ctx context.Context) error {
 	if d.options.rules == nil {
 		return nil
@@ -68,12 +84,12 @@ func (d *daemon) followRules(ctx context.Context) error {
 		d.mu.Lock()
 		c, before := d.holding.Config, d.rules
 		d.mu.Unlock()
-		if before.Way != state.NFTables {
+		if c == nil {
 			continue
 		}
-		now := d.chooseRules(ctx, c)
+		now := d.chooseRules(ctx, c, before, true)
 		d.mu.Lock()
-		if d.prepared.config == c && now != before && ctx.Err() == nil {
+		if d.prepared.config == c && !now.Equal(before) && ctx.Err() == nil {
 			d.prepared.rules, d.rules = now, now
 			d.wish()
 		}

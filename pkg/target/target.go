@@ -16,6 +16,10 @@ var ErrIncomplete = errors.New("the dump was interrupted by changes")
 // ErrNoLink is in the errors of steps whose interface is not there, or down.
 var ErrNoLink = errors.New("no link")
 
+// ErrSettling is in the errors of steps that wait until others have stopped changing
+// what the step is about. An event follows when that is so.
+var ErrSettling = errors.New("waiting until others have stopped changing it")
+
 // Target holds objects. A Target is safe for concurrent use of Watch with the
 // other methods; those are called by one goroutine.
 type Target interface {

@@ -88,6 +88,27 @@ func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.W
 	return state.NFTables, why
 }
 
+// Refusing returns the ways of iptables in which others have packets refused that no rule
+// lets through, and what it is that does. The kernel asks all of them: what one lets through
+// another may refuse.
+func (t *Target) Refusing(ctx context.Context) map[state.Way]string {
+	t.choosing.Lock()
+	defer t.choosing.Unlock()
+	refusing := make(map[state.Way]string)
+	for name, w := range t.ways {
+		w, ok := w.(interface {
+			refuses(context.Context) (string, error)
+		})
+		if !ok {
+			continue
+		}
+		if what, err := w.refuses(ctx); err == nil && what != "" {
+			refusing[name] = what
+		}
+	}
+	return refusing
+}
+
 // available returns why rules can't be written in a way, or nil.
 func (t *Target) available(ctx context.Context, name state.Way) error {
 	if w, ok := t.ways[name].(*iptables); ok {

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
+	"k8s.io/klog/v2"
+
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
 )
 
 // iptables writes rules by the host's own programs: what is in the kernel is for
@@ -36,6 +41,16 @@ type iptables struct {
 	// plain has the networks that were to have random ports, and have not because
 	// the program does not know how to.
 	plain map[netip.Prefix]bool
+
+	watching bool                  // others' changes are seen as they happen
+	content  debounce              // of all that is read
+	shared   [len(places)]debounce // of the chains that are ours or that packets come to by themselves
+	quiet    time.Duration         // quietFor, but for tests
+	view     state.Have            // what was seen last
+	viewAt   time.Time             // when that was
+	moves    moves
+	again    time.Time // when the jump is to be looked at again, if after now
+	reported string    // which rule ours stand before
 }
 
 // unreadablePause is how long tables that iptables cannot read are taken to be so, unless
@@ -44,27 +59,48 @@ const unreadablePause = time.Minute
 
 // iptKernel is the side of the kernel on which the rules are.
 type iptKernel interface {
-	// sum returns what differs whenever a chain that our rules are in, or come
-	// from, is not as it was, but for its counters. It is empty if the kernel has
-	// neither of the tables.
-	sum() (string, error)
+	// sum returns what differs whenever something that matters is not as it was, but
+	// for counters.
+	sum() (iptSum, error)
 	// watch is that of a way.
 	watch(ctx context.Context, ready, changed func()) error
 }
 
+// iptSum tells whether something is as it was.
+type iptSum struct {
+	// all is of what is understood here. It is empty if the kernel has neither of the
+	// tables.
+	all string
+	// shared are, for each place, of the chains in its table that are ours or that packets
+	// come to by themselves; empty without the table.
+	shared [len(places)]string
+}
+
 func newIPTables(name state.Way, forward bool, kernel iptKernel, without way) *iptables {
-	return &iptables{way: name, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
+	w := &iptables{way: name, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
+	w.await(quietFor)
+	return w
+}
+
+// await sets how long others must have come to rest.
+func (w *iptables) await(quiet time.Duration) {
+	w.quiet, w.content.quiet = quiet, quiet
+	for i := range w.shared {
+		w.shared[i].quiet = quiet
+	}
 }
 
 // read returns what there is.
 func (w *iptables) read(ctx context.Context) (iptTables, error) {
 	sum, err := w.kernel.sum()
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case sum == "":
+	}
+	w.take(sum)
+	switch {
+	case sum.all == "":
 		return iptTables{}, nil
-	case sum == w.sum && (w.unreadable == nil || time.Since(w.readAt) < unreadablePause):
+	case sum.all == w.sum && (w.unreadable == nil || time.Since(w.readAt) < unreadablePause):
 		return w.tables, w.unreadable
 	}
 	tool, err := w.tools.find(ctx, w.way)
@@ -76,15 +112,29 @@ func (w *iptables) read(ctx context.Context) (iptTables, error) {
 		return nil, err
 	}
 	// What changed since the sum was taken makes for another one.
-	w.sum, w.tables, w.unreadable, w.readAt = sum, tables, err, time.Now()
+	w.sum, w.tables, w.unreadable, w.readAt = sum.all, tables, err, time.Now()
 	return tables, err
 }
 
-// dump implements way.
+// dump implements way. In the middle of a change by others what was there before counts.
 func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	tables, err := w.read(ctx)
+	now := time.Now()
+	if err == nil && w.view != nil && w.rest(now) > 0 {
+		return maps.Clone(w.view), nil
+	}
+	have, err := w.see(ctx, tables, err)
+	if w.view = nil; err == nil {
+		w.view, w.viewAt = maps.Clone(have), now
+	}
+	return have, err
+}
+
+// see says what there is of ours in the tables, which could be read unless there is an
+// error.
+func (w *iptables) see(ctx context.Context, tables iptTables, err error) (state.Have, error) {
 	if errors.Is(err, errAbsent) && w.without != nil {
 		return w.without.dump(ctx)
 	}
@@ -96,7 +146,7 @@ func (w *iptables) dump(ctx context.Context) (state.Have, error) {
 	}
 	have := make(state.Have)
 	for _, p := range places {
-		f := p.find(tables, w.way, w.forward)
+		f := w.find(p, tables)
 		for _, o := range f.objects {
 			if m, ok := o.(state.Masquerade); ok && w.plain[m.Network] {
 				m.RandomFully = true
@@ -151,24 +201,93 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	}
 	m, _ := op.Want.(state.Masquerade)
 	plain := m.RandomFully && !tool.knowsRandomFully()
-	f := placeOf(op.Key().Kind).find(tables, w.way, w.forward)
+	place := placeOf(op.Key().Kind)
+	f := w.find(place, tables)
 	if lines := f.edit(op, plain); len(lines) > 0 {
-		w.sum, w.tables = "", nil // whether it succeeds or not
-		err := tool.change(ctx, f.table, lines)
-		if w.locked = nil; errors.Is(err, errLocked) {
-			w.locked, w.lockedAt = err, time.Now()
+		i := slices.Index(places[:], place)
+		if !w.shared[i].settled(time.Now(), guarded(lines)) {
+			return fmt.Errorf("table %s of %s: %w", place.table, w.way, target.ErrSettling)
 		}
-		if err != nil {
+		if err := w.write(ctx, tool, i, lines, len(f.after(op))); err != nil {
 			return err
+		}
+		if f.late != "" {
+			w.moves.add(time.Now(), w.way, f.late)
 		}
 	}
 	w.plain[op.Key().Dst] = plain
+	if w.view == nil && w.tables != nil { // it is known what we left
+		w.view, _ = w.see(ctx, w.tables, nil)
+		w.viewAt = time.Now()
+	}
 	return nil
 }
 
-// watch implements way.
-func (w *iptables) watch(ctx context.Context, ready, changed func()) error {
-	return w.kernel.watch(ctx, ready, changed)
+// write has the program change the table of a place, so that rules of so many networks are
+// there after it.
+func (w *iptables) write(ctx context.Context, tool *iptTool, i int, lines []string, after int) error {
+	w.sum, w.tables, w.view = "", nil, nil // whether it succeeds or not
+	before := w.shared[i].sum
+	err := tool.change(ctx, places[i].table, lines)
+	if w.locked = nil; errors.Is(err, errLocked) {
+		w.locked, w.lockedAt = err, time.Now()
+	}
+	if !w.watching {
+		return err
+	}
+	if err != nil {
+		if w.observeLocked(); w.shared[i].sum != before {
+			return fmt.Errorf("%w: %w", target.ErrSettling, err) // of what was there there is no more
+		}
+		return err
+	}
+	// Someone may have come right after us: only what we have left is of our making.
+	sum, sumErr := w.kernel.sum()
+	tables, readErr := tool.tables(ctx)
+	f := places[i].find(tables, w.way, w.forward)
+	if sumErr == nil && readErr == nil && len(f.objects) == after && !f.strange && (f.right || after == 0) {
+		w.content.expect(sum.all)
+		w.shared[i].expect(sum.shared[i])
+		w.shared[i].since = time.Now()
+		w.sum, w.tables, w.unreadable, w.readAt = sum.all, tables, nil, time.Now()
+	}
+	return nil
+}
+
+// find tells what is at a place, and says which rule ours stand before.
+func (w *iptables) find(p place, tables iptTables) found {
+	f := p.find(tables, w.way, w.forward)
+	if !p.last {
+		return f
+	}
+	if now := time.Now(); f.late != "" && now.Before(w.moves.next) {
+		f.late, w.again = "", w.moves.next
+	}
+	if f.right && f.overruled != w.reported {
+		if w.reported = f.overruled; f.overruled != "" {
+			klog.Infof("forwarding by %s: pods' packets are let through before the rule of %s that refuses all others: %s", w.way, p.hook, f.overruled)
+		}
+	}
+	return f
+}
+
+// refuses returns what in FORWARD refuses whatever no rule lets through; empty if nothing
+// does.
+func (w *iptables) refuses(ctx context.Context) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	tables, err := w.read(ctx)
+	if err != nil {
+		return "", err
+	}
+	f := placeOf(state.KindForward).find(tables, w.way, w.forward)
+	if c := f.chains[f.hook]; c != nil && c.policy != "ACCEPT" {
+		return fmt.Sprintf("the policy of %s is %s", f.hook, c.policy), nil
+	}
+	if f.overruled != "" {
+		return fmt.Sprintf("a rule of %s is %s", f.hook, f.overruled), nil
+	}
+	return "", nil
 }
 
 // others implements way.

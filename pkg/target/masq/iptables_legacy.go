@@ -48,10 +48,6 @@ const (
 // one for both.
 var entriesAt = [...]int{tableNameSize + 8, tableNameSize + 4}
 
-// hooks are the numbers of the chains that packets come to by themselves, in which
-// our rules or the jumps to them are.
-var hooks = map[string]int{"nat": unix.NF_INET_POST_ROUTING, "filter": unix.NF_INET_FORWARD}
-
 // present returns the tables there are, of those that matter. The kernel would make
 // one that it is asked about.
 func present() (tables []string, err error) {
@@ -68,27 +64,34 @@ func present() (tables []string, err error) {
 }
 
 // sum implements iptKernel.
-func (k ipTables) sum() (string, error) {
+func (k ipTables) sum() (sum iptSum, err error) {
 	tables, err := present()
 	if err != nil || len(tables) == 0 {
-		return "", err
+		return sum, err
 	}
-	var h maphash.Hash
-	h.SetSeed(k.seed)
-	for _, p := range places {
+	var all maphash.Hash
+	all.SetSeed(k.seed)
+	for i, p := range places {
 		if !slices.Contains(tables, p.table) {
 			continue
 		}
 		info, entries, err := readEntries(p.table)
 		if err != nil {
-			return "", fmt.Errorf("reading table %s of ip_tables: %w", p.table, err)
+			return iptSum{}, fmt.Errorf("reading table %s of ip_tables: %w", p.table, err)
 		}
-		_, _ = h.WriteString(p.table)
-		for _, part := range shape(info, entries, hooks[p.table], p.chain, oldChain) {
-			_, _ = h.Write(part)
+		var shared maphash.Hash
+		shared.SetSeed(k.seed)
+		for _, part := range shape(info, entries, false, p.chain, oldChain) {
+			_, _ = shared.Write(part)
+		}
+		sum.shared[i] = fmt.Sprintf("%x", shared.Sum64())
+		_, _ = all.WriteString(p.table)
+		for _, part := range shape(info, entries, p.whole, p.chain, oldChain) {
+			_, _ = all.Write(part)
 		}
 	}
-	return fmt.Sprintf("%x", h.Sum64()), nil
+	sum.all = fmt.Sprintf("%x", all.Sum64())
+	return sum, nil
 }
 
 // traces reports whether ip_tables has something that only flannel, or this program,
@@ -166,15 +169,14 @@ func ask(option int, b []byte) error {
 	return nil
 }
 
-// shape returns the parts of a table's entries that say what the rules are of the
-// chain at a hook, and of those with a name: all but counters, and where in the
-// table other chains are.
-func shape(info, entries []byte, hook int, names ...string) (parts [][]byte) {
+// shape returns the parts of a table's entries that say what the rules are of the chains
+// that packets come to by themselves, and of those with a name, or of all: all but counters,
+// and where in the table other chains are.
+func shape(info, entries []byte, whole bool, names ...string) (parts [][]byte) {
 	starts := make(map[int]bool) // of the chains at hooks
 	for i := range unix.NF_INET_NUMHOOKS {
 		starts[int(binary.NativeEndian.Uint32(info[infoHooks+4*i:]))] = true
 	}
-	start := int(binary.NativeEndian.Uint32(info[infoHooks+4*hook:]))
 	called := make(map[int]string) // chains by where their rules begin
 	for at, e := range entriesOf(entries) {
 		if name := e.chain(); name != "" {
@@ -186,9 +188,9 @@ func shape(info, entries []byte, hook int, names ...string) (parts [][]byte) {
 		if name := e.chain(); name != "" {
 			inside = slices.Contains(names, name)
 		} else if starts[at] {
-			inside = at == start
+			inside = true
 		}
-		if !inside {
+		if !inside && !whole {
 			continue
 		}
 		end := len(e)

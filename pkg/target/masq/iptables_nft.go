@@ -23,14 +23,17 @@ type nfIPTables struct {
 
 func newNFIPTables() nfIPTables { return nfIPTables{seed: maphash.MakeSeed()} }
 
-// chains are those of the place's table that matter to it.
+// chains are those of the place's table that are ours, or that packets come to by themselves.
 func (p place) chains() []nfName {
-	return []nfName{p.hook, p.chain, oldChain}
+	return append([]nfName{p.chain, oldChain}, xtChains...)
 }
+
+// matters reports whether a change in a chain of the place's table may matter to it.
+func (p place) matters(chain nfName) bool { return p.whole || slices.Contains(p.chains(), chain) }
 
 // sum implements iptKernel. No number of a table, chain or rule is given to another
 // one later; but a rule keeps its own when it is replaced.
-func (k nfIPTables) sum() (sum string, err error) {
+func (k nfIPTables) sum() (sum iptSum, err error) {
 	for range 5 {
 		err = nfAsk("listing the rules of iptables-nft", func(c *netlink.Conn) (err error) {
 			sum, err = k.sumOnce(c)
@@ -41,49 +44,58 @@ func (k nfIPTables) sum() (sum string, err error) {
 		}
 	}
 	if errors.Is(err, errAbsent) {
-		return "", nil
+		return iptSum{}, nil
 	}
 	return sum, err
 }
 
-func (k nfIPTables) sumOnce(c *netlink.Conn) (string, error) {
+func (k nfIPTables) sumOnce(c *netlink.Conn) (sum iptSum, err error) {
 	before, err := nfGeneration(c)
 	if err != nil {
-		return "", err
+		return sum, err
 	}
-	h := maphash.Hash{}
-	h.SetSeed(k.seed)
+	var all maphash.Hash
+	all.SetSeed(k.seed)
 	some := false
-	for _, p := range places {
-		there, err := addTo(&h, c, unix.NFT_MSG_GETTABLE, nftaTableHandle, p.table)
+	for i, p := range places {
+		var shared maphash.Hash
+		shared.SetSeed(k.seed)
+		there, err := addTo(&shared, c, unix.NFT_MSG_GETTABLE, nftaTableHandle, p.table)
 		if err != nil {
-			return "", err
+			return sum, err
 		}
 		if !there {
 			continue
 		}
 		some = true
 		for _, chain := range p.chains() {
-			there, err := addTo(&h, c, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_HANDLE, p.table, chain)
+			there, err := addTo(&shared, c, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_HANDLE, p.table, chain)
 			if there && err == nil {
-				_, err = addTo(&h, c, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_HANDLE, p.table, chain)
+				_, err = addTo(&shared, c, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_HANDLE, p.table, chain)
 			}
 			if err != nil {
-				return "", err
+				return sum, err
+			}
+		}
+		sum.shared[i] = fmt.Sprintf("%x", shared.Sum64())
+		_, _ = all.WriteString(sum.shared[i])
+		if p.whole {
+			if _, err := addTo(&all, c, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_HANDLE, p.table); err != nil {
+				return sum, err
 			}
 		}
 	}
 	if after, err := nfGeneration(c); err != nil || after != before {
-		return "", errors.Join(err, target.ErrIncomplete)
+		return sum, errors.Join(err, target.ErrIncomplete)
 	}
-	if !some {
-		return "", nil
+	if some {
+		sum.all = fmt.Sprintf("%x", all.Sum64())
 	}
-	return fmt.Sprintf("%x", h.Sum64()), nil
+	return sum, nil
 }
 
-// addTo adds the number of something to a sum, and what the rules say but for their
-// counters. It reports whether it is there.
+// addTo adds the number of something to a sum, with a chain's policy, and what the rules
+// say but for their counters. It reports whether it is there.
 func addTo(h *maphash.Hash, c *netlink.Conn, what, handle uint16, names ...string) (there bool, err error) {
 	messages, err := nfGet(c, what, unix.NFPROTO_IPV4, names...)
 	if errors.Is(err, unix.ENOENT) {
@@ -93,7 +105,8 @@ func addTo(h *maphash.Hash, c *netlink.Conn, what, handle uint16, names ...strin
 	for _, m := range messages {
 		e := nfAttributes(m, func(ad *netlink.AttributeDecoder) {
 			switch {
-			case ad.Type() == handle, what == unix.NFT_MSG_GETRULE && ad.Type() == unix.NFTA_RULE_USERDATA:
+			case ad.Type() == handle, what == unix.NFT_MSG_GETCHAIN && ad.Type() == unix.NFTA_CHAIN_POLICY,
+				what == unix.NFT_MSG_GETRULE && slices.Contains([]uint16{unix.NFTA_RULE_USERDATA, unix.NFTA_RULE_CHAIN}, ad.Type()):
 				_, _ = h.Write(ad.Bytes())
 			case what == unix.NFT_MSG_GETRULE && ad.Type() == unix.NFTA_RULE_EXPRESSIONS:
 				ad.Do(func(b []byte) error { return addExprs(h, b) })
@@ -148,7 +161,7 @@ func ofIPTables(m netlink.Message) bool {
 		}
 	})
 	for _, p := range places {
-		if err == nil && table == p.table && (chainName == 0 || slices.Contains(p.chains(), chain)) {
+		if err == nil && table == p.table && (chainName == 0 || p.matters(chain)) {
 			return true
 		}
 	}

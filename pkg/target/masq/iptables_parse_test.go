@@ -16,28 +16,35 @@ import (
 
 func TestParseRule(t *testing.T) {
 	a, b := netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("192.0.2.7/32")
-	for text, want := range map[string]commented{
-		"":                                      {},
-		"-j ACCEPT":                             {rule: rule{verdict: accept}},
-		"-s 10.1.0.0/16 -j RETURN":              {rule: rule{src: in(a), verdict: ret}},
-		"! -s 10.1.0.0/16 -d 192.0.2.7/32 -j X": {rule: rule{src: notIn(a), dst: in(b), verdict: "X"}},
-		"-d 192.0.2.7 -j X":                     {rule: rule{dst: in(b), verdict: "X"}}, // as old versions print it
-		`-m comment --comment "a \"b\" \\ c" -j X`:                 {rule: rule{verdict: "X"}, comment: `a "b" \ c`},
-		"-m comment --comment x -m mark --mark 0x4000/0x4000 -j X": {rule: rule{marked: true, verdict: "X"}, comment: "x"},
-		"-j MASQUERADE --random-fully":                             {rule: rule{verdict: masquerade, random: true}},
+	for text, want := range map[string]iptRule{
+		"":                                      {commented: commented{}, always: true},
+		"-j ACCEPT":                             {commented: commented{rule: rule{verdict: accept}}, always: true},
+		"-s 10.1.0.0/16 -j RETURN":              {commented: commented{rule: rule{src: in(a), verdict: ret}}},
+		"! -s 10.1.0.0/16 -d 192.0.2.7/32 -j X": {commented: commented{rule: rule{src: notIn(a), dst: in(b), verdict: "X"}}},
+		"-d 192.0.2.7 -j X":                     {commented: commented{rule: rule{dst: in(b), verdict: "X"}}}, // as old versions print it
+		`-m comment --comment "a \"b\" \\ c" -j X`:                 {commented: commented{rule: rule{verdict: "X"}, comment: `a "b" \ c`}, always: true},
+		"-m comment --comment x -m mark --mark 0x4000/0x4000 -j X": {commented: commented{rule: rule{marked: true, verdict: "X"}, comment: "x"}},
+		"-j MASQUERADE --random-fully":                             {commented: commented{rule: rule{verdict: masquerade, random: true}}, always: true},
 
-		"-m mark ! --mark 0x4000/0x4000 -j X": {rule: rule{verdict: "X"}, more: true},
-		"-m mark --mark 0x4000 -j X":          {rule: rule{verdict: "X"}, more: true},
-		"-s 10.1.0.0/255.0.255.0 -j X":        {rule: rule{verdict: "X"}, more: true},
-		"-s 10.1.0.0/16 -s 192.0.2.7/32 -j X": {rule: rule{src: in(a), verdict: "X"}, more: true},
-		"-m socket -j X":                      {rule: rule{verdict: "X"}, more: true},
-		"! -i eth0 -j X":                      {rule: rule{verdict: "X"}, more: true},
-		"-g X":                                {rule: rule{verdict: "X"}, more: true},
-		"-j MASQUERADE --to-ports 1-2":        {rule: rule{verdict: masquerade}, more: true},
-		"-j":                                  {more: true},
-		"!":                                   {more: true},
+		"-m mark ! --mark 0x4000/0x4000 -j X": {commented: commented{rule: rule{verdict: "X"}, more: true}},
+		"-m mark --mark 0x4000 -j X":          {commented: commented{rule: rule{verdict: "X"}, more: true}},
+		"-s 10.1.0.0/255.0.255.0 -j X":        {commented: commented{rule: rule{verdict: "X"}, more: true}},
+		"-s 10.1.0.0/16 -s 192.0.2.7/32 -j X": {commented: commented{rule: rule{src: in(a), verdict: "X"}, more: true}},
+		"-m socket -j X":                      {commented: commented{rule: rule{verdict: "X"}, more: true}},
+		"! -i eth0 -j X":                      {commented: commented{rule: rule{verdict: "X"}, more: true}},
+		"-g X":                                {commented: commented{rule: rule{verdict: "X"}, more: true}, always: true, goes: true},
+		"-j MASQUERADE --to-ports 1-2":        {commented: commented{rule: rule{verdict: masquerade}, more: true}, always: true},
+		"-j":                                  {commented: commented{more: true}},
+		"!":                                   {commented: commented{more: true}},
+
+		`-m comment --comment x -j REJECT --reject-with icmp-host-prohibited`: {commented: commented{rule: rule{verdict: rejected}, comment: "x", more: true}, always: true},
+		"! -i br0 -o br0 -j DROP":                {commented: commented{rule: rule{verdict: dropped}, more: true}, guard: true},
+		"! -i br0 -o br1 -j DROP":                {commented: commented{rule: rule{verdict: dropped}, more: true}},
+		"-d 10.1.0.0/16 ! -i br0 -o br0 -j DROP": {commented: commented{rule: rule{dst: in(a), verdict: dropped}, more: true}},
+		"! -i br0 -o br0 -p tcp -j DROP":         {commented: commented{rule: rule{verdict: dropped}, more: true}},
 	} {
-		if diff := cmp.Diff(iptRule{text, want}, parseRule(text), cmp.AllowUnexported(iptRule{}, commented{}, rule{}, match{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		want.text = text
+		if diff := cmp.Diff(want, parseRule(text), cmp.AllowUnexported(iptRule{}, commented{}, rule{}, match{}), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("%s: want -, got +:\n%s", text, diff)
 		}
 	}
@@ -91,28 +98,39 @@ func TestShape(t *testing.T) {
 	h := freshIPTables(t, state.IPTablesLegacy)
 	h.do(t, othersIPTables)
 	settle(t, New(true), targettest.RulesWish(h.way))
-	of := func() (info, entries []byte, parts [][]byte) {
+	of := func(whole bool) (info, entries []byte, parts [][]byte) {
 		t.Helper()
 		info, entries, err := readEntries("filter")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return info, entries, shape(info, entries, hooks["filter"], fwdChain)
+		return info, entries, shape(info, entries, whole, fwdChain)
 	}
-	info, entries, before := of()
-	for _, lines := range []string{"-A INPUT -s 192.0.2.1 -j ACCEPT", "-N A\n-A A -j ACCEPT\n-I INPUT -j A", "-P INPUT ACCEPT", "-Z"} {
+	info, entries, before := of(false)
+	_, _, all := of(true)
+	changed := func() (shared, whole bool) {
+		t.Helper()
+		_, _, now := of(false)
+		_, _, nowAll := of(true)
+		shared, whole = !cmp.Equal(before, now), !cmp.Equal(all, nowAll)
+		before, all = now, nowAll
+		return shared, whole
+	}
+	for lines, want := range map[string][2]bool{
+		"-Z":                   {false, false},
+		"-N A":                 {false, true},
+		"-N B\n-A B -j ACCEPT": {false, true},
+	} {
 		h.do(t, lines)
-		if _, _, now := of(); !cmp.Equal(before, now) {
-			t.Errorf("%s changes the shape of FORWARD", lines)
+		if shared, whole := changed(); shared != want[0] || whole != want[1] {
+			t.Errorf("%q changes the shape of the shared chains: %t; of the table: %t", lines, shared, whole)
 		}
 	}
-	for _, lines := range []string{"-P FORWARD DROP", "-A FORWARD -s 192.0.2.1 -j ACCEPT", "-R FORWARD 2 -j A", "-R FLANNEL-FWD 1 -j A", "-F FLANNEL-FWD", "-F FORWARD", "-X FLANNEL-FWD"} {
+	for _, lines := range []string{"-P FORWARD DROP", "-A FORWARD -s 192.0.2.1 -j ACCEPT", "-A INPUT -s 192.0.2.1 -j ACCEPT", "-P INPUT ACCEPT", "-R FORWARD 2 -j A", "-R FLANNEL-FWD 1 -j A", "-F FLANNEL-FWD", "-F FORWARD", "-X FLANNEL-FWD"} {
 		h.do(t, lines)
-		_, _, now := of()
-		if cmp.Equal(before, now) {
-			t.Errorf("%s does not change the shape of FORWARD", lines)
+		if shared, whole := changed(); !shared || !whole {
+			t.Errorf("%s changes the shape of the shared chains: %t; of the table: %t", lines, shared, whole)
 		}
-		before = now
 	}
 
 	seed := uint64(time.Now().UnixNano())
@@ -125,6 +143,6 @@ func TestShape(t *testing.T) {
 				b[random.IntN(len(b))] = byte(random.Uint32())
 			}
 		}
-		shape(info, b, hooks["filter"], fwdChain)
+		shape(info, b, random.IntN(2) == 0, fwdChain)
 	}
 }

@@ -67,17 +67,20 @@ func forEachVariant(t *testing.T, test func(*testing.T, state.Way)) {
 }
 
 // settle makes the rules as wanted, in at most two passes.
-func settle(t testing.TB, target *Target, want state.Set) {
+func settle(t testing.TB, rules *Target, want state.Set) {
 	t.Helper()
 	var ops []state.Op
-	for range 3 {
-		have, err := target.Dump(t.Context())
+	for tries := 0; tries < 3; tries++ {
+		have, err := rules.Dump(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		ops, _ = targettest.Steps(want, have)
-		for i, err := range target.Apply(t.Context(), ops) {
-			if err != nil {
+		for i, err := range rules.Apply(t.Context(), ops) {
+			if errors.Is(err, target.ErrSettling) {
+				tries = -1
+				time.Sleep(10 * time.Millisecond)
+			} else if err != nil {
 				t.Fatalf("%s: %v", ops[i], err)
 			}
 		}

@@ -17,14 +17,18 @@ type place struct {
 	hook    string // the chain that packets come to
 	chain   string // ours, to which a rule in hook jumps
 	comment string // of all rules
-	// first is set if our jump must be before all other rules of hook.
-	first bool
+	// whole is set if all chains of the table matter, else hook and ours.
+	whole bool
+	// last is set if our jump must be behind whatever rule of hook refuses something, and
+	// before the one that refuses all.
+	last bool
 }
 
 // places have the names that flannel gives its chains.
 //
-// In FORWARD our jump comes first. Behind a rule that rejects everything else, as
-// firewalls have it, it would be of no use.
+// In FORWARD our jump lets through what nobody refuses: it comes behind the rules of
+// others, and before one that refuses everything else, as firewalls have it, for behind
+// that it would be of no use.
 //
 // In POSTROUTING it is appended, and then is right wherever it is. A rule of ours
 // that lets a packet keep its source does so by RETURN, so rules that follow still
@@ -33,7 +37,7 @@ type place struct {
 // take from them the packets that they have made exceptions for.
 var places = [...]place{
 	{kind: state.KindMasquerade, table: "nat", hook: "POSTROUTING", chain: postrtgChain, comment: masqComment},
-	{kind: state.KindForward, table: "filter", hook: "FORWARD", chain: fwdChain, comment: forwardComment, first: true},
+	{kind: state.KindForward, table: "filter", hook: "FORWARD", chain: fwdChain, comment: forwardComment, whole: true, last: true},
 }
 
 func placeOf(k state.Kind) place {
@@ -81,13 +85,19 @@ type found struct {
 	jumps []iptRule
 	// others is set if there are more rules than these in hook.
 	others bool
-	// right is set if the jump is as it should be.
+	// right is set if the jump is as it should be, and is not behind a rule that refuses
+	// all.
 	right bool
+	// late is a rule behind the jump that refuses something, overruled the one that
+	// refuses all; empty if there is none.
+	late, overruled string
+	refusing        *refusing
 }
 
 // find tells what is at a place. forward is that of New.
 func (p place) find(tables iptTables, way state.Way, forward bool) found {
 	f := found{place: p, chains: tables[p.table], old: make(map[netip.Prefix][]iptRule)}
+	f.refusing = newRefusing(f.chains)
 	if c := f.chains[p.chain]; c != nil {
 		rules := make([]rule, len(c.rules))
 		for i, r := range c.rules {
@@ -113,16 +123,28 @@ func (p place) find(tables iptTables, way state.Way, forward bool) found {
 		switch r := hook.rules[i]; {
 		case r.verdict == verdict(p.chain):
 			f.jumps = append(f.jumps, r)
-			f.right = len(f.jumps) == 1 && r.commented == p.jump() && (i == 0 || !p.first)
+			f.right = len(f.jumps) == 1 && r.commented == p.jump() && f.overruled == ""
 		case network.IsValid():
 			f.old[network] = append(f.old[network], r)
 		case r.comment == p.comment:
 			f.loose = append(f.loose, r)
 		default:
 			f.others = true
+			f.judge(r)
 		}
 	}
 	return f
+}
+
+// judge takes a rule of someone else in hook.
+func (f *found) judge(r iptRule) {
+	switch {
+	case !f.last || f.overruled != "": // no packet gets here
+	case f.refusing.rest(r):
+		f.overruled = r.text
+	case f.late == "" && len(f.jumps) > 0 && f.refusing.some(r):
+		f.late = r.text
+	}
 }
 
 // foreign returns a chain of the table in which someone else has rules, or a
@@ -156,7 +178,9 @@ func (f found) wrong() string {
 	case len(f.objects) > 0 && len(f.jumps) == 0:
 		return "no rule of " + f.hook + " leads to chain " + f.chain
 	case len(f.objects) > 0 && !f.right:
-		return "the rule of " + f.hook + " that leads to chain " + f.chain + " is not there once, in its place"
+		return "a jump to " + f.chain + " that is not the only one of " + f.hook + ", or not in its place"
+	case len(f.objects) > 0 && f.late != "":
+		return "a jump to " + f.chain + " in front of a rule of " + f.hook + " that refuses something: " + f.late
 	case len(f.objects) == 0 && (len(f.jumps) > 0 || c != nil && f.calls(f.chain, nil) == 0):
 		return "chain " + f.chain + " has no rules"
 	}
@@ -218,7 +242,8 @@ func (f found) edit(op state.Op, plain bool) []string {
 			}
 		}
 	}
-	if len(objects) == 0 || !f.right {
+	place := len(objects) > 0 && (!f.right || f.late != "")
+	if len(objects) == 0 || place {
 		remove = append(remove, f.jumps...)
 	}
 	for _, r := range remove {
@@ -227,15 +252,48 @@ func (f found) edit(op state.Op, plain bool) []string {
 	switch {
 	case len(objects) == 0 && f.chains[f.chain] != nil:
 		lines = append(lines, f.drop(f.chain, remove)...)
-	case len(objects) > 0 && !f.right && f.first:
-		line("-I %s 1 %s", f.hook, f.jump().text(f.comment))
-	case len(objects) > 0 && !f.right:
-		line("-A %s %s", f.hook, f.jump().text(f.comment))
+	case place:
+		line("%s %s", f.position(remove), f.jump().text(f.comment))
 	}
 	if f.oldChainUnused(remove) {
 		lines = append(lines, f.drop(oldChain, remove)...)
 	}
 	return lines
+}
+
+// position returns how to add the jump to hook, once some rules are removed. It cannot be
+// added there if the rules before it are gone by then.
+func (f found) position(without []iptRule) string {
+	n := 0
+	if hook := f.chains[f.hook]; hook != nil {
+		gone := make(map[string]int)
+		for _, r := range without {
+			gone[r.text]++
+		}
+		for _, r := range hook.rules {
+			switch {
+			case gone[r.text] > 0:
+				gone[r.text]--
+				continue
+			case f.last && r.text == f.overruled:
+				return fmt.Sprintf("-I %s %d", f.hook, n+1)
+			}
+			n++
+		}
+	}
+	if n == 0 {
+		return "-A " + f.hook
+	}
+	return fmt.Sprintf("-I %s %d", f.hook, n+1)
+}
+
+// guarded reports whether iptables-restore refuses the lines where the rules are gone that
+// they were made for.
+func guarded(lines []string) bool {
+	return slices.ContainsFunc(lines, func(line string) bool {
+		words := strings.Fields(line)
+		return words[0] == "-D" || words[0] == "-I" && words[2] != "1"
+	})
 }
 
 // drop returns the lines that empty a chain, and delete it unless others use it.

@@ -17,8 +17,8 @@ import (
 // masquerades.
 func TestIPTablesText(t *testing.T) {
 	const want = `filter chain FLANNEL-FWD
-filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
 filter FORWARD -s 192.0.2.1/32 -j REJECT --reject-with icmp-port-unreachable
+filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
 filter FLANNEL-FWD -s 10.1.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
 filter FLANNEL-FWD -d 10.1.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
 nat chain FLANNEL-POSTRTG
@@ -51,23 +51,138 @@ nat FLANNEL-POSTRTG ! -s 10.1.0.0/16 -d 10.1.0.0/16 -m comment --comment "flanne
 	})
 }
 
-// A rule that comes to be before our jump in FORWARD, as docker puts its own, does
-// not stay there.
-func TestIPTablesForwardFirst(t *testing.T) {
+// The chains of others in FORWARD, as docker, firewalld, ufw and kube-router leave them, and
+// where our jump belongs among them: what is said to refuse the rest comes behind it.
+var forwardPlaces = map[string]struct {
+	chains, before, after string // of FORWARD: the rules before and behind
+	overruled             string
+}{
+	"nothing": {},
+	"exceptions": {
+		before: "-s 192.0.2.1 -j DROP\n-p tcp -m tcp --dport 80 -j REJECT\n-i lo -j ACCEPT",
+	},
+	"exceptions, and the rest": {
+		before:    "-s 192.0.2.1 -j DROP\n-i lo -j ACCEPT",
+		after:     "-j REJECT\n-s 192.0.2.2 -j DROP",
+		overruled: "-j REJECT --reject-with icmp-port-unreachable",
+	},
+	"the rest alone": {after: "-j DROP", overruled: "-j DROP"},
+	"a comment": {
+		after:     `-m comment --comment "what -j DROP is for" -j DROP`,
+		overruled: `-m comment --comment "what -j DROP is for" -j DROP`,
+	},
+	"docker": {
+		chains: "-N DOCKER\n-N DOCKER-ISOLATION-STAGE-1\n-N DOCKER-ISOLATION-STAGE-2\n-N DOCKER-USER\n" +
+			"-A DOCKER -d 172.17.0.2 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT\n" +
+			"-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2\n-A DOCKER-ISOLATION-STAGE-1 -j RETURN\n" +
+			"-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP\n-A DOCKER-ISOLATION-STAGE-2 -j RETURN\n" +
+			"-A DOCKER-USER -p tcp -m tcp --dport 80 -j DROP\n-A DOCKER-USER -j RETURN\n-P FORWARD DROP",
+		before: "-j DOCKER-USER\n-j DOCKER-ISOLATION-STAGE-1\n-o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n" +
+			"-o docker0 -j DOCKER\n-i docker0 ! -o docker0 -j ACCEPT\n-i docker0 -o docker0 -j ACCEPT",
+	},
+	"docker 28": {
+		chains: "-N DOCKER\n-N DOCKER-BRIDGE\n-N DOCKER-FORWARD\n-N DOCKER-USER\n-A DOCKER ! -i docker0 -o docker0 -j DROP\n" +
+			"-A DOCKER-BRIDGE -o docker0 -j DOCKER\n-A DOCKER-FORWARD -j DOCKER-BRIDGE\n-A DOCKER-FORWARD -i docker0 -j ACCEPT\n" +
+			"-A DOCKER-USER -p tcp -m tcp --dport 80 -j DROP\n-P FORWARD DROP",
+		before:    "-j DOCKER-USER",
+		after:     "-j DOCKER-FORWARD",
+		overruled: "-j DOCKER-FORWARD",
+	},
+	"firewalld": {
+		chains: "-N FORWARD_direct\n-N FORWARD_ZONES\n-N FWD_public\n-N FWD_public_deny\n" +
+			"-A FORWARD_direct -s 192.0.2.1 -j DROP\n-A FWD_public -j FWD_public_deny\n-A FWD_public -j REJECT\n-A FORWARD_ZONES -g FWD_public",
+		before:    "-m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT\n-m conntrack --ctstate INVALID -j DROP\n-j FORWARD_direct",
+		after:     "-j FORWARD_ZONES\n-j REJECT --reject-with icmp-host-prohibited",
+		overruled: "-j FORWARD_ZONES",
+	},
+	"firewalld that trusts": {
+		chains: "-N FORWARD_ZONES\n-N FWD_public\n-N FWD_trusted\n" +
+			"-A FWD_public -j REJECT\n-A FWD_trusted -j ACCEPT\n-A FORWARD_ZONES -i lo -g FWD_public\n-A FORWARD_ZONES -g FWD_trusted\n-A FORWARD_ZONES -j DROP",
+		before:    "-j FORWARD_ZONES",
+		after:     "-j REJECT",
+		overruled: "-j REJECT --reject-with icmp-port-unreachable",
+	},
+	"ufw": {
+		chains: "-N ufw-before-forward\n-N ufw-user-forward\n-N ufw-reject-forward\n-N ufw-track-forward\n" +
+			"-A ufw-before-forward -j ufw-user-forward\n-A ufw-user-forward -s 192.0.2.1 -j DROP\n-P FORWARD DROP",
+		before: "-j ufw-before-forward\n-j ufw-reject-forward\n-j ufw-track-forward",
+	},
+	"ufw that rejects": {
+		chains: "-N ufw-before-forward\n-N ufw-user-forward\n-N ufw-reject-forward\n-N ufw-track-forward\n" +
+			"-A ufw-before-forward -j ufw-user-forward\n-A ufw-user-forward -s 192.0.2.1 -j DROP\n-A ufw-reject-forward -j REJECT",
+		before:    "-j ufw-before-forward",
+		after:     "-j ufw-reject-forward\n-j ufw-track-forward",
+		overruled: "-j ufw-reject-forward",
+	},
+	"kube-router": {
+		chains: "-N KUBE-ROUTER-FORWARD\n-N KUBE-POD-FW-A\n-A KUBE-ROUTER-FORWARD -d 10.1.5.7 -j KUBE-POD-FW-A\n" +
+			"-A KUBE-POD-FW-A -m mark ! --mark 0x10000/0x10000 -j REJECT\n-A KUBE-ROUTER-FORWARD -m mark --mark 0x20000/0x20000 -j ACCEPT",
+		before: `-m comment --comment "kube-router netpol" -j KUBE-ROUTER-FORWARD`,
+	},
+}
+
+// Our jump is behind what others refuse, and before what refuses all the rest; where it is
+// not, it comes to be, whoever was first.
+func TestIPTablesForwardPlace(t *testing.T) {
+	forEachVariant(t, func(t *testing.T, way state.Way) {
+		for name, c := range forwardPlaces {
+			t.Run(name, func(t *testing.T) {
+				targettest.NeedNetns(t)
+				h := freshIPTables(t, way)
+				add := func(rules string) {
+					t.Helper()
+					for rule := range strings.Lines(rules) {
+						h.do(t, "-A FORWARD "+rule)
+					}
+				}
+				forward := func() string {
+					t.Helper()
+					var rules []string
+					for rule := range strings.Lines(h.rules(t)) {
+						if rule, ok := strings.CutPrefix(rule, "filter FORWARD "); ok {
+							rules = append(rules, rule)
+						}
+					}
+					return strings.Join(rules, "")
+				}
+				h.do(t, c.chains)
+				add(c.before)
+				before := forward()
+				add(c.after)
+				want := before + "-m comment --comment \"flanneld forward\" -j FLANNEL-FWD\n" + strings.TrimPrefix(forward(), before)
+				right := func(what string) {
+					t.Helper()
+					target := New(true)
+					settle(t, target, targettest.RulesWish(way))
+					if diff := cmp.Diff(want, forward()); diff != "" {
+						t.Errorf("%s: want -, got +:\n%s", what, diff)
+					}
+					if got := target.ways[way].(*iptables).reported; got != c.overruled {
+						t.Errorf("%s: overruled is %q, want %q", what, got, c.overruled)
+					}
+				}
+				right("others first")
+				jump := "FORWARD -m comment --comment \"flanneld forward\" -j FLANNEL-FWD"
+				h.do(t, "-D "+jump+"\n-I "+jump)
+				right("ours first")
+				h.do(t, "-D "+jump+"\n-A "+jump)
+				right("ours last")
+			})
+		}
+	})
+}
+
+// Rules behind ours that let something through, or none, are no reason to do anything.
+func TestIPTablesForwardStays(t *testing.T) {
 	forEachVariant(t, func(t *testing.T, way state.Way) {
 		targettest.NeedNetns(t)
-		h := freshIPTables(t, way)
-		h.do(t, "-A FORWARD -j REJECT")
+		h := countingIPTables(t, way, "")
 		settle(t, New(true), targettest.RulesWish(way))
-		h.do(t, "-I FORWARD -i lo -j DROP\n-I FORWARD 1 -o lo -j DROP")
+		h.do(t, "-N EMPTY\n-A FORWARD -j EMPTY\n-A FORWARD -i lo -j ACCEPT\n-I FORWARD -s 192.0.2.1 -j DROP\n-A FORWARD -j RETURN")
+		before := h.rules(t)
 		settle(t, New(true), targettest.RulesWish(way))
-		const want = `filter FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD
-filter FORWARD -o lo -j DROP
-filter FORWARD -i lo -j DROP
-filter FORWARD -j REJECT --reject-with icmp-port-unreachable
-`
-		if text := h.rules(t); !strings.Contains(text, want) {
-			t.Errorf("there is\n%s", text)
+		if diff := cmp.Diff(before, h.rules(t)); diff != "" {
+			t.Errorf("want -, got +:\n%s", diff)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package masq
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -22,6 +23,9 @@ const noPolicy = "-"
 type iptRule struct {
 	text string
 	commented
+	always bool // it is about all packets
+	goes   bool // it does not return from the chain that it leads to
+	guard  bool // it refuses what comes to an interface from all others
 }
 
 // parseSave reads what iptables-save has printed. Tables that it says it cannot
@@ -56,8 +60,11 @@ func parseSave(out []byte) (tables iptTables, unreadable []string) {
 // parseRule understands what rules of ours and of flannel's say. One that says
 // anything else is about more.
 func parseRule(text string) iptRule {
-	r := iptRule{text: text}
+	r := iptRule{text: text, always: true}
 	words := splitWords(text)
+	if len(words) >= 7 && slices.Equal(words[:2], []string{"!", "-i"}) && words[3] == "-o" && words[2] == words[4] && words[5] == "-j" {
+		r.guard = words[6] == string(dropped) || words[6] == string(rejected)
+	}
 	for len(words) > 0 {
 		not := words[0] == "!"
 		if not {
@@ -86,11 +93,14 @@ func parseRule(text string) iptRule {
 		case n == 2 && option[0] == "-j":
 			r.verdict, known = verdict(option[1]), true
 		case n == 2 && option[0] == "-g": // as a jump, but for where it returns to
-			r.verdict = verdict(option[1])
+			r.verdict, r.goes = verdict(option[1]), true
 		case n == 1 && option[0] == "--random-fully":
 			r.random, known = true, true
 		}
 		r.more = r.more || !known
+		// What follows the verdict is about what it does.
+		comment := slices.Equal(words[:n], []string{"-m", "comment"}) || n > 0 && words[0] == "--comment"
+		r.always = r.always && !not && (r.verdict != "" || comment)
 		words = words[n:]
 	}
 	return r

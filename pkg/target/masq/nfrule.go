@@ -36,6 +36,7 @@ func (r rule) exprs() []expr.Any {
 		return append(all, &expr.Verdict{Kind: expr.VerdictAccept})
 	case masquerade:
 		return append(all, &expr.Masq{FullyRandom: r.random})
+	default:
 	}
 	return append(all, &expr.Verdict{Kind: expr.VerdictJump, Chain: string(r.verdict)})
 }

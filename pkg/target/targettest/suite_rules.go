@@ -1,6 +1,7 @@
 package targettest
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -93,12 +94,22 @@ type rulesRig struct {
 // returns the steps that it took.
 func (r *rulesRig) reconcile(want state.Set) []state.Op {
 	r.Helper()
-	ops, blocked := Steps(want, r.dump())
-	if len(blocked) > 0 {
-		r.Fatalf("blocked: %v", blocked)
+	for {
+		ops, blocked := Steps(want, r.dump())
+		if len(blocked) > 0 {
+			r.Fatalf("blocked: %v", blocked)
+		}
+		settling := false
+		for i, err := range r.target.Apply(r.Context(), ops) {
+			if settling = settling || errors.Is(err, target.ErrSettling); err != nil && !settling {
+				r.Fatalf("%s: %v", ops[i], err)
+			}
+		}
+		if !settling {
+			return ops
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
-	r.apply(ops...)
-	return ops
 }
 
 // Steps returns the steps to what is wanted from what there is, none of which is kept.

@@ -1,0 +1,171 @@
+package masq
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Whoever sets up a firewall by iptables flushes tables, deletes all chains, and then writes
+// rules, command by command. A chain of ours that came back in between would be in the way
+// of the second: it cannot be deleted while a rule jumps to it, and the script fails with
+// the host half open or shut. So our rules come back when nobody has changed anything for a
+// while.
+
+// quietFor is how long the shared chains must have been left alone.
+const quietFor = time.Second
+
+// In units of that:
+const (
+	// quietMost is for how long we wait for it where a write cannot meet a flushed table; and
+	// how long what was seen last is taken for what there is.
+	quietMost = 5
+	// quietLast is how long we wait at most.
+	quietLast = 60
+)
+
+// debounce tells whether something keeps changing.
+type debounce struct {
+	quiet   time.Duration // quietFor, but for tests
+	sum     string        // as of the last look
+	known   bool
+	changed time.Time // by others, for the last time
+	since   time.Time // when the changes began that had no pause between them
+}
+
+// observe takes what there is now.
+func (d *debounce) observe(sum string, now time.Time) {
+	if d.known && sum != d.sum {
+		if !d.noisy(now) {
+			d.since = now
+		}
+		d.changed = now
+	}
+	d.sum, d.known = sum, true
+}
+
+// expect takes what there is after a change of our own.
+func (d *debounce) expect(sum string) { d.sum, d.known = sum, true }
+
+func (d *debounce) noisy(now time.Time) bool { return now.Sub(d.changed) < d.quiet }
+
+// settled reports whether a change of ours may be made. guarded is set if it fails, as a
+// whole, where someone has flushed the table.
+func (d *debounce) settled(now time.Time, guarded bool) bool {
+	waited := now.Sub(d.since)
+	return !d.noisy(now) || guarded && waited >= quietMost*d.quiet || waited >= quietLast*d.quiet
+}
+
+// due returns when it is time for a look, while it is noisy.
+func (d *debounce) due() time.Time {
+	due := d.changed.Add(d.quiet)
+	if most := d.since.Add(quietMost * d.quiet); most.Before(due) {
+		return most
+	}
+	return due
+}
+
+// watch implements way. It calls changed when others have come to rest.
+func (w *iptables) watch(ctx context.Context, ready, changed func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	poked := make(chan struct{}, 1)
+	var ended sync.WaitGroup
+	ended.Go(func() { w.look(ctx, poked, changed) })
+	defer ended.Wait()
+	defer cancel()
+	defer w.watched(false)
+	return w.kernel.watch(ctx, func() {
+		w.watched(true)
+		ready()
+	}, func() {
+		w.observe()
+		select {
+		case poked <- struct{}{}:
+		default:
+		}
+	})
+}
+
+// watched notes whether changes by others are seen as they happen.
+func (w *iptables) watched(is bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.watching = is
+	if is {
+		w.observeLocked()
+	}
+}
+
+// observe notes what others have changed.
+func (w *iptables) observe() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.observeLocked()
+}
+
+func (w *iptables) observeLocked() {
+	if sum, err := w.kernel.sum(); err == nil {
+		w.take(sum)
+	}
+}
+
+// take notes what the kernel has now.
+func (w *iptables) take(sum iptSum) {
+	now := time.Now()
+	if !w.watching {
+		return
+	}
+	w.content.observe(sum.all, now)
+	for i := range places {
+		w.shared[i].observe(sum.shared[i], now)
+	}
+}
+
+// look calls changed whenever it is due, after a poke.
+func (w *iptables) look(ctx context.Context, poked <-chan struct{}, changed func()) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-poked:
+		case <-timer.C:
+		}
+		wait := w.wait()
+		if wait <= 0 {
+			changed()
+			// That look may have been the first to see a change.
+			if wait = w.wait(); wait <= 0 {
+				w.mu.Lock()
+				wait = time.Until(w.again)
+				w.mu.Unlock()
+			}
+		}
+		if wait > 0 {
+			timer.Reset(wait)
+		}
+	}
+}
+
+func (w *iptables) wait() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rest(time.Now())
+}
+
+// rest returns for how long what was seen last still counts: until others leave the shared
+// chains alone. If it is other chains that they change, there is a look now and then.
+func (w *iptables) rest(now time.Time) time.Duration {
+	var rest time.Duration
+	for _, d := range w.shared {
+		if d.noisy(now) {
+			rest = max(rest, d.due().Sub(now))
+		}
+	}
+	if w.content.noisy(now) {
+		rest = max(rest, w.viewAt.Add(w.quiet).Sub(now))
+	}
+	return rest
+}
