@@ -83,19 +83,14 @@ func (v *Vetter) Vet(c *Config, own *Lease, self Self, s Snapshot) (peers []*Lea
 		}
 	}
 	fit, come, gone := v.sort(s.Leases)
-	if len(v.beside) > 0 && len(come)+gone > 0 || slices.ContainsFunc(come, func(i int) bool { return v.collides(fit, i) }) {
+	if slices.ContainsFunc(gone, v.concerns) || slices.ContainsFunc(come, v.concerns) {
 		v.beside = v.together(fit)
+		come = nil
 	}
-	peers = fit
-	if len(v.beside) > 0 {
-		rest := v.beside // in the same order
-		peers = slices.DeleteFunc(slices.Clone(fit), func(l *Lease) bool {
-			if len(rest) == 0 || rest[0].lease != l {
-				return false
-			}
-			rest = rest[1:]
-			return true
-		})
+	peers = without(fit, v.beside)
+	if slices.ContainsFunc(come, func(l *Lease) bool { return v.collides(peers, l) }) {
+		v.beside = v.together(fit)
+		peers = without(fit, v.beside)
 	}
 	for _, r := range slices.Concat(v.alone, v.beside) {
 		l := r.lease
@@ -107,9 +102,23 @@ func (v *Vetter) Vet(c *Config, own *Lease, self Self, s Snapshot) (peers []*Lea
 	return peers, problems
 }
 
+// without returns leases but for those that are refused. Both are by subnet.
+func without(leases []*Lease, refused []refusal) []*Lease {
+	if len(refused) == 0 {
+		return leases
+	}
+	rest := make([]*Lease, 0, len(leases))
+	for _, r := range refused {
+		i, _ := search(leases, r.lease.Subnet)
+		rest = append(rest, leases[:i]...)
+		leases = leases[i+1:]
+	}
+	return append(rest, leases...)
+}
+
 // sort judges each lease that is new by itself. It returns those that can be used so
-// far, which of them are new, and how many are gone.
-func (v *Vetter) sort(leases []*Lease) (fit []*Lease, come []int, gone int) {
+// far, those of them that are new, and those that are gone.
+func (v *Vetter) sort(leases []*Lease) (fit, come, gone []*Lease) {
 	fit = make([]*Lease, 0, len(leases))
 	var alone []refusal
 	var placed []hostAt
@@ -123,7 +132,7 @@ func (v *Vetter) sort(leases []*Lease) (fit []*Lease, come []int, gone int) {
 		case len(bad) > 0 && bad[0].lease == l:
 			bad = bad[1:]
 		default:
-			gone++
+			gone = append(gone, l)
 			v.forgetHost(l)
 		}
 	}
@@ -166,7 +175,7 @@ func (v *Vetter) sort(leases []*Lease) (fit []*Lease, come []int, gone int) {
 				alone = append(alone, r)
 				continue
 			}
-			come = append(come, len(fit))
+			come = append(come, l)
 			fit = append(fit, l)
 			for _, f := range v.config.families() {
 				if a := f.addr(l.PublicIP); f.Network.Contains(a) {
@@ -220,11 +229,25 @@ func (v *Vetter) hostsIn(p netip.Prefix) []hostAt {
 	return v.hosts[first:n]
 }
 
-// collides reports whether the i-th of some leases may not be in force together with
-// all others, which have no trouble with each other.
-func (v *Vetter) collides(fit []*Lease, i int) bool {
-	l := fit[i]
-	if i > 0 && fit[i-1].Subnet.Overlaps(l.Subnet) || i+1 < len(fit) && fit[i+1].Subnet.Overlaps(l.Subnet) {
+// concerns reports whether what comes of a lease may change who is refused beside
+// others, because it has to do with one that is.
+func (v *Vetter) concerns(l *Lease) bool {
+	const few = 100
+	if len(v.beside) > few {
+		return true
+	}
+	return slices.ContainsFunc(v.beside, func(r refusal) bool {
+		return r.lease == l || r.lease.Subnet.Overlaps(l.Subnet) || holds(r.lease.Subnet, l.PublicIP) || holds(l.Subnet, r.lease.PublicIP)
+	})
+}
+
+func holds(s ip.Subnet, a ip.Addrs) bool { return s.V4.Contains(a.V4) || s.V6.Contains(a.V6) }
+
+// collides reports whether a lease may not be in force together with the others, which
+// have no trouble with each other.
+func (v *Vetter) collides(peers []*Lease, l *Lease) bool {
+	i, _ := search(peers, l.Subnet)
+	if i > 0 && peers[i-1].Subnet.Overlaps(l.Subnet) || i+1 < len(peers) && peers[i+1].Subnet.Overlaps(l.Subnet) {
 		return true
 	}
 	for _, p := range l.Subnet.Prefixes() {
@@ -239,13 +262,13 @@ func (v *Vetter) collides(fit []*Lease, i int) bool {
 	if !v.config.V4.Network.Contains(a) {
 		return false
 	}
-	at, _ := slices.BinarySearchFunc(fit, a, func(l *Lease, a netip.Addr) int {
+	at, _ := slices.BinarySearchFunc(peers, a, func(l *Lease, a netip.Addr) int {
 		if l.Subnet.V4.Addr().Compare(a) <= 0 {
 			return -1
 		}
 		return 1
 	})
-	return at > 0 && fit[at-1].Subnet.V4.Contains(a)
+	return at > 0 && peers[at-1].Subnet.V4.Contains(a)
 }
 
 // together returns the leases that cannot be used beside the others.
