@@ -178,9 +178,49 @@ func (p *plan) foresee(have state.Have) {
 	}
 }
 
+// newer returns which of the wanted objects are not to be put in place for now: while
+// what is known of the peers was saved once, the kernel may know better where they are. It
+// holds what a daemon put there in the moment in which it learned of it, and the file was
+// written some time after. before is what was there when that was last looked at: what was
+// as wanted then, and is not now, was not changed by a daemon.
+func (p *plan) newer(have, before state.Have) map[state.Key]bool {
+	if !p.wish.Partial {
+		return nil
+	}
+	devices := p.ownDevices(have)
+	devices[p.wish.Host.Iface] = true
+	newer := make(map[state.Key]bool)
+	for k, want := range p.want {
+		e, there := have[k]
+		was, known := before[k]
+		if p.local[k] || !there || e.Owner == state.Foreign || state.Same(want, e.Object) || known && state.Same(want, was.Object) {
+			continue
+		}
+		switch is := e.Object.(type) {
+		case state.Neigh:
+			newer[k] = true
+			if n, ok := want.(state.Neigh); ok { // what nothing leads to
+				newer[state.FDBKey(n.Dev, n.MAC)] = true
+			}
+		case state.FDB:
+			newer[k] = true
+		case state.Nexthop:
+			newer[k] = devices[is.Dev]
+		case state.Route:
+			// Another interface is one that was the external one before.
+			newer[k] = devices[is.Dev]
+		}
+	}
+	return newer
+}
+
 // keeper returns what tells which objects must stay even if they are not
-// wanted: those of leases that cannot be read, and what others keep.
+// wanted: those of leases that cannot be read, and what others keep; all, while there may
+// be leases that are not known.
 func (p *plan) keeper(have state.Have) func(state.Key) bool {
+	if p.wish.Partial {
+		return func(state.Key) bool { return true }
+	}
 	kept := make(map[state.Key]bool)
 	for _, s := range slices.AppendSeq(slices.Clone(p.wish.Unreadable), maps.Keys(p.unreadable)) {
 		for _, dst := range s.Prefixes() {

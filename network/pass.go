@@ -31,8 +31,11 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	r.plan.disown(have, before, r.left)
 	r.plan.foresee(have)
 	keys := make([]state.Key, 0, len(r.plan.want))
+	newer := r.plan.newer(have, before)
 	for k := range r.plan.want {
-		keys = append(keys, k)
+		if !newer[k] {
+			keys = append(keys, k)
+		}
 	}
 	for k, e := range have {
 		if _, wanted := r.plan.want[k]; !wanted && e.Owner == state.Ours {
@@ -42,6 +45,9 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	r.keep = r.plan.keeper(have)
 	ops, blocked := state.Diff(r.plan.want, have, keys, r.keep)
 	ops = withoutSpoils(ops)
+	if r.plan.wish.Partial {
+		ops = slices.DeleteFunc(ops, func(op state.Op) bool { return op.Verb == state.Delete })
+	}
 
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.

@@ -27,6 +27,9 @@ type Wish struct {
 	// Unreadable subnets have a lease that cannot be used as it is: what the
 	// host has for them stays.
 	Unreadable []ip.Subnet
+	// Partial is set while Peers are what was saved once: there may be others, and these
+	// may have moved. Until that is known, what the host has for peers stays as it is.
+	Partial bool
 }
 
 // plan turns a wish into objects, and knows which of them a new wish changes.
@@ -36,6 +39,7 @@ type plan struct {
 	wish     Wish
 	want     state.Set
 	devices  map[string]bool      // that are wanted
+	local    map[state.Key]bool   // what is wanted for no peer, but for this host itself
 	problems map[ip.Subnet]string // leases that the backend can do nothing with
 	// news are the subnets whose problems may not be as they were when it was
 	// last emptied.
@@ -189,6 +193,7 @@ func (p *plan) rebuild() {
 	}
 	p.want = make(state.Set, n)
 	p.devices = make(map[string]bool)
+	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
 	p.claims = make(map[state.MAC][]*subnet.Lease)
 	p.unsettled = make(map[state.MAC]struct{})
@@ -196,6 +201,7 @@ func (p *plan) rebuild() {
 	for _, o := range local {
 		k := o.Key()
 		p.want[k] = o
+		p.local[k] = true
 		if k.Kind == state.KindLink {
 			p.devices[k.Dev] = true
 		}

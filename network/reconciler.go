@@ -175,7 +175,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		r.tellUseless()
 		switch {
-		case full || whole || r.have == nil:
+		case full || whole || r.have == nil || r.plan.wish.Partial:
 			full = true
 		case !hinted:
 			full = !r.quickPass(ctx, changed, false)
@@ -251,7 +251,7 @@ func (r *Reconciler) take() (changed keys, whole, hinted, fresh bool) {
 	hinted, fresh = r.full, r.fresh
 	if r.wish != nil {
 		// What is there for an unreadable lease is seen by a full pass alone.
-		whole = !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
+		whole = r.plan.wish.Partial != r.wish.Partial || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
 		var all bool
 		changed, all = r.plan.set(*r.wish)
 		whole, fresh = whole || all, fresh || all

@@ -25,6 +25,9 @@ type Holding struct {
 	Holder string
 	// Unfollowed says why the configuration in the store is not Config; empty if it is.
 	Unfollowed string
+	// Partial is set while Snapshot is what was saved once, and nothing has been heard
+	// from the store since: it may hold other leases.
+	Partial bool
 }
 
 // Keeper holds a lease for this host for as long as it runs: it acquires one,

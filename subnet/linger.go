@@ -20,6 +20,43 @@ type Linger struct {
 	gone map[ip.Subnet]time.Time // when they vanished
 }
 
+// Vanished is a lease of another host that is not in the store any more.
+type Vanished struct {
+	*Lease
+	Since time.Time
+}
+
+// Resume has a Linger that has seen nothing begin where an earlier run ended: with the
+// leases that it had last, by subnet, and those that had vanished by then. The times are
+// by the host's wall clock.
+func (g *Linger) Resume(last []*Lease, vanished []Vanished, now time.Time) {
+	g.gone = make(map[ip.Subnet]time.Time, len(vanished))
+	for _, v := range vanished {
+		age := now.Sub(v.Since)
+		if age >= LingerTime {
+			continue
+		}
+		g.gone[v.Subnet] = now.Add(-max(age, 0)) // a clock that was set back adds no time
+		last = append(last, v.Lease)
+	}
+	slices.SortFunc(last, func(a, b *Lease) int { return a.Subnet.Compare(b.Subnet) })
+	g.last = last
+}
+
+// Gone returns the leases that are in force although they vanished.
+func (g *Linger) Gone() []Vanished {
+	if len(g.gone) == 0 {
+		return nil
+	}
+	all := make([]Vanished, 0, len(g.gone))
+	for _, l := range g.last {
+		if since, gone := g.gone[l.Subnet]; gone {
+			all = append(all, Vanished{l, since})
+		}
+	}
+	return all
+}
+
 // Apply takes the leases of the other hosts, by subnet, as of now. It returns
 // them together with those that vanished a short while ago, by subnet, and when
 // the first of these is over; the zero time if there are none.

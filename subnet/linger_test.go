@@ -76,3 +76,43 @@ func TestLingerMakesRoom(t *testing.T) {
 		t.Errorf("in force are %s", subnetsOf(got))
 	}
 }
+
+// What lingered when the daemon ended goes on to linger in the next one, for as long as is
+// left of its time; what was in force begins when it is found to be gone.
+func TestLingerResumes(t *testing.T) {
+	none := ip.Subnet{}
+	start := time.Now()
+	a, b, c, d := leaseOf("10.5.1.0/24"), leaseOf("10.5.2.0/24"), leaseOf("10.5.3.0/24"), leaseOf("10.5.4.0/24")
+	saved := []Vanished{
+		{c, start.Add(-4 * time.Second)},
+		{d, start.Add(-LingerTime)},
+		{leaseOf("10.5.5.0/24"), start.Add(time.Hour)}, // the clock was set back
+	}
+	var g Linger
+	g.Resume([]*Lease{a, b}, saved, start)
+	for _, step := range []struct {
+		after time.Duration
+		want  string
+	}{
+		{0, "10.5.1.0/24 10.5.2.0/24 10.5.3.0/24 10.5.5.0/24"},
+		{6 * time.Second, "10.5.1.0/24 10.5.2.0/24 10.5.5.0/24"},
+		{10 * time.Second, "10.5.1.0/24"},
+	} {
+		got, _ := g.Apply([]*Lease{a}, none, start.Add(step.after))
+		if s := subnetsOf(got); s != step.want {
+			t.Errorf("after %s: %s, want %s", step.after, s, step.want)
+		}
+	}
+
+	g = Linger{}
+	g.Resume([]*Lease{a, b}, saved[:1], start)
+	g.Apply([]*Lease{a}, none, start.Add(time.Second))
+	gone := g.Gone()
+	if len(gone) != 2 || gone[0].Lease != b || !gone[0].Since.Equal(start.Add(time.Second)) || gone[1].Lease != c || !gone[1].Since.Equal(start.Add(-4*time.Second)) {
+		t.Errorf("gone are %v", gone)
+	}
+	g.Apply([]*Lease{a, c}, none, start.Add(time.Minute))
+	if gone := g.Gone(); gone != nil {
+		t.Errorf("gone are %v", gone)
+	}
+}

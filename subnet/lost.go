@@ -38,7 +38,7 @@ func (k *Keeper) move(ctx context.Context) error {
 
 // follow makes s the latest snapshot, also of who has our subnet.
 func (k *Keeper) follow(s Snapshot) {
-	k.holding.Snapshot = s
+	k.holding.Snapshot, k.holding.Partial = s, false
 	if k.holding.Holder == "" && !k.offline {
 		return
 	}

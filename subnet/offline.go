@@ -42,6 +42,7 @@ func (k *Keeper) goOffline(ctx context.Context) bool {
 	klog.Warningf("the store cannot be reached: starting with what was known of it at %s, %d leases; our subnet %s is %s",
 		s.At.Format(time.DateTime), len(s.Snapshot.Leases), s.Own.Subnet, whose)
 	k.holding, k.offline = s.Holding, true
+	k.holding.Partial = true
 	return true
 }
 

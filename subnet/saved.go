@@ -14,6 +14,8 @@ import (
 type Saved struct {
 	At time.Time // by the host's clock
 	Holding
+	// Vanished are the leases that lingered.
+	Vanished []Vanished
 }
 
 // savedJSON is the file.
@@ -25,6 +27,8 @@ type savedJSON struct {
 	Own    string // the key of this host's lease
 	Holder string `json:",omitempty"` // who has that now, if we have no other one yet
 	Leases []savedLease
+	// Vanished leases are none of the store's, but lingered.
+	Vanished []savedVanished `json:",omitempty"`
 }
 
 type savedLease struct {
@@ -34,23 +38,35 @@ type savedLease struct {
 	Revision uint64
 }
 
-// Save writes what a host holds now of a store.
-func (h Holding) Save(path, store string) error {
+type savedVanished struct {
+	savedLease
+	Since time.Time // by the host's clock
+}
+
+// Save writes what a host holds now of a store, and the leases that linger.
+func (h Holding) Save(path, store string, vanished ...Vanished) error {
 	j := savedJSON{
 		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(), Holder: h.Holder,
 		Leases: make([]savedLease, 0, len(h.Snapshot.Leases)),
 	}
-	add := func(l *Lease) error {
+	save := func(l *Lease) (savedLease, error) {
 		value, err := l.Value()
-		if err == nil {
-			j.Leases = append(j.Leases, savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision})
-		}
-		return err
+		return savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision}, err
 	}
-	err := add(h.Own)
+	own, err := save(h.Own)
+	j.Leases = append(j.Leases, own)
 	for _, l := range h.Snapshot.Leases {
 		if l.Subnet != h.Own.Subnet && err == nil {
-			err = add(l)
+			var s savedLease
+			s, err = save(l)
+			j.Leases = append(j.Leases, s)
+		}
+	}
+	for _, v := range vanished {
+		if err == nil {
+			var s savedLease
+			s, err = save(v.Lease)
+			j.Vanished = append(j.Vanished, savedVanished{s, j.At.Add(v.Since.Sub(j.At))})
 		}
 	}
 	var content []byte
@@ -111,6 +127,11 @@ func parseSaved(content []byte, store string) (Saved, error) {
 	}
 	if s.Own == nil {
 		return Saved{}, errors.New("this host's own lease is missing")
+	}
+	for _, v := range j.Vanished {
+		if l := (Snapshot{}).read(Entry(v.savedLease)).lease; l != nil {
+			s.Vanished = append(s.Vanished, Vanished{l, v.Since})
+		}
 	}
 	return s, nil
 }

@@ -40,12 +40,17 @@ func saveable(t *testing.T) Holding {
 func TestSaved(t *testing.T) {
 	h := saveable(t)
 	path := filepath.Join(t.TempDir(), "new", "state.json")
-	if err := h.Save(path, "/net"); err != nil {
+	vanished := Vanished{leaseOf("10.5.4.0/24"), time.Now().Add(-5 * time.Second)}
+	vanished.Attrs = h.Own.Attrs
+	if err := h.Save(path, "/net", vanished); err != nil {
 		t.Fatal(err)
 	}
 	s, err := LoadSaved(path, "/net")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if v := s.Vanished; len(v) != 1 || v[0].Subnet != vanished.Subnet || v[0].Attrs != vanished.Attrs || v[0].Since.Sub(vanished.Since).Abs() > time.Second {
+		t.Errorf("vanished are %v", v)
 	}
 	if !s.SameSaved(h) {
 		t.Errorf("%+v is not the same", s)

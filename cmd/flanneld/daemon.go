@@ -60,7 +60,7 @@ type host interface {
 func serve(ctx context.Context, o *options, store subnet.Store, machine host) error {
 	previous := o.previous()
 	o.iface.MachineID = machineID()
-	d := &daemon{options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
+	d := &daemon{begun: time.Now(), options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.passages = make(chan struct{}, 1)
@@ -84,7 +84,9 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Boottime:   o.boottime,
 	}
 	if o.stateDir != "" {
-		keeper.Saved = o.saved
+		d.saved = sync.OnceValues(o.saved)
+		keeper.Saved = d.saved
+		go func() { _, _ = d.saved() }() // it takes a while in a large network
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })
@@ -107,6 +109,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 // daemon ties the parts together: what the keeper holds and what the kernel
 // says of the host go in, the reconciler's wish and subnet.env come out.
 type daemon struct {
+	begun      time.Time
 	options    *options
 	machine    host
 	target     target.Target // the machine, and what this process is to it
@@ -120,11 +123,12 @@ type daemon struct {
 	refresh    chan struct{} // one slot: our lease may have to say something else
 	// readdressed has one slot: an interface of this host may have other addresses.
 	readdressed chan struct{}
-	publish     chan struct{} // one slot: subnet.env or the status may have changed
-	unsaved     chan struct{} // one slot: what is held may not be saved
-	passages    chan struct{} // one slot: interfaces, or what is needed of them, may have changed
-	filters     chan struct{} // one slot: packet filters, or what has to pass them, may have changed
-	previous    ip.Subnet     // that this host had when it last ran
+	publish     chan struct{}                // one slot: subnet.env or the status may have changed
+	unsaved     chan struct{}                // one slot: what is held may not be saved
+	passages    chan struct{}                // one slot: interfaces, or what is needed of them, may have changed
+	filters     chan struct{}                // one slot: packet filters, or what has to pass them, may have changed
+	previous    ip.Subnet                    // that this host had when it last ran
+	saved       func() (subnet.Saved, error) // what was saved then; nil if that is not done
 
 	mu       sync.Mutex
 	host     backend.Host
@@ -167,6 +171,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // holds takes what the keeper has got.
 func (d *daemon) holds(h subnet.Holding) {
+	var saved subnet.Saved
+	if d.saved != nil {
+		saved, _ = d.saved()
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if h.Config == d.prepared.config {
@@ -174,6 +182,9 @@ func (d *daemon) holds(h subnet.Holding) {
 	}
 	if h.Config != d.holding.Config {
 		d.linger = subnet.Linger{}
+		if d.holding.Own == nil && saved.Own != nil {
+			d.resume(saved, h)
+		}
 		current := h.Config.Network().Prefixes()
 		if d.options.rules != nil { // on a real host
 			d.claimNetworks(current)
@@ -192,6 +203,11 @@ func (d *daemon) holds(h subnet.Holding) {
 	d.wish()
 }
 
+// self returns what is known of this host's addresses. The caller holds d.mu.
+func (d *daemon) self() subnet.Self {
+	return subnet.Self{Addr: d.host.Addr, Link: d.host.Net, All: d.addrs}
+}
+
 // mostAtOnce is how many unusable leases are logged one by one.
 const mostAtOnce = 50
 
@@ -202,7 +218,7 @@ func (d *daemon) wish() {
 	if h.Own == nil {
 		return
 	}
-	peers, problems := d.vetter.Vet(h.Config, h.Own, subnet.Self{Addr: d.host.Addr, Link: d.host.Net, All: d.addrs}, h.Snapshot)
+	peers, problems := d.vetter.Vet(h.Config, h.Own, d.self(), h.Snapshot)
 	d.peers = len(peers)
 	var unreadable []ip.Subnet
 	withdrawn := make(map[ip.Subnet]bool) // just now
@@ -263,6 +279,7 @@ func (d *daemon) wish() {
 		Networks:   d.formerly(h.Config.Network().Prefixes()),
 		Peers:      peers,
 		Unreadable: unreadable,
+		Partial:    h.Partial,
 	}
 	d.reconciler.Wish(w)
 	if d.paths != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,33 @@ import (
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
 )
+
+// Each prefix has a file of its own, and the usual one has the name that it always had.
+func TestStateFileNames(t *testing.T) {
+	if name := savedName("/coreos.com/network"); name != "coreos.com_network.json" {
+		t.Errorf("the usual name is %s", name)
+	}
+	long := strings.Repeat("/long", 100)
+	seen := make(map[string]string)
+	for _, prefix := range []string{
+		"/", "/a/b", "/a_b", "/a%b", "/a%5Fb", "/a__b", "/a/_b", "/a_/b", "/a%", "a", "/a", "a%", "a/b", "a_b", "/a/b%", long, long + "x", long[1:],
+	} {
+		name := savedName(prefix)
+		if other, taken := seen[name]; taken || strings.Contains(name, "/") || len(name) > 255 {
+			t.Errorf("%q has the file %q, as has %q", prefix, name, other)
+		}
+		seen[name] = prefix
+	}
+	for _, same := range [][2]string{{"/a/b", "/a/b/"}, {"/a/b", "/a//b"}, {"a", "a/"}} {
+		var o [2]options
+		for i := range o {
+			o[i].stateDir, o[i].etcd.Prefix = "/dir", same[i]
+		}
+		if o[0].savedFile() != o[1].savedFile() || o[0].savedStore() != o[1].savedStore() {
+			t.Errorf("%q has %s, and %q %s", same[0], o[0].savedFile(), same[1], o[1].savedFile())
+		}
+	}
+}
 
 // The file with what is held is kept, whatever becomes of it.
 func TestStateFileIsKept(t *testing.T) {
@@ -25,7 +53,7 @@ func TestStateFileIsKept(t *testing.T) {
 		}
 		o := &options{stateDir: dir}
 		o.etcd.Prefix = "/net"
-		d := &daemon{options: o, unsaved: make(chan struct{}, 1), holding: subnet.Holding{Config: config, Own: own}}
+		d := &daemon{options: o, saved: o.saved, unsaved: make(chan struct{}, 1), holding: subnet.Holding{Config: config, Own: own}}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,13 +25,29 @@ func (o *options) savedFile() string {
 	if o.stateDir == "" {
 		return ""
 	}
-	name := strings.ReplaceAll(strings.Trim(o.etcd.Prefix, "/"), "/", "_")
-	return filepath.Join(o.stateDir, name+".json")
+	return filepath.Join(o.stateDir, savedName(o.savedStore()))
+}
+
+// savedStore is how a file names what it was saved of.
+func (o *options) savedStore() string { return path.Clean(o.etcd.Prefix) }
+
+// savedName returns the name of the file of a prefix. No two prefixes have the same.
+func savedName(prefix string) string {
+	rest, rooted := strings.CutPrefix(prefix, "/")
+	name := strings.NewReplacer("/", "_", "_", "%5F", "%", "%25").Replace(rest)
+	if !rooted {
+		name += "%" // what no other name ends with
+	}
+	const longest = 200 // a file system takes 255 bytes
+	if len(name) > longest {
+		name = fmt.Sprintf("%%%x", sha256.Sum256([]byte(prefix)))
+	}
+	return name + ".json"
 }
 
 // saved reads that.
 func (o *options) saved() (subnet.Saved, error) {
-	return subnet.LoadSaved(o.savedFile(), o.etcd.Prefix)
+	return subnet.LoadSaved(o.savedFile(), o.savedStore())
 }
 
 // tellCloudRoutes tells which routes stay because they are in a cloud, not on this host.
@@ -47,59 +66,97 @@ func tellCloudRoutes(s subnet.Saved, out io.Writer) {
 	}
 }
 
-// A large network changes all the time, and its file is large: so long it rests
-// after it was written, and longer for each lease.
+// The file is written as a whole. So the larger it is, the longer it rests after that, for
+// a large network may change all the time; a small one is followed within a second.
 const (
-	saveRest      = 10 * time.Second
-	saveRestLease = time.Millisecond
+	saveRest      = 200 * time.Millisecond
+	saveRestLease = 10 * time.Millisecond
+	// saveRetry is how soon it is tried again to write a file that could not be written.
+	saveRetry = 10 * time.Second
 	// saveAgain is how soon the file is written although nothing changed: it may have
 	// been lost, and the clock that its times are by may have been set.
-	saveAgain = 10 * time.Minute
+	saveAgain      = 10 * time.Minute
+	saveAgainLease = 24 * time.Millisecond
 )
+
+func perLease(h subnet.Holding, base, lease time.Duration) time.Duration {
+	return base + time.Duration(len(h.Snapshot.Leases))*lease
+}
+
+// resume lets the leases linger that were in force when this host last ran, and that the
+// store does not have any more: it may have been replaced by an empty one, and the hosts
+// claim them again. The caller holds d.mu.
+func (d *daemon) resume(s subnet.Saved, h subnet.Holding) {
+	// A daemon that runs writes the file now and then. Whatever is older may be of long ago.
+	age := d.begun.Sub(s.At)
+	if age < 0 || age > 2*perLease(s.Holding, saveAgain, saveAgainLease) || s.Config.BackendType != h.Config.BackendType {
+		return
+	}
+	usable := func(leases []*subnet.Lease) []*subnet.Lease {
+		peers, _ := new(subnet.Vetter).Vet(h.Config, h.Own, d.self(), subnet.Snapshot{Leases: leases})
+		return peers
+	}
+	vanished := slices.DeleteFunc(s.Vanished, func(v subnet.Vanished) bool { return len(usable([]*subnet.Lease{v.Lease})) == 0 })
+	d.linger.Resume(usable(s.Snapshot.Leases), vanished, time.Now())
+}
 
 // save keeps the file as the keeper's holding is.
 func (d *daemon) save(ctx context.Context) error {
-	path := d.options.savedFile()
-	if path == "" {
+	file := d.options.savedFile()
+	if file == "" {
 		return nil
 	}
 	var last subnet.Holding
-	if s, err := d.options.saved(); err == nil {
+	if s, err := d.saved(); err == nil {
 		last = s.Holding
 	}
+	var written, next time.Time // the latter is when it may be written again
 	failed := ""
-	write := func() time.Duration {
-		d.mu.Lock()
-		h := d.holding
-		d.mu.Unlock()
+	write := func(h subnet.Holding, vanished []subnet.Vanished) {
 		if h.Own == nil || last.Config != nil && h.SameSaved(last) {
-			return 0
+			return
 		}
-		if err := h.Save(path, d.options.etcd.Prefix); err == nil {
+		err := h.Save(file, d.options.savedStore(), vanished...)
+		written = time.Now()
+		next = written.Add(perLease(h, saveRest, saveRestLease))
+		if err == nil {
 			last, failed = h, ""
-		} else {
-			if err.Error() != failed {
-				failed = err.Error()
-				klog.Warningf("a start without etcd would not be possible: %v", err)
-			}
-			poke(d.unsaved) // it may be better next time
+			return
 		}
-		return saveRest + time.Duration(len(h.Snapshot.Leases))*saveRestLease
+		if err.Error() != failed {
+			failed = err.Error()
+			klog.Warningf("a start without etcd would not be possible: %v", err)
+		}
+		next = written.Add(max(saveRetry, time.Until(next)))
+		poke(d.unsaved) // it may be better next time
 	}
 	again := time.NewTicker(saveAgain)
 	defer again.Stop()
+	rested := time.NewTimer(saveRest)
+	defer rested.Stop()
 	for {
+		ended := ctx.Err() != nil
+		d.mu.Lock()
+		h, vanished := d.holding, d.linger.Gone()
+		d.mu.Unlock()
+		// Another configuration or subnet comes rarely, and without it the file is of no use.
+		vital := failed == "" && last.Config != nil && h.Own != nil && (h.Config != last.Config || h.Own.Subnet != last.Own.Subnet)
+		if left := time.Until(next); left <= 0 || vital || ended {
+			write(h, vanished)
+		} else {
+			rested.Reset(left)
+		}
+		if ended {
+			return ctx.Err()
+		}
 		select {
 		case <-ctx.Done():
-			write()
-			return ctx.Err()
 		case <-d.unsaved:
+		case <-rested.C:
 		case <-again.C:
-			last = subnet.Holding{}
-		}
-		if err := sleep(ctx, write()); err != nil {
-			write()
-			return err
+			if time.Since(written) >= perLease(h, saveAgain, saveAgainLease)-time.Second {
+				last = subnet.Holding{}
+			}
 		}
 	}
 }

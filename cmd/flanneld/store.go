@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
@@ -48,7 +47,7 @@ type usedAPI string
 
 // Used implements etcd.Memory.
 func (u usedAPI) Used() int {
-	content, err := os.ReadFile(string(u))
+	content, err := file.ReadOwn(string(u), 0)
 	version, notNumber := strconv.Atoi(strings.TrimSpace(string(content)))
 	if err != nil || notNumber != nil || version != 2 && version != 3 {
 		return 0

@@ -62,19 +62,22 @@ func TestVXLANPeersChangeMeanwhile(t *testing.T) {
 		n.putPeer(p)
 	}
 	h.waitPeers(soon, other, moved, gone, same)
+	h.waitSaved(gone.name())
 	h.daemon.Kill()
 	moved.public = netip.MustParseAddr("192.168.0.211") // and with it its MAC
 	n.putPeer(moved)
 	n.delete(gone.key())
 	begin := time.Now()
 	h.start()
-	h.waitPeers(slow(soon), other, moved, same)
+	h.waitPeers(slow(soon), other, moved, gone, same) // one lingers
 	if took := time.Since(begin); took > slow(time.Second) {
 		t.Errorf("right after %s", took)
 	} else {
 		t.Logf("right after %s", took)
 	}
 	n.pingAll()
+	t.Parallel()
+	h.waitPeers(2*soon, other, moved, same)
 }
 
 // The MAC address outlives the device, and a reboot: it is that of the device,

@@ -1,0 +1,122 @@
+package network
+
+import (
+	"testing"
+	"time"
+
+	"flanneld/pkg/state"
+	"flanneld/subnet"
+)
+
+// partial is a wish made of what was saved once.
+func partial(w Wish) Wish {
+	w.Partial = true
+	return w
+}
+
+// Before the leases are known, what is missing is added, and nothing that is there is
+// deleted or changed: neither what is for a peer that was not saved, nor what leads to one
+// by another way.
+func TestPartialWishAddsAndKeeps(t *testing.T) {
+	gw := func(n, via int) *subnet.Lease { return written(lease(n, via)) }
+	for name, c := range map[string]struct {
+		lease func(n, via int) *subnet.Lease
+		wish  func(...*subnet.Lease) Wish
+	}{
+		"host-gw":             {gw, wish},
+		"host-gw by nexthops": {gw, largeWish},
+		"vxlan":               {vxlanLease, vxlanWish},
+		"vxlan by nexthops":   {vxlanLease, largeVxlanWish},
+		"vxlan, direct":       {vxlanLease, directWish},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(r *rig) {
+				same, before, moved, joined, known := c.lease(1, 1), c.lease(2, 2), c.lease(2, 5), c.lease(3, 3), c.lease(4, 4)
+				there := c.wish(same, moved, joined)
+				r.there(there)
+				r.start()
+				r.Wish(partial(c.wish(same, before, known)))
+				for range 3 {
+					r.pass(resync)
+					if why := r.unlike(there); why != "" {
+						t.Error(why)
+					}
+					if why := r.unlike(c.wish(known)); why != "" {
+						t.Error(why)
+					}
+				}
+				if !r.isReady() {
+					t.Error("not ready")
+				}
+				for _, op := range r.fake.Applied() {
+					if op.Verb != state.Create {
+						t.Error(op)
+					}
+				}
+				if s := r.lastStatus(); s.Missing != 0 {
+					t.Errorf("status %+v", s)
+				}
+				now := c.wish(same, moved, known)
+				r.Wish(now)
+				r.pass(time.Second)
+				r.wantOnly(now)
+			})
+		})
+	}
+}
+
+// What was as saved at first, and is not any more, is put right all the same: nobody but
+// this daemon learns where peers are.
+func TestPartialWishRepairs(t *testing.T) {
+	bubble(t, func(r *rig) {
+		w := partial(vxlanWish(vxlanLease(1, 1), vxlanLease(2, 2)))
+		r.there(w)
+		r.start()
+		r.Wish(w)
+		r.pass(time.Second)
+		r.check(r.fake.DelRoute(ours(tunnel(1))))
+		r.check(r.fake.AddRoute(ours(route(1, 7))))
+		r.check(r.fake.DelFDB(fdb(2)))
+		r.pass(time.Second)
+		if why := r.unlike(w); why != "" {
+			t.Error(why)
+		}
+		r.check(r.fake.DelLink("flannel.1"))
+		r.pass(time.Second)
+		if why := r.unlike(w); why != "" {
+			t.Error(why)
+		}
+	})
+}
+
+// A route by what is not the external interface any more leads nowhere.
+func TestPartialWishLeavesAFormerInterface(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddLink("eth1"))
+		r.check(r.fake.AddAddr("eth1", hostNet))
+		former := route(1, 1)
+		former.Dev = "eth1"
+		r.check(r.fake.AddRoute(ours(former)))
+		r.start()
+		r.Wish(partial(wish(lease(1, 1))))
+		r.pass(time.Second)
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}
+
+// What flannel made, which ran here in between, may be newer than the file, too.
+func TestPartialWishLeavesAnUnmarkedRoute(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.check(r.fake.AddRoute(boot(route(1, 9))))
+		r.check(r.fake.AddRoute(boot(route(2, 2))))
+		r.start()
+		w := wish(lease(1, 1), lease(2, 2))
+		r.Wish(partial(w))
+		r.pass(time.Minute)
+		r.wantRoutes(1, boot(route(1, 9)))
+		r.wantRoutes(2, ours(route(2, 2)))
+		r.Wish(w)
+		r.pass(time.Second)
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}
