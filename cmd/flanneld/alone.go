@@ -1,13 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,50 +24,141 @@ import (
 // ends, in whatever way; it is known in one network namespace, as are routes. So is
 // which network a daemon has: to another one that had it before, what there is of it
 // is not its own any more.
+//
+// Everyone may bind such names. So nothing depends on one of them being free: each process
+// adds a number of its own, and counts only what the kernel says is a socket of root's, or
+// of its own user.
 
 // errTaken is why a subnet file can't be had.
 var errTaken = errors.New("another flanneld works for it")
 
-// claim binds the name of a subnet file, until release is called.
-func claim(file string) (release func(), err error) {
+// claim binds the name of a subnet file, until release is called, if no other process has.
+// Of two that claim it at once, both may be told that the other one has it.
+func (s sockets) claim(file string) (release func(), err error) {
 	path, err := resolve(file)
-	if err != nil {
-		return nil, fmt.Errorf("claiming %s: %w", file, err)
+	if err == nil {
+		// A path may be longer than a socket's name.
+		release, err = s.bindAlone(fmt.Sprintf("subnet-file/%x", sha256.Sum256([]byte(path))))
 	}
-	// A path may be longer than a socket's name.
-	release, err = bind(fmt.Sprintf("subnet-file/%x", sha256.Sum256([]byte(path))))
 	if err != nil {
 		return nil, fmt.Errorf("claiming %s: %w", file, err)
 	}
 	return release, nil
 }
 
-// bind takes a name until release is called. The error is errTaken if another process
-// has it.
-func bind(name string) (release func(), err error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+func (s sockets) bindAlone(name string) (release func(), err error) {
+	if taken, err := s.bound(name, ""); taken || err != nil {
+		return nil, cmp.Or(err, errTaken)
+	}
+	own, release, err := bind(name)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: "@flanneld/" + name}); err != nil {
-		if errors.Is(err, unix.EADDRINUSE) {
-			err = errTaken
-		}
-		return nil, errors.Join(err, unix.Close(fd))
+	if taken, err := s.bound(name, own); taken || err != nil {
+		release()
+		return nil, cmp.Or(err, errTaken)
 	}
-	return func() { _ = unix.Close(fd) }, nil
+	return release, nil
+}
+
+const socketPrefix = "@flanneld/"
+
+// bind binds a socket with a name until release is called, and returns all of the name.
+func bind(name string) (own string, release func(), err error) {
+	own = fmt.Sprintf("%s%s/%016x", socketPrefix, name, rand.Uint64())
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: own, Net: "unix"})
+	if err != nil {
+		return "", nil, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			c, err := l.Accept() // of whoever asks whose it is
+			switch {
+			case err == nil:
+				_ = c.Close()
+			case errors.Is(err, net.ErrClosed):
+				return
+			default:
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}()
+	return own, func() { _ = l.Close(); <-ended }, nil
+}
+
+// sockets are those that were seen to be a daemon's, by name, and then by their inode and
+// all of their name.
+type sockets map[string]map[string]bool
+
+// answerTime is how long a socket is asked whose it is. If the process runs, it answers at
+// once, or soon if many others ask, too.
+const answerTime = 100 * time.Millisecond
+
+// bound reports whether a process has bound a name, other than as own.
+func (s sockets) bound(name, own string) (bool, error) {
+	content, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return false, err
+	}
+	const listening = "00010000"
+	daemons, unknown := make(map[string]bool), make(map[string]string)
+	for line := range strings.Lines(string(content)) {
+		f := strings.Fields(line) // the last five are flags, type, state, inode and name
+		if len(f) != 8 || f[3] != listening || f[7] == own || !strings.HasPrefix(f[7], socketPrefix+name+"/") {
+			continue
+		}
+		if id := f[6] + f[7]; s[name][id] {
+			daemons[id] = true
+		} else {
+			unknown[id] = f[7]
+		}
+	}
+	for end := time.Now().Add(answerTime); ; time.Sleep(time.Millisecond) {
+		for id, socket := range unknown {
+			uid, err := ownerOf(socket)
+			if errors.Is(err, unix.EAGAIN) {
+				continue
+			}
+			delete(unknown, id)
+			if err == nil && (uid == 0 || int(uid) == os.Geteuid()) {
+				daemons[id] = true
+			}
+		}
+		if len(unknown) == 0 || len(daemons) > 0 || time.Now().After(end) {
+			break
+		}
+	}
+	s[name] = daemons
+	return len(daemons) > 0, nil
+}
+
+// ownerOf returns the user who listens at a socket. The error is EAGAIN if too many others
+// ask at this moment.
+func ownerOf(socket string) (uid uint32, err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
+		return 0, err
+	}
+	c, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, err
+	}
+	return c.Uid, nil
 }
 
 func networkName(n netip.Prefix) string { return "network/" + n.String() }
 
-// taken reports whether some process has bound a network.
-func taken(n netip.Prefix) bool {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return false
-	}
-	err = unix.Connect(fd, &unix.SockaddrUnix{Name: "@flanneld/" + networkName(n)})
-	return errors.Join(err, unix.Close(fd)) == nil
+// taken reports whether some process has bound a network, or may have. The caller holds
+// d.mu.
+func (d *daemon) taken(n netip.Prefix) bool {
+	is, err := d.sockets.bound(networkName(n), "")
+	return is || err != nil
 }
 
 // claimNetworks binds the networks that this host is in now, and no others. That another
@@ -78,7 +174,7 @@ func (d *daemon) claimNetworks(current []netip.Prefix) {
 		if d.claims[n] != nil {
 			continue
 		}
-		if release, err := bind(networkName(n)); err == nil {
+		if _, release, err := bind(networkName(n)); err == nil {
 			if d.claims == nil {
 				d.claims = make(map[netip.Prefix]func())
 			}
@@ -94,7 +190,7 @@ func (d *daemon) formerly(current []netip.Prefix) []netip.Prefix {
 		return d.networks // not a real host
 	}
 	return slices.DeleteFunc(slices.Clone(d.networks), func(n netip.Prefix) bool {
-		return !slices.Contains(current, n) && taken(n)
+		return !slices.Contains(current, n) && d.taken(n)
 	})
 }
 
@@ -115,8 +211,9 @@ func resolve(file string) (string, error) {
 
 // awaitClaim claims a subnet file once whoever works for it has ended.
 func awaitClaim(ctx context.Context, file string, tell func(string)) (release func(), err error) {
+	seen := make(sockets)
 	for said := false; ; {
-		release, err := claim(file)
+		release, err := seen.claim(file)
 		if !errors.Is(err, errTaken) {
 			return release, err
 		}
@@ -125,7 +222,8 @@ func awaitClaim(ctx context.Context, file string, tell func(string)) (release fu
 			klog.Warningf("waiting: %v", err)
 			tell("waiting: " + err.Error())
 		}
-		if err := sleep(ctx, 100*time.Millisecond); err != nil {
+		// Two that wait should not look in the same moment again.
+		if err := sleep(ctx, 100*time.Millisecond+rand.N(50*time.Millisecond)); err != nil {
 			return nil, err
 		}
 	}

@@ -14,7 +14,7 @@ func TestClaimByOtherPath(t *testing.T) {
 	must(t, os.Symlink("run", filepath.Join(dir, "var-run")))
 	must(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	for _, name := range []string{"subnet.env", "flannel/subnet.env"} { // the folder is not there yet
-		release, err := claim(filepath.Join(dir, "run", name))
+		release, err := make(sockets).claim(filepath.Join(dir, "run", name))
 		must(t, err)
 		for path, taken := range map[string]bool{
 			filepath.Join(dir, "var-run", name):               true,
@@ -23,7 +23,7 @@ func TestClaimByOtherPath(t *testing.T) {
 			filepath.Join(dir, "var-run", "flannel", "other"): false,
 			filepath.Join(dir, "file", name):                  false,
 		} {
-			other, err := claim(path)
+			other, err := make(sockets).claim(path)
 			if errors.Is(err, errTaken) != taken {
 				t.Errorf("%s: %v, want it to be taken: %t", path, err, taken)
 			}

@@ -18,7 +18,7 @@ import (
 // cleanup removes from the host what a daemon with this subnet file left there,
 // and its files. It tells what.
 func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error {
-	release, err := claim(o.subnetFile)
+	release, err := make(sockets).claim(o.subnetFile)
 	if err != nil {
 		return fmt.Errorf("%w; stop it first", err)
 	}

@@ -60,7 +60,7 @@ type host interface {
 func serve(ctx context.Context, o *options, store subnet.Store, machine host) error {
 	previous := o.previous()
 	o.iface.MachineID = machineID()
-	d := &daemon{begun: time.Now(), options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
+	d := &daemon{begun: time.Now(), sockets: make(sockets), options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.passages = make(chan struct{}, 1)
@@ -144,6 +144,7 @@ type daemon struct {
 	// networks are those of the configurations that this host has had.
 	networks  []netip.Prefix
 	claims    map[netip.Prefix]func() // of networks that this host is in
+	sockets   sockets                 // of other daemons
 	rewish    *time.Timer             // for when a lease has lingered long enough
 	stopped   bool                    // ... and nothing more is to happen
 	peers     int
@@ -322,6 +323,7 @@ func (d *daemon) stop() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopped = true
+	d.claimNetworks(nil)
 	if d.rewish != nil {
 		d.rewish.Stop()
 	}

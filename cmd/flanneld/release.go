@@ -15,7 +15,7 @@ import (
 // releaseLease deletes this host's lease, by which a daemon here would know it, and
 // tells what it did.
 func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) error {
-	release, err := claim(o.subnetFile)
+	release, err := make(sockets).claim(o.subnetFile)
 	if err != nil {
 		return fmt.Errorf("%w; stop it first", err)
 	}
