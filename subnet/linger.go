@@ -88,6 +88,9 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 	return all, next
 }
 
+// Filter has only those leases linger that keep returns, by subnet.
+func (g *Linger) Filter(keep func([]*Lease) []*Lease) { g.last = keep(g.last) }
+
 // Forget takes leases out of force at once.
 func (g *Linger) Forget(gone map[ip.Subnet]bool) {
 	g.last = slices.DeleteFunc(slices.Clone(g.last), func(l *Lease) bool { return gone[l.Subnet] })

@@ -182,9 +182,13 @@ func (d *daemon) holds(h subnet.Holding) {
 		d.backend, d.rules = d.prepared.backend, d.prepared.rules
 	}
 	if h.Config != d.holding.Config {
-		d.linger = subnet.Linger{}
-		if d.holding.Own == nil && saved.Own != nil {
+		switch was := d.holding.Config; {
+		case was == nil && saved.Own != nil:
 			d.resume(saved, h)
+		case was != nil && was.BackendType == h.Config.BackendType:
+			d.linger.Filter(func(leases []*subnet.Lease) []*subnet.Lease { return d.usable(h, leases) })
+		default:
+			d.linger = subnet.Linger{}
 		}
 		current := h.Config.Network().Prefixes()
 		if d.options.rules != nil { // on a real host

@@ -92,12 +92,15 @@ func (d *daemon) resume(s subnet.Saved, h subnet.Holding) {
 	if age < 0 || age > 2*perLease(s.Holding, saveAgain, saveAgainLease) || s.Config.BackendType != h.Config.BackendType {
 		return
 	}
-	usable := func(leases []*subnet.Lease) []*subnet.Lease {
-		peers, _ := new(subnet.Vetter).Vet(h.Config, h.Own, d.self(), subnet.Snapshot{Leases: leases})
-		return peers
-	}
-	vanished := slices.DeleteFunc(s.Vanished, func(v subnet.Vanished) bool { return len(usable([]*subnet.Lease{v.Lease})) == 0 })
-	d.linger.Resume(usable(s.Snapshot.Leases), vanished, time.Now())
+	vanished := slices.DeleteFunc(s.Vanished, func(v subnet.Vanished) bool { return len(d.usable(h, []*subnet.Lease{v.Lease})) == 0 })
+	d.linger.Resume(d.usable(h, s.Snapshot.Leases), vanished, time.Now())
+}
+
+// usable returns those of some leases that could be in force under a holding. The caller
+// holds d.mu.
+func (d *daemon) usable(h subnet.Holding, leases []*subnet.Lease) []*subnet.Lease {
+	peers, _ := new(subnet.Vetter).Vet(h.Config, h.Own, d.self(), subnet.Snapshot{Leases: leases})
+	return peers
 }
 
 // save keeps the file as the keeper's holding is.

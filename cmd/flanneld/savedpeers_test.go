@@ -161,3 +161,19 @@ func TestPeersOfLongAgoAreGone(t *testing.T) {
 	h.waitReady()
 	h.waitPeers(0)
 }
+
+// So it does if the configuration is written anew meanwhile, in other words.
+func TestVanishedPeersStayOverConfigurations(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, vxlan, nil)
+	h := n.nodes[0]
+	gone := stranger("10.5.201.0/24", "192.168.0.201")
+	n.putPeer(gone)
+	h.waitPeers(soon, gone)
+	n.delete(gone.key())
+	n.put("config", n.config(settings{"SubnetMin": "10.5.16.0"}))
+	h.waitLog("the network configuration was changed")
+	n.pause(time.Second)
+	h.waitPeers(0, gone)
+	h.waitPeers(2 * soon)
+}
