@@ -95,14 +95,28 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	})
 	var recovered summary
 	for k, f := range r.failures {
-		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil && !f.settling {
+		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil && f.logged {
 			recovered.add("in place now", o)
 		}
 	}
 	r.failures = t.now
+	r.settleBy()
 	t.news.log(klog.Warningf)
 	recovered.log(klog.Infof)
 	return nil
+}
+
+// settleBy notes until when routes that failed may need others' routes.
+func (r *Reconciler) settleBy() {
+	var until time.Time
+	for k, f := range r.failures {
+		if (k.Kind == state.KindRoute || k.Kind == state.KindNexthop) && !f.blocked && f.since.Add(unsettledMost).After(until) {
+			until = f.since.Add(unsettledMost)
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unsettled = until
 }
 
 // connected reports whether this host's own end of the overlay is in place, as
@@ -130,7 +144,7 @@ type tally struct {
 
 // fail notes that what is under k could not be had, for the reason err.
 func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
-	f := &failure{reason: err.Error(), pause: retryFirst}
+	f := &failure{reason: err.Error(), pause: retryFirst, since: time.Now()}
 	f.settling = errors.Is(err, target.ErrSettling)
 	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling
 	if f.settling {
@@ -149,8 +163,12 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	if f.next.IsZero() {
 		f.next = time.Now().Add(time.Duration(float64(f.pause) * (1 - t.jitter)))
 	}
-	if was := t.before[k]; (was == nil || was.reason != f.reason) && !errors.Is(err, errUnmet) && !f.settling {
+	if was := t.before[k]; was != nil {
+		f.since, f.logged = was.since, was.logged && was.reason == f.reason
+	}
+	if time.Since(f.since) >= failureDebounce && !f.logged && !errors.Is(err, errUnmet) && !f.settling {
 		t.news.add(f.reason, what)
+		f.logged = true
 	}
 	t.now[k] = f
 }

@@ -29,8 +29,10 @@ const (
 	// asked again; if they do not, it is asked after pathDebounceMost all the same.
 	pathDebounce     = 300 * time.Millisecond
 	pathDebounceMost = 2 * time.Second
-	// pathLoad bounds the time that is spent on asking: one part in so many.
-	pathLoad = 20
+	// pathLoad bounds the time that is spent on asking: one part in so many, unless that
+	// would take longer than pathPauseMost.
+	pathLoad      = 20
+	pathPauseMost = 2 * time.Second
 	// Up to pathCheckAll peers, all are asked about. Of more, these are: new ones, those
 	// that an earlier check found cut off, those that a foreign route is about, and
 	// pathSample others.
@@ -43,7 +45,7 @@ const (
 type Paths struct {
 	view   PathView
 	report func([]Obstacle)
-	moved  func() // Links has other answers
+	moved  func() // Links has other answers: another wish is due at once
 	wake   chan struct{}
 
 	mu       sync.Mutex
@@ -112,7 +114,7 @@ func (p *Paths) Run(ctx context.Context) error {
 			p.Rerouted()
 			pause = time.Second
 		}
-		if err := sleep(ctx, max(pause, (pathLoad-1)*time.Since(start))); err != nil {
+		if err := sleep(ctx, max(pause, min((pathLoad-1)*time.Since(start), pathPauseMost))); err != nil {
 			return err
 		}
 	}
@@ -159,6 +161,9 @@ func (p *Paths) check(ctx context.Context) error {
 		if err := p.look(ctx, w); err != nil {
 			return err
 		}
+		p.mu.Lock()
+		w = p.wish // which goes by who is on the link
+		p.mu.Unlock()
 	}
 	c := newPathCheck(p.view, w, p.seen)
 	for _, l := range p.choose(w, c, rerouted) {

@@ -35,6 +35,9 @@ type Reconciler struct {
 	full  bool  // a full pass is due
 	fresh bool  // ... in which what failed is tried before its time
 	plan  plan  // changed by Run alone
+	// unsettled is until when another's route may be what routes of ours wait for, such as
+	// the one to the network of a new address.
+	unsettled time.Time
 
 	// Of Run alone:
 	have     state.Have           // as of the last pass; nil before the first
@@ -71,6 +74,8 @@ type failure struct {
 	// settling is set while others change what it is about: the target tells when
 	// they have stopped, and there is nothing to report.
 	settling bool
+	since    time.Time
+	logged   bool
 }
 
 const (
@@ -81,6 +86,12 @@ const (
 	// settlingPause is after which time a step that waits for others is tried again,
 	// should the target not tell.
 	settlingPause = 5 * time.Second
+	// failureDebounce is how long a failure must last before it is logged: a network that
+	// is configured anew has no address for a moment.
+	failureDebounce = time.Second
+	// unsettledMost is for how long after its first failure a route is tried again at once
+	// when others make routes.
+	unsettledMost = 5 * time.Second
 	// resync is how often a full pass runs for no reason at all.
 	resync = 5 * time.Minute
 	// settle is the shortest time between two full passes that hints cause.
@@ -136,6 +147,8 @@ func (r *Reconciler) Hint(e target.Event) {
 		klog.V(1).Info("notifications were lost; looking at everything")
 		r.fresh = true
 	case e.Iface != "" && e.Iface == r.plan.wish.Host.Iface:
+		r.fresh = true
+	case e.Paths && !e.Gone && time.Now().Before(r.unsettled):
 		r.fresh = true
 	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
 		// With the device comes what failed for want of it.

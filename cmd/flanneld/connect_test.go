@@ -100,7 +100,7 @@ func TestNotOnLink(t *testing.T) {
 	farNode := &node{Host: far, n: n}
 	farNode.start()
 	farNode.waitReady()
-	h.waitLog(fmt.Sprintf("adding route %s via %s dev eth0: %s is not on the same link", farNode.subnet(), far.Addr, far.Addr))
+	h.waitLog(fmt.Sprintf("adding route %s via %s dev eth0: the next hop is not on the same link", farNode.subnet(), far.Addr))
 	h.waitPeers(time.Second, before...)
 	n.pingAll()
 	n.wait(soon, "the status to say so", func() string {

@@ -49,6 +49,21 @@ func TestHeal(t *testing.T) {
 	n.pingAll()
 }
 
+// NetworkManager makes the route to the network of an address itself, some time after the
+// address: routes of ours come back with it.
+func TestHealsWithRouteToNetwork(t *testing.T) {
+	n := newNetwork(t, 2, hostGW, nil)
+	h := n.nodes[0]
+	want := h.others()
+	h.waitPeers(soon, want...)
+	h.ip("addr del " + h.Addr.String() + "/24 dev eth0")
+	h.ip("addr add " + h.Addr.String() + "/24 dev eth0 noprefixroute")
+	time.Sleep(2500 * time.Millisecond) // tries become rare
+	h.ip("route add 192.168.0.0/24 dev eth0 proto kernel metric 100 src " + h.Addr.String())
+	t.Logf("routes back after %s", h.waitPeers(slow(100*time.Millisecond), want...))
+	n.pingAll()
+}
+
 func hasRoute(t *testing.T, h *node, start string) {
 	t.Helper()
 	all, err := h.Routes()

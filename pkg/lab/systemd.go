@@ -23,6 +23,8 @@ type SystemOptions struct {
 	Copies map[string]string
 	// Enable are the units that are enabled before the system boots.
 	Enable []string
+	// Devices lets udevd work: it sees and changes the network's devices.
+	Devices bool
 }
 
 // System is a systemd with process number 1 in a container that has the host's
@@ -69,7 +71,11 @@ func (h *Host) Boot(ctx context.Context, opts SystemOptions) (*System, error) {
 		"--boot", "--resolv-conf=off", "--register=no", "--keep-unit", "--machine=" + group,
 		"--capability=all", "--system-call-filter=bpf keyctl add_key", // for Docker
 	})
-	env := []string{"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=network"}
+	writable := "network"
+	if opts.Devices {
+		writable = "yes"
+	}
+	env := []string{"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE=" + writable}
 	if s.Process, err = h.Start("systemd", argv, env, ProcessOptions{}); err != nil {
 		return fail(err)
 	}
@@ -138,6 +144,8 @@ func (s *System) makeRoot(ctx context.Context, opts SystemOptions) error {
 var unneeded = []string{
 	"console-getty.service", "dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount",
 	"sys-kernel-tracing.mount", "systemd-logind.service", "systemd-update-utmp.service",
+	// They would be about all devices of this machine.
+	"systemd-hwdb-update.service", "systemd-modules-load.service", "systemd-udev-trigger.service",
 }
 
 // path is where a path of the system is on this machine.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -209,17 +208,17 @@ func explain(op state.Op, errno syscall.Errno, text string) error {
 	case kind == state.KindNeigh && (errno == unix.ENOBUFS || errno == unix.ENOMEM):
 		return fmt.Errorf("the neighbour table may be full: see net.ipv4.neigh.default.gc_thresh3, which kernels before 5.0 apply to such entries too (%w)", err)
 	case errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH:
-		var via netip.Addr
+		// The step tells the next hop; many have this reason in common.
 		var dev string
 		switch w := op.Want.(type) {
 		case state.Nexthop:
-			via, dev = w.Via, w.Dev
+			dev = w.Dev
 		case state.Route:
-			via, dev = w.Via, w.Dev
+			dev = w.Dev
 		default:
 			return err
 		}
-		return fmt.Errorf("%s is not on the same link: no router may stand between it and %s (%w)", via, dev, errno)
+		return fmt.Errorf("the next hop is not on the same link: no router may stand between it and %s (%w)", dev, errno)
 	}
 	return err
 }
