@@ -73,6 +73,11 @@ func closedPassages(all []kernel.Passage, hostForwards bool, b backend.Backend, 
 			obstacles = append(obstacles, o)
 		}
 		pods := slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return own.Contains(a.Addr()) })
+		if pods && !p.Up {
+			obstacles = append(obstacles, network.Obstacle{
+				Subject: p.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + p.Name + " up",
+			})
+		}
 		if !pods && p.Name != device && (p.Name != host.Iface || !b.Unencapsulated()) {
 			continue
 		}

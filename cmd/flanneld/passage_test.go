@@ -58,6 +58,8 @@ func TestClosedPassagesAreNamed(t *testing.T) {
 			"net.ipv4.ip_forward is 0", forwarding)
 		h.obstructed(func() { h.sysctl("net.ipv4.conf.docker0.forwarding", 0) }, func() { h.sysctl("net.ipv4.conf.docker0.forwarding", 1) },
 			"docker0: ", "sysctl -w net.ipv4.conf.docker0.forwarding=1")
+		h.obstructed(func() { h.run("ip", "link", "set", "docker0", "down") }, func() { h.run("ip", "link", "set", "docker0", "up") },
+			"docker0: ", "ip link set docker0 up")
 		h.obstructed(func() { check(t, h.SetCarrier("eth0", false)) }, func() { check(t, h.SetCarrier("eth0", true)) },
 			"eth0: ", "no carrier")
 		switch v.backend.name {
@@ -69,4 +71,17 @@ func TestClosedPassagesAreNamed(t *testing.T) {
 			n.pingAll()
 		}
 	})
+}
+
+// A chain that someone hooked into the daemon's own table stays, and is named.
+func TestForeignChainInOurTableIsNamed(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 2, vxlan, nil)
+	h := n.nodes[0]
+	for _, chain := range []string{"type filter hook forward priority 10; policy drop;", "type filter hook prerouting priority -300; policy drop;"} {
+		h.obstructed(
+			func() { h.nft("add chain ip flannel-ipv4 theirs { " + chain + " }") },
+			func() { h.nft("delete chain ip flannel-ipv4 theirs") },
+			"flannel-ipv4", "theirs", "nft ")
+	}
 }

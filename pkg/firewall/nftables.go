@@ -46,7 +46,7 @@ var ErrChanging = target.ErrIncomplete
 
 // Read calls walk with the rules of the calling process's network namespace, several times
 // if they change meanwhile; ErrChanging is in the error if they always did.
-// Our own tables are not among them.
+// Our own chains are not among them.
 func Read(ctx context.Context, walk func(*Ruleset)) error {
 	c, err := dialNF()
 	if err == nil {
@@ -139,7 +139,7 @@ func (rs *Ruleset) list() error {
 			return err
 		}
 		c := &chain{family: m.family, table: a.text(unix.NFTA_CHAIN_TABLE), name: a.text(unix.NFTA_CHAIN_NAME)}
-		if masq.IsOurs(c.family, c.table) || dormant[chainKey{c.family, c.table, ""}] {
+		if masq.IsOurs(c.family, c.table, c.name) || dormant[chainKey{c.family, c.table, ""}] {
 			continue
 		}
 		rs.chains[c.key()] = c

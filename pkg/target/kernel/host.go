@@ -52,6 +52,7 @@ type Address struct {
 // Passage is what decides whether packets can pass through an interface.
 type Passage struct {
 	Name string
+	Up   bool
 	// Carrier is false if the interface is up, and what is at its other end is not.
 	Carrier bool
 	// ProtoDown is whether someone keeps its carrier off.
@@ -70,7 +71,7 @@ func (*Kernel) Passages(ctx context.Context) (all []Passage, hostForwarding bool
 		return dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(payload []byte) {
 			if r, ok := decodeLink(payload); ok {
 				at[r.index] = &Passage{
-					Name: r.name, Carrier: !r.up || r.flags&unix.IFF_LOWER_UP != 0,
+					Name: r.name, Up: r.up, Carrier: !r.up || r.flags&unix.IFF_LOWER_UP != 0,
 					ProtoDown: r.protoDown, Forwards: r.forwards,
 				}
 			}

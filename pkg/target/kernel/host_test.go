@@ -87,7 +87,7 @@ func edit(r targettest.Route, typ, flags uint16) error {
 	var b batch
 	b.begin(typ, flags, 0, header)
 	b.attr(unix.RTA_DST, r.Dst.Addr().AsSlice())
-	b.attr32(unix.RTA_PRIORITY, uint32(r.Metric))
+	b.attr32(unix.RTA_PRIORITY, r.Metric)
 	if r.Nexthop != 0 {
 		b.attr32(rtaNHID, r.Nexthop)
 		return b.send()

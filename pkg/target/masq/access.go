@@ -1,15 +1,14 @@
 package masq
 
+import "slices"
+
 // What follows lets pkg/firewall read the rules of others as this package reads ours.
 
-// IsOurs reports whether a table of nf_tables is this program's.
-func IsOurs(family byte, table string) bool {
-	for _, f := range nfFamilies {
-		if f.number == family && f.table == table {
-			return true
-		}
-	}
-	return false
+// IsOurs reports whether a chain of nf_tables is this program's. Others may hook some of
+// their own into our tables.
+func IsOurs(family byte, table, chain string) bool {
+	return slices.ContainsFunc(nfFamilies, func(f nfFamily) bool { return f.number == family && f.table == table }) &&
+		slices.ContainsFunc(nfOurChains, func(c nfOurChain) bool { return string(c.name) == chain })
 }
 
 // IPTablesEntries returns what ip_tables says about a table, and its entries.
