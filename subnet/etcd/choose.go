@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 
 	"flanneld/subnet"
 )
@@ -57,16 +58,15 @@ func (a *answer) askGuard(ctx context.Context) {
 // corrected first.
 func choose(ctx context.Context, v2, v3 Store, used int) (chosen *answer, why string, err error) {
 	a2, a3 := &answer{version: 2, store: v2}, &answer{version: 3, store: v3}
-	asked := make(chan struct{})
-	go func() {
-		defer close(asked)
-		a2.ask(ctx)
-	}()
-	a3.ask(ctx)
-	<-asked
+	both := func(ask func(*answer)) {
+		var g sync.WaitGroup
+		g.Go(func() { ask(a2) })
+		ask(a3)
+		g.Wait()
+	}
+	both(func(a *answer) { a.ask(ctx) })
 	if (a2.has() || a3.has()) && !a2.noAPI() && !a3.noAPI() {
-		a2.askGuard(ctx)
-		a3.askGuard(ctx)
+		both(func(a *answer) { a.askGuard(ctx) })
 	}
 	switch {
 	case a2.has() && a3.has():

@@ -171,6 +171,13 @@ func (e *endpoint) as(ctx context.Context) (func(context.Context) context.Contex
 	}, nil
 }
 
+// users reports whether the server has users, if it was asked for a token.
+func (e *endpoint) users() (has, known bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.token.text != "", e.token.known
+}
+
 // forget makes the next request ask for a new token.
 func (e *endpoint) forget() {
 	e.mu.Lock()
