@@ -11,13 +11,20 @@ import (
 // library: only so do they know which endpoint failed and how, and whether a
 // write may be sent again.
 type Failover struct {
+	// Cluster returns the ID of the cluster that endpoint k is a member of. If set,
+	// endpoints of another cluster than the others are left out, and logged by Name.
+	Cluster func(ctx context.Context, k int) (string, error)
+	Name    func(k int) string
+
 	endpoints int
 	current   atomic.Int64 // the one that answered last
+	cluster   clusterCheck
 }
 
 // Start begins with one of n endpoints at random, which spreads the hosts.
 func (f *Failover) Start(n int) {
 	f.endpoints = n
+	f.cluster.of, f.cluster.checked = make(map[int]string), make(map[int]bool)
 	f.Pin(rand.IntN(n))
 }
 
@@ -30,6 +37,7 @@ func (f *Failover) Pin(k int) { f.current.Store(int64(k % f.endpoints)) }
 // Leave makes the next request go to another endpoint than k, if it would go
 // there.
 func (f *Failover) Leave(k int) {
+	f.distrust(k)
 	f.current.CompareAndSwap(int64(k), int64((k+1)%f.endpoints))
 }
 
@@ -41,7 +49,10 @@ func (f *Failover) Do(ctx context.Context, write bool, ask func(k int) error) er
 	first := f.Current()
 	for i := range f.endpoints {
 		k := (first + i) % f.endpoints
-		err := ask(k)
+		err := f.checkCluster(ctx, k)
+		if err == nil {
+			err = ask(k)
+		}
 		if err != nil && ctx.Err() != nil {
 			// The next call begins with the next endpoint: this one may hang.
 			f.Pin(k + 1)
@@ -54,6 +65,7 @@ func (f *Failover) Do(ctx context.Context, write bool, ask func(k int) error) er
 			f.Pin(k)
 			return err
 		}
+		f.distrust(k)
 		failures = append(failures, err)
 		if write && !unsent(err) {
 			break

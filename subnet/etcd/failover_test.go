@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"testing"
@@ -48,5 +49,80 @@ func TestFailover(t *testing.T) {
 	err := f.Do(ctx, false, func(int) error { <-ctx.Done(); return o.Explain(server, ctx.Err(), false) })
 	if err != context.DeadlineExceeded || f.Current() != 1 {
 		t.Errorf("an endpoint that hangs: %v, now at %d", err, f.Current())
+	}
+}
+
+// members is a Failover whose endpoints are of these clusters; "" is one that is down.
+func members(clusters ...string) *Failover {
+	f := &Failover{}
+	f.Name = func(k int) string { return fmt.Sprint("endpoint ", k) }
+	f.Cluster = func(_ context.Context, k int) (string, error) {
+		if clusters[k] == "" {
+			return "", &endpointError{text: "down"}
+		}
+		return clusters[k], nil
+	}
+	f.Start(len(clusters))
+	return f
+}
+
+// All hosts use the same one of two clusters, whichever endpoint they begin with.
+func TestEndpointsOfTwoClusters(t *testing.T) {
+	for _, test := range []struct {
+		clusters []string
+		first    int
+		want     int // the endpoint that is used; -1 for none
+	}{
+		{[]string{"a", "a", "a"}, 1, 1},
+		{[]string{"a", "b"}, 1, 0},
+		{[]string{"b", "a"}, 1, 0},
+		{[]string{"a", "b", "b"}, 0, 1},
+		{[]string{"a", "b", "b"}, 2, 2},
+		{[]string{"", "b", "a"}, 2, 1},
+		{[]string{"", "b", "a"}, 0, 1},
+		{[]string{"", ""}, 0, -1},
+		{[]string{"a"}, 0, 0},
+	} {
+		f := members(test.clusters...)
+		f.Pin(test.first)
+		used := -1
+		err := f.Do(t.Context(), true, func(k int) error { used = k; return nil })
+		if used != test.want || (err == nil) != (used >= 0) {
+			t.Errorf("%q from %d: used %d, %v; want %d", test.clusters, test.first, used, err, test.want)
+		}
+	}
+}
+
+// A cluster is kept to while there is an endpoint of it, and no longer.
+func TestClusterIsReplaced(t *testing.T) {
+	clusters := []string{"a", "a", "a"}
+	f := members(clusters...)
+	down := errors.New("down")
+	do := func(fails int) (used int, err error) {
+		used = -1
+		err = f.Do(t.Context(), false, func(k int) error {
+			if k == fails {
+				return &endpointError{text: "down", cause: down}
+			}
+			used = k
+			return nil
+		})
+		return used, err
+	}
+	f.Pin(0)
+	if used, err := do(-1); used != 0 || err != nil {
+		t.Fatalf("used %d, %v", used, err)
+	}
+	clusters[0], clusters[1], clusters[2] = "", "b", ""
+	if used, err := do(0); err == nil {
+		t.Errorf("while all others are down, the endpoint %d of another cluster is used", used)
+	}
+	clusters[0], clusters[2] = "a", "a"
+	if used, err := do(0); used != 2 || err != nil {
+		t.Errorf("beside an endpoint of another cluster: used %d, %v", used, err)
+	}
+	clusters[0], clusters[2] = "b", "b"
+	if used, err := do(2); used != 0 || err != nil {
+		t.Errorf("after all were replaced: used %d, %v", used, err)
 	}
 }

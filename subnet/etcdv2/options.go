@@ -60,6 +60,8 @@ func New(o Options) (*Store, error) {
 		}
 		s.endpoints = append(s.endpoints, endpoint{server, c, guest, transport})
 	}
+	s.failover.Cluster = s.cluster
+	s.failover.Name = func(k int) string { return s.endpoints[k].URL.String() }
 	s.failover.Start(len(s.endpoints))
 	return s, nil
 }

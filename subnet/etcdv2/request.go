@@ -67,6 +67,18 @@ func (s *Store) do(ctx context.Context, r request) (*reply, error) {
 	return rep, err
 }
 
+// cluster returns the ID of the cluster of an endpoint, which it knows by itself; nothing
+// if it does not say.
+func (s *Store) cluster(ctx context.Context, k int) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	rep, err := s.send(ctx, s.endpoints[k], request{method: http.MethodGet, key: s.configKey()})
+	if rep != nil {
+		return rep.cluster, nil
+	}
+	return "", err
+}
+
 // ask asks one endpoint, within requestTimeout.
 func (s *Store) ask(ctx context.Context, e endpoint, r request) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)

@@ -62,6 +62,8 @@ func New(o Options) (*Store, error) {
 		}
 		s.endpoints = append(s.endpoints, e)
 	}
+	s.failover.Cluster = s.cluster
+	s.failover.Name = func(k int) string { return s.endpoints[k].URL.String() }
 	s.failover.Start(len(s.endpoints))
 	return s, nil
 }

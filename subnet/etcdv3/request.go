@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -41,6 +43,19 @@ func (s *Store) ask(ctx context.Context, e *endpoint, r request) error {
 		}
 		return s.judge(ctx, e, err, on.Addr == nil)
 	}
+}
+
+// cluster returns the ID of the cluster of an endpoint, which it knows by itself.
+func (s *Store) cluster(ctx context.Context, k int) (id string, err error) {
+	r := &pb.RangeRequest{Key: []byte(s.configKey()), Serializable: true, CountOnly: true}
+	err = s.ask(ctx, s.endpoints[k], func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+		resp, err := pb.NewKVClient(c).Range(ctx, r, o...)
+		if number := resp.GetHeader().GetClusterId(); err == nil && number != 0 {
+			id = strconv.FormatUint(number, 16)
+		}
+		return err
+	})
+	return id, err
 }
 
 // badToken reports whether a new token may help. Each of these is said before

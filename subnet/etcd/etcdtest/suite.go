@@ -90,6 +90,7 @@ func Suite(t *testing.T, a API) {
 	for name, test := range map[string]func(*testing.T, API){
 		"TTLIsRoundedUp":       testTTLIsRoundedUp,
 		"Failover":             testFailover,
+		"TwoClusters":          testTwoClusters,
 		"Unreachable":          testUnreachable,
 		"Stalled":              testStalled,
 		"Auth":                 testAuth,
@@ -145,6 +146,44 @@ func testFailover(t *testing.T, a API) {
 	w.Until(t, "nothing", Leases(0))
 	server.Put(t, LeaseKey(1), Value(1), 0)
 	w.Until(t, "the lease", Leases(1))
+}
+
+// Endpoints of two clusters are no reason for two networks, and no write goes to the
+// wrong one.
+func testTwoClusters(t *testing.T, a API) {
+	ours, other := a.Start(t, Config{}), a.Start(t, Config{})
+	ours.Put(t, LeaseKey(2), Value(2), 0)
+	for pin := range 2 {
+		s := a.open(t, ours.URL, other.URL)
+		s.Pin(pin)
+		if l, err := s.List(t.Context()); err != nil || len(l.Leases) != 1 {
+			t.Errorf("from endpoint %d: %v, %v", pin, l.Leases, err)
+		}
+		s = a.open(t, ours.URL, other.URL)
+		s.Pin(pin)
+		l, err := s.Create(t.Context(), Subnet1, Attrs1, 0)
+		if err != nil {
+			t.Fatalf("from endpoint %d: %v", pin, err)
+		}
+		s.Pin(1)
+		if err := s.Delete(t.Context(), Subnet1, l.Revision); err != nil {
+			t.Errorf("from endpoint %d: %v", pin, err)
+		}
+		w := Watch(t, s)
+		w.Until(t, "what is in the cluster", Leases(1))
+		ours.Kill()
+		for range 20 {
+			if _, err := s.List(t.Context()); err == nil {
+				t.Error("the other cluster is asked in the place of one that is down")
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		ours.Restart(t)
+		ours.Put(t, LeaseKey(3), Value(3), 0)
+		w.Until(t, "what is in the cluster again", Leases(2))
+		w.Stop()
+		ours.Delete(t, LeaseKey(3))
+	}
 }
 
 func testWatchServerRestarts(t *testing.T, a API) {
