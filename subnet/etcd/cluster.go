@@ -25,7 +25,7 @@ const pollTimeout = 500 * time.Millisecond
 // checkCluster returns an error if endpoint k is of another cluster than ours. Our
 // cluster is the one of most endpoints, or else of those that are named first. It is
 // another one when an endpoint of it was replaced, and no other is of it any more: not
-// when all its endpoints are down.
+// when its endpoints are down, and one that was left out is not.
 func (f *Failover) checkCluster(ctx context.Context, k int) error {
 	c := &f.cluster
 	c.mu.Lock()
@@ -42,7 +42,7 @@ func (f *Failover) checkCluster(ctx context.Context, k int) error {
 		return nil // what it says to the request itself is worth more
 	}
 	c.mu.Lock()
-	ours, replaced := c.ours, c.of[k] == c.ours
+	ours, replaced := c.ours, c.of[k] == c.ours || c.of[k] == ""
 	c.mu.Unlock()
 	ids := make([]string, f.endpoints)
 	ids[k] = id
@@ -60,8 +60,7 @@ func (f *Failover) checkCluster(ctx context.Context, k int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ours = ours
-	f.logOthers(ids)
-	c.of[k] = id
+	f.note(ids)
 	if id == ours {
 		c.checked[k] = true
 		return nil
@@ -97,15 +96,18 @@ func majority(ids []string) (most string) {
 	return most
 }
 
-// logOthers logs each endpoint that turns out to be of another cluster than ours. The
-// caller holds f.cluster.mu.
-func (f *Failover) logOthers(ids []string) {
+// note remembers what endpoints said, and logs each that turns out to be of another
+// cluster than ours. The caller holds f.cluster.mu.
+func (f *Failover) note(ids []string) {
 	c := &f.cluster
 	for k, id := range ids {
-		if id == "" || id == c.ours || c.of[k] == id {
+		was := c.of[k]
+		if id == "" || id == was {
 			continue
 		}
-		c.of[k] = id
+		if c.of[k] = id; id == c.ours {
+			continue
+		}
 		klog.Warningf("not using the endpoint %s: it is a member of the etcd cluster %.20q, and the others are of %.20q; -etcd-endpoints must name one cluster", f.Name(k), id, c.ours)
 	}
 }

@@ -93,9 +93,9 @@ func TestEndpointsOfTwoClusters(t *testing.T) {
 	}
 }
 
-// A cluster is kept to while there is an endpoint of it, and no longer.
+// A cluster is kept to until it is replaced.
 func TestClusterIsReplaced(t *testing.T) {
-	clusters := []string{"a", "a", "a"}
+	clusters := []string{"a", "b", "a"}
 	f := members(clusters...)
 	down := errors.New("down")
 	do := func(fails int) (used int, err error) {
@@ -113,7 +113,7 @@ func TestClusterIsReplaced(t *testing.T) {
 	if used, err := do(-1); used != 0 || err != nil {
 		t.Fatalf("used %d, %v", used, err)
 	}
-	clusters[0], clusters[1], clusters[2] = "", "b", ""
+	clusters[0], clusters[2] = "", ""
 	if used, err := do(0); err == nil {
 		t.Errorf("while all others are down, the endpoint %d of another cluster is used", used)
 	}
@@ -121,8 +121,19 @@ func TestClusterIsReplaced(t *testing.T) {
 	if used, err := do(0); used != 2 || err != nil {
 		t.Errorf("beside an endpoint of another cluster: used %d, %v", used, err)
 	}
-	clusters[0], clusters[2] = "b", "b"
+	clusters[0], clusters[2] = "c", "c"
 	if used, err := do(2); used != 0 || err != nil {
-		t.Errorf("after all were replaced: used %d, %v", used, err)
+		t.Errorf("after it was replaced: used %d, %v", used, err)
+	}
+
+	clusters = []string{"a", "a", "a"}
+	f = members(clusters...)
+	f.Pin(0)
+	if used, err := do(-1); used != 0 || err != nil {
+		t.Fatalf("used %d, %v", used, err)
+	}
+	clusters[0], clusters[1], clusters[2] = "", "b", "b"
+	if used, err := do(0); used != 1 || err != nil {
+		t.Errorf("after those were replaced that were not used: used %d, %v", used, err)
 	}
 }
