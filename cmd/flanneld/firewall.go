@@ -156,6 +156,7 @@ type traffic struct {
 	external firewall.Iface
 	addr     netip.Addr // of this host
 	port     uint16     // of the tunnel; 0 if there is none
+	srcPort  uint16     // the same for datagrams' source; 0 if it may be any
 	tunnel   firewall.Iface
 	pods     firewall.Iface // of this host
 	own      netip.Prefix
@@ -190,6 +191,7 @@ func newTraffic(b backend.Backend, h backend.Host, holding subnet.Holding, peers
 			tunnel, t.port = o.Name, o.Port
 		case state.Tunnel:
 			tunnel, t.port = o.Dev, o.Local.Port()
+			t.srcPort = t.port
 		}
 	}
 	t.external, t.tunnel = firewall.Iface{Name: h.Iface}, firewall.Iface{Name: tunnel, Pods: true}
@@ -317,9 +319,9 @@ func (t traffic) samples(iface firewall.Iface) []sample {
 		}
 		us := netip.PrefixFrom(t.addr, 32)
 		all = append(all, sample{true, func(r remote) firewall.Packet {
-			return firewall.Packet{Path: firewall.Inbound, In: t.external, Src: host(r), Dst: us, Proto: unix.IPPROTO_UDP, DstPort: t.port}
+			return firewall.Packet{Path: firewall.Inbound, In: t.external, Src: host(r), Dst: us, Proto: unix.IPPROTO_UDP, SrcPort: t.srcPort, DstPort: t.port}
 		}}, sample{true, func(r remote) firewall.Packet {
-			return firewall.Packet{Path: firewall.Outbound, Out: t.external, Src: us, Dst: host(r), Proto: unix.IPPROTO_UDP, DstPort: t.port}
+			return firewall.Packet{Path: firewall.Outbound, Out: t.external, Src: us, Dst: host(r), Proto: unix.IPPROTO_UDP, SrcPort: t.srcPort, DstPort: t.port}
 		}})
 	}
 	for _, proto := range []byte{unix.IPPROTO_TCP, unix.IPPROTO_UDP} {

@@ -100,9 +100,12 @@ func someRules(r *rand.Rand, nft bool) script {
 		if !nft {
 			targets = []string{"-j ACCEPT", "-j ACCEPT", "-j DROP", "-j DROP", "-j RETURN", "", "-j LOG"}
 		}
+		if nft {
+			targets = append(targets, "iifname vmap { eth0 : drop, lo : accept }", "udp dport vmap { 8000-8472 : accept, 53 : drop, 8473-9000 : return }", "ip saddr . ip daddr vmap { 192.168.1.2 . 192.168.2.2 : accept, * : continue }")
+		}
 		for _, o := range others {
 			if nft {
-				targets = append(targets, "jump "+o, "goto "+o)
+				targets = append(targets, "jump "+o, "goto "+o, "ip daddr vmap { 192.168.2.2 : jump "+o+", 192.168.1.3 : goto "+o+" }")
 			} else {
 				targets = append(targets, "-j "+o, "-g "+o)
 			}

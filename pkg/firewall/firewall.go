@@ -34,7 +34,8 @@ type Packet struct {
 	In, Out  Iface
 	Src, Dst netip.Prefix
 	Proto    byte
-	DstPort  uint16 // any that no rule is likely to be about, if it is zero
+	// The ports are any that no rule is likely to be about, if they are zero.
+	SrcPort, DstPort uint16
 	// Pods is set for what pods send to each other. A rule that names the addresses or
 	// interfaces of these, and a port, shows that someone decided what they may send.
 	Pods bool

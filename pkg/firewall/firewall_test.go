@@ -214,6 +214,14 @@ func TestRulesOfNFTables(t *testing.T) {
 		{"a part", forward("accept", "ip saddr 10.5.2.0/24 drop"), want{"fwd": "t forward rule", "some": ""}},
 		{"a pod", forward("accept", "ip saddr 10.5.2.9 drop"), want{"fwd": ""}},
 		{"ports of the host", forward("drop", "tcp dport { 80, 443 } accept"), want{"fwd": "t forward policy"}},
+		{"many ports", forward("accept", "tcp dport 1024-65535 drop"), want{"fwd": ""}},
+		{"many ports, and other ones", forward("accept", "tcp dport 1-1023 drop"), want{"fwd": ""}},
+		{"all ports", forward("accept", "tcp dport 1-65535 drop"), want{"fwd": "t forward rule", "fwdu": ""}},
+		{"some open ports", forward("drop", "tcp dport 8000-9000 accept"), want{"fwd": "t forward policy"}},
+		{"many open ports", forward("drop", "tcp dport 1024-65535 accept"), want{"fwd": "", "fwdu": "t forward policy"}},
+		{"a map of networks", forward("accept", "ip saddr vmap { 10.5.0.0/16 : drop, 10.6.0.0/16 : accept }"), want{"fwd": "t forward rule", "some": "t forward rule"}},
+		{"a map of other networks", forward("drop", "ip saddr vmap { 10.5.0.0/18 : accept, 10.6.0.0/16 : accept }"), want{"fwd": "", "some": ""}},
+		{"a map of parts", forward("accept", "ip saddr vmap { 10.5.2.0/25 : drop, 10.5.2.128/25 : accept }"), want{"fwd": ""}},
 		{"what pods may do", forward("drop", "ip saddr 10.5.0.0/16 tcp dport 80 accept", "iifname cni0 tcp dport 53 accept"), want{"fwd": "", "back": ""}},
 		{"what pods may not do", forward("accept", "ip saddr 10.5.0.0/16 tcp dport 25 drop"), want{"fwd": ""}},
 		{"what pods may do, by a chain", "add chain inet t pods\n" + forward("accept", "iifname flannel.1 jump pods") + chainRules("pods", "tcp dport 80 accept", "drop"), want{"fwd": ""}},
@@ -284,6 +292,26 @@ func TestRulesOfIPTables(t *testing.T) {
 			{"security", "*security\n-A INPUT -p udp -j DROP\nCOMMIT\n", want{"in": "security INPUT rule"}},
 		} {
 			v.check(t, program, v.rules)
+		}
+	}
+}
+
+// What looks like iptables' and is not is no matter for iptables.
+func TestTablesLikeThoseOfIPTables(t *testing.T) {
+	targettest.NeedNetns(t)
+	for script, want := range map[string]Variant{
+		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport 22 accept\n":         IPTablesNFT,
+		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport { 22, 80 } accept\n": NFTables,
+		"add table ip filter\nadd chain ip filter input { type filter hook input priority 0; policy drop; }\n":                                                       NFTables,
+		"add table inet filter\nadd chain inet filter INPUT { type filter hook input priority 0; policy drop; }\n":                                                   NFTables,
+	} {
+		rules(t, "nft", script)
+		if err := Read(t.Context(), func(rs *Ruleset) {
+			if drops, _ := rs.Drops(samples["in"]); len(drops) != 1 || drops[0].Variant != want {
+				t.Errorf("it is dropped by %+v, want %s:\n%s", drops, want, script)
+			}
+		}); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -21,8 +21,9 @@ type Ruleset struct {
 	chains map[chainKey]*chain
 	bases  []*chain // as packets come to them
 	sets   map[chainKey]*set
-	legacy map[*chain]bool // those of ip_tables
-	err    error           // why something could not be read
+	legacy map[*chain]bool   // those of ip_tables
+	native map[chainKey]bool // tables, without a chain, that have what iptables does not write
+	err    error             // why something could not be read
 	steps  int
 }
 
@@ -74,7 +75,7 @@ func Read(ctx context.Context, walk func(*Ruleset)) error {
 var errAbsent = errors.New("the kernel has no nf_tables")
 
 func newRuleset(c *nfConn) *Ruleset {
-	return &Ruleset{conn: c, chains: make(map[chainKey]*chain), sets: make(map[chainKey]*set), legacy: make(map[*chain]bool)}
+	return &Ruleset{conn: c, chains: make(map[chainKey]*chain), sets: make(map[chainKey]*set), legacy: make(map[*chain]bool), native: make(map[chainKey]bool)}
 }
 
 func readOnce(c *nfConn, walk func(*Ruleset)) error {
@@ -107,6 +108,15 @@ func (rs *Ruleset) Drops(p Packet) (all []Drop, vague bool) {
 	w := newWalk(rs, p)
 	all = w.drops()
 	rs.steps += w.steps
+	if p.Pods && p.DstPort == 0 && len(all) > 0 {
+		low := newWalk(rs, p)
+		binary.BigEndian.PutUint16(low.transport.data[2:], lowDstPort)
+		others := low.drops()
+		rs.steps += low.steps
+		all = slices.DeleteFunc(all, func(d Drop) bool {
+			return !slices.ContainsFunc(others, func(o Drop) bool { return o.TableName() == d.TableName() && o.Base == d.Base && o.Hook == d.Hook })
+		})
+	}
 	return all, w.vague
 }
 
@@ -231,6 +241,10 @@ func (rs *Ruleset) compile(c *chain, a attrs) (rule, error) {
 // expression translates a part of a rule. It is nil for what changes nothing that other
 // rules ask about.
 func (rs *Ruleset) expression(c *chain, name string, a attrs) step {
+	switch name {
+	case "ct", "fib", "lookup", "reject":
+		rs.native[chainKey{c.family, c.table, ""}] = true
+	}
 	switch name {
 	case "counter", "log", "last", "notrack", "flow_offload", "objref", "dynset", "limit", "quota", "connlimit":
 		return beside(name, a)

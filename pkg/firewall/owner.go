@@ -44,7 +44,8 @@ func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 			}
 		}
 	default:
-		if base.family == unix.NFPROTO_IPV4 && slices.Contains(xtTables, base.table) && slices.Contains(hookChains[:], base.name) {
+		native := rs.native[chainKey{base.family, base.table, ""}]
+		if base.family == unix.NFPROTO_IPV4 && slices.Contains(xtTables, base.table) && slices.Contains(hookChains[:], base.name) && !native {
 			d.Variant = IPTablesNFT
 		}
 		for k := range rs.chains {

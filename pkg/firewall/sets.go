@@ -16,7 +16,7 @@ type set struct {
 	concat   bool
 	isMap    bool
 	found    map[string]*element // by keys that were asked for; nil for none
-	all      []span              // if they were read
+	all      []span              // of elements, if they were read
 	read     bool
 	failed   bool // nothing is known of it
 }
@@ -29,7 +29,10 @@ type element struct {
 }
 
 // span is the first and the last of the keys from an element of an interval to its end.
-type span struct{ from, to []byte }
+type span struct {
+	from, to []byte
+	element  *element
+}
 
 // maxElements is how many elements of a set are looked at one by one.
 const maxElements = 4096
@@ -78,7 +81,8 @@ func (rs *Ruleset) lookupStep(c *chain, a attrs) step {
 			case !ok && isMap:
 				return mayBeAny(w, true)
 			case !ok: // an older kernel that does not tell of single elements
-				return w.about(key, inverted(rs.overlap(s, key), invert)), verdict{}
+				t, _ := rs.overlap(c, s, key)
+				return w.about(key, inverted(t, invert)), verdict{}
 			case e != nil && isMap && e.ends:
 				return w.about(key, yes), e.verdict
 			case e != nil && isMap:
@@ -86,7 +90,11 @@ func (rs *Ruleset) lookupStep(c *chain, a attrs) step {
 			}
 			return w.about(key, inverted(truthOf(e != nil), invert)), verdict{}
 		}
-		t := w.about(key, inverted(rs.overlap(s, key), invert))
+		t, e := rs.overlap(c, s, key)
+		t = w.about(key, inverted(t, invert))
+		if t == yes && isMap && e.ends {
+			return yes, e.verdict
+		}
 		if t != no && isMap {
 			return mayBeAny(w, true)
 		}
@@ -134,14 +142,19 @@ func (rs *Ruleset) ask(c *chain, s *set, one []byte) (*element, error) {
 	var e *element
 	for _, m := range messages {
 		err = eachElement(m, func(a attrs) {
-			e = &element{data: dataOf(a[unix.NFTA_SET_ELEM_DATA])}
-			e.verdict, e.ends = rs.verdictOf(c, a[unix.NFTA_SET_ELEM_DATA])
+			e = rs.elementOf(c, a)
 		})
 	}
 	if err == nil && e == nil {
 		err = unix.ENOENT
 	}
 	return e, err
+}
+
+func (rs *Ruleset) elementOf(c *chain, a attrs) *element {
+	e := &element{data: dataOf(a[unix.NFTA_SET_ELEM_DATA])}
+	e.verdict, e.ends = rs.verdictOf(c, a[unix.NFTA_SET_ELEM_DATA])
+	return e
 }
 
 func eachElement(m nfMessage, take func(attrs)) error {
@@ -160,20 +173,26 @@ func eachElement(m nfMessage, take func(attrs)) error {
 	return errors.Join(failed, err)
 }
 
-// overlap returns whether a set has what a key of which not all is known may be.
-func (rs *Ruleset) overlap(s *set, key value) truth {
-	if s.concat || !rs.readAll(s) {
-		return maybe
+// overlap returns whether a set has what a key of which not all is known may be, and the
+// element that has it whatever it is.
+func (rs *Ruleset) overlap(c *chain, s *set, key value) (t truth, e *element) {
+	if s.concat || !rs.readAll(c, s) {
+		return maybe, nil
 	}
-	t := no
 	for _, one := range s.all {
-		t = max(t, key.within(one.from, one.to))
+		switch key.within(one.from, one.to) {
+		case yes:
+			return yes, one.element
+		case maybe:
+			t = maybe
+		case no:
+		}
 	}
-	return t
+	return t, nil
 }
 
 // readAll reads the elements of a set, if they are not too many.
-func (rs *Ruleset) readAll(s *set) bool {
+func (rs *Ruleset) readAll(c *chain, s *set) bool {
 	if s.read {
 		return s.all != nil
 	}
@@ -184,8 +203,9 @@ func (rs *Ruleset) readAll(s *set) bool {
 		return false
 	}
 	type edge struct {
-		at  []byte
-		end bool
+		at      []byte
+		end     bool
+		element *element
 	}
 	edges := []edge{}
 	plain := true
@@ -194,7 +214,7 @@ func (rs *Ruleset) readAll(s *set) bool {
 			flags := a.number(unix.NFTA_SET_ELEM_FLAGS)
 			key := dataOf(a[unix.NFTA_SET_ELEM_KEY])
 			plain = plain && flags&setElemCatchall == 0 && len(key) == s.keyLen
-			edges = append(edges, edge{key, flags&setElemIntervalEnd != 0})
+			edges = append(edges, edge{key, flags&setElemIntervalEnd != 0, rs.elementOf(c, a)})
 		}))
 	}
 	if err != nil || !plain || len(edges) > maxElements {
@@ -203,7 +223,7 @@ func (rs *Ruleset) readAll(s *set) bool {
 	s.all = make([]span, 0, len(edges))
 	if !s.interval {
 		for _, e := range edges {
-			s.all = append(s.all, span{e.at, e.at})
+			s.all = append(s.all, span{e.at, e.at, e.element})
 		}
 		return true
 	}
@@ -216,17 +236,17 @@ func (rs *Ruleset) readAll(s *set) bool {
 		}
 		return 1
 	})
-	var from []byte
-	for _, e := range edges {
-		if from != nil {
-			s.all = append(s.all, span{from, before(e.at)})
+	var open *edge
+	for i, e := range edges {
+		if open != nil {
+			s.all = append(s.all, span{open.at, before(e.at), open.element})
 		}
-		if from = e.at; e.end {
-			from = nil
+		if open = &edges[i]; e.end {
+			open = nil
 		}
 	}
-	if from != nil {
-		s.all = append(s.all, span{from, bytes.Repeat([]byte{0xff}, s.keyLen)})
+	if open != nil {
+		s.all = append(s.all, span{open.at, bytes.Repeat([]byte{0xff}, s.keyLen), open.element})
 	}
 	return true
 }

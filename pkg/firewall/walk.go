@@ -128,10 +128,12 @@ func blank(n int) value { return value{make([]byte, n), make([]byte, n), make([]
 // knownUint32 is a number as the kernel has it in a register.
 func knownUint32(n uint32) value { return known(binary.NativeEndian.AppendUint32(nil, n)) }
 
-// anyPort is in the place of ports that do not matter. Few rules are about just these.
+// What is in the place of ports that do not matter: few rules are about just these. As some
+// are about many, a pod's packet is dropped only if it is with either port.
 const (
 	anySrcPort = 51013
 	anyDstPort = 47119
+	lowDstPort = 981
 )
 
 func newWalk(rs *Ruleset, p Packet) *walk {
@@ -160,14 +162,14 @@ func newWalk(rs *Ruleset, p Packet) *walk {
 	}
 	switch p.Proto {
 	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
-		dst := p.DstPort
-		if dst == 0 {
-			dst = anyDstPort
-			w.transport.from[2], w.transport.from[3] = fromPorts, fromPorts
+		for at, port := range []uint16{p.SrcPort, p.DstPort} {
+			at *= 2
+			if port == 0 {
+				port = [...]uint16{anySrcPort, 0, anyDstPort}[at]
+				w.transport.from[at], w.transport.from[at+1] = fromPorts, fromPorts
+			}
+			set(w.transport, at, binary.BigEndian.AppendUint16(nil, port)...)
 		}
-		w.transport.from[0], w.transport.from[1] = fromPorts, fromPorts
-		set(w.transport, 0, binary.BigEndian.AppendUint16(nil, anySrcPort)...)
-		set(w.transport, 2, binary.BigEndian.AppendUint16(nil, dst)...)
 		if p.Proto == unix.IPPROTO_TCP {
 			w.transport.data[13], w.transport.mask[13] = 0x02, 0x3f // SYN
 		}
