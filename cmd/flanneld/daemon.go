@@ -84,9 +84,10 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Boottime:   o.boottime,
 	}
 	if o.stateDir != "" {
-		d.saved = sync.OnceValues(o.saved)
-		keeper.Saved = d.saved
-		go func() { _, _ = d.saved() }() // it takes a while in a large network
+		keeper.Saved = o.saved
+		load := sync.OnceValues(o.saved)
+		d.saved = load
+		go func() { _, _ = load() }() // it takes a while in a large network
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })
@@ -128,7 +129,7 @@ type daemon struct {
 	passages    chan struct{}                // one slot: interfaces, or what is needed of them, may have changed
 	filters     chan struct{}                // one slot: packet filters, or what has to pass them, may have changed
 	previous    ip.Subnet                    // that this host had when it last ran
-	saved       func() (subnet.Saved, error) // what was saved then; nil if that is not done
+	saved       func() (subnet.Saved, error) // what was saved then, before the first holding; nil for nothing
 
 	mu       sync.Mutex
 	host     backend.Host
@@ -137,6 +138,7 @@ type daemon struct {
 	backend  backend.Backend
 	rules    network.Rules
 	holding  subnet.Holding
+	inFile   subnet.Holding    // at the first holding, until that is known where the file is written
 	problems map[string]string // of leases, by key, as they were logged
 	inside   string            // what was logged of hosts inside Network
 	vetter   subnet.Vetter
@@ -175,9 +177,13 @@ func (d *daemon) holds(h subnet.Holding) {
 	var saved subnet.Saved
 	if d.saved != nil {
 		saved, _ = d.saved()
+		d.saved = nil // it may be large
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if saved.Own != nil {
+		d.inFile = saved.Holding
+	}
 	if h.Config == d.prepared.config {
 		d.backend, d.rules = d.prepared.backend, d.prepared.rules
 	}

@@ -53,7 +53,7 @@ func TestStateFileIsKept(t *testing.T) {
 		}
 		o := &options{stateDir: dir}
 		o.etcd.Prefix = "/net"
-		d := &daemon{options: o, saved: o.saved, unsaved: make(chan struct{}, 1), holding: subnet.Holding{Config: config, Own: own}}
+		d := &daemon{options: o, unsaved: make(chan struct{}, 1), holding: subnet.Holding{Config: config, Own: own}}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {

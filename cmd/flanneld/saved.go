@@ -110,9 +110,6 @@ func (d *daemon) save(ctx context.Context) error {
 		return nil
 	}
 	var last subnet.Holding
-	if s, err := d.saved(); err == nil {
-		last = s.Holding
-	}
 	var written, next time.Time // the latter is when it may be written again
 	failed := ""
 	write := func(h subnet.Holding, vanished []subnet.Vanished) {
@@ -141,6 +138,9 @@ func (d *daemon) save(ctx context.Context) error {
 		ended := ctx.Err() != nil
 		d.mu.Lock()
 		h, vanished := d.holding, d.linger.Gone()
+		if d.inFile.Own != nil {
+			last, d.inFile = d.inFile, subnet.Holding{}
+		}
 		d.mu.Unlock()
 		// Another configuration or subnet comes rarely, and without it the file is of no use.
 		vital := failed == "" && last.Config != nil && h.Own != nil && (h.Config != last.Config || h.Own.Subnet != last.Own.Subnet)

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"os"
 	"regexp"
-	"strings"
 	"testing"
 	"time"
 
 	"flanneld/pkg/lab"
+	"flanneld/subnet"
 )
 
 // restartWithoutEtcd ends etcd and the daemon at once, puts back what the state file held
@@ -83,20 +83,19 @@ func testSavedStateIsOlderThanTheKernel(t *testing.T, v variant) {
 	h.waitPeers(4 * soon)
 }
 
-// The file follows what changes within about a second.
+// The file follows each change within about a second.
 func TestSavedStateFollows(t *testing.T) {
-	t.Parallel()
 	n := newNetwork(t, 1, hostGW, nil)
 	h := n.nodes[0]
+	h.waitSaved(h.peer().name())
+	begin := time.Now()
 	for i := range 5 {
 		p := stranger(fmt.Sprintf("10.5.%d.0/24", 200+i), fmt.Sprintf("192.168.0.%d", 200+i))
 		n.putPeer(p)
-		n.wait(slow(1500*time.Millisecond), "the state file to have "+p.name(), func() string {
-			if text := string(must(os.ReadFile(h.stateFile()))(t)); !strings.Contains(text, p.name()) {
-				return text
-			}
-			return ""
-		})
+		h.waitSaved(p.name())
+	}
+	if took := time.Since(begin); took > slow(5*time.Second) {
+		t.Errorf("five changes were followed after %s", took)
 	}
 }
 
@@ -129,14 +128,18 @@ func testVanishedPeersStayOverRestarts(t *testing.T, v variant) {
 				h.waitPeers(0, other.peer(), goes)
 				h.daemon.Kill()
 			}
+			last := time.Now()
 			h.start()
 			h.waitReady()
 			other.start()
 			other.waitReady()
 			h.waitPeers(2*soon, other.peer())
-			// Each start does not begin to wait anew.
-			if took := time.Since(vanished); took < 9*time.Second || took > slow(14*time.Second) {
+			if took := time.Since(vanished); took < subnet.LingerTime {
 				t.Errorf("the peer that does not come back was there for %s", took)
+			}
+			// Each start does not begin to wait anew.
+			if took := time.Since(last); took > subnet.LingerTime-time.Second {
+				t.Errorf("the peer that does not come back was there for %s after the last start", took)
 			}
 		})
 	})
@@ -173,7 +176,7 @@ func TestVanishedPeersStayOverConfigurations(t *testing.T) {
 	n.delete(gone.key())
 	n.put("config", n.config(settings{"SubnetMin": "10.5.16.0"}))
 	h.waitLog("the network configuration was changed")
-	n.pause(time.Second)
+	n.pause(500 * time.Millisecond)
 	h.waitPeers(0, gone)
 	h.waitPeers(2 * soon)
 }

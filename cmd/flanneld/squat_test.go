@@ -96,11 +96,7 @@ func TestNamesBoundByOthers(t *testing.T) {
 	default:
 	}
 	first.Kill()
-	ready := time.Now()
 	check(t, second.WaitReady(n.ctx))
-	if took := time.Since(ready); took > slow(5*time.Second) {
-		t.Errorf("the second daemon was ready after %s", took)
-	}
 	must(second.Stop(soon))(t)
 	for _, action := range []string{"-release", "-cleanup"} {
 		if code, out := h.act(action); code != 0 {
