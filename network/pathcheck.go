@@ -35,6 +35,7 @@ type question struct {
 	subject string                 // of an obstacle
 	peer    ip.Subnet              // whose packets these are
 	want    func(kernel.Path) bool // whether an answer is right
+	note    string                 // what the answer matters for
 	bits    int                    // a route in main that is less specific is not in our way: ours is missing
 }
 
@@ -134,11 +135,11 @@ func (c *pathCheck) addPeer(l *subnet.Lease) {
 			c.addRoute(l, o)
 			if o.Via == l.PublicIP.V4 {
 				// We send straight to the peer's host. A router between is none of ours.
-				c.addHost(l, func(path kernel.Path) bool { return path.Dev != o.Dev || !path.Via.IsValid() })
+				c.addHost(l, ", but must be on the link of "+o.Dev, func(path kernel.Path) bool { return path.Dev != o.Dev || !path.Via.IsValid() })
 			}
 			return
 		case state.TunnelPeer:
-			c.addHost(l, func(path kernel.Path) bool { return !c.deadEnd(path.Dev) })
+			c.addHost(l, "", func(path kernel.Path) bool { return !c.deadEnd(path.Dev) })
 		case state.CloudPeer:
 			c.addSubnet(l, 1, func(path kernel.Path) bool { return path.Dev == c.w.Host.Iface })
 			return
@@ -173,7 +174,7 @@ func (c *pathCheck) addRoute(l *subnet.Lease, r state.Route) {
 // addSubnet asks for addresses in a peer's subnet: of this host's packets, and of pods'.
 func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) bool) {
 	for _, to := range append([]netip.Addr{c.inside(l.Subnet.V4)}, c.within[l.Subnet]...) {
-		q := question{kernel.PathQuery{To: to}, l.Subnet.String(), l.Subnet, want, bits}
+		q := question{PathQuery: kernel.PathQuery{To: to}, subject: l.Subnet.String(), peer: l.Subnet, want: want, bits: bits}
 		c.queries = append(c.queries, q)
 		if c.pods.addr.IsValid() {
 			q.From, q.In = c.pods.addr, c.pods.dev
@@ -183,11 +184,11 @@ func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) 
 }
 
 // addHost asks for a peer's public address.
-func (c *pathCheck) addHost(l *subnet.Lease, want func(kernel.Path) bool) {
+func (c *pathCheck) addHost(l *subnet.Lease, note string, want func(kernel.Path) bool) {
 	to := l.PublicIP.V4
 	c.queries = append(c.queries, question{
-		kernel.PathQuery{To: to, From: c.w.Host.Addr.V4},
-		fmt.Sprintf("%s, the host of %s", to, l.Subnet), l.Subnet, want, 0,
+		PathQuery: kernel.PathQuery{To: to, From: c.w.Host.Addr.V4},
+		subject:   fmt.Sprintf("%s, the host of %s", to, l.Subnet), peer: l.Subnet, want: want, note: note,
 	})
 }
 
@@ -249,7 +250,7 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 	if !matched {
 		r, matched = c.refusing(q.PathQuery)
 	}
-	how := "not reachable: " + way(path)
+	how := "not reachable: " + way(path) + q.note
 	if q.peer.V4.Contains(r.Dst.Addr()) && q.peer.V4.Bits() < r.Dst.Bits() {
 		how = "in part " + how
 	}
@@ -274,7 +275,7 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 	}
 	rule, ok := c.rule(q.PathQuery, func(rule kernel.Rule) bool { return rule.LooksUp(r.Table) })
 	if !ok {
-		return cause{how + fmt.Sprintf(": the route %s is in the way", r), "ip route del " + r.String()}, true, nil
+		return cause{how + fmt.Sprintf(": the route %s is in the way", r), r.Delete()}, true, nil
 	}
 	return cause{how + fmt.Sprintf(": the rule %q stands before table main and finds the route %s", rule, r), c.ruleBefore(rule, q)}, true, nil
 }
@@ -317,7 +318,7 @@ func (c *pathCheck) routeRemedy(r kernel.TableRoute) string {
 			return addr
 		}
 	}
-	return "ip route del " + r.String()
+	return r.Delete()
 }
 
 // addrRemedy is the command that takes away the address for which the kernel made a

@@ -70,7 +70,13 @@ func (c *pathCheck) isLocal(a netip.Addr) bool {
 // podRoute reports whether a route may be to a single pod, as the ptp plugin and others
 // make them.
 func (c *pathCheck) podRoute(r kernel.TableRoute) bool {
-	return r.Main() && r.Dst.IsSingleIP() && !r.Via.IsValid() && r.Dev != "" && !r.Refuses() && r.Dev != c.w.Host.Iface && !c.devices[r.Dev]
+	return r.Main() && r.Dst.IsSingleIP() && !r.Via.IsValid() && r.Dev != "" && !r.Refuses() &&
+		r.Dev != c.w.Host.Iface && !c.devices[r.Dev] && !c.pointToPoint(r.Dev)
+}
+
+// pointToPoint reports whether a device is one of a VPN's, say.
+func (c *pathCheck) pointToPoint(dev string) bool {
+	return slices.ContainsFunc(c.ifaces, func(i kernel.Interface) bool { return i.Name == dev && i.PointToPoint })
 }
 
 // addOwn asks which way packets for this host's own pods take: behind the bridge, all of

@@ -121,6 +121,34 @@ func testAstray(t *testing.T, v variant) {
 			peer,
 		},
 		{
+			"an unmarked route by another device",
+			[]string{"route replace " + dst.String() + " dev vpn"},
+			[]string{dst.String(), "not reachable", dst.String() + " dev vpn proto boot"},
+			nil,
+			peer,
+		},
+		{
+			"a marked route with several next hops",
+			[]string{"route replace " + dst.String() + " proto static nexthop via 192.168.0.77 nexthop via 192.168.0.78"},
+			[]string{dst.String(), "not reachable", dst.String() + " proto static multipath"},
+			nil,
+			peer,
+		},
+		{
+			"a black hole in the place of ours",
+			[]string{"route replace blackhole " + dst.String()},
+			[]string{dst.String(), "not reachable", "dropped", "blackhole " + dst.String() + " proto boot"},
+			nil,
+			peer,
+		},
+		{
+			"a route to a pod of this host",
+			[]string{"route add " + h.pod.Addr.String() + "/32 dev vpn"},
+			[]string{own.String(), "(this host's own)", "in part not reachable", h.pod.Addr.String() + "/32 dev vpn proto boot"},
+			nil,
+			nil,
+		},
+		{
 			"a route to the own subnet",
 			[]string{"route add " + netip.PrefixFrom(own.Addr(), 25).String() + " dev vpn", "route add " + netip.PrefixFrom(own.Addr(), 25).String() + " dev vpn metric 7 proto bird"},
 			[]string{own.String(), "(this host's own)", "proto boot"},
@@ -166,6 +194,24 @@ func testAstray(t *testing.T, v variant) {
 	}
 	h.waitNoObstacle("at last")
 	n.pingAll()
+}
+
+// Where there are no pods yet, a route to the own subnet is named as well.
+func TestAstrayBeforePods(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan, nil)
+	h := n.addNode(lab.HostOptions{})
+	h.start()
+	h.waitReady()
+	h.ip("route add " + h.subnet().String() + " via 192.168.0.77 proto static")
+	h.ip("route add blackhole " + h.subnet().String() + " metric 9") // drops what is for pods that are gone
+	route := h.subnet().String() + " via 192.168.0.77 dev eth0 proto static"
+	commands := h.waitObstacle("a route to the own subnet", h.subnet().String()+" (this host's own): not reachable", route)
+	if want := "ip route del " + route; !slices.Equal(commands, []string{want}) {
+		t.Fatalf("recommended: %q, not %q", commands, want)
+	}
+	h.run(strings.Fields(commands[0])...)
+	h.waitNoObstacle("mended")
 }
 
 // What others do for their own good is no obstacle, and nothing is said of it.

@@ -136,6 +136,7 @@ type TableRoute struct {
 	Protocol byte
 	Type     byte
 	text     string
+	selector string // what tells the route from others
 }
 
 // Kernel reports whether the kernel made the route, for an address of an interface.
@@ -154,16 +155,22 @@ func refuses(typ byte) bool {
 	return typ == unix.RTN_BLACKHOLE || typ == unix.RTN_UNREACHABLE || typ == unix.RTN_PROHIBIT
 }
 
-// String words the route as ip-route(8) takes it.
+// String words the route as ip-route(8) shows it.
 func (r TableRoute) String() string { return r.text }
 
+// Delete is the command that deletes the route.
+func (r TableRoute) Delete() string { return "ip route del " + r.selector }
+
 func (r rawRoute) tableRoute(dev string) TableRoute {
-	text := r.text(dev)
+	var table string
 	if r.table != unix.RT_TABLE_MAIN {
-		text += " table " + TableName(r.table)
+		table = " table " + TableName(r.table)
 	}
+	bare := r
+	bare.extra, bare.flags, bare.scope, bare.nexthop = nil, 0, unix.RT_SCOPE_UNIVERSE, 0
 	return TableRoute{
-		Dst: r.dst, Via: r.via, Dev: dev, Table: r.table, Metric: r.priority, Protocol: r.protocol, Type: r.typ, text: text,
+		Dst: r.dst, Via: r.via, Dev: dev, Table: r.table, Metric: r.priority, Protocol: r.protocol, Type: r.typ,
+		text: r.text(dev) + table, selector: bare.text(dev) + table,
 	}
 }
 
