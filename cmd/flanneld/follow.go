@@ -140,7 +140,8 @@ const (
 	// followPause lets the events of one change come in before it is looked at.
 	followPause = 10 * time.Millisecond
 	// lookAroundPause is how long after events of other interfaces, which may come by
-	// the hundreds, there is one look for all of them.
+	// the hundreds, there is one look for all of them. It is longer where a look takes
+	// long, so that looks keep a processor busy for a twentieth of the time at most.
 	lookAroundPause = 300 * time.Millisecond
 	// lostPause is how long the address must be away before the peers are told
 	// another one: many changes take it away and bring it back.
@@ -158,7 +159,8 @@ func (d *daemon) follow(ctx context.Context) error {
 	timer := time.NewTimer(time.Hour) // the only one, however many events there are
 	timer.Stop()
 	defer timer.Stop()
-	var due time.Time // when it fires; zero if it was stopped
+	var due time.Time      // when it fires; zero if it was stopped
+	var took time.Duration // to look: default routes are found among all
 	lookIn := func(pause time.Duration) {
 		if at := time.Now().Add(pause); due.IsZero() || at.Before(due) {
 			due = at
@@ -170,7 +172,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-d.lookAround:
-			lookIn(lookAroundPause)
+			lookIn(max(lookAroundPause, 20*took))
 			continue
 		case <-d.look:
 		case <-timer.C:
@@ -184,7 +186,9 @@ func (d *daemon) follow(ctx context.Context) error {
 		before := d.host
 		d.mu.Unlock()
 		d.reconnect()
+		begin := time.Now()
 		sight, err := d.options.iface.Follow(ctx, d.machine, before)
+		took = time.Since(begin)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
