@@ -73,6 +73,7 @@ type Keeper struct {
 	again     *time.Timer // for when Prepare is asked again that could not tell
 	holding   Holding
 	stored    *StoredConfig // the configuration as it was last heard of
+	wiped     bool          // it went together with our lease, which is yet to be claimed again
 	told      said
 	twin      twin   // another machine with our public address
 	former    string // a machine of our ID that may be another one: see twin.go
@@ -160,7 +161,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			return ctx.Err()
 		case s := <-snapshots:
 			stale := s.Revision < k.holding.Own.Revision
-			changed, write := k.hear(ctx, s.Config)
+			changed, write := k.hear(ctx, s)
 			if retrying && (stale || !k.renewedIn(s)) {
 				// However often others change theirs, ours is dealt with when
 				// the retry is due.
@@ -386,7 +387,12 @@ func (k *Keeper) reclaim(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	klog.Warningf("our lease %s had vanished from the store; claimed it again", own.Subnet)
+	if k.wiped {
+		k.wiped = false
+		klog.Warningf("our lease %s had vanished from the store; claimed it again; the network configuration is not there any more, and stays in force", own.Subnet)
+	} else {
+		klog.Warningf("our lease %s had vanished from the store; claimed it again", own.Subnet)
+	}
 	k.holding.Own = l
 	return nil
 }

@@ -14,11 +14,14 @@ import (
 
 // hear takes what a snapshot says of the configuration. It reports whether another one
 // is in force now, and whether our lease has to say something else for that.
-func (k *Keeper) hear(ctx context.Context, c *StoredConfig) (changed, write bool) {
+func (k *Keeper) hear(ctx context.Context, s Snapshot) (changed, write bool) {
+	c := s.Config
 	if c == nil || k.stored != nil && *k.stored == *c {
 		return false, false
 	}
 	k.stored = c
+	// That of a store which lost everything is logged with the lease.
+	k.wiped = c.Missing && s.Find(k.holding.Own.Subnet) == nil
 	return k.reconfigure(ctx)
 }
 
@@ -47,7 +50,7 @@ func (k *Keeper) reconfigure(ctx context.Context) (changed, write bool) {
 	}
 	if err != nil {
 		k.holding.Unfollowed = err.Error()
-		if before.Unfollowed != k.holding.Unfollowed {
+		if before.Unfollowed != k.holding.Unfollowed && !k.wiped {
 			klog.Warningf("the network configuration was changed, and the former one stays in force: %v", err)
 		}
 		if !errors.As(err, new(*ConfigError)) {

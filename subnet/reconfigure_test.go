@@ -145,3 +145,35 @@ func TestConfigChangesLease(t *testing.T) {
 		says("29")
 	})
 }
+
+// A store that lost everything is named in one line.
+func TestStoreWiped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		client := m.Join()
+		h := start(t, client, me)
+		own := h.own()
+		text := logText(t)
+		client.Hang(subnettest.Watch)
+		client.DropWatches(errDown)
+		synctest.Wait()
+		m.Wipe()
+		before := strings.Count(text(), "\n")
+		client.Heal()
+		time.Sleep(5 * time.Second)
+		if l := find(t, m, own); l == nil || l.Attrs != attrs(me) {
+			t.Errorf("the store holds %v", l)
+		}
+		if !strings.Contains(text(), "claimed it again; the network configuration is not there any more") || !strings.Contains(h.held().Unfollowed, "was deleted") {
+			t.Errorf("it says %q and logs %q", h.held().Unfollowed, text())
+		}
+		if n := strings.Count(text(), "\n") - before; n > 2 { // and that the store is reached again
+			t.Errorf("%d lines: %s", n, text())
+		}
+		m.SetConfig(config)
+		synctest.Wait()
+		if got := h.held().Unfollowed; got != "" {
+			t.Errorf("it says %q", got)
+		}
+	})
+}

@@ -138,9 +138,9 @@ type daemon struct {
 	backend  backend.Backend
 	rules    network.Rules
 	holding  subnet.Holding
-	inFile   subnet.Holding    // at the first holding, until that is known where the file is written
-	problems map[string]string // of leases, by key, as they were logged
-	inside   string            // what was logged of hosts inside Network
+	inFile   subnet.Holding            // at the first holding, until that is known where the file is written
+	problems map[string]subnet.Problem // of leases, by key
+	inside   string                    // what was logged of hosts inside Network
 	vetter   subnet.Vetter
 	linger   subnet.Linger
 	// networks are those of the configurations that this host has had.
@@ -233,17 +233,20 @@ func (d *daemon) wish() {
 	d.peers = len(peers)
 	var unreadable []ip.Subnet
 	withdrawn := make(map[ip.Subnet]bool) // just now
-	now := make(map[string]string, len(problems))
+	now := make(map[string]subnet.Problem, len(problems))
 	news := 0
 	for _, p := range problems {
-		now[p.Key] = p.Reason
-		if d.problems[p.Key] != p.Reason {
+		now[p.Key] = p
+		before, known := d.problems[p.Key]
+		// Beside which others a lease cannot be used changes with these.
+		same := known && before.Withdraw && p.Withdraw && before.Revision == p.Revision
+		if before.Reason != p.Reason && !same {
 			if news++; news <= mostAtOnce {
 				klog.Warningf("lease %s cannot be used and is left alone: %s", printable.Name(p.Key), p.Reason)
 			}
 		}
 		switch {
-		case p.Withdraw && d.problems[p.Key] != p.Reason:
+		case p.Withdraw && !before.Withdraw:
 			withdrawn[p.Subnet] = true
 		case !p.Withdraw && p.Subnet.IsValid():
 			unreadable = append(unreadable, p.Subnet)
