@@ -55,7 +55,7 @@ func testFaultyKernel(t *testing.T, v variant) {
 	wrong := func() string {
 		var want []string
 		if v.backend.itself {
-			routes := []string{"10.0.0.0/8 dev flannel0", kept}
+			routes := []string{"10.0.0.0/8 dev flannel0 metric 1", kept}
 			if got := sorted(h.routes()...); !slices.Equal(got, routes) {
 				return fmt.Sprintf("there are the routes %q", got)
 			}
