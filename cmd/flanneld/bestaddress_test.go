@@ -268,6 +268,62 @@ func testOtherInterfaceTakesOver(t *testing.T, v variant) {
 	}
 }
 
+// Nothing happens to the interface in use, and another one becomes the better choice.
+func TestOtherInterfaceIsBetter(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		args   []string
+		better []string // commands of ip that make eth1 the better choice
+		back   []string
+	}{
+		"metrics": {
+			nil,
+			[]string{"route add default via 192.168.0.1 dev eth0 metric 200", "route del default via 192.168.0.1 dev eth0 metric 0"},
+			[]string{"route add default via 192.168.0.1 dev eth0"},
+		},
+		"the way to a host": {
+			[]string{"-iface-can-reach=198.51.100.1"},
+			[]string{"route add 198.51.100.0/24 via 192.168.0.1 dev eth1"},
+			[]string{"route del 198.51.100.0/24"},
+		},
+		"the first name": {
+			[]string{"-iface=eth2", "-iface=eth0"},
+			[]string{"link set eth1 down", "link set eth1 name eth2", "link set eth2 up"},
+			[]string{"link set eth2 down"},
+		},
+		"the public address": {
+			[]string{"-public-ip=192.168.0.98"},
+			[]string{"addr add 192.168.0.98/24 dev eth1"},
+			[]string{"addr del 192.168.0.98/24 dev eth1"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newConfigured(t, udp, nil)
+			h := n.addNode(lab.HostOptions{}, c.args...)
+			check(t, h.AddNIC("eth1", n.sw, netip.MustParseAddr("192.168.0.99")))
+			h.ip("route add default via 192.168.0.1 dev eth1 metric 100")
+			h.start()
+			h.waitReady()
+			h.waitLog("using interface eth0 with address " + h.Addr.String() + " ")
+			for _, command := range c.better {
+				h.ip(command)
+			}
+			h.waitLog("the external interface is eth")
+			if s := h.daemon.Log(); strings.Contains(s, "is eth0 now") {
+				t.Error(s)
+			}
+			for _, command := range c.back {
+				h.ip(command)
+			}
+			h.waitLog("the external interface is eth0 now, with address " + h.Addr.String() + " ")
+			if got := h.addresses(); got != 2 {
+				t.Errorf("the interface changed %d times", got)
+			}
+		})
+	}
+}
+
 // A virtual router's address comes to the interface and goes again: it is not that of this
 // host.
 func TestVirtualAddress(t *testing.T) {

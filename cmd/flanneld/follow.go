@@ -222,12 +222,18 @@ func (d *daemon) follow(ctx context.Context) error {
 // logInterface logs how the external interface changed.
 func logInterface(was, now backend.Host) {
 	switch {
-	case now.Iface == was.Iface && now.Addr == was.Addr && now.MTU == was.MTU && now.Up && !was.Up:
-		klog.Infof("the external interface %s is up", now.Iface)
-	case now.Iface == was.Iface && now.Addr == was.Addr && now.MTU == was.MTU && !now.Up && was.Up:
-		klog.Warningf("the external interface %s is down", now.Iface)
-	default:
+	case now.Iface != was.Iface || now.Addr != was.Addr || now.MTU != was.MTU:
 		klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
+	case now.Up && !was.Up:
+		klog.Infof("the external interface %s is up", now.Iface)
+	case !now.Up && was.Up:
+		klog.Warningf("the external interface %s is down", now.Iface)
+	}
+	switch {
+	case now.OwnsPublicIP && !was.OwnsPublicIP:
+		klog.Infof("the public address %s is one of this host now", now.PublicIP)
+	case !now.OwnsPublicIP && was.OwnsPublicIP:
+		klog.Infof("the public address %s is none of this host any more", now.PublicIP)
 	}
 }
 
