@@ -79,7 +79,7 @@ func newPathCheck(view PathView, w *Wish, seen pathsSeen) *pathCheck {
 		}
 	}
 	c.foreign = slices.DeleteFunc(slices.Clone(c.foreign), func(r kernel.TableRoute) bool {
-		return r.Local() && c.hasNetwork(r.Dst.Addr())
+		return r.IsLocal() && c.hasNetwork(r.Dst.Addr())
 	})
 	for _, r := range c.foreign {
 		if l, ok := peerOf(w.Peers, r.Dst); ok && l.Subnet.V4.Bits() <= r.Dst.Bits() {
@@ -262,7 +262,7 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 		return cause{how + fmt.Sprintf(": the rule %q stands before table main", rule), c.ruleBefore(rule, q)}, true, nil
 	}
 	switch {
-	case r.Local():
+	case r.IsLocal():
 		remedy := c.addrRemedy(r)
 		return cause{fmt.Sprintf("in part not reachable: %s is an address of this host, on %s", r.Dst.Addr(), r.Dev), remedy}, remedy != "", nil
 	case r.Main() && r.Dst.Bits() < q.bits:
@@ -326,7 +326,7 @@ func (c *pathCheck) routeRemedy(r kernel.TableRoute) string {
 func (c *pathCheck) addrRemedy(r kernel.TableRoute) string {
 	for _, i := range c.ifaces {
 		for _, a := range i.Addrs {
-			if i.Name == r.Dev && (a.Prefix.Masked() == r.Dst || r.Local() && a.Prefix.Addr() == r.Dst.Addr()) {
+			if i.Name == r.Dev && (a.Prefix.Masked() == r.Dst || r.IsLocal() && a.Prefix.Addr() == r.Dst.Addr()) {
 				return fmt.Sprintf("ip addr del %s dev %s", a.Prefix, i.Name)
 			}
 		}

@@ -145,8 +145,8 @@ func (r TableRoute) Kernel() bool { return r.Protocol == unix.RTPROT_KERNEL }
 // Main reports whether the route is in the table main.
 func (r TableRoute) Main() bool { return r.Table == unix.RT_TABLE_MAIN }
 
-// Local reports whether the route is in the table local: the destination is this host.
-func (r TableRoute) Local() bool { return r.Table == unix.RT_TABLE_LOCAL }
+// IsLocal reports whether the route is in the table local: the destination is this host.
+func (r TableRoute) IsLocal() bool { return r.Table == unix.RT_TABLE_LOCAL }
 
 // Refuses reports whether the kernel drops what the route matches.
 func (r TableRoute) Refuses() bool { return refuses(r.Type) }
