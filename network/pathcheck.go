@@ -177,7 +177,7 @@ func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) 
 		q := question{PathQuery: kernel.PathQuery{To: to}, subject: l.Subnet.String(), peer: l.Subnet, want: want, bits: bits}
 		c.queries = append(c.queries, q)
 		if c.pods.addr.IsValid() {
-			q.From, q.In = c.pods.addr, c.pods.dev
+			q.From, q.IIF = c.pods.addr, c.pods.dev
 			c.queries = append(c.queries, q)
 		}
 	}

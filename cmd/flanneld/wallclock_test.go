@@ -27,7 +27,7 @@ var wallClock = map[string][]string{
 	"UTC":          nil,
 	"In":           nil,
 	"Truncate":     nil,
-	"Expiration":   {"subnet/etcdv2/request.go"}, // a time of etcd's wall clock, in JSON
+	"Expiration":   {"subnet/etcdv2/request.go"},                    // a time of etcd's wall clock, in JSON
 	"ClockGettime": {"subnet/sleep.go", "cmd/flanneld/firewall.go"}, // of clocks that nobody can set
 }
 

@@ -17,7 +17,7 @@ import (
 type PathQuery struct {
 	To   netip.Addr
 	From netip.Addr // zero: the kernel chooses
-	In   string     // the interface that the packet came in by; empty: this host sends it
+	IIF  string     // the interface that the packet came in by; empty: this host sends it
 }
 
 // Path is the way that the kernel sends a packet.
@@ -57,7 +57,7 @@ func (s *socket) lookUp(queries []PathQuery, paths []Path, names linkNames) erro
 	var b batch
 	left := 0
 	for i, q := range queries {
-		if in, ok := names.index(q.In); ok {
+		if in, ok := names.index(q.IIF); ok {
 			q.append(&b, uint32(i), 0, in)
 			left++
 		} else {
@@ -191,7 +191,7 @@ func TableName(table uint32) string {
 // if the kernel, before 4.13, does not tell.
 func (*Kernel) Matched(q PathQuery) (TableRoute, bool, error) {
 	names := newLinkNames()
-	in, ok := names.index(q.In)
+	in, ok := names.index(q.IIF)
 	if !ok {
 		return TableRoute{}, false, nil
 	}
@@ -359,7 +359,7 @@ func decodeRule(b []byte) (Rule, bool) {
 
 // Matches reports whether the rule applies to a packet that bears no mark.
 func (r Rule) Matches(q PathQuery) bool {
-	iif := cmp.Or(q.In, "lo")
+	iif := cmp.Or(q.IIF, "lo")
 	in := func(p netip.Prefix, a netip.Addr) bool { return !p.IsValid() || a.IsValid() && p.Contains(a) }
 	selected := r.mark&r.mask == 0 && !r.special && r.oif == "" &&
 		in(r.src, q.From) && in(r.dst, q.To) && (r.iif == "" || r.iif == iif)

@@ -59,7 +59,7 @@ func TestPaths(t *testing.T) {
 	if err := exec.Command("sysctl", "-qw", "net.ipv4.ip_forward=1").Run(); err != nil {
 		t.Fatal(err)
 	}
-	fromPod := func(to string) PathQuery { return PathQuery{To: a(to), From: a("10.5.1.9"), In: "pods"} }
+	fromPod := func(to string) PathQuery { return PathQuery{To: a(to), From: a("10.5.1.9"), IIF: "pods"} }
 	cases := []struct {
 		query PathQuery
 		want  Path
@@ -75,7 +75,7 @@ func TestPaths(t *testing.T) {
 		{PathQuery{To: a("10.5.5.1")}, Path{Err: unix.ENETUNREACH}, ""},
 		{PathQuery{To: a("10.5.4.1")}, Path{Err: unix.EINVAL}, ""},
 		{PathQuery{To: a("10.5.6.1")}, Path{Err: unix.EACCES}, ""},
-		{PathQuery{To: a("10.5.2.1"), From: a("10.5.1.9"), In: "gone"}, Path{Err: unix.ENODEV}, ""},
+		{PathQuery{To: a("10.5.2.1"), From: a("10.5.1.9"), IIF: "gone"}, Path{Err: unix.ENODEV}, ""},
 		{PathQuery{To: a("10.5.1.1")}, Path{Dev: "lo", Local: true}, "local 10.5.1.1/32 dev pods proto kernel src 10.5.1.1 table local"},
 	}
 	var queries []PathQuery
@@ -140,7 +140,7 @@ func TestRules(t *testing.T) {
 	}{
 		{"0: from all lookup local", PathQuery{To: a("10.5.3.1")}, PathQuery{}, unix.RT_TABLE_LOCAL, false, true},
 		{"5270: from all to 10.5.3.0/24 lookup 52", PathQuery{To: a("10.5.3.1")}, PathQuery{To: a("10.5.4.1")}, 52, false, true},
-		{"5271: from all to 10.5.5.0/24 iif pods lookup 52", PathQuery{To: a("10.5.5.1"), In: "pods"}, PathQuery{To: a("10.5.5.1")}, 52, false, true},
+		{"5271: from all to 10.5.5.0/24 iif pods lookup 52", PathQuery{To: a("10.5.5.1"), IIF: "pods"}, PathQuery{To: a("10.5.5.1")}, 52, false, true},
 		{"5272: from all to 10.5.6.0/24 prohibit", PathQuery{To: a("10.5.6.1")}, PathQuery{To: a("10.5.7.1")}, 0, true, false},
 		{"5273: not from all fwmark 0x10 lookup 53", PathQuery{To: a("10.5.6.1")}, PathQuery{}, 53, false, true},
 		{"32766: from all lookup main", PathQuery{To: a("10.5.3.1")}, PathQuery{}, unix.RT_TABLE_MAIN, false, true},
