@@ -120,6 +120,75 @@ func TestDocker(t *testing.T) {
 	}
 }
 
+// What is refused in DOCKER-USER stays refused, whoever of Docker and flanneld was started
+// last; all else goes from host to host.
+func TestDockerUser(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	image := filepath.Join(n.lab.Dir, "image.tar")
+	check(t, lab.WriteImage(n.ctx, image))
+	n.configure("10.5.0.0/16", "host-gw")
+	start := func(h *host) *lab.Daemon {
+		t.Helper()
+		daemon, err := h.StartFlanneld(daemonBinary, "-ip-masq")
+		check(t, err)
+		check(t, daemon.WaitReady(n.ctx))
+		return daemon
+	}
+	options := func(daemon *lab.Daemon) []string {
+		return strings.Fields(fmt.Sprintf("--bip=%s --mtu=%s --ip-masq=false", daemon.Env()["FLANNEL_SUBNET"], daemon.Env()["FLANNEL_MTU"]))
+	}
+	h, other := n.hosts[0], n.hosts[1]
+	for _, h := range n.hosts {
+		check(t, h.Sysctl("net.ipv4.ip_forward", "0")) // Docker turns it on, and drops what is not its own
+	}
+	daemon := start(h)
+	d, err := h.StartDocker(n.ctx, options(daemon)...)
+	check(t, err)
+	to := n.startContainer(n.client(d), image)
+	d2, err := other.StartDocker(n.ctx, options(start(other))...)
+	check(t, err)
+	defer func() { check(t, d2.Stop(soon)) }()
+	from := n.startContainer(n.client(d2), image)
+
+	connects := func(port int) bool {
+		return from.docker("exec", "pod", "/bin/sh", "-c", fmt.Sprintf("nc -w 2 %s %d </dev/null >/dev/null 2>&1 && echo yes || echo no", to.addr, port)) == "yes"
+	}
+	wantRefused := func(what string) {
+		t.Helper()
+		n.wait(soon, what, func() string {
+			if one, rest := connects(80), connects(81); one || !rest {
+				return fmt.Sprintf("port 80 is reached: %t; port 81: %t", one, rest)
+			}
+			return ""
+		})
+	}
+	iptables := func(args ...string) string {
+		t.Helper()
+		return h.command(nil, append([]string{"iptables"}, args...)...)
+	}
+	n.wait(soon, "all to be reached", func() string {
+		if !connects(80) {
+			return "port 80 is not"
+		}
+		return ""
+	})
+	iptables("-I", "DOCKER-USER", "-p", "tcp", "--dport", "80", "-j", "DROP")
+	wantRefused("what DOCKER-USER refuses to be refused")
+	daemon.Kill()
+	daemon = start(h)
+	wantRefused("the same after flanneld was started again")
+	check(t, d.Stop(soon))
+	d, err = h.StartDocker(n.ctx, options(daemon)...)
+	check(t, err)
+	defer func() { check(t, d.Stop(soon)) }()
+	to = n.startContainer(n.client(d), image)
+	wantRefused("the same after Docker was started again")
+	if rules := iptables("-S", "FORWARD"); !strings.Contains(rules, "-j DOCKER-USER") || !strings.HasSuffix(strings.TrimSpace(rules), "-j FLANNEL-FWD") {
+		t.Errorf("the rules of FORWARD are\n%s", rules)
+	}
+}
+
 // startDocker starts a Docker daemon with the options in a text of mk-docker-opts.sh.
 func (h *host) startDocker(text string) docker {
 	h.n.t.Helper()
