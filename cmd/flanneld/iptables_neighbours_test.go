@@ -219,6 +219,7 @@ func TestFirewallsReload(t *testing.T) {
 				run("sed", "-i", "s/^DEFAULT_FORWARD_POLICY=.*/DEFAULT_FORWARD_POLICY="+policy+"/", "/etc/default/ufw")
 				run("ufw", "--force", "enable")
 				reachable("ufw enabled, " + policy)
+				run("ufw", "route", "deny", "proto", "tcp", "to", "10.5.0.0/16", "port", "81")
 				run("ufw", "reload")
 				run("ufw", "reload")
 				reachable("ufw reloaded")

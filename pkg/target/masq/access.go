@@ -8,7 +8,7 @@ import "slices"
 // their own into our tables.
 func IsOurs(family byte, table, chain string) bool {
 	return slices.ContainsFunc(nfFamilies, func(f nfFamily) bool { return f.number == family && f.table == table }) &&
-		slices.ContainsFunc(nfOurChains, func(c nfOurChain) bool { return string(c.name) == chain })
+		slices.ContainsFunc(nfOurChains, func(c nfOurChain) bool { return c.name == chain })
 }
 
 // IPTablesEntries returns what ip_tables says about a table, and its entries.

@@ -74,6 +74,8 @@ type iptSum struct {
 	// shared are, for each place, of the chains in its table that are ours or that packets
 	// come to by themselves; empty without the table.
 	shared [len(places)]string
+	// bare is set, for each place, if none of these chains in its table has a rule.
+	bare [len(places)]bool
 }
 
 func newIPTables(name state.Way, forward bool, kernel iptKernel, without way) *iptables {
@@ -228,7 +230,7 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 func (w *iptables) write(ctx context.Context, tool *iptTool, i int, lines []string, after int) error {
 	w.sum, w.tables, w.view = "", nil, nil // whether it succeeds or not
 	before := w.shared[i].sum
-	err := tool.change(ctx, places[i].table, lines)
+	err := tool.change(ctx, places[i].table, lines, w.unchanged)
 	if w.locked = nil; errors.Is(err, errLocked) {
 		w.locked, w.lockedAt = err, time.Now()
 	}
@@ -248,10 +250,25 @@ func (w *iptables) write(ctx context.Context, tool *iptTool, i int, lines []stri
 	if sumErr == nil && readErr == nil && len(f.objects) == after && !f.strange && (f.right || after == 0) {
 		w.content.expect(sum.all)
 		w.shared[i].expect(sum.shared[i])
-		w.shared[i].since = time.Now()
+		w.shared[i].since, w.shared[i].began = time.Now(), time.Now()
 		w.sum, w.tables, w.unreadable, w.readAt = sum.all, tables, nil, time.Now()
 	}
 	return nil
+}
+
+// unchanged reports whether nobody else has changed shared chains since the last look.
+func (w *iptables) unchanged() bool {
+	if !w.watching {
+		return true
+	}
+	before := w.shared
+	w.observeLocked()
+	for i := range w.shared {
+		if differs(before[i].sum, w.shared[i].sum) {
+			return false
+		}
+	}
+	return true
 }
 
 // find tells what is at a place, and says which rule ours stand before.

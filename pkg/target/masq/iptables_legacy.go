@@ -31,6 +31,7 @@ const (
 	tableNameSize = 32
 	infoSize      = 84
 	infoHooks     = 36 // after the name and which hooks there are
+	infoPolicies  = 56
 	infoCount     = 76 // of entries, and then their size
 	// An entry begins with what packets it is about; then comes where its target
 	// is, and where the next entry, and its counters, which are left out here.
@@ -85,6 +86,8 @@ func (k ipTables) sum() (sum iptSum, err error) {
 			_, _ = shared.Write(part)
 		}
 		sum.shared[i] = fmt.Sprintf("%x", shared.Sum64())
+		// Where the chains begin, and where their policies are.
+		sum.bare[i] = bytes.Equal(info[infoHooks:infoPolicies], info[infoPolicies:infoCount])
 		_, _ = all.WriteString(p.table)
 		for _, part := range shape(info, entries, p.whole, p.chain, oldChain) {
 			_, _ = all.Write(part)

@@ -64,19 +64,23 @@ func (k nfIPTables) sumOnce(c *netlink.Conn) (sum iptSum, err error) {
 		if err != nil {
 			return sum, err
 		}
-		if !there {
+		if there == 0 {
 			continue
 		}
 		some = true
+		rules := 0
 		for _, chain := range p.chains() {
 			there, err := addTo(&shared, c, unix.NFT_MSG_GETCHAIN, unix.NFTA_CHAIN_HANDLE, p.table, chain)
-			if there && err == nil {
-				_, err = addTo(&shared, c, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_HANDLE, p.table, chain)
+			n := 0
+			if there > 0 && err == nil {
+				n, err = addTo(&shared, c, unix.NFT_MSG_GETRULE, unix.NFTA_RULE_HANDLE, p.table, chain)
 			}
 			if err != nil {
 				return sum, err
 			}
+			rules += n
 		}
+		sum.bare[i] = rules == 0
 		sum.shared[i] = fmt.Sprintf("%x", shared.Sum64())
 		_, _ = all.WriteString(sum.shared[i])
 		if p.whole {
@@ -95,11 +99,11 @@ func (k nfIPTables) sumOnce(c *netlink.Conn) (sum iptSum, err error) {
 }
 
 // addTo adds the number of something to a sum, with a chain's policy, and what the rules
-// say but for their counters. It reports whether it is there.
-func addTo(h *maphash.Hash, c *netlink.Conn, what, handle uint16, names ...string) (there bool, err error) {
+// say but for their counters. It returns how many there are.
+func addTo(h *maphash.Hash, c *netlink.Conn, what, handle uint16, names ...string) (n int, err error) {
 	messages, err := nfGet(c, what, unix.NFPROTO_IPV4, names...)
 	if errors.Is(err, unix.ENOENT) {
-		return false, nil
+		return 0, nil
 	}
 	_, _ = fmt.Fprintln(h, names)
 	for _, m := range messages {
@@ -114,7 +118,7 @@ func addTo(h *maphash.Hash, c *netlink.Conn, what, handle uint16, names ...strin
 		})
 		err = errors.Join(err, e)
 	}
-	return true, err
+	return len(messages), err
 }
 
 func addExprs(h *maphash.Hash, b []byte) error {

@@ -339,7 +339,7 @@ func TestIPTablesRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, line := range []string{"-A FORWARD --nonsense", "-D FORWARD -s 192.0.2.1 -j ACCEPT"} {
-			err := tool.change(t.Context(), "filter", []string{"-A FORWARD -j ACCEPT", line})
+			err := tool.change(t.Context(), "filter", []string{"-A FORWARD -j ACCEPT", line}, func() bool { return true })
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) || !strings.Contains(err.Error(), fmt.Sprintf("line 3 is %q", line)) {
 				t.Errorf("%s: %v", line, err)

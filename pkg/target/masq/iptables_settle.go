@@ -12,8 +12,9 @@ import (
 // the host half open or shut. So our rules come back when nobody has changed anything for a
 // while.
 
-// quietFor is how long the shared chains must have been left alone.
-const quietFor = time.Second
+// quietFor is how long the shared chains must have been left alone: somewhat more than the
+// pause of a second that scripts like to make.
+const quietFor = 1300 * time.Millisecond
 
 // In units of that:
 const (
@@ -30,19 +31,27 @@ type debounce struct {
 	sum     string        // as of the last look
 	known   bool
 	changed time.Time // by others, for the last time
-	since   time.Time // when the changes began that had no pause between them
+	since   time.Time // when the changes began that had no pause between them, and no flush
+	began   time.Time // since, flushes or not
 }
 
-// observe takes what there is now.
-func (d *debounce) observe(sum string, now time.Time) {
-	if d.known && sum != d.sum {
+// observe takes what there is now. bare is set if there are no rules at all.
+func (d *debounce) observe(sum string, bare bool, now time.Time) {
+	if d.known && differs(d.sum, sum) {
 		if !d.noisy(now) {
+			d.since, d.began = now, now
+		}
+		if bare {
 			d.since = now
 		}
 		d.changed = now
 	}
 	d.sum, d.known = sum, true
 }
+
+// differs reports whether something has been changed. That there is a table now need not be:
+// the kernel makes one for who asks about it.
+func differs(before, now string) bool { return before != "" && now != before }
 
 // expect takes what there is after a change of our own.
 func (d *debounce) expect(sum string) { d.sum, d.known = sum, true }
@@ -52,8 +61,7 @@ func (d *debounce) noisy(now time.Time) bool { return now.Sub(d.changed) < d.qui
 // settled reports whether a change of ours may be made. guarded is set if it fails, as a
 // whole, where someone has flushed the table.
 func (d *debounce) settled(now time.Time, guarded bool) bool {
-	waited := now.Sub(d.since)
-	return !d.noisy(now) || guarded && waited >= quietMost*d.quiet || waited >= quietLast*d.quiet
+	return !d.noisy(now) || guarded && now.Sub(d.since) >= quietMost*d.quiet || now.Sub(d.began) >= quietLast*d.quiet
 }
 
 // due returns when it is time for a look, while it is noisy.
@@ -115,9 +123,9 @@ func (w *iptables) take(sum iptSum) {
 	if !w.watching {
 		return
 	}
-	w.content.observe(sum.all, now)
+	w.content.observe(sum.all, false, now)
 	for i := range places {
-		w.shared[i].observe(sum.shared[i], now)
+		w.shared[i].observe(sum.shared[i], sum.bare[i], now)
 	}
 }
 

@@ -24,12 +24,14 @@ func TestDebounce(t *testing.T) {
 				t.Errorf("settled is %t, and %t if guarded", d.settled(now, false), d.settled(now, true))
 			}
 		}
-		d.observe("a", time.Now())
+		d.observe("", false, time.Now())
 		settled(true, true) // of what was before nobody knows
+		d.observe("a", false, time.Now())
+		settled(true, true) // there was no table
 		d.expect("b")
-		d.observe("b", time.Now())
+		d.observe("b", false, time.Now())
 		settled(true, true) // it was us
-		d.observe("c", time.Now())
+		d.observe("c", false, time.Now())
 		settled(false, false)
 		time.Sleep(quietFor - 1)
 		settled(false, false)
@@ -41,7 +43,7 @@ func TestDebounce(t *testing.T) {
 
 		start := time.Now()
 		for i := 0; time.Since(start) < quietLast*quietFor; i++ {
-			d.observe(string(rune('d'+i%2)), time.Now())
+			d.observe(string(rune('d'+i%2)), false, time.Now())
 			if waited := time.Since(start); waited < quietMost*quietFor {
 				settled(false, false)
 			} else {
@@ -49,7 +51,17 @@ func TestDebounce(t *testing.T) {
 			}
 			time.Sleep(quietFor / 4)
 		}
-		d.observe("z", time.Now())
+		d.observe("z", false, time.Now())
+		settled(true, true)
+		// Someone who flushes the table again and again is not to be met.
+		time.Sleep(quietFor)
+		start = time.Now()
+		for i := 0; time.Since(start) < quietLast*quietFor; i++ {
+			d.observe(string(rune('d'+i%3)), i%3 == 0, time.Now())
+			settled(false, false)
+			time.Sleep(quietFor / 4)
+		}
+		d.observe("z", false, time.Now())
 		settled(true, true)
 	})
 }

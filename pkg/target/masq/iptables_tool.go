@@ -14,7 +14,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"flanneld/pkg/state"
+	"flanneld/pkg/target"
 )
 
 // iptTool is the programs that read and write rules in one way.
@@ -104,7 +107,7 @@ func (t *iptTools) version(ctx context.Context, path string) (iptVersion, error)
 	if v, ok := t.known[id]; ok {
 		return v, nil
 	}
-	out, err := runTool(ctx, "", path, "--version")
+	out, err := runTool(ctx, nil, path, "--version")
 	if err != nil {
 		return iptVersion{}, err
 	}
@@ -142,7 +145,7 @@ func parseVersion(text string) (v iptVersion, err error) {
 
 // tables returns all that there is.
 func (t *iptTool) tables(ctx context.Context) (iptTables, error) {
-	out, err := runTool(ctx, "", t.save)
+	out, err := runTool(ctx, nil, t.save)
 	if err != nil {
 		return nil, err
 	}
@@ -155,30 +158,57 @@ func (t *iptTool) tables(ctx context.Context) (iptTables, error) {
 	return tables, nil
 }
 
-// change changes a table, all at once or not at all.
-func (t *iptTool) change(ctx context.Context, table string, lines []string) error {
-	lines = append(append([]string{"*" + table}, lines...), "COMMIT")
+// change changes a table, all at once or not at all: nothing if still, which is asked in the
+// last moment, says that it is too late.
+func (t *iptTool) change(ctx context.Context, table string, lines []string, still func() bool) error {
+	lines = append([]string{"*" + table}, lines...)
 	args := []string{"--noflush"}
 	if slices.Compare(t.number[:], fullRandom[:]) >= 0 {
 		args = append(args, fmt.Sprintf("--wait=%d", lockSeconds))
 	}
-	_, err := runTool(ctx, strings.Join(lines, "\n")+"\n", t.restore, args...)
-	if err != nil {
-		err = explain(err, lines)
+	late := false
+	_, err := runTool(ctx, func(stdin *os.File) {
+		_, _ = stdin.WriteString(strings.Join(lines, "\n") + "\n")
+		awaitRead(stdin)
+		if late = !still(); !late { // else it does nothing
+			_, _ = stdin.WriteString("COMMIT\n")
+		}
+	}, t.restore, args...)
+	switch {
+	case late:
+		return target.ErrSettling
+	case err != nil:
+		return explain(err, append(lines, "COMMIT"))
 	}
-	return err
+	return nil
 }
 
-// runTool runs a program with an input and returns what it prints. Its complaints are
-// in the error.
-func runTool(ctx context.Context, input, path string, args ...string) ([]byte, error) {
+// awaitRead waits until a program has read what was written to it: it has started then, and
+// takes no more time until it does as told. That is not waited for long.
+func awaitRead(pipe *os.File) {
+	raw, err := pipe.SyscallConn()
+	if err != nil {
+		return
+	}
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(500 * time.Microsecond) {
+		left := 0
+		_ = raw.Control(func(fd uintptr) { left, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		if left == 0 || err != nil {
+			return
+		}
+	}
+}
+
+// runTool runs a program with an input, which give writes if it is not nil, and returns what
+// it prints. Its complaints are in the error.
+func runTool(ctx context.Context, give func(stdin *os.File), path string, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, toolPatience)
 	defer cancel()
 	var out, complaints bytes.Buffer
 	c := exec.CommandContext(ctx, path, args...)
-	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(input), &out, &complaints
+	c.Stdout, c.Stderr = &out, &complaints
 	c.WaitDelay = time.Second
-	err := c.Run()
+	err := runGiven(c, give)
 	if err == nil {
 		return out.Bytes(), nil
 	}
@@ -193,6 +223,28 @@ func runTool(ctx context.Context, input, path string, args ...string) ([]byte, e
 		}
 	}
 	return nil, fmt.Errorf("%s: %w: %s", strings.Join(append([]string{path}, args...), " "), err, strings.Join(texts, "; "))
+}
+
+// runGiven runs a program. It may end before it has read all.
+func runGiven(c *exec.Cmd, give func(stdin *os.File)) error {
+	if give == nil {
+		return c.Run()
+	}
+	stdin, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	c.Stdin = stdin
+	err = c.Start()
+	_ = stdin.Close()
+	if err == nil {
+		give(w)
+	}
+	_ = w.Close()
+	if err != nil {
+		return err
+	}
+	return c.Wait()
 }
 
 var lineNumber = regexp.MustCompile(`line:? (\d+)`)
