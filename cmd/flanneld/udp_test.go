@@ -83,8 +83,8 @@ func TestUDPHeals(t *testing.T) {
 		{"eth0 down and up", func() { check(t, h.LinkDown("eth0")); check(t, h.LinkUp("eth0")) }},
 		{"eth0 made anew", func() { check(t, h.RecreateNIC("eth0")) }},
 	} {
-		begin := time.Now()
 		c.hurt()
+		begin := time.Now()
 		n.wait(slow(time.Second), "the device after: "+c.name, healed)
 		h.waitPeers(slow(time.Second), want...)
 		must(h.pod.Ping(n.ctx, peer.pod.Addr, 2*time.Second))(t)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 )
@@ -64,7 +65,27 @@ func (h *Host) RecreateNIC(name string) error {
 			return err
 		}
 	}
-	return h.restoreDefaultRoute(name)
+	if err := h.restoreDefaultRoute(name); err != nil {
+		return err
+	}
+	return n.sw.awaitForwarding(n.port)
+}
+
+// awaitForwarding waits until the switch forwards what comes in by a port that was just
+// connected: the kernel tells a bridge of a carrier once a second at most.
+func (s *Switch) awaitForwarding(port string) error {
+	const longest = 3 * time.Second
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		link, err := s.nl.LinkByName(port)
+		switch {
+		case err != nil:
+			return fmt.Errorf("port %s of %s: %w", port, s.Name, err)
+		case link.Attrs().OperState == netlink.OperUp:
+			return nil
+		case time.Since(begin) > longest:
+			return fmt.Errorf("port %s of %s is %s after %s", port, s.Name, link.Attrs().OperState, longest)
+		}
+	}
 }
 
 // CutOff unplugs the switch's side of an interface: its carrier stays, and
