@@ -177,3 +177,28 @@ func TestStoreWiped(t *testing.T) {
 		}
 	})
 }
+
+// What this host does not have for a new configuration is waited for, however long it
+// takes.
+func TestConfigTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(`{"Network":"10.5.0.0/16"}`)
+		var busy atomic.Bool
+		busy.Store(true)
+		h := start(t, m, me, func(k *subnet.Keeper) {
+			k.Prepare = func(_ context.Context, c *subnet.Config, _ subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+				if c.V4.SubnetLen != 24 && busy.Load() {
+					return subnet.Attrs{}, nil, errors.New("the device is busy")
+				}
+				return attrs(me), nil, nil
+			}
+		})
+		m.SetConfig(`{"Network":"10.5.0.0/16","SubnetLen":25}`)
+		time.Sleep(10 * time.Second)
+		busy.Store(false)
+		time.Sleep(4 * time.Second)
+		if c := h.held(); c.Unfollowed != "" || c.Config.V4.SubnetLen != 25 {
+			t.Errorf("the SubnetLen is %d, and it is said that %q", c.Config.V4.SubnetLen, c.Unfollowed)
+		}
+	})
+}

@@ -19,7 +19,9 @@ func (k *Keeper) ask(ctx context.Context) (changed bool) {
 		k.again.Reset(retryMost)
 		return false
 	}
-	k.again.Stop()
+	if k.holding.Unfollowed == "" { // else it is for that, too
+		k.again.Stop()
+	}
 	k.outdated, k.avoid = false, avoid
 	if attrs == k.attrs {
 		return false
