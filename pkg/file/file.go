@@ -23,17 +23,26 @@ import (
 // Write puts a file in place, for all to read, with its folder if need be. A reader
 // sees all of the old content or all of the new one, also after a crash of the host.
 func Write(path string, content []byte) error {
-	_, err := replace(path, content, func() bool { return true })
+	_, err := replace(path, content, access{mode: forAll}, func() bool { return true })
 	return err
 }
 
+// access says who may read a file. The group counts if its mode is not for all.
+type access struct {
+	mode  fs.FileMode
+	group int
+}
+
+const forAll = 0o644
+
 // Update replaces the content of a file, as Write does, by what edit makes of it, unless
 // that is the same, or nil. edit is called again if another process changes the file meanwhile.
-// It gets nil where there is no file, or one that is not to be trusted.
+// It gets nil where there is no file, or one that is not to be trusted. What is kept of a
+// file is shown to no more users than before: it may be another one that someone put there.
 func Update(path string, edit func(before []byte) []byte) (changed bool, err error) {
 	const tries = 10 // against a process that keeps writing
 	for try := 1; ; try++ {
-		before, err := current(path)
+		before, readers, err := current(path)
 		if err != nil {
 			return false, err
 		}
@@ -41,8 +50,8 @@ func Update(path string, edit func(before []byte) []byte) (changed bool, err err
 		if now == nil || before != nil && bytes.Equal(before, now) {
 			return false, nil
 		}
-		done, err := replace(path, now, func() bool {
-			again, err := current(path)
+		done, err := replace(path, now, readers, func() bool {
+			again, _, err := current(path)
 			return try == tries || err == nil && bytes.Equal(before, again)
 		})
 		if done || err != nil {
@@ -51,27 +60,31 @@ func Update(path string, edit func(before []byte) []byte) (changed bool, err err
 	}
 }
 
-// current returns what is to be kept of a file.
-func current(path string) ([]byte, error) {
-	content, err := ReadOwn(path, unix.O_NOFOLLOW)
+// current returns what is to be kept of a file, and who may read that.
+func current(path string) ([]byte, access, error) {
+	content, info, err := readOwn(path, unix.O_NOFOLLOW)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.As(err, new(UntrustedError)):
-		return nil, nil
+		return nil, access{mode: forAll}, nil
 	case err != nil:
-		return nil, fmt.Errorf("writing %s: %w", path, err)
+		return nil, access{}, fmt.Errorf("writing %s: %w", path, err)
 	}
-	return content, nil
+	a := access{mode: info.Mode().Perm() & forAll}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		a.group = int(st.Gid)
+	}
+	return content, a, nil
 }
 
 // replace puts a file in place if that is still wanted once it can be done at once.
-func replace(path string, content []byte, wanted func() bool) (done bool, err error) {
-	if done, err = tryReplace(path, content, wanted); err != nil {
+func replace(path string, content []byte, readers access, wanted func() bool) (done bool, err error) {
+	if done, err = tryReplace(path, content, readers, wanted); err != nil {
 		return false, fmt.Errorf("writing %s: %w", path, err)
 	}
 	return done, nil
 }
 
-func tryReplace(path string, content []byte, wanted func() bool) (done bool, err error) {
+func tryReplace(path string, content []byte, readers access, wanted func() bool) (done bool, err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, err
@@ -82,16 +95,16 @@ func tryReplace(path string, content []byte, wanted func() bool) (done bool, err
 	temp := filepath.Join(dir, tempPrefix(path)+randomHex()+tempSuffix)
 	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return false, err
+		return false, unnamed(err, path)
 	}
 	defer f.Close()
-	err = writeSynced(f, content)
+	err = writeSynced(f, content, readers)
 	if err == nil && wanted() {
 		err = os.Rename(temp, path)
 		done = err == nil
 	}
 	if !done {
-		return false, errors.Join(err, os.Remove(temp))
+		return false, errors.Join(unnamed(err, path), unnamed(os.Remove(temp), path))
 	}
 	if err := isAt(f, path); err != nil {
 		return false, err
@@ -107,11 +120,30 @@ func tryReplace(path string, content []byte, wanted func() bool) (done bool, err
 	return true, nil
 }
 
-func writeSynced(f *os.File, content []byte) error {
+// unnamed returns an error about the temporary file as one about its folder: it is the
+// same at each try, so whoever tries again can say it once.
+func unnamed(err error, path string) error {
+	var p *fs.PathError
+	var l *os.LinkError
+	switch {
+	case errors.As(err, &p):
+		return &fs.PathError{Op: p.Op, Path: filepath.Dir(path), Err: p.Err}
+	case errors.As(err, &l):
+		return &fs.PathError{Op: l.Op, Path: l.New, Err: l.Err}
+	}
+	return err
+}
+
+func writeSynced(f *os.File, content []byte, readers access) error {
 	if _, err := f.Write(content); err != nil {
 		return err
 	}
-	if err := f.Chmod(0o644); err != nil { // whatever the umask
+	if readers.mode != forAll {
+		if err := f.Chown(-1, readers.group); err != nil {
+			return err
+		}
+	}
+	if err := f.Chmod(readers.mode); err != nil { // whatever the umask
 		return err
 	}
 	return f.Sync()
@@ -193,37 +225,42 @@ const maxSize = 256 << 20
 // any other one the error is an UntrustedError. flags are more of open's, such as
 // O_NOFOLLOW.
 func ReadOwn(path string, flags int) ([]byte, error) {
+	content, _, err := readOwn(path, flags)
+	return content, err
+}
+
+func readOwn(path string, flags int) ([]byte, fs.FileInfo, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
 	switch {
 	case errors.Is(err, unix.ELOOP):
-		return nil, UntrustedError{path, "is a symbolic link"}
+		return nil, nil, UntrustedError{path, "is a symbolic link"}
 	case errors.Is(err, unix.ENXIO):
-		return nil, UntrustedError{path, "is not a regular file"}
+		return nil, nil, UntrustedError{path, "is not a regular file"}
 	case errors.Is(err, fs.ErrPermission):
 		if info, lerr := os.Lstat(path); lerr == nil && !trusted(info) {
-			return nil, UntrustedError{path, "belongs to another user"}
+			return nil, nil, UntrustedError{path, "belongs to another user"}
 		}
-		return nil, err
+		return nil, nil, err
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case !info.Mode().IsRegular():
-		return nil, UntrustedError{path, "is not a regular file"}
+		return nil, nil, UntrustedError{path, "is not a regular file"}
 	case !trusted(info):
-		return nil, UntrustedError{path, fmt.Sprintf("belongs to the user with ID %d, not to the one that runs this program", owner(info))}
+		return nil, nil, UntrustedError{path, fmt.Sprintf("belongs to the user with ID %d, not to the one that runs this program", owner(info))}
 	case info.Size() > maxSize:
-		return nil, UntrustedError{path, fmt.Sprintf("has %d bytes, more than any file of this program", info.Size())}
+		return nil, nil, UntrustedError{path, fmt.Sprintf("has %d bytes, more than any file of this program", info.Size())}
 	}
 	content, err := io.ReadAll(io.LimitReader(f, maxSize))
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", path, err)
+		return nil, nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return content, nil
+	return content, info, nil
 }
 
 func trusted(info fs.FileInfo) bool { return ownedBy(info, 0) || ownedBy(info, os.Geteuid()) }

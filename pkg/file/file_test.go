@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -187,4 +188,56 @@ func TestUpdateMeetsAnother(t *testing.T) {
 		t.Errorf("an empty file in the place of none: changed %t, %v", changed, err)
 	}
 	wantFile(t, path, "")
+}
+
+// A write that fails for the same reason fails with the same words: whoever tries again
+// says them once.
+func TestWriteFailsInTheSameWords(t *testing.T) {
+	for name, flags := range map[string]uintptr{"read-only": unix.MS_RDONLY, "full": 0} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			check(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
+			defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+			path := filepath.Join(dir, "subnet.env")
+			check(t, Write(path, []byte("before")))
+			check(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|flags, ""))
+			content := bytes.Repeat([]byte("x"), 1<<20)
+			first, again := Write(path, content), Write(path, content)
+			if first == nil || again == nil || first.Error() != again.Error() {
+				t.Errorf("it failed with %q, and then with %q", first, again)
+			}
+			wantFile(t, path, "before")
+		})
+	}
+}
+
+// What is kept of a file is not shown to more users than before: someone may have put
+// another one there.
+func TestUpdateShowsNoSecrets(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(dir, "secret")
+	check(t, os.WriteFile(secret, []byte("secret\n"), 0o600))
+	check(t, os.Chown(secret, -1, 7))
+	path := filepath.Join(dir, "subnet.env")
+	check(t, os.Link(secret, path))
+	_, err := Update(path, func(before []byte) []byte { return append(before, "ours\n"...) })
+	check(t, err)
+	if b, err := os.ReadFile(secret); err != nil || string(b) != "secret\n" {
+		t.Errorf("the other file is %q, %v", b, err)
+	}
+	want := func(content string, mode os.FileMode) {
+		t.Helper()
+		info, err := os.Stat(path)
+		check(t, err)
+		b, err := os.ReadFile(path)
+		check(t, err)
+		if is := info.Mode().Perm(); is != mode || info.Sys().(*syscall.Stat_t).Gid != 7 || string(b) != content {
+			t.Errorf("it is %q, has mode %v, want %v, and group %d", b, is, mode, info.Sys().(*syscall.Stat_t).Gid)
+		}
+	}
+	want("secret\nours\n", 0o600)
+	check(t, os.Chmod(path, 0o640))
+	_, err = Update(path, func(before []byte) []byte { return append(before, "more\n"...) })
+	check(t, err)
+	want("secret\nours\nmore\n", 0o640)
 }
