@@ -48,14 +48,19 @@ func (d *daemon) followAddresses(ctx context.Context) error {
 }
 
 // sawAddresses takes the addresses of all interfaces, and reports whether there are
-// others than before. The caller holds d.mu.
+// others than before. With each container comes an address that is known on its link only,
+// or one that all others have, too. The caller holds d.mu.
 func (d *daemon) sawAddresses(ifaces []kernel.Interface) (changed bool) {
 	var all []netip.Prefix
 	for _, i := range ifaces {
 		for _, a := range i.Addrs {
-			all = append(all, a.Prefix)
+			if addr := a.Prefix.Addr(); addr.Is4() || !addr.IsLinkLocalUnicast() {
+				all = append(all, a.Prefix)
+			}
 		}
 	}
+	slices.SortFunc(all, netip.Prefix.Compare)
+	all = slices.Compact(all)
 	changed = !slices.Equal(all, d.addrs)
 	d.addrs = all
 	return changed
