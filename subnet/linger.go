@@ -1,6 +1,7 @@
 package subnet
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -70,7 +71,8 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 			since = now
 		}
 		end := since.Add(LingerTime)
-		if !now.Before(end) || l.Subnet.Overlaps(own) || overlapsAny(peers, l.Subnet) {
+		host := ip.Subnet{V4: netip.PrefixFrom(l.PublicIP.V4, 32)} // packets to it could go round in circles
+		if !now.Before(end) || l.Subnet.Overlaps(own) || overlapsAny(peers, l.Subnet) || overlapsAny(peers, host) {
 			continue
 		}
 		gone[l.Subnet] = since
@@ -81,8 +83,7 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 	}
 	all = peers
 	if len(still) > 0 {
-		all = slices.Concat(peers, still)
-		slices.SortFunc(all, func(a, b *Lease) int { return a.Subnet.Compare(b.Subnet) })
+		all = merge(peers, still)
 	}
 	g.last, g.gone = all, gone
 	return all, next
@@ -94,6 +95,17 @@ func (g *Linger) Filter(keep func([]*Lease) []*Lease) { g.last = keep(g.last) }
 // Forget takes leases out of force at once.
 func (g *Linger) Forget(gone map[ip.Subnet]bool) {
 	g.last = slices.DeleteFunc(slices.Clone(g.last), func(l *Lease) bool { return gone[l.Subnet] })
+}
+
+// merge returns many leases together with a few others. All are by subnet.
+func merge(many, few []*Lease) []*Lease {
+	all := make([]*Lease, 0, len(many)+len(few))
+	for _, l := range few {
+		i, _ := search(many, l.Subnet)
+		all = append(append(all, many[:i]...), l)
+		many = many[i:]
+	}
+	return append(all, many...)
 }
 
 // overlapsAny reports whether s overlaps the subnet of a lease. These are by subnet and

@@ -116,3 +116,20 @@ func TestLingerResumes(t *testing.T) {
 		t.Errorf("gone are %v", gone)
 	}
 }
+
+// A lease that vanished does not lead to a host inside the subnet of another one: were the
+// address of that one inside its own, packets would go round in circles.
+func TestLingerInsideAnother(t *testing.T) {
+	now := time.Now()
+	lease := func(key, public string) *Lease {
+		l := *leaseOf(key)
+		l.PublicIP = ip.Addrs{V4: netip.MustParseAddr(public)}
+		return &l
+	}
+	a, b := lease("10.5.3.0/24", "10.5.200.9"), lease("10.5.4.0/24", "10.5.201.9")
+	var g Linger
+	g.Apply([]*Lease{a, b}, ip.Subnet{}, now)
+	if got, _ := g.Apply([]*Lease{lease("10.5.200.0/24", "10.5.3.9")}, ip.Subnet{}, now); subnetsOf(got) != "10.5.4.0/24 10.5.200.0/24" {
+		t.Errorf("in force are %s", subnetsOf(got))
+	}
+}

@@ -56,6 +56,9 @@ type Vetter struct {
 	alone  []refusal      // of what cannot be used, whatever else there is; by subnet
 	beside []refusal      // of what cannot be used beside others
 	hosts  []hostAt       // the public addresses inside Network of the others, by address
+
+	refused []Problem // alone and beside, by key; there may be thousands
+	current bool      // refused is of them as they are now
 }
 
 // refusal is a lease that cannot be used, and why.
@@ -77,26 +80,34 @@ func (v *Vetter) Vet(c *Config, own *Lease, self Self, s Snapshot) (peers []*Lea
 	if v.config != c || v.own.Subnet != own.Subnet || v.own.PublicIP != own.PublicIP || !v.self.equal(self) {
 		*v = Vetter{config: c, own: *own, self: self, local: c.Local(self.Addr, self.Link)}
 	}
-	for _, p := range s.Problems {
-		if p.Subnet != own.Subnet { // the keeper mends our own
-			problems = append(problems, p)
-		}
-	}
 	fit, come, gone := v.sort(s.Leases)
 	if slices.ContainsFunc(gone, v.concerns) || slices.ContainsFunc(come, v.concerns) {
-		v.beside = v.together(fit)
+		v.beside, v.current = v.together(fit), false
 		come = nil
 	}
 	peers = without(fit, v.beside)
 	if slices.ContainsFunc(come, func(l *Lease) bool { return v.collides(peers, l) }) {
-		v.beside = v.together(fit)
+		v.beside, v.current = v.together(fit), false
 		peers = without(fit, v.beside)
 	}
-	for _, r := range slices.Concat(v.alone, v.beside) {
-		l := r.lease
-		problems = append(problems, Problem{
-			Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: r.reason, Withdraw: r.withdraw, Expires: l.Expires, Revision: l.Revision,
-		})
+	if !v.current {
+		v.refused, v.current = nil, true
+		for _, r := range slices.Concat(v.alone, v.beside) {
+			l := r.lease
+			v.refused = append(v.refused, Problem{
+				Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: r.reason, Withdraw: r.withdraw, Expires: l.Expires, Revision: l.Revision,
+			})
+		}
+		sortProblems(v.refused)
+	}
+	if len(s.Problems) == 0 {
+		return peers, v.refused
+	}
+	problems = slices.Clone(v.refused)
+	for _, p := range s.Problems {
+		if p.Subnet != own.Subnet { // the keeper mends our own
+			problems = append(problems, p)
+		}
 	}
 	sortProblems(problems)
 	return peers, problems
@@ -188,6 +199,7 @@ func (v *Vetter) sort(leases []*Lease) (fit, come, gone []*Lease) {
 		forget()
 	}
 	v.addHosts(placed)
+	v.current = v.current && slices.Equal(v.alone, alone)
 	v.last, v.alone = leases, alone
 	return fit, come, gone
 }

@@ -269,3 +269,27 @@ func TestVetRemembers(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be used costs nothing with each change of what can.
+func TestVetManyRefused(t *testing.T) {
+	c := mustConfig(t, `{"Network":"10.0.0.0/8","SubnetLen":24}`)
+	var entries []Entry
+	for i := range 5000 {
+		entries = append(entries, Entry{Key: fmt.Sprintf("11.%d.%d.0-24", i>>8, i&255), Value: `{"PublicIP":"192.0.2.9"}`})
+	}
+	var a Assembler
+	a.Reset(entries)
+	var v Vetter
+	own := &Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24"))}
+	revision := uint64(0)
+	allocated := testing.AllocsPerRun(10, func() {
+		revision++
+		a.Put(Entry{Key: "10.5.2.0-24", Value: `{"PublicIP":"192.0.2.8"}`, Revision: revision})
+		if peers, problems := v.Vet(c, own, Self{}, a.Snapshot(revision)); len(peers) != 1 || len(problems) != len(entries) {
+			t.Fatalf("%d peers and %d problems", len(peers), len(problems))
+		}
+	})
+	if allocated > 500 {
+		t.Errorf("a change takes %.0f allocations", allocated)
+	}
+}
