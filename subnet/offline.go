@@ -62,7 +62,8 @@ func (k *Keeper) usable(ctx context.Context, s Saved) error {
 	if err != nil {
 		return err
 	}
-	if attrs.PublicIP != s.Own.PublicIP && (s.Own.Machine == "" || !SameMachine(s.Own.Machine, attrs.Machine)) {
+	// Machines made from one image may have one ID: see moved.
+	if attrs.PublicIP != s.Own.PublicIP && (s.Own.Machine == "" || !SameMachine(s.Own.Machine, attrs.Machine) || k.Previous.IsValid() && s.Own.Subnet != k.Previous) {
 		return fmt.Errorf("our lease is that of another public address, %s", s.Own.PublicIP)
 	}
 	if s.Own.Machine != "" && !SameMachine(printable.Name(s.Own.Machine), attrs.Machine) {

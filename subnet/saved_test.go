@@ -132,6 +132,11 @@ func TestSavedUsable(t *testing.T) {
 		"that of the machine other, and this one is here": func(s *Saved, _ *Keeper) {
 			s.Own.Machine, attrs.Machine = "other", "here"
 		},
+		// As of a host that shares the folder and was made from the same image.
+		"that of another public address": func(s *Saved, k *Keeper) {
+			s.Own.Machine, attrs.Machine, attrs.PublicIP.V4 = "one 1f", "other 1f", netip.MustParseAddr("192.0.2.9")
+			k.Previous = ip.SubnetOf(netip.MustParsePrefix("10.5.77.0/24"))
+		},
 		"no interface": func(_ *Saved, k *Keeper) {
 			k.Prepare = func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error) {
 				return Attrs{}, nil, errors.New("no interface")

@@ -154,11 +154,29 @@ func ownerOf(socket string) (uid uint32, err error) {
 
 func networkName(n netip.Prefix) string { return "network/" + n.String() }
 
+// takenAgain is how soon is looked again whether another daemon has a network: each wish
+// asks, and anyone may bind sockets that do not answer.
+const takenAgain = time.Second
+
+// verdict is whether a network was taken at some time.
+type verdict struct {
+	is bool
+	at time.Time
+}
+
 // taken reports whether some process has bound a network, or may have. The caller holds
 // d.mu.
 func (d *daemon) taken(n netip.Prefix) bool {
-	is, err := d.sockets.bound(networkName(n), "")
-	return is || err != nil
+	v, known := d.verdicts[n]
+	if !known || time.Since(v.at) >= takenAgain {
+		is, err := d.sockets.bound(networkName(n), "")
+		v = verdict{is || err != nil, time.Now()}
+		if d.verdicts == nil {
+			d.verdicts = make(map[netip.Prefix]verdict)
+		}
+		d.verdicts[n] = v
+	}
+	return v.is
 }
 
 // claimNetworks binds the networks that this host is in now, and no others. That another

@@ -2,9 +2,14 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A subnet file is one, by whatever path.
@@ -32,5 +37,40 @@ func TestClaimByOtherPath(t *testing.T) {
 			}
 		}
 		release()
+	}
+}
+
+// A socket that anyone bound with the name of a former network, and that does not answer,
+// does not hold up each wish.
+func TestFormerNetworkThatDoesNotAnswer(t *testing.T) {
+	n := netip.MustParsePrefix("198.51.100.0/24")
+	socket := func() int {
+		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+		must(t, err)
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		return fd
+	}
+	name := &unix.SockaddrUnix{Name: fmt.Sprintf("%s%s/%d", socketPrefix, networkName(n), os.Getpid())}
+	l := socket()
+	must(t, unix.Bind(l, name))
+	must(t, unix.Listen(l, 0))
+	for unix.Connect(socket(), name) == nil {
+	}
+	d := daemon{sockets: make(sockets)}
+	start := time.Now()
+	for range 50 {
+		if d.taken(n) {
+			t.Fatal("it is taken")
+		}
+	}
+	if took := time.Since(start); took > 20*answerTime {
+		t.Errorf("it took %s to look 50 times", took)
+	}
+	release, err := make(sockets).bindAlone(networkName(n))
+	must(t, err)
+	defer release()
+	time.Sleep(takenAgain)
+	if !d.taken(n) {
+		t.Error("it is not taken by a daemon that has it")
 	}
 }

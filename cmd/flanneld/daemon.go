@@ -145,10 +145,11 @@ type daemon struct {
 	linger   subnet.Linger
 	// networks are those of the configurations that this host has had.
 	networks  []netip.Prefix
-	claims    map[netip.Prefix]func() // of networks that this host is in
-	sockets   sockets                 // of other daemons
-	rewish    *time.Timer             // for when a lease has lingered long enough
-	stopped   bool                    // ... and nothing more is to happen
+	claims    map[netip.Prefix]func()  // of networks that this host is in
+	sockets   sockets                  // of other daemons
+	verdicts  map[netip.Prefix]verdict // of former networks
+	rewish    *time.Timer              // for when a lease has lingered long enough
+	stopped   bool                     // ... and nothing more is to happen
 	peers     int
 	wished    []*subnet.Lease // of the peers in the last wish
 	podsIface string          // this host's pods are behind it; empty if that is not known
