@@ -44,27 +44,32 @@ func (e Env) values() map[string]string {
 }
 
 // String returns the content of a file that is ours alone.
-func (e Env) String() string { return string(e.edit(nil)) }
+func (e Env) String() string {
+	content, _ := e.edit(nil)
+	return string(content)
+}
 
 // Write puts the variables into the file at path, as file.Update does, and leaves all
 // else in it as it is. It reports whether anything had to be written.
 func (e Env) Write(path string) (changed bool, err error) { return file.Update(path, e.edit) }
 
 // edit returns the content of a file with our variables put right, and the same content
-// if whoever reads it learns the right values from it.
-func (e Env) edit(before []byte) []byte {
+// if whoever reads it learns the right values from it; and whether it has lines of others.
+func (e Env) edit(before []byte) (now []byte, kept bool) {
 	want := e.values()
 	right := len(before) > 0
 	last := make(map[string]string)
 	for a := range assignments(string(before)) {
-		if a.name != "" {
-			last[a.name] = a.value
-			right = right && !a.exported
+		if a.name == "" {
+			kept = true
+			continue
 		}
+		last[a.name] = a.value
+		right = right && !a.exported
 	}
 	right = right && maps.Equal(last, want)
 	if right {
-		return before
+		return before, kept
 	}
 	var b strings.Builder
 	done := make(map[string]bool)
@@ -78,22 +83,22 @@ func (e Env) edit(before []byte) []byte {
 		}
 		done[a.name] = true
 	}
-	if text := b.String(); text != "" && !strings.HasSuffix(text, "\n") {
-		b.WriteString("\n")
+	if text := b.String(); text != "" && (!strings.HasSuffix(text, "\n") || strings.HasSuffix(text, "\\\n")) {
+		b.WriteString("\n") // nothing of ours continues a line of others
 	}
 	for _, name := range variables {
 		if value, wanted := want[name]; wanted && !done[name] {
 			b.WriteString(name + "=" + value + "\n")
 		}
 	}
-	return []byte(b.String())
+	return []byte(b.String()), kept
 }
 
 // RemoveEnv takes our variables out of the file at path, and the file away if it has
 // nothing else. It reports whether it is gone; if there was none, that is an error.
 func RemoveEnv(path string) (gone bool, err error) {
 	var left string
-	_, err = file.Update(path, func(before []byte) []byte {
+	_, err = file.Update(path, func(before []byte) (now []byte, kept bool) {
 		var b strings.Builder
 		for a := range assignments(string(before)) {
 			if a.name == "" {
@@ -101,9 +106,9 @@ func RemoveEnv(path string) (gone bool, err error) {
 			}
 		}
 		if left = b.String(); strings.TrimSpace(left) == "" {
-			return before // to be removed as it is
+			return before, true // to be removed as it is
 		}
-		return []byte(left)
+		return []byte(left), true
 	})
 	if err != nil || strings.TrimSpace(left) != "" {
 		return false, err

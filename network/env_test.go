@@ -180,6 +180,7 @@ func TestEnvWriteAmongOtherLines(t *testing.T) {
 		{"a quote that never ends", "NOTE=\"first\nFLANNEL_MTU=9000\n", "NOTE=\"first\nFLANNEL_MTU=1450\n" + lines[0] + lines[1] + lines[3]},
 		{"a line that goes on", "NOTE=a\\\nFLANNEL_MTU=9000\n" + text4, "NOTE=a\\\nFLANNEL_MTU=9000\n" + text4},
 		{"an apostrophe in a comment", "# don't\nFLANNEL_MTU=9000\n", "# don't\nFLANNEL_MTU=1450\n" + lines[0] + lines[1] + lines[3]},
+		{"a line that goes on, at the end", "NOTE=a\\\n", "NOTE=a\\\n\n" + text4},
 		{"commented out", "#FLANNEL_MTU=9000\n" + text4, "#FLANNEL_MTU=9000\n" + text4},
 		{"names like ours", "FLANNEL_MTU2=1\nXFLANNEL_MTU=2\n" + text4, "FLANNEL_MTU2=1\nXFLANNEL_MTU=2\n" + text4},
 		{"garbage", "\x00\xff", "\x00\xff\n" + text4},

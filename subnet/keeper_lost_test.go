@@ -187,7 +187,7 @@ func TestRivalsAreNoTrouble(t *testing.T) {
 				if n := m.Calls(subnettest.Update) + m.Calls(subnettest.Create); n > 700 {
 					t.Errorf("%d writes in a minute", n)
 				}
-				time.Sleep(5 * time.Second)
+				time.Sleep(7 * time.Second) // it is written once in three seconds, and so is looked whether it may be
 				h.want(t, own)
 				if l := find(t, m, own); l == nil || l.Attrs != attrs(me) {
 					t.Errorf("the store holds %+v", l)

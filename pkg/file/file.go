@@ -37,16 +37,20 @@ const forAll = 0o644
 
 // Update replaces the content of a file, as Write does, by what edit makes of it, unless
 // that is the same, or nil. edit is called again if another process changes the file meanwhile.
-// It gets nil where there is no file, or one that is not to be trusted. What is kept of a
-// file is shown to no more users than before: it may be another one that someone put there.
-func Update(path string, edit func(before []byte) []byte) (changed bool, err error) {
+// It gets nil where there is no file, or one that is not to be trusted. If it keeps what it
+// did not write, that is shown to no more users than before: someone may have put another
+// file there.
+func Update(path string, edit func(before []byte) (now []byte, kept bool)) (changed bool, err error) {
 	const tries = 10 // against a process that keeps writing
 	for try := 1; ; try++ {
 		before, readers, err := current(path)
 		if err != nil {
 			return false, err
 		}
-		now := edit(before)
+		now, kept := edit(before)
+		if !kept {
+			readers = access{mode: forAll}
+		}
 		if now == nil || before != nil && bytes.Equal(before, now) {
 			return false, nil
 		}

@@ -167,24 +167,24 @@ func TestUpdateMeetsAnother(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	check(t, os.WriteFile(path, []byte("a"), 0o644))
 	calls := 0
-	changed, err := Update(path, func(before []byte) []byte {
+	changed, err := Update(path, func(before []byte) ([]byte, bool) {
 		if calls++; calls == 1 {
 			check(t, os.WriteFile(path, []byte("b"), 0o644))
 		}
-		return append(bytes.Clone(before), 'x')
+		return append(bytes.Clone(before), 'x'), true
 	})
 	if err != nil || !changed || calls != 2 {
 		t.Errorf("changed %t, %v, after %d calls", changed, err, calls)
 	}
 	wantFile(t, path, "bx")
-	if changed, err := Update(path, func(before []byte) []byte { return before }); changed || err != nil {
+	if changed, err := Update(path, func(before []byte) ([]byte, bool) { return before, true }); changed || err != nil {
 		t.Errorf("nothing to do: changed %t, %v", changed, err)
 	}
 	check(t, os.Remove(path))
-	if changed, err := Update(path, func(before []byte) []byte { return before }); changed || err != nil {
+	if changed, err := Update(path, func(before []byte) ([]byte, bool) { return before, true }); changed || err != nil {
 		t.Errorf("no file, and none wanted: changed %t, %v", changed, err)
 	}
-	if changed, err := Update(path, func([]byte) []byte { return []byte{} }); !changed || err != nil {
+	if changed, err := Update(path, func([]byte) ([]byte, bool) { return []byte{}, false }); !changed || err != nil {
 		t.Errorf("an empty file in the place of none: changed %t, %v", changed, err)
 	}
 	wantFile(t, path, "")
@@ -220,7 +220,7 @@ func TestUpdateShowsNoSecrets(t *testing.T) {
 	check(t, os.Chown(secret, -1, 7))
 	path := filepath.Join(dir, "subnet.env")
 	check(t, os.Link(secret, path))
-	_, err := Update(path, func(before []byte) []byte { return append(before, "ours\n"...) })
+	_, err := Update(path, func(before []byte) ([]byte, bool) { return append(before, "ours\n"...), true })
 	check(t, err)
 	if b, err := os.ReadFile(secret); err != nil || string(b) != "secret\n" {
 		t.Errorf("the other file is %q, %v", b, err)
@@ -237,7 +237,7 @@ func TestUpdateShowsNoSecrets(t *testing.T) {
 	}
 	want("secret\nours\n", 0o600)
 	check(t, os.Chmod(path, 0o640))
-	_, err = Update(path, func(before []byte) []byte { return append(before, "more\n"...) })
+	_, err = Update(path, func(before []byte) ([]byte, bool) { return append(before, "more\n"...), true })
 	check(t, err)
 	want("secret\nours\nmore\n", 0o640)
 }
