@@ -182,6 +182,17 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 	if best == nil {
 		return nil, nil
 	}
+	if best.PublicIP != k.attrs.PublicIP {
+		// This machine's own lease. But another machine may live at our new address.
+		for _, l := range s.Leases {
+			if l.PublicIP != k.attrs.PublicIP {
+				continue
+			}
+			if _, err := k.outlived(ctx, l); err != nil {
+				return nil, err
+			}
+		}
+	}
 	found := best
 	best, err := k.outlived(ctx, found)
 	if errors.Is(err, errCopy) {

@@ -48,7 +48,7 @@ func TestMovedLease(t *testing.T) {
 		},
 		"our address is in the lease of another machine, which is gone": {
 			machine: "alpha 1f", others: map[string][2]string{"10.5.0.64/26": {me, "beta 2e"}},
-			options: []option{previous(own)}, want: own, within: 6 * time.Second,
+			options: []option{previous(own)}, want: own, within: 26 * time.Second,
 		},
 		"our address is in a lease of flannel": {
 			machine: "alpha 1f", others: map[string][2]string{"10.5.0.64/26": {me, ""}},
@@ -91,6 +91,29 @@ func TestMovedLease(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The public address that this host has now is that of another machine, which is alive.
+func TestMovedToAddressInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const own = "10.5.0.128/26"
+		m := newStore(tiny)
+		first := start(t, m.Join(), me, machine("alpha 2e", me), previous("10.5.0.64/26"))
+		taken := first.own()
+		wrote(t, m, own, old, "beta 1f", subnet.LeaseTTL)
+		second := start(t, m.Join(), me, machine("beta 1f", me), previous(own))
+		time.Sleep(time.Minute)
+		first.want(t, taken)
+		second.want(t, "none")
+		if l := find(t, m, own); l.PublicIP != attrs(old).PublicIP || l.Challenger != "" {
+			t.Errorf("the lease is %s", l)
+		}
+		for _, word := range []string{me, "alpha 2e", "is alive and has the lease " + taken, "-iface"} {
+			if s := second.waitsFor(); !strings.Contains(s, word) {
+				t.Errorf("the second waits for %q, without %q", s, word)
+			}
+		}
+	})
 }
 
 // A copy of a machine that runs, with its disk and all, does not get the lease of the
