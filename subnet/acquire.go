@@ -166,9 +166,12 @@ func (k *Keeper) config(ctx context.Context) (*Config, error) {
 // returns nil if there is none that fits.
 func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, error) {
 	var best *Lease
+	lost := c.losers(s.Leases)
 	for _, l := range s.Leases {
 		switch moved := k.moved(l); {
 		case l.PublicIP != k.attrs.PublicIP && !k.kept(l) && !moved:
+		case lost[l] != nil && l.Subnet != k.Previous && !k.kept(l): // no other host uses it, nor did we
+			k.tell("the lease %s of our public address overlaps %s, which is in force in its place; not using it", l.Subnet, lost[l].Subnet)
 		case moved && !k.kept(l) && !c.Keeps(l.Subnet):
 			k.tell("the lease %s that this machine wrote does not fit the configuration; not using it", l.Subnet)
 		case !c.Keeps(l.Subnet):

@@ -82,6 +82,10 @@ func TestAcquire(t *testing.T) {
 			put(t, m, "10.5.8.0/25", mine, time.Hour)
 			put(t, m, "10.5.0.0/17", theirs, 0)
 		}},
+		{name: "own lease that loses to another", previous: "10.5.7.0/24", want: "10.5.7.0/24", left: "10.5.0.0/17", leases: func(t *testing.T, m *subnettest.Memory) {
+			put(t, m, "10.5.0.0/17", mine, time.Hour)
+			put(t, m, "10.5.9.0/24", theirs, time.Hour)
+		}},
 		{name: "reservation of another length", want: "10.5.8.0/25", reserved: true, leases: func(t *testing.T, m *subnettest.Memory) {
 			put(t, m, "10.5.8.0/25", mine, 0)
 		}},
