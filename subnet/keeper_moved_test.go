@@ -164,7 +164,7 @@ func TestAddressesSwapped(t *testing.T) {
 		b.stop()
 		a = start(t, m.Join(), other, machine("alpha 1f", other), previous(ofA))
 		b = start(t, m.Join(), me, machine("beta 2e", me), previous(ofB))
-		time.Sleep(7 * time.Second)
+		time.Sleep(40 * time.Second)
 		a.want(t, ofA)
 		b.want(t, ofB)
 		if la, lb := find(t, m, ofA), find(t, m, ofB); la.PublicIP != attrs(other).PublicIP || lb.PublicIP != attrs(me).PublicIP {
