@@ -86,7 +86,6 @@ func (w *iptables) watch(ctx context.Context, ready, changed func()) error {
 		w.watched(true)
 		ready()
 	}, func() {
-		w.observe()
 		select {
 		case poked <- struct{}{}:
 		default:
@@ -104,11 +103,23 @@ func (w *iptables) watched(is bool) {
 	}
 }
 
-// observe notes what others have changed.
-func (w *iptables) observe() {
+// lookShare is for how many times as long as it took to note what others have changed it is
+// not done again, so that it does not take all of a processor where they change much; but
+// for less than what makes a pause in their changes.
+const lookShare = 19
+
+// observe notes what others have changed, and rests after that.
+func (w *iptables) observe(ctx context.Context) {
+	start := time.Now()
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.observeLocked()
+	w.mu.Unlock()
+	pause := time.NewTimer(min(lookShare*time.Since(start), w.quiet/2))
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+	case <-pause.C:
+	}
 }
 
 func (w *iptables) observeLocked() {
@@ -139,6 +150,7 @@ func (w *iptables) look(ctx context.Context, poked <-chan struct{}, changed func
 		case <-ctx.Done():
 			return
 		case <-poked:
+			w.observe(ctx)
 		case <-timer.C:
 		}
 		wait := w.wait()
