@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
@@ -267,7 +268,7 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 		return cause{fmt.Sprintf("in part not reachable: %s is an address of this host, on %s", r.Dst.Addr(), r.Dev), remedy}, remedy != "", nil
 	case r.Main() && r.Dst.Bits() < q.bits:
 		return cause{}, false, nil
-	case r.Main() && !c.network.Overlaps(r.Dst) && !c.w.Host.Net.V4.Contains(r.Dst.Addr()):
+	case r.Main() && !within(c.network, r.Dst) && !within(c.w.Host.Net.V4, r.Dst):
 		// A route that others need: no command would be right for all.
 		return cause{how + fmt.Sprintf(": the route %s is in the way", r), ""}, true, nil
 	case r.Main():
@@ -278,6 +279,11 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 		return cause{how + fmt.Sprintf(": the route %s is in the way", r), r.Delete()}, true, nil
 	}
 	return cause{how + fmt.Sprintf(": the rule %q stands before table main and finds the route %s", rule, r), c.ruleBefore(rule, q)}, true, nil
+}
+
+// within reports whether a network has all of p.
+func within(network, p netip.Prefix) bool {
+	return network.Contains(p.Addr()) && network.Bits() <= p.Bits()
 }
 
 // refusing returns the most specific foreign route that drops the packet.
@@ -327,7 +333,7 @@ func (c *pathCheck) addrRemedy(r kernel.TableRoute) string {
 	for _, i := range c.ifaces {
 		for _, a := range i.Addrs {
 			if i.Name == r.Dev && (a.Prefix.Masked() == r.Dst || r.IsLocal() && a.Prefix.Addr() == r.Dst.Addr()) {
-				return fmt.Sprintf("ip addr del %s dev %s", a.Prefix, i.Name)
+				return fmt.Sprintf("ip addr del %s dev %s", a.Prefix, printable.Word(i.Name))
 			}
 		}
 	}

@@ -73,6 +73,17 @@ func Name(name string) string {
 	return Quote(name)
 }
 
+// shellPlain are words that a shell takes as they are.
+var shellPlain = regexp.MustCompile(`^[A-Za-z0-9._:/@%=+,-]+$`)
+
+// Word returns text as one word of a shell's command.
+func Word(text string) string {
+	if shellPlain.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
 // maxQuoted is how much of a text is quoted, in bytes.
 const maxQuoted = 80
 
