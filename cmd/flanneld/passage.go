@@ -11,6 +11,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/network"
+	"flanneld/pkg/printable"
 	"flanneld/pkg/target/kernel"
 )
 
@@ -68,14 +69,14 @@ func closedPassages(all []kernel.Passage, hostForwards bool, b backend.Backend, 
 		if p.Name == host.Iface && !p.Carrier {
 			o := network.Obstacle{Subject: p.Name, Problem: "it has no carrier: no packet leaves this host or comes in"}
 			if p.ProtoDown {
-				o.Remedy = "ip link set " + p.Name + " protodown off"
+				o.Remedy = "ip link set " + printable.Word(p.Name) + " protodown off"
 			}
 			obstacles = append(obstacles, o)
 		}
 		pods := slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return own.Contains(a.Addr()) })
 		if pods && !p.Up {
 			obstacles = append(obstacles, network.Obstacle{
-				Subject: p.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + p.Name + " up",
+				Subject: p.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + printable.Word(p.Name) + " up",
 			})
 		}
 		if !pods && p.Name != device && (p.Name != host.Iface || !b.Unencapsulated()) {
@@ -99,7 +100,7 @@ func closedPassages(all []kernel.Passage, hostForwards bool, b backend.Backend, 
 			obstacles = append(obstacles, network.Obstacle{
 				Subject: name,
 				Problem: "packets that come in there are not forwarded: " + setting + " is 0",
-				Remedy:  "sysctl -w " + setting + "=1",
+				Remedy:  "sysctl -w " + printable.Word(setting+"=1"),
 			})
 		}
 	}

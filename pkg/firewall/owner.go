@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,7 +106,7 @@ func quoted(name string) string {
 }
 
 // OpenPort returns the command that lets datagrams to a port through: those that come in,
-// or those that leave.
+// or those that leave; empty if there is none.
 func (d Drop) OpenPort(port uint16, outbound bool) string {
 	switch {
 	case d.Owner == Firewalld && !outbound:
@@ -126,7 +127,7 @@ func (d Drop) OpenPort(port uint16, outbound bool) string {
 }
 
 // OpenNetwork returns the commands that let what pods of a network send to each other
-// through.
+// through; empty if there are none.
 func (d Drop) OpenNetwork(network netip.Prefix) string {
 	switch {
 	case d.Owner == Firewalld:
@@ -134,14 +135,26 @@ func (d Drop) OpenNetwork(network netip.Prefix) string {
 	case d.Owner == UFW && d.Base == "FORWARD":
 		return fmt.Sprintf("ufw route allow from %s to %s", network, network)
 	}
+	from, to := d.insert("-s "+network.String()), d.insert("-d "+network.String())
 	if d.Variant == NFTables {
-		return d.insert("ip saddr "+network.String()) + " && " + d.insert("ip daddr "+network.String())
+		from, to = d.insert("ip saddr "+network.String()), d.insert("ip daddr "+network.String())
 	}
-	return d.insert("-s "+network.String()) + " && " + d.insert("-d "+network.String())
+	if from == "" {
+		return ""
+	}
+	return from + " && " + to
 }
 
-// insert returns the command that puts a rule which accepts before all others.
+// nftNames are those that nft understands. Others can be in its place in a command, but
+// that is another command then.
+var nftNames = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9/_.-]*$`)
+
+// insert returns the command that puts a rule which accepts before all others; empty if
+// there is none.
 func (d Drop) insert(match string) string {
+	if d.Variant == NFTables && (!nftNames.MatchString(d.Table) || !nftNames.MatchString(d.Base)) {
+		return ""
+	}
 	if d.Variant == NFTables {
 		return fmt.Sprintf("nft insert rule %s %s %s %s accept", d.Family, d.Table, d.Base, match)
 	}

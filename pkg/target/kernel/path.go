@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/printable"
 )
 
 // PathQuery asks which way the kernel sends a packet.
@@ -166,11 +168,15 @@ func (r rawRoute) tableRoute(dev string) TableRoute {
 	if r.table != unix.RT_TABLE_MAIN {
 		table = " table " + TableName(r.table)
 	}
+	word := dev
+	if dev != "" {
+		word = printable.Word(dev)
+	}
 	bare := r
 	bare.extra, bare.flags, bare.scope, bare.nexthop = nil, 0, unix.RT_SCOPE_UNIVERSE, 0
 	return TableRoute{
 		Dst: r.dst, Via: r.via, Dev: dev, Table: r.table, Metric: r.priority, Protocol: r.protocol, Type: r.typ,
-		text: r.text(dev) + table, selector: bare.text(dev) + table,
+		text: r.text(dev) + table, selector: bare.text(word) + table,
 	}
 }
 

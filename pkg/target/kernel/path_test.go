@@ -181,3 +181,10 @@ func (w *witness) flushPaths() {
 	defer w.mu.Unlock()
 	w.events = nil
 }
+
+func TestDeleteQuotesTheInterface(t *testing.T) {
+	r := rawRoute{dst: netip.MustParsePrefix("10.5.3.0/24"), table: unix.RT_TABLE_MAIN, protocol: unix.RTPROT_STATIC}.tableRoute("$(reboot)")
+	if command := r.Delete(); command != "ip route del 10.5.3.0/24 dev '$(reboot)' proto static" {
+		t.Error(command)
+	}
+}
