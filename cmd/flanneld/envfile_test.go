@@ -84,6 +84,10 @@ func testSubnetFileInTrouble(t *testing.T, v variant) {
 				t.Error("it is ready all the same")
 			default:
 			}
+			n.pause(2200 * time.Millisecond) // it is tried each second
+			if said := strings.Count(p.Log(), "not ready, trying again"); said != 1 {
+				t.Errorf("it is said %d times: %s", said, p.Log())
+			}
 			if c.mend != nil {
 				c.mend(t, folder)
 				check(t, notify.WaitReady(n.ctx))
