@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -77,5 +78,34 @@ func BenchmarkOneChain(b *testing.B) {
 		}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A list of addresses, however long it is, takes little memory: of one that is too long to
+// be looked at one by one, nothing is kept.
+func TestLongList(t *testing.T) {
+	targettest.NeedNetns(t)
+	const length = 50_000
+	var s strings.Builder
+	s.WriteString("add table inet t\nadd set inet t s { type ipv4_addr; flags interval; }\nadd chain inet t in { type filter hook input priority 0; }\nadd rule inet t in ip saddr @s drop\nadd element inet t s {")
+	for i := range length {
+		fmt.Fprintf(&s, " 20.%d.%d.%d,", i>>15, i>>7&255, i<<1&255)
+	}
+	s.WriteString(" 30.0.0.0/8 }\n")
+	rules(t, "nft", s.String())
+	defer rules(t, "nft", "")
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	began := time.Now()
+	for range 3 { // that there is nothing else to say does not change
+		if got := dropped(t, "any"); got != "" {
+			t.Errorf("it is dropped by %s", got)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	took := after.TotalAlloc - before.TotalAlloc
+	t.Logf("three times: %d KiB, %s", took>>10, time.Since(began))
+	if took > 24<<20 {
+		t.Errorf("%d MiB of memory were asked for", took>>20)
 	}
 }

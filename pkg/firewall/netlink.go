@@ -16,7 +16,12 @@ import (
 type nfConn struct {
 	fd  int
 	seq uint32
+	// most is how many bytes an answer may have, if set. One that has more is given up,
+	// and then nothing else can be asked.
+	most int
 }
+
+var errTooLarge = errors.New("the answer is too large")
 
 const (
 	nfAnswer   = 32 << 10 // the kernel writes no larger ones
@@ -68,7 +73,10 @@ func (c *nfConn) ask(what uint16, dump bool, family byte, attributes ...[]byte) 
 		return nil, err
 	}
 	var all []nfMessage
-	for interrupted := false; ; {
+	for interrupted, size := false, 0; ; {
+		if c.most > 0 && size > c.most {
+			return nil, errTooLarge
+		}
 		b := make([]byte, nfAnswer)
 		n, _, err := unix.Recvfrom(c.fd, b, 0)
 		switch {
@@ -77,6 +85,7 @@ func (c *nfConn) ask(what uint16, dump bool, family byte, attributes ...[]byte) 
 		case err != nil:
 			return nil, err
 		}
+		size += n
 		for b = b[:n]; len(b) >= header; {
 			n := int(binary.NativeEndian.Uint32(b))
 			if n < header || n > len(b) {

@@ -37,6 +37,9 @@ type span struct {
 // maxElements is how many elements of a set are looked at one by one.
 const maxElements = 4096
 
+// maxElementSize is how many bytes the kernel takes to tell of one, or more.
+const maxElementSize = 256
+
 const (
 	setElemIntervalEnd = 1
 	setElemCatchall    = 2
@@ -197,7 +200,13 @@ func (rs *Ruleset) readAll(c *chain, s *set) bool {
 		return s.all != nil
 	}
 	s.read = true
-	messages, err := rs.conn.ask(unix.NFT_MSG_GETSETELEM, true, s.key.family,
+	conn, err := dialNF()
+	if err != nil {
+		return false
+	}
+	defer conn.close()
+	conn.most = maxElements * maxElementSize
+	messages, err := conn.ask(unix.NFT_MSG_GETSETELEM, true, s.key.family,
 		name(unix.NFTA_SET_ELEM_LIST_TABLE, s.key.table), name(unix.NFTA_SET_ELEM_LIST_SET, s.key.name))
 	if err != nil {
 		return false
