@@ -191,13 +191,13 @@ func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, erro
 			if l.PublicIP != k.attrs.PublicIP {
 				continue
 			}
-			if _, err := k.outlived(ctx, l); err != nil {
+			if _, err := k.outlived(ctx, l, ofOther); err != nil {
 				return nil, err
 			}
 		}
 	}
 	found := best
-	best, err := k.outlived(ctx, found)
+	best, err := k.outlived(ctx, found, toBeOurs)
 	if errors.Is(err, errCopy) {
 		return nil, k.disown(found)
 	}
@@ -236,7 +236,7 @@ func (k *Keeper) discard(ctx context.Context, l *Lease) error {
 		return nil
 	}
 	found := l
-	l, err := k.outlived(ctx, found)
+	l, err := k.outlived(ctx, found, toBeOurs)
 	if errors.Is(err, errCopy) {
 		return k.disown(found)
 	}

@@ -48,7 +48,7 @@ func TestMovedLease(t *testing.T) {
 		},
 		"our address is in the lease of another machine, which is gone": {
 			machine: "alpha 1f", others: map[string][2]string{"10.5.0.64/26": {me, "beta 2e"}},
-			options: []option{previous(own)}, want: own, within: 26 * time.Second,
+			options: []option{previous(own)}, want: own, within: 11 * time.Second,
 		},
 		"our address is in a lease of flannel": {
 			machine: "alpha 1f", others: map[string][2]string{"10.5.0.64/26": {me, ""}},
@@ -164,7 +164,7 @@ func TestAddressesSwapped(t *testing.T) {
 		b.stop()
 		a = start(t, m.Join(), other, machine("alpha 1f", other), previous(ofA))
 		b = start(t, m.Join(), me, machine("beta 2e", me), previous(ofB))
-		time.Sleep(40 * time.Second)
+		time.Sleep(16 * time.Second)
 		a.want(t, ofA)
 		b.want(t, ofB)
 		if la, lb := find(t, m, ofA), find(t, m, ofB); la.PublicIP != attrs(other).PublicIP || lb.PublicIP != attrs(me).PublicIP {

@@ -47,10 +47,18 @@ type twin struct {
 	seen    time.Time // when it last answered
 }
 
+// use says what an outlived lease is for.
+type use bool
+
+const (
+	toBeOurs use = true  // it is about to be taken over
+	ofOther  use = false // it stays; only its public address is in question
+)
+
 // outlived returns a lease of our public address, or of our machine. If another machine
 // may have written it, it is the lease as it is once that machine had time to say that
 // it is alive; if it is alive, that is an error.
-func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
+func (k *Keeper) outlived(ctx context.Context, l *Lease, u use) (*Lease, error) {
 	moved := l.PublicIP != k.attrs.PublicIP && (k.readdressed || !k.kept(l))
 	same := l.Machine == k.attrs.Machine || l.Machine != k.former && SameMachine(l.Machine, k.attrs.Machine)
 	if l.Machine == "" || same && !moved {
@@ -68,8 +76,10 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 		return nil, fmt.Errorf("asking the machine %s whether it is alive: %w", printable.Name(l.Machine), err)
 	}
 	patience := answerTime
+	if moved || u == ofOther {
+		patience = movedAnswerTime // nobody loses a lease if the answer comes later
+	}
 	if moved {
-		patience = movedAnswerTime
 		k.waiting(fmt.Sprintf("the lease %s of this machine says that its public address is %s: waiting whether another machine with our ID is alive there", l.Subnet, l.PublicIP))
 	} else {
 		k.waiting(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, printable.Name(l.Machine)))
@@ -103,6 +113,10 @@ func (k *Keeper) outlived(ctx context.Context, l *Lease) (*Lease, error) {
 	}
 	if moved {
 		klog.Warningf("the lease %s of this machine says that its public address is %s, where nobody answers: it is %s now", l.Subnet, l.PublicIP, k.attrs.PublicIP)
+		return asked, nil
+	}
+	if u == ofOther {
+		klog.Warningf("the machine %s, whose lease %s has our public address %s, does not answer", printable.Name(l.Machine), l.Subnet, l.PublicIP)
 		return asked, nil
 	}
 	klog.Warningf("the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", printable.Name(l.Machine), l.PublicIP, l.Subnet)
