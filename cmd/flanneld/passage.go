@@ -65,6 +65,10 @@ func closedPassages(all []kernel.Passage, hostForwards bool, b backend.Backend, 
 	if host.TUN != "" {
 		device = host.TUN
 	}
+	hasPods := func(p kernel.Passage) bool {
+		return slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return own.Contains(a.Addr()) })
+	}
+	elsewhere := slices.ContainsFunc(all, func(p kernel.Passage) bool { return p.Up && p.Name != device && hasPods(p) })
 	for _, p := range all {
 		if p.Name == host.Iface && !p.Carrier {
 			o := network.Obstacle{Subject: p.Name, Problem: "it has no carrier: no packet leaves this host or comes in"}
@@ -73,8 +77,8 @@ func closedPassages(all []kernel.Passage, hostForwards bool, b backend.Backend, 
 			}
 			obstacles = append(obstacles, o)
 		}
-		pods := slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return own.Contains(a.Addr()) })
-		if pods && !p.Up {
+		pods := hasPods(p)
+		if pods && !p.Up && !elsewhere {
 			obstacles = append(obstacles, network.Obstacle{
 				Subject: p.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + printable.Word(p.Name) + " up",
 			})

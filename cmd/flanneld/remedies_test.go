@@ -20,21 +20,40 @@ func TestRemediesQuoteInterfaces(t *testing.T) {
 	own := netip.MustParsePrefix("10.5.1.0/24")
 	found := closedPassages([]kernel.Passage{
 		{Name: "$(reboot)", Up: true, ProtoDown: true, Forwards: true},
-		{Name: ";reboot;", Carrier: true, Forwards: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.5.1.1/24")}},
 		{Name: "`reboot`'", Up: true, Carrier: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.5.1.2/24")}},
 		{Name: "eth0.7", Up: true, Carrier: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.5.1.3/24")}},
 	}, true, b, backend.Host{Iface: "$(reboot)"}, own)
+	found = append(found, closedPassages([]kernel.Passage{
+		{Name: ";reboot;", Carrier: true, Forwards: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.5.1.1/24")}},
+	}, true, b, backend.Host{Iface: "eth0"}, own)...)
 	var all []string
 	for _, o := range found {
 		all = append(all, o.Remedy)
 	}
 	want := []string{
 		"ip link set '$(reboot)' protodown off",
-		"ip link set ';reboot;' up",
 		"sysctl -w 'net.ipv4.conf.`reboot`'\\''.forwarding=1'",
 		"sysctl -w net.ipv4.conf.eth0/7.forwarding=1",
+		"ip link set ';reboot;' up",
 	}
 	if got := strings.Join(all, "\n"); got != strings.Join(want, "\n") {
 		t.Errorf("the commands are\n%s", got)
+	}
+}
+
+// A bridge that is left over, and down, is in nobody's way where pods are behind another one.
+func TestLeftoverBridgeIsNoObstacle(t *testing.T) {
+	b, err := hostgw.Type.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs := []netip.Prefix{netip.MustParsePrefix("10.5.1.1/24")}
+	left := kernel.Passage{Name: "docker0", Carrier: true, Forwards: true, Addrs: addrs}
+	other := kernel.Passage{Name: "cni0", Up: true, Carrier: true, Forwards: true, Addrs: addrs}
+	look := func(all ...kernel.Passage) int {
+		return len(closedPassages(all, true, b, backend.Host{Iface: "eth0"}, addrs[0].Masked()))
+	}
+	if alone, beside := look(left), look(left, other); alone != 1 || beside != 0 {
+		t.Errorf("%d obstacles if it is the only one, %d beside another one", alone, beside)
 	}
 }
