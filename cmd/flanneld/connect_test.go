@@ -3,6 +3,7 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,8 +105,14 @@ func TestNotOnLink(t *testing.T) {
 	h.waitPeers(time.Second, before...)
 	n.pingAll()
 	n.wait(soon, "the status to say so", func() string {
-		if s := h.daemon.Status(); s != fmt.Sprintf("subnet %s on eth0 (%s), backend host-gw, 2 peers, 1 of 3 objects not in place", h.subnet(), h.Addr) {
-			return "status is " + s
+		s := h.daemon.Status()
+		for _, want := range []string{
+			fmt.Sprintf("subnet %s on eth0 (%s), backend host-gw, 2 peers, 1 of 3 objects not in place", h.subnet(), h.Addr),
+			fmt.Sprintf("%s, the host of %s: not reachable: packets go to %s by eth0, but must be on the link of eth0", far.Addr, farNode.subnet(), "192.168.0.1"),
+		} {
+			if !strings.Contains(s, want) {
+				return fmt.Sprintf("status is %q, without %q", s, want)
+			}
 		}
 		return ""
 	})
