@@ -33,6 +33,8 @@ const (
 	firewallLongest = 4 * time.Second
 	// firewallRest is how long they are left alone after they were, at least.
 	firewallRest = 500 * time.Millisecond
+	// firewallRetry is how soon they are examined again after that failed.
+	firewallRetry = 30 * time.Second
 	// firewallShare is how many times as long as it took of a processor they are left alone.
 	firewallShare = 20
 )
@@ -93,6 +95,7 @@ func (d *daemon) examineFirewalls(ctx context.Context) error {
 				klog.Warningf("it is not known whether a firewall on this host is in the way: %v", err)
 			}
 			said = err.Error()
+			time.AfterFunc(firewallRetry, func() { poke(d.filters) }) // no change may follow
 		default:
 			said, pause = "", firewallQuiet
 			if len(found) > 0 {
