@@ -259,7 +259,7 @@ func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchR
 		return false, nil
 	case resp.Canceled:
 		return false, s.cancelled(e, resp.CancelReason)
-	case resp.Header.ClusterId != v.cluster, resp.Created && resp.Header.Revision < v.revision:
+	case resp.Header.ClusterId != v.cluster, resp.Created && resp.WatchId != configWatch && resp.Header.Revision < v.revision:
 		return false, errHistory
 	case resp.Created:
 		return false, nil

@@ -1,6 +1,7 @@
 package etcdv3
 
 import (
+	"errors"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -31,5 +32,27 @@ func TestHalfOfATransaction(t *testing.T) {
 	before := v.revision
 	if _, err := s.apply(t.Context(), s.endpoints[0], v, resp); err == nil || v.revision != before {
 		t.Errorf("the view was at revision %d and is at %d, %v", before, v.revision, err)
+	}
+}
+
+// The two watches of a stream begin one after the other, and the server sends what the first
+// one brings beside the answer that the second one has begun: that may say an earlier
+// revision, and is no other history. The answer for leases is, if it does.
+func TestConfigWatchBeginsLate(t *testing.T) {
+	t.Parallel()
+	server := plainEtcd(t)
+	s := storeOf(t, server.URL)
+	v := new(view)
+	if err := s.list(t.Context(), v); err != nil {
+		t.Fatal(err)
+	}
+	begun := &pb.WatchResponse{Created: true, Header: &pb.ResponseHeader{ClusterId: v.cluster, Revision: v.revision}}
+	v.revision++
+	if _, err := s.apply(t.Context(), s.endpoints[0], v, begun); !errors.Is(err, errHistory) {
+		t.Errorf("a watch for leases that begins before what is known: %v", err)
+	}
+	begun.WatchId = configWatch
+	if changed, err := s.apply(t.Context(), s.endpoints[0], v, begun); changed || err != nil {
+		t.Errorf("a watch for the configuration that begins before what is known: %v, %v", changed, err)
 	}
 }
