@@ -36,8 +36,20 @@ func TestHistories(t *testing.T) {
 	if testing.Short() {
 		n = 50
 	}
-	s := seed(t)
-	for i := range n {
+	testHistories(t, seed(t), 0, n)
+}
+
+// Histories in which a neighbour entry could not be replaced: the FDB entry that it leads to
+// still must stay.
+func TestHistoriesOfKeptNeighbours(t *testing.T) {
+	testHistories(t, 18186881927094343091, 37, 38)
+	testHistories(t, 17088770629249084400, 260, 261)
+}
+
+// testHistories runs the histories of a seed from a number to before another.
+func testHistories(t *testing.T, s uint64, from, to int) {
+	t.Helper()
+	for i := from; i < to; i++ {
 		synctest.Test(t, func(t *testing.T) {
 			t.Cleanup(func() {
 				if t.Failed() { // and that is the end

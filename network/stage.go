@@ -39,6 +39,9 @@ func (u *unmet) add(op state.Op) {
 	if k.Kind == state.KindFDB && op.Verb == state.Delete {
 		u.left[k] = true
 	}
+	if is, ok := op.Have.(state.Neigh); ok && op.Verb != state.Delete {
+		u.used[state.FDBKey(is.Dev, is.MAC)] = true // it leads there still
+	}
 	if needs, ok := state.Needs(op.Have); ok {
 		u.used[needs] = true
 	}
