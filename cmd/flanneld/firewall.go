@@ -77,6 +77,9 @@ func (d *daemon) watchFirewalls(ctx context.Context) error {
 }
 
 func (d *daemon) examineFirewalls(ctx context.Context) error {
+	again := time.AfterFunc(firewallRetry, func() { poke(d.filters) })
+	again.Stop()
+	defer again.Stop()
 	pause := firewallQuiet
 	for said := ""; ; {
 		if err := d.awaitQuiet(ctx, pause); err != nil {
@@ -95,7 +98,7 @@ func (d *daemon) examineFirewalls(ctx context.Context) error {
 				klog.Warningf("it is not known whether a firewall on this host is in the way: %v", err)
 			}
 			said = err.Error()
-			time.AfterFunc(firewallRetry, func() { poke(d.filters) }) // no change may follow
+			again.Reset(firewallRetry) // no change may follow
 		default:
 			said, pause = "", firewallQuiet
 			if len(found) > 0 {
