@@ -145,7 +145,7 @@ func TestArchive(t *testing.T) {
 			t.Errorf("%s is not as in the repository:\n%s", name, got)
 		}
 	}
-	for _, name := range []string{"LICENSE", "README.md", "Documentation/running.md"} {
+	for _, name := range []string{"LICENSE", "README.md", "Documentation/running.md", "Documentation/packet.svg"} {
 		if got := read(t, filepath.Join(dir, name)); got != read(t, "../"+name) {
 			t.Errorf("%s is not as in the repository:\n%s", name, got)
 		}

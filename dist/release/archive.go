@@ -32,7 +32,7 @@ func (r *release) fill(dir string, b *binary) error {
 	if err := writeFile(filepath.Join(dir, "flanneld"), content); err != nil {
 		return err
 	}
-	documents, err := filepath.Glob(filepath.Join(r.root, "Documentation", "*.md"))
+	documents, err := filepath.Glob(filepath.Join(r.root, "Documentation", "*.*"))
 	if err != nil {
 		return err
 	}
