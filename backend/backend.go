@@ -116,6 +116,8 @@ type Type struct {
 	Name string
 	// New makes a backend from the configuration's Backend object.
 	New func(section json.RawMessage) (Backend, error)
+	// Keys are those of the Backend object that New reads.
+	Keys []string
 }
 
 // Table is the backends that there are.
@@ -166,8 +168,9 @@ func Section(raw json.RawMessage, into any) error {
 	} else if kind == reflect.String {
 		want = "a string"
 	}
+	path := strings.Split(mismatch.Field, ".") // with the names of embedded structs
 	return &subnet.ConfigError{
-		Key:    "Backend." + mismatch.Field,
+		Key:    "Backend." + path[len(path)-1],
 		Value:  "(a JSON " + mismatch.Value + ")",
 		Reason: "is not " + want,
 	}

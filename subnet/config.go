@@ -26,6 +26,8 @@ type Config struct {
 	NFTables *bool
 	// MasqExclude are the destinations for which what pods send keeps its source.
 	MasqExclude []netip.Prefix
+	// Remarks say which keys, those of Backend aside, do not do what they say.
+	Remarks []string
 
 	raw string // all of it, as written
 }
@@ -174,6 +176,7 @@ func ParseConfig(raw []byte) (*Config, error) {
 	if c.MasqExclude, err = networksKey("MasqExclude", j.MasqExclude); err != nil {
 		return nil, err
 	}
+	c.Remarks = c.remarks()
 	return c, nil
 }
 
@@ -225,7 +228,35 @@ func (l limits) parse(network, length, min, max json.RawMessage) (Range, error) 
 	if r.Max.Less(r.Min) {
 		return r, &ConfigError{l.prefix + "SubnetMin", r.Min.String(), fmt.Sprintf("is above %sSubnetMax %s", l.prefix, r.Max)}
 	}
-	return r, nil
+	return r, l.carried(r)
+}
+
+// notCarried are addresses that the kernel forwards to no host, of both families.
+var notCarried = []struct {
+	netip.Prefix
+	are string
+}{
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback addresses"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "multicast addresses"},
+	{netip.MustParsePrefix("::1/128"), "the loopback address"},
+	{netip.MustParsePrefix("ff00::/8"), "multicast addresses"},
+}
+
+// carried returns why the subnets from Min to Max are not all such that packets between
+// hosts can be for them.
+func (l limits) carried(r Range) error {
+	last := ip.LastAddr(netip.PrefixFrom(r.Max, r.SubnetLen))
+	for _, p := range notCarried {
+		switch {
+		case p.Addr().Is4() != r.Min.Is4() || last.Less(p.Addr()) || ip.LastAddr(p.Prefix).Less(r.Min):
+		case p.Bits() <= r.Network.Bits():
+			return &ConfigError{l.prefix + "Network", r.Network.String(), fmt.Sprintf("lies in %s: these are %s, which lead to no other host", p.Prefix, p.are)}
+		default:
+			return &ConfigError{l.prefix + "Network", r.Network.String(), fmt.Sprintf("holds %s: these are %s, which lead to no other host; %sSubnetMin and %sSubnetMax, here %s and %s, have to leave them out",
+				p.Prefix, p.are, l.prefix, l.prefix, r.Min, r.Max)}
+		}
+	}
+	return nil
 }
 
 func (l limits) subnetLen(network netip.Prefix, raw json.RawMessage) (int, error) {

@@ -12,9 +12,15 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: "alloc", New: func(json.RawMessage) (backend.Backend, error) { return alloc{}, nil }}
+var Type = backend.Type{Name: "alloc", Keys: []string{"MTU"}, New: func(section json.RawMessage) (backend.Backend, error) {
+	mtu, err := backend.ParsePathMTU(section)
+	if err != nil {
+		return nil, err
+	}
+	return alloc{mtu}, nil
+}}
 
-type alloc struct{}
+type alloc struct{ path backend.PathMTU }
 
 func (alloc) Device() string { return "" }
 
@@ -24,7 +30,7 @@ func (alloc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP}, nil
 }
 
-func (alloc) MTU(h backend.Host) int { return h.MTU }
+func (b alloc) MTU(h backend.Host) int { return b.path.Of(h) }
 
 func (alloc) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 

@@ -16,20 +16,24 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: "aws-vpc", New: func(section json.RawMessage) (backend.Backend, error) {
+var Type = backend.Type{Name: "aws-vpc", Keys: []string{"RouteTableID", "MTU"}, New: func(section json.RawMessage) (backend.Backend, error) {
 	var c config
 	if err := backend.Section(section, &c); err != nil {
 		return nil, err
 	}
-	if len(c.RouteTableID) == 0 {
-		return awsvpc{tables: []string{""}}, nil
+	if err := c.Check(0); err != nil {
+		return nil, err
 	}
-	return awsvpc{tables: c.RouteTableID}, nil
+	if len(c.RouteTableID) == 0 {
+		c.RouteTableID = tables{""}
+	}
+	return awsvpc{tables: c.RouteTableID, path: c.PathMTU}, nil
 }}
 
 // config is the Backend object of the configuration.
 type config struct {
 	RouteTableID tables
+	backend.PathMTU
 }
 
 // tables are the IDs of route tables, each once. None stand for the one that the
@@ -69,6 +73,7 @@ func (t *tables) UnmarshalJSON(raw []byte) error {
 
 type awsvpc struct {
 	tables []string
+	path   backend.PathMTU
 }
 
 func (awsvpc) Device() string { return "" }
@@ -80,7 +85,7 @@ func (awsvpc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP}, nil
 }
 
-func (awsvpc) MTU(h backend.Host) int { return h.MTU }
+func (b awsvpc) MTU(h backend.Host) int { return b.path.Of(h) }
 
 // Local is the route to this host's subnet in each table, and an interface that
 // lets the pods' packets pass.

@@ -13,11 +13,17 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: name, New: func(json.RawMessage) (backend.Backend, error) { return hostgw{}, nil }}
+var Type = backend.Type{Name: name, Keys: []string{"MTU"}, New: func(section json.RawMessage) (backend.Backend, error) {
+	mtu, err := backend.ParsePathMTU(section)
+	if err != nil {
+		return nil, err
+	}
+	return hostgw{mtu}, nil
+}}
 
 const name = "host-gw"
 
-type hostgw struct{}
+type hostgw struct{ path backend.PathMTU }
 
 func (hostgw) Device() string { return "" }
 
@@ -33,7 +39,8 @@ func (hostgw) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP, BackendType: name}, nil
 }
 
-func (hostgw) MTU(h backend.Host) int { return h.MTU }
+// MTU is for pods alone: packets go out by the interface as they are.
+func (b hostgw) MTU(h backend.Host) int { return b.path.Of(h) }
 
 func (hostgw) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 

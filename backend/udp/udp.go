@@ -15,9 +15,12 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: "udp", New: func(section json.RawMessage) (backend.Backend, error) {
-	b := udp{Port: defaultPort, SourceCheck: true}
-	if err := backend.Section(section, &b); err != nil {
+var Type = backend.Type{Name: "udp", Keys: []string{"Port", "MTU", "SourceCheck"}, New: func(section json.RawMessage) (backend.Backend, error) {
+	b := udp{config{Port: defaultPort, SourceCheck: true}}
+	if err := backend.Section(section, &b.config); err != nil {
+		return nil, err
+	}
+	if err := b.Check(overhead); err != nil {
 		return nil, err
 	}
 	if b.Port < 1 || b.Port > 65535 {
@@ -33,9 +36,12 @@ const (
 	maxMTU   = 65535
 )
 
-// udp is the Backend object of the configuration.
-type udp struct {
+type udp struct{ config }
+
+// config is the Backend object of the configuration.
+type config struct {
 	Port int
+	backend.PathMTU
 	// SourceCheck may be turned off where the addresses of peers are rewritten
 	// on the way.
 	SourceCheck bool
@@ -52,7 +58,7 @@ func (udp) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 }
 
 // MTU has an end where a datagram has.
-func (udp) MTU(h backend.Host) int { return min(h.MTU, maxMTU) - overhead }
+func (b udp) MTU(h backend.Host) int { return min(b.Of(h), maxMTU) - overhead }
 
 func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state.Object {
 	dev := h.TUN

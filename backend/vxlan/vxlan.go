@@ -18,7 +18,7 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: name, New: func(section json.RawMessage) (backend.Backend, error) {
+var Type = backend.Type{Name: name, Keys: keys, New: func(section json.RawMessage) (backend.Backend, error) {
 	c, err := parse(section)
 	if err != nil {
 		return nil, err
@@ -27,6 +27,8 @@ var Type = backend.Type{Name: name, New: func(section json.RawMessage) (backend.
 }}
 
 const name = "vxlan"
+
+var keys = []string{"VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU", "TxChecksumOffload"}
 
 type vxlan struct{ config }
 
@@ -48,10 +50,10 @@ func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
 // know from our lease, or one that is made from what tells this host from
 // others. A clone comes with the MAC of another host, and must not keep it.
 func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
-	if b.config.MTU > h.MTU {
+	if b.PathMTU.MTU > h.MTU {
 		return subnet.Attrs{}, &subnet.ConfigError{
 			Key:    "Backend.MTU",
-			Value:  fmt.Sprint(b.config.MTU),
+			Value:  fmt.Sprint(b.PathMTU.MTU),
 			Reason: fmt.Sprintf("is more than the MTU %d of the interface %s, whose packets have to hold the encapsulated ones", h.MTU, h.Iface),
 		}
 	}
@@ -127,14 +129,7 @@ func quickVTEP(data string) (state.MAC, bool) {
 	return m, err == nil
 }
 
-// MTU never exceeds what the interface carries, whatever becomes of that.
-func (b vxlan) MTU(h backend.Host) int {
-	outer := h.MTU
-	if b.config.MTU > 0 {
-		outer = min(outer, b.config.MTU)
-	}
-	return outer - overhead
-}
+func (b vxlan) MTU(h backend.Host) int { return b.Of(h) - overhead }
 
 func (b vxlan) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Object {
 	mac, err := vtep(own.Attrs)

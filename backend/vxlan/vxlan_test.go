@@ -50,18 +50,21 @@ func TestConfig(t *testing.T) {
 		``:                 {VNI: 1, Port: 8472, TxChecksumOffload: true},
 		`{"Type":"vxlan"}`: {VNI: 1, Port: 8472, TxChecksumOffload: true},
 		`{"vni":7,"PORT":4789,"gbp":true,"Learning":true,"DirectRouting":true,"MTU":1400,"TxChecksumOffload":false,"Other":[1]}`: {
-			VNI: 7, Port: 4789, GBP: true, Learning: true, DirectRouting: true, MTU: 1400,
+			VNI: 7, Port: 4789, GBP: true, Learning: true, DirectRouting: true, PathMTU: backend.PathMTU{MTU: 1400},
 		},
-		`{"VNI":16777215,"Port":65535,"MTU":65535}`: {VNI: 16777215, Port: 65535, MTU: 65535, TxChecksumOffload: true},
-		`{"VNI":0,"Port":0,"MTU":0}`:                {Port: 8472, TxChecksumOffload: true},
-		`{"VNI":null,"MTU":null}`:                   {VNI: 1, Port: 8472, TxChecksumOffload: true},
+		`{"VNI":9999999,"Port":65535,"MTU":65535}`: {VNI: 9999999, Port: 65535, PathMTU: backend.PathMTU{MTU: 65535}, TxChecksumOffload: true},
+		`{"VNI":0,"Port":0,"MTU":0}`:               {Port: 8472, TxChecksumOffload: true},
+		`{"VNI":null,"MTU":null}`:                  {VNI: 1, Port: 8472, TxChecksumOffload: true},
 	} {
 		if got, err := parse([]byte(section)); err != nil || got != want {
 			t.Errorf("%s: %+v, %v; want %+v", section, got, err, want)
 		}
 	}
 	for section, parts := range map[string][]string{
-		`{"VNI":16777216}`:             {"Backend.VNI 16777216", "16777215"},
+		`{"VNI":10000000}`:             {"Backend.VNI 10000000", "9999999", "15 characters"},
+		`{"VNI":16777216}`:             {"Backend.VNI 16777216", "9999999"},
+		`{"MTU":117}`:                  {"Backend.MTU 117", "118"},
+		`{"MTU":65536}`:                {"Backend.MTU 65536", "65535"},
 		`{"VNI":-1}`:                   {"Backend.VNI -1"},
 		`{"VNI":"1"}`:                  {"Backend.VNI", "string", "whole number"},
 		`{"VNI":1.5}`:                  {"Backend.VNI", "1.5", "whole number"},

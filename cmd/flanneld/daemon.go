@@ -128,6 +128,7 @@ type daemon struct {
 	unsaved     chan struct{}                // one slot: what is held may not be saved
 	passages    chan struct{}                // one slot: interfaces, or what is needed of them, may have changed
 	filters     chan struct{}                // one slot: packet filters, or what has to pass them, may have changed
+	trial       trial                        // of the keeper's goroutine
 	previous    ip.Subnet                    // that this host had when it last ran
 	saved       func() (subnet.Saved, error) // what was saved then, before the first holding; nil for nothing
 
@@ -189,6 +190,7 @@ func (d *daemon) holds(h subnet.Holding) {
 		d.backend, d.rules = d.prepared.backend, d.prepared.rules
 	}
 	if h.Config != d.holding.Config {
+		logSome(klog.Warningf, "network configuration", backends.Remarks(h.Config, d.host))
 		switch was := d.holding.Config; {
 		case was == nil && saved.Own != nil:
 			d.resume(saved, h)

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
@@ -222,6 +223,9 @@ func (l *list) Set(v string) error {
 	if v == "" {
 		return errors.New("is empty")
 	}
+	if _, err := netip.ParseAddr(v); err != nil && (len(v) >= unix.IFNAMSIZ || strings.ContainsAny(v, "/: \t")) {
+		return fmt.Errorf("no interface can have that name: one has at most %d characters, and no slash, colon or space", unix.IFNAMSIZ-1)
+	}
 	*l = append(*l, v)
 	return nil
 }
@@ -239,6 +243,11 @@ func (e *endpoints) Set(v string) error {
 				text = redacted
 			}
 			return fmt.Errorf("%q is not an http or https URL such as http://127.0.0.1:2379", text)
+		}
+		if port := u.Port(); port != "" {
+			if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+				return fmt.Errorf("the port %s of %s is not between 1 and 65535", port, u.Hostname())
+			}
 		}
 		urls = append(urls, text)
 	}

@@ -79,6 +79,8 @@ func TestParseFlags(t *testing.T) {
 		{"etcd-password", "a=b c", "z", func(o *options) { o.etcd.Password = "a=b c" }},
 		{"iface", "eth0", "eth9", func(o *options) { o.iface.Ifaces = []string{"eth0"} }},
 		{"iface", "eth0,eth1", "eth9", func(o *options) { o.iface.Ifaces = []string{"eth0,eth1"} }},
+		{"iface", "enp0s31f6np0v1x", "eth9", func(o *options) { o.iface.Ifaces = []string{"enp0s31f6np0v1x"} }},
+		{"iface", "2001:db8:1:2::1234", "eth9", func(o *options) { o.iface.Ifaces = []string{"2001:db8:1:2::1234"} }},
 		{"iface-regex", "^a,b$", "z", func(o *options) { o.iface.Regexes = []*regexp.Regexp{regexp.MustCompile("^a,b$")} }},
 		{"iface-can-reach", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.CanReach = netip.MustParseAddr("192.0.2.1") }},
 		{"public-ip", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.PublicIP = netip.MustParseAddr("192.0.2.1") }},
@@ -227,6 +229,9 @@ func TestParseRejects(t *testing.T) {
 		})
 	}
 	rejected(t, []string{"-iface="}, nil, "-iface", "empty")
+	rejected(t, []string{"-iface=enp0s31f6np0v1234"}, nil, "-iface", "enp0s31f6np0v1234", "15 characters")
+	rejected(t, nil, []string{"FLANNELD_IFACE=eth0:1"}, "FLANNELD_IFACE", "eth0:1", "colon")
+	rejected(t, []string{"-etcd-endpoints=http://192.0.2.1:65536"}, nil, "-etcd-endpoints", "65536", "between 1 and 65535")
 	rejected(t, []string{"-etcd-endpoints="}, nil, "-etcd-endpoints")
 	rejected(t, []string{"-no-such-flag"}, nil, "-no-such-flag")
 	rejected(t, []string{"-iface"}, nil, "-iface", "needs an argument")

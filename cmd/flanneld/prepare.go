@@ -31,6 +31,9 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	if err := d.try(ctx, c, b); err != nil {
+		return subnet.Attrs{}, nil, err
+	}
 	ifaces, err := d.machine.Interfaces(ctx)
 	if err != nil {
 		return subnet.Attrs{}, nil, err
@@ -48,6 +51,9 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	d.host.TUN = tunDevice
 	if d.sawAddresses(ifaces) {
 		d.wish()
+	}
+	if err := backend.CheckMTU(b, d.host); err != nil {
+		return subnet.Attrs{}, nil, err
 	}
 	attrs, err := b.Attrs(d.host, d.past(b, ifaces, s))
 	if err != nil {

@@ -1,0 +1,61 @@
+package backend
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"flanneld/subnet"
+)
+
+const (
+	// LeastMTU is that of the smallest device on which the kernel has IPv4.
+	LeastMTU = 68
+	// mostMTU is the size of the largest IPv4 packet.
+	mostMTU = 65535
+)
+
+// PathMTU is the key MTU of a Backend object: how large a packet may be on the way to the
+// peers, with what the backend adds to it.
+type PathMTU struct {
+	MTU int // 0 is the external interface's
+}
+
+// Check returns why the MTU cannot serve a backend that adds so many bytes to a packet.
+func (p PathMTU) Check(overhead int) error {
+	if least := LeastMTU + overhead; p.MTU != 0 && (p.MTU < least || p.MTU > mostMTU) {
+		return &subnet.ConfigError{
+			Key:    "Backend.MTU",
+			Value:  fmt.Sprint(p.MTU),
+			Reason: fmt.Sprintf("is not between %d and %d, or 0 for the interface's", least, mostMTU),
+		}
+	}
+	return nil
+}
+
+// Of returns how large a packet may be on the way from a host. It never exceeds what the
+// external interface carries, whatever becomes of that.
+func (p PathMTU) Of(h Host) int {
+	if p.MTU > 0 {
+		return min(p.MTU, h.MTU)
+	}
+	return h.MTU
+}
+
+// CheckMTU returns why the external interface is too small for a backend.
+func CheckMTU(b Backend, h Host) error {
+	if mtu := b.MTU(h); mtu < LeastMTU {
+		return fmt.Errorf("the interface %s has the MTU %d, and the backend takes %d bytes of it: pods would get an MTU of %d, and IPv4 needs %d",
+			h.Iface, h.MTU, h.MTU-mtu, mtu, LeastMTU)
+	}
+	return nil
+}
+
+// ParsePathMTU reads the Backend object of a backend that has no other key and adds
+// nothing to a packet.
+func ParsePathMTU(section json.RawMessage) (PathMTU, error) {
+	var p PathMTU
+	if err := Section(section, &p); err != nil {
+		return p, err
+	}
+	return p, p.Check(0)
+}
