@@ -56,6 +56,7 @@ system_info: {distro: debian}
 
 // Machines that are set up by cloud-init with the file make a cluster.
 func TestCloudConfig(t *testing.T) {
+	t.Parallel()
 	archive := one(t, release(t, testVersion), "*.tar.gz")
 	n := newNetwork(t)
 	const etcdURL = "https://github.com/etcd-io/etcd/releases/download/v3.6.16/"

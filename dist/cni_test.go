@@ -191,6 +191,7 @@ func (c *cniHost) remains() []string {
 // Pods of two hosts, made by the plugins that runtimes use, reach each other with
 // each backend, and nothing stays of those that are gone.
 func TestCNI(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	for _, backend := range []string{"vxlan", "host-gw", "udp"} {
 		t.Run(backend, func(t *testing.T) {
@@ -269,6 +270,7 @@ func TestCNIDocument(t *testing.T) {
 
 // The addresses of pods that are gone go to others, also in a subnet that is small.
 func TestCNIAddressesAreUsedAgain(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/27", "host-gw") // the subnets are /29
 	c := n.hosts[0].installCNI()

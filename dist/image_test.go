@@ -9,6 +9,7 @@ import (
 
 // The image is built from the archive alone, and the daemon in it works.
 func TestImage(t *testing.T) {
+	t.Parallel()
 	dir := unpack(t, one(t, release(t, testVersion), "*.tar.gz"), t.TempDir())
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")

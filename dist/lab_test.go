@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -22,7 +25,8 @@ import (
 var daemonBinary string
 
 func TestMain(m *testing.M) {
-	if err := lab.Enter(); err != nil {
+	// Most tests wait for systemd, Docker and the daemon, more than they work.
+	if err := cmp.Or(lab.Enter(), flag.Set("test.parallel", strconv.Itoa(2*runtime.NumCPU()))); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

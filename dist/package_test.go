@@ -43,6 +43,7 @@ var packagings = []packaging{
 
 // The packages install the daemon, upgrade it while packets flow, and remove it.
 func TestPackages(t *testing.T) {
+	t.Parallel()
 	release(t, testVersion)
 	release(t, nextVersion)
 	n := newNetwork(t)
@@ -176,6 +177,7 @@ END`)
 // Where there is no systemd, as in a container, the packages' scripts do nothing and do
 // not fail.
 func TestPackageWithoutSystemd(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	h := n.hosts[0]
 	programs := t.TempDir()

@@ -66,6 +66,7 @@ const testVersion, nextVersion = "v1.2.3", "v1.2.4"
 
 // The same files give the same bytes, wherever they are and whoever makes them.
 func TestReleaseIsReproducible(t *testing.T) {
+	t.Parallel()
 	first := release(t, testVersion)
 	root := filepath.Join(t.TempDir(), "elsewhere")
 	copyRepository(t, root)
@@ -133,6 +134,7 @@ func copyRepository(t *testing.T, to string) {
 
 // The archive has what Documentation/installing.md says.
 func TestArchive(t *testing.T) {
+	t.Parallel()
 	dir := unpack(t, one(t, release(t, testVersion), "*.tar.gz"), t.TempDir())
 	if want := "flanneld-v1.2.3-linux-" + runtime.GOARCH; filepath.Base(dir) != want {
 		t.Errorf("it unpacks to %s, want %s", dir, want)

@@ -56,6 +56,7 @@ ExecStart=/usr/local/bin/etcd
 // The machines on which the Vagrantfile's script was run have containers that reach each
 // other.
 func TestVagrantMachines(t *testing.T) {
+	t.Parallel()
 	pkg := one(t, release(t, testVersion), "*.deb")
 	n := newNetwork(t)
 	var containers []*container
@@ -127,6 +128,7 @@ exec unshare --mount --uts sh -c 'hostname %s && mount --bind %s /etc/machine-id
 // Machines of which each has the same address on the interface of the default route
 // make a network by that of the other, and say what to do if nobody tells them.
 func TestSameAddressOnDefaultRoute(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	internet, err := n.lab.AddSwitch("internet", netip.MustParsePrefix("203.0.113.0/24"))

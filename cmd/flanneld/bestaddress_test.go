@@ -350,6 +350,7 @@ func TestVirtualAddress(t *testing.T) {
 // A host without an address sees hundreds of interfaces come and go. When they are done,
 // so is the daemon.
 func TestRestsAfterManyEvents(t *testing.T) {
+	t.Parallel()
 	n := newNetwork(t, 1, hostGW, nil)
 	h := n.nodes[0]
 	check(t, h.FlushAddrs("eth0"))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -169,11 +170,12 @@ func (c *cluster) slow(delay time.Duration) {
 // Whatever happens to some or all of etcd's members, or on the way to them, no
 // packet is lost, and soon afterwards all is as before.
 func TestClusterFaults(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]struct {
 		security   security
 		length     time.Duration
 		begin, end func(*cluster)
-		log        string // what daemons must have said about it
+		log        []string // any of which daemons must have said about it
 	}{
 		"a member killed": {
 			length: 10 * time.Second,
@@ -237,7 +239,7 @@ func TestClusterFaults(t *testing.T) {
 			length:   25 * time.Second, // the second line is about a new connection
 			begin:    func(c *cluster) { c.certify(lab.Expired); c.reset() },
 			end:      func(c *cluster) { c.certify(lab.Valid) },
-			log:      "certificate has expired",
+			log:      []string{"certificate has expired"},
 		},
 		"the hosts' certificate expired": {
 			security: certificates,
@@ -251,11 +253,12 @@ func TestClusterFaults(t *testing.T) {
 				_, err := c.ca.Client("hosts", lab.Valid)
 				check(c.t, err)
 			},
-			log: "expired",
+			// The reset may come before the server's alert, and the kernel drops that then.
+			log: []string{"expired", "it may refuse this host's client certificate"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel() // it waits more than it does
+			t.Parallel()
 			c := newCluster(t, fault.security)
 			before := make(map[*node]string)
 			for _, h := range c.nodes {
@@ -266,8 +269,9 @@ func TestClusterFaults(t *testing.T) {
 				if h.key() != key {
 					t.Errorf("%s had %s and has %s", h.Name, key, h.key())
 				}
-				if !strings.Contains(h.daemon.Log(), fault.log) {
-					t.Errorf("%s did not say %q", h.Name, fault.log)
+				said := func(text string) bool { return strings.Contains(h.daemon.Log(), text) }
+				if fault.log != nil && !slices.ContainsFunc(fault.log, said) {
+					t.Errorf("%s said none of %q", h.Name, fault.log)
 				}
 			}
 		})

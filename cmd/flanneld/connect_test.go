@@ -11,7 +11,7 @@ import (
 	"flanneld/subnet"
 )
 
-func TestConnect(t *testing.T) { everyVariant(t, testConnect) }
+func TestConnect(t *testing.T) { restInParallel(t, everyVariant, testConnect) }
 
 func testConnect(t *testing.T, v variant) {
 	n := newNetwork(t, 3, v, nil)
@@ -49,7 +49,7 @@ func testConnect(t *testing.T, v variant) {
 	}
 	n.delete(fourth.key())
 	n.nodes = n.nodes[:3]
-	t.Parallel() // from here on it waits
+	n.parallel(t)
 	for _, h := range n.nodes {
 		h.waitPeers(subnet.LingerTime+5*time.Second, h.others()...)
 	}

@@ -61,7 +61,7 @@ func TestInterfaceRenamed(t *testing.T) {
 }
 
 // With the interface down nothing can be reached, so the host is not ready.
-func TestInterfaceDown(t *testing.T) { everyVariant(t, testInterfaceDown) }
+func TestInterfaceDown(t *testing.T) { inParallel(t, everyVariant, testInterfaceDown) }
 
 func testInterfaceDown(t *testing.T, v variant) {
 	n := newNetwork(t, 1, v, nil)
@@ -91,7 +91,7 @@ func testInterfaceDown(t *testing.T, v variant) {
 	h.waitPeers(0, peer)
 }
 
-func TestAddressGone(t *testing.T) { everyVariant(t, testAddressGone) }
+func TestAddressGone(t *testing.T) { inParallel(t, everyVariant, testAddressGone) }
 
 func testAddressGone(t *testing.T, v variant) {
 	n := newNetwork(t, 1, v, nil)

@@ -51,6 +51,7 @@ func TestDeviceCarriesPacketsAgain(t *testing.T) {
 			h.sysctl("net.ipv4.conf."+strings.ReplaceAll(c.dev, ".", "/")+".rp_filter", 1)
 		}
 		t.Run(c.v.name(), func(t *testing.T) {
+			t.Parallel() // to the other variant
 			n := newNetwork(t, 2, c.v, nil)
 			h, peer := n.nodes[0], n.nodes[1]
 			there := must(h.pod.StartPinger(peer.pod.Addr, pingPeriod))(t)

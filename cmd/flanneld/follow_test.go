@@ -53,6 +53,7 @@ func testMTUFollows(t *testing.T, v variant) {
 func TestAddressFollows(t *testing.T) { everyVariant(t, testAddressFollows) }
 
 func testAddressFollows(t *testing.T, v variant) {
+	t.Parallel() // to the other variants
 	n := newNetwork(t, 3, v, nil)
 	h := n.nodes[0]
 	subnet := h.subnet()

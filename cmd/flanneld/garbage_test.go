@@ -9,7 +9,7 @@ import (
 
 // Whatever stands under subnets/, the good peers are not touched, nothing is
 // made of the bad, and each is mentioned once.
-func TestGarbage(t *testing.T) { everyVariant(t, testGarbage) }
+func TestGarbage(t *testing.T) { withWitness(t, everyVariant, testGarbage) }
 
 func testGarbage(t *testing.T, v variant) {
 	n := newNetwork(t, 3, v, settings{"SubnetMin": "10.5.1.0", "SubnetMax": "10.5.99.0"})

@@ -121,7 +121,7 @@ func TestAdoptsFlannelsRoutes(t *testing.T) {
 	h.waitPeers(soon, peer.peer())
 }
 
-func TestRestart(t *testing.T) { everyVariant(t, testRestart) }
+func TestRestart(t *testing.T) { restInParallel(t, everyVariant, testRestart) }
 
 func testRestart(t *testing.T, v variant) {
 	n := newNetwork(t, 3, v, nil)
@@ -151,7 +151,7 @@ func testRestart(t *testing.T, v variant) {
 		h.waitPeers(soon, h.others()...)
 	}
 
-	t.Parallel()
+	n.parallel(t)
 	t.Log("a peer leaves while the daemon is down")
 	check(t, third.daemon.Signal(syscall.SIGKILL))
 	h.daemon.Kill()

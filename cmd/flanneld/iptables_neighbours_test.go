@@ -15,9 +15,12 @@ import (
 	"flanneld/pkg/lab"
 )
 
-// back is within which time our rules in tables of iptables are there again, after others
-// have come to rest.
-const back = 5 * time.Second
+// Our rules in tables of iptables are there again within back, after others have come to
+// rest; where tests keep the processors busy, within backWhileBusy.
+const (
+	back          = 5 * time.Second
+	backWhileBusy = 3 * back
+)
 
 // firewallScript is how many hosts set up their firewall.
 const firewallScript = `set -e
@@ -47,7 +50,7 @@ const (
 // waitJumps waits until both jumps are there.
 func (h *node) waitJumps() time.Duration {
 	h.n.t.Helper()
-	return h.n.wait(slow(back), "our rules", func() string {
+	return h.n.wait(slow(backWhileBusy), "our rules", func() string {
 		now := h.iptables("iptables-save")
 		if !strings.Contains(now, masqJump+"\n") || !strings.Contains(now, forwardJump+"\n") {
 			return "there is\n" + now
@@ -106,6 +109,9 @@ func TestFirewallScript(t *testing.T) {
 			}
 			took := h.waitJumps()
 			t.Logf("back after %s", took.Round(time.Millisecond))
+			if took > slow(back) {
+				t.Errorf("back after %s, want %s", took, slow(back))
+			}
 			if log := h.daemon.Log(); strings.Contains(log, "adding forwarding") || strings.Contains(log, "adding masquerading") {
 				t.Errorf("there was something to report")
 			}
@@ -116,6 +122,7 @@ func TestFirewallScript(t *testing.T) {
 // Someone who changes rules all the time, even in chains that packets come to, does not keep
 // ours away.
 func TestIPTablesNoise(t *testing.T) {
+	t.Parallel()
 	for _, variant := range []string{"iptables-legacy", "iptables-nft"} {
 		t.Run(variant, func(t *testing.T) {
 			t.Parallel()
@@ -145,7 +152,7 @@ func TestIPTablesNoise(t *testing.T) {
 				}()
 				h.iptables("iptables", "-F", "FLANNEL-FWD")
 				h.iptables("iptables", "-D", "FORWARD", "-m", "comment", "--comment", "flanneld forward", "-j", "FLANNEL-FWD")
-				took := h.n.wait(slow(3*back), "our rules in spite of noise "+name, func() string {
+				took := h.n.wait(slow(backWhileBusy), "our rules in spite of noise "+name, func() string {
 					if now := h.iptables("iptables-save"); !strings.Contains(now, forwardJump+"\n") {
 						return "there is\n" + now
 					}
@@ -223,7 +230,7 @@ func TestFirewallsReload(t *testing.T) {
 				run("ufw", "reload")
 				run("ufw", "reload")
 				reachable("ufw reloaded")
-				n.wait(slow(back), "ours behind those of ufw", func() string {
+				n.wait(slow(backWhileBusy), "ours behind those of ufw", func() string {
 					if rules := h.xtRules(); !strings.Contains(strings.Split(rules, "-j FLANNEL-FWD\n")[0], "-j ufw-before-forward\n") {
 						return "there is\n" + rules
 					}
@@ -275,6 +282,7 @@ COMMIT
 // What others refuse stays refused, whoever comes first, and whatever else is put there; what
 // nobody refuses but by default is let through.
 func TestRefusalsOfOthers(t *testing.T) {
+	t.Parallel()
 	for _, variant := range []string{"iptables-legacy", "iptables-nft"} {
 		t.Run(variant, func(t *testing.T) {
 			t.Parallel()
@@ -295,7 +303,7 @@ func TestRefusalsOfOthers(t *testing.T) {
 					for _, p := range ports {
 						want = want || p == port
 					}
-					h.n.wait(slow(back), fmt.Sprintf("%s: port %d", what, port), func() string {
+					h.n.wait(slow(backWhileBusy), fmt.Sprintf("%s: port %d", what, port), func() string {
 						if err := n.connects(other, h, port); (err != nil) != want {
 							return fmt.Sprintf("connecting to it: %v; the rules are\n%s", err, h.xtRules())
 						}
@@ -328,6 +336,7 @@ func TestRefusalsOfOthers(t *testing.T) {
 // Whichever variant of iptables refuses what nobody lets through there, ours let pods' packets
 // through in it, from the start or as it comes.
 func TestForwardInEveryVariant(t *testing.T) {
+	t.Parallel()
 	for _, variant := range []string{"iptables-legacy", "iptables-nft"} {
 		other := map[string]string{"iptables-legacy": "iptables-nft", "iptables-nft": "iptables-legacy"}[variant]
 		t.Run(variant, func(t *testing.T) {
@@ -340,7 +349,7 @@ func TestForwardInEveryVariant(t *testing.T) {
 			h, peer := n.nodes[0], n.nodes[1]
 			reachable := func(what string) {
 				t.Helper()
-				h.n.wait(slow(back), what, func() string {
+				h.n.wait(slow(backWhileBusy), what, func() string {
 					if _, err := peer.pod.Ping(n.ctx, h.pod.Addr, 200*time.Millisecond); err != nil {
 						return fmt.Sprintf("%v; the rules are\n%s\n%s", err, h.iptables(variant+"-save"), h.iptables(other+"-save"))
 					}

@@ -47,13 +47,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// build makes a flanneld, with the race detector or static.
+// build makes a flanneld, with the race detector or as it is shipped.
 func build(binary string, race bool) error {
-	cmd := exec.Command("go", "build", "-o", binary)
+	cmd := exec.Command("make", "-C", "../..", "flanneld", "OUT="+binary)
 	if race {
-		cmd.Args = append(cmd.Args, "-race")
-	} else {
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		cmd = exec.Command("go", "build", "-race", "-o", binary)
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building flanneld: %w\n%s", err, out)
@@ -65,7 +63,7 @@ func build(binary string, race bool) error {
 // goes first.
 func configure() error {
 	// Tests that run in parallel wait for most of their time.
-	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.NumCPU())); err != nil {
+	if err := flag.Set("test.parallel", strconv.Itoa(6*runtime.NumCPU())); err != nil {
 		return err
 	}
 	// The race detector has each program wait for a second before it ends, for
@@ -205,6 +203,15 @@ func (n *network) readyWithPods() {
 			}
 		}
 	}
+}
+
+// parallel has the rest of a test run in parallel to others: it waits more than it works.
+func (n *network) parallel(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	t.Cleanup(cancel)
+	n.ctx = ctx // of the other one, little may be left
 }
 
 func (n *network) addNode(opts lab.HostOptions, args ...string) *node {

@@ -240,7 +240,9 @@ COMMIT
 // Where others have rules of iptables, ours are there as well, and before those that
 // refuse all; whatever becomes of them, they are right again soon after that.
 func TestIPTablesRepaired(t *testing.T) {
+	t.Parallel()
 	everyIPTables(t, func(t *testing.T, variant string) {
+		t.Parallel()
 		n, outside := newIPTables(t, variant)
 		for _, h := range n.nodes {
 			file := filepath.Join(h.Dir, "firewall")
@@ -267,7 +269,7 @@ func TestIPTablesRepaired(t *testing.T) {
 			},
 		} {
 			spoil()
-			took := h.waitXTRules(slow(back), rules)
+			took := h.waitXTRules(slow(backWhileBusy), rules)
 			t.Logf("%s: right after %s", name, took.Round(time.Millisecond))
 		}
 		n.pingAll()

@@ -233,7 +233,9 @@ func TestPacketRulesIdle(t *testing.T) {
 // Docker comes after the daemon, and lets nothing through that is not its own: then
 // our rules stand in the same tables, behind its own.
 func TestPacketRulesFollowDocker(t *testing.T) {
+	t.Parallel()
 	everyIPTables(t, func(t *testing.T, variant string) {
+		t.Parallel()
 		n, _ := newIPTables(t, variant)
 		for _, h := range n.nodes {
 			h.start()

@@ -230,7 +230,7 @@ func (h *node) nft(script string) {
 
 // Masqueraded traffic goes on while the daemon is started again, dies, and takes
 // over from a flannel; pods answer pings all the while.
-func TestMasqueradeSurvives(t *testing.T) { everyVariant(t, testMasqueradeSurvives) }
+func TestMasqueradeSurvives(t *testing.T) { withWitness(t, everyVariant, testMasqueradeSurvives) }
 
 func testMasqueradeSurvives(t *testing.T, v variant) {
 	n, outside, _ := newMasqueraded(t, v)

@@ -34,7 +34,7 @@ func newWide(t testing.TB, v variant) *network {
 // A network that becomes large, and small again, changes how its routes are
 // made without the loss of a packet. In between, nexthops heal as routes do.
 func TestNexthops(t *testing.T) {
-	everyVariant(t, func(t *testing.T, v variant) {
+	restInParallel(t, everyVariant, func(t *testing.T, v variant) {
 		if v.backend.byNexthop != nil {
 			testNexthops(t, v)
 		}
@@ -98,7 +98,7 @@ func testNexthops(t *testing.T, v variant) {
 			})
 		}
 	})
-	t.Parallel() // from here on it waits
+	n.parallel(t)
 	for _, node := range n.nodes {
 		n.wait(slow(2*soon), "the end of leases that are gone on "+node.Name, func() string { return node.wrong(node.wantedFor(smaller, v.backend.expected)) })
 	}

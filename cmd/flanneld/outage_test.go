@@ -120,7 +120,7 @@ func testHistoryLost(t *testing.T, v variant) {
 
 // All hosts claim their own subnets again, and no route is even touched.
 func TestEtcdReplacedByEmptyOne(t *testing.T) {
-	everyVariant(t, testEtcdReplacedByEmptyOne)
+	withWitness(t, everyVariant, testEtcdReplacedByEmptyOne)
 }
 
 func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {

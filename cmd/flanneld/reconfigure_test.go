@@ -34,7 +34,7 @@ func (h *node) waitStatus(text string, says bool) {
 
 // The network grows, and is then divided into smaller subnets, while hosts run: those
 // that join later reach them, and no packet of theirs is lost.
-func TestNetworkGrows(t *testing.T) { everyVariant(t, testNetworkGrows) }
+func TestNetworkGrows(t *testing.T) { inParallel(t, everyVariant, testNetworkGrows) }
 
 func testNetworkGrows(t *testing.T, v variant) {
 	n := newConfigured(t, v, settings{"Network": "10.5.0.0/20", "SubnetLen": 23})
@@ -100,7 +100,7 @@ func testNetworkGrows(t *testing.T, v variant) {
 }
 
 // The network shrinks and is shifted around hosts that run. What is outside is given up.
-func TestNetworkShrinks(t *testing.T) { everyVariant(t, testNetworkShrinks) }
+func TestNetworkShrinks(t *testing.T) { inParallel(t, everyVariant, testNetworkShrinks) }
 
 func testNetworkShrinks(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, settings{"Network": "10.4.0.0/15", "SubnetMin": "10.5.1.0", "SubnetMax": "10.5.9.0"})

@@ -125,10 +125,7 @@ func TestStopWhileWaiting(t *testing.T) {
 // A program that is installed by copying one file must need no other.
 func TestStaticBinary(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "flanneld")
-	cmd := exec.Command("make", "-C", "../..", "flanneld", "OUT="+out)
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
+	check(t, build(out, false))
 	f, err := elf.Open(out)
 	check(t, err)
 	defer f.Close()

@@ -62,6 +62,28 @@ func inParallel(t *testing.T, variants func(*testing.T, func(*testing.T, variant
 	})
 }
 
+// withWitness runs a test in which pings bear witness with the variants of everyVariant
+// or slowVariants: in parallel to other tests, but for the variant whose daemon carries
+// packets itself, and loses some on a busy machine.
+func withWitness(t *testing.T, variants func(*testing.T, func(*testing.T, variant)), f func(*testing.T, variant)) {
+	t.Helper()
+	restInParallel(t, variants, func(t *testing.T, v variant) {
+		if !v.backend.itself {
+			t.Parallel()
+		}
+		f(t, v)
+	})
+}
+
+// restInParallel runs a test with the variants of everyVariant or slowVariants, one after
+// the other. What follows where a variant calls network.parallel is run in parallel, also
+// to other tests.
+func restInParallel(t *testing.T, variants func(*testing.T, func(*testing.T, variant)), f func(*testing.T, variant)) {
+	t.Helper()
+	variants(t, f)
+	t.Parallel() // the variants go on when this function returns, which is with all others now
+}
+
 func (v variant) name() string { return v.backend.name + "," + v.store.name }
 
 // settings are keys of the network configuration.

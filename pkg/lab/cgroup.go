@@ -10,7 +10,9 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // The control groups that a system or a Docker daemon makes outlive its processes.
 const cgroupJanitorScript = `read -r _
-for try in 1 2 3 4 5 6 7 8 9 10; do
+try=0
+while [ $try -lt 150 ]; do
+	try=$((try + 1))
 	set --
 	for d in /sys/fs/cgroup/"$0" /sys/fs/cgroup/*/"$0"; do [ ! -d "$d" ] || set -- "$@" "$d"; done
 	[ $# -gt 0 ] || exit 0

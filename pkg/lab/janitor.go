@@ -10,13 +10,14 @@ import (
 
 // janitor is a process that removes the lab's directory when its standard
 // input ends: at Close, or when the lab's process dies, in whatever way. It
-// tries for some time, since dying processes may still write.
+// tries for half a minute, since dying processes may still write, and on a busy
+// machine take long to die.
 type janitor struct {
 	cmd   *exec.Cmd
 	input io.Closer
 }
 
-const janitorScript = `read -r _; for try in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$0" && exit 0; sleep 0.2; done; exit 1`
+const janitorScript = `read -r _; try=0; until rm -rf "$0"; do try=$((try + 1)); [ $try -lt 150 ] || exit 1; sleep 0.2; done`
 
 // startJanitor starts one in a session of its own, out of reach of the
 // terminal's signals.
