@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -196,6 +197,10 @@ func TestWriteFailsInTheSameWords(t *testing.T) {
 	for name, flags := range map[string]uintptr{"read-only": unix.MS_RDONLY, "full": 0} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
+			// The mounts end with the thread, and that with this goroutine, even if it is killed.
+			runtime.LockOSThread()
+			check(t, unix.Unshare(unix.CLONE_NEWNS))
+			check(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 			check(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
 			defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
 			path := filepath.Join(dir, "subnet.env")

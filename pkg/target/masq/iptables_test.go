@@ -214,11 +214,14 @@ const othersIPTables = `
 -P INPUT DROP
 `
 
+// hasty is when hastened takes others to have come to rest.
+const hasty = 30 * time.Millisecond
+
 // hastened takes others to have come to rest sooner.
 func hastened() *Target {
 	t := New(true)
 	for _, way := range variants {
-		t.ways[way].(*iptables).await(30 * time.Millisecond)
+		t.ways[way].(*iptables).await(hasty)
 	}
 	return t
 }
@@ -230,7 +233,7 @@ func TestIPTables(t *testing.T) {
 				targettest.NeedNetns(t)
 				h := freshIPTables(t, way)
 				r := targettest.RulesHost{
-					Way: way, Rules: h.rules, Others: h.script(othersIPTables),
+					Way: way, Settle: hasty, Rules: h.rules, Others: h.script(othersIPTables),
 					Spoils: make(map[string]func(testing.TB)), Old: make(map[string]func(testing.TB)),
 				}
 				for name, lines := range iptSpoils {

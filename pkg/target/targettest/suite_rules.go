@@ -25,6 +25,8 @@ type RulesHost struct {
 	// Old adds the rules that older versions of flannel leave in that way for
 	// RulesWish, by version.
 	Old map[string]func(testing.TB)
+	// Settle is for how long after a change by others what was there before may count.
+	Settle time.Duration
 	// Quiet reports whether what others do to their rules causes no event.
 	Quiet bool
 }
@@ -129,6 +131,8 @@ func Steps(want state.Set, have state.Have) ([]state.Op, []state.Blocked) {
 // settled makes the rules as wanted and checks that nothing is left to do.
 func (r *rulesRig) settled(want state.Set) string {
 	r.Helper()
+	r.dump() // sees that there was a change
+	time.Sleep(r.Settle)
 	r.reconcile(want)
 	before := r.Rules(r)
 	if ops := r.reconcile(want); len(ops) > 0 {

@@ -18,15 +18,24 @@ func testRulesEvents(r *rulesRig) {
 	r.Others(r)
 	want := RulesWish(r.Way)
 	w := r.watch()
+	spoiled := make(map[state.Key]bool) // as far as events say
+	isWrong := func(e target.Event) bool {
+		spoiled[e.Key] = wrong(want, e) && (want[e.Key] != nil || !e.Gone)
+		return wrong(want, e)
+	}
 	for range 2 { // the same again is news, too
 		r.reconcile(want)
-		w.expectEach(want, func(e target.Event) bool { return !wrong(want, e) && e.Entry.Owner == state.Ours })
+		w.expectEach(want, func(e target.Event) bool { return !isWrong(e) && e.Entry.Owner == state.Ours })
 		for name, spoil := range r.Spoils {
 			r.settled(want)
-			w.quiet()
+			for key := range spoiled {
+				if spoiled[key] {
+					w.expect("the end of "+name, func(e target.Event) bool { isWrong(e); return !spoiled[key] })
+				}
+			}
 			spoil(r)
 			start := time.Now()
-			w.expect(name, func(e target.Event) bool { return wrong(want, e) })
+			w.expect(name, isWrong)
 			if took := time.Since(start); took > time.Second {
 				r.Errorf("%s: the event takes %s", name, took)
 			}
