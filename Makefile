@@ -83,8 +83,8 @@ build/firewalld:
 TOOLS    := ip bridge ethtool nft iptables-nft iptables-legacy dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash etcdctl rpm ruby aws
 PACKAGES := iproute2 ethtool nftables iptables docker.io busybox-static systemd systemd-container util-linux shellcheck bash dash etcd-client rpm ruby awscli
 
-TOOLS    += curl openssl pgrep ufw nmcli udevadm
-PACKAGES += curl openssl procps ufw network-manager udev
+TOOLS    += curl openssl pgrep ufw nmcli udevadm ping tcpdump
+PACKAGES += curl openssl procps ufw network-manager udev iputils-ping tcpdump
 
 # NetworkManager is masked where it is installed for the tests: it would manage this machine.
 tools:
