@@ -248,6 +248,9 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 	if err != nil {
 		return cause{}, false, err
 	}
+	if matched && q.want(kernel.Path{Dev: r.Dev, Via: r.Via, Local: r.IsLocal()}) {
+		return cause{}, false, nil // our route came back since the kernel was asked
+	}
 	if !matched {
 		r, matched = c.refusing(q.PathQuery)
 	}

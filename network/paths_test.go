@@ -23,6 +23,7 @@ type pathWorld struct {
 	foreign []kernel.TableRoute
 	routed  map[netip.Addr]bool // hosts behind a router
 	down    bool
+	late    bool // our routes come back after the kernel was asked for paths
 	asked   []netip.Addr
 }
 
@@ -59,7 +60,7 @@ func (w *pathWorld) path(to netip.Addr) kernel.Path {
 		}
 	}
 	switch a := to.As4(); {
-	case w.routed[to]:
+	case w.routed[to], w.late && a[0] == 10:
 		return kernel.Path{Dev: "eth0", Via: peerAddr(250)}
 	case a[0] == 10: // the peer's number is its host's
 		return kernel.Path{Dev: "eth0", Via: peerAddr(int(a[2])<<8 | int(a[3]))}
@@ -74,6 +75,10 @@ func (w *pathWorld) Matched(q kernel.PathQuery) (kernel.TableRoute, bool, error)
 		if r.Dst.Contains(q.To) {
 			return r, true, nil
 		}
+	}
+	if a := q.To.As4(); w.late && a[0] == 10 {
+		ours := route(int(a[2])<<8|int(a[3]), int(a[2])<<8|int(a[3]))
+		return kernel.TableRoute{Dst: ours.Dst, Via: ours.Via, Dev: ours.Dev, Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}, true, nil
 	}
 	return kernel.TableRoute{}, false, nil
 }
@@ -188,6 +193,17 @@ func TestNoPathIsNoObstacle(t *testing.T) {
 	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
 		p.Wish(pathWish(1, 9))
 		w.change(p, func() { w.down = true })
+		if o := reported(); len(o) > 0 {
+			t.Errorf("obstacles %q", o)
+		}
+	})
+}
+
+// A route of ours that is back while the kernel is being asked is in nobody's way.
+func TestRestoredRouteIsNoObstacle(t *testing.T) {
+	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
+		p.Wish(pathWish(1, 9))
+		w.change(p, func() { w.late = true })
 		if o := reported(); len(o) > 0 {
 			t.Errorf("obstacles %q", o)
 		}

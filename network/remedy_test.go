@@ -28,7 +28,11 @@ func TestRoutesOfOthersToTheWorldStay(t *testing.T) {
 		world := &pathWorld{foreign: []kernel.TableRoute{r}}
 		to := r.Dst.Addr().Next()
 		c := newPathCheck(world, &w, pathsSeen{foreign: world.foreign})
-		why, found, err := c.explain(question{PathQuery: kernel.PathQuery{To: to}, peer: ip.SubnetOf(netip.PrefixFrom(to, 32))}, kernel.Path{Dev: "tun0"})
+		q := question{
+			PathQuery: kernel.PathQuery{To: to}, peer: ip.SubnetOf(netip.PrefixFrom(to, 32)),
+			want: func(path kernel.Path) bool { return path.Dev == "eth0" },
+		}
+		why, found, err := c.explain(q, kernel.Path{Dev: "tun0"})
 		if err != nil || !found || !strings.Contains(why.problem, "is in the way") || stays != (why.remedy == "") {
 			t.Errorf("%s: %+v, found: %t, %v", dst, why, found, err)
 		}
