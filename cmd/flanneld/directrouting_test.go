@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"flanneld/pkg/lab"
 )
@@ -17,7 +18,7 @@ func (h *node) ip(command string) {
 // wantRoute waits until the host's route to a peer is by a device.
 func (h *node) wantRoute(to *node, dev string) {
 	h.n.t.Helper()
-	h.n.wait(slow(3*soon/10), fmt.Sprintf("the route of %s to %s by %s", h.Name, to.Name, dev), func() string {
+	h.n.wait(slow(3*time.Second), fmt.Sprintf("the route of %s to %s by %s", h.Name, to.Name, dev), func() string {
 		all, err := h.Routes()
 		check(h.n.t, err)
 		for _, r := range all {

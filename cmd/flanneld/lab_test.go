@@ -74,7 +74,7 @@ func configure() error {
 const (
 	keyPrefix  = "/coreos.com/network"
 	ourRoutes  = 70 // the route protocol
-	soon       = 10 * time.Second
+	soon       = 15 * time.Second
 	pingPeriod = 2 * time.Millisecond
 	// testTimeout bounds what a test or benchmark waits for.
 	testTimeout = 4 * time.Minute
