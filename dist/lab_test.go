@@ -63,7 +63,7 @@ var lookAtSources = sync.OnceValue(func() error {
 })
 
 // soon is how long to wait for what should happen at once, on a busy machine.
-const soon = 30 * time.Second
+const soon = time.Minute
 
 // network is a lab with etcd on a host of its own, and two more hosts.
 type network struct {
