@@ -272,3 +272,18 @@ func TestSubnetFileAmongTraps(t *testing.T) {
 		})
 	}
 }
+
+func TestSubnetFileDeleted(t *testing.T) { inParallel(t, everyVariant, testSubnetFileDeleted) }
+
+func testSubnetFileDeleted(t *testing.T, v variant) {
+	n := newNetwork(t, 1, v, nil)
+	h := n.nodes[0]
+	before := h.daemon.EnvText()
+	check(t, os.Remove(h.daemon.SubnetFile))
+	n.wait(20*time.Second, "subnet.env to be back", func() string {
+		if text := h.daemon.EnvText(); text != before {
+			return fmt.Sprintf("it is %q", text)
+		}
+		return ""
+	})
+}

@@ -133,3 +133,25 @@ func testReservation(t *testing.T, v variant) {
 	n.put("subnets/10.5.99.0-24", "garbage")
 	n.waitKey(soon, h.key(), "the value to be mended", owned)
 }
+
+// A host whose subnet was taken, and that can't get another one yet, still
+// follows the others.
+func TestSubnetTakenAndNoneFree(t *testing.T) { everyVariant(t, testSubnetTakenAndNoneFree) }
+
+func testSubnetTakenAndNoneFree(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, settings{"SubnetMin": "10.5.1.0", "SubnetMax": "10.5.2.0"})
+	h, peer := n.nodes[0], n.nodes[1]
+	n.putPeer(stranger(h.subnet().String(), "192.168.0.200"))
+	h.waitLog("no free subnet: all 2 of length /24")
+	check(t, peer.daemon.Signal(9))
+	successor := stranger(peer.subnet().String(), "192.168.0.201")
+	n.putPeer(successor)
+	h.waitPeers(2*time.Second, successor)
+	n.delete(successor.key())
+	n.wait(soon, "the freed subnet", func() string {
+		if h.subnet() != successor.subnet {
+			return "it is not taken"
+		}
+		return ""
+	})
+}

@@ -175,3 +175,55 @@ func testOwnKeyExpires(t *testing.T, v variant) {
 		t.Errorf("subnet %s, before %s", h.subnet(), subnet)
 	}
 }
+
+func TestStatusDuringOutage(t *testing.T) { everyVariant(t, testStatusDuringOutage) }
+
+func testStatusDuringOutage(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	n.etcd.Kill()
+	n.wait(soon, "the status to say so", func() string {
+		if s := h.daemon.Status(); !strings.Contains(s, ", etcd cannot be used since ") {
+			return "status is " + s
+		}
+		return ""
+	})
+	start := time.Now()
+	if code, err := other.daemon.Stop(soon); code != 0 || err != nil || time.Since(start) > slow(time.Second) {
+		t.Errorf("stopped during the outage: exit status %d after %s, %v", code, time.Since(start), err)
+	}
+	check(t, n.etcd.Start(n.ctx))
+	n.wait(soon, "the status to be as before", func() string {
+		if s := h.daemon.Status(); strings.Contains(s, "etcd") {
+			return "status is " + s
+		}
+		return ""
+	})
+}
+
+// Of several endpoints, those that hang do not keep a host from starting.
+func TestHungEndpoints(t *testing.T) { inParallel(t, slowVariants, testHungEndpoints) }
+
+func testHungEndpoints(t *testing.T, v variant) {
+	n := newConfigured(t, v, nil)
+	var urls []string
+	for _, port := range []uint16{2001, 2002} {
+		p, url := n.startProxy(port)
+		p.let(false)
+		urls = append(urls, url)
+	}
+	urls = append(urls, n.etcd.Endpoint())
+	for range 3 { // each begins with an endpoint at random
+		n.addNode(lab.HostOptions{}, "-etcd-endpoints="+strings.Join(urls, ",")).start()
+	}
+	for _, h := range n.nodes {
+		n.wait(time.Minute, "READY of "+h.Name, func() string {
+			select {
+			case <-h.daemon.Notify.Ready():
+				return ""
+			default:
+				return "it is not"
+			}
+		})
+	}
+}
