@@ -37,7 +37,7 @@ func testConnect(t *testing.T, v variant) {
 	fourth.waitReady()
 	fourth.addPod()
 	for _, h := range n.nodes {
-		h.waitPeers(time.Second, h.others()...)
+		h.waitPeers(slow(time.Second), h.others()...)
 	}
 	n.pingAll()
 
@@ -79,9 +79,9 @@ func TestOldLeases(t *testing.T) {
 	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`)
 	n.put("subnets/10.5.201.0-24", `{"PublicIP":"192.168.0.201","PublicIPv6":null,"BackendType":"host-gw","BackendData":null}`)
 	n.put("subnets/10.5.202.0-24", `{"PublicIP":"192.168.0.202","BackendType":"vxlan","BackendData":{"VtepMAC":"aa:bb:cc:dd:ee:ff"}}`)
-	h.waitPeers(time.Second, stranger("10.5.200.0/24", "192.168.0.200"), stranger("10.5.201.0/24", "192.168.0.201"))
+	h.waitPeers(slow(time.Second), stranger("10.5.200.0/24", "192.168.0.200"), stranger("10.5.201.0/24", "192.168.0.201"))
 	n.put("subnets/10.5.200.0-24", `{"PublicIP":"192.168.0.210","BackendType":"host-gw"}`)
-	h.waitPeers(time.Second, stranger("10.5.200.0/24", "192.168.0.210"), stranger("10.5.201.0/24", "192.168.0.201"))
+	h.waitPeers(slow(time.Second), stranger("10.5.200.0/24", "192.168.0.210"), stranger("10.5.201.0/24", "192.168.0.201"))
 	h.waitLog(`10.5.202.0/24: ignored: the lease is of backend "vxlan", not host-gw`)
 }
 
@@ -102,7 +102,7 @@ func TestNotOnLink(t *testing.T) {
 	farNode.start()
 	farNode.waitReady()
 	h.waitLog(fmt.Sprintf("adding route %s via %s dev eth0: the next hop is not on the same link", farNode.subnet(), far.Addr))
-	h.waitPeers(time.Second, before...)
+	h.waitPeers(slow(time.Second), before...)
 	n.pingAll()
 	n.wait(soon, "the status to say so", func() string {
 		s := h.daemon.Status()

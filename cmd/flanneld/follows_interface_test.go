@@ -63,14 +63,14 @@ func testAddressFollows(t *testing.T, v variant) {
 		check(t, h.AddAddr("eth0", now))
 		h.Addr = now.Addr()
 		begin := time.Now()
-		n.wait(5*time.Second, "the lease to say "+addr, func() string {
+		n.wait(slow(5*time.Second), "the lease to say "+addr, func() string {
 			if e := n.get(h.key()); e == nil || !strings.Contains(e.value, `"`+h.Addr.String()+`"`) {
 				return fmt.Sprint(e)
 			}
 			return ""
 		})
 		for _, other := range n.nodes {
-			other.waitPeers(5*time.Second-time.Since(begin), other.others()...)
+			other.waitPeers(slow(5*time.Second)-time.Since(begin), other.others()...)
 		}
 		// The hosts have to find the new address on their link, too.
 		ctx, cancel := context.WithTimeout(n.ctx, slow(5*time.Second)-time.Since(begin))

@@ -113,5 +113,5 @@ func testBecomesGarbage(t *testing.T, v variant) {
 		h.waitPeers(0, want...)
 	}
 	n.delete(bad.key())
-	h.waitPeers(2*time.Second, n.nodes[1].peer())
+	h.waitPeers(soon, n.nodes[1].peer())
 }

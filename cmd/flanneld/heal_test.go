@@ -42,10 +42,10 @@ func TestHeal(t *testing.T) {
 	check(t, h.LinkDown("eth0"))
 	h.waitPeers(soon)
 	check(t, h.LinkUp("eth0"))
-	t.Logf("NIC down and up: routes back after %s", h.waitPeers(time.Second, want...))
+	t.Logf("NIC down and up: routes back after %s", h.waitPeers(slow(time.Second), want...))
 
 	check(t, h.RecreateNIC("eth0"))
-	t.Logf("NIC made anew: routes back after %s", h.waitPeers(time.Second, want...))
+	t.Logf("NIC made anew: routes back after %s", h.waitPeers(slow(time.Second), want...))
 	n.pingAll()
 }
 
@@ -90,7 +90,7 @@ func TestForeignRoutes(t *testing.T) {
 	n.pingAll()
 
 	check(t, h.DelRoute(mustPrefix("10.5.250.0/24")))
-	h.waitPeers(time.Second, append(want, stranger)...)
+	h.waitPeers(slow(time.Second), append(want, stranger)...)
 
 	t.Log("the lease goes, a foreign route of the same destination stays")
 	h.daemon.Kill()

@@ -12,7 +12,7 @@ func TestInterfaceRenamed(t *testing.T) {
 	h := n.nodes[0]
 	check(t, h.LinkDown("eth0"))
 	check(t, h.RenameLink("eth0", "ens3"))
-	took := n.wait(time.Second, "the route to be back", func() string {
+	took := n.wait(slow(time.Second), "the route to be back", func() string {
 		all, err := h.Routes()
 		check(t, err)
 		for _, r := range all {

@@ -17,11 +17,11 @@ func testOwnKeyDeleted(t *testing.T, v variant) {
 	subnet, key := h.subnet(), h.key()
 	n.witness(h, peer, func() {
 		n.delete(key)
-		t.Logf("the key is back after %s", n.waitKey(time.Second, key, "the key to be back", func(e *entry) bool { return e != nil }))
+		t.Logf("the key is back after %s", n.waitKey(slow(time.Second), key, "the key to be back", func(e *entry) bool { return e != nil }))
 		h.waitLog("claimed it again")
 		time.Sleep(100 * time.Millisecond) // what goes wrong now would show
 	})
-	peer.waitPeers(time.Second, h.peer())
+	peer.waitPeers(slow(time.Second), h.peer())
 	if h.subnet() != subnet || h.daemon.ExitCode() != -1 {
 		t.Errorf("subnet %s, exit code %d", h.subnet(), h.daemon.ExitCode())
 	}
@@ -146,7 +146,7 @@ func testSubnetTakenAndNoneFree(t *testing.T, v variant) {
 	check(t, peer.daemon.Signal(9))
 	successor := stranger(peer.subnet().String(), "192.168.0.201")
 	n.putPeer(successor)
-	h.waitPeers(2*time.Second, successor)
+	h.waitPeers(slow(2*time.Second), successor)
 	n.delete(successor.key())
 	n.wait(soon, "the freed subnet", func() string {
 		if h.subnet() != successor.subnet {

@@ -23,18 +23,31 @@ func lockFile() string {
 }
 
 // watch implements iptKernel. The kernel does not tell of changes. But who makes
-// them holds a lock file meanwhile, and closes it in the end.
-func (ipTables) watch(ctx context.Context, ready, changed func()) error {
+// them holds a lock file meanwhile, and closes it in the end. While that cannot be
+// watched, as where other programs have all inotify instances of this user, the tables
+// are read every second.
+func (k ipTables) watch(ctx context.Context, ready, changed func()) error {
 	closed := make(chan struct{}, 1)
-	if stop, err := watchClosing(lockFile(), func() {
-		select {
-		case closed <- struct{}{}:
-		default:
+	var stop func()
+	begin := func() {
+		stop, _ = watchClosing(lockFile(), func() {
+			select {
+			case closed <- struct{}{}:
+			default:
+			}
+		})
+	}
+	begin()
+	defer func() {
+		if stop != nil {
+			stop()
 		}
-	}); err == nil {
-		defer stop()
-	} // else what the kernel says has to do
+	}()
 	was := sizes()
+	var read iptSum
+	if stop == nil {
+		read, _ = k.sum()
+	}
 	ready()
 	tick := time.NewTicker(infoEvery)
 	defer tick.Stop()
@@ -44,8 +57,16 @@ func (ipTables) watch(ctx context.Context, ready, changed func()) error {
 			was = sizes()
 			changed()
 		case <-tick.C:
-			if now := sizes(); now != was {
-				was = now
+			now := sizes()
+			differs := now != was
+			if stop == nil {
+				begin()
+				if content, err := k.sum(); err == nil {
+					differs = differs || content != read
+					read = content
+				}
+			}
+			if was = now; differs {
 				changed()
 			}
 		case <-ctx.Done():

@@ -18,8 +18,8 @@ const (
 	otherSize = "-F FLANNEL-FWD"
 )
 
-// Changes are noticed by the lock file, whatever happened to that; if it is not
-// there, by the size of the table.
+// Changes are noticed by the lock file, whatever happened to that; if others lock another
+// one, by the size of the table; and if it cannot be watched, by what the table holds.
 func TestIPTablesLockFile(t *testing.T) {
 	lock := func(t *testing.T, elements ...string) {
 		t.Setenv("XTABLES_LOCKFILE", filepath.Join(append([]string{t.TempDir()}, elements...)...))
@@ -64,6 +64,22 @@ func TestIPTablesLockFile(t *testing.T) {
 			before: func(t *testing.T, _ iptHost) { lock(t, "missing", "lock") },
 			spoil: func(t *testing.T, h iptHost) {
 				h.doLocking(t, filepath.Join(t.TempDir(), "lock"), otherSize)
+			},
+		},
+		"no folder, and the same size": {
+			before: func(t *testing.T, _ iptHost) { lock(t, "missing", "lock") },
+			spoil: func(t *testing.T, h iptHost) {
+				h.doLocking(t, filepath.Join(t.TempDir(), "lock"), sameSize)
+			},
+		},
+		"a folder that comes later": {
+			before: func(t *testing.T, _ iptHost) { lock(t, "missing", "lock") },
+			spoil: func(t *testing.T, h iptHost) {
+				if err := os.Mkdir(filepath.Dir(os.Getenv("XTABLES_LOCKFILE")), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(2 * infoEvery)
+				h.do(t, sameSize)
 			},
 		},
 	} {
