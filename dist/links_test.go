@@ -1,6 +1,9 @@
 package dist_test
 
 import (
+	"encoding/xml"
+	"errors"
+	"io"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -65,5 +68,36 @@ func TestLinks(t *testing.T) {
 		if !linked[path] {
 			t.Errorf("README.md does not link to %s", path)
 		}
+	}
+}
+
+// The picture is well-formed, says in words what it shows, and needs nothing from elsewhere.
+func TestPicture(t *testing.T) {
+	text := read(t, "../Documentation/packet.svg")
+	words := map[string]string{}
+	element := ""
+	for d := xml.NewDecoder(strings.NewReader(text)); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		check(t, err)
+		switch token := token.(type) {
+		case xml.StartElement:
+			element = token.Name.Local
+			for _, a := range token.Attr {
+				if a.Name.Local == "href" || a.Name.Local != "xmlns" && strings.Contains(a.Value, "://") {
+					t.Errorf("%s refers to %s", element, a.Value)
+				}
+			}
+		case xml.CharData:
+			words[element] += string(token)
+		}
+	}
+	if len(words["title"]) < 20 || len(words["desc"]) < 200 {
+		t.Errorf("the title is %q, and the description %q", words["title"], words["desc"])
+	}
+	if style := words["style"]; !strings.Contains(style, "prefers-color-scheme: dark") || strings.Contains(style, "url(") || strings.Contains(style, "@import") {
+		t.Errorf("the style is %s", style)
 	}
 }
