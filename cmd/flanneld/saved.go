@@ -28,8 +28,14 @@ func (o *options) savedFile() string {
 	return filepath.Join(o.stateDir, savedName(o.savedStore()))
 }
 
-// savedStore is how a file names what it was saved of.
-func (o *options) savedStore() string { return path.Clean(o.etcd.Prefix) }
+// savedStore is how a file names what it was saved of. What names one network has one
+// name: version 2 of etcd's API does not care about a slash in front, version 3 does.
+func (o *options) savedStore() string {
+	if o.etcdAPI == apiV2 {
+		return o.etcd.Root()
+	}
+	return path.Clean(o.etcd.Prefix)
+}
 
 // savedName returns the name of the file of a prefix. No two prefixes have the same.
 func savedName(prefix string) string {

@@ -160,8 +160,7 @@ func inUse(ctx context.Context, a2, a3 *answer, used int) (*answer, string, erro
 // undecided says why neither API is known to have the network.
 func undecided(a2, a3 *answer) error {
 	const doing = "finding out which of etcd's APIs the network is in"
-	silent := func(a *answer) bool { return a.has() || a.empty() }
-	for _, o := range [...]struct{ a, other *answer }{{a2, a3}, {a3, a2}} {
+	for _, o := range [...]struct{ a, other *answer }{{a3, a2}, {a2, a3}} {
 		switch a, other := o.a, o.other; {
 		case a.has() && other.empty():
 			return fmt.Errorf("%w in version %d of etcd's API, which asks for a user; version %d has one that anyone can write: if that is the network's, say -etcd-api=%d",
@@ -172,14 +171,17 @@ func undecided(a2, a3 *answer) error {
 		case a.has() && other.noAPI():
 			return fmt.Errorf("%s: this host used version %d before: %w; if the network is in version %d now, say -etcd-api=%d",
 				doing, other.version, other.err, a.version, a.version)
+		case a.has():
+			return fmt.Errorf("%s: in version %d: %w; version %d has a network configuration: if that is the network's, say -etcd-api=%d",
+				doing, other.version, other.err, a.version, a.version)
 		case a.empty() && (other.empty() || other.noAPI()):
 			return a.err
 		}
 	}
 	switch {
-	case silent(a2), !silent(a3) && a2.err.Error() == a3.err.Error(): // the usual one: no server answers
+	case a2.empty(), !a3.empty() && a2.err.Error() == a3.err.Error(): // the usual one: no server answers
 		return fmt.Errorf("%s: %w", doing, a3.err)
-	case silent(a3):
+	case a3.empty():
 		return fmt.Errorf("%s: %w", doing, a2.err)
 	}
 	return fmt.Errorf("%s: in version 3: %w; in version 2: %w", doing, a3.err, a2.err)

@@ -124,6 +124,9 @@ func TestChoose(t *testing.T) {
 			if version != test.want[used] || (err == nil) != (version != 0) || (err == nil) != (why != "") {
 				t.Errorf("%s: chose %d, %q, %v; want %d", name, version, why, err, test.want[used])
 			}
+			if err != nil && test.v2 == config && !strings.Contains(err.Error(), "say -etcd-api=2") && !strings.Contains(err.Error(), "say with -etcd-api=2") {
+				t.Errorf("%s: %v; which does not tell the way out", name, err)
+			}
 			if err != nil && errors.Is(err, subnet.ErrNoConfig) != test.person {
 				t.Errorf("%s: %v", name, err)
 			}

@@ -34,7 +34,10 @@ func NewDialer() *net.Dialer {
 			Interval: 5 * time.Second,
 			Count:    3,
 		},
-		Control: func(_, _ string, c syscall.RawConn) error {
+		Control: func(network, _ string, c syscall.RawConn) error {
+			if network == "unix" {
+				return nil
+			}
 			var err error
 			if e := c.Control(func(fd uintptr) {
 				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
@@ -49,12 +52,11 @@ func NewDialer() *net.Dialer {
 // tlsConfig returns the configuration of connections with TLS to a host. The files
 // are read at each handshake: they may be replaced while the daemon runs.
 func (o Options) tlsConfig(host string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
 	if o.CAFile != "" {
 		if _, err := o.authorities(); err != nil {
 			return nil, err
 		}
-		c.ServerName = host
 		c.InsecureSkipVerify = true // VerifyConnection does, with the authorities of that time
 		c.VerifyConnection = func(s tls.ConnectionState) error { return o.verify(host, s.PeerCertificates) }
 	}

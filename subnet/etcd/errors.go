@@ -55,12 +55,13 @@ func unsent(err error) bool {
 	return errors.As(err, &e) && e.unsent
 }
 
-// Refused is the refusal of a request of server s, in the words of reason.
-func (o Options) Refused(s Server, reason string) error {
+// Refused is the refusal of a request of server s about keys below root, in the words of
+// reason.
+func (o Options) Refused(s Server, reason, root string) error {
 	if s.Username == "" {
-		return fmt.Errorf("%w (%s): it wants -etcd-username and -etcd-password, with permission on %s", ErrRefused, reason, o.Root())
+		return fmt.Errorf("%w (%s): it wants -etcd-username and -etcd-password, with permission on %s", ErrRefused, reason, root)
 	}
-	return fmt.Errorf("%w (%s) of user %q: wrong -etcd-username or -etcd-password, or no permission on %s", ErrRefused, reason, s.Username, o.Root())
+	return fmt.Errorf("%w (%s) of user %q: wrong -etcd-username or -etcd-password, or no permission on %s", ErrRefused, reason, s.Username, root)
 }
 
 // Explain says what a failure of server s means to the person who set the flags.
@@ -70,7 +71,7 @@ func (o Options) Explain(s Server, err error, unsent bool) error {
 	if err == context.DeadlineExceeded { //nolint:errorlint // see above
 		err = errNoAnswer
 	}
-	return &endpointError{text: s.URL.String() + ": " + o.meaning(s, err), cause: err, unsent: unsent}
+	return &endpointError{text: s.Name + ": " + o.meaning(s, err), cause: err, unsent: unsent}
 }
 
 func (o Options) meaning(s Server, err error) string {

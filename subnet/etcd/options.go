@@ -6,7 +6,6 @@ package etcd
 import (
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"net/url"
 	"path"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 // Options say where etcd is and how to talk to it.
 type Options struct {
+	// Endpoints are URLs of http, https, unix or unixs, or hosts with or without a port.
 	Endpoints []string
 	// Prefix of all keys of the network.
 	Prefix string
@@ -25,7 +25,9 @@ type Options struct {
 
 // Server is one of the endpoints.
 type Server struct {
-	URL                *url.URL // without credentials
+	Name               string   // as messages call it, without credentials
+	URL                *url.URL // of http or https, without credentials
+	Socket             string   // the path of the server's Unix socket, if it has one; then URL names no host
 	Username, Password string
 	TLS                *tls.Config // how to talk to it, where its URL is one of https
 }
@@ -52,16 +54,22 @@ func (o Options) Servers() ([]Server, error) {
 }
 
 func (o Options) server(text string) (Server, error) {
-	u, err := url.Parse(text)
+	u, socket, err := parseEndpoint(text)
 	if err != nil {
-		// The error and the text are withheld: they may hold a password.
-		return Server{}, errors.New("-etcd-endpoints holds something that is not a URL such as http://10.0.0.1:2379")
+		return Server{}, err
 	}
-	if (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return Server{}, fmt.Errorf("-etcd-endpoints: %q is not a URL such as http://10.0.0.1:2379", u.Redacted())
+	if u.Scheme == "" {
+		u.Scheme = "http"
+		if o.CAFile != "" || o.CertFile != "" {
+			u.Scheme = "https"
+		}
 	}
-	s := Server{URL: u, Username: o.Username, Password: o.Password}
-	if s.TLS, err = o.tlsConfig(u.Hostname()); err != nil {
+	s := Server{URL: u, Socket: socket, Username: o.Username, Password: o.Password}
+	host := u.Hostname()
+	if socket != "" {
+		host = path.Base(socket)
+	}
+	if s.TLS, err = o.tlsConfig(host); err != nil {
 		return Server{}, err
 	}
 	if u.User != nil {
@@ -71,8 +79,21 @@ func (o Options) server(text string) (Server, error) {
 		}
 		u.User = nil // it would appear in errors
 	}
+	if s.Name = text; socket == "" {
+		s.Name = u.String()
+	}
 	return s, nil
 }
 
-// Root is the key below which all is.
+// Root is the key below which all is in version 2 of the API, which is a tree: slashes at
+// either end and double ones make no difference.
 func (o Options) Root() string { return path.Join("/", o.Prefix) }
+
+// FlatRoot is the beginning of all keys in version 3, where a key is any text: one without
+// a slash in front is another one. It is empty if keys begin with what is below it.
+func (o Options) FlatRoot() string {
+	if root := path.Clean(o.Prefix); root != "." {
+		return root
+	}
+	return ""
+}

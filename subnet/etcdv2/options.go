@@ -47,21 +47,21 @@ func New(o Options) (*Store, error) {
 		pollCheck: pollCheck,
 	}
 	for _, server := range servers {
-		transport := newTransport(server.TLS, &s.conns)
+		transport := newTransport(server, &s.conns)
 		config := client.Config{Endpoints: []string{server.URL.String()}, Transport: stayTransport{transport}}
 		guest, err := client.New(config)
 		if err != nil {
-			return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
+			return nil, fmt.Errorf("endpoint %s: %w", server.Name, err)
 		}
 		config.Username, config.Password = server.Username, server.Password
 		c, err := client.New(config)
 		if err != nil {
-			return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
+			return nil, fmt.Errorf("endpoint %s: %w", server.Name, err)
 		}
 		s.endpoints = append(s.endpoints, endpoint{server, c, guest, transport})
 	}
 	s.failover.Cluster = s.cluster
-	s.failover.Name = func(k int) string { return s.endpoints[k].URL.String() }
+	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
 	s.failover.Start(len(s.endpoints))
 	return s, nil
 }

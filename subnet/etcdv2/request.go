@@ -110,7 +110,7 @@ func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error)
 		rep.index = etcdErr.Index
 		return rep, err
 	case errors.Is(err, errRefused):
-		return nil, s.options.Refused(e.Server, resp.Status)
+		return nil, s.options.Refused(e.Server, resp.Status, s.prefix)
 	case err != nil:
 		return nil, s.explain(e, err)
 	}

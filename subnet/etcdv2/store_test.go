@@ -127,7 +127,7 @@ func TestOptions(t *testing.T) {
 		{"CA alone", Options{Endpoints: good, CAFile: ca.Cert}, nil},
 		{"all TLS files", Options{Endpoints: good, CAFile: ca.Cert, CertFile: cert, KeyFile: key}, nil},
 		{"no endpoints", Options{Endpoints: []string{" ", ""}}, []string{"-etcd-endpoints"}},
-		{"no scheme", Options{Endpoints: []string{"10.0.0.1:2379"}}, []string{"-etcd-endpoints"}},
+		{"no scheme", Options{Endpoints: []string{"10.0.0.1:2379", "etcd.example", "[fe80::1%eth0]:2379", "unix:///run/etcd.sock"}}, nil},
 		{"other scheme", Options{Endpoints: []string{"ftp://10.0.0.1"}}, []string{"-etcd-endpoints", "ftp://10.0.0.1"}},
 		{"no host", Options{Endpoints: []string{"http://:2379"}}, []string{"-etcd-endpoints", "http://:2379"}},
 		{"bad URL", Options{Endpoints: []string{"http://u:secret@a b%"}}, []string{"-etcd-endpoints"}},

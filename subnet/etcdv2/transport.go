@@ -1,7 +1,8 @@
 package etcdv2
 
 import (
-	"crypto/tls"
+	"context"
+	"net"
 	"net/http"
 	"time"
 
@@ -24,13 +25,20 @@ const (
 
 // newTransport returns a transport whose long polls may last, but not on a
 // connection that was cut without a word.
-func newTransport(tlsConfig *tls.Config, open *conns.Set) *http.Transport {
-	return &http.Transport{
+func newTransport(server etcd.Server, open *conns.Set) *http.Transport {
+	t := &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		DialContext:         open.Dial(etcd.NewDialer()),
-		TLSClientConfig:     tlsConfig,
+		TLSClientConfig:     server.TLS,
 		TLSHandshakeTimeout: requestTimeout,
 		MaxIdleConnsPerHost: 2,
 		IdleConnTimeout:     30 * time.Second,
 	}
+	if server.Socket != "" {
+		dial := t.DialContext
+		t.Proxy, t.DialContext = nil, func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dial(ctx, "unix", server.Socket)
+		}
+	}
+	return t
 }

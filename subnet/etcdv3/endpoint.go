@@ -72,7 +72,7 @@ func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 	e.conn, err = grpc.NewClient("passthrough:///"+net.JoinHostPort(server.URL.Hostname(), port),
 		grpc.WithTransportCredentials(witness{creds, e}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
-			c, err := dial(ctx, "tcp", addr)
+			c, err := connect(ctx, dial, server, addr)
 			e.meet(err)
 			return c, err
 		}),
@@ -83,7 +83,7 @@ func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 		grpc.WithDisableServiceConfig(),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("endpoint %s: %w", server.URL, err)
+		return nil, fmt.Errorf("endpoint %s: %w", server.Name, err)
 	}
 	return e, nil
 }

@@ -37,6 +37,7 @@ func TestSuite(t *testing.T) {
 		etcdtest.Suite(t, etcdtest.API{
 			ShortTTL: 2 * time.Second,
 			Past:     true,
+			Flat:     true,
 			Start: func(t testing.TB, c etcdtest.Config) etcdtest.Peer {
 				c.Binary = binary
 				s := newServer(t, c)

@@ -46,7 +46,7 @@ func New(o Options) (*Store, error) {
 	}
 	s := &Store{
 		options: o,
-		prefix:  o.Root(),
+		prefix:  o.FlatRoot(),
 		writing: make(chan struct{}, 1),
 		leases:  make(map[int64]bool),
 		written: make(map[string]bool),
@@ -63,7 +63,7 @@ func New(o Options) (*Store, error) {
 		s.endpoints = append(s.endpoints, e)
 	}
 	s.failover.Cluster = s.cluster
-	s.failover.Name = func(k int) string { return s.endpoints[k].URL.String() }
+	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
 	s.failover.Start(len(s.endpoints))
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package etcdv3
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,10 @@ func (s *Store) cluster(ctx context.Context, k int) (id string, err error) {
 	return id, err
 }
 
+func (s *Store) refused(e *endpoint, reason string) error {
+	return s.options.Refused(e.Server, strings.TrimPrefix(reason, "etcdserver: "), cmp.Or(s.prefix, "all keys"))
+}
+
 // badToken reports whether a new token may help. Each of these is said before
 // anything is done.
 func badToken(err error) bool {
@@ -77,7 +82,7 @@ func (s *Store) judge(ctx context.Context, e *endpoint, err error, unsent bool) 
 		return s.options.Explain(e.Server, ctx.Err(), unsent)
 	case badToken(err), code == codes.PermissionDenied, code == codes.Unauthenticated,
 		errors.Is(rpctypes.Error(err), rpctypes.ErrAuthFailed):
-		return s.options.Refused(e.Server, strings.TrimPrefix(text, "etcdserver: "))
+		return s.refused(e, text)
 	case code == codes.Unimplemented, strings.Contains(text, "HTTP/1"), strings.Contains(text, "ALPN"),
 		strings.Contains(text, "no application protocol"):
 		return s.options.Explain(e.Server, errNoV3, unsent)
@@ -87,7 +92,7 @@ func (s *Store) judge(ctx context.Context, e *endpoint, err error, unsent bool) 
 	case text == rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner):
 		return s.options.Explain(e.Server, errors.New(text), true)
 	case errors.Is(rpctypes.Error(err), rpctypes.ErrNoSpace):
-		return fmt.Errorf("%s: etcd's database is full, and takes no writes until it was compacted and defragmented and its alarm disarmed: %w", e.URL, rpctypes.Error(err))
+		return fmt.Errorf("%s: etcd's database is full, and takes no writes until it was compacted and defragmented and its alarm disarmed: %w", e.Name, rpctypes.Error(err))
 	}
-	return fmt.Errorf("%s: %w", e.URL, rpctypes.Error(err))
+	return fmt.Errorf("%s: %w", e.Name, rpctypes.Error(err))
 }

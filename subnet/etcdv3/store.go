@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path"
 	"strings"
 	"time"
 
@@ -29,9 +30,23 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
 	case len(resp.Kvs) == 0:
-		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
+		return nil, fmt.Errorf("%w at %s%s", subnet.ErrNoConfig, s.configKey(), s.elsewhere(ctx))
 	}
 	return resp.Kvs[0].Value, nil
+}
+
+// elsewhere says so if the configuration is at the key that is like ours but for the slash
+// in front. In version 2 these are one key.
+func (s *Store) elsewhere(ctx context.Context) string {
+	root := strings.TrimPrefix(s.prefix, "/")
+	if root == s.prefix {
+		root = "/" + root
+	}
+	key := path.Join(root, "config")
+	if resp, err := s.get(ctx, key, ""); err != nil || len(resp.Kvs) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; there is one at %s: if that is the network's, say -etcd-prefix=%s", key, root)
 }
 
 // Guarded implements etcd.Store. Where version 3 has users, it serves nobody else.

@@ -303,8 +303,8 @@ func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchR
 func (s *Store) cancelled(e *endpoint, reason string) error {
 	for _, refusal := range []error{rpctypes.ErrGRPCPermissionDenied, rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCUserEmpty} {
 		if strings.Contains(reason, rpctypes.ErrorDesc(refusal)) {
-			return s.options.Refused(e.Server, strings.TrimPrefix(rpctypes.ErrorDesc(refusal), "etcdserver: "))
+			return s.refused(e, rpctypes.ErrorDesc(refusal))
 		}
 	}
-	return fmt.Errorf("%s: the server ended the watch: %s", e.URL, reason)
+	return fmt.Errorf("%s: the server ended the watch: %s", e.Name, reason)
 }

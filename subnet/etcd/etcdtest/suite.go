@@ -61,7 +61,9 @@ type API struct {
 	// ShortTTL is the shortest time to live of a key.
 	ShortTTL time.Duration
 	// Past says that a server can be asked for what it held at an earlier time.
-	Past  bool
+	Past bool
+	// Flat says that keys are any text, and not the names of a tree.
+	Flat  bool
 	Start func(t testing.TB, c Config) Peer
 	New   func(t testing.TB, o etcd.Options) Store
 }
@@ -90,6 +92,9 @@ func Suite(t *testing.T, a API) {
 	for name, test := range map[string]func(*testing.T, API){
 		"TTLIsRoundedUp":       testTTLIsRoundedUp,
 		"Failover":             testFailover,
+		"EndpointForms":        testEndpointForms,
+		"EndpointFormsTLS":     testEndpointFormsTLS,
+		"Prefixes":             testPrefixes,
 		"TwoClusters":          testTwoClusters,
 		"Unreachable":          testUnreachable,
 		"Stalled":              testStalled,

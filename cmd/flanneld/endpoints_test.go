@@ -1,0 +1,142 @@
+package main_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// etcd is reached by all names that its own clients know it by.
+func TestEndpointForms(t *testing.T) {
+	inParallel(t, slowVariants, func(t *testing.T, v variant) {
+		socket := "unix://" + filepath.Join(t.TempDir(), "sock")
+		n := newLab(t, v)
+		url := "http://" + netip.AddrPortFrom(n.server.Addr, 2379).String()
+		n.startEtcd(lab.EtcdOptions{Args: []string{"--listen-client-urls=" + url + "," + socket}})
+		n.put("config", n.config(nil))
+		addr := n.server.Addr.String()
+		for _, endpoint := range []string{addr + ":2379", addr, "192.168.0.99:2379," + socket, socket} {
+			h := n.addNode(lab.HostOptions{}, "-etcd-endpoints="+endpoint)
+			h.start()
+			h.waitReady()
+		}
+		for _, h := range n.nodes {
+			h.waitPeers(soon, h.others()...)
+		}
+		lost := n.nodes[3]
+		n.etcd.Kill()
+		lost.waitLog(socket + ": ")
+		check(t, n.etcd.Start(n.ctx))
+		n.put("subnets/10.5.200.0-24", n.backend.lease(stranger("10.5.200.0/24", "192.168.0.200")))
+		for _, h := range n.nodes {
+			h.waitPeers(soon, append(h.others(), stranger("10.5.200.0/24", "192.168.0.200"))...)
+		}
+	})
+}
+
+// etcd is reached through the proxy that the environment names, which alone knows where
+// etcd is.
+func TestThroughHTTPProxy(t *testing.T) {
+	inParallel(t, slowVariants, func(t *testing.T, v variant) {
+		n := newConfigured(t, v, nil)
+		p := n.startHTTPProxy("user", "secret")
+		for _, endpoint := range []string{"http://etcd.internal:2379", "etcd.internal:2379"} {
+			h := n.addNode(lab.HostOptions{}, "-etcd-endpoints="+endpoint)
+			h.env = []string{"HTTP_PROXY=" + p.url("user", "secret"), "HTTPS_PROXY=" + p.url("user", "secret")}
+			h.start()
+			h.waitReady()
+		}
+		direct := n.addNode(lab.HostOptions{})
+		direct.env = []string{"HTTP_PROXY=" + p.url("user", "wrong"), "HTTPS_PROXY=" + p.url("user", "wrong"), "NO_PROXY=192.168.0.0/24"}
+		direct.start()
+		direct.waitReady()
+		if c := p.refused.Load(); c != 0 {
+			t.Errorf("the proxy had %d requests that NO_PROXY spares it", c)
+		}
+		for _, h := range n.nodes {
+			h.waitPeers(soon, h.others()...)
+		}
+		wrong := n.addNode(lab.HostOptions{}, "-etcd-endpoints=http://etcd.internal:2379", "-etcd-api="+v.store.name[1:])
+		wrong.env = []string{"HTTP_PROXY=" + p.url("user", "wrong"), "HTTPS_PROXY=" + p.url("user", "wrong")}
+		wrong.start()
+		wrong.waitLog("407")
+		if v.store.name == etcdV3.name {
+			wrong.waitLog("NO_PROXY=etcd.internal goes without")
+		}
+		if log := wrong.daemon.Log(); strings.Contains(log, "wrong") {
+			t.Errorf("the log has the password:\n%s", log)
+		}
+	})
+}
+
+type httpProxy struct {
+	addr    netip.AddrPort
+	refused atomic.Int64
+}
+
+func (p *httpProxy) url(user, password string) string {
+	return (&url.URL{Scheme: "http", User: url.UserPassword(user, password), Host: p.addr.String()}).String()
+}
+
+// startHTTPProxy starts a proxy on etcd's host, for the user with this password. It takes
+// etcd.internal for the host of etcd.
+func (n *network) startHTTPProxy(user, password string) *httpProxy {
+	n.t.Helper()
+	p := &httpProxy{addr: netip.AddrPortFrom(n.server.Addr, 3128)}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		return n.server.DialContext(ctx, network, strings.Replace(addr, "etcd.internal", n.server.Addr.String(), 1))
+	}
+	transport := &http.Transport{DialContext: dial}
+	plain := &httputil.ReverseProxy{Rewrite: func(*httputil.ProxyRequest) {}, Transport: transport, FlushInterval: -1}
+	server := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		given := &http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}
+		if u, pw, ok := given.BasicAuth(); !ok || u != user || pw != password {
+			p.refused.Add(1)
+			http.Error(w, "who are you?", http.StatusProxyAuthRequired)
+			return
+		}
+		if r.Method != http.MethodConnect {
+			plain.ServeHTTP(w, r)
+			return
+		}
+		to, err := dial(r.Context(), "tcp", r.Host)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer to.Close()
+		from, buf, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer from.Close()
+		_, _ = io.WriteString(from, "HTTP/1.1 200 Connection established\r\n\r\n")
+		go func() {
+			_, _ = io.Copy(to, buf)
+			_ = to.Close()
+		}()
+		_, _ = io.Copy(from, to)
+	})}
+	var listener net.Listener
+	check(n.t, n.server.Do(func() (err error) {
+		listener, err = net.Listen("tcp", p.addr.String())
+		return err
+	}))
+	go func() { _ = server.Serve(listener) }()
+	n.t.Cleanup(func() {
+		_ = server.Close()
+		transport.CloseIdleConnections()
+	})
+	return p
+}

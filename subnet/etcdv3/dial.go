@@ -1,0 +1,93 @@
+package etcdv3
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"flanneld/subnet/etcd"
+)
+
+// dialFunc makes a connection.
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// connect makes a connection to a server at addr: to its socket, or through the proxy that
+// the environment names, or directly. gRPC, and so each client of version 3, goes through
+// the proxy that HTTPS_PROXY names, with and without TLS.
+func connect(ctx context.Context, dial dialFunc, s etcd.Server, addr string) (net.Conn, error) {
+	if s.Socket != "" {
+		return dial(ctx, "unix", s.Socket)
+	}
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: addr}})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("reading HTTPS_PROXY: %w", err)
+	case proxy == nil:
+		return dial(ctx, "tcp", addr)
+	case proxy.Scheme != "http":
+		return nil, fmt.Errorf("the proxy %s, which HTTPS_PROXY names, is not one of http; NO_PROXY=%s goes without", proxy.Redacted(), s.URL.Hostname())
+	}
+	c, err := throughProxy(ctx, dial, proxy, addr)
+	if err != nil {
+		return nil, fmt.Errorf("through the proxy %s, which HTTPS_PROXY names (NO_PROXY=%s goes without): %w", proxy.Redacted(), s.URL.Hostname(), err)
+	}
+	return c, nil
+}
+
+// throughProxy has a proxy make a connection to addr.
+func throughProxy(ctx context.Context, dial dialFunc, proxy *url.URL, addr string) (net.Conn, error) {
+	at := proxy.Host
+	if proxy.Port() == "" {
+		at = net.JoinHostPort(proxy.Hostname(), "80")
+	}
+	c, err := dial(ctx, "tcp", at)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	tunnel, err := askTunnel(c, proxy, addr)
+	if !stop() {
+		err = errors.Join(ctx.Err(), err)
+	}
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return tunnel, nil
+}
+
+// askTunnel asks the proxy at the other end of c for a connection to addr, which c is then.
+func askTunnel(c net.Conn, proxy *url.URL, addr string) (net.Conn, error) {
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Host: addr}, Host: addr, Header: http.Header{"User-Agent": {"flanneld"}}}
+	if u := proxy.User; u != nil {
+		password, _ := u.Password()
+		req.Header.Set("Proxy-Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(u.Username()+":"+password)))
+	}
+	if err := req.Write(c); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReader(c)
+	resp, err := http.ReadResponse(r, req)
+	if err != nil {
+		return nil, fmt.Errorf("its answer is not HTTP: %w", err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("it answers %.100q", resp.Status)
+	}
+	return buffered{c, r}, nil // the server may have begun to speak
+}
+
+// buffered is a connection of which something has been read already.
+type buffered struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
