@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,6 +35,9 @@ func run(ctx context.Context, o *options, machine host) error {
 	klog.Infof("flanneld %s", version)
 	for _, name := range o.unknown {
 		klog.Warningf("ignoring the environment variable %s: there is no such option", printable.Name(name))
+	}
+	if len(o.logFiles) > 0 {
+		klog.Warningf("the log goes to stderr alone, for the service manager to keep: without effect are %s", printable.Line(strings.Join(o.logFiles, ", ")))
 	}
 	release, err := awaitClaim(ctx, o.subnetFile, new(systemd).status)
 	if err != nil {

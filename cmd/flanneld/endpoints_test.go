@@ -20,8 +20,8 @@ import (
 // etcd is reached by all names that its own clients know it by.
 func TestEndpointForms(t *testing.T) {
 	inParallel(t, slowVariants, func(t *testing.T, v variant) {
-		socket := "unix://" + filepath.Join(t.TempDir(), "sock")
 		n := newLab(t, v)
+		socket := "unix://" + filepath.Join(n.server.Dir, "etcd.sock")
 		url := "http://" + netip.AddrPortFrom(n.server.Addr, 2379).String()
 		n.startEtcd(lab.EtcdOptions{Args: []string{"--listen-client-urls=" + url + "," + socket}})
 		n.put("config", n.config(nil))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
 
 	"flanneld/network"
 	"flanneld/pkg/printable"
@@ -42,6 +40,8 @@ type options struct {
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
+	// logFiles are the options, with their values, that ask for logs in files.
+	logFiles []string
 	// askedCounters has the packets that were counted logged.
 	askedCounters <-chan os.Signal
 	// rules are those for packets, on this host; nil to leave them alone.
@@ -61,13 +61,8 @@ const envPrefix = "FLANNELD_"
 func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	var o options
 	fs := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.Usage = func() {
-		fmt.Fprintf(stderr, "Usage: %s [OPTION]...\n", args[0])
-		fs.PrintDefaults()
-	}
 	o.etcd.Endpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
-	fs.Var((*endpoints)(&o.etcd.Endpoints), "etcd-endpoints", "comma-separated `URLs` of the etcd servers")
+	fs.Var((*endpoints)(&o.etcd.Endpoints), "etcd-endpoints", "comma-separated `URLs` or addresses of the etcd servers")
 	o.etcdAPI = apiAuto
 	fs.Var(&o.etcdAPI, "etcd-api", "`version` of etcd's API, auto, 2 or 3; auto is the one where the network's configuration is")
 	fs.StringVar(&o.etcd.Prefix, "etcd-prefix", "/coreos.com/network", "etcd `key` below which configuration and leases are")
@@ -87,8 +82,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	o.masqMode = masqMode(masq.ModeAuto)
 	fs.Var(&o.masqMode, "masq-mode", "`way` to write rules for packets, auto, iptables or nftables; auto does as the network's configuration says, or as others on this host")
 	fs.BoolVar(&o.forwardRules, "iptables-forward-rules", true, "let packets from and to pods be forwarded, also by nftables")
-	resync := seconds(5)
-	fs.Var(&resync, "iptables-resync", "`seconds`; without effect, for rules are put right when they change")
+	fs.Int("iptables-resync", 5, "`seconds`; without effect, for rules are put right when they change")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
@@ -97,12 +91,13 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.BoolVar(&o.dryRun, "dry-run", false, "with -etcd-migrate, write nothing and print what would be copied")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	fs.Bool("help", false, "print this and exit")
-	logging := flag.NewFlagSet("", flag.ContinueOnError)
-	klog.InitFlags(logging)
-	for _, name := range []string{"v", "vmodule", "log_backtrace_at"} {
-		f := logging.Lookup(name)
-		fs.Var(f.Value, f.Name, f.Usage)
-	}
+	var help strings.Builder // of these, and not of what is taken only for flannel's sake
+	addLogging(fs, &o.logFiles, func() {
+		fs.SetOutput(&help)
+		fs.PrintDefaults()
+	})
+	addForeign(fs)
+	fs.VisitAll(makeLenient)
 
 	usage := func(format string, a ...any) error {
 		fmt.Fprintf(stderr, "%s: %s\nUsage: %s [OPTION]...; -help lists the options\n", fs.Name(), printable.Line(fmt.Sprintf(format, a...)), args[0])
@@ -110,13 +105,11 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	}
 	// The flag package would print all of its usage after each error.
 	fs.SetOutput(io.Discard)
-	printUsage := fs.Usage
 	fs.Usage = func() {}
-	err := fs.Parse(args[1:])
-	fs.SetOutput(stderr)
+	err := parseArgs(fs, args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp), err == nil && fs.Lookup("help").Value.String() == "true":
-		printUsage()
+		fmt.Fprintf(stderr, "Usage: %s [OPTION]...\n%s", args[0], &help)
 		return nil, nil
 	case err != nil:
 		return nil, usage("%s", redact(err.Error(), args))
@@ -124,7 +117,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		fmt.Fprintln(stderr, version)
 		return nil, nil
 	case fs.NArg() > 0:
-		return nil, usage("unexpected argument %q: options begin with a dash", fs.Arg(0))
+		return nil, usage("unexpected argument %q: options begin with a dash%s", fs.Arg(0), valueHint(fs, args[1:]))
 	case moreThanOne(o.cleanup, o.migrate, o.release):
 		return nil, usage("only one of -cleanup, -etcd-migrate and -release can be done at a time")
 	case o.dryRun && !o.migrate:
@@ -136,18 +129,6 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	o.renewMargin = time.Duration(margin) * time.Minute
 	o.fullyRandom = !*notRandom
 	return &o, nil
-}
-
-// missing are the variables of flannel's options that this version does not have,
-// with a value that asks for nothing.
-var missing = map[string]string{
-	"FLANNELD_IP_BLACKHOLE_ROUTE": "false",
-	"FLANNELD_PUBLIC_IPV6":        "none",
-	"FLANNELD_KUBE_SUBNET_MGR":    "false",
-	"FLANNELD_HEALTHZ_PORT":       "0",
-	"FLANNELD_NETWORKS":           "none",
-	"FLANNELD_LISTEN":             "none",
-	"FLANNELD_REMOTE":             "none",
 }
 
 // actions are flags that ask for something else than the daemon. They are for the
@@ -176,9 +157,7 @@ func fromEnv(fs *flag.FlagSet, environ []string, unknown *[]string) (name, value
 		name, value, _ := strings.Cut(variable, "=")
 		f := flags[name]
 		switch {
-		case !strings.HasPrefix(name, envPrefix), value == "":
-		case f == nil && missing[name] != "" && value != missing[name]:
-			return name, value, errors.New("this version does not have that option")
+		case !strings.HasPrefix(name, envPrefix), plain(value) == "":
 		case f == nil:
 			*unknown = append(*unknown, name)
 		case given[f.Name], slices.Contains(actions, f.Name):
@@ -220,9 +199,6 @@ func (s *secret) String() string     { return "" }
 type list []string
 
 func (l *list) Set(v string) error {
-	if v == "" {
-		return errors.New("is empty")
-	}
 	if _, err := netip.ParseAddr(v); err != nil && (len(v) >= unix.IFNAMSIZ || strings.ContainsAny(v, "/: \t")) {
 		return fmt.Errorf("no interface can have that name: one has at most %d characters, and no slash, colon or space", unix.IFNAMSIZ-1)
 	}
@@ -234,25 +210,11 @@ func (l *list) String() string { return strings.Join(*l, ",") }
 type endpoints []string
 
 func (e *endpoints) Set(v string) error {
-	var urls []string
-	for _, text := range strings.Split(v, ",") {
-		text = strings.TrimSpace(text)
-		u, err := url.Parse(text)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			if strings.Contains(v, "@") {
-				text = redacted
-			}
-			return fmt.Errorf("%q is not an http or https URL such as http://127.0.0.1:2379", text)
-		}
-		if port := u.Port(); port != "" {
-			if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
-				return fmt.Errorf("the port %s of %s is not between 1 and 65535", port, u.Hostname())
-			}
-		}
-		urls = append(urls, text)
+	list, err := etcd.ParseEndpoints(v)
+	if err == nil && len(list) > 0 {
+		*e = list
 	}
-	*e = urls
-	return nil
+	return err
 }
 func (e *endpoints) String() string { return strings.Join(*e, ",") }
 
@@ -285,18 +247,6 @@ func (m *masqMode) Set(v string) error {
 	return errors.New("is not auto, iptables or nftables")
 }
 func (m *masqMode) String() string { return string(*m) }
-
-type seconds int
-
-func (s *seconds) Set(v string) error {
-	n, err := strconv.ParseInt(v, 0, 0)
-	if err != nil || n < 1 {
-		return errors.New("is not a number of seconds from 1")
-	}
-	*s = seconds(n)
-	return nil
-}
-func (s *seconds) String() string { return fmt.Sprint(int(*s)) }
 
 type regexes []*regexp.Regexp
 

@@ -68,6 +68,9 @@ func TestParseFlags(t *testing.T) {
 	}{
 		{"etcd-endpoints", "https://a:1,http://[::1]:2", "http://z", func(o *options) { o.etcd.Endpoints = []string{"https://a:1", "http://[::1]:2"} }},
 		{"etcd-endpoints", " http://a:1 , http://b:2 ", "http://z", func(o *options) { o.etcd.Endpoints = []string{"http://a:1", "http://b:2"} }},
+		{"etcd-endpoints", "a:1,,b,[::1]:2,::1,unix:///run/etcd.sock,", "http://z", func(o *options) {
+			o.etcd.Endpoints = []string{"a:1", "b", "[::1]:2", "::1", "unix:///run/etcd.sock"}
+		}},
 		{"etcd-api", "2", "3", func(o *options) { o.etcdAPI = apiV2 }},
 		{"etcd-api", "3", "auto", func(o *options) { o.etcdAPI = apiV3 }},
 		{"etcd-api", "auto", "3", func(*options) {}},
@@ -192,11 +195,16 @@ func TestParseActions(t *testing.T) {
 func TestParseRejects(t *testing.T) {
 	logLevel(t)
 	for _, test := range []struct{ flag, value string }{
-		{"etcd-endpoints", "127.0.0.1:2379"},
-		{"etcd-endpoints", "http://a:1,"},
 		{"etcd-endpoints", "ftp://a:1"},
 		{"etcd-endpoints", "http://"},
 		{"etcd-endpoints", "http://a:b"},
+		{"etcd-endpoints", "http:/a:1"},
+		{"etcd-endpoints", "http:a:1"},
+		{"etcd-endpoints", "a:b"},
+		{"etcd-endpoints", "[::1"},
+		{"etcd-endpoints", "http://a:1 http://b:1"},
+		{"etcd-endpoints", "http://a:1;http://b:1"},
+		{"etcd-endpoints", "unix://"},
 		{"etcd-api", "v3"},
 		{"etcd-api", "1"},
 		{"iface-regex", "("},
@@ -210,7 +218,7 @@ func TestParseRejects(t *testing.T) {
 		{"public-ip", "255.255.255.255"},
 		{"public-ip", "192.0.2.1/24"},
 		{"masq-mode", "nft"},
-		{"iptables-resync", "0"},
+		{"iptables-resync", "soon"},
 		{"ip-masq", "maybe"},
 		{"subnet-lease-renew-margin", "0"},
 		{"subnet-lease-renew-margin", "1440"},
@@ -228,11 +236,10 @@ func TestParseRejects(t *testing.T) {
 			rejected(t, nil, []string{variable + "=" + test.value}, variable, `"`+quoted+`"`)
 		})
 	}
-	rejected(t, []string{"-iface="}, nil, "-iface", "empty")
 	rejected(t, []string{"-iface=enp0s31f6np0v1234"}, nil, "-iface", "enp0s31f6np0v1234", "15 characters")
 	rejected(t, nil, []string{"FLANNELD_IFACE=eth0:1"}, "FLANNELD_IFACE", "eth0:1", "colon")
 	rejected(t, []string{"-etcd-endpoints=http://192.0.2.1:65536"}, nil, "-etcd-endpoints", "65536", "between 1 and 65535")
-	rejected(t, []string{"-etcd-endpoints="}, nil, "-etcd-endpoints")
+	rejected(t, []string{"-etcd-endpoints=192.0.2.1:0"}, nil, "-etcd-endpoints", "port 0", "between 1 and 65535")
 	rejected(t, []string{"-no-such-flag"}, nil, "-no-such-flag")
 	rejected(t, []string{"-iface"}, nil, "-iface", "needs an argument")
 	rejected(t, []string{"-version=maybe"}, nil, "-version", `"maybe"`)
@@ -261,7 +268,7 @@ func rejected(t *testing.T, args, environ []string, parts ...string) {
 
 // A URL may hold a password, and a bad one may hold it anywhere.
 func TestParseKeepsPasswords(t *testing.T) {
-	for _, url := range []string{"htp://root:hunter2@a", "http://root:hunter2@a:b", "http://root:hun/hunter2@a", "http://root:x,hunter2@a", "http://root:hunter2,y@a", `http://root:"hunter2"@a:b`} {
+	for _, url := range []string{"htp://root:hunter2@a", "root:hunter2@a", "root:hunter2@a:1", "http://root:hunter2@a:b", "http://root:hun/hunter2@a", "http://root:x,hunter2@a", "http://root:hunter2,y@a", `http://root:"hunter2"@a:b`} {
 		for _, args := range [][]string{{"-etcd-endpoints", url}, {"-etcd-endpoints=http://a," + url}, nil} {
 			environ := []string{"FLANNELD_ETCD_PASSWORD=hunter2"}
 			if args == nil {

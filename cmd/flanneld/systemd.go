@@ -37,6 +37,7 @@ func (s *systemd) ready(text string) {
 	if !s.isReady {
 		s.isReady = true
 		klog.Infof("ready: %s", text)
+		klog.Info("bootstrap done") // flannel's words, which other programs wait for
 	}
 	if s.toldReady {
 		s.tell(text)

@@ -47,11 +47,11 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"-help"}, 0, "Usage: " + daemonBinary + " [OPTION]..."},
 		{nil, []string{"-h"}, 0, "-subnet-file"},
 		{nil, []string{"-no-such-flag"}, 2, "flag provided but not defined: -no-such-flag"},
-		{nil, []string{"-ip-blackhole-route"}, 2, "flag provided but not defined: -ip-blackhole-route"},
+		{nil, []string{"-ip-blackhole-route"}, 2, "flag ip-blackhole-route: this version adds no blackhole route; leave it out"},
 		{nil, []string{"-masq-mode=nft"}, 2, `invalid value "nft" for flag -masq-mode: is not auto, iptables or nftables`},
 		{nil, []string{"-subnet-lease-renew-margin=1440"}, 2, `invalid value "1440" for flag -subnet-lease-renew-margin`},
 		{nil, []string{"-public-ip=fc00::1"}, 2, `invalid value "fc00::1" for flag -public-ip`},
-		{nil, []string{"-etcd-endpoints=localhost:2379"}, 2, "is not an http or https URL"},
+		{nil, []string{"-etcd-endpoints=ftp://localhost:2379"}, 2, `"ftp://localhost:2379" is not the URL of an etcd server`},
 		{nil, []string{"-etcd-api=v3"}, 2, `invalid value "v3" for flag -etcd-api: is not auto, 2 or 3`},
 		{[]string{"FLANNELD_ETCD_API=1"}, nil, 2, `invalid value "1" for environment variable FLANNELD_ETCD_API: is not auto, 2 or 3`},
 		{nil, []string{"-release", "-cleanup"}, 2, "only one of -cleanup, -etcd-migrate and -release can be done at a time"},
@@ -59,7 +59,7 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"start"}, 2, `unexpected argument "start"`},
 		{[]string{"FLANNELD_PUBLIC_IP=x"}, nil, 2, `invalid value "x" for environment variable FLANNELD_PUBLIC_IP`},
 		{[]string{"FLANNELD_V=x"}, nil, 2, "FLANNELD_V"},
-		{[]string{"FLANNELD_IP_BLACKHOLE_ROUTE=true"}, nil, 2, "FLANNELD_IP_BLACKHOLE_ROUTE: this version does not have that option"},
+		{[]string{"FLANNELD_IP_BLACKHOLE_ROUTE=true"}, nil, 2, "FLANNELD_IP_BLACKHOLE_ROUTE: this version adds no blackhole route; leave it out"},
 	} {
 		code, text := output(t, c.env, c.args...)
 		if code != c.code || !strings.Contains(text, c.want) {

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -35,9 +36,9 @@ const notAnEndpoint = " not the URL of an etcd server such as http://127.0.0.1:2
 // parseEndpoint reads an endpoint in any of the forms that etcd's own clients take. Without
 // a scheme, its URL has none. That of a socket names no host.
 func parseEndpoint(text string) (u *url.URL, socket string, err error) {
-	bad := fmt.Errorf("-etcd-endpoints: %q is%s", text, notAnEndpoint)
+	bad := fmt.Errorf("%q is%s", text, notAnEndpoint)
 	if strings.Contains(text, "@") {
-		bad = errors.New("-etcd-endpoints holds something that is" + notAnEndpoint)
+		bad = errors.New("it holds something that is" + notAnEndpoint)
 	}
 	for scheme, of := range map[string]string{"unix:": "http", "unixs:": "https"} {
 		if socket, ok := strings.CutPrefix(text, scheme); ok {
@@ -49,18 +50,19 @@ func parseEndpoint(text string) (u *url.URL, socket string, err error) {
 		}
 	}
 	if !strings.Contains(text, "://") {
-		u, ok := parseAddress(strings.TrimSuffix(text, "/"))
-		if !ok {
+		var ok bool
+		if u, ok = parseAddress(strings.TrimSuffix(text, "/")); !ok {
 			return nil, "", bad
 		}
-		return u, "", nil
-	}
-	u, err = url.Parse(text)
-	if err == nil {
-		bad = fmt.Errorf("-etcd-endpoints: %q is%s", u.Redacted(), notAnEndpoint)
-	}
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Contains(u.Host, ";") {
+	} else if u, err = url.Parse(text); err != nil {
 		return nil, "", bad
+	} else if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Contains(u.Host, ";") {
+		return nil, "", fmt.Errorf("%q is%s", u.Redacted(), notAnEndpoint)
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+			return nil, "", fmt.Errorf("the port %s of %s is not between 1 and 65535", port, u.Hostname())
+		}
 	}
 	return u, "", nil
 }

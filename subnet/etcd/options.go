@@ -6,6 +6,7 @@ package etcd
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/url"
 	"path"
 	"strings"
@@ -56,7 +57,7 @@ func (o Options) Servers() ([]Server, error) {
 func (o Options) server(text string) (Server, error) {
 	u, socket, err := parseEndpoint(text)
 	if err != nil {
-		return Server{}, err
+		return Server{}, fmt.Errorf("-etcd-endpoints: %w", err)
 	}
 	if u.Scheme == "" {
 		u.Scheme = "http"
