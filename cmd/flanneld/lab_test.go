@@ -49,7 +49,7 @@ func TestMain(m *testing.M) {
 
 // build makes a flanneld, with the race detector or as it is shipped.
 func build(binary string, race bool) error {
-	cmd := exec.Command("make", "-C", "../..", "flanneld", "OUT="+binary)
+	cmd := exec.Command("make", "-C", "../..", "flanneld", "OUT="+binary, "VERSION=dev")
 	if race {
 		cmd = exec.Command("go", "build", "-race", "-o", binary)
 	}
