@@ -26,7 +26,7 @@ func TestEndpointForms(t *testing.T) {
 		n.startEtcd(lab.EtcdOptions{Args: []string{"--listen-client-urls=" + url + "," + socket}})
 		n.put("config", n.config(nil))
 		addr := n.server.Addr.String()
-		for _, endpoint := range []string{addr + ":2379", addr, "192.168.0.99:2379," + socket, socket} {
+		for _, endpoint := range []string{addr + ":2379", addr, addr + ":1," + socket, socket} {
 			h := n.addNode(lab.HostOptions{}, "-etcd-endpoints="+endpoint)
 			h.start()
 			h.waitReady()

@@ -16,7 +16,7 @@ func TestFlannelsOptionsAreTaken(t *testing.T) {
 	n := newConfigured(t, hostGW, nil)
 	h := n.addNode(lab.HostOptions{})
 	h.args = []string{
-		"", "-etcd-endpoints= http://192.168.0.99:2379 ,, " + n.server.Addr.String() + ":2379,", "--etcd-prefix=/coreos.com/network/",
+		"", "-etcd-endpoints= http://" + n.server.Addr.String() + ":1 ,, " + n.server.Addr.String() + ":2379,", "--etcd-prefix=/coreos.com/network/",
 		"-etcd-keyfile=", "-etcd-certfile", "", "--etcd-cafile=", "--etcd-username=", "--etcd-password=",
 		"--iface=", "--iface-regex=", "--iface-can-reach=", "--public-ip=", "--public-ipv6=",
 		"-ip-masq=", "-ip-masq-fully-random-disable=F", "--ip-blackhole-route=0", "--iptables-resync=0", "--iptables-forward-rules=True",
