@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
@@ -95,28 +93,32 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	})
 	var recovered summary
 	for k, f := range r.failures {
-		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil && f.logged {
+		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil && len(f.logged) > 0 {
 			recovered.add("in place now", o)
 		}
 	}
 	r.failures = t.now
 	r.settleBy()
-	t.news.log(klog.Warningf)
-	recovered.log(klog.Infof)
+	t.news.log(&r.warnings)
+	recovered.log(&r.infos)
 	return nil
 }
 
 // settleBy notes until when routes that failed may need others' routes.
 func (r *Reconciler) settleBy() {
 	var until time.Time
+	broken := make(map[state.Key]bool)
 	for k, f := range r.failures {
+		if k.Kind == state.KindLink {
+			broken[k] = true
+		}
 		if (k.Kind == state.KindRoute || k.Kind == state.KindNexthop) && !f.blocked && f.since.Add(unsettledMost).After(until) {
 			until = f.since.Add(unsettledMost)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unsettled = until
+	r.unsettled, r.broken = until, broken
 }
 
 // connected reports whether this host's own end of the overlay is in place, as
@@ -164,11 +166,11 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 		f.next = time.Now().Add(time.Duration(float64(f.pause) * (1 - t.jitter)))
 	}
 	if was := t.before[k]; was != nil {
-		f.since, f.logged = was.since, was.logged && was.reason == f.reason
+		f.since, f.logged = was.since, was.logged
 	}
-	if time.Since(f.since) >= failureDebounce && !f.logged && !errors.Is(err, errUnmet) && !f.settling {
+	if time.Since(f.since) >= failureDebounce && !slices.Contains(f.logged, f.reason) && len(f.logged) < reasonsMost && !errors.Is(err, errUnmet) && !f.settling {
 		t.news.add(f.reason, what)
-		f.logged = true
+		f.logged = append(f.logged, f.reason)
 	}
 	t.now[k] = f
 }
@@ -246,6 +248,6 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, 
 			done.add("changed", op.Want)
 		}
 	}
-	done.log(klog.Infof)
+	done.log(&r.infos)
 	return errs
 }

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/notice"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
@@ -38,6 +40,11 @@ type Reconciler struct {
 	// unsettled is until when another's route may be what routes of ours wait for, such as
 	// the one to the network of a new address.
 	unsettled time.Time
+	// broken are the devices that could not be had. That they come and go is what comes of
+	// trying.
+	broken map[state.Key]bool
+
+	warnings, infos notice.Gather
 
 	// Of Run alone:
 	have     state.Have           // as of the last pass; nil before the first
@@ -75,7 +82,7 @@ type failure struct {
 	// they have stopped, and there is nothing to report.
 	settling bool
 	since    time.Time
-	logged   bool
+	logged   []string // the reasons that were
 }
 
 const (
@@ -89,6 +96,8 @@ const (
 	// failureDebounce is how long a failure must last before it is logged: a network that
 	// is configured anew has no address for a moment.
 	failureDebounce = time.Second
+	// reasonsMost is how many reasons of one failure are logged, each once.
+	reasonsMost = 5
 	// unsettledMost is for how long after its first failure a route is tried again at once
 	// when others make routes.
 	unsettledMost = 5 * time.Second
@@ -113,6 +122,8 @@ func NewReconciler(t target.Target, report func(Status)) *Reconciler {
 		ready:    make(chan struct{}),
 		failures: make(map[state.Key]*failure),
 		useless:  make(map[ip.Subnet]string),
+		warnings: notice.Gather{Logf: klog.Warningf},
+		infos:    notice.Gather{Logf: klog.Infof},
 	}
 }
 
@@ -152,7 +163,7 @@ func (r *Reconciler) Hint(e target.Event) {
 		r.fresh = true
 	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
 		// With the device comes what failed for want of it.
-		r.fresh = r.fresh || e.Key.Kind == state.KindLink
+		r.fresh = r.fresh || e.Key.Kind == state.KindLink && !r.broken[e.Key]
 	case !wanted && !e.Gone && e.Entry.Owner == state.Ours && r.plan.mine(e.Key, r.plan.devices):
 	default:
 		return
@@ -165,6 +176,8 @@ func (r *Reconciler) Hint(e target.Event) {
 func (r *Reconciler) Run(ctx context.Context) error {
 	timer := time.NewTimer(resync)
 	defer timer.Stop()
+	defer r.infos.Stop()
+	defer r.warnings.Stop()
 	var rest time.Time // no full pass before
 	var failing string // why the last full pass could not be made
 	for {
@@ -249,7 +262,7 @@ func (r *Reconciler) fight(start time.Time) bool {
 	if r.restored {
 		r.fought = start
 		if r.fights++; r.fights == fightAfter {
-			klog.Warningf("something on this host keeps changing what is ours; putting it right once in %s", fightPause)
+			r.warnings.Add(fmt.Sprintf("something on this host keeps changing what is ours; putting it right once in %s", fightPause))
 		}
 	}
 	return r.fights > fightAfter
@@ -294,7 +307,7 @@ func (r *Reconciler) tellUseless() {
 		}
 	}
 	clear(r.plan.news)
-	news.log(klog.Warningf)
+	news.log(&r.warnings)
 }
 
 // tell reports the status if it changed.

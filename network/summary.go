@@ -3,6 +3,8 @@ package network
 import (
 	"fmt"
 	"strings"
+
+	"flanneld/pkg/notice"
 )
 
 // summary gathers what is said alike of many things, to say it in one line.
@@ -35,14 +37,16 @@ func (s *summary) add(what string, about fmt.Stringer) {
 	}
 }
 
-// log writes a line for each thing said.
-func (s *summary) log(printf func(string, ...any)) {
+// log has each thing said logged.
+func (s *summary) log(to *notice.Gather) {
+	var lines []string
 	for _, what := range s.order {
 		m := s.about[what]
 		text := strings.Join(m.names, "; ")
 		if m.more > 0 {
 			text += fmt.Sprintf("; and %d more", m.more)
 		}
-		printf("%s: %s", text, what)
+		lines = append(lines, text+": "+what)
 	}
+	to.Add(lines...)
 }

@@ -15,7 +15,6 @@ import (
 
 // acquire gets a lease, however long it takes: it returns ctx.Err() or nil.
 func (k *Keeper) acquire(ctx context.Context) error {
-	var said said
 	unreachable, contended := backoff{random: k.Random}, backoff{random: k.Random}
 	begun := time.Now()
 	seen := k.holding.Snapshot.Revision
@@ -47,9 +46,7 @@ func (k *Keeper) acquire(ctx context.Context) error {
 		case errors.As(err, new(waitingFor)):
 			k.trouble.over()
 			k.waiting(err.Error())
-			if said.isNews(err.Error()) {
-				klog.Warningf("waiting: %v", err)
-			}
+			k.tell("waiting: %v", err)
 			pause = configPoll
 		default:
 			k.waiting("waiting for the store: " + err.Error())
@@ -72,9 +69,9 @@ func (k *Keeper) waiting(text string) {
 	}
 }
 
-// tell logs what does not change from one try to the next, once a minute.
+// tell logs what lasts, or happens again and again.
 func (k *Keeper) tell(format string, a ...any) {
-	if text := fmt.Sprintf(format, a...); k.told.isNews(text) {
+	if text := fmt.Sprintf(format, a...); k.told.State(format, text) {
 		klog.Warning(text)
 	}
 }

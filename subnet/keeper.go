@@ -11,6 +11,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/notice"
 	"flanneld/pkg/printable"
 )
 
@@ -74,7 +75,7 @@ type Keeper struct {
 	holding   Holding
 	stored    *StoredConfig // the configuration as it was last heard of
 	wiped     bool          // it went together with our lease, which is yet to be claimed again
-	told      said
+	told      notice.Log
 	twin      twin   // another machine with our public address
 	former    string // a machine of our ID that may be another one: see twin.go
 	overwrote string // the machine whose lease we last wrote over, or nothing
@@ -120,6 +121,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.retry.random = k.Random
 	k.patience = callTimeout
 	k.trouble.tell = k.Trouble
+	defer k.trouble.stop()
 	k.asleep.start(k.Boottime)
 	if err := k.acquire(ctx); err != nil {
 		return err

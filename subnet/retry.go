@@ -2,12 +2,14 @@ package subnet
 
 import (
 	"context"
-	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/notice"
 )
 
 // sleep waits for d, or until ctx ends; then it returns ctx.Err().
@@ -41,62 +43,86 @@ func newRandom(seed, more uint64) *rand.Rand { return rand.New(rand.NewPCG(seed,
 // draw returns a duration from 0 to less than d.
 func draw(r *rand.Rand, d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
 
-// said remembers messages, so that one that keeps coming up is logged when it is
-// new and once a minute.
-type said struct{ at map[string]time.Time }
-
-func (s *said) isNews(text string) bool {
-	now := time.Now()
-	maps.DeleteFunc(s.at, func(_ string, at time.Time) bool { return now.Sub(at) >= time.Minute })
-	if _, ok := s.at[text]; ok {
-		return false
-	}
-	if s.at == nil {
-		s.at = make(map[string]time.Time)
-	}
-	s.at[text] = now
-	return true
-}
-
-// trouble logs what keeps us from reading or writing leases: at once, then a
-// line every quietFor at most, also where it comes and goes, and a line when it
-// is over.
+// trouble logs what keeps us from reading or writing leases, unless it is over at once, and
+// when it is over.
 type trouble struct {
 	tell func(bool) // that there is trouble, or no more; may be nil
 
-	mu     sync.Mutex
-	since  time.Time // zero: no trouble
-	told   bool      // that there is
-	logged time.Time // when that was last told
+	mu    sync.Mutex
+	log   notice.Log
+	since time.Time // zero: no trouble
+	err   error     // the latest
+	texts []string  // of errors, since then, that were logged as they came
+	first *time.Timer
 }
 
-const quietFor = 15 * time.Second
+const (
+	// troubleDebounce is how long the store must be in trouble before that is logged: it
+	// may be restarted.
+	troubleDebounce = time.Second
+	// troubleTexts is how many errors are logged as they come. In the words of the network
+	// one trouble has many.
+	troubleTexts = 2
+	aboutStore   = "store"
+)
 
 func (t *trouble) note(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
+	t.err = err
 	if t.since.IsZero() {
-		t.since = now
+		t.since = time.Now()
 		if t.tell != nil {
 			t.tell(true)
 		}
-	}
-	if !t.logged.IsZero() && now.Sub(t.logged) < quietFor {
+		t.first = time.AfterFunc(troubleDebounce, func() {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.report()
+		})
 		return
 	}
-	t.logged, t.told = now, true
-	klog.Errorf("%v; trying again, nothing changes meanwhile", err)
+	t.report()
+}
+
+// report logs the latest error. The caller holds t.mu.
+func (t *trouble) report() {
+	if t.since.IsZero() || time.Since(t.since) < troubleDebounce {
+		return
+	}
+	text := t.err.Error()
+	switch {
+	case slices.Contains(t.texts, text):
+	case len(t.texts) < troubleTexts:
+		t.texts = append(t.texts, text)
+	default:
+		text = t.texts[0]
+	}
+	if t.log.State(aboutStore, text) {
+		klog.Errorf("%v; trying again, nothing changes meanwhile", t.err)
+	}
 }
 
 func (t *trouble) over() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.since.IsZero() && t.tell != nil {
-		t.tell(false)
+	if !t.since.IsZero() {
+		t.first.Stop()
+		if t.tell != nil {
+			t.tell(false)
+		}
 	}
-	if t.told {
+	if t.log.Over(aboutStore) {
 		klog.Infof("in order again, after %s", time.Since(t.since).Round(100*time.Millisecond))
 	}
-	t.since, t.told = time.Time{}, false
+	t.since, t.texts = time.Time{}, nil
+}
+
+// stop ends what would still be logged later.
+func (t *trouble) stop() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.first != nil {
+		t.first.Stop()
+	}
 }

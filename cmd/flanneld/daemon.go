@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"flanneld/backend/vxlan"
 	"flanneld/network"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/notice"
 	"flanneld/pkg/printable"
 	"flanneld/pkg/target"
 	"flanneld/pkg/target/kernel"
@@ -68,6 +70,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.passages = make(chan struct{}, 1)
+	d.warnings.Logf = klog.Warningf
 	d.obstacles.changed = func() { poke(d.publish) }
 	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
@@ -122,6 +125,8 @@ type daemon struct {
 	paths      *network.Paths // nil if the machine has none to be seen
 	reconnect  func()         // with the store
 	systemd    systemd
+	warnings   notice.Gather
+	notices    notice.Log
 	obstacles  obstacles
 	look       chan struct{} // one slot: the external interface may have changed
 	lookAround chan struct{} // one slot: another interface may be the better choice
@@ -142,6 +147,7 @@ type daemon struct {
 	prepared prepared       // for what the keeper is about to hold
 	backend  backend.Backend
 	rules    network.Rules
+	saidWay  string // by which way rules are written, and why, as it was logged
 	holding  subnet.Holding
 	inFile   subnet.Holding            // at the first holding, until that is known where the file is written
 	problems map[string]subnet.Problem // of leases, by key
@@ -194,7 +200,7 @@ func (d *daemon) holds(h subnet.Holding) {
 		d.backend, d.rules = d.prepared.backend, d.prepared.rules
 	}
 	if h.Config != d.holding.Config {
-		logSome(klog.Warningf, "network configuration", backends.Remarks(h.Config, d.host))
+		d.warn("network configuration: ", backends.Remarks(h.Config, d.host))
 		switch was := d.holding.Config; {
 		case was == nil && saved.Own != nil:
 			d.resume(saved, h)
@@ -226,8 +232,12 @@ func (d *daemon) self() subnet.Self {
 	return subnet.Self{Addr: d.host.Addr, Link: d.host.Net, All: d.addrs}
 }
 
-// mostAtOnce is how many unusable leases are logged one by one.
-const mostAtOnce = 50
+// warn logs texts, those of a kind in one line.
+func (d *daemon) warn(what string, texts []string) {
+	for _, text := range notice.Sum(texts) {
+		klog.Warning(what + text)
+	}
+}
 
 // wish tells the reconciler how the host should look by what is known now. The
 // caller holds d.mu.
@@ -241,16 +251,14 @@ func (d *daemon) wish() {
 	var unreadable []ip.Subnet
 	withdrawn := make(map[ip.Subnet]bool) // just now
 	now := make(map[string]subnet.Problem, len(problems))
-	news := 0
+	var news []string
 	for _, p := range problems {
 		now[p.Key] = p
 		before, known := d.problems[p.Key]
 		// Beside which others a lease cannot be used changes with these.
 		same := known && before.Withdraw && p.Withdraw && before.Revision == p.Revision
 		if before.Reason != p.Reason && !same {
-			if news++; news <= mostAtOnce {
-				klog.Warningf("lease %s cannot be used and is left alone: %s", printable.Name(p.Key), p.Reason)
-			}
+			news = append(news, fmt.Sprintf("lease %s cannot be used and is left alone: %s", printable.Name(p.Key), p.Reason))
 		}
 		switch {
 		case p.Withdraw && !before.Withdraw:
@@ -260,13 +268,11 @@ func (d *daemon) wish() {
 		}
 	}
 	d.problems = now
-	if news > mostAtOnce {
-		klog.Warningf("%d more leases cannot be used and are left alone", news-mostAtOnce)
-	}
+	d.warnings.Add(news...)
 	if inside := d.hostsInside(h.Config); inside != d.inside {
 		d.inside = inside
 		if inside != "" {
-			klog.Warning(inside)
+			d.warnings.Add(inside)
 		}
 	}
 	if len(withdrawn) > 0 {
@@ -340,6 +346,7 @@ func (d *daemon) reconciled(s network.Status) {
 // stop takes back what would still happen after the daemon's end.
 func (d *daemon) stop() {
 	d.obstacles.stop()
+	d.warnings.Stop()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopped = true

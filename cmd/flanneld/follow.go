@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"time"
@@ -36,7 +37,9 @@ func (d *daemon) findInterface(ctx context.Context, store subnet.Store) error {
 		}
 		if err.Error() != said {
 			said = err.Error()
-			klog.Warningf("waiting for the external interface: %s", said)
+			if d.notices.State("waiting for the external interface", said) {
+				klog.Warningf("waiting for the external interface: %s", said)
+			}
 			d.systemd.status("waiting for the external interface: " + said)
 		}
 		if err := sleep(ctx, retryPause); err != nil {
@@ -101,7 +104,9 @@ func (d *daemon) watchMachine(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		klog.Errorf("watching the kernel, trying again: %v", err)
+		if d.notices.State("watching the kernel", err.Error()) {
+			klog.Errorf("watching the kernel, trying again: %v", err)
+		}
 		if err := sleep(ctx, retryPause); err != nil {
 			return err
 		}
@@ -208,7 +213,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		d.nextIface = f.next.Iface
 		now.Nexthops, now.TUN, now.Links = d.host.Nexthops, d.host.TUN, d.host.Links
 		if now != d.host {
-			logInterface(d.host, now)
+			d.logInterface(d.host, now)
 			d.host = now
 			d.wish()
 			poke(d.passages)
@@ -219,21 +224,26 @@ func (d *daemon) follow(ctx context.Context) error {
 	}
 }
 
-// logInterface logs how the external interface changed.
-func logInterface(was, now backend.Host) {
+// logInterface logs how the external interface changed, unless it does so all the time.
+func (d *daemon) logInterface(was, now backend.Host) {
+	say := func(logf func(string, ...any), format string, a ...any) {
+		if text := fmt.Sprintf(format, a...); d.notices.Event(text) {
+			logf("%s", text)
+		}
+	}
 	switch {
 	case now.Iface != was.Iface || now.Addr != was.Addr || now.MTU != was.MTU:
-		klog.Infof("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
+		say(klog.Infof, "the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
 	case now.Up && !was.Up:
-		klog.Infof("the external interface %s is up", now.Iface)
+		say(klog.Infof, "the external interface %s is up", now.Iface)
 	case !now.Up && was.Up:
-		klog.Warningf("the external interface %s is down", now.Iface)
+		say(klog.Warningf, "the external interface %s is down", now.Iface)
 	}
 	switch {
 	case now.OwnsPublicIP && !was.OwnsPublicIP:
-		klog.Infof("the public address %s is one of this host now", now.PublicIP)
+		say(klog.Infof, "the public address %s is one of this host now", now.PublicIP)
 	case !now.OwnsPublicIP && was.OwnsPublicIP:
-		klog.Infof("the public address %s is none of this host any more", now.PublicIP)
+		say(klog.Infof, "the public address %s is none of this host any more", now.PublicIP)
 	}
 }
 
@@ -278,6 +288,8 @@ func (f *follower) follow(now time.Time, s network.Sight) (backend.Host, time.Du
 	return s.Now, retryPause
 }
 
+const externalInterface = "the external interface"
+
 // sawInterface takes why the external interface cannot be seen as it was, or
 // nil. The caller holds d.mu.
 func (d *daemon) sawInterface(err error) {
@@ -288,8 +300,10 @@ func (d *daemon) sawInterface(err error) {
 	switch {
 	case why == d.lostSight:
 	case why != "":
-		klog.Errorf("the external interface: %v", err)
-	default:
+		if d.notices.State(externalInterface, why) {
+			klog.Errorf("%s: %v", externalInterface, err)
+		}
+	case d.notices.Over(externalInterface):
 		klog.Info("the external interface is there again")
 	}
 	d.lostSight = why

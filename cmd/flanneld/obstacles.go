@@ -12,6 +12,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/notice"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 	// gone before that is: neighbours on a host take rules and routes away and bring
 	// them back within that time.
 	obstacleDebounce = time.Second
-	// maxObstacles bounds how many are named at a time, in the log and in the status.
+	// maxObstacles bounds how many are named in the status.
 	maxObstacles = 5
 )
 
@@ -30,6 +31,7 @@ type obstacles struct {
 	known   map[obstacleKey]*sighting
 	timer   *time.Timer
 	stopped bool
+	log     notice.Log
 	changed func() // is called, if set, when text returns something else
 }
 
@@ -101,21 +103,20 @@ func (o *obstacles) update() {
 			o.update()
 		})
 	}
-	logSome(klog.Warningf, "packets are kept from their way", appeared)
-	logSome(klog.Infof, "no longer in the way", gone)
+	o.logSums(klog.Warningf, "packets are kept from their way", appeared)
+	o.logSums(klog.Infof, "no longer in the way", gone)
 	if len(appeared)+len(gone) > 0 && o.changed != nil {
 		o.changed()
 	}
 }
 
-// logSome logs the first of several texts, and how many more there are.
-func logSome(logf func(string, ...any), what string, texts []string) {
-	for i, text := range texts {
-		if i == maxObstacles {
-			logf("%s: and %d more", what, len(texts)-i)
-			return
+// logSums logs texts, those of a kind in one line, unless they come again and again. The
+// caller holds o.mu.
+func (o *obstacles) logSums(logf func(string, ...any), what string, texts []string) {
+	for _, text := range notice.Sum(texts) {
+		if text = what + ": " + text; o.log.Event(text) {
+			logf("%s", text)
 		}
-		logf("%s: %s", what, text)
 	}
 }
 

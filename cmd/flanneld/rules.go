@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -34,7 +35,14 @@ func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config, before netwo
 	if r.Way = before.Way; !keep || r.Way == "" || r.Way == state.NFTables {
 		var why string
 		if r.Way, why = o.rules.Choose(ctx, masq.Mode(o.masqMode), c.NFTables); r.Way != before.Way {
-			klog.Infof("rules for packets are written by %s: %s", r.Way, why)
+			text := fmt.Sprintf("rules for packets are written by %s: %s", r.Way, why)
+			d.mu.Lock()
+			said := d.saidWay
+			d.saidWay = text
+			d.mu.Unlock()
+			if text != said && d.notices.Event(text) {
+				klog.Info(text)
+			}
 		}
 	}
 	if !r.Forward {
@@ -49,7 +57,9 @@ func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config, before netwo
 		}
 		r.ForwardAlso = append(r.ForwardAlso, way)
 		if !had {
-			klog.Infof("pods' packets are let through by %s, too: %s", way, what)
+			if text := fmt.Sprintf("pods' packets are let through by %s, too: %s", way, what); d.notices.Event(text) {
+				klog.Info(text)
+			}
 		}
 	}
 	return r

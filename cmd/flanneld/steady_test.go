@@ -1,0 +1,166 @@
+package main_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/lab"
+)
+
+// quietAfter is how long a state may take until all is said of it, and quietFor how long
+// nothing more may be said then.
+const (
+	quietAfter = 25 * time.Second
+	quietFor   = 65 * time.Second
+)
+
+// What lasts is said when it begins, and not again and again.
+func TestLastingStatesAreSilent(t *testing.T) {
+	t.Parallel()
+	const one = `{"Network":"10.5.0.0/16","SubnetMin":"10.5.1.0","SubnetMax":"10.5.1.0","Backend":{"Type":%q}}`
+	// Each state has a network of its own, below a prefix of its own, in one etcd.
+	type state struct {
+		config string
+		args   []string
+		opts   lab.HostOptions
+		says   string // the first line of it
+		more   int    // lines that may follow: another cause
+		// before and after are what is done to the host before and after its daemon is ready.
+		before, after func(n *network, h *node)
+	}
+	put := func(n *network, h *node, key, value string) {
+		check(t, n.admin.put(n.ctx, "/"+h.Name+"/"+key, value, 0))
+	}
+	states := map[string]state{
+		"no configuration":       {says: "no network configuration at"},
+		"a bad configuration":    {config: "{", says: "not valid JSON"},
+		"an unknown backend":     {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"warp"}}`, says: "is not a known backend"},
+		"a VNI that is too high": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":10000000}}`, says: "VNI 10000000"},
+		"no free subnet": {config: fmt.Sprintf(one, "vxlan"), says: "no free subnet", before: func(n *network, h *node) {
+			put(n, h, "subnets/10.5.1.0-24", `{"PublicIP":"192.168.0.250"}`)
+		}},
+		"host-gw behind a NAT":             {config: fmt.Sprintf(one, "host-gw"), args: []string{"-public-ip=203.0.113.9"}, says: "must be the address of eth0"},
+		"no such interface":                {config: fmt.Sprintf(one, "vxlan"), args: []string{"-iface=eth7"}, says: "there is no such interface"},
+		"an endpoint that refuses":         {args: []string{"-etcd-endpoints=http://192.168.0.2:9"}, says: "connection refused"},
+		"an endpoint that does not answer": {args: []string{"-etcd-endpoints=http://192.0.2.1:2379"}, says: "trying again", more: 1},
+		"endpoints of both kinds":          {args: []string{"-etcd-api=2", "-etcd-endpoints=http://192.0.2.1:2379,http://192.168.0.2:9"}, says: "trying again", more: 1},
+		"an address that is lost": {config: fmt.Sprintf(one, "vxlan"), says: "the external interface: ", after: func(_ *network, h *node) {
+			h.run("ip", "addr", "flush", "dev", "eth0")
+		}},
+		"an interface that is down": {config: fmt.Sprintf(one, "vxlan"), says: "is down", after: func(_ *network, h *node) {
+			h.run("ip", "link", "set", "eth0", "down")
+		}},
+		"a subnet file that cannot be written":  {config: fmt.Sprintf(one, "host-gw"), args: []string{"-subnet-file=/proc/nowhere/subnet.env"}, says: "trying again"},
+		"a state folder that cannot be written": {config: fmt.Sprintf(one, "host-gw"), args: []string{"-state-dir=/proc/nowhere"}, says: "a start without etcd would not be possible"},
+		"a VXLAN port in use": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, says: "belongs to another program", before: func(_ *network, h *node) {
+			occupy(h, 8472)
+		}},
+		"a UDP port in use": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}`, says: "address already in use", before: func(_ *network, h *node) {
+			occupy(h, 8285)
+		}},
+		"routes of others": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, says: "in its place is something that is not ours", after: func(n *network, h *node) {
+			for i := range 140 {
+				h.run("ip", "route", "add", fmt.Sprintf("10.5.%d.0/24", i+2), "via", "192.168.0.2", "proto", "static")
+				put(n, h, fmt.Sprintf("subnets/10.5.%d.0-24", i+2), fmt.Sprintf(`{"PublicIP":"192.168.0.%d","BackendType":"host-gw"}`, i+80))
+			}
+		}},
+		"unusable leases": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, says: "cannot be used and is left alone: 10.7.", after: func(n *network, h *node) {
+			for i := range 140 {
+				put(n, h, fmt.Sprintf("subnets/10.7.%d.0-24", i+2), fmt.Sprintf(`{"PublicIP":"192.168.0.%d","BackendType":"host-gw"}`, i+80))
+			}
+		}},
+		"a configuration that is not followed": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, says: "takes a restart", after: func(n *network, h *node) {
+			put(n, h, "config", `{"Network":"10.5.0.0/16","EnableNFTables":true,"Backend":{"Type":"vxlan"}}`)
+		}},
+		"a port in use that is asked for": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, says: "belongs to another program", after: func(n *network, h *node) {
+			occupy(h, 8999)
+			put(n, h, "config", `{"Network":"10.5.0.0/16","EnableNFTables":false,"Backend":{"Type":"vxlan","Port":8999}}`)
+		}},
+		"a subnet that was taken": {config: fmt.Sprintf(one, "vxlan"), says: "now belongs to", after: func(n *network, h *node) {
+			put(n, h, "subnets/10.5.1.0-24", `{"PublicIP":"192.168.0.250","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:01"}}`)
+		}},
+		"a route that is taken away every second": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, says: "restored", after: func(n *network, h *node) {
+			put(n, h, "subnets/10.5.9.0-24", `{"PublicIP":"192.168.0.250","BackendType":"host-gw"}`)
+			h.loop("ip route del 10.5.9.0/24; sleep 1")
+		}},
+		"an interface that comes and goes": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, says: "is down", after: func(_ *network, h *node) {
+			h.loop("ip link set eth0 down; sleep 1.5; ip link set eth0 up; sleep 1.5")
+		}},
+	}
+	n := newLab(t, vxlan)
+	n.startEtcd(lab.EtcdOptions{})
+	names := make(map[*node]string)
+	for name, s := range states {
+		h := n.addNode(s.opts)
+		names[h] = name
+		h.args = append([]string{"-etcd-prefix=/" + h.Name}, s.args...)
+		if s.config != "" {
+			put(n, h, "config", s.config)
+		}
+		if s.before != nil {
+			s.before(n, h)
+		}
+		h.start()
+	}
+	for _, h := range n.nodes {
+		if s := states[names[h]]; s.after != nil {
+			check(t, h.daemon.WaitReady(n.ctx))
+			s.after(n, h)
+		}
+	}
+	n.pause(quietAfter)
+	before := make(map[*node]string)
+	for _, h := range n.nodes {
+		before[h] = h.daemon.Log()
+		if says := states[names[h]].says; !strings.Contains(before[h], says) {
+			t.Errorf("%s: the log does not say %q:\n%s", names[h], says, before[h])
+		}
+		if lines := strings.Count(before[h], "\n"); lines > 40 {
+			t.Errorf("%s: %d lines in the beginning, the last of them:\n%s", names[h], lines, lastLines(before[h], 5))
+		}
+	}
+	cpu := make(map[*node]time.Duration)
+	for _, h := range n.nodes {
+		cpu[h] = h.cpu()
+	}
+	n.pause(quietFor)
+	for _, h := range n.nodes {
+		more := strings.TrimPrefix(h.daemon.Log(), before[h])
+		if lines := strings.Count(more, "\n"); lines > states[names[h]].more {
+			t.Errorf("%s: %d more lines, the last of them:\n%s", names[h], lines, lastLines(more, 5))
+		}
+		if used := h.cpu() - cpu[h]; used > quietFor/50 {
+			t.Errorf("%s: %s of processor time in %s", names[h], used, quietFor)
+		}
+	}
+	if t.Failed() {
+		n.nodes = nil // what matters was said
+	}
+}
+
+func lastLines(text string, most int) string {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-most):], "\n")
+}
+
+// occupy holds a UDP port of the host until the test ends.
+func occupy(h *node, port int) {
+	h.n.t.Helper()
+	var conn net.PacketConn
+	check(h.n.t, h.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
+		return err
+	}))
+	h.n.t.Cleanup(func() { conn.Close() })
+}
+
+// loop runs a shell's commands again and again until the test ends.
+func (h *node) loop(commands string) {
+	h.n.t.Helper()
+	_, err := h.Start("loop", []string{"sh", "-c", "while :; do " + commands + "; done"}, []string{"PATH=" + os.Getenv("PATH")}, lab.ProcessOptions{})
+	check(h.n.t, err)
+}

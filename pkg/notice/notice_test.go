@@ -1,0 +1,92 @@
+package notice
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// times runs f each period, and returns when it returned true, as seconds.
+func times(period, during time.Duration, f func() bool) (logged []int) {
+	begin := time.Now()
+	for ; time.Since(begin) < during; time.Sleep(period) {
+		if f() {
+			logged = append(logged, int(time.Since(begin).Seconds()))
+		}
+	}
+	return logged
+}
+
+func TestState(t *testing.T) {
+	for name, c := range map[string]struct {
+		period, during time.Duration
+		state          func(l *Log) func() bool
+		want           []int
+	}{
+		"what lasts": {time.Second, 2 * time.Hour, func(l *Log) func() bool {
+			return func() bool { return l.State("x", "bad") }
+		}, []int{0, 600, 1800, 4200}},
+		"two that take turns": {time.Second, time.Hour, func(l *Log) func() bool {
+			i := 0
+			return func() bool { i++; return l.State("x", fmt.Sprint("bad ", i%2)) && i%2 == 1 }
+		}, []int{0, 600, 1800}},
+		"what comes and goes": {time.Second, 45 * time.Minute, func(l *Log) func() bool {
+			return func() bool {
+				logged := l.State("x", "bad")
+				if over := l.Over("x"); over != logged {
+					panic("the end is logged, and not the beginning, or the reverse")
+				}
+				return logged
+			}
+		}, []int{0, 1, 2, 600, 1200, 1800, 2400}},
+		"what is different each time": {10 * time.Second, 25 * time.Minute, func(l *Log) func() bool {
+			i := 0
+			return func() bool { i++; return l.State("x", fmt.Sprint("bad ", i)) && i > perTopic }
+		}, []int{600, 1200}},
+		"a port of ours": {time.Second, 30 * time.Minute, func(l *Log) func() bool {
+			i := 0
+			return func() bool { i++; return l.State("x", fmt.Sprintf("read tcp 192.0.2.1:%d->192.0.2.2:2379: reset", i)) }
+		}, []int{0, 600}},
+		"what is rare": {20 * time.Minute, 61 * time.Minute, func(l *Log) func() bool {
+			return func() bool { return l.State("x", "bad") }
+		}, []int{0, 1200, 2400, 3600}},
+		"events": {time.Second, 25 * time.Minute, func(l *Log) func() bool {
+			return func() bool { return l.Event("again") }
+		}, []int{0, 1, 2, 600, 1200}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				if got := times(c.period, c.during, c.state(new(Log))); !slices.Equal(got, c.want) {
+					t.Errorf("logged after %v seconds, want %v", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+func TestMemoryBounded(t *testing.T) {
+	var l Log
+	for i := range 3 * most {
+		l.Event(fmt.Sprint(i))
+		l.State(fmt.Sprint(i), "x")
+	}
+	if len(l.messages) > most || len(l.topics) > most {
+		t.Errorf("%d messages and %d topics are remembered", len(l.messages), len(l.topics))
+	}
+}
+
+func TestSum(t *testing.T) {
+	var many []string
+	for i := range 140 {
+		many = append(many, fmt.Sprintf("route 10.5.%d.0/24 via 192.168.0.%d: in the way", i, i))
+	}
+	want := []string{"a", "route 10.5.0.0/24 via 192.168.0.0: in the way; route 10.5.1.0/24 via 192.168.0.1: in the way; route 10.5.2.0/24 via 192.168.0.2: in the way; and 137 more", "b"}
+	if got := Sum(slices.Concat([]string{"a"}, many, []string{"b"})); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got := Sum(nil); len(got) > 0 {
+		t.Errorf("of nothing comes %q", got)
+	}
+}
