@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	if daemonBinary = os.Getenv(childEnv); daemonBinary != "" {
 		os.Exit(m.Run())
 	}
-	dir, err := os.MkdirTemp("", "flanneld-dist-")
+	dir, remove, err := lab.TempDir("flanneld-dist-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -45,7 +45,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	_ = os.RemoveAll(dir)
+	_ = remove()
 	os.Exit(code)
 }
 

@@ -34,11 +34,12 @@ func TestMain(m *testing.M) {
 }
 
 func setUp(m *testing.M) (code int, err error) {
-	binDir, err = os.MkdirTemp("", "flannel-demo-test-")
+	var remove func() error
+	binDir, remove, err = lab.TempDir("flannel-demo-test-")
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(binDir)
+	defer func() { err = errors.Join(err, remove()) }()
 	if err := os.Chmod(binDir, 0o755); err != nil {
 		return 0, err
 	}

@@ -2,8 +2,10 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"syscall"
 )
@@ -18,6 +20,20 @@ type janitor struct {
 }
 
 const janitorScript = `read -r _; try=0; until rm -rf "$0"; do try=$((try + 1)); [ $try -lt 150 ] || exit 1; sleep 0.2; done`
+
+// TempDir makes a directory, for what many labs have in common. It is removed when this
+// process ends, in whatever way, or by the function that is returned.
+func TempDir(pattern string) (dir string, remove func() error, err error) {
+	dir, err = os.MkdirTemp("", pattern)
+	if err != nil {
+		return "", nil, err
+	}
+	j, err := startJanitor(dir)
+	if err != nil {
+		return "", nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, j.clean, nil
+}
 
 // startJanitor starts one in a session of its own, out of reach of the
 // terminal's signals.

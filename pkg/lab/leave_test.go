@@ -24,6 +24,7 @@ const childEnv = "LAB_TEST_CHILD"
 
 type childReport struct {
 	Dir    string
+	Temp   string // beside the lab
 	Inodes []uint64
 	Pids   []int
 }
@@ -50,7 +51,11 @@ func buildChild() (*childReport, error) {
 	if err != nil {
 		return nil, err
 	}
-	report := &childReport{Dir: l.Dir, Inodes: []uint64{sw.Inode()}}
+	temp, _, err := lab.TempDir("lab-test-")
+	if err != nil {
+		return nil, err
+	}
+	report := &childReport{Dir: l.Dir, Temp: temp, Inodes: []uint64{sw.Inode()}}
 	var hosts []*lab.Host
 	for _, name := range []string{"h1", "h2"} {
 		h, err := l.AddHost(name, sw, lab.HostOptions{})
@@ -114,7 +119,9 @@ func wantNothingLeft(t *testing.T, r *childReport) {
 		return true
 	})
 	waitFor(t, "the end of the child's namespaces", func() bool { return threadsIn(r.Inodes) == 0 })
-	waitFor(t, "the removal of "+r.Dir, func() bool { _, err := os.Stat(r.Dir); return os.IsNotExist(err) })
+	for _, dir := range []string{r.Dir, r.Temp} {
+		waitFor(t, "the removal of "+dir, func() bool { _, err := os.Stat(dir); return os.IsNotExist(err) })
+	}
 }
 
 func TestNothingIsLeftBehind(t *testing.T) {
@@ -195,7 +202,7 @@ func copyFile(t *testing.T, from, to string) {
 
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
