@@ -14,12 +14,10 @@ import (
 	"flanneld/pkg/lab/fakeaws"
 )
 
-const awsDocument = "Documentation/aws-vpc.md"
-
 // vpc is a lab like that of aws-vpc.md: two hosts in subnets that have route tables of
 // their own.
 type vpc struct {
-	*examples
+	*network
 	cloud     *fakeaws.Cloud
 	router    *fakeaws.Router
 	instances [2]*fakeaws.Instance
@@ -28,11 +26,7 @@ type vpc struct {
 
 func newVPC(t *testing.T) *vpc {
 	t.Helper()
-	v := &vpc{
-		examples: &examples{network: newLab(t), ran: make(map[[2]string]bool)},
-		cloud:    fakeaws.New(fakeaws.Options{}),
-	}
-	v.blocks = map[string][]block{awsDocument: blocks(t, "../"+awsDocument)}
+	v := &vpc{network: newLab(t), cloud: fakeaws.New(fakeaws.Options{})}
 	var err error
 	v.router, err = fakeaws.NewRouter(v.lab, v.cloud)
 	check(t, err)
@@ -59,7 +53,7 @@ func newVPC(t *testing.T) *vpc {
 	check(t, err)
 	v.server, err = v.router.AddHost("server", instance)
 	check(t, err)
-	v.etcd, err = v.lab.StartEtcd(v.ctx, v.server, lab.EtcdOptions{})
+	v.etcd, err = v.lab.StartEtcd(v.ctx, v.server, lab.EtcdOptions{Args: []string{v.onLocalhost()}})
 	check(t, err)
 	return v
 }
@@ -109,80 +103,118 @@ func (v *vpc) waitRoutes(table int, hosts ...int) {
 	})
 }
 
-// The commands in aws-vpc.md work, and what is shown of their output, and of the log, is
-// what they print.
-func TestAWSVPC(t *testing.T) {
-	t.Parallel()
-	v := newVPC(t)
+func followAWSVPC(g *guide) {
+	v := newVPC(g.t)
+	g.network = v.network
 	first, second := v.hosts[0], v.hosts[1]
 	v.boot()
-	first.shell(v.find(awsDocument, "etcdctl put").script)
+	g.run("etcdctl put", &host{Host: v.server, n: v.network})
 	for i, h := range v.hosts {
 		h.waitShow("flanneld", "ActiveState", "active")
 		v.waitRoutes(i, i)
 	}
-	journal := first.run("journalctl", "--unit=flanneld", "--output=cat")
-	for line := range strings.Lines(v.find(awsDocument, "this is the instance").script) {
-		if line = v.here(line); !shape(line).MatchString(journal) {
-			t.Errorf("the log has no %q:\n%s", line, journal)
-		}
+	here := func(beginning string) string {
+		g.t.Helper()
+		script, _ := g.next(beginning)
+		return g.substitute(script, v.names(script)...)
+	}
+	admin := g.text("aws iam create-role")
+	v.unknown(admin)
+	for _, beginning := range []string{"aws ec2 associate-iam-instance-profile", "aws ec2 authorize-security-group-ingress"} {
+		script, _ := g.next(beginning)
+		admin += script
+		v.unknown(g.substitute(script, v.names(script)...))
 	}
 
-	config := v.here(v.find(awsDocument, `{"Network": `).script)
-	first.shell("etcdctl put /coreos.com/network/config '" + strings.TrimSpace(config) + "'")
+	first.run("env", "ETCDCTL_ENDPOINTS="+v.etcd.Endpoint(), "etcdctl", "put", "/coreos.com/network/config", strings.TrimSpace(here(`{"Network": `)))
 	for _, h := range v.hosts {
 		h.run("systemctl", "restart", "flanneld")
 		h.addPod("pod")
 	}
 	v.wantPings()
 	if mtu := first.env()["FLANNEL_MTU"]; mtu != "9001" {
-		t.Errorf("the MTU is %s", mtu)
+		g.t.Errorf("the MTU is %s", mtu)
 	}
 	for i := range v.tables {
 		v.waitRoutes(i, 0, 1)
 	}
-	v.testHopLimit()
 
-	shown := v.show(awsDocument, v.here(v.find(awsDocument, "$ aws ec2 describe-route-tables").script), v.shell)
+	script, _ := g.next("aws ec2 modify-instance-metadata-options")
+	admin += script
+	v.unknown(g.substitute(script, v.names(script)...))
+	v.testHopLimit()
+	v.wantSent("AssociateIamInstanceProfile", "AuthorizeSecurityGroupIngress", "ModifyInstanceMetadataOptions")
+
+	shown := g.followIn(v.shell, here("$ aws ec2 describe-route-tables"))
 	for _, route := range v.routes(0) {
 		if line := strings.ReplaceAll(route, " ", "\t") + "\tactive\n"; !strings.Contains(shown, line) {
-			t.Errorf("there is no %q in\n%s", line, shown)
+			g.t.Errorf("there is no %q in\n%s", line, shown)
 		}
 	}
+	journal := first.journal()
+	if line := missing(here("this is the instance"), journal); line != "" {
+		g.t.Errorf("the log has no %q:\n%s", line, journal)
+	}
 
-	remove := v.here(v.find(awsDocument, "aws ec2 delete-route").script)
-	second.shell(v.find(awsDocument, "systemctl stop").script)
-	v.shell(remove)
+	g.run("systemctl disable --now", second)
+	v.shell(here("aws ec2 delete-route"))
 	v.waitRoutes(0, 0)
 	v.waitRoutes(1, 0, 1)
 	first.run("systemctl", "stop", "flanneld")
-	check(t, v.tables[0].CreateRoute("10.9.0.0/16", "igw-00000000000000001"))
-	v.shell(v.here(v.find(awsDocument, "for dst in").script))
+	check(g.t, v.tables[0].CreateRoute("10.9.0.0/16", "igw-00000000000000001"))
+	v.shell(here("for dst in"))
 	v.waitRoutes(0)
 	if n := len(v.tables[0].Routes()); n != 2 {
-		t.Errorf("%d routes are left: %+v", n, v.tables[0].Routes())
+		g.t.Errorf("%d routes are left: %+v", n, v.tables[0].Routes())
 	}
-
-	for _, beginning := range forAdministrators {
-		v.find(awsDocument, beginning)
-	}
-	for _, b := range v.blocks[awsDocument] {
-		if !isShown(awsDocument, b) && !v.ran[[2]string{awsDocument, b.script}] {
-			t.Errorf("these commands of %s were not run:\n%s", awsDocument, b.script)
-		}
+	if _, err := exec.LookPath("moto_server"); err == nil {
+		v.testMoto(admin)
 	}
 }
 
-// here is a text of the document with what there is in the lab in place of what the
-// document speaks of.
-func (v *vpc) here(text string) string {
-	names := []string{
+// names are what there is in the lab for what a text of the document names, as pairs.
+func (v *vpc) names(text string) (pairs []string) {
+	all := []string{
 		"rtb-0123456789abcdef0", v.tables[0].ID, "rtb-0fedcba9876543210", v.tables[1].ID,
 		"eni-0123456789abcdef0", v.instances[0].Interface().ID, "eni-0fedcba9876543210", v.instances[1].Interface().ID,
 		"i-0123456789abcdef0", v.instances[0].ID,
 		"10.5.34.0/24", v.subnet(0), "10.5.12.0/24", v.subnet(1),
 	}
-	return strings.NewReplacer(names...).Replace(text)
+	for pair := range slices.Chunk(all, 2) {
+		if strings.Contains(text, pair[0]) {
+			pairs = append(pairs, pair...)
+			text = strings.ReplaceAll(text, pair[0], "")
+		}
+	}
+	return pairs
+}
+
+// unknown runs commands that the cloud of the lab gets, and does not know: it has neither IAM
+// nor what is asked of EC2 here.
+func (v *vpc) unknown(script string) {
+	v.t.Helper()
+	v.shell(`aws() {
+	! out=$(command aws --endpoint-url http://` + fakeaws.EndpointAddr + ` "$@" 2>&1)
+	case $out in
+	*"An error occurred (NoSuchVersion)"*|*"An error occurred (InvalidAction)"*) ;;
+	*) printf %s "$out"; exit 1
+	esac
+}
+` + script)
+}
+
+// wantSent checks that EC2 got calls of operators, each once.
+func (v *vpc) wantSent(want ...string) {
+	v.t.Helper()
+	var sent []string
+	for _, c := range v.cloud.Calls() {
+		if slices.Contains(want, c.Action) {
+			sent = append(sent, c.Action)
+		}
+	}
+	if !slices.Equal(sent, want) {
+		v.t.Errorf("to EC2 was sent %q, want %q", sent, want)
+	}
 }
 
 // shell runs commands as an operator who may do everything.
@@ -222,42 +254,6 @@ func (v *vpc) testHopLimit() {
 		if reaches := err == nil; reaches != (limit == 2) {
 			v.t.Errorf("with a hop limit of %d the answer with a token reaches a pod: %v (%v)", limit, reaches, err)
 		}
-	}
-}
-
-// forAdministrators are the beginnings of commands for those who may give permissions.
-var forAdministrators = []string{
-	"aws iam create-role", "aws ec2 associate-iam-instance-profile", "aws ec2 authorize-security-group-ingress",
-	"aws ec2 modify-instance-metadata-options",
-}
-
-// What is for administrators the aws command sends to a cloud; and what is like IAM does what
-// it says, where moto is installed.
-func TestAWSPermissions(t *testing.T) {
-	t.Parallel()
-	v := newVPC(t)
-	var script string
-	for _, beginning := range forAdministrators {
-		script += v.find(awsDocument, beginning).script
-	}
-	// The cloud of the lab knows neither IAM nor what is asked of EC2 here.
-	v.shell(`aws() {
-	! out=$(command aws --endpoint-url http://` + fakeaws.EndpointAddr + ` "$@" 2>&1)
-	case $out in
-	*"An error occurred (NoSuchVersion)"*|*"An error occurred (InvalidAction)"*) ;;
-	*) printf %s "$out"; exit 1
-	esac
-}
-` + script)
-	var sent []string
-	for _, c := range v.cloud.Calls() {
-		sent = append(sent, c.Action)
-	}
-	if want := []string{"AssociateIamInstanceProfile", "AuthorizeSecurityGroupIngress", "ModifyInstanceMetadataOptions"}; !slices.Equal(sent, want) {
-		t.Errorf("to EC2 was sent %q, want %q", sent, want)
-	}
-	if _, err := exec.LookPath("moto_server"); err == nil {
-		v.testMoto(script)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"flanneld/pkg/lab"
 )
 
 // cloudInit is where cloud-init is unpacked, here and in the lab's systems.
@@ -25,20 +27,13 @@ func runCloudInit(dir string, args ...string) []string {
 	}, args...)
 }
 
-// cloud-init takes the file as valid, and does not take everything.
+// cloud-init does not take everything as valid.
 func TestCloudConfigSchema(t *testing.T) {
-	schema := func(path string) (string, error) {
-		argv := runCloudInit("..", "schema", "--config-file", path)
-		out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
-		return string(out), err
-	}
-	if out, err := schema("cloud-config.yaml"); err != nil || out != "Valid cloud-config: cloud-config.yaml\n" {
-		t.Errorf("%v: %s", err, out)
-	}
 	wrong := filepath.Join(t.TempDir(), "wrong.yaml")
 	text := strings.ReplaceAll(read(t, "cloud-config.yaml"), "permissions: ", "permission: ")
 	check(t, os.WriteFile(wrong, []byte(text), 0o600))
-	if out, err := schema(wrong); err == nil {
+	argv := runCloudInit("..", "schema", "--config-file", wrong)
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err == nil {
 		t.Errorf("of a key that there is not, cloud-init says: %s", out)
 	}
 }
@@ -54,19 +49,20 @@ cloud_final_modules: [scripts-user]
 system_info: {distro: debian}
 `
 
-// Machines that are set up by cloud-init with the file make a cluster.
-func TestCloudConfig(t *testing.T) {
-	t.Parallel()
-	archive := one(t, release(t, testVersion), "*.tar.gz")
-	n := newNetwork(t)
-	const etcdURL = "https://github.com/etcd-io/etcd/releases/download/v3.6.16/"
-	userData := strings.ReplaceAll(read(t, "cloud-config.yaml"), etcdURL, "http://node1:8000/")
-	if userData == read(t, "cloud-config.yaml") {
-		t.Fatalf("the file does not have etcd from %s", etcdURL)
+// followCloudConfig has machines that are set up by cloud-init with the file make a cluster.
+func followCloudConfig(g *guide) {
+	archive := one(g.t, release(g.t, testVersion), "*.tar.gz")
+	g.lay("192.168.0.2", 0, nil)
+	g.startEtcd()
+	userData := g.substitute(read(g.t, "cloud-config.yaml"), "https://github.com/etcd-io/etcd/releases/download/v3.6.16/", "http://node1:8000/")
+	for i := range 2 {
+		added, err := g.lab.AddHost(fmt.Sprintf("node%d", i+1), g.sw, lab.HostOptions{})
+		check(g.t, err)
+		g.hosts[i] = &host{Host: added, n: g.network}
 	}
-	n.serveArchives(archive)
-	names := fmt.Sprintf("127.0.0.1 localhost\n%s node1\n%s node2\n", n.hosts[0].Addr, n.hosts[1].Addr)
-	for i, h := range n.hosts {
+	g.serveArchives(archive)
+	names := fmt.Sprintf("127.0.0.1 localhost\n%s node1\n%s node2\n", g.hosts[0].Addr, g.hosts[1].Addr)
+	for i, h := range g.hosts {
 		name := fmt.Sprintf("node%d", i+1)
 		h.boot(map[string]string{
 			"/etc/hosts":                            names,
@@ -74,32 +70,52 @@ func TestCloudConfig(t *testing.T) {
 			"/etc/cloud/cloud.cfg":                  cloudSettings,
 			"/var/lib/cloud/seed/nocloud/meta-data": "instance-id: " + name,
 			"/var/lib/cloud/seed/nocloud/user-data": userData,
+			"/root/cloud-config.yaml":               read(g.t, "cloud-config.yaml"),
 		})
-		check(t, os.CopyFS(filepath.Join(h.sys.Root, cloudInit), os.DirFS(filepath.Join("..", cloudInit))))
-		for _, stage := range [][]string{{"init", "--local"}, {"init"}, {"modules", "--mode=config"}, {"modules", "--mode=final"}} {
-			h.run(runCloudInit("/", stage...)...)
-		}
+		check(g.t, os.CopyFS(filepath.Join(h.sys.Root, cloudInit), os.DirFS(filepath.Join("..", cloudInit))))
+		h.standIn("cloud-init")
+		g.dirs[h] = "/root"
 	}
-	for _, h := range n.hosts {
+	first := g.hosts[0]
+	if out := g.run("cloud-init schema", first); out != "Valid cloud-config: cloud-config.yaml\n" {
+		g.t.Errorf("cloud-init says: %s", out)
+	}
+	g.run("etcdctl put", g.etcdHost())
+	for _, h := range g.hosts {
+		h.run(runCloudInit("/", "init", "--local")...)
+		h.run(runCloudInit("/", "init")...)
+		h.run(runCloudInit("/", "modules", "--mode=config")...)
+		h.run(runCloudInit("/", "modules", "--mode=final")...)
+	}
+	for _, h := range g.hosts {
 		h.waitShow("flanneld", "ActiveState", "active")
 		h.waitShow("docker", "ActiveState", "active")
 		if out := h.run("systemd-analyze", "verify", "--recursive-errors=no", "--man=no", "etcd.service", "flannel-config.service", "flanneld.service", "docker.service"); out != "" {
-			t.Errorf("of the units, systemd says: %s", out)
+			g.t.Errorf("of the units, systemd says: %s", out)
 		}
 		subnet := h.env()["FLANNEL_SUBNET"]
 		if addrs := h.run("ip", "-4", "-o", "addr", "show", "dev", "docker0"); !strings.HasPrefix(subnet, "10.5.") || !strings.Contains(addrs, " "+subnet+" ") {
-			t.Errorf("docker0 of %s has %s, want %s", h.Name, addrs, subnet)
+			g.t.Errorf("docker0 of %s has %s, want %s", h.Name, addrs, subnet)
+		}
+		check(g.t, lab.WriteImage(g.ctx, filepath.Join(h.sys.Root, "image.tar")))
+		h.docker("import", "/image.tar", "busybox")
+	}
+	seen := g.run("cloud-init status --wait", g.hosts[:]...)
+	for _, want := range []string{"status: done", "Active: active (running)", "mtu 1450", "inet 10.5."} {
+		if !strings.Contains(seen, want) {
+			g.t.Errorf("there is no %q in\n%s", want, seen)
 		}
 	}
-	for i, h := range n.hosts {
-		other := netip.MustParsePrefix(n.hosts[1-i].env()["FLANNEL_SUBNET"])
-		check(t, h.WaitPing(n.ctx, other.Addr()))
+	for i, h := range g.hosts {
+		other := netip.MustParsePrefix(g.hosts[1-i].env()["FLANNEL_SUBNET"])
+		check(g.t, h.WaitPing(g.ctx, other.Addr()))
 	}
-	if state := n.hosts[1].show("etcd", "ActiveState"); state != "inactive" {
-		t.Errorf("on the second machine etcd is %s", state)
+	g.containers()
+	if state := g.hosts[1].show("etcd", "ActiveState"); state != "inactive" {
+		g.t.Errorf("on the second machine etcd is %s", state)
 	}
-	n.testConfigStays()
-	n.testEtcdComesBack()
+	g.testConfigStays()
+	g.testEtcdComesBack()
 }
 
 // testEtcdComesBack checks that etcd and the configuration are there after etcd could not

@@ -3,7 +3,6 @@ package dist_test
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -189,41 +188,6 @@ func TestDockerUser(t *testing.T) {
 	wantRefused("the same after Docker was started again")
 	if rules := iptables("-S", "FORWARD"); !strings.Contains(rules, "-j DOCKER-USER") || !strings.HasSuffix(strings.TrimSpace(rules), "-j FLANNEL-FWD") {
 		t.Errorf("the rules of FORWARD are\n%s", rules)
-	}
-}
-
-// Docker 28 drops what other hosts send to a container itself, by a rule in table raw for
-// each. docker.md says what that looks like, and that this host still reaches the container.
-func TestDirectRouting(t *testing.T) {
-	t.Parallel()
-	n := newNetwork(t)
-	image := filepath.Join(n.lab.Dir, "image.tar")
-	check(t, lab.WriteImage(n.ctx, image))
-	n.configure("10.5.0.0/16", "host-gw")
-	var containers []*container
-	for _, h := range n.hosts {
-		daemon, err := h.StartFlanneld(daemonBinary, "-ip-masq")
-		check(t, err)
-		defer daemon.Kill()
-		check(t, daemon.WaitReady(n.ctx))
-		containers = append(containers, n.startContainer(h.startDocker(mkDockerOpts(t, "sh", nil, "-c", "-f", daemon.SubnetFile)), image))
-	}
-	from, to := containers[0], containers[1]
-	n.wantReaches(from, to)
-	document := read(t, "../Documentation/docker.md")
-	_, rest, _ := strings.Cut(document, "a rule such as `-A PREROUTING ")
-	rule, _, _ := strings.Cut(rest, "`")
-	h := n.hosts[1]
-	h.command(nil, append([]string{"iptables", "-t", "raw", "-A", "PREROUTING"}, strings.Fields(strings.Replace(rule, "10.5.34.2", to.addr, 1))...)...)
-	if shown := h.command(nil, "iptables", "-t", "raw", "-S", "PREROUTING"); !strings.Contains(shown, strings.Replace(rule, "10.5.34.2", to.addr, 1)) {
-		t.Errorf("docker.md shows %q, and the host has\n%s", rule, shown)
-	}
-	if out := from.docker("exec", "pod", "/bin/sh", "-c", "ping -c 1 -W 2 "+to.addr+" >/dev/null && echo reached || echo dropped"); out != "dropped" {
-		t.Errorf("with the rule, from another host the container is %s", out)
-	}
-	h.command(nil, "busybox", "ping", "-c", "1", "-W", "5", to.addr)
-	if out, err := exec.Command("dockerd", "--allow-direct-routing", "--version").CombinedOutput(); err == nil {
-		t.Errorf("docker.md says that this Docker does not have --allow-direct-routing, which takes it and prints %s", out)
 	}
 }
 

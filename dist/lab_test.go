@@ -79,16 +79,18 @@ type network struct {
 // host is one that may have a systemd of its own.
 type host struct {
 	*lab.Host
-	n   *network
-	sys *lab.System
-	pod *lab.Pod
+	n     *network
+	binds []string // directories that its system has in common with this machine
+	path  string   // with programs, where it has no system
+	sys   *lab.System
+	pod   *lab.Pod
 }
 
 // newLab returns a lab with nothing in it.
 func newLab(t *testing.T) *network {
 	t.Helper()
 	check(t, lookAtSources())
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	t.Cleanup(cancel)
 	l, err := lab.New(lab.Options{})
 	check(t, err)

@@ -35,7 +35,7 @@ var packagings = []packaging{
 	},
 	{ // Debian's rpm has no packages that others could depend on.
 		ending:  "rpm",
-		install: func(h *host) { h.run("rpm", "--force-debian", "--nodeps", "-U", source+"/flanneld_.rpm") },
+		install: func(h *host) { h.run("rpm", "--force-debian", "--nodeps", "-U", source+"/flanneld_1_amd64.rpm") },
 		remove:  func(h *host) { h.run("rpm", "--force-debian", "-e", "flanneld") },
 		saved:   optionsFile + ".rpmsave",
 	},
@@ -66,7 +66,7 @@ func (n *network) testPackaging(p packaging) {
 	install := func(version string) {
 		t.Helper()
 		pkg := read(t, one(t, release(t, version), "*."+p.ending))
-		check(t, h.sys.WriteFile(source+"/flanneld_."+p.ending, pkg))
+		check(t, h.sys.WriteFile(source+"/flanneld_1_amd64."+p.ending, pkg)) // whatever it is
 		p.install(h)
 	}
 	install(testVersion)

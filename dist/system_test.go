@@ -27,7 +27,7 @@ func (h *host) boot(files map[string]string, enable ...string) {
 		copies[unitDir+"flanneld.service"] = "flanneld.service"
 	}
 	var err error
-	h.sys, err = h.Boot(h.n.ctx, lab.SystemOptions{Files: files, Copies: copies, Enable: enable})
+	h.sys, err = h.Boot(h.n.ctx, lab.SystemOptions{Files: files, Copies: copies, Binds: h.binds, Enable: enable})
 	check(h.n.t, err)
 	h.n.t.Cleanup(func() {
 		if h.n.t.Failed() {

@@ -140,7 +140,6 @@ func TestBackends(t *testing.T) {
 	for _, v := range rulesVariants {
 		t.Run(v.name, func(t *testing.T) { n.in(t).testRules(v) })
 	}
-	t.Run("another file", func(t *testing.T) { n.in(t).testAnotherFile() })
 	for _, h := range n.hosts[1:] {
 		log := h.run("journalctl", "--no-pager", "--output=cat", "--unit=flanneld")
 		for line := range strings.Lines(log) {
@@ -149,25 +148,6 @@ func TestBackends(t *testing.T) {
 			}
 		}
 	}
-}
-
-// A folder that is not the unit's own has to be given to it.
-func (n *network) testAnotherFile() {
-	h := n.hosts[0]
-	h.run("mkdir", "/run/other")
-	check(n.t, h.sys.WriteFile(optionsFile, n.options()+"FLANNELD_SUBNET_FILE=/run/other/subnet.env\n"))
-	h.run("systemctl", "restart", "--no-block", "flanneld")
-	n.wait(soon, "a status that tells of the file", func() string {
-		if status := h.show("flanneld", "StatusText"); !strings.Contains(status, "/run/other") || !strings.Contains(status, "read-only file system") {
-			return "it is " + status
-		}
-		return ""
-	})
-	dropIn := "[Service]\nReadWritePaths=/run/other\n"
-	check(n.t, h.sys.WriteFile(unitDir+"flanneld.service.d/other.conf", dropIn))
-	h.run("systemctl", "daemon-reload")
-	h.run("systemctl", "restart", "flanneld")
-	h.run("test", "-s", "/run/other/subnet.env")
 }
 
 // wantPings checks that the pods reach each other.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -36,14 +37,6 @@ func TestVagrantfile(t *testing.T) {
 	}
 }
 
-// aptGet stands for apt-get, as there may be no internet: what other packages have is in
-// this machine's /usr.
-const aptGet = `#!/bin/sh
-for name; do
-	case $name in *.deb) exec dpkg -i "$name" ;; esac
-done
-`
-
 // etcdUnit stands for that of Debian's package.
 const etcdUnit = `[Service]
 Type=notify
@@ -53,40 +46,79 @@ StateDirectory=etcd
 ExecStart=/usr/local/bin/etcd
 `
 
-// The machines on which the Vagrantfile's script was run have containers that reach each
-// other.
-func TestVagrantMachines(t *testing.T) {
-	t.Parallel()
-	pkg := one(t, release(t, testVersion), "*.deb")
-	n := newNetwork(t)
-	var containers []*container
-	for i, h := range n.hosts {
+// followVagrant has hosts of the lab be the machines, and the stand-in for vagrant enter them.
+func followVagrant(g *guide) {
+	g.network = newLab(g.t)
+	var err error
+	g.sw, err = g.lab.AddSwitch("switch", netip.MustParsePrefix("172.17.8.0/24"))
+	check(g.t, err)
+	internet, err := g.lab.AddSwitch("internet", netip.MustParsePrefix("203.0.113.0/24"))
+	check(g.t, err)
+	g.server, err = g.lab.AddHost("outside", internet, lab.HostOptions{})
+	check(g.t, err)
+	machine, err := g.lab.AddMachine("workstation")
+	check(g.t, err)
+	workstation := &host{Host: machine, n: g.network}
+	g.dirs[workstation] = filepath.Join(machine.Dir, "flanneld")
+	checkout(g.t, g.dirs[workstation])
+	programs := filepath.Join(machine.Dir, "programs")
+	check(g.t, os.MkdirAll(programs, 0o755))
+	check(g.t, os.WriteFile(filepath.Join(programs, "vagrant"), []byte("#!/bin/sh\n"+standIns["vagrant"].script), 0o755))
+	workstation.path = programs
+
+	g.run("make release ARCHES=amd64", workstation)
+	pkg := read(g.t, one(g.t, g.dirs[workstation], "*.deb"))
+	for i := range 3 {
+		h := g.vagrantMachine(i+1, internet)
 		h.boot(map[string]string{
-			"/etc/hostname":                  fmt.Sprintf("node%d", i+1),
-			"/etc/default/etcd":              "",
-			unitDir + "etcd.service":         etcdUnit,
-			"/stand-ins/apt-get":             aptGet,
-			"/vagrant/" + filepath.Base(pkg): read(t, pkg),
-			"/stand-ins/etcd":                read(t, "../build/etcd"),
+			"/etc/hostname":          h.Name,
+			"/etc/default/etcd":      "",
+			unitDir + "etcd.service": etcdUnit,
+			"/vagrant/flanneld_1_" + runtime.GOARCH + ".deb": pkg,
 		})
 		h.layUsr()
-		h.run("install", "/stand-ins/apt-get", "/stand-ins/etcd", "/usr/local/bin")
-		h.run("env", "ADDRESS="+h.Addr.String(), "ETCD=http://"+n.hosts[0].Addr.String()+":2379",
-			"timeout", "60", "bash", "-c", vagrantShell(t))
+		h.standIn("apt-get")
+		h.addProgram("etcd", read(g.t, "../build/etcd"))
+		check(g.t, os.WriteFile(filepath.Join(programs, h.Name), []byte(strings.Join(h.sys.Enter(), " ")), 0o600))
+		if i < len(g.hosts) {
+			g.hosts[i] = h
+		}
+		g.nodes = append(g.nodes, h)
+		h.run("env", "ADDRESS="+h.Addr.String(), "ETCD=http://172.17.8.101:2379",
+			"timeout", "60", "bash", "-c", vagrantShell(g.t))
 		h.waitShow("flanneld", "ActiveState", "active")
 		if state := h.show("flanneld", "UnitFileState"); state != "enabled" {
-			t.Errorf("at the next boot of %s flanneld is %s", h.Name, state)
+			g.t.Errorf("at the next boot of %s flanneld is %s", h.Name, state)
 		}
-		check(t, lab.WriteImage(n.ctx, filepath.Join(h.sys.Root, "image.tar")))
-		c := n.startContainer(h.docker, "/image.tar")
-		n.wantInSubnet(c, h.env())
-		containers = append(containers, c)
 	}
-	n.wantReaches(containers[0], containers[1])
-	n.wantReaches(containers[1], containers[0])
-	if status := n.hosts[0].show("flanneld", "StatusText"); !strings.Contains(status, " on eth0 (") || !strings.Contains(status, "backend vxlan, 1 peers") {
-		t.Errorf("the status is %s", status)
+
+	first, second := g.nodes[0], g.nodes[1]
+	first.run("systemctl", "stop", "flanneld")
+	g.oneByOne("flanneld -iface=eth1", first, func(s *terminal) {
+		if log := s.log(); !strings.Contains(log, "using interface eth1 with address 172.17.8.101") {
+			g.t.Errorf("the log is\n%s", log)
+		}
+	})
+	first.run("systemctl", "start", "flanneld")
+
+	g.run("$ vagrant ssh node1 -c 'systemctl status", workstation)
+	for _, h := range g.nodes {
+		check(g.t, lab.WriteImage(g.ctx, filepath.Join(h.sys.Root, "image.tar")))
+		h.docker("import", "/image.tar", "busybox")
 	}
+	pod := netip.MustParsePrefix(first.env()["FLANNEL_SUBNET"]).Addr().Next().String()
+	g.with("$ vagrant ssh node1 -c 'docker run", workstation, "10.5.34.2", pod)
+	for _, h := range g.hosts {
+		h.docker("rm", "--force", "pod")
+	}
+	g.containers()
+
+	for _, h := range g.hosts {
+		h.run("sed", "-i", "/FLANNELD_IFACE/d", optionsFile)
+	}
+	first.run("systemctl", "restart", "flanneld")
+	second.run("systemctl", "restart", "--no-block", "flanneld")
+	g.awaitOutput("waiting: ", second.journal)
 }
 
 // vagrantMachine is a host as Vagrant makes it: eth0 is behind a NAT of its own, and
@@ -105,7 +137,9 @@ func (n *network) vagrantMachine(i int, internet *lab.Switch) *host {
 	check(t, err)
 	check(t, machine.AddAddr("eth0", netip.MustParsePrefix("10.0.2.15/24")))
 	check(t, machine.AddRoute(lab.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("10.0.2.2"), Dev: "eth0"}))
-	machine.Addr = netip.MustParseAddr(fmt.Sprintf("192.168.0.%d", 100+i))
+	addr := n.sw.Prefix.Addr().As4()
+	addr[3] = byte(100 + i)
+	machine.Addr = netip.AddrFrom4(addr)
 	check(t, machine.AddNIC("eth1", n.sw, machine.Addr))
 	return &host{Host: machine, n: n}
 }
@@ -128,7 +162,6 @@ exec unshare --mount --uts sh -c 'hostname %s && mount --bind %s /etc/machine-id
 // Machines of which each has the same address on the interface of the default route
 // make a network by that of the other, and say what to do if nobody tells them.
 func TestSameAddressOnDefaultRoute(t *testing.T) {
-	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
 	internet, err := n.lab.AddSwitch("internet", netip.MustParsePrefix("203.0.113.0/24"))

@@ -39,7 +39,10 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 		return subnet.Attrs{}, nil, err
 	}
 	d.mu.Lock()
-	before := d.rules
+	before := d.prepared.rules // also while there is no lease, so that it is logged once
+	if before.Way == "" {
+		before = d.rules
+	}
 	d.mu.Unlock()
 	rules := d.chooseRules(ctx, c, before, false)
 	tunDevice, err := d.tunDevice(ctx, c, b, ifaces)

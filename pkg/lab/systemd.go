@@ -21,6 +21,8 @@ type SystemOptions struct {
 	// Copies are paths of this machine by the absolute path that they get in the
 	// system. Those in /usr/local/bin are found as programs.
 	Copies map[string]string
+	// Binds are directories that the system has in common with this machine.
+	Binds []string
 	// Enable are the units that are enabled before the system boots.
 	Enable []string
 	// Devices lets udevd work: it sees and changes the network's devices.
@@ -71,6 +73,9 @@ func (h *Host) Boot(ctx context.Context, opts SystemOptions) (*System, error) {
 		"--boot", "--resolv-conf=off", "--register=no", "--keep-unit", "--machine=" + group,
 		"--capability=all", "--system-call-filter=bpf keyctl add_key", // for Docker
 	})
+	for _, dir := range opts.Binds {
+		argv = append(argv, "--bind="+dir)
+	}
 	writable := "network"
 	if opts.Devices {
 		writable = "yes"
@@ -213,8 +218,12 @@ func children(pid string) []string {
 // Run runs a program in the system and returns what it wrote to its standard
 // output. If it fails the error has what it wrote to its standard error.
 func (s *System) Run(ctx context.Context, argv ...string) (string, error) {
-	enter := []string{"nsenter", "--target", strconv.Itoa(s.init), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}
-	return output(ctx, append(enter, argv...))
+	return output(ctx, append(s.Enter(), argv...))
+}
+
+// Enter is the beginning of a command of this machine that runs a program in the system.
+func (s *System) Enter() []string {
+	return []string{"nsenter", "--target", strconv.Itoa(s.init), "--mount", "--uts", "--ipc", "--net", "--pid", "--"}
 }
 
 // contained is what to start a program with that leaves processes and mounts behind:

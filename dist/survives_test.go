@@ -19,7 +19,7 @@ func (n *network) bootBoth(options string) {
 }
 
 // What happens to a daemon in its unit is not its end, and no packet is lost.
-func TestUnitMishaps(t *testing.T) {
+func TestUnitSurvives(t *testing.T) {
 	t.Parallel()
 	n := newNetwork(t)
 	n.configure("10.5.0.0/16", "vxlan")
