@@ -15,6 +15,7 @@ import (
 
 // acquire gets a lease, however long it takes: it returns ctx.Err() or nil.
 func (k *Keeper) acquire(ctx context.Context) error {
+	var waitsFor string // as was told last
 	unreachable, contended := backoff{random: k.Random}, backoff{random: k.Random}
 	begun := time.Now()
 	seen := k.holding.Snapshot.Revision
@@ -45,11 +46,16 @@ func (k *Keeper) acquire(ctx context.Context) error {
 			pause = contended.next()
 		case errors.As(err, new(waitingFor)):
 			k.trouble.over()
-			k.waiting(err.Error())
-			k.tell("waiting: %v", err)
+			text := err.Error() + k.configRemedy(err)
+			k.waiting(text)
+			waitsFor = ""
+			k.tell("waiting: %s", text)
 			pause = configPoll
 		default:
-			k.waiting("waiting for the store: " + err.Error())
+			if why := steady(err); why != waitsFor { // which subnet was asked for is no news
+				waitsFor = why
+				k.waiting("waiting for the store: " + err.Error())
+			}
 			k.trouble.note(err)
 			if k.Saved != nil && time.Since(begun) >= offlineAfter && k.goOffline(ctx) {
 				return nil
@@ -96,6 +102,14 @@ func (k *Keeper) report(err error) {
 type waitingFor struct{ error }
 
 func (w waitingFor) Unwrap() error { return w.error }
+
+// configRemedy says where the configuration is that an error is about, if it is about one.
+func (k *Keeper) configRemedy(err error) string {
+	if !errors.As(err, new(*ConfigError)) || k.ConfigKey == "" {
+		return ""
+	}
+	return "; correct the key " + k.ConfigKey + ", nothing has to be restarted"
+}
 
 // tryAcquire goes through the ways to a lease once: the one that we have
 // already, the subnet that we had before, any free one.

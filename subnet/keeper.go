@@ -51,9 +51,11 @@ type Keeper struct {
 	Refresh <-chan struct{}
 	// Changed is called with each new holding, from one goroutine.
 	Changed func(Holding)
-	// Trouble is called with true when the store cannot be used, and with false
-	// when it can again. May be nil.
-	Trouble func(bool)
+	// Trouble is called with why the store cannot be used, when that changes, and with
+	// nil when it can again. May be nil.
+	Trouble func(error)
+	// ConfigKey names the configuration's key in messages.
+	ConfigKey string
 	// Waiting is called with what is being waited for, in a few words, while
 	// there is no lease.
 	Waiting func(string)
@@ -426,9 +428,5 @@ func (k *Keeper) ttl(reserved bool) time.Duration {
 func (k *Keeper) list(ctx context.Context) (Snapshot, error) {
 	ctx, cancel := context.WithTimeout(ctx, k.patience)
 	defer cancel()
-	s, err := k.Store.List(ctx)
-	if err != nil {
-		return s, fmt.Errorf("listing leases: %w", err)
-	}
-	return s, nil
+	return k.Store.List(ctx)
 }

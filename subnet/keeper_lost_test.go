@@ -16,8 +16,8 @@ import (
 type troubles struct{ n atomic.Int32 }
 
 func (c *troubles) option(k *subnet.Keeper) {
-	k.Trouble = func(is bool) {
-		if is {
+	k.Trouble = func(why error) {
+		if why != nil {
 			c.n.Add(1)
 		}
 	}

@@ -93,7 +93,7 @@ func TestRefreshIsNoSignOfLife(t *testing.T) {
 		client := m.Join()
 		_, option, refresh := changing()
 		var down atomic.Bool
-		start(t, client, me, option, func(k *subnet.Keeper) { k.Trouble = down.Store })
+		start(t, client, me, option, func(k *subnet.Keeper) { k.Trouble = func(why error) { down.Store(why != nil) } })
 		client.Fail(errDown)
 		client.DropWatches(errDown)
 		time.Sleep(10 * time.Second)

@@ -51,7 +51,7 @@ func (k *Keeper) reconfigure(ctx context.Context) (changed, write bool) {
 	if err != nil {
 		k.holding.Unfollowed = err.Error()
 		if before.Unfollowed != k.holding.Unfollowed && !k.wiped {
-			klog.Warningf("the network configuration was changed, and the former one stays in force: %v", err)
+			klog.Warningf("the network configuration was changed, and the former one stays in force: %v%s", err, k.where())
 		}
 		if !errors.As(err, new(*ConfigError)) {
 			k.again.Reset(retryMost)
@@ -63,6 +63,14 @@ func (k *Keeper) reconfigure(ctx context.Context) (changed, write bool) {
 	write = attrs != k.attrs
 	k.attrs = attrs
 	return true, write
+}
+
+// where names the configuration's key, in a message about it.
+func (k *Keeper) where() string {
+	if k.ConfigKey == "" {
+		return ""
+	}
+	return " (key " + k.ConfigKey + ")"
 }
 
 // prepareNew returns the stored configuration, and what our lease has to say under it, or

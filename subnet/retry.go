@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -46,7 +47,7 @@ func draw(r *rand.Rand, d time.Duration) time.Duration { return time.Duration(r.
 // trouble logs what keeps us from reading or writing leases, unless it is over at once, and
 // when it is over.
 type trouble struct {
-	tell func(bool) // that there is trouble, or no more; may be nil
+	tell func(error) // the trouble that there is, or nil when it is over; may be nil
 
 	mu    sync.Mutex
 	log   notice.Log
@@ -69,12 +70,12 @@ const (
 func (t *trouble) note(err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.tell != nil && (t.since.IsZero() || steady(t.err) != steady(err)) {
+		t.tell(err)
+	}
 	t.err = err
 	if t.since.IsZero() {
 		t.since = time.Now()
-		if t.tell != nil {
-			t.tell(true)
-		}
 		t.first = time.AfterFunc(troubleDebounce, func() {
 			t.mu.Lock()
 			defer t.mu.Unlock()
@@ -90,7 +91,7 @@ func (t *trouble) report() {
 	if t.since.IsZero() || time.Since(t.since) < troubleDebounce {
 		return
 	}
-	text := t.err.Error()
+	text := steady(t.err)
 	switch {
 	case slices.Contains(t.texts, text):
 	case len(t.texts) < troubleTexts:
@@ -103,17 +104,27 @@ func (t *trouble) report() {
 	}
 }
 
+// steady is what a store says of a failure that stays the same, without which subnet was
+// asked for this time.
+func steady(err error) string {
+	var s interface{ Steady() string }
+	if errors.As(err, &s) {
+		return s.Steady()
+	}
+	return err.Error()
+}
+
 func (t *trouble) over() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.since.IsZero() {
 		t.first.Stop()
 		if t.tell != nil {
-			t.tell(false)
+			t.tell(nil)
 		}
 	}
 	if t.log.Over(aboutStore) {
-		klog.Infof("in order again, after %s", time.Since(t.since).Round(100*time.Millisecond))
+		klog.Infof("etcd reachable again after %s", time.Since(t.since).Round(100*time.Millisecond))
 	}
 	t.since, t.texts = time.Time{}, nil
 }

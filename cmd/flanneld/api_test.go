@@ -102,7 +102,7 @@ func TestAPIOfNewServer(t *testing.T) {
 	h.waitLog("using version 3 of etcd's API: the network's configuration is there")
 	right.waitReady()
 	right.waitLog("using version 3 of etcd's API, as -etcd-api says")
-	wrong.waitLog("the server does not offer the v2 API")
+	wrong.waitLog("does not offer the v2 API")
 	if wrong.daemon.EnvText() != "" {
 		t.Errorf("it has taken %s", wrong.subnet())
 	}

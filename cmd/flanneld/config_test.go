@@ -18,10 +18,7 @@ func testConfigWritten(t *testing.T, v variant) {
 	h.start()
 	h.waitLog("no network configuration at /coreos.com/network/config")
 	n.wait(soon, "the status to say so", func() string {
-		if s := h.daemon.Status(); s != "no network configuration at /coreos.com/network/config" {
-			return "status is " + s
-		}
-		return ""
+		return lacks(h.daemon.Status(), "no network configuration at /coreos.com/network/config")
 	})
 	start := time.Now()
 	n.put("config", n.config(nil))

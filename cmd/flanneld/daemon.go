@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -88,6 +89,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Changed:    func(h subnet.Holding) { d.learnPaths(ctx, h); d.holds(h) },
 		Waiting:    d.systemd.status,
 		Trouble:    d.trouble,
+		ConfigKey:  printable.Name(path.Join(o.etcd.FlatRoot(), "config")),
 		Boottime:   o.boottime,
 	}
 	if o.stateDir != "" {
@@ -155,19 +157,20 @@ type daemon struct {
 	vetter   subnet.Vetter
 	linger   subnet.Linger
 	// networks are those of the configurations that this host has had.
-	networks  []netip.Prefix
-	claims    map[netip.Prefix]func()  // of networks that this host is in
-	sockets   sockets                  // of other daemons
-	verdicts  map[netip.Prefix]verdict // of former networks
-	rewish    *time.Timer              // for when a lease has lingered long enough
-	stopped   bool                     // ... and nothing more is to happen
-	peers     int
-	wished    []*subnet.Lease // of the peers in the last wish
-	podsIface string          // this host's pods are behind it; empty if that is not known
-	status    network.Status
-	nextIface string    // that may become the external interface
-	lostSight string    // why the external interface cannot be followed
-	storeDown time.Time // since when the store cannot be used; zero if it can
+	networks   []netip.Prefix
+	claims     map[netip.Prefix]func()  // of networks that this host is in
+	sockets    sockets                  // of other daemons
+	verdicts   map[netip.Prefix]verdict // of former networks
+	rewish     *time.Timer              // for when a lease has lingered long enough
+	stopped    bool                     // ... and nothing more is to happen
+	peers      int
+	wished     []*subnet.Lease // of the peers in the last wish
+	podsIface  string          // this host's pods are behind it; empty if that is not known
+	status     network.Status
+	nextIface  string    // that may become the external interface
+	lostSight  string    // why the external interface cannot be followed
+	storeDown  time.Time // since when the store cannot be used; zero if it can
+	storeFails string    // why it cannot
 }
 
 // retryPause is how long to wait before trying again what this host must mend.

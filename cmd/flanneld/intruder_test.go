@@ -112,7 +112,7 @@ func TestRefusedWhileVersion2IsOpen(t *testing.T) {
 			waits.start()
 			n.wait(soon, "the running host to miss etcd", func() string { return lacks(runs.daemon.Status(), "etcd cannot be used since") })
 			for _, h := range []*node{starts, waits} {
-				h.waitLog(`of user "flannel": wrong -etcd-username or -etcd-password`)
+				h.waitLog("wrong -etcd-username or -etcd-password")
 			}
 			starts.waitReady()
 			waits.waitLog("if version 2 is right, say -etcd-api=2")

@@ -116,13 +116,18 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 	}
 }
 
-// trouble takes whether the store cannot be used.
-func (d *daemon) trouble(is bool) {
+// trouble takes why the store cannot be used, or nil if it can.
+func (d *daemon) trouble(why error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.storeDown = time.Time{}
-	if is {
+	switch {
+	case why == nil:
+		d.storeDown, d.storeFails = time.Time{}, ""
+	case d.storeDown.IsZero():
 		d.storeDown = time.Now()
+		fallthrough
+	default:
+		d.storeFails = why.Error()
 	}
 	poke(d.publish)
 }
@@ -153,6 +158,9 @@ func (d *daemon) statusText() string {
 	}
 	if !d.storeDown.IsZero() {
 		text += ", etcd cannot be used since " + d.storeDown.Format(time.TimeOnly)
+		if d.storeFails != "" {
+			text += ": " + d.storeFails
+		}
 	}
 	return text
 }

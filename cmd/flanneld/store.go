@@ -15,21 +15,18 @@ import (
 
 // openStore returns the store that the options name. It does not connect.
 func openStore(o *options) (etcd.Store, error) {
-	if o.etcdAPI != apiAuto {
-		klog.Infof("using version %s of etcd's API, as -etcd-api says", o.etcdAPI)
-	}
-	switch o.etcdAPI {
-	case apiV2:
-		return etcdv2.New(o.etcd)
-	case apiV3:
-		return etcdv3.New(o.etcd)
-	case apiAuto:
-	}
 	v2, v3, err := openBoth(o)
 	if err != nil {
 		return nil, err
 	}
-	return etcd.NewAuto(v2, v3, usedAPI(o.usedAPIFile())), nil
+	if o.etcdAPI == apiAuto {
+		return etcd.NewAuto(v2, v3, usedAPI(o.usedAPIFile())), nil
+	}
+	klog.Infof("using version %s of etcd's API, as -etcd-api says", o.etcdAPI)
+	if o.etcdAPI == apiV2 {
+		return etcd.NewFixed(2, v2, v3), nil
+	}
+	return etcd.NewFixed(3, v2, v3), nil
 }
 
 // usedAPIFile is where the version of etcd's API is kept that this host used last;
@@ -67,10 +64,12 @@ func (u usedAPI) Use(version int) {
 
 // openBoth returns the stores in both APIs.
 func openBoth(o *options) (*etcdv2.Store, *etcdv3.Store, error) {
-	v2, err := etcdv2.New(o.etcd)
+	shared := o.etcd
+	shared.Failing = new(etcd.Failing)
+	v2, err := etcdv2.New(shared)
 	if err != nil {
 		return nil, nil, err
 	}
-	v3, err := etcdv3.New(o.etcd)
+	v3, err := etcdv3.New(shared)
 	return v2, v3, err
 }

@@ -122,7 +122,8 @@ func testUserAndPassword(t *testing.T, v variant) {
 	h := n.addNode(lab.HostOptions{}, "-etcd-username=flannel")
 
 	h.start("-etcd-password=" + wrong)
-	h.waitLog(`of user "flannel": wrong -etcd-username or -etcd-password`)
+	h.waitLog(`of user "flannel" to read ` + keyPrefix + "/config: ")
+	h.waitLog("wrong -etcd-username or -etcd-password")
 	_, err := h.daemon.Stop(soon)
 	check(t, err)
 	refused := h.daemon

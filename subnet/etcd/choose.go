@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"sync"
 
 	"flanneld/subnet"
@@ -75,7 +76,7 @@ func choose(ctx context.Context, v2, v3 Store, used int) (chosen *answer, why st
 		return a2, whyAlone(a2, a3), nil
 	case a3.has() && alone(a3, a2, used):
 		return a3, whyAlone(a3, a2), nil
-	case ctx.Err() != nil:
+	case errors.Is(ctx.Err(), context.Canceled):
 		return nil, "", ctx.Err()
 	}
 	return nil, "", undecided(a2, a3)
@@ -164,7 +165,7 @@ func undecided(a2, a3 *answer) error {
 		switch a, other := o.a, o.other; {
 		case a.has() && other.empty():
 			return fmt.Errorf("%w in version %d of etcd's API, which asks for a user; version %d has one that anyone can write: if that is the network's, say -etcd-api=%d",
-				other.err, other.version, a.version, a.version)
+				briefly(other.err), other.version, a.version, a.version)
 		case a.has() && other.refused():
 			return fmt.Errorf("%s: in version %d: %w; version %d has a network configuration, but the right one may be there: if version %d is right, say -etcd-api=%d",
 				doing, other.version, other.err, a.version, a.version, a.version)
@@ -174,7 +175,9 @@ func undecided(a2, a3 *answer) error {
 		case a.has():
 			return fmt.Errorf("%s: in version %d: %w; version %d has a network configuration: if that is the network's, say -etcd-api=%d",
 				doing, other.version, other.err, a.version, a.version)
-		case a.empty() && (other.empty() || other.noAPI()):
+		case a.empty() && other.empty():
+			return nowhere(a2.err, a3.err)
+		case a.empty() && other.noAPI():
 			return a.err
 		}
 	}
@@ -207,3 +210,25 @@ func (e *twoConfigsError) Error() string {
 }
 
 func (e *twoConfigsError) Unwrap() error { return subnet.ErrNoConfig }
+
+// briefly is the error that there is no configuration, without what to do about it.
+func briefly(err error) error {
+	if e := (*NoConfigError)(nil); errors.As(err, &e) {
+		return &NoConfigError{brief: e.brief, cause: e.cause}
+	}
+	return err
+}
+
+// nowhere is the error that there is no configuration, in neither version.
+func nowhere(v2, v3 error) error {
+	var in2, in3 *NoConfigError
+	switch {
+	case errors.As(v2, &in2) && in2.dir:
+		return v2
+	case !errors.As(v3, &in3): // it is elsewhere
+		return v3
+	}
+	both := *in3
+	both.where = strings.Replace(in3.where, "in version 3 of", "in either version of", 1)
+	return &both
+}

@@ -37,7 +37,7 @@ func (f *Failover) checkCluster(ctx context.Context, k int) error {
 	id, err := f.Cluster(ctx, k)
 	switch {
 	case Unanswered(err):
-		return &endpointError{text: err.Error(), cause: err, unsent: true}
+		return asUnsent(err)
 	case err != nil || id == "":
 		return nil // what it says to the request itself is worth more
 	}
@@ -65,8 +65,14 @@ func (f *Failover) checkCluster(ctx context.Context, k int) error {
 		c.checked[k] = true
 		return nil
 	}
-	err = fmt.Errorf("%s: it is a member of the etcd cluster %.20q, and other endpoints are of %.20q", f.Name(k), id, ours)
-	return &endpointError{text: err.Error(), cause: err, unsent: true}
+	return &endpointError{
+		Diagnosis: Diagnosis{
+			Seen:   fmt.Sprintf("it is a member of the etcd cluster %.20q, and other endpoints are of %.20q", id, ours),
+			Advice: "-etcd-endpoints must name one cluster",
+		},
+		name:   f.Name(k),
+		unsent: true,
+	}
 }
 
 // poll asks all endpoints but k which cluster they are of.
@@ -117,4 +123,11 @@ func (f *Failover) distrust(k int) {
 	f.cluster.mu.Lock()
 	defer f.cluster.mu.Unlock()
 	delete(f.cluster.checked, k)
+}
+
+// isElsewhere reports whether endpoint k is of another cluster, which was logged.
+func (f *Failover) isElsewhere(k int) bool {
+	f.cluster.mu.Lock()
+	defer f.cluster.mu.Unlock()
+	return f.cluster.of[k] != "" && f.cluster.of[k] != f.cluster.ours
 }

@@ -1,8 +1,11 @@
 package etcd
 
 import (
+	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/printable"
 )
 
 const (
@@ -78,13 +83,16 @@ func (o Options) tlsConfig(host string) (*tls.Config, error) {
 }
 
 func (o Options) authorities() (*x509.CertPool, error) {
-	pem, err := os.ReadFile(o.CAFile)
+	text, err := readFile("-etcd-cafile", o.CAFile)
 	if err != nil {
-		return nil, fmt.Errorf("reading -etcd-cafile: %w", err)
+		return nil, err
 	}
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("-etcd-cafile %s holds no PEM certificate", o.CAFile)
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, &fileError{
+			problem: fmt.Sprintf("-etcd-cafile %s holds no PEM certificate%s", o.CAFile, insteadOf(text)),
+			remedy:  "name the file with the certificate of etcd's CA",
+		}
 	}
 	return pool, nil
 }
@@ -104,17 +112,101 @@ func (o Options) verify(host string, certs []*x509.Certificate) error {
 }
 
 func (o Options) clientCertificate() (*tls.Certificate, error) {
-	certPEM, err := os.ReadFile(o.CertFile)
+	certPEM, err := readFile("-etcd-certfile", o.CertFile)
 	if err != nil {
-		return nil, fmt.Errorf("reading -etcd-certfile: %w", err)
+		return nil, err
 	}
-	keyPEM, err := os.ReadFile(o.KeyFile)
+	keyPEM, err := readFile("-etcd-keyfile", o.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("reading -etcd-keyfile: %w", err)
+		return nil, err
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return nil, fmt.Errorf("-etcd-certfile %s with -etcd-keyfile %s: %w", o.CertFile, o.KeyFile, err)
+		return nil, o.diagnosePair(certPEM, keyPEM, err)
 	}
 	return &cert, nil
+}
+
+// diagnosePair says why a certificate and a key are no pair.
+func (o Options) diagnosePair(certPEM, keyPEM []byte, err error) error {
+	e := &fileError{cause: err}
+	isKey := func(text []byte) bool { return bytes.Contains(text, []byte("PRIVATE KEY-----")) }
+	isCert := func(text []byte) bool { return bytes.Contains(text, []byte("-----BEGIN CERTIFICATE-----")) }
+	switch {
+	case isKey(certPEM) && !isCert(certPEM) && isCert(keyPEM) && !isKey(keyPEM):
+		e.problem = fmt.Sprintf("-etcd-certfile %s is a key, and -etcd-keyfile %s a certificate", o.CertFile, o.KeyFile)
+		e.remedy = "exchange the two options' values"
+	case !isCert(certPEM):
+		e.problem = fmt.Sprintf("-etcd-certfile %s holds no PEM certificate%s", o.CertFile, insteadOf(certPEM))
+		e.remedy = "name the file with this host's certificate"
+	case bytes.Contains(keyPEM, []byte("ENCRYPTED")):
+		e.problem = fmt.Sprintf("-etcd-keyfile %s is encrypted", o.KeyFile)
+		e.remedy = "name a file with the key in plain; this writes one: openssl pkey -in " + printable.Word(o.KeyFile) + " -out FILE"
+	case !isKey(keyPEM):
+		e.problem = fmt.Sprintf("-etcd-keyfile %s holds no PEM private key%s", o.KeyFile, insteadOf(keyPEM))
+		e.remedy = "name the file with the key of -etcd-certfile " + o.CertFile
+	default:
+		e.problem = fmt.Sprintf("-etcd-certfile %s and -etcd-keyfile %s cannot be used together: %v", o.CertFile, o.KeyFile, err)
+		e.remedy = "name two files that were made together"
+	}
+	return e
+}
+
+// fileError is that a file named by an option cannot be used.
+type fileError struct {
+	problem, remedy string
+	cause           error
+}
+
+func (e *fileError) Error() string { return e.problem + " (" + e.remedy + ")" }
+func (e *fileError) Unwrap() error { return e.cause }
+
+func readFile(option, name string) ([]byte, error) {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return nil, &fileError{
+			problem: fmt.Sprintf("reading %s: %v", option, err),
+			remedy:  "it must be a PEM file that the daemon's user may read",
+			cause:   err,
+		}
+	}
+	return text, nil
+}
+
+// insteadOf says what a file holds in the place of what it should.
+func insteadOf(text []byte) string {
+	block, _ := pem.Decode(text)
+	switch {
+	case len(text) == 0:
+		return ": it is empty"
+	case block == nil:
+		return ": it is not PEM"
+	}
+	return ", but " + printable.Quote(block.Type)
+}
+
+// DialTLS returns a dialer of connections with TLS. What goes wrong before there is TLS is
+// a HandshakeError.
+func DialTLS(dial func(ctx context.Context, network, addr string) (net.Conn, error), config *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		raw, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		// A server is known by the host of its URL, whatever the configuration says.
+		c := config.Clone()
+		if c.ServerName == "" {
+			if c.ServerName, _, err = net.SplitHostPort(addr); err != nil {
+				c.ServerName = addr
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+		defer cancel()
+		conn := tls.Client(raw, c)
+		if err := conn.HandshakeContext(ctx); err != nil {
+			_ = raw.Close()
+			return nil, &HandshakeError{err}
+		}
+		return conn, nil
+	}
 }

@@ -2,46 +2,96 @@ package etcd
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"io"
-	"net"
+	"maps"
+	"slices"
 	"strings"
-	"syscall"
+	"sync"
 )
 
-// Errors of the stores that Choose knows.
+// Errors of the stores that choose knows.
 var (
 	// ErrNoAPI: the server answers, and does not have the store's API.
 	ErrNoAPI = errors.New("the server does not offer")
 	// ErrRefused: the server wants another user, or does not permit the request.
 	ErrRefused = errors.New("etcd refuses the request")
-
-	errNoAnswer = fmt.Errorf("no answer within %s", RequestTimeout)
 )
 
 // UnavailableError is the failure of each endpoint that was asked.
 type UnavailableError struct{ failures []error }
 
-func (e *UnavailableError) Error() string {
+func (e *UnavailableError) Error() string { return "etcd cannot be asked: " + e.text() }
+
+// text names each endpoint with what was seen, and gives each advice once.
+func (e *UnavailableError) text() string {
 	texts := make([]string, len(e.failures))
+	given := make(map[string]bool)
 	for i, f := range e.failures {
 		texts[i] = f.Error()
+		if failure := (*endpointError)(nil); errors.As(f, &failure) {
+			texts[i] = failure.text(!given[failure.Advice])
+			given[failure.Advice] = true
+		}
 	}
-	return "etcd cannot be asked: " + strings.Join(texts, "; ")
+	return strings.Join(texts, "; ")
 }
 
 func (e *UnavailableError) Unwrap() []error { return e.failures }
 
-// endpointError is the failure of one endpoint.
-type endpointError struct {
-	text   string
-	cause  error
-	unsent bool // the request never left
+// Steady returns the part of a message that stays the same for as long as the failure does,
+// whatever was asked.
+func (e *UnavailableError) Steady() string { return e.Error() }
+
+// failures are those of endpoints, by their numbers.
+type failures map[int]error
+
+// unavailable returns the error of a request that no endpoint answered. What stays so is
+// said in the same words, whichever endpoint was asked first.
+func (f failures) unavailable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
+	defer cancel()
+	var g sync.WaitGroup
+	u := &UnavailableError{}
+	for _, k := range slices.Sorted(maps.Keys(f)) {
+		u.failures = append(u.failures, f[k])
+		if e := (*endpointError)(nil); errors.As(f[k], &e) && e.doubtful {
+			g.Go(func() { e.examine(ctx) })
+		}
+	}
+	g.Wait()
+	return u
 }
 
-func (e *endpointError) Error() string { return e.text }
+// Diagnosis is what was seen of a server that failed, and what to do about it.
+type Diagnosis struct {
+	Seen   string
+	Advice string
+	// doubtful: to know more, the server has to be examined.
+	doubtful bool
+}
+
+// text returns a diagnosis in words.
+func (d Diagnosis) text(url string, advice bool) string {
+	if !advice || d.Advice == "" {
+		return url + ": " + d.Seen
+	}
+	return url + ": " + d.Seen + " (" + d.Advice + ")"
+}
+
+// endpointError is the failure of one endpoint.
+type endpointError struct {
+	Diagnosis
+	name    string
+	options Options
+	server  Server
+	cause   error
+	unsent  bool // the request never left
+}
+
+func (e *endpointError) text(advice bool) string {
+	return e.Diagnosis.text(e.name, advice)
+}
+func (e *endpointError) Error() string { return e.text(true) }
 func (e *endpointError) Unwrap() error { return e.cause }
 
 // Unanswered reports whether another endpoint may do better.
@@ -55,48 +105,39 @@ func unsent(err error) bool {
 	return errors.As(err, &e) && e.unsent
 }
 
-// Refused is the refusal of a request of server s about keys below root, in the words of
-// reason.
-func (o Options) Refused(s Server, reason, root string) error {
-	if s.Username == "" {
-		return fmt.Errorf("%w (%s): it wants -etcd-username and -etcd-password, with permission on %s", ErrRefused, reason, root)
+// asUnsent is the failure of a request that was made before another one, which never left.
+func asUnsent(err error) error {
+	if e := (*endpointError)(nil); errors.As(err, &e) {
+		before := *e
+		before.unsent = true
+		return &before
 	}
-	return fmt.Errorf("%w (%s) of user %q: wrong -etcd-username or -etcd-password, or no permission on %s", ErrRefused, reason, s.Username, root)
+	return err
 }
 
 // Explain says what a failure of server s means to the person who set the flags.
 // Another server may do better.
 func (o Options) Explain(s Server, err error, unsent bool) error {
-	// Our own limit, bare; a dial that timed out is DeadlineExceeded wrapped.
-	if err == context.DeadlineExceeded { //nolint:errorlint // see above
-		err = errNoAnswer
-	}
-	return &endpointError{text: s.Name + ": " + o.meaning(s, err), cause: err, unsent: unsent}
+	return o.Failed(s, o.diagnose(s, err), err, unsent)
 }
 
-func (o Options) meaning(s Server, err error) string {
-	var (
-		authority x509.UnknownAuthorityError
-		invalid   x509.CertificateInvalidError
-		op        *net.OpError
-	)
-	switch {
-	case errors.As(err, &authority) && o.CAFile != "":
-		return fmt.Sprintf("the server's certificate is not signed by the CA in -etcd-cafile %s: %v", o.CAFile, err)
-	case errors.As(err, &authority):
-		return fmt.Sprintf("the server's certificate is not signed by a CA that this host trusts, name its CA with -etcd-cafile: %v", err)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Sprintf("the server's certificate has expired, or is not valid yet: %v", err)
-	case errors.As(err, &op) && op.Op == "remote error" && strings.Contains(err.Error(), "certificate"):
-		return fmt.Sprintf("the server refuses this host's client certificate (-etcd-certfile, -etcd-keyfile): %v", err)
-	case s.URL.Scheme == "https" && cut(err):
-		// In TLS 1.3 the server judges the client's certificate only after the
-		// client has begun to send, and its verdict may be lost.
-		return fmt.Sprintf("the server closed the connection; it may refuse this host's client certificate (-etcd-certfile, -etcd-keyfile): %v", err)
-	}
-	return err.Error()
+// Failed is Explain for a failure whose meaning is known.
+func (o Options) Failed(s Server, d Diagnosis, cause error, unsent bool) error {
+	return &endpointError{Diagnosis: d, name: s.name(), options: o, server: s, cause: cause, unsent: unsent}
 }
 
-func cut(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
+// Answered is the error that server s answered with: no other server would do better.
+func (o Options) Answered(s Server, d Diagnosis, cause error) error {
+	return &answerError{d.text(s.name(), true), cause}
 }
+
+type answerError struct {
+	text  string
+	cause error
+}
+
+func (e *answerError) Error() string { return e.text }
+func (e *answerError) Unwrap() error { return e.cause }
+
+// Steady is that of UnavailableError.
+func (e *answerError) Steady() string { return e.text }

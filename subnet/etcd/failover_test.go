@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -32,7 +33,7 @@ func TestFailover(t *testing.T) {
 		f.Start(3)
 		f.Pin(1)
 		var asked []int
-		err := f.Do(t.Context(), test.write, func(k int) error {
+		err := f.Do(t.Context(), test.write, func(_ context.Context, k int) error {
 			asked = append(asked, k)
 			return test.errs[k]
 		})
@@ -46,8 +47,8 @@ func TestFailover(t *testing.T) {
 	f.Pin(0)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	err := f.Do(ctx, false, func(int) error { <-ctx.Done(); return o.Explain(server, ctx.Err(), false) })
-	if err != context.DeadlineExceeded || f.Current() != 1 {
+	err := f.Do(ctx, false, func(ctx context.Context, _ int) error { <-ctx.Done(); return o.Explain(server, ctx.Err(), false) })
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "http://h: no answer within 5s") || f.Current() != 1 {
 		t.Errorf("an endpoint that hangs: %v, now at %d", err, f.Current())
 	}
 }
@@ -58,7 +59,7 @@ func members(clusters ...string) *Failover {
 	f.Name = func(k int) string { return fmt.Sprint("endpoint ", k) }
 	f.Cluster = func(_ context.Context, k int) (string, error) {
 		if clusters[k] == "" {
-			return "", &endpointError{text: "down"}
+			return "", &endpointError{name: "down"}
 		}
 		return clusters[k], nil
 	}
@@ -86,7 +87,7 @@ func TestEndpointsOfTwoClusters(t *testing.T) {
 		f := members(test.clusters...)
 		f.Pin(test.first)
 		used := -1
-		err := f.Do(t.Context(), true, func(k int) error { used = k; return nil })
+		err := f.Do(t.Context(), true, func(_ context.Context, k int) error { used = k; return nil })
 		if used != test.want || (err == nil) != (used >= 0) {
 			t.Errorf("%q from %d: used %d, %v; want %d", test.clusters, test.first, used, err, test.want)
 		}
@@ -100,9 +101,9 @@ func TestClusterIsReplaced(t *testing.T) {
 	down := errors.New("down")
 	do := func(fails int) (used int, err error) {
 		used = -1
-		err = f.Do(t.Context(), false, func(k int) error {
+		err = f.Do(t.Context(), false, func(_ context.Context, k int) error {
 			if k == fails {
-				return &endpointError{text: "down", cause: down}
+				return &endpointError{name: "down", cause: down}
 			}
 			used = k
 			return nil

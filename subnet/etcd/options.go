@@ -22,6 +22,8 @@ type Options struct {
 	// verify the server.
 	CAFile, CertFile, KeyFile string
 	Username, Password        string
+	// Failing is what was logged of endpoints; nil to log nothing.
+	Failing *Failing
 }
 
 // Server is one of the endpoints.

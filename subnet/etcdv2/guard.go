@@ -13,7 +13,7 @@ import (
 // Guarded implements etcd.Store. A server with users serves guests, too, unless their
 // role was taken away.
 func (s *Store) Guarded(ctx context.Context) (guarded bool, err error) {
-	err = s.failover.Do(ctx, false, func(k int) error {
+	err = s.failover.Do(ctx, false, func(ctx context.Context, k int) error {
 		guarded, err = s.guarded(ctx, s.endpoints[k])
 		return err
 	})

@@ -5,23 +5,41 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"flanneld/subnet/etcd"
 )
 
 // redirectError is that a server redirects a request to somewhere else.
 type redirectError struct{ to string }
 
 func (e *redirectError) Error() string {
-	return fmt.Sprintf("the server redirects to %.200q: a request, which may bear the password, goes to -etcd-endpoints alone; if that is etcd, name it there", e.to)
+	return fmt.Sprintf("the server redirects to %.200q", e.to)
+}
+
+func (e *redirectError) diagnose() etcd.Diagnosis {
+	return etcd.Diagnosis{
+		Seen:   e.Error() + ", which is not followed, as a request may bear the password",
+		Advice: "if that is etcd, name it in -etcd-endpoints",
+	}
 }
 
 // stayTransport keeps requests, and the credentials on them, at the server that they
-// were sent to: of redirects it passes on those within that server alone.
+// were sent to: of redirects it passes on those within that server alone. An answer that
+// is the server's failure becomes an error.
 type stayTransport struct{ *http.Transport }
 
 func (t stayTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := t.Transport.RoundTrip(req)
-	if err != nil || resp.StatusCode/100 != 3 {
-		return resp, err
+	if err != nil {
+		return nil, err
+	}
+	switch resp.StatusCode / 100 {
+	case 3:
+	case 5:
+		defer resp.Body.Close()
+		return nil, newServerError(resp)
+	default:
+		return resp, nil
 	}
 	location := resp.Header.Get("Location")
 	to, err := req.URL.Parse(location)

@@ -2,6 +2,7 @@ package etcdv2
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,9 @@ import (
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
+
+	"flanneld/pkg/printable"
+	"flanneld/subnet/etcd"
 )
 
 // request is one request to the keys API.
@@ -50,6 +54,7 @@ func (r request) HTTPRequest(ep url.URL) *http.Request {
 // an event.
 type reply struct {
 	client.Response
+	from    etcd.Server
 	index   uint64 // of the store when it answered, or took up the long poll
 	cluster string
 	date    time.Time // when it did, by the server's clock
@@ -60,7 +65,7 @@ type reply struct {
 // do asks one endpoint after the other until one answers.
 func (s *Store) do(ctx context.Context, r request) (*reply, error) {
 	var rep *reply
-	err := s.failover.Do(ctx, r.method != http.MethodGet, func(k int) (err error) {
+	err := s.failover.Do(ctx, r.method != http.MethodGet, func(ctx context.Context, k int) (err error) {
 		rep, err = s.ask(ctx, s.endpoints[k], r)
 		return err
 	})
@@ -85,7 +90,7 @@ func (s *Store) ask(ctx context.Context, e endpoint, r request) (*reply, error) 
 	defer cancel()
 	rep, err := s.send(ctx, e, r)
 	if err == nil && rep.Node == nil {
-		err = s.explain(e, errors.New("the answer is empty"))
+		err = s.options.Failed(e.Server, etcd.Strange("the answer is empty"), nil, false)
 	}
 	return rep, err
 }
@@ -100,7 +105,7 @@ func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error)
 	if r.accepted != nil {
 		since = time.Now() // a long poll tells of what just happened
 	}
-	rep := &reply{cluster: resp.Header.Get("X-Etcd-Cluster-Id"), since: since}
+	rep := &reply{from: e.Server, cluster: resp.Header.Get("X-Etcd-Cluster-Id"), since: since}
 	rep.index, _ = strconv.ParseUint(resp.Header.Get("X-Etcd-Index"), 10, 64)
 	rep.date, _ = http.ParseTime(resp.Header.Get("Date"))
 	err = rep.decode(resp.StatusCode, body)
@@ -108,13 +113,39 @@ func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error)
 	switch {
 	case errors.As(err, &etcdErr):
 		rep.index = etcdErr.Index
-		return rep, err
+		return rep, s.answered(e, r, etcdErr)
+	case errors.Is(err, errRefused) && e.Username == "":
+		return nil, s.options.Refused(e.Server, etcd.NoUser, s.access(r), s.prefix, statusText(resp))
 	case errors.Is(err, errRefused):
-		return nil, s.options.Refused(e.Server, resp.Status, s.prefix)
-	case err != nil:
+		return nil, s.options.Refused(e.Server, etcd.Unclear, s.access(r), s.prefix, statusText(resp))
+	case errors.Is(err, etcd.ErrNoAPI):
 		return nil, s.explain(e, err)
+	case err != nil:
+		return nil, s.options.Failed(e.Server, etcd.Strange(err.Error()), err, false)
 	}
 	return rep, nil
+}
+
+// answered is the error that etcd answered with, which callers know by its code.
+func (s *Store) answered(e endpoint, r request, err client.Error) error {
+	if err.Code == client.ErrorCodeNotDir {
+		return s.options.Answered(e.Server, s.options.NotDirectory(e.Server, cmp.Or(err.Cause, r.key)), err)
+	}
+	return s.options.Answered(e.Server, etcd.Diagnosis{Seen: fmt.Sprintf("error %d: %s: %s", err.Code, printable.Name(err.Message), printable.Name(err.Cause))}, err)
+}
+
+// access is what a request needs permission for.
+func (s *Store) access(r request) etcd.Access {
+	key := r.key
+	if strings.HasPrefix(key, s.subnetsKey()) { // the same for each lease
+		key = s.subnetsKey() + "/"
+	}
+	return etcd.Access{Write: r.method != http.MethodGet, Key: printable.Name(key)}
+}
+
+// statusText is the status of an answer, without the words of whoever gave it.
+func statusText(resp *http.Response) string {
+	return fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
 }
 
 // decode returns a client.Error if etcd answered with one.
@@ -125,7 +156,7 @@ func (r *reply) decode(status int, body []byte) error {
 			return nil
 		}
 		if err := json.Unmarshal(body, &r.Response); err != nil {
-			return fmt.Errorf("the answer is not etcd's: %w", err)
+			return fmt.Errorf("the answer is not etcd's: %w: %s", err, printable.Quote(string(body)))
 		}
 		if r.Node == nil {
 			return errors.New("the answer is not etcd's: it names no node")
@@ -139,9 +170,9 @@ func (r *reply) decode(status int, body []byte) error {
 		return e
 	}
 	if status == http.StatusNotFound {
-		return errNoV2
+		return etcd.ErrNoV2
 	}
-	return fmt.Errorf("unexpected answer %d %s: %.100q", status, http.StatusText(status), body)
+	return &serverError{status, body}
 }
 
 // expires returns when node n expires, by our clock; the zero time is never.

@@ -22,11 +22,11 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	rep, err := s.get(ctx, s.configKey())
 	switch {
 	case code(err) == client.ErrorCodeKeyNotFound:
-		return nil, fmt.Errorf("%w at %s", subnet.ErrNoConfig, s.configKey())
+		return nil, s.options.NoConfig(rep.from, 2, s.configKey(), subnet.ErrNoConfig)
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
 	case rep.Node.Dir:
-		return nil, fmt.Errorf("reading %s: it is a directory", s.configKey())
+		return nil, s.options.NotKey(rep.from, s.configKey(), subnet.ErrNoConfig)
 	}
 	return []byte(rep.Node.Value), nil
 }
@@ -139,7 +139,7 @@ func (s *Store) list(ctx context.Context) (*listing, error) {
 	case err != nil:
 		return nil, fmt.Errorf("listing leases: %w", err)
 	case !rep.Node.Dir:
-		return nil, fmt.Errorf("listing leases: %s is not a directory", s.subnetsKey())
+		return nil, fmt.Errorf("listing leases: %w", s.options.Answered(rep.from, s.options.NotDirectory(rep.from, s.subnetsKey()), nil))
 	}
 	l := &listing{index: rep.index, cluster: rep.cluster, entries: make([]subnet.Entry, 0, len(rep.Node.Nodes))}
 	for _, n := range rep.Node.Nodes {

@@ -40,5 +40,6 @@ func newTransport(server etcd.Server, open *conns.Set) *http.Transport {
 			return dial(ctx, "unix", server.Socket)
 		}
 	}
+	t.DialTLSContext = etcd.DialTLS(t.DialContext, server.TLS)
 	return t
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -97,8 +98,9 @@ type witness struct {
 
 func (w witness) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	c, info, err := w.TransportCredentials.ClientHandshake(ctx, authority, raw)
-	w.e.meet(err)
 	if err != nil {
+		err = &etcd.HandshakeError{Err: err}
+		w.e.meet(err)
 		return nil, nil, err
 	}
 	return witnessed{c, w.e}, info, nil
@@ -135,16 +137,17 @@ func (e *endpoint) meet(err error) {
 	e.met = append(e.met[max(0, len(e.met)-enough+1):], err)
 }
 
-// cause returns the error that a text of the library's is about.
+// cause returns the error that a text of the library's is about, or nil.
 func (e *endpoint) cause(text string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, err := range slices.Backward(e.met) {
-		if strings.Contains(text, err.Error()) {
+		quoted := strconv.Quote(err.Error())
+		if strings.Contains(text, err.Error()) || strings.Contains(text, quoted[1:len(quoted)-1]) {
 			return err
 		}
 	}
-	return errors.New(text)
+	return nil
 }
 
 // as returns what makes a context one for requests as the user that e is asked

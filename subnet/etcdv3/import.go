@@ -79,7 +79,7 @@ func (s *Store) createKey(ctx context.Context, key, value string, id int64) (the
 	}
 	// It may be sent twice: if only the answer was lost, the key is there with our
 	// own etcd lease.
-	resp, err := s.txn(ctx, false, txn)
+	resp, err := s.txn(ctx, false, writes(key), txn)
 	if err != nil || resp.Succeeded {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (s *Store) hold(ctx context.Context, ttl time.Duration, has int64) (id int6
 
 // grant makes an etcd lease with this number, and returns for how many seconds.
 func (s *Store) grant(ctx context.Context, id, seconds int64) (lasts int64, err error) {
-	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+	err = s.call(ctx, false, writes(s.subnetsKey()), func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
 		resp, err := pb.NewLeaseClient(c).LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: id, TTL: seconds}, o...)
 		lasts = max(seconds, resp.GetTTL()) // there is a shortest one
 		return err
@@ -58,7 +58,7 @@ func (s *Store) grant(ctx context.Context, id, seconds int64) (lasts int64, err 
 // returns that in seconds, or 0 if it is gone.
 func (s *Store) keepAlive(ctx context.Context, id int64) (lasts int64, err error) {
 	// The options are for calls: to a stream, they would do what they do late.
-	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, _ ...grpc.CallOption) error {
+	err = s.call(ctx, false, writes(s.subnetsKey()), func(ctx context.Context, c *grpc.ClientConn, _ ...grpc.CallOption) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stream, err := pb.NewLeaseClient(c).LeaseKeepAlive(ctx)
@@ -81,7 +81,7 @@ func (s *Store) keepAlive(ctx context.Context, id int64) (lasts int64, err error
 // attached to it. However long the answer takes, it is not later than that.
 func (s *Store) left(ctx context.Context, id int64) (ends time.Time, attached bool, err error) {
 	asked := time.Now()
-	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+	err = s.call(ctx, false, writes(s.subnetsKey()), func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
 		resp, err := pb.NewLeaseClient(c).LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: true}, o...)
 		if err == nil { // of a lease that is gone -1 is left
 			ends = asked.Add(time.Duration(max(resp.TTL, 0)) * time.Second)
@@ -119,7 +119,7 @@ func (s *Store) tidy(ctx context.Context, except int64) {
 }
 
 func (s *Store) revoke(ctx context.Context, id int64) error {
-	err := s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+	err := s.call(ctx, false, writes(s.subnetsKey()), func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
 		_, err := pb.NewLeaseClient(c).LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: id}, o...)
 		return err
 	})

@@ -64,6 +64,7 @@ func New(o Options) (*Store, error) {
 	}
 	s.failover.Cluster = s.cluster
 	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
+	s.failover.Failing = o.Failing
 	s.failover.Start(len(s.endpoints))
 	return s, nil
 }

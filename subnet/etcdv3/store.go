@@ -30,7 +30,10 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", s.configKey(), err)
 	case len(resp.Kvs) == 0:
-		return nil, fmt.Errorf("%w at %s%s", subnet.ErrNoConfig, s.configKey(), s.elsewhere(ctx))
+		if there := s.elsewhere(ctx); there != "" {
+			return nil, fmt.Errorf("%w at %s%s", subnet.ErrNoConfig, s.configKey(), there)
+		}
+		return nil, s.options.NoConfig(s.endpoints[s.failover.Current()].Server, 3, s.configKey(), subnet.ErrNoConfig)
 	}
 	return resp.Kvs[0].Value, nil
 }
@@ -54,7 +57,7 @@ func (s *Store) Guarded(ctx context.Context) (bool, error) {
 	if users, known := s.endpoints[s.failover.Current()].users(); known {
 		return users, nil
 	}
-	err := s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
+	err := s.call(ctx, false, reads(s.prefix), func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) error {
 		// What tells whether there are users is for the user root alone. Asked to
 		// authenticate nobody, any server says whether it would authenticate anyone.
 		_, err := pb.NewAuthClient(c).Authenticate(ctx, &pb.AuthenticateRequest{}, o...)
@@ -85,7 +88,7 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 // list makes v what is there now.
 func (s *Store) list(ctx context.Context, v *view) error {
 	s.onList()
-	resp, err := s.txn(ctx, false, &pb.TxnRequest{Success: []*pb.RequestOp{
+	resp, err := s.txn(ctx, false, reads(s.subnetsKey()), &pb.TxnRequest{Success: []*pb.RequestOp{
 		rangeOp(&pb.RangeRequest{Key: []byte(s.subnetsKey()), RangeEnd: []byte(end(s.subnetsKey()))}),
 		rangeOp(&pb.RangeRequest{Key: []byte(s.configKey())}),
 	}})
@@ -272,15 +275,15 @@ func (s *Store) write(ctx context.Context, sub ip.Subnet, revision uint64, op *p
 		Compare: unchanged(s.subnetKey(sub), revision),
 		Success: []*pb.RequestOp{op},
 	}
-	resp, err := s.txn(ctx, true, txn)
+	resp, err := s.txn(ctx, true, writes(s.subnetsKey()), txn)
 	if err == nil && !resp.Succeeded {
 		err = errFailed
 	}
 	return uint64(resp.GetHeader().GetRevision()), err
 }
 
-func (s *Store) txn(ctx context.Context, write bool, r *pb.TxnRequest) (resp *pb.TxnResponse, err error) {
-	err = s.call(ctx, write, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) (err error) {
+func (s *Store) txn(ctx context.Context, write bool, a etcd.Access, r *pb.TxnRequest) (resp *pb.TxnResponse, err error) {
+	err = s.call(ctx, write, a, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) (err error) {
 		resp, err = pb.NewKVClient(c).Txn(ctx, r, o...)
 		return err
 	})
@@ -294,7 +297,7 @@ func (s *Store) get(ctx context.Context, key, end string) (resp *pb.RangeRespons
 	if end != "" {
 		r.RangeEnd = []byte(end)
 	}
-	err = s.call(ctx, false, func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) (err error) {
+	err = s.call(ctx, false, reads(key), func(ctx context.Context, c *grpc.ClientConn, o ...grpc.CallOption) (err error) {
 		resp, err = pb.NewKVClient(c).Range(ctx, r, o...)
 		return err
 	})

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/printable"
 	"flanneld/subnet/etcd"
 )
 
@@ -76,7 +77,7 @@ func (st *stream) open(ctx context.Context) error {
 	defer expire()
 	as, err := st.e.as(limited)
 	if err != nil {
-		return st.s.judge(limited, st.e, err, true)
+		return st.s.judge(limited, st.e, reads(st.s.subnetsKey()), err, true)
 	}
 	st.exact = st.e.exact(as(limited))
 	if !st.exact && st.v.revision < st.v.target {
@@ -85,7 +86,7 @@ func (st *stream) open(ctx context.Context) error {
 	// A server without a leader ends such a stream: it would bring nothing.
 	st.watch, err = pb.NewWatchClient(st.e.conn).Watch(metadata.AppendToOutgoingContext(as(ctx), rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader))
 	if err != nil {
-		return st.s.judge(ctx, st.e, err, true)
+		return st.s.judge(ctx, st.e, reads(st.s.subnetsKey()), err, true)
 	}
 	// If sending fails, receiving says why.
 	_ = st.watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
@@ -137,7 +138,7 @@ type check struct {
 // check asks the server itself.
 func (st *stream) check(ctx context.Context, from int64, only bool) check {
 	c := check{from: from, only: only}
-	c.err = st.s.ask(ctx, st.e, func(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) error {
+	c.err = st.s.ask(ctx, st.e, reads(st.s.configKey()), func(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) error {
 		resp, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte(st.s.configKey())}, o...)
 		c.at, c.config = resp.GetHeader(), resp.GetKvs()
 		return err
@@ -168,7 +169,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 		select {
 		case resp, ok := <-st.responses:
 			if !ok {
-				return st.s.judge(ctx, st.e, <-st.ended, false)
+				return st.s.judge(ctx, st.e, reads(st.s.subnetsKey()), <-st.ended, false)
 			}
 			created, news, err := st.apply(ctx, resp)
 			if err != nil {
@@ -215,7 +216,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			case first: // a server that knows no such question, or has too much to send
 				return errHistory
 			}
-			return st.s.options.Explain(st.e.Server, errStuck, false)
+			return st.s.options.Failed(st.e.Server, etcd.Diagnosis{Seen: errStuck.Error(), Advice: "it is overloaded, or cut off from the other members: see etcd's log"}, errStuck, false)
 		}
 	}
 }
@@ -301,10 +302,15 @@ func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchR
 // cancelled is the error of a watch that the server ended for a reason of its
 // own.
 func (s *Store) cancelled(e *endpoint, reason string) error {
-	for _, refusal := range []error{rpctypes.ErrGRPCPermissionDenied, rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCUserEmpty} {
-		if strings.Contains(reason, rpctypes.ErrorDesc(refusal)) {
-			return s.refused(e, rpctypes.ErrorDesc(refusal))
+	for refusal, why := range map[error]etcd.Refusal{
+		rpctypes.ErrGRPCPermissionDenied: etcd.Denied,
+		rpctypes.ErrGRPCInvalidAuthToken: etcd.UnknownUser,
+		rpctypes.ErrGRPCAuthOldRevision:  etcd.UnknownUser,
+		rpctypes.ErrGRPCUserEmpty:        etcd.NoUser,
+	} {
+		if desc := rpctypes.ErrorDesc(refusal); strings.Contains(reason, desc) {
+			return s.options.Refused(e.Server, why, reads(s.subnetsKey()), s.prefix, strings.TrimPrefix(desc, "etcdserver: "))
 		}
 	}
-	return fmt.Errorf("%s: the server ended the watch: %s", e.Name, reason)
+	return s.options.Answered(e.Server, etcd.Diagnosis{Seen: "the server ended the watch: " + printable.Name(reason), Advice: "see etcd's log"}, nil)
 }

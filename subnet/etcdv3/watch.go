@@ -86,7 +86,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 	if key != "" {
 		then = append(then, rangeOp(&pb.RangeRequest{Key: []byte(s.subnetsKey() + key), Revision: v.revision}))
 	}
-	resp, err := s.txn(ctx, false, &pb.TxnRequest{Success: then})
+	resp, err := s.txn(ctx, false, reads(s.subnetsKey()), &pb.TxnRequest{Success: then})
 	switch {
 	case errors.Is(err, rpctypes.ErrFutureRev), errors.Is(err, rpctypes.ErrCompacted):
 		v.listed = false

@@ -166,7 +166,7 @@ func TestNothingToMigrate(t *testing.T) {
 
 	s.Server = etcdtest.Start(t, etcdtest.Config{Binary: etcdtest.Etcd6})
 	_, err = s.migrate(nil)
-	etcdtest.CheckError(t, "without version 2", err, "the server does not offer the v2 API: start etcd (3.5 or older) with --enable-v2")
+	etcdtest.CheckError(t, "without version 2", err, "does not offer the v2 API", "--enable-v2")
 }
 
 // busy is a destination where something happens after the n-th listing.

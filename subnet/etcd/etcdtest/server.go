@@ -156,6 +156,7 @@ func (s *Server) Launch(t testing.TB) {
 		"--initial-advertise-peer-urls=" + s.peer,
 		"--initial-cluster=" + s.peers,
 		"--unsafe-no-fsync",
+		"--bcrypt-cost=4", // passwords are checked often, on busy machines
 		"--log-level=error",
 	}, s.Args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = &s.output, &s.output
