@@ -96,6 +96,11 @@ tools:
 		echo "installing what is missing:$$missing"; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $(PACKAGES); \
 	fi
+	@[ "$$(cat $(INOTIFY))" -ge $(INSTANCES) ] || echo $(INSTANCES) 2>/dev/null >$(INOTIFY) || true
+
+# A test has a hundred daemons on this machine, beside systemds: each watches files.
+INOTIFY   := /proc/sys/fs/inotify/max_user_instances
+INSTANCES := 1024
 
 # What the tests need. One at a time uses apt-get.
 NEEDED := $(ETCD) $(CNI) tools build/cloud-init build/firewalld
