@@ -190,6 +190,41 @@ func followRunning(g *guide) {
 	h.run("systemctl", "start", "flanneld")
 	g.awaitOutput("using version 3 of ", h.journal)
 
+	g.testTakingOff(other)
+
+	g.configure("10.5.0.0/16", "vxlan")
+	g.restart()
+	h.run("sh", "-euc", "ip link add tun0 type veth peer name tun1; ip link set tun1 up; ip link set tun0 up; ip rule add prio 5270 lookup 52; ip route add 10.0.0.0/8 dev tun0 table 52")
+	g.awaitOutput("10.5.3.0/24: not reachable", h.journal)
+
+	settings := g.text("# /etc/systemd/networkd.conf\n")
+	check(g.t, h.sys.WriteFile(strings.TrimPrefix(strings.SplitN(settings, "\n", 2)[0], "# "), settings))
+	h.run("systemctl", "start", "systemd-networkd")
+	if log := h.run("journalctl", "--no-pager", "--unit=systemd-networkd"); strings.Contains(log, "networkd.conf") {
+		g.t.Errorf("of its settings, networkd says\n%s", log)
+	}
+}
+
+func followUpgrading(g *guide) {
+	g.lay("192.168.0.2", 2, nil)
+	g.startEtcd()
+	const config = `{"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}`
+	g.install(config)
+	h := g.nodes[0]
+	h.run("ip", "route", "add", "10.5.77.0/24", "dev", "eth0", "proto", "boot")
+	g.run("ip route flush proto boot", h)
+	if left := h.run("ip", "route", "show", "10.5.77.0/24"); left != "" {
+		g.t.Errorf("there is still %s", left)
+	}
+
+	g.configure("10.5.0.0/16", "udp")
+	h.run("systemctl", "restart", "flanneld")
+	h.run("systemctl", "stop", "flanneld")
+	g.run("ip link delete flannel0", h)
+	if left := h.run("ip", "link") + h.run("nft", "list", "tables"); strings.Contains(left, "flannel") {
+		g.t.Errorf("there is still\n%s", left)
+	}
+
 	for _, h := range g.nodes {
 		h.run("systemctl", "stop", "flanneld")
 	}
@@ -207,34 +242,6 @@ func followRunning(g *guide) {
 	g.run("for i in", g.etcdHost())
 	check(g.t, g.etcd.Change(g.ctx, "3.6", g.onLocalhost()))
 	g.restart()
-
-	g.testTakingOff(other)
-
-	h.run("ip", "route", "add", "10.5.77.0/24", "dev", "eth0", "proto", "boot")
-	g.run("ip route flush proto boot", h)
-	if left := h.run("ip", "route", "show", "10.5.77.0/24"); left != "" {
-		g.t.Errorf("there is still %s", left)
-	}
-
-	g.configure("10.5.0.0/16", "udp")
-	h.run("systemctl", "restart", "flanneld")
-	h.run("systemctl", "stop", "flanneld")
-	g.run("ip link delete flannel0", h)
-	if left := h.run("ip", "link") + h.run("nft", "list", "tables"); strings.Contains(left, "flannel") {
-		g.t.Errorf("there is still\n%s", left)
-	}
-
-	g.configure("10.5.0.0/16", "vxlan")
-	g.restart()
-	h.run("sh", "-euc", "ip link add tun0 type veth peer name tun1; ip link set tun1 up; ip link set tun0 up; ip rule add prio 5270 lookup 52; ip route add 10.0.0.0/8 dev tun0 table 52")
-	g.awaitOutput("10.5.3.0/24: not reachable", h.journal)
-
-	settings := g.text("# /etc/systemd/networkd.conf\n")
-	check(g.t, h.sys.WriteFile(strings.TrimPrefix(strings.SplitN(settings, "\n", 2)[0], "# "), settings))
-	h.run("systemctl", "start", "systemd-networkd")
-	if log := h.run("journalctl", "--no-pager", "--unit=systemd-networkd"); strings.Contains(log, "networkd.conf") {
-		g.t.Errorf("of its settings, networkd says\n%s", log)
-	}
 }
 
 // oneByOne runs each line of a block, which starts a daemon, until that is ready, and ends it

@@ -30,6 +30,7 @@ var documents = map[string]func(*guide){
 	"Documentation/security.md":        followSecurity,
 	"Documentation/systemd.md":         followSystemd,
 	"Documentation/troubleshooting.md": followTroubleshooting,
+	"Documentation/upgrading.md":       followUpgrading,
 	"Documentation/vagrant.md":         followVagrant,
 }
 

@@ -267,7 +267,7 @@ func explain(err error, lines []string) error {
 	case has("Permission denied", "Operation not permitted"):
 		return fmt.Errorf("%w: this needs CAP_NET_ADMIN and CAP_NET_RAW", err)
 	case has("No chain/target/match by that name", "do you need to insmod", "Extension", "No such file or directory", "not supported"):
-		return fmt.Errorf("%w: the kernel may lack a module (try modprobe iptable_nat iptable_filter, or nft_compat; and xt_comment xt_mark xt_MASQUERADE)", err)
+		return fmt.Errorf("%w: the kernel may lack a module (try modprobe -a iptable_nat iptable_filter, or modprobe nft_compat; and modprobe -a xt_comment xt_mark xt_MASQUERADE)", err)
 	}
 	return err
 }
