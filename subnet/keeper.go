@@ -159,11 +159,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 	defer suspended.Stop()
 	retrying := false
 	for {
-		var err error
+		var err, refused error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case s := <-snapshots:
+			refused = s.Refused
 			stale := s.Revision < k.holding.Own.Revision
 			changed, write := k.hear(ctx, s)
 			if retrying && (stale || !k.renewedIn(s)) {
@@ -221,7 +222,11 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.due.Reset(k.retry.next())
 		default:
 			retrying = false
-			k.trouble.over()
+			if refused != nil {
+				k.trouble.note(refused) // long before a renewal fails
+			} else {
+				k.trouble.over()
+			}
 			k.retry.reset()
 			k.schedule()
 		}

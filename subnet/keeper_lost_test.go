@@ -1,6 +1,8 @@
 package subnet_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -213,6 +215,49 @@ func TestNoOtherSubnetLog(t *testing.T) {
 		}
 		if strings.Contains(text(), "nothing changes") {
 			t.Error("the log speaks as if the store were away")
+		}
+	})
+}
+
+// refusing is a store that refuses requests while its watch goes on.
+type refusing struct {
+	*subnettest.Memory
+	why atomic.Pointer[error]
+}
+
+func (r *refusing) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
+	return r.Memory.Watch(ctx, func(s subnet.Snapshot) {
+		if why := r.why.Load(); why != nil {
+			s.Refused = *why
+		}
+		yield(s)
+	})
+}
+
+// A store that refuses requests is said to be in trouble long before a renewal is due, and
+// what it brings is used.
+func TestRefusedWhileWatching(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(tiny)
+		store := &refusing{Memory: m.Join()}
+		var trouble troubles
+		h := start(t, store, me, trouble.option)
+		why := errors.New("the user has no permission")
+		store.why.Store(&why)
+		put(t, m, "10.5.0.64/26", attrs(other), 0)
+		time.Sleep(2 * time.Second)
+		if n := len(h.held().Snapshot.Leases); n != 2 {
+			t.Errorf("%d leases are used", n)
+		}
+		if trouble.n.Load() != 1 || !strings.Contains(log(), why.Error()) {
+			t.Errorf("trouble was told %d times, and logged:\n%s", trouble.n.Load(), log())
+		}
+		store.why.Store(nil)
+		put(t, m, "10.5.0.128/26", attrs("192.0.2.4"), 0)
+		time.Sleep(2 * time.Second)
+		if !strings.Contains(log(), "etcd reachable again") {
+			t.Errorf("the end of it is not logged:\n%s", log())
 		}
 	})
 }

@@ -21,6 +21,8 @@ type Snapshot struct {
 	Revision uint64
 	// Config is the configuration; nil where the snapshot does not come with it.
 	Config *StoredConfig
+	// Refused is why the store refuses requests, while it brings changes still; or nil.
+	Refused error
 }
 
 // StoredConfig is the network's configuration as a store holds it.

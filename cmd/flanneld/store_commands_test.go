@@ -78,16 +78,23 @@ func until(text, end string) string {
 	return before
 }
 
+var firstCommand = regexp.MustCompile(`^[^;&]+`)
+
 var asRoot = regexp.MustCompile(`--user(name)?=root`)
 
 // The commands that a refusal names give the permission that is missing.
 func TestCommandGrantsPermission(t *testing.T) {
 	t.Parallel()
-	for name, c := range map[string]struct{ api, user string }{
-		"version 2":             {"2", "elsewhere"},
-		"version 3":             {"3", "elsewhere"},
-		"without a role":        {"3", "roleless"},
-		"with the role to read": {"3", "reader"},
+	for name, c := range map[string]struct {
+		api, user string
+		made      bool // the role, by the same commands for another user
+	}{
+		"version 2":                         {api: "2", user: "elsewhere"},
+		"version 2, the second user":        {api: "2", user: "elsewhere", made: true},
+		"version 3":                         {api: "3", user: "elsewhere"},
+		"without a role":                    {api: "3", user: "roleless"},
+		"without a role, as it was revoked": {api: "3", user: "roleless", made: true},
+		"with the role to read":             {api: "3", user: "reader"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -97,6 +104,9 @@ func TestCommandGrantsPermission(t *testing.T) {
 			h := n.addNode(lab.HostOptions{}, "-etcd-api="+c.api, "-etcd-username="+c.user, "-etcd-password=open-sesame")
 			h.start()
 			command := asRoot.ReplaceAllString(until(h.statusAfter("grant it: "), ")"), "$0:"+rootPassword)
+			if c.made {
+				h.runCommand(firstCommand.FindString(command))
+			}
 			patient := "etcdctl --command-timeout=30s" // checking a password takes long on a busy machine
 			if c.api == "2" {
 				patient = "etcdctl --timeout=30s --total-timeout=60s"

@@ -491,9 +491,9 @@ func (f *storeFailures) users() {
 			in("2", keyPrefix, ": 401 Unauthorized (").in("3", ": authentication failed, invalid user ID or password (", ctl3+"user add "+user, ctl3+"user passwd "+user)
 	}
 	f.add("no permission", everyAPI, as("elsewhere", "open-sesame"), bad(`"elsewhere"`)).
-		in("2", ": 401 Unauthorized (", "or no permission", "grant it: "+ctl2+"role add flanneld && "+ctl2+"role grant flanneld --path '"+keyPrefix+"/*' --readwrite && "+ctl2+"user grant elsewhere --roles flanneld").
+		in("2", ": 401 Unauthorized (", "or no permission", "grant it: "+ctl2+"role add flanneld; "+ctl2+"role grant flanneld --path '"+keyPrefix+"/*' --readwrite && "+ctl2+"user grant elsewhere --roles flanneld").
 		in("3", ": permission denied (grant it: "+ctl3+"role grant-permission --prefix elsewhere readwrite "+keyPrefix+"/)")
-	f.add("no role", "3", as("roleless", "open-sesame"), bad(`"roleless"`), ": permission denied (grant it: "+ctl3+"role add flanneld && "+ctl3+"role grant-permission --prefix flanneld readwrite "+keyPrefix+"/ && "+ctl3+"user grant-role roleless flanneld)")
+	f.add("no role", "3", as("roleless", "open-sesame"), bad(`"roleless"`), ": permission denied (grant it: "+ctl3+"role add flanneld; "+ctl3+"role grant-permission --prefix flanneld readwrite "+keyPrefix+"/ && "+ctl3+"user grant-role roleless flanneld)")
 	f.add("no permission to write", "3", as("reader", "open-sesame"), url+`: etcd refuses the request of user "reader" to write `+keyPrefix+"/subnets/: permission denied (grant it: "+ctl3+"role grant-permission --prefix readers readwrite "+keyPrefix+"/)").releaseFails("")
 }
 

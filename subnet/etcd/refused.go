@@ -57,17 +57,21 @@ func (o Options) Refused(s Server, why Refusal, a Access, root, words string, ro
 		if len(roles) > 0 {
 			d.Advice += grant(roles[0])
 		} else {
-			d.Advice += strings.Join([]string{as.v3("role", "add", role), grant(role), as.v3("user", "grant-role", user, role)}, " && ")
+			d.Advice += makeRole(as.v3("role", "add", role), grant(role), as.v3("user", "grant-role", user, role))
 		}
 	case Unclear:
-		d.Advice = "wrong -etcd-username or -etcd-password, or no permission; correct them, or grant it: " + strings.Join([]string{
+		d.Advice = "wrong -etcd-username or -etcd-password, or no permission; correct them, or grant it: " + makeRole(
 			as.v2("role", "add", role),
 			as.v2("role", "grant", role, "--path", below+"*", "--readwrite"),
 			as.v2("user", "grant", user, "--roles", role),
-		}, " && ")
+		)
 	}
 	return o.Answered(s, d, ErrRefused)
 }
+
+// makeRole is commands that follow one another. The first may fail: the role may be there
+// already, for the user of another host.
+func makeRole(add, grant, give string) string { return add + "; " + grant + " && " + give }
 
 // user is the name that etcd knows us by.
 func (o Options) user(s Server) string {

@@ -2,6 +2,7 @@ package etcdv3
 
 import (
 	"crypto/tls"
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"flanneld/pkg/lab"
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcd/etcdtest"
 )
 
@@ -101,4 +103,30 @@ func TestUserByCertificate(t *testing.T) {
 			t.Errorf("the configuration is %q, %v", c, err)
 		}
 	}
+}
+
+// A server that takes permission away while a stream goes on is said to, and the stream
+// is kept.
+func TestPermissionIsRevoked(t *testing.T) {
+	t.Parallel()
+	versions(t, func(t *testing.T, binary string) {
+		server := newServer(t, etcdtest.Config{Binary: binary})
+		server.enableAuth(t)
+		s := newStore(t, Options{Endpoints: []string{server.URL}, Username: "flannel", Password: "secret-flannel"})
+		s.progress = 200 * time.Millisecond
+		w := etcdtest.Watch(t, s)
+		server.put(t, leaseKey(1), value(1), 0)
+		w.Until(t, "a lease", etcdtest.Leases(1))
+		server.put(t, leaseKey(2), value(2), 0)
+		w.Until(t, "a lease by the stream", etcdtest.Leases(2))
+		must(server.UserRevokeRole(t.Context(), "flannel", "flannel"))(t)
+		w.Until(t, "the refusal", func(got subnet.Snapshot) bool { return errors.Is(got.Refused, etcd.ErrRefused) })
+		server.put(t, leaseKey(3), value(3), 0)
+		w.Until(t, "one more lease", func(got subnet.Snapshot) bool { return len(got.Leases) == 3 && got.Refused != nil })
+		must(server.UserGrantRole(t.Context(), "flannel", "flannel"))(t)
+		w.Until(t, "the end of it", func(got subnet.Snapshot) bool { return len(got.Leases) == 3 && got.Refused == nil })
+		if n := w.Errors(); n != 0 {
+			t.Errorf("the watch ended %d times", n)
+		}
+	})
 }

@@ -197,7 +197,11 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			switch {
 			case etcd.Unanswered(c.err):
 				return c.err
-			case c.err != nil: // a refusal is no reason to give up what there is
+			case st.v.setRefused(c.err): // which is no reason to give up what there is
+				deliver(true)
+			}
+			switch {
+			case c.err != nil:
 			case c.at.ClusterId != st.v.cluster, c.at.Revision < c.from:
 				return errHistory
 			case st.v.setConfig(c.config, c.at.Revision): // its watch missed that, or was ended

@@ -20,6 +20,8 @@ type view struct {
 	// config is up to where the configuration is known: its events come by
 	// themselves, so this may be ahead of revision, or behind it.
 	config int64
+	// refused is why the server refuses requests beside the stream; or nil.
+	refused error
 
 	listing map[string]known // that is being taken
 	entries []subnet.Entry
@@ -32,7 +34,24 @@ type known struct {
 	ends     time.Time
 }
 
-func (v *view) snapshot() subnet.Snapshot { return v.assembler.Snapshot(uint64(v.revision)) }
+func (v *view) snapshot() subnet.Snapshot {
+	s := v.assembler.Snapshot(uint64(v.revision))
+	s.Refused = v.refused
+	return s
+}
+
+// setRefused takes why the server refuses requests, and reports whether that is news.
+func (v *view) setRefused(err error) (changed bool) {
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	changed = text(err) != text(v.refused)
+	v.refused = err
+	return changed
+}
 
 // expect begins a listing of n entries; take takes each, and reset makes them
 // what the view knows.
@@ -51,7 +70,7 @@ func (v *view) reset(h *pb.ResponseHeader) {
 	v.known = v.listing
 	v.entries, v.listing = nil, nil
 	v.listed, v.revision, v.target, v.cluster = true, h.Revision, 0, h.ClusterId
-	v.config = 0
+	v.config, v.refused = 0, nil
 }
 
 func entry(key string, kv *mvccpb.KeyValue, ends time.Time) subnet.Entry {

@@ -99,7 +99,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 		kvs := resp.Responses[2].GetResponseRange().Kvs
 		v.listed = len(kvs) == 1 && kvs[0].ModRevision == last.revision
 	}
-	v.target = resp.Header.Revision
+	v.target, v.refused = resp.Header.Revision, nil
 	if v.listed {
 		v.setConfig(resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
 	}
