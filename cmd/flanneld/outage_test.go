@@ -14,6 +14,7 @@ import (
 // processors stay quiet, and soon after the end a new host joins.
 func (n *network) outage(length time.Duration, begin, end func()) {
 	n.t.Helper()
+	n.pause(slow(time.Second)) // what happened before is logged
 	var logged []int
 	var used []time.Duration
 	for _, h := range n.nodes {
@@ -28,7 +29,7 @@ func (n *network) outage(length time.Duration, begin, end func()) {
 				n.t.Errorf("%s ended with status %d", h.Name, code)
 			}
 			lines := strings.Count(h.daemon.Log(), "\n") - logged[i]
-			if most := 1 + int(length/(10*time.Second)); lines > most {
+			if most := 2 + int(length/(10*time.Second)); lines > most { // how it begins, what it turns into, how it ends
 				n.t.Errorf("%s logged %d lines in %s, want at most %d", h.Name, lines, length, most)
 			}
 			cpu := (h.cpu() - used[i]).Seconds() / length.Seconds() * 100

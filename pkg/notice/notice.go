@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
-	"strings"
 	"sync"
 	"time"
 )
@@ -156,8 +155,12 @@ var localPort = regexp.MustCompile(`:[0-9]+->`)
 
 func withoutPorts(text string) string { return localPort.ReplaceAllString(text, "->") }
 
-// named is how many of a kind are named.
-const named = 3
+const (
+	// named is how many of a kind are named, if they are short.
+	named = 3
+	// line is how many bytes a line may have in which several are named.
+	line = 400
+)
 
 // numbers are what makes messages of one kind differ.
 var numbers = regexp.MustCompile(`[0-9a-fA-F]*[0-9][0-9a-fA-F:.]*`)
@@ -167,6 +170,7 @@ var numbers = regexp.MustCompile(`[0-9a-fA-F]*[0-9][0-9a-fA-F:.]*`)
 func Sum(texts []string) []string {
 	var sums []string
 	at := make(map[string]int)
+	more := make(map[string]int) // that are not named
 	count := make(map[string]int)
 	for _, text := range texts {
 		kind := text
@@ -178,14 +182,14 @@ func Sum(texts []string) []string {
 		case !known:
 			at[kind] = len(sums)
 			sums = append(sums, text)
-		case count[kind] <= named:
+		case count[kind] <= named && len(sums[i])+len(text) <= line:
 			sums[i] += "; " + text
+		default:
+			more[kind]++
 		}
 	}
-	for kind, i := range at {
-		if more := count[kind] - named; more > 0 {
-			sums[i] = fmt.Sprintf("%s; and %d more", strings.TrimSuffix(sums[i], "; "), more)
-		}
+	for kind, n := range more {
+		sums[at[kind]] += fmt.Sprintf("; and %d more", n)
 	}
 	return sums
 }

@@ -3,6 +3,7 @@ package notice
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,6 +86,12 @@ func TestSum(t *testing.T) {
 	want := []string{"a", "route 10.5.0.0/24 via 192.168.0.0: in the way; route 10.5.1.0/24 via 192.168.0.1: in the way; route 10.5.2.0/24 via 192.168.0.2: in the way; and 137 more", "b"}
 	if got := Sum(slices.Concat([]string{"a"}, many, []string{"b"})); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+	long := strings.Repeat("route 10.5.9.0/24; ", 12)
+	for _, got := range Sum([]string{long + "1", long + "2", long + "3"}) {
+		if want := long + "1; and 2 more"; got != want {
+			t.Errorf("of long texts comes %q, want %q", got, want)
+		}
 	}
 	if got := Sum(nil); len(got) > 0 {
 		t.Errorf("of nothing comes %q", got)
