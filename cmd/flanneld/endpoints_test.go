@@ -80,6 +80,50 @@ func TestThroughHTTPProxy(t *testing.T) {
 	})
 }
 
+// A proxy that does not lead to etcd is named as what fails, and one that is not used is
+// not asked.
+func TestProxyDoesNotLead(t *testing.T) {
+	t.Parallel()
+	n := newLab(t, hostGW)
+	n.startEtcd(lab.EtcdOptions{})
+	f := &storeFailures{network: n}
+	forbids := f.web(nil, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Server", "squid")
+		http.Error(w, "no", http.StatusForbidden)
+	})
+	silent, addr := f.listen()
+	go func() {
+		for {
+			c, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			f.t.Cleanup(func() { _ = c.Close() })
+		}
+	}()
+	secure := strings.Replace(n.etcd.Endpoint(), "http:", "https:", 1)
+	for name, c := range map[string]struct{ api, endpoint, env, want string }{
+		"version 2, http":              {"2", n.etcd.Endpoint(), "HTTP_PROXY=" + forbids, ": this host's HTTP proxy refuses the request: 403 Forbidden"},
+		"version 2, https":             {"2", secure, "HTTPS_PROXY=" + forbids, ": through the proxy " + forbids + `, which HTTPS_PROXY names: it answers "403 Forbidden" (correct HTTP_PROXY`},
+		"version 3":                    {"3", n.etcd.Endpoint(), "HTTPS_PROXY=" + forbids, `goes without): it answers "403 Forbidden" (correct HTTP_PROXY`},
+		"version 3, silent":            {"3", n.etcd.Endpoint(), "HTTPS_PROXY=http://" + addr, "goes without): it does not answer (correct HTTP_PROXY"},
+		"version 3, proxy of others":   {"3", "http://" + addr, "HTTP_PROXY=" + forbids, ": no answer within 5s"},
+		"version 2, no proxy for etcd": {"2", "http://" + addr, "HTTPS_PROXY=" + forbids, ": no answer within 5s"},
+	} {
+		h := n.addNode(lab.HostOptions{}, "-etcd-api="+c.api, "-etcd-endpoints="+c.endpoint)
+		h.env = []string{c.env}
+		h.start()
+		defer func() {
+			n.wait(4*soon, name+": "+c.want, func() string {
+				if log := h.daemon.Log(); !strings.Contains(log, c.want) {
+					return "the log is:\n" + log
+				}
+				return ""
+			})
+		}()
+	}
+}
+
 type httpProxy struct {
 	addr    netip.AddrPort
 	refused atomic.Int64

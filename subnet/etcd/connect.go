@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 	"time"
@@ -183,6 +185,21 @@ func insteadOf(text []byte) string {
 		return ": it is not PEM"
 	}
 	return ", but " + printable.Quote(block.Type)
+}
+
+// ProxyError is that the proxy which the environment names does not lead to a server.
+type ProxyError struct{ Seen string }
+
+func (e *ProxyError) Error() string { return e.Seen }
+
+// HeedProxy makes a refusal of t's proxy to connect to a server a ProxyError.
+func HeedProxy(t *http.Transport) {
+	t.OnProxyConnectResponse = func(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+		if resp.StatusCode == http.StatusOK {
+			return nil
+		}
+		return &ProxyError{fmt.Sprintf("through the proxy %s, which HTTPS_PROXY names: it answers %.100q", proxy.Redacted(), resp.Status)}
+	}
 }
 
 // DialTLS returns a dialer of connections with TLS. What goes wrong before there is TLS is

@@ -80,9 +80,12 @@ func (o Options) diagnose(s Server, err error) Diagnosis {
 		dns    *net.DNSError
 		op     *net.OpError
 		record tls.RecordHeaderError
+		proxy  *ProxyError
 	)
 	isOp := errors.As(err, &op)
 	switch {
+	case errors.As(err, &proxy):
+		return Diagnosis{Seen: proxy.Seen, Advice: adviceProxy}
 	case isOp && op.Op == "proxyconnect":
 		return Diagnosis{
 			Seen:   "this host's HTTP proxy does not lead there: " + errno(op.Err),

@@ -38,7 +38,7 @@ func (e *endpointError) examine(ctx context.Context) {
 	case err != nil:
 	case bytes.Contains(version.body, []byte("HTTP request to an HTTPS server")):
 		e.Seen, e.Advice = "it speaks TLS, and was asked in plain http: "+version.summary(), adviceTLS
-	case version.status == http.StatusProxyAuthRequired:
+	case version.status == http.StatusProxyAuthRequired, version.proxied && version.status == http.StatusForbidden:
 		e.Seen, e.Advice = "this host's HTTP proxy refuses the request: "+version.summary(), adviceProxy
 	case version.status == http.StatusBadGateway, version.status == http.StatusServiceUnavailable, version.status == http.StatusGatewayTimeout:
 		e.Seen = "a proxy answers that does not reach etcd: " + version.summary()
@@ -109,6 +109,7 @@ type reply struct {
 	server  string // what it calls itself
 	content string
 	body    []byte
+	proxied bool // it may be this host's proxy that says so
 }
 
 // summary is what such answers have in common: pages may differ each time.
@@ -133,16 +134,22 @@ func (s Server) ask(ctx context.Context, scheme, path string) (r reply, err erro
 		return r, err
 	}
 	t := &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: s.dial, TLSClientConfig: s.TLS, DisableKeepAlives: true}
-	if s.Socket != "" {
+	if s.Socket != "" || s.Dial != nil {
 		t.Proxy = nil
 	}
+	HeedProxy(t)
 	resp, err := t.RoundTrip(req)
 	if err != nil {
 		return r, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-	return reply{resp.StatusCode, resp.Header.Get("Server"), resp.Header.Get("Content-Type"), body}, err
+	proxied := false
+	if t.Proxy != nil && scheme == "http" {
+		proxy, err := t.Proxy(req)
+		proxied = err == nil && proxy != nil
+	}
+	return reply{resp.StatusCode, resp.Header.Get("Server"), resp.Header.Get("Content-Type"), body, proxied}, err
 }
 
 // isForPeers reports whether the server is what members of etcd say to each other.
@@ -169,6 +176,9 @@ func (s Server) speaksTLS(ctx context.Context) bool {
 
 // dial connects to the server, by its socket if it has one.
 func (s Server) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if s.Dial != nil {
+		return s.Dial(ctx, network, addr)
+	}
 	if s.Socket != "" {
 		network, addr = "unix", s.Socket
 	}

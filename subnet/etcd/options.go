@@ -4,9 +4,11 @@
 package etcd
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path"
 	"strings"
@@ -33,6 +35,8 @@ type Server struct {
 	Socket             string   // the path of the server's Unix socket, if it has one; then URL names no host
 	Username, Password string
 	TLS                *tls.Config // how to talk to it, where its URL is one of https
+	// Dial connects to it; nil for a direct connection, or the environment's proxy of HTTP.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
 // Servers returns the endpoints, with the user that each is to be asked as: the

@@ -162,7 +162,12 @@ func (r *reply) decode(status int, body []byte) error {
 			return errors.New("the answer is not etcd's: it names no node")
 		}
 		return nil
-	case http.StatusUnauthorized, http.StatusForbidden:
+	case http.StatusForbidden:
+		if !json.Valid(body) { // a proxy's
+			return &serverError{status, body}
+		}
+		return errRefused
+	case http.StatusUnauthorized:
 		return errRefused
 	}
 	var e client.Error

@@ -34,6 +34,7 @@ func newTransport(server etcd.Server, open *conns.Set) *http.Transport {
 		MaxIdleConnsPerHost: 2,
 		IdleConnTimeout:     30 * time.Second,
 	}
+	etcd.HeedProxy(t)
 	if server.Socket != "" {
 		dial := t.DialContext
 		t.Proxy, t.DialContext = nil, func(ctx context.Context, _, _ string) (net.Conn, error) {

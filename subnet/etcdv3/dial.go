@@ -40,6 +40,9 @@ func connect(ctx context.Context, dial dialFunc, s etcd.Server, addr string) (ne
 	return c, nil
 }
 
+// errSilent is of a proxy that takes too long to make a connection.
+var errSilent = errors.New("it does not answer")
+
 // throughProxy has a proxy make a connection to addr.
 func throughProxy(ctx context.Context, dial dialFunc, proxy *url.URL, addr string) (net.Conn, error) {
 	at := proxy.Host
@@ -53,7 +56,7 @@ func throughProxy(ctx context.Context, dial dialFunc, proxy *url.URL, addr strin
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	tunnel, err := askTunnel(c, proxy, addr)
 	if !stop() {
-		err = errors.Join(ctx.Err(), err)
+		err = errSilent
 	}
 	if err != nil {
 		_ = c.Close()

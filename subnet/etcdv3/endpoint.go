@@ -67,6 +67,9 @@ func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 		port = p
 	}
 	dial := open.Dial(etcd.NewDialer())
+	e.Dial = func(ctx context.Context, _, addr string) (net.Conn, error) {
+		return connect(ctx, etcd.NewDialer().DialContext, server, addr)
+	}
 	b := backoff.DefaultConfig
 	b.BaseDelay, b.MaxDelay = 50*time.Millisecond, redialMost
 	var err error
