@@ -57,7 +57,7 @@ func (n *network) testDockerTriesAgain() {
 	t, h := n.t, n.hosts[0]
 	t.Helper()
 	h.forget()
-	check(t, h.sys.WriteFile(optionsFile, "FLANNELD_ETCD_ENDPOINTS=nonsense\n"))
+	check(t, h.sys.WriteFile(optionsFile, "FLANNELD_ETCD_ENDPOINTS=ftp://nonsense\n"))
 	h.run("systemctl", "start", "--no-block", "docker")
 	h.waitShow("docker", "Result", "resources") // as subnet.env is missing
 	if status := h.show("flanneld", "ExecMainStatus"); status != "2" {
