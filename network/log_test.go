@@ -82,3 +82,41 @@ func TestDumpsThatFailAreLoggedOnce(t *testing.T) {
 		t.Errorf("logged %q", got)
 	}
 }
+
+// A failure that has come and gone again and again is logged if it stays.
+func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
+	const flaps = 9
+	var before int
+	got := lines(t, func(r *rig) {
+		k := route(1, 1).Key()
+		r.start()
+		r.Wish(wish(lease(1, 1)))
+		r.pass(time.Hour)
+		for range flaps {
+			r.fake.Refuse(k, errRefused)
+			r.check(r.fake.DelRoute(ours(route(1, 1))))
+			r.pass(5 * time.Second)
+			r.fake.Refuse(k, nil)
+			r.pass(time.Minute / 2)
+			before++
+		}
+		r.fake.Refuse(k, errRefused)
+		r.check(r.fake.DelRoute(ours(route(1, 1))))
+		r.pass(time.Hour)
+	})
+	bad, good := 0, 0
+	for i, line := range got {
+		switch {
+		case strings.HasSuffix(line, ": refused"):
+			bad++
+		case strings.HasSuffix(line, ": in place now"):
+			good++
+		}
+		if i == len(got)-1 && !strings.HasSuffix(line, ": refused") {
+			t.Errorf("the last line is %q", line)
+		}
+	}
+	if bad >= flaps || bad != good+1 {
+		t.Errorf("the failure is logged %d times, its end %d times:\n%s", bad, good, strings.Join(got, "\n"))
+	}
+}

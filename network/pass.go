@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"flanneld/pkg/notice"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
@@ -49,7 +50,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.
-	t := tally{before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
+	t := tally{said: &r.said, before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
 	due := make([]state.Op, 0, len(ops))
 	missing := r.newUnmet()
 	r.missing = missing
@@ -141,6 +142,7 @@ type tally struct {
 	before, now map[state.Key]*failure
 	// jitter is one for the pass: what fails together is tried again together.
 	jitter float64
+	said   *notice.Log
 	news   summary
 }
 
@@ -168,7 +170,8 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 	if was := t.before[k]; was != nil {
 		f.since, f.logged = was.since, was.logged
 	}
-	if time.Since(f.since) >= failureDebounce && !slices.Contains(f.logged, f.reason) && len(f.logged) < reasonsMost && !errors.Is(err, errUnmet) && !f.settling {
+	if time.Since(f.since) >= failureDebounce && !slices.Contains(f.logged, f.reason) && len(f.logged) < reasonsMost && !errors.Is(err, errUnmet) && !f.settling &&
+		t.said.Event(what.String()+": "+f.reason) { // else the next time that is asked: a failure that stays is logged
 		t.news.add(f.reason, what)
 		f.logged = append(f.logged, f.reason)
 	}
@@ -240,8 +243,10 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, 
 		case replaced.Owner == state.Adoptable && !state.Same(op.Want, replaced.Object):
 			done.add("replaced an unmarked route, such as an older flannel leaves", replacement{op.Want, replaced.Text})
 		case there && was.Object == op.Want:
-			done.add("restored", op.Want)
 			r.restored = true
+			if r.fights < fightAfter { // from then on, what it was each time is no news
+				done.add("restored", op.Want)
+			}
 		case op.Verb == state.Create:
 			done.add("added", op.Want)
 		default:

@@ -45,6 +45,7 @@ type Reconciler struct {
 	broken map[state.Key]bool
 
 	warnings, infos notice.Gather
+	said            notice.Log // decides about the warnings
 
 	// Of Run alone:
 	have     state.Have           // as of the last pass; nil before the first
@@ -122,7 +123,7 @@ func NewReconciler(t target.Target, report func(Status)) *Reconciler {
 		ready:    make(chan struct{}),
 		failures: make(map[state.Key]*failure),
 		useless:  make(map[ip.Subnet]string),
-		warnings: notice.Gather{Logf: klog.Warningf},
+		warnings: notice.Gather{Logf: klog.Warningf, All: true},
 		infos:    notice.Gather{Logf: klog.Infof},
 	}
 }
@@ -262,7 +263,9 @@ func (r *Reconciler) fight(start time.Time) bool {
 	if r.restored {
 		r.fought = start
 		if r.fights++; r.fights == fightAfter {
-			r.warnings.Add(fmt.Sprintf("something on this host keeps changing what is ours; putting it right once in %s", fightPause))
+			if text := fmt.Sprintf("something on this host keeps changing what is ours; putting it right once in %s", fightPause); r.said.Event(text) {
+				r.warnings.Add(text)
+			}
 		}
 	}
 	return r.fights > fightAfter
@@ -302,11 +305,14 @@ func (r *Reconciler) tellUseless() {
 		case "":
 			delete(r.useless, s)
 		default:
+			if !r.said.Event(s.String() + ": " + why) {
+				continue // next time, if it stays
+			}
 			news.add(why, s)
 			r.useless[s] = why
 		}
+		delete(r.plan.news, s)
 	}
-	clear(r.plan.news)
 	news.log(&r.warnings)
 }
 

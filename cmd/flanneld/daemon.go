@@ -71,7 +71,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	tunnels := tunnel.New()
 	defer tunnels.Close()
 	d.passages = make(chan struct{}, 1)
-	d.warnings.Logf = klog.Warningf
+	d.warnings = notice.Gather{Logf: klog.Warningf, All: true}
 	d.obstacles.changed = func() { poke(d.publish) }
 	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
@@ -153,6 +153,7 @@ type daemon struct {
 	holding  subnet.Holding
 	inFile   subnet.Holding            // at the first holding, until that is known where the file is written
 	problems map[string]subnet.Problem // of leases, by key
+	unsaid   map[string]bool           // which of them are to be logged, if they stay
 	inside   string                    // what was logged of hosts inside Network
 	vetter   subnet.Vetter
 	linger   subnet.Linger
@@ -172,6 +173,10 @@ type daemon struct {
 	storeDown  time.Time // since when the store cannot be used; zero if it can
 	storeFails string    // why it cannot
 }
+
+// unsaidPause is how soon it is tried again to log what came and went too often: it is
+// logged if it stays.
+const unsaidPause = time.Minute
 
 // retryPause is how long to wait before trying again what this host must mend.
 const retryPause = time.Second
@@ -255,13 +260,19 @@ func (d *daemon) wish() {
 	withdrawn := make(map[ip.Subnet]bool) // just now
 	now := make(map[string]subnet.Problem, len(problems))
 	var news []string
+	unsaid := make(map[string]bool)
 	for _, p := range problems {
 		now[p.Key] = p
 		before, known := d.problems[p.Key]
 		// Beside which others a lease cannot be used changes with these.
 		same := known && before.Withdraw && p.Withdraw && before.Revision == p.Revision
-		if before.Reason != p.Reason && !same {
-			news = append(news, fmt.Sprintf("lease %s cannot be used and is left alone: %s", printable.Name(p.Key), p.Reason))
+		if before.Reason != p.Reason && !same || d.unsaid[p.Key] {
+			text := fmt.Sprintf("lease %s cannot be used and is left alone: %s", printable.Name(p.Key), p.Reason)
+			if d.notices.Event(text) {
+				news = append(news, text)
+			} else {
+				unsaid[p.Key] = true
+			}
 		}
 		switch {
 		case p.Withdraw && !before.Withdraw:
@@ -270,11 +281,11 @@ func (d *daemon) wish() {
 			unreadable = append(unreadable, p.Subnet)
 		}
 	}
-	d.problems = now
+	d.problems, d.unsaid = now, unsaid
 	d.warnings.Add(news...)
 	if inside := d.hostsInside(h.Config); inside != d.inside {
 		d.inside = inside
-		if inside != "" {
+		if inside != "" && d.notices.Event(inside) {
 			d.warnings.Add(inside)
 		}
 	}
@@ -283,6 +294,9 @@ func (d *daemon) wish() {
 	}
 	d.chooseNexthops(len(peers))
 	peers, next := d.linger.Apply(peers, h.Own.Subnet, time.Now())
+	if again := time.Now().Add(unsaidPause); len(unsaid) > 0 && (next.IsZero() || again.Before(next)) {
+		next = again
+	}
 	if d.rewish != nil {
 		d.rewish.Stop()
 	}

@@ -156,3 +156,31 @@ func TestInterfaceTooSmall(t *testing.T) {
 	h.waitReady()
 	h.waitEnv("FLANNEL_MTU=1350")
 }
+
+// A device that is there for a moment only, to see whether the kernel makes it, is
+// removed if a daemon was killed in that moment: by the next one, and by -cleanup.
+func TestTrialLeftBehind(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan, nil)
+	h := n.addNode(lab.HostOptions{})
+	leave := func() {
+		h.run("ip", "link", "add", "flannel.trial", "up", "type", "vxlan", "id", "1", "dstport", "8472", "dev", "eth0", "nolearning")
+	}
+	gone := func() {
+		t.Helper()
+		if links := h.run("ip", "-o", "link"); strings.Contains(links, "flannel.trial") {
+			t.Errorf("devices are\n%s", links)
+		}
+	}
+	leave()
+	h.start()
+	h.waitReady()
+	gone()
+	h.daemon.Kill()
+	h.run("ip", "link", "del", "flannel.1")
+	leave()
+	if code, out := h.act("-cleanup"); code != 0 {
+		t.Errorf("-cleanup ended with %d: %s", code, out)
+	}
+	gone()
+}

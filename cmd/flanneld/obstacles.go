@@ -44,7 +44,8 @@ type obstacleKey struct {
 type sighting struct {
 	present  bool      // as its source last reported
 	since    time.Time // present has this value
-	reported bool      // in log and status
+	reported bool      // in the status
+	logged   bool
 }
 
 // report replaces what a source has reported before.
@@ -76,7 +77,13 @@ func (o *obstacles) update() {
 		o.timer.Stop()
 	}
 	var appeared, gone []string
+	status := false
 	wait := time.Duration(-1)
+	lookIn := func(d time.Duration) {
+		if wait < 0 || d < wait {
+			wait = d
+		}
+	}
 	for _, k := range o.sorted() {
 		s := o.known[k]
 		left := obstacleDebounce - time.Since(s.since)
@@ -85,15 +92,22 @@ func (o *obstacles) update() {
 			delete(o.known, k)
 		case s.present == s.reported:
 		case left > 0:
-			if wait < 0 || left < wait {
-				wait = left
-			}
+			lookIn(left)
 		case s.present:
-			s.reported = true
-			appeared = append(appeared, k.String())
+			s.reported, status = true, true
 		default:
 			delete(o.known, k)
-			gone = append(gone, k.Subject+": "+k.Problem)
+			status = true
+			if s.logged {
+				gone = append(gone, k.Subject+": "+k.Problem)
+			}
+		}
+		if s.present && s.reported && !s.logged {
+			if s.logged = o.log.Event(k.source + ": " + k.String()); s.logged {
+				appeared = append(appeared, k.String())
+			} else {
+				lookIn(unsaidPause)
+			}
 		}
 	}
 	if wait >= 0 && !o.stopped {
@@ -103,20 +117,17 @@ func (o *obstacles) update() {
 			o.update()
 		})
 	}
-	o.logSums(klog.Warningf, "packets are kept from their way", appeared)
-	o.logSums(klog.Infof, "no longer in the way", gone)
-	if len(appeared)+len(gone) > 0 && o.changed != nil {
+	logSums(klog.Warningf, "packets are kept from their way", appeared)
+	logSums(klog.Infof, "no longer in the way", gone)
+	if status && o.changed != nil {
 		o.changed()
 	}
 }
 
-// logSums logs texts, those of a kind in one line, unless they come again and again. The
-// caller holds o.mu.
-func (o *obstacles) logSums(logf func(string, ...any), what string, texts []string) {
+// logSums logs texts, those of a kind in one line.
+func logSums(logf func(string, ...any), what string, texts []string) {
 	for _, text := range notice.Sum(texts) {
-		if text = what + ": " + text; o.log.Event(text) {
-			logf("%s", text)
-		}
+		logf("%s: %s", what, text)
 	}
 }
 

@@ -1,11 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"k8s.io/klog/v2"
 
 	"flanneld/network"
 )
@@ -69,4 +74,35 @@ func TestManyObstaclesAreCounted(t *testing.T) {
 			t.Fatalf("%d are named in %q", n, got)
 		}
 	})
+}
+
+// One that has come and gone again and again is logged if it stays.
+func TestObstacleThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
+	var b bytes.Buffer // klog writes under a lock
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	klog.SetOutputBySeverity("INFO", &b) // gets those that are worse, too
+	defer func() {
+		klog.LogToStderr(true)
+		klog.SetOutput(os.Stderr)
+	}()
+	synctest.Test(t, func(*testing.T) {
+		var o obstacles
+		defer o.stop()
+		for range 9 {
+			o.report("routes", []network.Obstacle{obstacle(1)})
+			time.Sleep(5 * obstacleDebounce)
+			o.report("routes", nil)
+			time.Sleep(5 * obstacleDebounce)
+		}
+		o.report("routes", []network.Obstacle{obstacle(1)})
+		time.Sleep(time.Hour)
+		synctest.Wait()
+	})
+	klog.Flush()
+	log := b.String()
+	bad, good := strings.Count(log, "kept from their way"), strings.Count(log, "no longer in the way")
+	if bad >= 9 || bad != good+1 {
+		t.Errorf("it is logged %d times, and its end %d times:\n%s", bad, good, log)
+	}
 }

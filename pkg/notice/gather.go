@@ -1,6 +1,7 @@
 package notice
 
 import (
+	"regexp"
 	"sync"
 	"time"
 )
@@ -9,6 +10,8 @@ import (
 // until the moment is over are put together. Its zero value needs Logf.
 type Gather struct {
 	Logf func(format string, a ...any)
+	// All has texts logged however often they come: a Log has let each of them through.
+	All bool
 
 	mu      sync.Mutex
 	log     Log
@@ -16,6 +19,9 @@ type Gather struct {
 	timer   *time.Timer // until it fires, texts are kept; nil if they are not
 	stopped bool
 }
+
+// more ends what is named of many things.
+var more = regexp.MustCompile(`; and [0-9]+ more\b`)
 
 // moment is how long it takes for what belongs together to come in.
 const moment = time.Second
@@ -36,7 +42,7 @@ func (g *Gather) Add(texts ...string) {
 // flush logs what there is. The caller holds g.mu.
 func (g *Gather) flush() {
 	for _, text := range Sum(g.texts) {
-		if g.log.Event(text) {
+		if g.All || g.log.Event(about(text)) {
 			g.Logf("%s", text)
 		}
 	}
@@ -51,6 +57,15 @@ func (g *Gather) flush() {
 			g.flush()
 		}
 	})
+}
+
+// about is what texts have in common that say the same. Of many things, which of them are
+// named is chance.
+func about(text string) string {
+	if more.MatchString(text) {
+		return numbers.ReplaceAllString(text, "0")
+	}
+	return text
 }
 
 // Stop logs what is left, and has later texts logged at once.

@@ -97,3 +97,23 @@ func TestSum(t *testing.T) {
 		t.Errorf("of nothing comes %q", got)
 	}
 }
+
+// Many things that happen again and again are the same, whichever of them are named.
+func TestManyAgainAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var logged []string
+		g := Gather{Logf: func(format string, a ...any) { logged = append(logged, fmt.Sprintf(format, a...)) }}
+		for i := range 100 {
+			time.Sleep(2 * time.Second)
+			g.Add(fmt.Sprintf("route 10.5.%d.0/24; route 10.5.%d.0/24; and %d more: added", i, i+1, 130+i%7))
+		}
+		if len(logged) != alike {
+			t.Errorf("%d lines: %q", len(logged), logged)
+		}
+		g.Add("route 10.6.1.0/24: added") // is news all the same
+		g.Stop()
+		if len(logged) != alike+1 {
+			t.Errorf("%d lines with another one: %q", len(logged), logged)
+		}
+	})
+}

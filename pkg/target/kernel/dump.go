@@ -24,6 +24,9 @@ func (k *Kernel) Dump(ctx context.Context) (state.Have, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing interfaces: %w", err)
 	}
+	if err := k.deleteTrial(all); err != nil {
+		return nil, fmt.Errorf("deleting the device %s: %w", trialName, err)
+	}
 	k.links = all
 	have := make(state.Have)
 	for _, r := range ours {

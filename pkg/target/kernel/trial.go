@@ -28,11 +28,24 @@ func (k *Kernel) TryVXLAN(ctx context.Context, v state.VXLAN) error {
 	if !ok {
 		return nil // there is nothing to try it on
 	}
-	if err := deleteLink(trialName); err != nil { // of a process that ended at this point
+	if err := deleteLink(trialName); err != nil { // of a process that was killed at this point
 		return err
 	}
 	err = k.try(v, lower.index)
 	return errors.Join(err, deleteLink(trialName))
+}
+
+// deleteTrial deletes the device of a process that was killed while it was there, since it
+// holds a VNI and a port, and nobody else knows it.
+func (k *Kernel) deleteTrial(all *links) error {
+	r, ok := all.byName[trialName]
+	if !ok || !k.devices.TryLock() { // it may be ours that is there now
+		return nil
+	}
+	defer k.devices.Unlock()
+	delete(all.byName, trialName)
+	delete(all.byIndex, r.index)
+	return deleteLink(trialName)
 }
 
 func (k *Kernel) try(v state.VXLAN, lower int) error {

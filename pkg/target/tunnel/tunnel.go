@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/notice"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 	"flanneld/pkg/tunnel"
@@ -29,6 +30,7 @@ type Target struct {
 	mu      sync.Mutex
 	tunnels map[string]*running // by device
 	emit    func(target.Event)  // of the watch, nil if there is none
+	said    notice.Log
 }
 
 var _ target.Target = (*Target)(nil)
@@ -187,7 +189,11 @@ func (t *Target) open(is state.Tunnel, before tunnel.Counters) (*running, error)
 	opened, err := tunnel.Open(tunnel.Config{
 		Device: is.Dev, Local: is.Local, Own: is.Own, Network: is.Network, Addr: is.Own.Addr(), MTU: is.MTU,
 		SourceCheck: is.SourceCheck, Offload: true,
-		Log: func(text string) { klog.Info(text) },
+		Log: func(text string) {
+			if t.said.Event(text) {
+				klog.Info(text)
+			}
+		},
 	})
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
 		return nil, fmt.Errorf("%w: %w", target.ErrNoLink, err)
@@ -242,7 +248,9 @@ func (t *Target) ended(r *running, err error) {
 	if !mine {
 		return
 	}
-	klog.Warningf("%s has stopped: %s", r.is, strings.TrimSpace(fmt.Sprint(err)))
+	if text := fmt.Sprintf("%s has stopped: %s", r.is, strings.TrimSpace(fmt.Sprint(err))); t.said.Event(text) {
+		klog.Warning(text)
+	}
 	if emit != nil {
 		emit(target.Event{Key: r.is.Key(), Gone: true})
 	}

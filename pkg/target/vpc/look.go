@@ -37,6 +37,8 @@ type write struct {
 	until time.Time // when EC2 shows it, at the latest
 }
 
+const aboutVPC = "VPC"
+
 // look asks EC2 how things are. What can't be seen stays as it was seen last.
 func (t *Target) look(ctx context.Context) {
 	t.mu.Lock()
@@ -51,8 +53,8 @@ func (t *Target) look(ctx context.Context) {
 	now := time.Now()
 	switch {
 	case err != nil:
-		if t.why == nil || t.why.Error() != err.Error() {
-			klog.Warningf("looking at the VPC: %s; trying again", strings.ReplaceAll(err.Error(), "\n", "; "))
+		if text := strings.ReplaceAll(err.Error(), "\n", "; "); t.said.State(aboutVPC, text) {
+			klog.Warningf("looking at the VPC: %s; trying again", text)
 		}
 		t.pause = min(max(2*t.pause, pauseFirst), period)
 		t.due = now.Add(jitter(t.pause))
@@ -63,7 +65,7 @@ func (t *Target) look(ctx context.Context) {
 			t.due = t.due.Add(rand.N(1 + min(8*t.pause, row(t.reads(), readRate))))
 		}
 	default:
-		if t.why != nil {
+		if t.said.Over(aboutVPC) {
 			klog.Info("looking at the VPC succeeds again")
 		}
 		t.pause = 0

@@ -17,6 +17,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/config"
 
+	"flanneld/pkg/notice"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
@@ -52,6 +53,7 @@ type Target struct {
 	first *firstLook // of what was not looked for before; nil if there has been one
 	self  *identity
 	why   error         // the last look did not show all; nil if it did
+	said  notice.Log    // decides what of that is logged
 	due   time.Time     // of the next look
 	pause time.Duration // after the last one, if it failed
 	since time.Time     // when something was wanted that was not before
