@@ -170,6 +170,7 @@ type daemon struct {
 	status     network.Status
 	nextIface  string    // that may become the external interface
 	lostSight  string    // why the external interface cannot be followed
+	downSince  time.Time // since when it is down; zero if it is not
 	storeDown  time.Time // since when the store cannot be used; zero if it can
 	storeFails string    // why it cannot
 }

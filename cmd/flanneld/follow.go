@@ -35,11 +35,11 @@ func (d *daemon) findInterface(ctx context.Context, store subnet.Store) error {
 			d.host = host
 			return nil
 		}
+		if d.notices.State("waiting for the external interface", err.Error()) {
+			klog.Warningf("waiting for the external interface: %s", err)
+		}
 		if err.Error() != said {
 			said = err.Error()
-			if d.notices.State("waiting for the external interface", said) {
-				klog.Warningf("waiting for the external interface: %s", said)
-			}
 			d.systemd.status("waiting for the external interface: " + said)
 		}
 		if err := sleep(ctx, retryPause); err != nil {
@@ -154,7 +154,8 @@ const (
 	// betterPause is how long there must be a better choice than one that works, so
 	// that an interface whose link comes and goes does not take the peers to and fro.
 	betterPause = 3 * time.Second
-	// lostReport is how long there must be no choice before that is an error.
+	// lostReport is how long there must be no choice, or the interface be down, before
+	// that is an error.
 	lostReport = time.Second
 )
 
@@ -210,6 +211,9 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		d.mu.Lock()
 		d.sawInterface(f.problem)
+		if pause := d.sawUp(now); pause > 0 {
+			lookIn(pause)
+		}
 		d.nextIface = f.next.Iface
 		now.Nexthops, now.TUN, now.Links = d.host.Nexthops, d.host.TUN, d.host.Links
 		if now != d.host {
@@ -234,10 +238,6 @@ func (d *daemon) logInterface(was, now backend.Host) {
 	switch {
 	case now.Iface != was.Iface || now.Addr != was.Addr || now.MTU != was.MTU:
 		say(klog.Infof, "the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
-	case now.Up && !was.Up:
-		say(klog.Infof, "the external interface %s is up", now.Iface)
-	case !now.Up && was.Up:
-		say(klog.Warningf, "the external interface %s is down", now.Iface)
 	}
 	switch {
 	case now.OwnsPublicIP && !was.OwnsPublicIP:
@@ -298,7 +298,6 @@ func (d *daemon) sawInterface(err error) {
 		why = err.Error()
 	}
 	switch {
-	case why == d.lostSight:
 	case why != "":
 		if d.notices.State(externalInterface, why) {
 			klog.Errorf("%s: %v", externalInterface, err)
@@ -307,6 +306,30 @@ func (d *daemon) sawInterface(err error) {
 		klog.Info("the external interface is there again")
 	}
 	d.lostSight = why
+}
+
+const externalDown = "the external interface is down"
+
+// sawUp logs that the external interface is down, once that lasts, and its end. It returns
+// how soon to look again; 0 if only after an event. The caller holds d.mu.
+func (d *daemon) sawUp(now backend.Host) time.Duration {
+	if now.Up {
+		d.downSince = time.Time{}
+		if d.notices.Over(externalDown) {
+			klog.Infof("the external interface %s is up", now.Iface)
+		}
+		return 0
+	}
+	if d.downSince.IsZero() {
+		d.downSince = time.Now()
+	}
+	if left := lostReport - time.Since(d.downSince); left > 0 {
+		return left
+	}
+	if text := fmt.Sprintf("the external interface %s is down", now.Iface); d.notices.State(externalDown, text) {
+		klog.Warning(text)
+	}
+	return unsaidPause
 }
 
 // poke fills a slot that may be full already.

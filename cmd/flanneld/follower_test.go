@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"flanneld/backend"
@@ -62,5 +64,53 @@ func TestFollower(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What becomes of the external interface is logged if it stays, however often it came and
+// went before; not if it is over within a second.
+func TestExternalInterfaceLogged(t *testing.T) {
+	for name, c := range map[string]struct {
+		see func(d *daemon, good bool)
+		bad string
+	}{
+		"lost": {func(d *daemon, good bool) {
+			if good {
+				d.sawInterface(nil)
+			} else {
+				d.sawInterface(errors.New("no address"))
+			}
+		}, "no address"},
+		"down": {func(d *daemon, good bool) { d.sawUp(backend.Host{Iface: "eth0", Up: good}) }, "eth0 is down"},
+	} {
+		log := klogged(t, func() {
+			synctest.Test(t, func(*testing.T) {
+				var d daemon
+				see := func(good bool, during time.Duration) {
+					for begin := time.Now(); time.Since(begin) < during; time.Sleep(time.Second / 2) {
+						c.see(&d, good)
+					}
+				}
+				for range 9 {
+					see(false, 3*time.Second)
+					see(true, 3*time.Second)
+				}
+				if name == "down" {
+					see(false, time.Second/2)
+					see(true, time.Hour)
+					see(false, time.Second/2)
+					see(true, time.Second)
+				}
+				for range 9 {
+					see(false, 3*time.Second)
+					see(true, 3*time.Second)
+				}
+				see(false, 25*time.Minute)
+			})
+		})
+		bad, good := strings.Count(log, c.bad), strings.Count(log, "the external interface is there again")+strings.Count(log, "eth0 is up")
+		if bad > 12 || bad < good+2 {
+			t.Errorf("%s: logged %d times, and its end %d times:\n%s", name, bad, good, log)
+		}
 	}
 }

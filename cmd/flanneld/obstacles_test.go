@@ -78,6 +78,30 @@ func TestManyObstaclesAreCounted(t *testing.T) {
 
 // One that has come and gone again and again is logged if it stays.
 func TestObstacleThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
+	log := klogged(t, func() {
+		synctest.Test(t, func(*testing.T) {
+			var o obstacles
+			defer o.stop()
+			for range 9 {
+				o.report("routes", []network.Obstacle{obstacle(1)})
+				time.Sleep(5 * obstacleDebounce)
+				o.report("routes", nil)
+				time.Sleep(5 * obstacleDebounce)
+			}
+			o.report("routes", []network.Obstacle{obstacle(1)})
+			time.Sleep(time.Hour)
+			synctest.Wait()
+		})
+	})
+	bad, good := strings.Count(log, "kept from their way"), strings.Count(log, "no longer in the way")
+	if bad >= 9 || bad != good+1 {
+		t.Errorf("it is logged %d times, and its end %d times:\n%s", bad, good, log)
+	}
+}
+
+// klogged returns what f logs.
+func klogged(t *testing.T, f func()) string {
+	t.Helper()
 	var b bytes.Buffer // klog writes under a lock
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
@@ -86,23 +110,7 @@ func TestObstacleThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 		klog.LogToStderr(true)
 		klog.SetOutput(os.Stderr)
 	}()
-	synctest.Test(t, func(*testing.T) {
-		var o obstacles
-		defer o.stop()
-		for range 9 {
-			o.report("routes", []network.Obstacle{obstacle(1)})
-			time.Sleep(5 * obstacleDebounce)
-			o.report("routes", nil)
-			time.Sleep(5 * obstacleDebounce)
-		}
-		o.report("routes", []network.Obstacle{obstacle(1)})
-		time.Sleep(time.Hour)
-		synctest.Wait()
-	})
+	f()
 	klog.Flush()
-	log := b.String()
-	bad, good := strings.Count(log, "kept from their way"), strings.Count(log, "no longer in the way")
-	if bad >= 9 || bad != good+1 {
-		t.Errorf("it is logged %d times, and its end %d times:\n%s", bad, good, log)
-	}
+	return b.String()
 }
