@@ -1,7 +1,9 @@
 package main_test
 
 import (
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -139,6 +141,39 @@ func TestCommandsMakeRoom(t *testing.T) {
 	for _, command := range []string{strings.Replace(commands[0], "REVISION", revision[1], 1), commands[2], commands[3]} {
 		h.runCommand(command)
 	}
+	h.waitReady()
+}
+
+// A learner answers no command either: the one that makes a member of it goes to another.
+func TestCommandPromotesLearner(t *testing.T) {
+	t.Parallel()
+	n := newLab(t, hostGW)
+	f := &storeFailures{network: n}
+	one, two := f.host("one"), f.host("two")
+	member := must(n.lab.StartCluster(n.ctx, []*lab.Host{one}, lab.EtcdOptions{}))(t)[0]
+	c := must(member.ClientV3())(t)
+	defer func() { check(t, c.Close()) }()
+	_, err := c.Put(n.ctx, keyPrefix+"/config", n.config(nil))
+	check(t, err)
+	peer, client := "http://"+two.Addr.String()+":2380", "http://"+two.Addr.String()+":2379"
+	learner := must(c.MemberAddAsLearner(n.ctx, []string{peer}))(t).Member
+	must(two.Start("etcd", []string{
+		must(filepath.Abs("../../build/etcd"))(t), "--name=two", "--data-dir=" + filepath.Join(two.Dir, "etcd"), "--unsafe-no-fsync",
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client, "--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=one=http://" + one.Addr.String() + ":2380,two=" + peer, "--initial-cluster-state=existing",
+	}, nil, lab.ProcessOptions{}))(t)
+
+	h := n.addNode(lab.HostOptions{}, "-etcd-api=3", "-etcd-endpoints="+client)
+	h.start()
+	text := h.statusAfter(client + ": it is a learner, which serves no clients: rpc not supported for learner (name the other members in -etcd-endpoints, or promote it: ")
+	promote, text, _ := strings.Cut(text, ", with the ID that ")
+	list := until(text, " shows")
+	atMember := func(command string) string { return strings.Replace(command, "MEMBER", member.Endpoint(), 1) }
+	id := strconv.FormatUint(learner.ID, 16)
+	if listed := h.runCommand(atMember(list)); !strings.Contains(listed, id) {
+		t.Fatalf("%s prints %s", list, listed)
+	}
+	h.runCommand(strings.Replace(atMember(promote), "ID", id, 1))
 	h.waitReady()
 }
 

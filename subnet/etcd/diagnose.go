@@ -48,10 +48,23 @@ func (o Options) Corrupt(s Server, seen string) Diagnosis {
 
 // Learner is the diagnosis of a member that does not serve clients yet.
 func (o Options) Learner(s Server, seen string) Diagnosis {
+	other := o.asRoot(o.otherThan(s)) // a learner answers neither
 	return Diagnosis{
 		Seen:   "it is a learner, which serves no clients: " + seen,
-		Advice: fmt.Sprintf("name the other members in -etcd-endpoints, or promote it: %s", o.asRoot(s).v3("member", "promote", "ID")),
+		Advice: fmt.Sprintf("name the other members in -etcd-endpoints, or promote it: %s, with the ID that %s shows", other.v3("member", "promote", "ID"), other.v3("member", "list")),
 	}
+}
+
+// otherThan is another server than s; if none is known, one whose name stands for it.
+func (o Options) otherThan(s Server) Server {
+	servers, _ := o.Servers()
+	for _, other := range servers {
+		if other.name() != s.name() {
+			return other
+		}
+	}
+	s.Name = "MEMBER"
+	return s
 }
 
 // Strange is the diagnosis of an answer that no etcd gives.

@@ -138,3 +138,17 @@ func TestClusterIsReplaced(t *testing.T) {
 		t.Errorf("after those were replaced that were not used: used %d, %v", used, err)
 	}
 }
+
+// Where another endpoint is known, the command for a learner goes there.
+func TestLearnerIsPromotedElsewhere(t *testing.T) {
+	o := Options{Endpoints: []string{"http://h1:2379", "http://h2:2379"}}
+	servers, err := o.Servers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"h2", "h1"} {
+		if advice := o.Learner(servers[i], "x").Advice; strings.Count(advice, "--endpoints=http://"+want+":2379 ") != 2 {
+			t.Errorf("the advice is %s", advice)
+		}
+	}
+}
