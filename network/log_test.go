@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/target"
 )
 
 // lines returns what test logs, without the headers of the lines.
@@ -118,5 +120,28 @@ func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 	}
 	if bad >= flaps || bad != good+1 {
 		t.Errorf("the failure is logged %d times, its end %d times:\n%s", bad, good, strings.Join(got, "\n"))
+	}
+}
+
+// So are those that fail now and then.
+func TestDumpsThatFailAgainAndAgainAreLoggedRarely(t *testing.T) {
+	got := lines(t, func(r *rig) {
+		r.start()
+		r.Wish(wish())
+		r.pass(time.Second)
+		for range 20 {
+			r.fake.InterruptDumps(1)
+			r.Hint(target.Event{Lost: true})
+			r.pass(10 * time.Minute / 20)
+		}
+	})
+	bad := 0
+	for _, line := range got {
+		if strings.Contains(line, "interrupted") {
+			bad++
+		}
+	}
+	if bad < 1 || bad > 5 {
+		t.Errorf("logged %d times: %q", bad, got)
 	}
 }

@@ -173,6 +173,8 @@ func (r *Reconciler) Hint(e target.Event) {
 	r.poke()
 }
 
+const aboutDump = "what there is"
+
 // Run reconciles until ctx ends, and returns ctx.Err().
 func (r *Reconciler) Run(ctx context.Context) error {
 	timer := time.NewTimer(resync)
@@ -180,7 +182,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer r.infos.Stop()
 	defer r.warnings.Stop()
 	var rest time.Time // no full pass before
-	var failing string // why the last full pass could not be made
 	for {
 		var full bool
 		select {
@@ -227,8 +228,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			}
 			start := time.Now()
 			if err := r.fullPass(ctx); err != nil && ctx.Err() == nil {
-				if failing != err.Error() {
-					failing = err.Error()
+				if r.said.State(aboutDump, err.Error()) {
 					klog.Errorf("%v; trying again, nothing changes meanwhile", err)
 				}
 				r.again(fresh)
@@ -236,7 +236,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				timer.Reset(time.Second)
 				continue
 			}
-			failing = ""
+			r.said.Over(aboutDump)
 			klog.V(1).Infof("looked at everything there is: %s for %d objects", time.Since(start).Round(time.Millisecond), len(r.plan.want))
 			rest = time.Now().Add(max(settle, 2*time.Since(start)))
 			if r.fight(start) {

@@ -58,7 +58,7 @@ func (d *daemon) followFirewalls(ctx context.Context) error {
 
 // watchFirewalls passes on that packet filters changed.
 func (d *daemon) watchFirewalls(ctx context.Context) error {
-	for said := ""; ; {
+	for {
 		err := firewall.Watch(ctx, func() { poke(d.filters) })
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -66,8 +66,7 @@ func (d *daemon) watchFirewalls(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if err.Error() != said {
-			said = err.Error()
+		if d.notices.State("watching the packet filters", err.Error()) {
 			klog.Errorf("watching the packet filters, trying again: %v", err)
 		}
 		if err := sleep(ctx, retryPause); err != nil {
@@ -81,7 +80,7 @@ func (d *daemon) examineFirewalls(ctx context.Context) error {
 	again.Stop()
 	defer again.Stop()
 	pause := firewallQuiet
-	for said := ""; ; {
+	for {
 		if err := d.awaitQuiet(ctx, pause); err != nil {
 			return err
 		}
@@ -94,13 +93,13 @@ func (d *daemon) examineFirewalls(ctx context.Context) error {
 		case errors.Is(err, firewall.ErrChanging):
 			poke(d.filters) // what was found before stays
 		case err != nil:
-			if err.Error() != said {
+			if d.notices.State("packet filters", err.Error()) {
 				klog.Warningf("it is not known whether a firewall on this host is in the way: %v", err)
 			}
-			said = err.Error()
 			again.Reset(firewallRetry) // no change may follow
 		default:
-			said, pause = "", firewallQuiet
+			d.notices.Over("packet filters")
+			pause = firewallQuiet
 			if len(found) > 0 {
 				pause = firewallAgain
 			}

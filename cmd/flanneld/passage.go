@@ -22,7 +22,6 @@ const passagePause = 500 * time.Millisecond
 // followPassages reports what keeps this host, or interfaces that are not ours, from
 // passing packets on.
 func (d *daemon) followPassages(ctx context.Context) error {
-	var failing string
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,11 +42,10 @@ func (d *daemon) followPassages(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err == nil:
-			failing = ""
+			d.notices.Over("forwarding")
 			d.obstacles.report("passages", closedPassages(all, hostForwards, b, host, own.Subnet.V4))
 			continue
-		case err.Error() != failing:
-			failing = err.Error()
+		case d.notices.State("forwarding", err.Error()):
 			klog.Warningf("whether this host forwards packets is not known: %v", err)
 		}
 		time.AfterFunc(retryPause, func() { poke(d.passages) })

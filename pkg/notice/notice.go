@@ -16,8 +16,9 @@ const (
 	// pauseFirst and pauseMost bound the pauses between two reminders.
 	pauseFirst = 10 * time.Minute
 	pauseMost  = 24 * time.Hour
-	// lapse is how long a state may go without being reported; then it is over.
-	lapse = 2 * time.Minute
+	// lapse is how long a state may go without being reported; then it is over. A host
+	// where nothing happens is looked at every 5 minutes.
+	lapse = 7 * time.Minute
 	// perTopic is how many messages of one topic are logged at once, and then one a pause:
 	// their texts may differ each time.
 	perTopic = 60

@@ -29,6 +29,9 @@ func TestState(t *testing.T) {
 		"what lasts": {time.Second, 2 * time.Hour, func(l *Log) func() bool {
 			return func() bool { return l.State("x", "bad") }
 		}, []int{0, 600, 1800, 4200}},
+		"what is seen by a look every now and then": {5 * time.Minute, 2 * time.Hour, func(l *Log) func() bool {
+			return func() bool { return l.State("x", "bad") }
+		}, []int{0, 600, 1800, 4200}},
 		"two that take turns": {time.Second, time.Hour, func(l *Log) func() bool {
 			i := 0
 			return func() bool { i++; return l.State("x", fmt.Sprint("bad ", i%2)) && i%2 == 1 }

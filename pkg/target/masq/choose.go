@@ -59,7 +59,9 @@ func (t *Target) Choose(ctx context.Context, mode Mode, said *bool) (way state.W
 		case errors.Is(err, errAbsent) && w == state.IPTablesLegacy: // it has tables
 			why = fmt.Sprintf("whether others have rules by %s is not known: %v", w, err)
 		case err != nil && !errors.Is(err, errAbsent):
-			klog.Warningf("whether others have rules by %s is not known: %v", w, err)
+			if t.said.State("others "+string(w), err.Error()) {
+				klog.Warningf("whether others have rules by %s is not known: %v", w, err)
+			}
 		}
 		if what != "" {
 			used[w] = what

@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/notice"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 )
@@ -119,6 +120,7 @@ type Target struct {
 	mu     sync.Mutex
 	broken map[state.Way]error // why the last dump did not see a way
 	seen   map[state.Key]bool  // that were ever there
+	said   notice.Log
 }
 
 var _ target.Target = (*Target)(nil)
@@ -150,9 +152,11 @@ func (t *Target) look(ctx context.Context, name state.Way) state.Have {
 	defer t.mu.Unlock()
 	if err != nil {
 		have = nil
-		if was := t.broken[name]; !silent(err) && (was == nil || was.Error() != err.Error()) && ctx.Err() == nil {
+		if !silent(err) && ctx.Err() == nil && t.said.State(string(name), err.Error()) {
 			klog.Warningf("what there is of rules by %s is not known: %v", name, err)
 		}
+	} else {
+		t.said.Over(string(name))
 	}
 	t.broken[name] = err
 	for k := range have {

@@ -1,13 +1,18 @@
 package masq
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"k8s.io/klog/v2"
 
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
@@ -18,14 +23,16 @@ type fakeWay struct {
 	have    state.Have
 	dumpErr error
 	foreign string
-	applied []state.Op
-	changes chan struct{}
+	// othersErr is what others fails with.
+	othersErr error
+	applied   []state.Op
+	changes   chan struct{}
 	// watchErr is what its watch fails with, once.
 	watchErr error
 }
 
 func (w *fakeWay) dump(context.Context) (state.Have, error) { return w.have, w.dumpErr }
-func (w *fakeWay) others(context.Context) (string, error)   { return w.foreign, nil }
+func (w *fakeWay) others(context.Context) (string, error)   { return w.foreign, w.othersErr }
 func (w *fakeWay) apply(_ context.Context, op state.Op) error {
 	w.applied = append(w.applied, op)
 	return nil
@@ -187,6 +194,37 @@ func TestChoose(t *testing.T) {
 		way, why := of(ways, variant).Choose(t.Context(), c.mode, c.said)
 		if way != c.want || !strings.Contains(why, c.why) {
 			t.Errorf("%s: it is %s, for %q; want %s, for %q", c.what, way, why, c.want, c.why)
+		}
+	}
+}
+
+// What of a way cannot be seen is asked again and again as others write rules, and logged
+// once; so is what fails now and then.
+func TestUnseenIsNotLoggedEachTime(t *testing.T) {
+	var b bytes.Buffer // klog writes under a lock
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
+	klog.SetOutputBySeverity("INFO", &b) // gets those that are worse, too
+	defer func() {
+		klog.LogToStderr(true)
+		klog.SetOutput(os.Stderr)
+	}()
+	broken := errors.New("it is broken")
+	odd := &fakeWay{othersErr: broken}
+	ways := of(map[state.Way]way{state.NFTables: &fakeWay{}, state.IPTablesNFT: odd}, nil)
+	for i := range 50 {
+		ways.Choose(t.Context(), ModeAuto, nil)
+		if odd.dumpErr = nil; i%2 == 0 {
+			odd.dumpErr = broken
+		}
+		if _, err := ways.Dump(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	klog.Flush()
+	for text, most := range map[string]int{"whether others have rules": 1, "what there is of rules": 3} {
+		if got := strings.Count(b.String(), text); got < 1 || got > most {
+			t.Errorf("logged %d times: %s", got, text)
 		}
 	}
 }
