@@ -155,6 +155,49 @@ func TestLastingStatesAreSilent(t *testing.T) {
 	}
 }
 
+// What others on the host set up by the hundreds costs little while it comes, nothing
+// after that, and few lines: where all is well, and where something is waited for.
+func TestAtRestAfterBurstsOfOthers(t *testing.T) {
+	t.Parallel()
+	const burst = `for i in $(seq 100); do
+		ip link add v$i type veth peer name w$i; ip addr add 172.20.0.$i/32 dev v$i
+		ip link set v$i up; ip link set w$i up; ip route add 172.21.0.$i/32 dev v$i
+		ip rule add from 172.22.0.$i lookup 77; iptables -A INPUT -s 172.23.0.$i -j ACCEPT
+	done`
+	n := newConfigured(t, hostGW, settings{"SubnetMax": "10.5.50.0"})
+	for name, before := range map[string]func(h *node){
+		"all is well": func(*node) {},
+		"no address":  func(h *node) { h.run("ip", "addr", "flush", "dev", "eth0") },
+		"another's route": func(h *node) {
+			h.run("ip", "route", "replace", "10.5.100.0/24", "via", "192.168.0.2", "proto", "static")
+		},
+	} {
+		h := n.addNode(lab.HostOptions{})
+		h.start()
+		h.waitReady()
+		for i := range 20 {
+			n.putPeer(stranger(fmt.Sprintf("10.5.%d.0/24", i+100), fmt.Sprintf("192.168.0.%d", i+80)))
+		}
+		before(h)
+		n.pause(4 * time.Second)
+		log, start := h.daemon.Log(), h.cpu()
+		h.run("sh", "-c", burst)
+		if used, most := h.cpu()-start, slow(2*time.Second); used > most {
+			t.Errorf("%s: %s of processor time for what others did", name, used)
+		}
+		n.pause(4 * time.Second)
+		start = h.cpu()
+		n.pause(4 * time.Second)
+		if used, most := h.cpu()-start, slow(300*time.Millisecond); used > most {
+			t.Errorf("%s: %s of processor time in the 4 s after that", name, used)
+		}
+		more := strings.TrimPrefix(h.daemon.Log(), log)
+		if lines := strings.Count(more, "\n"); lines > 6 {
+			t.Errorf("%s: %d lines:\n%s", name, lines, more)
+		}
+	}
+}
+
 func lastLines(text string, most int) string {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	return strings.Join(lines[max(0, len(lines)-most):], "\n")
