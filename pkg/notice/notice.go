@@ -157,7 +157,7 @@ var localPort = regexp.MustCompile(`:[0-9]+->`)
 func withoutPorts(text string) string { return localPort.ReplaceAllString(text, "->") }
 
 const (
-	// named is how many of a kind are named, if they are short.
+	// named is how many of a kind are named.
 	named = 3
 	// line is how many bytes a line may have in which several are named.
 	line = 400
@@ -167,7 +167,7 @@ const (
 var numbers = regexp.MustCompile(`[0-9a-fA-F]*[0-9][0-9a-fA-F:.]*`)
 
 // Sum puts texts of a kind, which differ in numbers and addresses alone, into one text that
-// names the first of them.
+// names the first of them. Long ones stay apart.
 func Sum(texts []string) []string {
 	var sums []string
 	at := make(map[string]int)
@@ -185,6 +185,9 @@ func Sum(texts []string) []string {
 			sums = append(sums, text)
 		case count[kind] <= named && len(sums[i])+len(text) <= line:
 			sums[i] += "; " + text
+		case count[kind] <= named:
+			at[kind] = len(sums)
+			sums = append(sums, text)
 		default:
 			more[kind]++
 		}

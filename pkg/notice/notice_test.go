@@ -91,10 +91,9 @@ func TestSum(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 	long := strings.Repeat("route 10.5.9.0/24; ", 12)
-	for _, got := range Sum([]string{long + "1", long + "2", long + "3"}) {
-		if want := long + "1; and 2 more"; got != want {
-			t.Errorf("of long texts comes %q, want %q", got, want)
-		}
+	want = []string{long + "1", long + "2", long + "3; and 1 more"}
+	if got := Sum([]string{long + "1", long + "2", long + "3", long + "4"}); !slices.Equal(got, want) {
+		t.Errorf("of long texts comes %q, want %q", got, want)
 	}
 	if got := Sum(nil); len(got) > 0 {
 		t.Errorf("of nothing comes %q", got)
