@@ -46,6 +46,7 @@ type process struct {
 	unclaimed bool
 	offline   bool            // it started with what was saved
 	leases    []*subnet.Lease // of this host, which the daemon has to find when it starts
+	listed    bool            // the store was asked for all leases
 	disturbed bool            // since the start
 }
 

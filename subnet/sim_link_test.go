@@ -138,7 +138,10 @@ func (p *process) Config(ctx context.Context) ([]byte, error) {
 
 // List implements subnet.Store.
 func (p *process) List(ctx context.Context) (subnet.Snapshot, error) {
-	return ask(ctx, p, "list", func() (subnet.Snapshot, error) { return p.sim.store.List(context.Background()) })
+	return ask(ctx, p, "list", func() (subnet.Snapshot, error) {
+		p.listed = true
+		return p.sim.store.List(context.Background())
+	})
 }
 
 // Create implements subnet.Store.

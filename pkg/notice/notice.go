@@ -160,7 +160,7 @@ const (
 	// named is how many of a kind are named.
 	named = 3
 	// line is how many bytes a line may have in which several are named.
-	line = 400
+	line = 800
 )
 
 // numbers are what makes messages of one kind differ.

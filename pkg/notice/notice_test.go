@@ -90,7 +90,7 @@ func TestSum(t *testing.T) {
 	if got := Sum(slices.Concat([]string{"a"}, many, []string{"b"})); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}
-	long := strings.Repeat("route 10.5.9.0/24; ", 12)
+	long := strings.Repeat("route 10.5.9.0/24; ", 22)
 	want = []string{long + "1", long + "2", long + "3; and 1 more"}
 	if got := Sum([]string{long + "1", long + "2", long + "3", long + "4"}); !slices.Equal(got, want) {
 		t.Errorf("of long texts comes %q, want %q", got, want)
