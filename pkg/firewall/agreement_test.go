@@ -270,15 +270,17 @@ func TestAgreementWithTheKernel(t *testing.T) {
 			must(router.Do(func() error {
 				return Read(t.Context(), func(rs *Ruleset) { drops, _ = rs.Drops(one.packet) })
 			}))
+			// Which interface a packet came in by is not known behind routing: see stages.
+			sure := s.clear && (one.packet.Path != Forwarded || !strings.Contains(s.text, "iif"))
 			wait := 10 * time.Millisecond
 			arrived := one.arrives(t, wait)
-			if !arrived && len(drops) == 0 && s.clear {
+			if !arrived && len(drops) == 0 && sure {
 				arrived = one.arrives(t, 5*time.Second) // on a busy machine
 			}
 			switch {
 			case arrived && len(drops) > 0:
 				t.Errorf("%s: %s arrives, and is said to be dropped by %s:\n%s", program, one.name, drops[0].Rule(), s.text)
-			case !arrived && len(drops) == 0 && s.clear:
+			case !arrived && len(drops) == 0 && sure:
 				t.Errorf("%s: %s does not arrive, and nothing is said to drop it:\n%s", program, one.name, s.text)
 			}
 			count[fmt.Sprintf("arrived %t, named %t", arrived, len(drops) > 0)]++
