@@ -387,6 +387,9 @@ func (s *terminal) interrupt() {
 		}
 		return ""
 	})
+	if result := s.h.show(s.unit, "Result"); result != "success" {
+		s.g.t.Errorf("%s: after Ctrl-C the result is %s:\n%s", s.g.name, result, s.log())
+	}
 }
 
 // lay makes a network with a machine for etcd, which has it or not, and hosts, which have

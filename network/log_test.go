@@ -88,7 +88,6 @@ func TestDumpsThatFailAreLoggedOnce(t *testing.T) {
 // A failure that has come and gone again and again is logged if it stays.
 func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 	const flaps = 9
-	var before int
 	got := lines(t, func(r *rig) {
 		k := route(1, 1).Key()
 		r.start()
@@ -100,7 +99,6 @@ func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 			r.pass(5 * time.Second)
 			r.fake.Refuse(k, nil)
 			r.pass(time.Minute / 2)
-			before++
 		}
 		r.fake.Refuse(k, errRefused)
 		r.check(r.fake.DelRoute(ours(route(1, 1))))

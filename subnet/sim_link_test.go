@@ -138,10 +138,16 @@ func (p *process) Config(ctx context.Context) ([]byte, error) {
 
 // List implements subnet.Store.
 func (p *process) List(ctx context.Context) (subnet.Snapshot, error) {
-	return ask(ctx, p, "list", func() (subnet.Snapshot, error) {
+	s, err := ask(ctx, p, "list", func() (subnet.Snapshot, error) {
 		p.listed = true
 		return p.sim.store.List(context.Background())
 	})
+	if err != nil { // it lists them again
+		p.sim.mu.Lock()
+		defer p.sim.mu.Unlock()
+		p.listed = false
+	}
+	return s, err
 }
 
 // Create implements subnet.Store.

@@ -36,6 +36,12 @@ func TestBriefChangesAreNoAlarm(t *testing.T) {
 		n.wait(soon, "the routes", restored)
 		n.pause(2 * time.Second)
 	}
+	flapped := strings.TrimPrefix(h.daemon.Log(), before)
+	for line := range strings.Lines(flapped) {
+		if line[0] != 'I' {
+			t.Errorf("an alarm: %s", line)
+		}
+	}
 	n.etcd.Kill()
 	check(t, n.etcd.Start(n.ctx))
 	n.pause(3 * time.Second)

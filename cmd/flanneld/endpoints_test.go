@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -50,7 +51,7 @@ func TestEndpointForms(t *testing.T) {
 func TestThroughHTTPProxy(t *testing.T) {
 	inParallel(t, slowVariants, func(t *testing.T, v variant) {
 		n := newConfigured(t, v, nil)
-		p := n.startHTTPProxy("user", "secret")
+		p := n.startHTTPProxy("user", "secret", nil)
 		for _, endpoint := range []string{"http://etcd.internal:2379", "etcd.internal:2379"} {
 			h := n.addNode(lab.HostOptions{}, "-etcd-endpoints="+endpoint)
 			h.env = []string{"HTTP_PROXY=" + p.url("user", "secret"), "HTTPS_PROXY=" + p.url("user", "secret")}
@@ -80,6 +81,22 @@ func TestThroughHTTPProxy(t *testing.T) {
 	})
 }
 
+// In version 2 a proxy may be one of https. It is known by its own name, and not by etcd's.
+func TestThroughHTTPSProxy(t *testing.T) {
+	t.Parallel()
+	v := hostGW
+	v.store = etcdV2
+	n := newConfigured(t, v, nil)
+	ca := must(lab.NewCA(t.TempDir(), "ca"))(t)
+	files := must(ca.Server("proxy", lab.Valid, n.server.Addr))(t)
+	cert := must(tls.LoadX509KeyPair(files.Cert, files.Key))(t)
+	p := n.startHTTPProxy("user", "secret", &tls.Config{Certificates: []tls.Certificate{cert}})
+	h := n.addNode(lab.HostOptions{}, "-etcd-endpoints=http://etcd.internal:2379", "-etcd-api=2")
+	h.env = []string{"HTTP_PROXY=" + strings.Replace(p.url("user", "secret"), "http:", "https:", 1), "SSL_CERT_FILE=" + ca.Cert}
+	h.start()
+	h.waitReady()
+}
+
 // A proxy that does not lead to etcd is named as what fails, and one that is not used is
 // not asked.
 func TestProxyDoesNotLead(t *testing.T) {
@@ -101,12 +118,24 @@ func TestProxyDoesNotLead(t *testing.T) {
 			f.t.Cleanup(func() { _ = c.Close() })
 		}
 	}()
+	resetting, resets := f.listen()
+	go func() {
+		for {
+			c, err := resetting.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1))
+			_ = c.Close() // of what it has not read, a reset tells
+		}
+	}()
 	secure := strings.Replace(n.etcd.Endpoint(), "http:", "https:", 1)
 	for name, c := range map[string]struct{ api, endpoint, env, want string }{
 		"version 2, http":              {"2", n.etcd.Endpoint(), "HTTP_PROXY=" + forbids, ": this host's HTTP proxy refuses the request: 403 Forbidden"},
 		"version 2, https":             {"2", secure, "HTTPS_PROXY=" + forbids, ": through the proxy " + forbids + `, which HTTPS_PROXY names: it answers "403 Forbidden" (correct HTTP_PROXY`},
 		"version 3":                    {"3", n.etcd.Endpoint(), "HTTPS_PROXY=" + forbids, `goes without): it answers "403 Forbidden" (correct HTTP_PROXY`},
 		"version 3, silent":            {"3", n.etcd.Endpoint(), "HTTPS_PROXY=http://" + addr, "goes without): it does not answer (correct HTTP_PROXY"},
+		"version 3, reset":             {"3", n.etcd.Endpoint(), "HTTPS_PROXY=http://" + resets, "goes without): connection reset by peer (correct HTTP_PROXY"},
 		"version 3, proxy of others":   {"3", "http://" + addr, "HTTP_PROXY=" + forbids, ": no answer within 5s"},
 		"version 2, no proxy for etcd": {"2", "http://" + addr, "HTTPS_PROXY=" + forbids, ": no answer within 5s"},
 	} {
@@ -133,9 +162,9 @@ func (p *httpProxy) url(user, password string) string {
 	return (&url.URL{Scheme: "http", User: url.UserPassword(user, password), Host: p.addr.String()}).String()
 }
 
-// startHTTPProxy starts a proxy on etcd's host, for the user with this password. It takes
-// etcd.internal for the host of etcd.
-func (n *network) startHTTPProxy(user, password string) *httpProxy {
+// startHTTPProxy starts a proxy on etcd's host, for the user with this password, of https
+// if there is a config. It takes etcd.internal for the host of etcd.
+func (n *network) startHTTPProxy(user, password string, config *tls.Config) *httpProxy {
 	n.t.Helper()
 	p := &httpProxy{addr: netip.AddrPortFrom(n.server.Addr, 3128)}
 	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -177,6 +206,9 @@ func (n *network) startHTTPProxy(user, password string) *httpProxy {
 		listener, err = net.Listen("tcp", p.addr.String())
 		return err
 	}))
+	if config != nil {
+		listener = tls.NewListener(listener, config)
+	}
 	go func() { _ = server.Serve(listener) }()
 	n.t.Cleanup(func() {
 		_ = server.Close()

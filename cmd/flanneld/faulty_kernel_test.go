@@ -120,7 +120,7 @@ func (h *node) quiet(begin time.Time, most int) {
 		h.n.t.Errorf("%d lines in the log, want at most %d", lines, most)
 	}
 	for line := range strings.Lines(log) {
-		if len(line) > 1000 {
+		if len(line) > 900 {
 			h.n.t.Errorf("a line of %d bytes: %s", len(line), line)
 		}
 	}

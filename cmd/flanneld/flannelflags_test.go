@@ -64,7 +64,7 @@ var flannelOptions = []struct {
 	{name: "net-config-path", nothing: with(blank, []string{"/etc/kube-flannel/net-conf.json", "/else/where"})},
 	{name: "set-node-network-unavailable", isBool: true, nothing: with(blank, yes, no), refused: []string{"perhaps"}},
 	{name: "healthz-ip", nothing: with(blank, []string{"0.0.0.0", "127.0.0.1", "::"})},
-	{name: "healthz-port", nothing: with(blank, []string{"0", "00", "0x0", " 0 ", "0\n"}), refused: []string{"8081", "-1", "http"}},
+	{name: "healthz-port", nothing: with(blank, []string{"0", "00", "0x0", " 0 ", "0\n"}), refused: []string{"8081", "-1"}, remedy: "no health checks"},
 	{name: "listen", nothing: with(blank, []string{","}), refused: []string{"0.0.0.0:8888", "fd://"}, remedy: "-etcd-endpoints"},
 	{name: "remote", nothing: with(blank, []string{","}), refused: []string{"10.0.0.1:8888"}, remedy: "-etcd-endpoints"},
 	{name: "remote-keyfile", nothing: with(blank, []string{"/etc/ssl/key.pem"})},
@@ -132,7 +132,7 @@ func TestOptionsOfEveryFlannel(t *testing.T) {
 				rejected(t, []string{"-" + o.name + "=" + v}, nil, "-"+o.name, `"`+quoted+`"`, o.remedy)
 				rejected(t, []string{"--" + o.name + "=" + v}, nil, "-"+o.name, `"`+quoted+`"`, o.remedy)
 				if !o.argv {
-					rejected(t, nil, []string{variableOf(o.name) + "=" + v}, variableOf(o.name), `"`+quoted+`"`)
+					rejected(t, nil, []string{variableOf(o.name) + "=" + v}, variableOf(o.name), `"`+quoted+`"`, o.remedy)
 				}
 			}
 			if o.isBool && slices.Contains(o.refused, "true") {

@@ -109,6 +109,16 @@ func TestExternalInterfaceLogged(t *testing.T) {
 			})
 		})
 		bad, good := strings.Count(log, c.bad), strings.Count(log, "the external interface is there again")+strings.Count(log, "eth0 is up")
+		if blinks := klogged(t, func() {
+			synctest.Test(t, func(*testing.T) {
+				var d daemon
+				d.sawUp(backend.Host{Iface: "eth0"})
+				time.Sleep(time.Second / 2)
+				d.sawUp(backend.Host{Iface: "eth0", Up: true})
+			})
+		}); blinks != "" {
+			t.Errorf("what is over within a second is logged:\n%s", blinks)
+		}
 		if bad > 12 || bad < good+2 {
 			t.Errorf("%s: logged %d times, and its end %d times:\n%s", name, bad, good, log)
 		}

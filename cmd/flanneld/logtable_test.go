@@ -53,11 +53,11 @@ var placeholder = regexp.MustCompile(`\b[A-Z]{3,}\b|eth0|[0-9]+s\b`)
 var apart = regexp.MustCompile("…|; ")
 
 // What the document quotes of the log, the program says: a line is made of a few pieces of
-// text at most.
+// text at most, each of some words, as single ones are found anywhere.
 func TestDocumentQuotesTheLog(t *testing.T) {
 	const kernel = "VXLAN device with the specified VNI already exists"
 	program := literals(t) + kernel
-	const most = 3 // pieces, between two things that differ
+	const most, words3 = 3, 3 // pieces between two things that differ, and words of each
 	for _, line := range logTable(t, "## What the log says") {
 		for _, part := range apart.Split(placeholder.ReplaceAllString(line.text, "…"), -1) {
 			words := strings.Fields(part)
@@ -70,6 +70,9 @@ func TestDocumentQuotesTheLog(t *testing.T) {
 				if k == 0 {
 					t.Errorf("the program does not say %q of %q", words[0], line.text)
 					break
+				}
+				if k < words3 && k < len(strings.Fields(part)) {
+					t.Errorf("the program says %q only in another line, of %q", strings.Join(words[:k], " "), line.text)
 				}
 				words = words[k:]
 				pieces++

@@ -9,6 +9,10 @@ import (
 	"flanneld/pkg/lab"
 )
 
+// outageLines is how many lines an outage may cost however long it lasts: how it begins,
+// what it turns into, a claim of the lease, and its end.
+const outageLines = 4
+
 // outage runs a fault of etcd for so long, under pings between all pods, and
 // checks that nobody is bothered: no ping is lost, no daemon ends, logs and
 // processors stay quiet, and soon after the end a new host joins.
@@ -29,8 +33,8 @@ func (n *network) outage(length time.Duration, begin, end func()) {
 				n.t.Errorf("%s ended with status %d", h.Name, code)
 			}
 			lines := strings.Count(h.daemon.Log(), "\n") - logged[i]
-			if most := 2 + int(length/(10*time.Second)); lines > most { // how it begins, what it turns into, how it ends
-				n.t.Errorf("%s logged %d lines in %s, want at most %d", h.Name, lines, length, most)
+			if lines > outageLines {
+				n.t.Errorf("%s logged %d lines in %s, want at most %d", h.Name, lines, length, outageLines)
 			}
 			cpu := (h.cpu() - used[i]).Seconds() / length.Seconds() * 100
 			if cpu > 2 && !raceEnabled {

@@ -159,7 +159,7 @@ func TestLastingStatesAreSilent(t *testing.T) {
 // after that, and few lines: where all is well, and where something is waited for.
 func TestAtRestAfterBurstsOfOthers(t *testing.T) {
 	t.Parallel()
-	const burst = `for i in $(seq 100); do
+	const burst = `set -e; for i in $(seq 100); do
 		ip link add v$i type veth peer name w$i; ip addr add 172.20.0.$i/32 dev v$i
 		ip link set v$i up; ip link set w$i up; ip route add 172.21.0.$i/32 dev v$i
 		ip rule add from 172.22.0.$i lookup 77; iptables -A INPUT -s 172.23.0.$i -j ACCEPT

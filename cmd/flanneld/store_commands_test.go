@@ -217,7 +217,7 @@ func testFailingEndpointIsNamed(t *testing.T, v variant) {
 	n := newConfigured(t, v, nil)
 	dead := strings.Replace(n.etcd.Endpoint(), ":2379", ":4713", 1)
 	said := 0
-	for range 8 { // each begins with one of the two at random
+	for range 20 { // each begins with one of the two at random
 		h := n.addNode(lab.HostOptions{}, "-etcd-endpoints="+dead+","+n.etcd.Endpoint())
 		h.start()
 		h.waitReady()

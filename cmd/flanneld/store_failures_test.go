@@ -31,7 +31,7 @@ type storeFailure struct {
 	want []string // of one line of the log, of the status and of the errors of commands
 	// of is what is wanted besides with one of the APIs.
 	of map[string][]string
-	// release is the APIs with which -release fails, too; all if it is empty.
+	// release is the APIs with which -release fails, too.
 	release string
 	// ends is set where the daemon ends with status 1, for it can never work.
 	ends bool
@@ -608,8 +608,7 @@ func (f *storeFailures) tryMigrate(row *storeFailure, api string) error {
 	return f.tryCommand(row, api, "-etcd-migrate")
 }
 
-// tryCommand checks that a command fails with what is wanted. If nobody answers in time, as
-// on a busy machine, it is run again.
+// tryCommand checks that a command fails with what is wanted.
 func (f *storeFailures) tryCommand(row *storeFailure, api, command string) error {
 	args, err := f.arguments(row, api)
 	if err != nil {

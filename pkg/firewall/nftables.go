@@ -478,7 +478,10 @@ func ctStep(a attrs) step {
 	}
 	key, dst := a.number(unix.NFTA_CT_KEY), a.number(unix.NFTA_CT_DREG)
 	return func(w *walk) (truth, verdict) {
-		v := blank(16)
+		v, matches := blank(16), yes
+		if key != unix.NFT_CT_STATE { // which alone can be asked of a packet without a connection
+			matches = inverted(w.inStates(stateInvalid), true)
+		}
 		switch key {
 		case unix.NFT_CT_STATE:
 			v = w.state
@@ -491,7 +494,7 @@ func ctStep(a attrs) step {
 			}
 		}
 		w.put(dst, v)
-		return yes, verdict{}
+		return matches, verdict{}
 	}
 }
 

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -188,9 +189,14 @@ func insteadOf(text []byte) string {
 }
 
 // ProxyError is that the proxy which the environment names does not lead to a server.
-type ProxyError struct{ Seen string }
+type ProxyError struct {
+	Proxy string // what was asked of which proxy, without its password
+	Err   error
+}
 
-func (e *ProxyError) Error() string { return e.Seen }
+// Error leaves out the addresses of the connection, which differ from one to the next.
+func (e *ProxyError) Error() string { return e.Proxy + ": " + errno(e.Err) }
+func (e *ProxyError) Unwrap() error { return e.Err }
 
 // HeedProxy makes a refusal of t's proxy to connect to a server a ProxyError.
 func HeedProxy(t *http.Transport) {
@@ -198,24 +204,22 @@ func HeedProxy(t *http.Transport) {
 		if resp.StatusCode == http.StatusOK {
 			return nil
 		}
-		return &ProxyError{fmt.Sprintf("through the proxy %s, which HTTPS_PROXY names: it answers %.100q", proxy.Redacted(), resp.Status)}
+		return &ProxyError{fmt.Sprintf("through the proxy %s, which HTTPS_PROXY names", proxy.Redacted()), fmt.Errorf("it answers %.100q", resp.Status)}
 	}
 }
 
-// DialTLS returns a dialer of connections with TLS. What goes wrong before there is TLS is
-// a HandshakeError.
-func DialTLS(dial func(ctx context.Context, network, addr string) (net.Conn, error), config *tls.Config) func(ctx context.Context, network, addr string) (net.Conn, error) {
+// DialTLS returns a dialer of connections with TLS to a server, or to a proxy of https,
+// which the server's certificates do not concern. What goes wrong before there is TLS is a
+// HandshakeError.
+func (s Server) DialTLS(dial func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		// A server is known by the host of its URL, whatever the configuration says.
-		c := config.Clone()
-		if c.ServerName == "" {
-			if c.ServerName, _, err = net.SplitHostPort(addr); err != nil {
-				c.ServerName = addr
-			}
+		c := s.TLS
+		if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: s.URL}); err == nil && proxy != nil && s.Socket == "" && addr == address(proxy) {
+			c = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: proxy.Hostname()}
 		}
 		ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
 		defer cancel()
@@ -226,4 +230,13 @@ func DialTLS(dial func(ctx context.Context, network, addr string) (net.Conn, err
 		}
 		return conn, nil
 	}
+}
+
+// address is what to dial for a URL of http or https.
+func address(u *url.URL) string {
+	port := u.Port()
+	if port == "" && u.Scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(port, "80"))
 }

@@ -98,14 +98,12 @@ func (o Options) diagnose(s Server, err error) Diagnosis {
 	isOp := errors.As(err, &op)
 	switch {
 	case errors.As(err, &proxy):
-		return Diagnosis{Seen: proxy.Seen, Advice: adviceProxy}
+		return Diagnosis{Seen: printable.Line(proxy.Error()), Advice: adviceProxy}
 	case isOp && op.Op == "proxyconnect":
 		return Diagnosis{
 			Seen:   "this host's HTTP proxy does not lead there: " + errno(op.Err),
 			Advice: adviceProxy,
 		}
-	case strings.Contains(err.Error(), "HTTPS_PROXY"): // in version 3, which says the rest itself
-		return Diagnosis{Seen: printable.Line(err.Error()), Advice: adviceProxy}
 	case s.Socket != "" && errors.Is(err, syscall.ENOENT):
 		return Diagnosis{Seen: "there is no such socket", Advice: "start etcd, and see that its --listen-client-urls has this path, or correct -etcd-endpoints"}
 	case errors.As(err, &dns):
@@ -129,7 +127,7 @@ func (o Options) diagnose(s Server, err error) Diagnosis {
 	if cut(err) {
 		return o.diagnoseCut(s, err)
 	}
-	return Diagnosis{Seen: printable.Line(err.Error()), Advice: "see etcd's log, and that of this host", doubtful: true}
+	return Diagnosis{Seen: printable.Line(errno(err)), Advice: "see etcd's log, and that of this host", doubtful: true}
 }
 
 const (

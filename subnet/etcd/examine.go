@@ -160,11 +160,7 @@ func (s Server) isForPeers(ctx context.Context) bool {
 
 // speaksTLS reports whether the server begins a TLS handshake.
 func (s Server) speaksTLS(ctx context.Context) bool {
-	port := s.URL.Port()
-	if port == "" {
-		port = "80"
-	}
-	c, err := s.dial(ctx, "tcp", net.JoinHostPort(s.URL.Hostname(), port))
+	c, err := s.dial(ctx, "tcp", address(s.URL))
 	if err != nil {
 		return false
 	}

@@ -41,6 +41,6 @@ func newTransport(server etcd.Server, open *conns.Set) *http.Transport {
 			return dial(ctx, "unix", server.Socket)
 		}
 	}
-	t.DialTLSContext = etcd.DialTLS(t.DialContext, server.TLS)
+	t.DialTLSContext = server.DialTLS(t.DialContext)
 	return t
 }

@@ -27,15 +27,21 @@ func connect(ctx context.Context, dial dialFunc, s etcd.Server, addr string) (ne
 	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: &url.URL{Scheme: "https", Host: addr}})
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("reading HTTPS_PROXY: %w", err)
+		return nil, &etcd.ProxyError{Proxy: "reading HTTPS_PROXY", Err: err}
 	case proxy == nil:
 		return dial(ctx, "tcp", addr)
 	case proxy.Scheme != "http":
-		return nil, fmt.Errorf("the proxy %s, which HTTPS_PROXY names, is not one of http; NO_PROXY=%s goes without", proxy.Redacted(), s.URL.Hostname())
+		return nil, &etcd.ProxyError{
+			Proxy: fmt.Sprintf("the proxy %s, which HTTPS_PROXY names (NO_PROXY=%s goes without)", proxy.Redacted(), s.URL.Hostname()),
+			Err:   errors.New("it is not one of http"),
+		}
 	}
 	c, err := throughProxy(ctx, dial, proxy, addr)
 	if err != nil {
-		return nil, fmt.Errorf("through the proxy %s, which HTTPS_PROXY names (NO_PROXY=%s goes without): %w", proxy.Redacted(), s.URL.Hostname(), err)
+		return nil, &etcd.ProxyError{
+			Proxy: fmt.Sprintf("through the proxy %s, which HTTPS_PROXY names (NO_PROXY=%s goes without)", proxy.Redacted(), s.URL.Hostname()),
+			Err:   err,
+		}
 	}
 	return c, nil
 }
