@@ -110,7 +110,7 @@ func (r *Reconciler) settleBy() {
 	var until time.Time
 	broken := make(map[state.Key]bool)
 	for k, f := range r.failures {
-		if k.Kind == state.KindLink {
+		if k.Kind == state.KindLink && r.have[k].Owner != state.Foreign { // what another's device does is no news of ours
 			broken[k] = true
 		}
 		if (k.Kind == state.KindRoute || k.Kind == state.KindNexthop) && !f.blocked && f.since.Add(unsettledMost).After(until) {

@@ -37,6 +37,7 @@ func (k *Keeper) acquire(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err == nil:
+			k.told.AllOver() // what kept us waiting
 			return nil
 		case errors.Is(err, ErrExists), errors.Is(err, ErrChanged):
 			// Another host was faster. It can't have been faster with all
@@ -75,9 +76,16 @@ func (k *Keeper) waiting(text string) {
 	}
 }
 
-// tell logs what lasts, or happens again and again.
+// tell logs what lasts.
 func (k *Keeper) tell(format string, a ...any) {
 	if text := fmt.Sprintf(format, a...); k.told.State(format, text) {
+		klog.Warning(text)
+	}
+}
+
+// notify logs what happened.
+func (k *Keeper) notify(format string, a ...any) {
+	if text := fmt.Sprintf(format, a...); k.told.Event(text) {
 		klog.Warning(text)
 	}
 }

@@ -158,8 +158,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	suspended := time.NewTicker(sleepCheck)
 	defer suspended.Stop()
 	retrying := false
+	var refused error // what the server says of our watch; nil while it serves it
 	for {
-		var err, refused error
+		var err error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -209,6 +210,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 		case <-suspended.C:
 			slept := k.asleep.slept()
 			if slept < sleepLeast {
+				if refused != nil {
+					k.trouble.note(refused) // nothing else asks whether it lasts
+				}
 				continue
 			}
 			err = k.woke(ctx, slept)
@@ -319,14 +323,14 @@ func (k *Keeper) check(ctx context.Context, s Snapshot) error {
 		switch {
 		case found.Challenger == "":
 		case SameMachine(found.Challenger, k.attrs.Machine):
-			k.tell("the machine %s asks whether we are alive: it has our machine ID, too", printable.Name(found.Challenger))
+			k.notify("the machine %s asks whether we are alive: it has our machine ID, too", printable.Name(found.Challenger))
 		default:
-			k.tell("the machine %s asks whether we are alive: it has our public address %s, too", printable.Name(found.Challenger), found.PublicIP)
+			k.notify("the machine %s asks whether we are alive: it has our public address %s, too", printable.Name(found.Challenger), found.PublicIP)
 		}
 		return k.correct(ctx, found.Machine, found.Revision, found.Reserved())
 	}
 	if found.Revision != own.Revision && found.Reserved() == own.Reserved() && k.retry.pause == 0 {
-		k.tell("someone else wrote our lease %s, in our own words: if no person did, another host uses the public address %s, too", own.Subnet, own.PublicIP)
+		k.notify("someone else wrote our lease %s, in our own words: if no person did, another host uses the public address %s, too", own.Subnet, own.PublicIP)
 	}
 	if found.Reserved() != own.Reserved() {
 		klog.Infof("our lease %s %s", own.Subnet, reservedText(found.Reserved()))
@@ -343,7 +347,7 @@ func (k *Keeper) correct(ctx context.Context, machine string, revision uint64, r
 		return waitingFor{fmt.Errorf("our lease %s is being changed again and again: does another host use the public address %s, too?",
 			own.Subnet, own.PublicIP)}
 	}
-	k.tell("someone changed our lease %s; writing it again", own.Subnet)
+	k.notify("someone changed our lease %s; writing it again", own.Subnet)
 	k.corrected, k.overwrote = time.Now(), machine
 	return k.write(ctx, own.Subnet, revision, reserved)
 }

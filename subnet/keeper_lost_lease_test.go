@@ -253,6 +253,10 @@ func TestRefusedWhileWatching(t *testing.T) {
 		if trouble.n.Load() != 1 || !strings.Contains(log(), why.Error()) {
 			t.Errorf("trouble was told %d times, and logged:\n%s", trouble.n.Load(), log())
 		}
+		time.Sleep(2 * subnet.LeaseTTL) // our lease is renewed meanwhile
+		if strings.Contains(log(), "etcd reachable again") {
+			t.Errorf("it is said to be over:\n%s", log())
+		}
 		store.why.Store(nil)
 		put(t, m, "10.5.0.128/26", attrs("192.0.2.4"), 0)
 		time.Sleep(2 * time.Second)

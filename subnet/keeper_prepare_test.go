@@ -2,6 +2,7 @@ package subnet_test
 
 import (
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -46,7 +47,7 @@ func TestKeptWhileUnsaid(t *testing.T) {
 			}
 		}
 		h.want(t, own)
-		if n := lines(); n > 3*24*60+100 {
+		if n := lines(); n > 60 {
 			t.Errorf("%d lines were logged", n)
 		}
 
@@ -61,6 +62,35 @@ func TestKeptWhileUnsaid(t *testing.T) {
 		if trouble.n.Load() > 0 {
 			t.Error("the store was said to be in trouble")
 		}
+	})
+}
+
+// What kept a lease from saying what it should is logged again when it comes back, however
+// long it lasted before.
+func TestUnsaidAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := logText(t)
+		m := newStore(config)
+		mind, option, refresh := changing()
+		h := start(t, m.Join(), me, option)
+		tooSmall := errors.New("the interface is too small")
+		count := func() int { return strings.Count(log(), tooSmall.Error()) }
+		mind.change(me, tooSmall)
+		refresh <- struct{}{}
+		time.Sleep(48 * time.Hour)
+		before := count()
+		if before == 0 || before > 20 {
+			t.Errorf("it was logged %d times in two days", before)
+		}
+		mind.change(me, nil)
+		time.Sleep(5 * time.Minute)
+		mind.change(me, tooSmall)
+		refresh <- struct{}{}
+		time.Sleep(time.Minute)
+		if count() != before+1 {
+			t.Errorf("when it came back it was logged %d times", count()-before)
+		}
+		h.want(t, h.own())
 	})
 }
 

@@ -6,6 +6,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
+const cannotSay = "our lease %s cannot say what it should: %v; trying again"
+
 // ask has Prepare say anew what our lease must say, and reports whether that has
 // changed. As long as Prepare can't tell, the lease is kept as it is: this host
 // still lives by it.
@@ -15,10 +17,11 @@ func (k *Keeper) ask(ctx context.Context) (changed bool) {
 		return false
 	}
 	if err != nil {
-		k.tell("our lease %s cannot say what it should: %v; trying again", k.holding.Own.Subnet, err)
+		k.tell(cannotSay, k.holding.Own.Subnet, err)
 		k.again.Reset(retryMost)
 		return false
 	}
+	k.told.Over(cannotSay)
 	if k.holding.Unfollowed == "" { // else it is for that, too
 		k.again.Stop()
 	}

@@ -72,6 +72,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	defer tunnels.Close()
 	d.passages = make(chan struct{}, 1)
 	d.warnings = notice.Gather{Logf: klog.Warningf, All: true}
+	d.changes = notice.Gather{Logf: klog.Infof}
 	d.obstacles.changed = func() { poke(d.publish) }
 	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
 	d.reconciler = network.NewReconciler(d.target, d.reconciled)
@@ -128,6 +129,7 @@ type daemon struct {
 	reconnect  func()         // with the store
 	systemd    systemd
 	warnings   notice.Gather
+	changes    notice.Gather // of the external interface
 	notices    notice.Log
 	obstacles  obstacles
 	look       chan struct{} // one slot: the external interface may have changed
@@ -284,18 +286,23 @@ func (d *daemon) wish() {
 	}
 	d.problems, d.unsaid = now, unsaid
 	d.warnings.Add(news...)
-	if inside := d.hostsInside(h.Config); inside != d.inside {
+	retell := len(unsaid) > 0
+	switch inside := d.hostsInside(h.Config); {
+	case inside == d.inside:
+	case inside == "":
+		d.inside = ""
+	case d.notices.Event(inside):
 		d.inside = inside
-		if inside != "" && d.notices.Event(inside) {
-			d.warnings.Add(inside)
-		}
+		d.warnings.Add(inside)
+	default:
+		retell = true
 	}
 	if len(withdrawn) > 0 {
 		d.linger.Forget(withdrawn)
 	}
 	d.chooseNexthops(len(peers))
 	peers, next := d.linger.Apply(peers, h.Own.Subnet, time.Now())
-	if again := time.Now().Add(unsaidPause); len(unsaid) > 0 && (next.IsZero() || again.Before(next)) {
+	if again := time.Now().Add(unsaidPause); retell && (next.IsZero() || again.Before(next)) {
 		next = again
 	}
 	if d.rewish != nil {
@@ -365,6 +372,7 @@ func (d *daemon) reconciled(s network.Status) {
 func (d *daemon) stop() {
 	d.obstacles.stop()
 	d.warnings.Stop()
+	d.changes.Stop()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.stopped = true

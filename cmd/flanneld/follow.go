@@ -228,22 +228,17 @@ func (d *daemon) follow(ctx context.Context) error {
 	}
 }
 
-// logInterface logs how the external interface changed, unless it does so all the time.
+// logInterface logs how the external interface changed.
 func (d *daemon) logInterface(was, now backend.Host) {
-	say := func(logf func(string, ...any), format string, a ...any) {
-		if text := fmt.Sprintf(format, a...); d.notices.Event(text) {
-			logf("%s", text)
-		}
-	}
-	switch {
-	case now.Iface != was.Iface || now.Addr != was.Addr || now.MTU != was.MTU:
-		say(klog.Infof, "the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
+	say := func(format string, a ...any) { d.changes.Add(fmt.Sprintf(format, a...)) }
+	if now.Iface != was.Iface || now.Addr != was.Addr || now.MTU != was.MTU {
+		say("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
 	}
 	switch {
 	case now.OwnsPublicIP && !was.OwnsPublicIP:
-		say(klog.Infof, "the public address %s is one of this host now", now.PublicIP)
+		say("the public address %s is one of this host now", now.PublicIP)
 	case !now.OwnsPublicIP && was.OwnsPublicIP:
-		say(klog.Infof, "the public address %s is none of this host any more", now.PublicIP)
+		say("the public address %s is none of this host any more", now.PublicIP)
 	}
 }
 

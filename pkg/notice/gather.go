@@ -1,7 +1,9 @@
 package notice
 
 import (
+	"fmt"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,8 +19,19 @@ type Gather struct {
 	log     Log
 	texts   []string
 	timer   *time.Timer // until it fires, texts are kept; nil if they are not
+	held    []held      // what came too often to be logged, the latest last
+	release *time.Timer // when held is logged
 	stopped bool
 }
+
+// held is what texts that say the same have come to.
+type held struct {
+	about, text string // the latest
+	times       int
+}
+
+// heldMost bounds held.
+const heldMost = 1000
 
 // more ends what is named of many things.
 var more = regexp.MustCompile(`; and [0-9]+ more\b`)
@@ -42,8 +55,14 @@ func (g *Gather) Add(texts ...string) {
 // flush logs what there is. The caller holds g.mu.
 func (g *Gather) flush() {
 	for _, text := range Sum(g.texts) {
-		if g.All || g.log.Event(about(text)) {
+		switch about := about(text); {
+		case g.All:
 			g.Logf("%s", text)
+		case g.log.Event(about):
+			g.take(about)
+			g.Logf("%s", text)
+		default:
+			g.hold(about, text)
 		}
 	}
 	g.texts = nil
@@ -57,6 +76,51 @@ func (g *Gather) flush() {
 			g.flush()
 		}
 	})
+}
+
+// hold keeps a text until it is time for a line, so that the last word is not an old one.
+func (g *Gather) hold(about, text string) {
+	h := g.take(about)
+	g.held = append(g.held, held{about, text, h.times + 1})
+	if len(g.held) > heldMost {
+		g.held = g.held[1:]
+	}
+	if g.release == nil && !g.stopped {
+		g.release = time.AfterFunc(pauseFirst, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			if g.release = nil; !g.stopped {
+				g.logHeld()
+			}
+		})
+	}
+}
+
+// take removes what is held about the same.
+func (g *Gather) take(about string) held {
+	i := slices.IndexFunc(g.held, func(h held) bool { return h.about == about })
+	if i < 0 {
+		return held{}
+	}
+	h := g.held[i]
+	g.held = slices.Delete(g.held, i, i+1)
+	return h
+}
+
+// logHeld logs what is held. The caller holds g.mu.
+func (g *Gather) logHeld() {
+	var texts []string
+	for _, h := range g.held {
+		times := "once"
+		if h.times > 1 {
+			times = fmt.Sprintf("%d times", h.times)
+		}
+		texts = append(texts, fmt.Sprintf("%s (%s within %s)", h.text, times, pauseFirst))
+	}
+	for _, text := range Sum(texts) {
+		g.Logf("%s", text)
+	}
+	g.held = nil
 }
 
 // about is what texts have in common that say the same. Of many things, which of them are
@@ -76,5 +140,9 @@ func (g *Gather) Stop() {
 	if g.timer != nil {
 		g.timer.Stop()
 	}
+	if g.release != nil {
+		g.release.Stop()
+	}
 	g.flush()
+	g.logHeld()
 }

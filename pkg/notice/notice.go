@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 )
@@ -122,6 +123,16 @@ func (l *Log) Over(about string) bool {
 	logged := t.logged
 	t.logged = false
 	return logged
+}
+
+// AllOver ends the states of all topics, of which nothing is to be logged.
+func (l *Log) AllOver() {
+	l.mu.Lock()
+	about := slices.Collect(maps.Keys(l.topics))
+	l.mu.Unlock()
+	for _, a := range about {
+		l.Over(a)
+	}
 }
 
 func (l *Log) message(now time.Time, text string) *message {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,19 +113,62 @@ func TestSum(t *testing.T) {
 // Many things that happen again and again are the same, whichever of them are named.
 func TestManyAgainAndAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var logged []string
-		g := Gather{Logf: func(format string, a ...any) { logged = append(logged, fmt.Sprintf(format, a...)) }}
+		var mu sync.Mutex
+		var all []string
+		lines := func() []string {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
+		g := Gather{Logf: func(format string, a ...any) {
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, fmt.Sprintf(format, a...))
+		}}
 		for i := range 100 {
 			time.Sleep(2 * time.Second)
 			g.Add(fmt.Sprintf("route 10.5.%d.0/24; route 10.5.%d.0/24; and %d more: added", i, i+1, 130+i%7))
 		}
-		if len(logged) != alike {
+		if logged := lines(); len(logged) != alike {
 			t.Errorf("%d lines: %q", len(logged), logged)
 		}
+		time.Sleep(2 * moment)
 		g.Add("route 10.6.1.0/24: added") // is news all the same
-		g.Stop()
-		if len(logged) != alike+1 {
+		if logged := lines(); len(logged) != alike+1 {
 			t.Errorf("%d lines with another one: %q", len(logged), logged)
 		}
+		// What was not logged is, once, with how often it was, and the latest of it.
+		time.Sleep(pauseFirst)
+		want := "route 10.5.99.0/24; route 10.5.100.0/24; and 131 more: added (97 times within 10m0s)"
+		if logged := lines(); len(logged) != alike+2 || logged[alike+1] != want {
+			t.Errorf("logged later: %q, want %q", logged[alike:], want)
+		}
+		time.Sleep(time.Hour)
+		g.Stop()
+		if logged := lines(); len(logged) != alike+2 {
+			t.Errorf("logged in the end: %q", logged)
+		}
+	})
+}
+
+// However often something came and went, what is logged last is how it is.
+func TestLastWord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last string
+		g := Gather{Logf: func(format string, a ...any) { last = fmt.Sprintf(format, a...) }}
+		for range 7 {
+			for _, text := range []string{"route 10.5.1.0/24: deleted", "route 10.5.1.0/24: added"} {
+				time.Sleep(2 * time.Second)
+				g.Add(text)
+			}
+		}
+		g.Add("route 10.5.1.0/24: deleted")
+		time.Sleep(pauseFirst)
+		synctest.Wait()
+		if want := "route 10.5.1.0/24: deleted"; !strings.HasPrefix(last[strings.LastIndex(last, "route"):], want) {
+			t.Errorf("the last word is %q", last)
+		}
+		g.Stop()
 	})
 }

@@ -62,9 +62,11 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 		case !etcd.Unanswered(err) || time.Since(started) < pace:
 			return err
 		default:
+			refused := v.refused
 			if err := s.verify(ctx, v); err != nil {
 				return err
 			}
+			owed = owed || v.refused != refused
 		}
 	}
 }
