@@ -130,3 +130,26 @@ func TestPermissionIsRevoked(t *testing.T) {
 		}
 	})
 }
+
+// That permission is back is told at once by a watch that goes on after its stream broke,
+// though nothing else has changed.
+func TestPermissionIsBackWithStream(t *testing.T) {
+	t.Parallel()
+	server := newServer(t, etcdtest.Config{})
+	server.enableAuth(t)
+	proxy := etcdtest.NewProxy(t, server.Server)
+	s := newStore(t, Options{Endpoints: []string{proxy.URL}, Username: "flannel", Password: "secret-flannel"})
+	s.progress = 5 * time.Second
+	w := etcdtest.Watch(t, s)
+	server.put(t, leaseKey(1), value(1), 0)
+	w.Until(t, "a lease", etcdtest.Leases(1))
+	must(server.UserRevokeRole(t.Context(), "flannel", "flannel"))(t)
+	w.Until(t, "the refusal", func(got subnet.Snapshot) bool { return errors.Is(got.Refused, etcd.ErrRefused) })
+	must(server.UserGrantRole(t.Context(), "flannel", "flannel"))(t)
+	began := time.Now()
+	proxy.Cut()
+	w.Until(t, "the end of it", func(got subnet.Snapshot) bool { return got.Refused == nil })
+	if took := time.Since(began); took > s.progress-time.Second {
+		t.Errorf("that took %s, as if the stream had not broken", took)
+	}
+}
