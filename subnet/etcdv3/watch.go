@@ -66,7 +66,7 @@ func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot))
 			if err := s.verify(ctx, v); err != nil {
 				return err
 			}
-			owed = owed || v.refused != refused
+			owed = owed || refused != nil && v.refused == nil
 		}
 	}
 }

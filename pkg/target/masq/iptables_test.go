@@ -236,6 +236,9 @@ func TestIPTables(t *testing.T) {
 					Way: way, Settle: hasty, Rules: h.rules, Others: h.script(othersIPTables),
 					Spoils: make(map[string]func(testing.TB)), Old: make(map[string]func(testing.TB)),
 				}
+				if way == state.IPTablesNFT {
+					r.Generation = nftGeneration
+				}
 				for name, lines := range iptSpoils {
 					r.Spoils[name] = h.script(lines)
 				}

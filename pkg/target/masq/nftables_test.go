@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mdlayher/netlink"
+
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 	"flanneld/pkg/target/targettest"
@@ -61,6 +63,19 @@ func nftRules(t testing.TB) string {
 		return strings.Compare(of(a), of(b))
 	})
 	return strings.Join(lines, "")
+}
+
+// nftGeneration returns how often rules in nf_tables have changed.
+func nftGeneration(t testing.TB) (generation uint32) {
+	t.Helper()
+	err := nfAsk("reading the generation", func(c *netlink.Conn) (err error) {
+		generation, err = nfGeneration(c)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return generation
 }
 
 // noRules takes away all rules of the test's namespace.
@@ -120,7 +135,7 @@ func TestNFTables(t *testing.T) {
 		"twice":          "add rule ip flannel-ipv4 forward ip saddr 10.1.0.0/16 accept; add rule ip flannel-ipv4 forward ip daddr 10.1.0.0/16 accept",
 	}
 	h := targettest.RulesHost{
-		Way: state.NFTables, Rules: nftRules, Quiet: true,
+		Way: state.NFTables, Rules: nftRules, Generation: nftGeneration, Quiet: true,
 		Others: nftScript(someoneElses),
 		Spoils: make(map[string]func(testing.TB)),
 		Old:    map[string]func(testing.TB){"E": nftScript(oldNFTables)},
