@@ -59,6 +59,11 @@ func parseEndpoint(text string) (u *url.URL, socket string, err error) {
 	} else if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || strings.Contains(u.Host, ";") {
 		return nil, "", fmt.Errorf("%q is%s", u.Redacted(), notAnEndpoint)
 	}
+	if strings.HasPrefix(u.Host, "[") { // only an address of IPv6 has brackets
+		if a, err := netip.ParseAddr(u.Hostname()); err != nil || !a.Is6() {
+			return nil, "", fmt.Errorf("%q is%s", u.Redacted(), notAnEndpoint)
+		}
+	}
 	if port := u.Port(); port != "" {
 		if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
 			return nil, "", fmt.Errorf("the port %s of %s is not between 1 and 65535", port, u.Hostname())
@@ -79,7 +84,11 @@ func parseAddress(text string) (*url.URL, bool) {
 			return nil, false
 		}
 	}
-	if a, err := netip.ParseAddr(host); err == nil {
+	a, err := netip.ParseAddr(host)
+	if strings.HasPrefix(text, "[") && !a.Is6() {
+		return nil, false
+	}
+	if err == nil {
 		host = a.String()
 	} else if u, err := url.Parse("//" + host); err != nil || u.Host != host || strings.Contains(host, ":") {
 		return nil, false
