@@ -276,7 +276,8 @@ func refusesCertificate(err error) bool {
 }
 
 func cut(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		strings.HasSuffix(err.Error(), "http: server closed idle connection") // net/http does not export it
 }
 
 // closed is what is seen of a server that closes connections. Whether that shows as EOF

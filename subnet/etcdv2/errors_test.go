@@ -2,9 +2,12 @@ package etcdv2
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"testing"
+	"time"
 
 	"flanneld/subnet"
 	"flanneld/subnet/etcd/etcdtest"
@@ -52,4 +55,29 @@ func TestStrangeAnswers(t *testing.T) {
 			etcdtest.CheckFails(t, name, s, server.URL)
 		})
 	}
+}
+
+// A server that closes a connection does it before anything is asked, or after: which of them
+// is chance, and the same cause.
+func TestClosedBeforeAsked(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	s := newStore(t, Options{Endpoints: []string{"http://" + l.Addr().String()}})
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { time.Sleep(100 * time.Millisecond) },
+	})
+	_, err = s.Config(ctx)
+	etcdtest.CheckError(t, "closed", err, "it closes the connection without an answer: EOF (")
 }
