@@ -45,7 +45,7 @@ func (c *cloud) Apply(_ context.Context, ops []state.Op) []error {
 	for _, op := range ops {
 		if op.Verb == state.Delete {
 			delete(c.have, op.Key())
-			c.gone = append(c.gone, op.Key().Dst.String())
+			c.gone = append(c.gone, op.Key().Prefix.String())
 		} else {
 			c.have[op.Key()] = state.Entry{Object: op.Want, Owner: state.Ours}
 		}

@@ -64,7 +64,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 		}
 	}
 	for _, b := range blocked {
-		t.fail(b.Want.Key(), b.Want, b)
+		t.fail(b.Want, b.Want, b)
 		missing.wanted[b.Want.Key()] = true
 	}
 	r.left = make(state.Set)
@@ -79,15 +79,15 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	}
 	for i, op := range due {
 		if errs[i] != nil {
-			t.fail(op.Key(), op, errs[i])
+			t.fail(op.Object(), op, errs[i])
 		}
 	}
 	// Hints do not follow what is not both wanted and ours: forget it. A quick
 	// pass that is about it fails, and so finds it again.
-	// But whose an FDB entry is may not be seen again.
+	// But whose an object is that bears no mark may not be seen again.
 	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
 		_, wanted := r.plan.want[k]
-		if !wanted && e.Owner == state.Ours && k.Kind == state.KindFDB {
+		if !wanted && e.Owner == state.Ours && state.Unmarked(e.Object) {
 			r.left[k] = e.Object
 		}
 		return !wanted || e.Owner != state.Ours
@@ -110,10 +110,10 @@ func (r *Reconciler) settleBy() {
 	var until time.Time
 	broken := make(map[state.Key]bool)
 	for k, f := range r.failures {
-		if k.Kind == state.KindLink && r.have[k].Owner != state.Foreign { // what another's device does is no news of ours
+		if state.IsDevice(r.plan.want[k]) && r.have[k].Owner != state.Foreign { // what another's device does is no news of ours
 			broken[k] = true
 		}
-		if (k.Kind == state.KindRoute || k.Kind == state.KindNexthop) && !f.blocked && f.since.Add(unsettledMost).After(until) {
+		if f.routed && !f.blocked && f.since.Add(unsettledMost).After(until) {
 			until = f.since.Add(unsettledMost)
 		}
 	}
@@ -129,8 +129,7 @@ func (r *Reconciler) connected() bool {
 		return false
 	}
 	for k, f := range r.failures {
-		_, wanted := r.plan.want[k]
-		if f.noLink || wanted && slices.Contains([]state.Kind{state.KindLink, state.KindAddr, state.KindTunnel}, k.Kind) {
+		if f.noLink || state.Essential(r.plan.want[k]) {
 			return false
 		}
 	}
@@ -146,9 +145,10 @@ type tally struct {
 	news   summary
 }
 
-// fail notes that what is under k could not be had, for the reason err.
-func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
-	f := &failure{reason: err.Error(), pause: retryFirst, since: time.Now()}
+// fail notes that an object could not be had, for the reason err.
+func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
+	k := o.Key()
+	f := &failure{reason: err.Error(), pause: retryFirst, since: time.Now(), routed: state.DependsOnRoutes(o)}
 	f.settling = errors.Is(err, target.ErrSettling)
 	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling
 	if f.settling {
@@ -181,18 +181,17 @@ func (t *tally) fail(k state.Key, what fmt.Stringer, err error) {
 // withoutSpoils drops the steps that take away what goes with a device that is
 // deleted: its addresses tell that it is ours, for as long as it is there.
 func withoutSpoils(ops []state.Op) []state.Op {
-	doomed := make(map[string]bool)
+	var doomed []state.Op
 	for _, op := range ops {
-		if k := op.Key(); k.Kind == state.KindLink && op.Verb == state.Delete {
-			doomed[k.Dev] = true
+		if op.Verb == state.Delete && state.IsDevice(op.Have) {
+			doomed = append(doomed, op)
 		}
 	}
 	if len(doomed) == 0 {
 		return ops
 	}
 	return slices.DeleteFunc(ops, func(op state.Op) bool {
-		k := op.Key()
-		return op.Verb == state.Delete && k.Kind != state.KindLink && doomed[k.Dev]
+		return op.Verb == state.Delete && slices.ContainsFunc(doomed, func(d state.Op) bool { return state.FlushedBy(op.Have, d) })
 	})
 }
 
@@ -227,8 +226,8 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, 
 	var done summary
 	for i, op := range ops {
 		if errs[i] != nil {
-			if k := op.Key(); k.Kind == state.KindFDB && op.Want != nil {
-				r.left[k] = op.Want // it may have been made all the same
+			if op.Want != nil && state.Unmarked(op.Want) {
+				r.left[op.Key()] = op.Want // it may have been made all the same
 			}
 			continue
 		}

@@ -21,7 +21,7 @@ type pathCheck struct {
 	view    PathView
 	w       *Wish
 	network netip.Prefix
-	local   []state.Route   // of ours, whoever the peers are
+	local   []state.Path    // of ours, whoever the peers are
 	devices map[string]bool // ours
 	within  map[ip.Subnet][]netip.Addr
 	pods    podSide
@@ -70,13 +70,11 @@ func newPathCheck(view PathView, w *Wish, seen pathsSeen) *pathCheck {
 		astray: make(map[ip.Subnet]bool), causes: make(map[cause]*casualties),
 	}
 	for _, o := range w.Backend.Local(w.Host, w.Config.Network(), w.Own) {
-		switch o := o.(type) {
-		case state.Route:
-			c.local = append(c.local, o)
-		default:
-			if k := o.Key(); k.Kind == state.KindLink {
-				c.devices[k.Dev] = true
-			}
+		if path, ok := state.PathOf(o); ok && path.Dev != "" {
+			c.local = append(c.local, path)
+		}
+		if state.IsDevice(o) {
+			c.devices[o.Key().Scope] = true
 		}
 	}
 	c.foreign = slices.DeleteFunc(slices.Clone(c.foreign), func(r kernel.TableRoute) bool {
@@ -131,18 +129,20 @@ func (c *pathCheck) addPeer(l *subnet.Lease) {
 		return
 	}
 	for _, o := range objects {
-		switch o := o.(type) {
-		case state.Route:
-			c.addRoute(l, o)
-			if o.Via == l.PublicIP.V4 {
-				// We send straight to the peer's host. A router between is none of ours.
-				c.addHost(l, ", but must be on the link of "+o.Dev, func(path kernel.Path) bool { return path.Dev != o.Dev || !path.Via.IsValid() })
-			}
-			return
-		case state.TunnelPeer:
+		way, ok := state.PathOf(o)
+		switch {
+		case !ok:
+		case way.Host.IsValid():
 			c.addHost(l, "", func(path kernel.Path) bool { return !c.deadEnd(path.Dev) })
-		case state.CloudPeer:
+		case way.Dev == "":
 			c.addSubnet(l, 1, func(path kernel.Path) bool { return path.Dev == c.w.Host.Iface })
+			return
+		default:
+			c.addRoute(l, way)
+			if way.Via == l.PublicIP.V4 {
+				// We send straight to the peer's host. A router between is none of ours.
+				c.addHost(l, ", but must be on the link of "+way.Dev, func(path kernel.Path) bool { return path.Dev != way.Dev || !path.Via.IsValid() })
+			}
 			return
 		}
 	}
@@ -166,7 +166,7 @@ func (c *pathCheck) deadEnd(dev string) bool {
 	}))
 }
 
-func (c *pathCheck) addRoute(l *subnet.Lease, r state.Route) {
+func (c *pathCheck) addRoute(l *subnet.Lease, r state.Path) {
 	c.addSubnet(l, r.Dst.Bits(), func(path kernel.Path) bool {
 		return !path.Local && path.Dev == r.Dev && path.Via == r.Via
 	})

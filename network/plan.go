@@ -44,10 +44,11 @@ type plan struct {
 	// news are the subnets whose problems may not be as they were when it was
 	// last emptied.
 	news map[ip.Subnet]struct{}
-	// claims are the leases that call for FDB entries. Where there are several
-	// for one, it may have to be settled which of them get what they call for.
-	claims    map[state.MAC][]*subnet.Lease
-	unsettled map[state.MAC]struct{}
+	// claims are the leases that call for objects which others may call for, too. Where
+	// there are several for one, it may have to be settled which of them get what they
+	// call for.
+	claims    map[state.Key][]*subnet.Lease
+	unsettled map[state.Key]struct{}
 	// unreadable are the leases of which the backend cannot read how to reach
 	// the peer: what the host has for them stays.
 	unreadable map[ip.Subnet]bool
@@ -120,7 +121,7 @@ func (p *plan) add(changed keys, l *subnet.Lease) {
 		}
 		return
 	}
-	if f, ok := vtep(objects); ok && !p.claim(f.MAC, l) {
+	if o := claimed(objects); o != nil && !p.claim(o.Key(), l) {
 		return // to be settled
 	}
 	p.put(changed, objects)
@@ -135,8 +136,8 @@ func (p *plan) remove(changed keys, l *subnet.Lease) {
 		p.reread = true
 	}
 	p.take(changed, objects)
-	if f, ok := vtep(objects); ok {
-		p.unclaim(f.MAC, l)
+	if o := claimed(objects); o != nil {
+		p.unclaim(o.Key(), l)
 	}
 }
 
@@ -195,15 +196,15 @@ func (p *plan) rebuild() {
 	p.devices = make(map[string]bool)
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
-	p.claims = make(map[state.MAC][]*subnet.Lease)
-	p.unsettled = make(map[state.MAC]struct{})
+	p.claims = make(map[state.Key][]*subnet.Lease)
+	p.unsettled = make(map[state.Key]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)
 	for _, o := range local {
 		k := o.Key()
 		p.want[k] = o
 		p.local[k] = true
-		if k.Kind == state.KindLink {
-			p.devices[k.Dev] = true
+		if state.IsDevice(o) {
+			p.devices[k.Scope] = true
 		}
 	}
 	for _, l := range p.wish.Peers {

@@ -172,15 +172,18 @@ func TestPlanKeeps(t *testing.T) {
 	base, mac := peerSubnet(1).V4.Addr(), state.MAC{2, 1}
 	neigh := state.Neigh{Dev: "flannel.1", Addr: base, MAC: mac}
 	keep := p.keeper(state.Have{neigh.Key(): {Object: neigh, Owner: state.Ours}})
-	for k, want := range map[state.Key]bool{
-		route(1, 1).Key(): true, nexthop(1, 1).Key(): true, neigh.Key(): true, state.FDBKey("flannel.1", mac): true,
-		route(2, 1).Key(): false, nexthop(2, 1).Key(): false, {}: false,
-		{Kind: state.KindNexthop}:                            false,
-		state.NeighKey("flannel.1", peerSubnet(2).V4.Addr()): false, state.NeighKey("flannel.2", base): false,
-		state.FDBKey("flannel.1", state.MAC{2, 2}): false, state.FDBKey("flannel.2", mac): false,
+	elsewhere := state.Route{Dst: route(1, 1).Dst, Metric: state.YieldingMetric}
+	for o, want := range map[state.Object]bool{
+		route(1, 1): true, nexthop(1, 1): true, neigh: true, state.FDB{Dev: "flannel.1", MAC: mac}: true,
+		state.TunnelPeer{Dev: "flannel0", Subnet: peerSubnet(1).V4}: true,
+		state.CloudRoute{Dst: peerSubnet(1).V4}:                     true,
+		route(2, 1):                                                 false, nexthop(2, 1): false, elsewhere: false,
+		state.Nexthop{}: false,
+		state.Neigh{Dev: "flannel.1", Addr: peerSubnet(2).V4.Addr()}: false, state.Neigh{Dev: "flannel.2", Addr: base}: false,
+		state.FDB{Dev: "flannel.1", MAC: state.MAC{2, 2}}: false, state.FDB{Dev: "flannel.2", MAC: mac}: false,
 	} {
-		if keep(k) != want {
-			t.Errorf("keeps %v: %v", k, !want)
+		if keep(o) != want {
+			t.Errorf("keeps %v: %v", o, !want)
 		}
 	}
 }

@@ -214,7 +214,7 @@ func (h *history) checkDevices(w Wish, want state.Set) {
 		if want[k] != nil || e.Owner != state.Ours || k.Kind >= state.KindNexthop {
 			continue
 		}
-		if want[state.LinkKey(k.Dev)] == nil {
+		if want[state.LinkKey(k.Scope)] == nil {
 			continue
 		}
 		switch o := e.Object.(type) {
@@ -238,8 +238,8 @@ func (h *history) checkDevices(w Wish, want state.Set) {
 		k := op.Key()
 		switch {
 		case k.Kind == state.KindFDB && k.MAC[3] == foreignFDB.MAC[3],
-			k.Kind == state.KindNeigh && k.Dst.Addr() == foreignNeigh.Addr,
-			k.Kind == state.KindAddr && k.Dst == foreignAddr:
+			k.Kind == state.KindNeigh && k.Prefix.Addr() == foreignNeigh.Addr,
+			k.Kind == state.KindAddr && k.Prefix == foreignAddr:
 			h.Errorf("%s, which is not ours", op)
 		}
 	}
@@ -248,7 +248,7 @@ func (h *history) checkDevices(w Wish, want state.Set) {
 // tidies reports whether a step deletes an old device. Nobody looks at what
 // happens to these: it is found out when everything is looked at.
 func (h *history) tidies(op state.Op) bool {
-	return op.Verb == state.Delete && op.Key().Kind == state.KindLink && (h.mode == modeHostGW || op.Key().Dev != h.dev())
+	return op.Verb == state.Delete && op.Key().Kind == state.KindLink && (h.mode == modeHostGW || op.Key().Scope != h.dev())
 }
 
 // checkOldDevices checks that of devices that are not wanted only those of
@@ -257,7 +257,7 @@ func (h *history) checkOldDevices() {
 	var p plan
 	p.set(h.wished())
 	for k, e := range h.dump() {
-		if k.Kind == state.KindLink && p.want[k] == nil && !h.foundForeign(k.Dev) {
+		if k.Kind == state.KindLink && p.want[k] == nil && !h.foundForeign(k.Scope) {
 			h.Errorf("there is %s", e.Object)
 		}
 	}

@@ -48,10 +48,10 @@ type Reconciler struct {
 	said            notice.Log // decides about the warnings
 
 	// Of Run alone:
-	have     state.Have           // as of the last pass; nil before the first
-	left     state.Set            // FDB entries of ours that may be there, too, wanted or not
-	keep     func(state.Key) bool // what must stay, as of the last full pass
-	missing  *unmet               // what it could not do
+	have     state.Have              // as of the last pass; nil before the first
+	left     state.Set               // objects of ours without a mark that may be there, too, wanted or not
+	keep     func(state.Object) bool // what must stay, as of the last full pass
+	missing  *unmet                  // what it could not do
 	failures map[state.Key]*failure
 	useless  map[ip.Subnet]string // the plan's problems, as they were logged
 	restored bool                 // by the last full pass: something was not as an earlier one left it
@@ -79,6 +79,7 @@ type failure struct {
 	// it depends on; with that out of the way, there is no reason to wait.
 	blocked bool
 	noLink  bool // for want of the interface
+	routed  bool // it may be for want of others' routes
 	// settling is set while others change what it is about: the target tells when
 	// they have stopped, and there is nothing to report.
 	settling bool
@@ -164,8 +165,8 @@ func (r *Reconciler) Hint(e target.Event) {
 		r.fresh = true
 	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
 		// With the device comes what failed for want of it.
-		r.fresh = r.fresh || e.Key.Kind == state.KindLink && !r.broken[e.Key]
-	case !wanted && !e.Gone && e.Entry.Owner == state.Ours && r.plan.mine(e.Key, r.plan.devices):
+		r.fresh = r.fresh || state.IsDevice(want) && !r.broken[e.Key]
+	case !wanted && !e.Gone && e.Entry.Owner == state.Ours && r.plan.mine(e.Entry.Object):
 	default:
 		return
 	}

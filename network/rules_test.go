@@ -76,13 +76,13 @@ func TestRules(t *testing.T) {
 				r.wantRules(right)
 			}
 		}
-		strange := state.Key{Kind: state.KindForward, Dev: string(state.IPTablesLegacy), Dst: netip.MustParsePrefix("0.0.0.0/0")}
+		strange := state.Key{Kind: state.KindForward, Scope: string(state.IPTablesLegacy), Prefix: netip.MustParsePrefix("0.0.0.0/0")}
 		r.fake.SpoilRules(strange, false)
 		r.pass(time.Second)
 		r.wantRules(right)
 
 		// Those of another network on the host are another daemon's.
-		other := state.Key{Kind: state.KindForward, Dev: string(state.NFTables), Dst: netip.MustParsePrefix("10.6.0.0/16")}
+		other := state.Key{Kind: state.KindForward, Scope: string(state.NFTables), Prefix: netip.MustParsePrefix("10.6.0.0/16")}
 		r.fake.SpoilRules(other, false)
 		r.pass(time.Hour)
 		all := r.fake.Rules()
@@ -172,10 +172,10 @@ func TestRulesRefused(t *testing.T) {
 
 func TestRulesCleanup(t *testing.T) {
 	fake := targettest.NewFake()
-	other := state.Key{Kind: state.KindForward, Dev: string(state.NFTables), Dst: netip.MustParsePrefix("10.6.0.0/16")}
+	other := state.Key{Kind: state.KindForward, Scope: string(state.NFTables), Prefix: netip.MustParsePrefix("10.6.0.0/16")}
 	for _, dst := range []string{"10.5.0.0/16", "0.0.0.0/0"} {
 		for _, way := range []state.Way{state.NFTables, state.IPTablesLegacy} {
-			fake.SpoilRules(state.Key{Kind: state.KindMasquerade, Dev: string(way), Dst: netip.MustParsePrefix(dst)}, false)
+			fake.SpoilRules(state.Key{Kind: state.KindMasquerade, Scope: string(way), Prefix: netip.MustParsePrefix(dst)}, false)
 		}
 	}
 	fake.SpoilRules(other, false)

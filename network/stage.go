@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"flanneld/pkg/state"
 )
@@ -17,7 +18,7 @@ type unmet struct {
 	have   state.Have
 	wanted map[state.Key]bool // not as wanted: nothing may come to refer to them
 	used   map[state.Key]bool // referred to still: they may not be taken away
-	left   map[state.Key]bool // FDB entries that should have been taken away
+	left   map[state.Key]bool // they should have been taken away
 }
 
 func (r *Reconciler) newUnmet() *unmet {
@@ -30,83 +31,47 @@ func (r *Reconciler) newUnmet() *unmet {
 // add notes a step that is not taken, or failed.
 func (u *unmet) add(op state.Op) {
 	k := op.Key()
-	if op.Want != nil && !inUse(op) {
+	if op.Want != nil && !state.InUse(op) {
 		u.wanted[k] = true
 	}
 	if op.Have == nil {
 		return
 	}
-	if k.Kind == state.KindFDB && op.Verb == state.Delete {
+	if op.Verb == state.Delete {
 		u.left[k] = true
+	} else if to, ok := state.LeadsTo(op.Have); ok {
+		u.used[to] = true // it leads there still
 	}
-	if is, ok := op.Have.(state.Neigh); ok && op.Verb != state.Delete {
-		u.used[state.FDBKey(is.Dev, is.MAC)] = true // it leads there still
-	}
-	if needs, ok := state.Needs(op.Have); ok {
-		u.used[needs] = true
-	}
-	if n, ok := neighOf(op.Have); ok {
-		u.used[n] = true
-		if is, ok := u.have[n].Object.(state.Neigh); ok {
-			u.used[state.FDBKey(is.Dev, is.MAC)] = true
+	for _, needed := range state.Needs(op.Have) {
+		u.used[needed] = true
+		if to, ok := state.LeadsTo(u.have[needed].Object); ok {
+			u.used[to] = true
 		}
 	}
-}
-
-// inUse reports whether what the step was to alter serves as it is: a device
-// that has another MTU carries packets.
-func inUse(op state.Op) bool {
-	have, ok := op.Have.(state.VXLAN)
-	want, wanted := op.Want.(state.VXLAN)
-	return ok && wanted && have.SameTunnel(want)
-}
-
-// neighOf returns the key of the neighbour entry that an object's packets are
-// sent by, if they are sent by one.
-func neighOf(o state.Object) (state.Key, bool) {
-	switch o := o.(type) {
-	case state.Route:
-		return state.NeighKey(o.Dev, o.Via), o.Onlink
-	case state.Nexthop:
-		return state.NeighKey(o.Dev, o.Via), o.Onlink
-	}
-	return state.Key{}, false
 }
 
 // holdsUp reports whether a step must wait.
 func (u *unmet) holdsUp(op state.Op) bool {
-	k := op.Key()
 	if op.Verb != state.Delete {
-		if needs, ok := state.Needs(op.Want); ok && u.wanted[needs] {
-			return true
-		}
-		n, ok := neighOf(op.Want)
-		if !ok {
-			return false
-		}
-		is, _ := u.want[n].(state.Neigh)
-		return u.wanted[n] || u.wanted[state.FDBKey(is.Dev, is.MAC)]
+		return len(u.wanted) > 0 && slices.ContainsFunc(state.Needs(op.Want), func(needed state.Key) bool {
+			to, leads := state.LeadsTo(u.want[needed])
+			return u.wanted[needed] || leads && u.wanted[to]
+		})
 	}
-	switch k.Kind {
-	case state.KindLink:
+	if state.IsDevice(op.Have) {
 		// An old device leads nowhere, whatever refers to it still; and it may be
 		// just what a new one is in want of.
 		return false
-	case state.KindMasquerade, state.KindForward:
-		// Rules that are written in one way stay until they are in another.
-		for w := range u.wanted {
-			if w.Kind == k.Kind && w.Dst == k.Dst && w.Dev != k.Dev {
+	}
+	if by, ok := state.SupersededBy(op.Have); ok {
+		for k := range u.wanted {
+			if by(k) {
 				return true
 			}
 		}
-	case state.KindNeigh:
-		// It tells whose its FDB entry is.
-		if is, ok := op.Have.(state.Neigh); ok && u.left[state.FDBKey(is.Dev, is.MAC)] {
-			return true
-		}
-	default:
 	}
-	return u.used[k]
+	to, leads := state.LeadsTo(op.Have) // it tells whose that is
+	return u.used[op.Key()] || leads && u.left[to]
 }
 
 // applyStages takes the steps, as state.Diff orders them, kind by kind, so that

@@ -45,7 +45,7 @@ func (r *rig) wantUntouched() {
 	r.Helper()
 	for _, op := range r.fake.Applied() {
 		k := op.Key()
-		if k.Dev == foreignDevice.Name || k.Dev == "flannel.10" || k == foreignFDB.Key() || k == foreignNeigh.Key() || k.Kind == state.KindAddr && k.Dst == foreignAddr {
+		if k.Scope == foreignDevice.Name || k.Scope == "flannel.10" || k == foreignFDB.Key() || k == foreignNeigh.Key() || k.Kind == state.KindAddr && k.Prefix == foreignAddr {
 			r.Errorf("%s, which is not ours", op)
 		}
 	}
@@ -267,7 +267,7 @@ func (r *rig) wantOnly(w Wish) {
 	p.set(w)
 	have := r.dump()
 	for k, e := range have {
-		if foreign := k.Dev == foreignDevice.Name || k.Dev == "flannel.10"; !foreign && e.Owner == state.Ours && p.want[k] == nil {
+		if foreign := k.Scope == foreignDevice.Name || k.Scope == "flannel.10"; !foreign && e.Owner == state.Ours && p.want[k] == nil {
 			r.Errorf("there is %s", e.Object)
 		}
 	}

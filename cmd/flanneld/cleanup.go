@@ -45,7 +45,7 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
 		saved, used = "", ""
 	default:
-		tellCloudRoutes(s, out)
+		reportOffHost(s, out)
 	}
 	for _, file := range []string{saved, used} {
 		if err := os.Remove(file); err == nil {

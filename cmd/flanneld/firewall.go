@@ -203,12 +203,8 @@ func newTraffic(b backend.Backend, h backend.Host, holding subnet.Holding, peers
 	t := traffic{addr: h.Addr.V4, own: holding.Own.Subnet.V4, network: holding.Config.Network().V4}
 	tunnel := ""
 	for _, o := range b.Local(h, holding.Config.Network(), holding.Own) {
-		switch o := o.(type) {
-		case state.VXLAN:
-			tunnel, t.port = o.Name, o.Port
-		case state.Tunnel:
-			tunnel, t.port = o.Dev, o.Local.Port()
-			t.srcPort = t.port
+		if d, ok := state.DatagramsOf(o); ok {
+			tunnel, t.port, t.srcPort = d.Dev, d.Port, d.SrcPort
 		}
 	}
 	t.external, t.tunnel = firewall.Iface{Name: h.Iface}, firewall.Iface{Name: tunnel, Pods: true}
@@ -245,15 +241,8 @@ func newTraffic(b backend.Backend, h backend.Host, holding subnet.Holding, peers
 
 // through reports whether an object leads packets to a peer into the tunnel.
 func through(o state.Object, tunnel string) bool {
-	switch o := o.(type) {
-	case state.TunnelPeer:
-		return true
-	case state.Route:
-		return o.Dev == tunnel && tunnel != ""
-	case state.Nexthop:
-		return o.Dev == tunnel && tunnel != ""
-	}
-	return false
+	path, ok := state.PathOf(o)
+	return ok && path.Host.IsValid() || tunnel != "" && state.PeerDevice(o) == tunnel
 }
 
 // closed is what a chain keeps from its way.

@@ -12,7 +12,6 @@ import (
 	"flanneld/backend"
 	"flanneld/network"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/state"
 	"flanneld/pkg/target"
 	"flanneld/subnet"
 )
@@ -126,7 +125,7 @@ func (d *daemon) event(e target.Event) {
 	switch {
 	case external:
 		poke(d.look)
-	case e.Iface != "" && !ours, e.Key.Kind == state.KindRoute && e.Entry.Owner != state.Ours && d.options.iface.CanReach.IsValid():
+	case e.Iface != "" && !ours, e.Paths && d.options.iface.CanReach.IsValid():
 		poke(d.lookAround)
 	}
 	if e.Lost || e.Iface != "" {

@@ -42,7 +42,7 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 	}
 	// A start without etcd would take the lease for ours still.
 	if s, err := o.saved(); err == nil && (s.Own.PublicIP == host.PublicIP || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, name)) {
-		tellCloudRoutes(s, out)
+		reportOffHost(s, out)
 		return os.Remove(o.savedFile())
 	}
 	return nil

@@ -14,7 +14,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/backend"
-	"flanneld/backend/awsvpc"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -56,18 +55,15 @@ func (o *options) saved() (subnet.Saved, error) {
 	return subnet.LoadSaved(o.savedFile(), o.savedStore())
 }
 
-// tellCloudRoutes tells which routes stay because they are in a cloud, not on this host.
-func tellCloudRoutes(s subnet.Saved, out io.Writer) {
-	if s.Config.BackendType != awsvpc.Type.Name {
-		return
-	}
+// reportOffHost tells what stays because it is not on this host.
+func reportOffHost(s subnet.Saved, out io.Writer) {
 	b, err := backends.New(s.Config)
 	if err != nil {
 		return // it was never in use
 	}
 	for _, object := range b.Local(backend.Host{}, s.Config.Network(), s.Own) {
-		if r, ok := object.(state.CloudRoute); ok {
-			fmt.Fprintf(out, "left the route to %s in %s: another host takes it over with the subnet, or removes it when this instance does not run and nobody has a lease of the subnet\n", r.Dst, state.CloudTableName(r.Table))
+		if text := state.OffHost(object); text != "" {
+			fmt.Fprintf(out, "left %s\n", text)
 		}
 	}
 }

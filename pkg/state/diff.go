@@ -34,20 +34,18 @@ type Op struct {
 	Have Object // what to replace or delete
 }
 
-// Key of the object that the step is about.
-func (o Op) Key() Key {
+// Object that the step is about: as it is wanted, or else as it is.
+func (o Op) Object() Object {
 	if o.Want != nil {
-		return o.Want.Key()
+		return o.Want
 	}
-	return o.Have.Key()
+	return o.Have
 }
 
-func (o Op) String() string {
-	if o.Want != nil {
-		return o.Verb.String() + " " + o.Want.String()
-	}
-	return o.Verb.String() + " " + o.Have.String()
-}
+// Key of the object that the step is about.
+func (o Op) Key() Key { return o.Object().Key() }
+
+func (o Op) String() string { return o.Verb.String() + " " + o.Object().String() }
 
 // Blocked is a wanted object that can't be had because of something that is not
 // ours to remove.
@@ -66,7 +64,7 @@ func (b Blocked) Error() string {
 //
 // It looks at the given keys only. keep tells which of our objects must stay
 // even if they are not wanted.
-func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, blocked []Blocked) {
+func Diff(want Set, have Have, keys []Key, keep func(Object) bool) (ops []Op, blocked []Blocked) {
 	for _, k := range keys {
 		w, wanted := want[k]
 		h, there := have[k]
@@ -94,7 +92,7 @@ func Diff(want Set, have Have, keys []Key, keep func(Key) bool) (ops []Op, block
 			// Someone else's, and just what is wanted: it serves.
 		case wanted:
 			blocked = append(blocked, Blocked{w, h.Text})
-		case there && h.Owner == Ours && !keep(k):
+		case there && h.Owner == Ours && !keep(h.Object):
 			ops = append(ops, Op{Verb: Delete, Have: h.Object})
 		}
 	}

@@ -7,14 +7,15 @@ import (
 )
 
 // odd is what a target has and this program would not make.
-type odd struct{ key Key }
+type odd struct{ is Object }
 
-func (o odd) Key() Key       { return o.key }
+func (o odd) Key() Key       { return o.is.Key() }
+func (o odd) Is() Object     { return o.is }
 func (o odd) String() string { return "odd" }
 
 var (
 	dst   = netip.MustParsePrefix("10.1.2.0/24")
-	key   = Key{Kind: KindRoute, Dst: dst}
+	key   = Key{Kind: KindRoute, Prefix: dst}
 	right = Route{Dst: dst, Via: netip.MustParseAddr("192.168.0.2"), Dev: "eth0"}
 	wrong = Route{Dst: dst, Via: netip.MustParseAddr("192.168.0.3"), Dev: "eth0"}
 )
@@ -40,20 +41,20 @@ func TestDiffOwners(t *testing.T) {
 		{"wanted, nothing there", true, nil, false, create, nil},
 		{"wanted and ours", true, is(right, Ours), false, nil, nil},
 		{"wanted, ours is different", true, is(wrong, Ours), false, replace(wrong), nil},
-		{"wanted, ours is odd", true, is(odd{key}, Ours), false, replace(odd{key}), nil},
+		{"wanted, ours is odd", true, is(odd{right}, Ours), false, replace(odd{right}), nil},
 		{"wanted, ours behind a foreign one", true, behind(right, wrong, Foreign), false, nil, blocked},
 		{"wanted, ours behind a foreign one that serves", true, behind(right, right, Foreign), false, nil, nil},
 		{"wanted, ours behind an adoptable one", true, behind(right, wrong, Adoptable), false, remove(right), nil},
 		{"wanted, ours is different behind a foreign one", true, behind(wrong, wrong, Foreign), false, remove(wrong), nil},
 		{"wanted, adoptable", true, is(right, Adoptable), false, replace(right), nil},
 		{"wanted, adoptable but different", true, is(wrong, Adoptable), false, replace(wrong), nil},
-		{"wanted, adoptable but odd", true, is(odd{key}, Adoptable), false, replace(odd{key}), nil},
+		{"wanted, adoptable but odd", true, is(odd{right}, Adoptable), false, replace(odd{right}), nil},
 		{"wanted, a foreign one serves", true, is(right, Foreign), false, nil, nil},
 		{"wanted, a foreign one is in the way", true, is(wrong, Foreign), false, nil, blocked},
 		{"wanted and unreadable", true, is(wrong, Ours), true, replace(wrong), nil},
 		{"not wanted, nothing there", false, nil, false, nil, nil},
 		{"not wanted, ours", false, is(right, Ours), false, remove(right), nil},
-		{"not wanted, ours and odd", false, is(odd{key}, Ours), false, remove(odd{key}), nil},
+		{"not wanted, ours and odd", false, is(odd{right}, Ours), false, remove(odd{right}), nil},
 		{"not wanted, ours behind a foreign one", false, behind(right, wrong, Foreign), false, remove(right), nil},
 		{"not wanted, ours, to keep", false, is(right, Ours), true, nil, nil},
 		{"not wanted, adoptable", false, is(right, Adoptable), false, nil, nil},
@@ -67,7 +68,7 @@ func TestDiffOwners(t *testing.T) {
 			if c.have != nil {
 				have[key] = *c.have
 			}
-			ops, blocked := Diff(want, have, []Key{key}, func(k Key) bool { return c.keep && k == key })
+			ops, blocked := Diff(want, have, []Key{key}, func(o Object) bool { return c.keep && o.Key() == key })
 			if !reflect.DeepEqual(ops, c.ops) || !reflect.DeepEqual(blocked, c.blocked) {
 				t.Errorf("Diff() = %v, %v; want %v, %v", ops, blocked, c.ops, c.blocked)
 			}
@@ -93,7 +94,7 @@ func TestDiffOrder(t *testing.T) {
 		have[k.Key()] = Entry{Object: k, Owner: Ours}
 		keys = append(keys, k.Key())
 	}
-	ops, _ := Diff(want, have, keys, func(Key) bool { return false })
+	ops, _ := Diff(want, have, keys, func(Object) bool { return false })
 	var got []kind
 	for i, op := range ops {
 		if (op.Verb == Delete) != (i >= 4) {
@@ -108,9 +109,9 @@ func TestDiffOrder(t *testing.T) {
 
 // Only the given keys are looked at, and none that is given but unknown.
 func TestDiffKeys(t *testing.T) {
-	other := Key{Kind: KindRoute, Dst: netip.MustParsePrefix("10.1.3.0/24")}
+	other := Key{Kind: KindRoute, Prefix: netip.MustParsePrefix("10.1.3.0/24")}
 	have := Have{key: {Object: right, Owner: Ours}}
-	if ops, blocked := Diff(Set{}, have, []Key{other}, func(Key) bool { return false }); ops != nil || blocked != nil {
+	if ops, blocked := Diff(Set{}, have, []Key{other}, func(Object) bool { return false }); ops != nil || blocked != nil {
 		t.Errorf("Diff() = %v, %v", ops, blocked)
 	}
 }

@@ -3,6 +3,7 @@ package state
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -43,7 +44,7 @@ func TestDiffRouteByNexthop(t *testing.T) {
 		"foreign, elsewhere":                  {Entry{Object: by(7, wrong.Via), Text: "its text"}, nil, blocked},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ops, blocked := Diff(Set{key: want}, Have{key: c.have}, []Key{key}, func(Key) bool { return false })
+			ops, blocked := Diff(Set{key: want}, Have{key: c.have}, []Key{key}, func(Object) bool { return false })
 			if !reflect.DeepEqual(ops, c.ops) || !reflect.DeepEqual(blocked, c.blocked) {
 				t.Errorf("Diff() = %v, %v; want %v, %v", ops, blocked, c.ops, c.blocked)
 			}
@@ -61,17 +62,20 @@ func TestNeeds(t *testing.T) {
 	n := Nexthop{ID: 7, Via: right.Via, Dev: "eth0"}
 	r := right
 	r.Nexthop = n.ID
-	for o, want := range map[Object]Key{
-		r: n.Key(), embedded{r}: n.Key(), right: LinkKey("eth0"), n: LinkKey("eth0"),
-		FDB{Dev: "flannel.1"}: LinkKey("flannel.1"), Neigh{Dev: "flannel.1"}: LinkKey("flannel.1"),
-		Addr{Dev: "flannel.1"}: LinkKey("flannel.1"),
+	via := Route{Dst: dst, Via: dst.Addr(), Dev: "flannel.1", Onlink: true}
+	for o, want := range map[Object][]Key{
+		r: {n.Key()}, embedded{r}: {n.Key()}, right: {LinkKey("eth0")}, n: {LinkKey("eth0")},
+		FDB{Dev: "flannel.1"}: {LinkKey("flannel.1")}, Neigh{Dev: "flannel.1"}: {LinkKey("flannel.1")},
+		Addr{Dev: "flannel.1"}: {LinkKey("flannel.1")},
+		via:                    {LinkKey("flannel.1"), NeighKey("flannel.1", dst.Addr())},
+		odd{right}:             {LinkKey("eth0")},
 	} {
-		if k, ok := Needs(o); !ok || k != want {
-			t.Errorf("%v needs %v, %v; want %v", o, k, ok, want)
+		if k := Needs(o); !slices.Equal(k, want) {
+			t.Errorf("%v needs %v; want %v", o, k, want)
 		}
 	}
-	for _, o := range []Object{nil, VXLAN{Name: "flannel.1", Lower: "eth0"}, odd{key}} {
-		if k, ok := Needs(o); ok {
+	for _, o := range []Object{nil, VXLAN{Name: "flannel.1", Lower: "eth0"}, odd{VXLAN{Name: "flannel.1"}}} {
+		if k := Needs(o); k != nil {
 			t.Errorf("%v needs %v", o, k)
 		}
 	}

@@ -3,31 +3,9 @@ package state
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 )
 
-// TUN is a TUN device that stays when the process ends, and that is up.
-type TUN struct {
-	Name string
-	MTU  int // bytes
-	// Alias is the interface's, by which it is known again: a TUNAlias.
-	Alias string
-}
-
-const tunAlias = "flanneld "
-
-// TUNAlias is the alias of the TUN device of a network.
-func TUNAlias(network netip.Prefix) string { return tunAlias + network.String() }
-
-// IsTUNAlias reports whether an alias is that of some network's TUN device.
-func IsTUNAlias(alias string) bool { return strings.HasPrefix(alias, tunAlias) }
-
-// Key is the name.
-func (t TUN) Key() Key { return LinkKey(t.Name) }
-
-func (t TUN) String() string {
-	return fmt.Sprintf("device %s tun mtu %d alias %q", t.Name, t.MTU, t.Alias)
-}
+var _ = name(KindTunnel, "tunnel")
 
 // Tunnel carries packets between a TUN device and other hosts, each in a UDP
 // datagram.
@@ -45,7 +23,7 @@ type Tunnel struct {
 }
 
 // TunnelKey is the key of the tunnel of a device.
-func TunnelKey(dev string) Key { return Key{Kind: KindTunnel, Dev: dev} }
+func TunnelKey(dev string) Key { return Key{Kind: KindTunnel, Scope: dev} }
 
 // Key is the device.
 func (t Tunnel) Key() Key { return TunnelKey(t.Dev) }
@@ -59,21 +37,18 @@ func (t Tunnel) String() string {
 }
 
 // Needs is the device.
-func (t Tunnel) Needs() Key { return LinkKey(t.Dev) }
+func (t Tunnel) Needs() []Key { return []Key{LinkKey(t.Dev)} }
 
-// TunnelPeer says at which host the tunnel of Dev finds a subnet.
-type TunnelPeer struct {
-	Dev    string
-	Subnet netip.Prefix
-	Host   netip.Addr
+// Owned is true: all tunnels are of this process.
+func (Tunnel) Owned(*Ownership) bool { return true }
+
+// FlushedBy is for when the device goes.
+func (t Tunnel) FlushedBy(op Op) bool { return op.Flushes(t.Dev) == FlushAll }
+
+// Essential is true.
+func (Tunnel) Essential() bool { return true }
+
+// Datagrams come from the port that they go to.
+func (t Tunnel) Datagrams() Datagrams {
+	return Datagrams{Dev: t.Dev, Port: t.Local.Port(), SrcPort: t.Local.Port()}
 }
-
-// Key is the device and the subnet.
-func (p TunnelPeer) Key() Key { return Key{Kind: KindTunnelPeer, Dev: p.Dev, Dst: p.Subnet} }
-
-func (p TunnelPeer) String() string {
-	return fmt.Sprintf("tunnel peer %s at %s dev %s", p.Subnet, p.Host, p.Dev)
-}
-
-// Needs is the tunnel.
-func (p TunnelPeer) Needs() Key { return TunnelKey(p.Dev) }

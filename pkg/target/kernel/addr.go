@@ -20,6 +20,9 @@ type otherAddr struct {
 
 func (a otherAddr) String() string { return a.text }
 
+// Is implements state.Unmanaged.
+func (a otherAddr) Is() state.Object { return a.Addr }
+
 // appendAddr adds the messages for op, whose objects are addresses.
 func (b *batch) appendAddr(op state.Op, seq uint32, ifindex int) {
 	remove := func(o state.Object, seq uint32) {

@@ -140,7 +140,7 @@ func deviceOf(o state.Object) string {
 	case state.KindRoute:
 		return routeOf(o).Dev
 	default:
-		return k.Dev
+		return k.Scope
 	}
 }
 
@@ -204,7 +204,7 @@ func explain(op state.Op, errno syscall.Errno, text string) error {
 	switch {
 	case op.Want == nil:
 	case errno == unix.ENODEV && kind != state.KindRoute && kind != state.KindNexthop:
-		return fmt.Errorf("%w (%w)", noLink("there is no interface "+op.Key().Dev), err)
+		return fmt.Errorf("%w (%w)", noLink("there is no interface "+op.Key().Scope), err)
 	case kind == state.KindNeigh && (errno == unix.ENOBUFS || errno == unix.ENOMEM):
 		return fmt.Errorf("the neighbour table may be full: see net.ipv4.neigh.default.gc_thresh3, which kernels before 5.0 apply to such entries too (%w)", err)
 	case errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH:

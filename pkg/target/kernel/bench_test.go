@@ -52,7 +52,7 @@ func TestManyPeers(t *testing.T) {
 	timed("asking for the ways to all", func() {
 		var queries []PathQuery
 		for _, op := range stages[state.KindRoute] {
-			queries = append(queries, PathQuery{To: op.Want.Key().Dst.Addr()})
+			queries = append(queries, PathQuery{To: op.Want.Key().Prefix.Addr()})
 		}
 		paths, err := o.k.Paths(o.Context(), queries)
 		o.check(err)

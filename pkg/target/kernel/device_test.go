@@ -80,7 +80,7 @@ func (o overlay) none(k state.Key) {
 func (o overlay) mend(want state.Object) {
 	o.Helper()
 	for range 3 {
-		ops, blocked := state.Diff(state.Set{want.Key(): want}, o.dump(), []state.Key{want.Key()}, func(state.Key) bool { return false })
+		ops, blocked := state.Diff(state.Set{want.Key(): want}, o.dump(), []state.Key{want.Key()}, func(state.Object) bool { return false })
 		if len(blocked) > 0 {
 			o.Fatalf("%v", blocked)
 		}

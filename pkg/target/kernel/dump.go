@@ -32,7 +32,7 @@ func (k *Kernel) Dump(ctx context.Context) (state.Have, error) {
 	for _, r := range ours {
 		err := dumpDevice(ctx, r, k.links, have)
 		if errors.Is(err, unix.ENODEV) { // gone since, with all that it had
-			maps.DeleteFunc(have, func(k state.Key, _ state.Entry) bool { return k.Dev == r.name })
+			maps.DeleteFunc(have, func(k state.Key, _ state.Entry) bool { return k.Scope == r.name })
 			delete(k.links.byName, r.name)
 			delete(k.links.byIndex, r.index)
 		} else if err != nil {
@@ -87,7 +87,7 @@ func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Have) e
 	}
 	err = uninterrupted(ctx, func() error {
 		return dumpAddrs(r.index, func(payload []byte) {
-			if e, ok := decodeAddr(payload, links); ok && e.Object.Key().Dev == r.name {
+			if e, ok := decodeAddr(payload, links); ok && e.Object.Key().Scope == r.name {
 				addAddr(have, e)
 			}
 		})

@@ -17,6 +17,9 @@ type otherFDB struct {
 
 func (f otherFDB) String() string { return f.text }
 
+// Is implements state.Unmanaged.
+func (f otherFDB) Is() state.Object { return f.FDB }
+
 // appendFDB adds the messages for op, whose objects are entries of forwarding
 // databases. As for neighbours, to create is to replace.
 func (b *batch) appendFDB(op state.Op, seq uint32, ifindex int) {

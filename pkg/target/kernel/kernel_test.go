@@ -67,7 +67,7 @@ func TestOddRoutes(t *testing.T) {
 		t.Run(text, func(t *testing.T) {
 			r.Dst = ipNet(netip.MustParsePrefix("10.1.1.0/24"))
 			k := New()
-			key := state.Key{Kind: state.KindRoute, Dst: netip.MustParsePrefix("10.1.1.0/24")}
+			key := state.Key{Kind: state.KindRoute, Prefix: netip.MustParsePrefix("10.1.1.0/24")}
 			for _, protocol := range []netlink.RouteProtocol{unix.RTPROT_STATIC, RouteProtocol} {
 				r.Protocol = protocol
 				if err := netlink.RouteAdd(r); err != nil {

@@ -36,7 +36,7 @@ type otherLink struct {
 
 func (l otherLink) String() string { return l.text }
 
-// Is implements state.Odd.
+// Is implements state.Unmanaged.
 func (l otherLink) Is() state.Object {
 	if l.kind != "vxlan" {
 		return nil
@@ -44,7 +44,7 @@ func (l otherLink) Is() state.Object {
 	return l.VXLAN
 }
 
-// InPlace implements state.Odd.
+// InPlace reports whether it can be put right as it is.
 func (l otherLink) InPlace() bool { return l.inPlace }
 
 // rawLink is a link message, decoded. All but the first line is read only of

@@ -41,10 +41,10 @@ func (k *Kernel) applyLink(op state.Op) error {
 		}
 		return k.mendLink(w)
 	}
-	if isTUN(op.Key().Dev) {
-		return deleteTUN(op.Key().Dev)
+	if isTUN(op.Key().Scope) {
+		return deleteTUN(op.Key().Scope)
 	}
-	return deleteLink(op.Key().Dev)
+	return deleteLink(op.Key().Scope)
 }
 
 // makeLink makes a device where there is none; of one that cannot be as wanted

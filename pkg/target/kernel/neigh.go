@@ -26,6 +26,9 @@ func (n otherNeigh) String() string {
 	return fmt.Sprintf("%s state %#x flags %#x", n.Neigh, n.state, n.flags)
 }
 
+// Is implements state.Unmanaged.
+func (n otherNeigh) Is() state.Object { return n.Neigh }
+
 func neighOf(o state.Object) state.Neigh {
 	if other, ok := o.(otherNeigh); ok {
 		return other.Neigh

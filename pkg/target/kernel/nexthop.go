@@ -26,6 +26,9 @@ type otherNexthop struct {
 
 func (n otherNexthop) String() string { return n.text }
 
+// Is implements state.Unmanaged.
+func (n otherNexthop) Is() state.Object { return n.Nexthop }
+
 func nexthopOf(o state.Object) state.Nexthop {
 	if other, ok := o.(otherNexthop); ok {
 		return other.Nexthop

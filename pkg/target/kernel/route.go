@@ -26,6 +26,9 @@ type otherRoute struct {
 
 func (r otherRoute) String() string { return r.text }
 
+// Is implements state.Unmanaged.
+func (r otherRoute) Is() state.Object { return r.Route }
+
 // appendRoute adds the message for op, whose objects are routes.
 func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
 	var typ, flags uint16 = unix.RTM_NEWROUTE, unix.NLM_F_CREATE

@@ -19,10 +19,10 @@ type otherTUN struct {
 
 func (t otherTUN) String() string { return t.text }
 
-// Is implements state.Odd. What is none at all is foreign.
+// Is implements state.Unmanaged. What is none at all is foreign.
 func (t otherTUN) Is() state.Object { return t.TUN }
 
-// InPlace implements state.Odd. None is ever made anew.
+// InPlace is true. None is ever made anew.
 func (t otherTUN) InPlace() bool { return true }
 
 // rawTUN is what a message says of a TUN device. A kernel before 4.17 says

@@ -160,7 +160,7 @@ func (w *iptables) see(ctx context.Context, tables iptTables, err error) (state.
 			have[k] = state.Entry{Object: odd{k, what}, Owner: state.Ours}
 		}
 		for network := range f.old {
-			add(state.Key{Kind: p.kind, Dev: string(w.way), Dst: network}, "rules of an older flannel")
+			add(state.Key{Kind: p.kind, Scope: string(w.way), Prefix: network}, "rules of an older flannel")
 		}
 		if what := f.wrong(); what != "" {
 			add(restKey(p.kind, w.way, anywhere4), what)
@@ -217,7 +217,7 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 			w.moves.add(time.Now(), w.way, f.late)
 		}
 	}
-	w.plain[op.Key().Dst] = plain
+	w.plain[op.Key().Prefix] = plain
 	if w.view == nil && w.tables != nil { // it is known what we left
 		w.view, _ = w.see(ctx, w.tables, nil)
 		w.viewAt = time.Now()

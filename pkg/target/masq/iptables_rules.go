@@ -227,7 +227,7 @@ func (f found) edit(op state.Op, plain bool) []string {
 	var lines []string
 	line := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
 	objects := f.after(op)
-	network := op.Key().Dst
+	network := op.Key().Prefix
 	rest := op.Want != nil || network.Bits() == 0
 	remove := slices.Clone(f.old[network])
 	if rest {

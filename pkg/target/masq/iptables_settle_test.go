@@ -122,7 +122,7 @@ func TestIPTablesSettling(t *testing.T) {
 		for gone := false; !gone; {
 			select {
 			case e := <-told:
-				gone = e.Gone && e.Key.Kind == state.KindForward && e.Key.Dev == string(way)
+				gone = e.Gone && e.Key.Kind == state.KindForward && e.Key.Scope == string(way)
 			case <-ctx.Done():
 				t.Fatal("it is not told that they are gone")
 			}

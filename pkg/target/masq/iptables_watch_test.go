@@ -93,7 +93,7 @@ func TestIPTablesLockFile(t *testing.T) {
 			}
 			noticed := make(chan struct{}, 1)
 			watch(t, New(true), func(e target.Event) {
-				if e.Key.Kind == state.KindForward && e.Key.Dev == string(h.way) && e.Entry.Object != want[e.Key] {
+				if e.Key.Kind == state.KindForward && e.Key.Scope == string(h.way) && e.Entry.Object != want[e.Key] {
 					select {
 					case noticed <- struct{}{}:
 					default:

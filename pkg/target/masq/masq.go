@@ -88,17 +88,20 @@ type odd struct {
 
 func (o odd) Key() state.Key { return o.key }
 
+// Is implements state.Unmanaged.
+func (o odd) Is() state.Object { return state.RulesOf(o.key) }
+
 func (o odd) String() string {
-	if o.key.Dst.Bits() == 0 {
-		return fmt.Sprintf("%s by %s: %s", o.key.Kind, o.key.Dev, o.what)
+	if o.key.Prefix.Bits() == 0 {
+		return fmt.Sprintf("%s by %s: %s", o.key.Kind, o.key.Scope, o.what)
 	}
-	return fmt.Sprintf("%s for %s by %s: %s", o.key.Kind, o.key.Dst, o.key.Dev, o.what)
+	return fmt.Sprintf("%s for %s by %s: %s", o.key.Kind, o.key.Prefix, o.key.Scope, o.what)
 }
 
 // restKey is that of what is in our chains and not the whole of any network's
 // rules.
 func restKey(k state.Kind, w state.Way, anywhere netip.Prefix) state.Key {
-	return state.Key{Kind: k, Dev: string(w), Dst: anywhere}
+	return state.Key{Kind: k, Scope: string(w), Prefix: anywhere}
 }
 
 // The two families, as a prefix of all addresses.
@@ -188,7 +191,7 @@ func (t *Target) events(have state.Have, name state.Way) []target.Event {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k := range t.seen {
-		if _, there := have[k]; !there && k.Dev == string(name) {
+		if _, there := have[k]; !there && k.Scope == string(name) {
 			events = append(events, target.Event{Key: k, Gone: true})
 		}
 	}
@@ -206,12 +209,12 @@ func (t *Target) Apply(ctx context.Context, ops []state.Op) []error {
 
 func (t *Target) step(ctx context.Context, op state.Op) error {
 	k := op.Key()
-	w := t.ways[state.Way(k.Dev)]
+	w := t.ways[state.Way(k.Scope)]
 	if !slices.Contains(Kinds(), k.Kind) || w == nil {
-		return fmt.Errorf("there are no rules for %s by %q", k.Kind, k.Dev)
+		return fmt.Errorf("there are no rules for %s by %q", k.Kind, k.Scope)
 	}
 	t.mu.Lock()
-	err := t.broken[state.Way(k.Dev)]
+	err := t.broken[state.Way(k.Scope)]
 	t.seen[k] = true
 	t.mu.Unlock()
 	if err != nil {

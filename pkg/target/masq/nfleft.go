@@ -84,7 +84,7 @@ func (l xtLeft) sharedOwners(chain nfName, family byte, rules []nfRule) []state.
 			network = f.anywhere
 		}
 		if network.IsValid() {
-			keys[i] = state.Key{Kind: place.objects, Dev: string(state.IPTablesNFT), Dst: network}
+			keys[i] = state.Key{Kind: place.objects, Scope: string(state.IPTablesNFT), Prefix: network}
 		}
 	}
 	return keys
@@ -144,7 +144,7 @@ func (l xtLeft) apply(ctx context.Context, op state.Op) error {
 	if op.Verb != state.Delete {
 		return fmt.Errorf("%w: there is no iptables", errAbsent)
 	}
-	f := familyOf(k.Dst)
+	f := familyOf(k.Prefix)
 	for _, p := range xtPlaces {
 		if p.objects != k.Kind {
 			continue

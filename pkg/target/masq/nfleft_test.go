@@ -35,7 +35,7 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 				}
 				todo := 0
 				for k, e := range have {
-					if k.Dst == prefix("10.2.0.0/16") {
+					if k.Prefix == prefix("10.2.0.0/16") {
 						continue // another network's
 					}
 					todo++

@@ -132,7 +132,7 @@ func (nftables) dump(ctx context.Context) (state.Have, error) {
 
 // apply implements way.
 func (nftables) apply(ctx context.Context, op state.Op) error {
-	f := familyOf(op.Key().Dst)
+	f := familyOf(op.Key().Prefix)
 	found, err := f.find(ctx)
 	if err != nil {
 		return err

@@ -114,11 +114,11 @@ func owners(kind state.Kind, way state.Way, rules []rule) []state.Object {
 	networks := make(map[netip.Prefix]bool)
 	for i := 0; i < len(rules); {
 		o := first(kind, way, rules[i:])
-		if o == nil || networks[o.Key().Dst] {
+		if o == nil || networks[o.Key().Prefix] {
 			i++
 			continue
 		}
-		networks[o.Key().Dst] = true
+		networks[o.Key().Prefix] = true
 		for range rulesOf(o) {
 			of[i] = o
 			i++
@@ -147,7 +147,7 @@ func first(kind state.Kind, way state.Way, rules []rule) state.Object {
 		m.Exclude = strings.Join(exclude, " ")
 		o = m
 	}
-	network := o.Key().Dst
+	network := o.Key().Prefix
 	should := rulesOf(o)
 	if !network.IsValid() || len(rules) < len(should) || !slices.Equal(should, rules[:len(should)]) {
 		return nil

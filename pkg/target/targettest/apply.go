@@ -84,7 +84,7 @@ func (f *Fake) do(op state.Op) error {
 }
 
 func (f *Fake) doLink(op state.Op) error {
-	name := op.Key().Dev
+	name := op.Key().Scope
 	l := f.links[name]
 	if op.Verb == state.Delete {
 		if l != nil {
@@ -120,30 +120,30 @@ func (f *Fake) doLink(op state.Op) error {
 func (f *Fake) doAddr(op state.Op) error {
 	k := op.Key()
 	if op.Verb == state.Delete {
-		_ = f.delAddr(k.Dev, k.Dst) // it may be gone
+		_ = f.delAddr(k.Scope, k.Prefix) // it may be gone
 		return nil
 	}
-	if err := f.usable(k.Dev); err != nil {
+	if err := f.usable(k.Scope); err != nil {
 		return err
 	}
-	if slices.Contains(f.links[k.Dev].addrs, k.Dst) {
-		f.tellAddr(k.Dev, k.Dst, false) // the kernel says so again
+	if slices.Contains(f.links[k.Scope].addrs, k.Prefix) {
+		f.tellAddr(k.Scope, k.Prefix, false) // the kernel says so again
 		return nil
 	}
-	return f.addAddr(k.Dev, k.Dst)
+	return f.addAddr(k.Scope, k.Prefix)
 }
 
 func (f *Fake) doNeigh(op state.Op) error {
 	k := op.Key()
 	if op.Verb == state.Delete {
-		_ = f.removeNeigh(k.Dev, k.Dst.Addr()) // it may be gone
+		_ = f.removeNeigh(k.Scope, k.Prefix.Addr()) // it may be gone
 		delete(f.lost, k)
 		return nil
 	}
-	if err := f.usable(k.Dev); err != nil {
+	if err := f.usable(k.Scope); err != nil {
 		return err
 	}
-	return f.putNeigh(k.Dev, k.Dst.Addr(), neigh{mac: op.Want.(state.Neigh).MAC, permanent: true})
+	return f.putNeigh(k.Scope, k.Prefix.Addr(), neigh{mac: op.Want.(state.Neigh).MAC, permanent: true})
 }
 
 func (f *Fake) doFDB(op state.Op) error {
@@ -153,7 +153,7 @@ func (f *Fake) doFDB(op state.Op) error {
 		delete(f.lost, k)
 		return nil
 	}
-	if err := f.usable(k.Dev); err != nil {
+	if err := f.usable(k.Scope); err != nil {
 		return err
 	}
 	return f.putFDB(op.Want.(state.FDB))
@@ -179,7 +179,7 @@ func (f *Fake) doNexthop(op state.Op) error {
 }
 
 func (f *Fake) doRoute(op state.Op) error {
-	dst := op.Key().Dst
+	dst := op.Key().Prefix
 	if op.Verb == state.Delete {
 		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs}).fits()
 		_ = f.remove(dst, func(a alias) bool {
@@ -247,21 +247,21 @@ func validate(op state.Op) {
 	}
 	switch k := op.Key(); k.Kind {
 	case state.KindLink:
-		ok = isOurs(k.Dev)
+		ok = isOurs(k.Scope)
 	case state.KindAddr, state.KindNeigh:
-		ok = isOurs(k.Dev) && k.Dst.IsValid()
+		ok = isOurs(k.Scope) && k.Prefix.IsValid()
 	case state.KindFDB:
-		ok = isOurs(k.Dev) && k.MAC.IsUnicast()
+		ok = isOurs(k.Scope) && k.MAC.IsUnicast()
 	case state.KindRoute:
-		ok = k.Dst.IsValid()
+		ok = k.Prefix.IsValid()
 	case state.KindNexthop:
 		ok = k.ID != 0
 	case state.KindTunnel:
-		ok = isTUN(k.Dev)
+		ok = isTUN(k.Scope)
 	case state.KindTunnelPeer:
-		ok = isTUN(k.Dev) && k.Dst.IsValid()
+		ok = isTUN(k.Scope) && k.Prefix.IsValid()
 	case state.KindMasquerade, state.KindForward:
-		ok = k.Dev != "" && k.Dst.IsValid()
+		ok = k.Scope != "" && k.Prefix.IsValid()
 	default:
 		ok = false
 	}

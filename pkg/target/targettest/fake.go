@@ -64,8 +64,9 @@ type other[T state.Object] struct {
 	text   string
 }
 
-func (o other[T]) Key() state.Key { return o.object.Key() }
-func (o other[T]) String() string { return o.text }
+func (o other[T]) Key() state.Key   { return o.object.Key() }
+func (o other[T]) String() string   { return o.text }
+func (o other[T]) Is() state.Object { return o.object }
 
 // Dump is as of the moment it is called.
 func (f *Fake) Dump(ctx context.Context) (state.Have, error) {
@@ -102,7 +103,7 @@ func (f *Fake) dump() (state.Have, error) {
 			if a.metric > state.YieldingMetric {
 				continue
 			}
-			key := state.Key{Kind: state.KindRoute, Dst: dst, ID: a.metric}
+			key := state.Key{Kind: state.KindRoute, Prefix: dst, ID: a.metric}
 			e, there := have[key]
 			switch n := f.entry(dst, a); {
 			case !there:

@@ -47,6 +47,8 @@ type spoiled struct{ key state.Key }
 func (s spoiled) Key() state.Key { return s.key }
 func (s spoiled) String() string { return fmt.Sprintf("%s that is spoiled", s.key.Kind) }
 
+func (s spoiled) Is() state.Object { return state.RulesOf(s.key) }
+
 // Rules returns what there is of packet rules, by key.
 func (f *Fake) Rules() state.Set {
 	f.mu.Lock()

@@ -204,7 +204,7 @@ func (r *rig) wantNone(o state.Object) {
 func (r *rig) diff(want state.Object) ([]state.Op, []state.Blocked) {
 	r.Helper()
 	k := want.Key()
-	return state.Diff(state.Set{k: want}, r.dump(), []state.Key{k}, func(state.Key) bool { return false })
+	return state.Diff(state.Set{k: want}, r.dump(), []state.Key{k}, func(state.Object) bool { return false })
 }
 
 // watching is a watch under way.

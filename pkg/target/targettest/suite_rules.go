@@ -129,7 +129,7 @@ func Steps(want state.Set, have state.Have) ([]state.Op, []state.Blocked) {
 			keys = append(keys, k)
 		}
 	}
-	return state.Diff(want, have, keys, func(state.Key) bool { return false })
+	return state.Diff(want, have, keys, func(state.Object) bool { return false })
 }
 
 // settled makes the rules as wanted and checks that nothing is left to do.

@@ -166,7 +166,7 @@ func testDeviceBatch(r *rig) {
 		if there := e.Object != nil && state.Same(op.Want, e.Object); bad[i] != (errs[i] != nil) || bad[i] == there {
 			r.Fatalf("step %d, %s: %v, and there is %+v", i, op, errs[i], e)
 		}
-		if k := op.Key(); k.Dev == "flannel.9" && !errors.Is(errs[i], target.ErrNoLink) {
+		if k := op.Key(); k.Scope == "flannel.9" && !errors.Is(errs[i], target.ErrNoLink) {
 			r.Fatalf("step %d, %s: %v", i, op, errs[i])
 		}
 	}

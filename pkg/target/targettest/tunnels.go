@@ -30,7 +30,7 @@ func (f *Fake) dumpTunnels(have state.Have) {
 // doTunnel starts a tunnel on a TUN device that is there at the moment; whether
 // it was seen before is no matter. One that is replaced keeps its peers.
 func (f *Fake) doTunnel(op state.Op) error {
-	dev := op.Key().Dev
+	dev := op.Key().Scope
 	if op.Verb == state.Delete {
 		f.endTunnel(dev)
 		return nil
@@ -56,15 +56,15 @@ func (f *Fake) doTunnel(op state.Op) error {
 // doPeer tells a tunnel about a peer: to create is to replace.
 func (f *Fake) doPeer(op state.Op) error {
 	k := op.Key()
-	t := f.tunnels[k.Dev]
+	t := f.tunnels[k.Scope]
 	switch {
 	case t == nil && op.Verb == state.Delete:
 	case t == nil:
 		return unix.ENOTCONN
 	case op.Verb == state.Delete:
-		delete(t.peers, k.Dst)
+		delete(t.peers, k.Prefix)
 	default:
-		t.peers[k.Dst] = op.Want.(state.TunnelPeer).Host
+		t.peers[k.Prefix] = op.Want.(state.TunnelPeer).Host
 	}
 	return nil
 }

@@ -17,17 +17,17 @@ func (f *Fake) inspect(op state.Op) {
 		if op.Verb != state.Delete {
 			break
 		}
-		if l := f.links[k.Dev]; l != nil {
-			if n, there := l.neighs[k.Dst.Addr()]; there && !n.permanent && f.known(n.since) {
+		if l := f.links[k.Scope]; l != nil {
+			if n, there := l.neighs[k.Prefix.Addr()]; there && !n.permanent && f.known(n.since) {
 				f.violate(op, "it is not permanent, and so not ours")
 			}
 		}
-		f.inspectUse(op, k.Dev, func(via netip.Addr) bool { return via == k.Dst.Addr() })
+		f.inspectUse(op, k.Scope, func(via netip.Addr) bool { return via == k.Prefix.Addr() })
 	case state.KindFDB:
-		if l := f.links[k.Dev]; l != nil && op.Verb == state.Delete && l.fdb[k.MAC] == op.Have.(state.FDB).Dst {
-			f.inspectUse(op, k.Dev, func(via netip.Addr) bool {
+		if l := f.links[k.Scope]; l != nil && op.Verb == state.Delete && l.fdb[k.MAC] == op.Have.(state.FDB).Dst {
+			f.inspectUse(op, k.Scope, func(via netip.Addr) bool {
 				n, there := l.neighs[via]
-				return there && n.permanent && n.mac == k.MAC && f.known(n.since) && !f.failed[state.NeighKey(k.Dev, via)]
+				return there && n.permanent && n.mac == k.MAC && f.known(n.since) && !f.failed[state.NeighKey(k.Scope, via)]
 			})
 		}
 	case state.KindNexthop:
@@ -86,7 +86,7 @@ func (f *Fake) inspectUse(op state.Op, dev string, uses func(via netip.Addr) boo
 	}
 	for dst, aliases := range f.routes {
 		for _, a := range aliases {
-			k := state.Key{Kind: state.KindRoute, Dst: dst}
+			k := state.Key{Kind: state.KindRoute, Prefix: dst}
 			if a.onlink && a.dev == dev && a.metric == 0 && a.protocol == ProtoOurs && uses(a.via) && f.known(f.since[dst]) && !f.failed[k] {
 				f.violate(op, fmt.Sprintf("%s needs it", f.route(dst, a).Route))
 			}
@@ -101,7 +101,7 @@ func (f *Fake) certain(id uint32, h hop) bool {
 		return false
 	}
 	for k := range f.failed {
-		if k.Kind == state.KindRoute && slices.ContainsFunc(f.routes[k.Dst], func(a alias) bool { return a.nexthop == id }) {
+		if k.Kind == state.KindRoute && slices.ContainsFunc(f.routes[k.Prefix], func(a alias) bool { return a.nexthop == id }) {
 			return false
 		}
 	}

@@ -142,7 +142,7 @@ func (t *Target) Apply(_ context.Context, ops []state.Op) []error {
 }
 
 func (t *Target) applyTunnel(op state.Op) error {
-	dev := op.Key().Dev
+	dev := op.Key().Scope
 	old := t.tunnels[dev]
 	if op.Verb == state.Delete {
 		if old != nil {
@@ -257,14 +257,14 @@ func (t *Target) ended(r *running, err error) {
 }
 
 func (t *Target) applyPeer(op state.Op) error {
-	r := t.tunnels[op.Key().Dev]
+	r := t.tunnels[op.Key().Scope]
 	switch {
 	case r == nil && op.Verb == state.Delete:
 		return nil
 	case r == nil:
-		return fmt.Errorf("there is no tunnel of %s", op.Key().Dev)
+		return fmt.Errorf("there is no tunnel of %s", op.Key().Scope)
 	case op.Verb == state.Delete:
-		return r.tunnel.Table().Delete(op.Key().Dst)
+		return r.tunnel.Table().Delete(op.Key().Prefix)
 	}
 	p := op.Want.(state.TunnelPeer)
 	return r.tunnel.Table().Set(p.Subnet, p.Host)

@@ -73,8 +73,8 @@ func (t *Target) lastAnswers(ops []state.Op) []error {
 		k := op.Key()
 		if h := t.lastHold(op); h != nil {
 			errs[i] = h.err
-		} else if lack := t.lacks[k.Dev]; k.Kind == state.KindCloudRoute && lack != nil && t.tables[k.Dev] == nil {
-			errs[i] = notKnown(k.Dev, lack)
+		} else if lack := t.lacks[k.Scope]; k.Kind == state.KindCloudRoute && lack != nil && t.tables[k.Scope] == nil {
+			errs[i] = notKnown(k.Scope, lack)
 		}
 	}
 	return errs
@@ -176,11 +176,11 @@ func (t *Target) outdated(op state.Op) bool {
 	case op.Verb != state.Delete:
 		return !t.want[k]
 	}
-	if _, live := t.peers[state.CloudPeerKey(k.Dev, k.Dst)]; live || t.want[k] {
+	if _, live := t.peers[state.CloudPeerKey(k.Scope, k.Prefix)]; live || t.want[k] {
 		return true
 	}
-	if tab := t.tables[k.Dev]; tab != nil {
-		r, there := tab.routes[k.Dst]
+	if tab := t.tables[k.Scope]; tab != nil {
+		r, there := tab.routes[k.Prefix]
 		return there && t.entry(k, r).Owner != state.Ours
 	}
 	return false
@@ -201,7 +201,7 @@ func (f *full) Error() string {
 func (t *Target) step(ctx context.Context, op state.Op) error {
 	k := op.Key()
 	t.mu.Lock()
-	self, why, tab, lack := t.self, t.why, t.tables[k.Dev], t.lacks[k.Dev]
+	self, why, tab, lack := t.self, t.why, t.tables[k.Scope], t.lacks[k.Scope]
 	outdated := t.outdated(op)
 	t.mu.Unlock()
 	if t.session == nil {
@@ -224,10 +224,10 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 		if lack == nil {
 			lack = errBusy
 		}
-		return notKnown(k.Dev, lack)
+		return notKnown(k.Scope, lack)
 	}
 	if op.Verb == state.Delete {
-		if _, there := tab.routes[k.Dst]; !there {
+		if _, there := tab.routes[k.Prefix]; !there {
 			return nil
 		}
 		return t.remove(ctx, tab, k)
@@ -276,7 +276,7 @@ func (t *Target) uncheck(ctx context.Context, id string) error {
 // was seen.
 func (t *Target) put(ctx context.Context, tab *table, k state.Key, n nic) error {
 	t.mu.Lock()
-	is, there := tab.routes[k.Dst]
+	is, there := tab.routes[k.Prefix]
 	err := t.kept[k].contested(is.nic + is.other)
 	t.mu.Unlock()
 	if is.leadsTo(n.id) {
@@ -285,7 +285,7 @@ func (t *Target) put(ctx context.Context, tab *table, k state.Key, n nic) error 
 	if err != nil {
 		return err
 	}
-	dst := k.Dst.String()
+	dst := k.Prefix.String()
 	err = t.session.put(ctx, tab.id, dst, n.id, there)
 	switch {
 	case !there && codeOf(err) == "RouteAlreadyExists":
@@ -295,7 +295,7 @@ func (t *Target) put(ctx context.Context, tab *table, k state.Key, n nic) error 
 		err = t.session.put(ctx, tab.id, dst, n.id, false)
 	}
 	if codeOf(err) == "RouteLimitExceeded" {
-		return t.isFull(ctx, tab, k.Dev, n, err)
+		return t.isFull(ctx, tab, k.Scope, n, err)
 	}
 	if codeOf(err) == "InvalidNetworkInterfaceID.NotFound" {
 		t.mu.Lock()
@@ -342,7 +342,7 @@ func (s *session) put(ctx context.Context, table, dst, nic string, replace bool)
 // remove deletes a route that is gone already for all that its packets can tell. If the
 // answer is lost, that is not tried again: by then it may be the route of a new lease.
 func (t *Target) remove(ctx context.Context, tab *table, k state.Key) error {
-	s, dst := t.session, k.Dst.String()
+	s, dst := t.session, k.Prefix.String()
 	err := s.do(ctx, "DeleteRoute", tab.id, func(ctx context.Context) error {
 		_, err := s.ec2.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: &tab.id, DestinationCidrBlock: &dst}, once)
 		return err
@@ -361,9 +361,9 @@ func (t *Target) wrote(tab *table, k state.Key, is *route) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if is == nil {
-		delete(tab.routes, k.Dst)
+		delete(tab.routes, k.Prefix)
 	} else {
-		tab.routes[k.Dst] = *is
+		tab.routes[k.Prefix] = *is
 		t.regained(k)
 	}
 	t.written[k] = write{route: is, until: time.Now().Add(settled)}

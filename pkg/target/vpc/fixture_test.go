@@ -130,11 +130,14 @@ func (w *world) pass() {
 		keys = append(keys, k)
 	}
 	for k := range have {
-		if w.want[k] == nil && network.Contains(k.Dst.Addr()) {
+		if w.want[k] == nil && network.Contains(k.Prefix.Addr()) {
 			keys = append(keys, k)
 		}
 	}
-	ops, blocked := state.Diff(w.want, have, keys, func(k state.Key) bool { return w.want[state.CloudPeerKey(k.Dev, k.Dst)] != nil })
+	ops, blocked := state.Diff(w.want, have, keys, func(o state.Object) bool {
+		by, kept := state.KeptBy(o)
+		return kept && w.want[by] != nil
+	})
 	w.now = make(map[state.Key]error)
 	for _, b := range blocked {
 		w.now[b.Want.Key()] = b

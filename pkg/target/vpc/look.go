@@ -173,22 +173,22 @@ func (t *Target) saw(name string, tab *table) {
 	tab.seen = time.Now()
 	for k, w := range t.written {
 		switch {
-		case k.Dev != name:
+		case k.Scope != name:
 		case time.Until(w.until) <= 0:
 			delete(t.written, k)
 		case w.route == nil:
-			delete(tab.routes, k.Dst)
+			delete(tab.routes, k.Prefix)
 		default:
-			tab.routes[k.Dst] = *w.route
+			tab.routes[k.Prefix] = *w.route
 		}
 	}
 	for k, h := range t.holds {
-		if k.Dev == name && h.size > tab.size {
+		if k.Scope == name && h.size > tab.size {
 			delete(t.holds, k) // there is room again
 		}
 	}
 	for k := range t.want {
-		if k.Dev == name && t.kept[k] == nil && tab.routes[k.Dst].leadsTo(t.nic()) {
+		if k.Scope == name && t.kept[k] == nil && tab.routes[k.Prefix].leadsTo(t.nic()) {
 			t.kept[k] = new(keep)
 		}
 	}
@@ -200,7 +200,7 @@ func (t *Target) saw(name string, tab *table) {
 // another one has its address by now. The caller holds t.mu.
 func (t *Target) isReplaced() bool {
 	for k := range t.want {
-		if tab := t.tables[k.Dev]; tab != nil && tab.routes[k.Dst].blackhole && tab.routes[k.Dst].leadsTo(t.nic()) {
+		if tab := t.tables[k.Scope]; tab != nil && tab.routes[k.Prefix].blackhole && tab.routes[k.Prefix].leadsTo(t.nic()) {
 			return true
 		}
 	}

@@ -89,13 +89,13 @@ func (t *Target) inQueue() bool {
 	}
 	calls, most := 0, 0
 	for k := range t.want {
-		if t.kept[k] != nil || t.tables[k.Dev] == nil {
+		if t.kept[k] != nil || t.tables[k.Scope] == nil {
 			continue
 		}
 		missing := 0
 		for p := range t.peers {
 			// Whose route leads nowhere has had its turn, and is gone now.
-			if _, there := t.tables[k.Dev].routes[p.Dst]; p.Dev == k.Dev && !there {
+			if _, there := t.tables[k.Scope].routes[p.Prefix]; p.Scope == k.Scope && !there {
 				missing++
 			}
 		}
@@ -210,7 +210,7 @@ type step struct {
 func holdKey(op state.Op) step { return step{op.Key(), op.Verb == state.Delete} }
 
 func (s step) all() step {
-	s.Dst = netip.Prefix{}
+	s.Prefix = netip.Prefix{}
 	return s
 }
 

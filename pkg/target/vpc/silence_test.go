@@ -93,7 +93,7 @@ func TestSilence(t *testing.T) {
 			t.Errorf("a pass took %s", longest)
 		}
 		for k, err := range w.now {
-			if k.Kind != state.KindCloudRoute || k.Dev != w.table.ID || !strings.Contains(err.Error(), "no answer within 10s") {
+			if k.Kind != state.KindCloudRoute || k.Scope != w.table.ID || !strings.Contains(err.Error(), "no answer within 10s") {
 				t.Errorf("%v: %v", k, err)
 			}
 		}

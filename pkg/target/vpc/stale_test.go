@@ -74,7 +74,7 @@ func TestDeleteGone(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		op := state.Op{Verb: state.Delete, Have: w.have()[k].Object}
-		w.check(w.vpc.Main.DeleteRoute(k.Dst.String()))
+		w.check(w.vpc.Main.DeleteRoute(k.Prefix.String()))
 		time.Sleep(period + spread)
 		if errs := w.Apply(w.t.Context(), []state.Op{op}); errs[0] != nil {
 			t.Error(errs)

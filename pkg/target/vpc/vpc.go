@@ -151,8 +151,8 @@ func (t *Target) Expect(want state.Set) {
 func (t *Target) names() []string {
 	var names []string
 	for k := range t.want {
-		if !slices.Contains(names, k.Dev) {
-			names = append(names, k.Dev)
+		if !slices.Contains(names, k.Scope) {
+			names = append(names, k.Scope)
 		}
 	}
 	slices.Sort(names)
@@ -182,7 +182,7 @@ func (t *Target) unseen() bool {
 		return true
 	}
 	for k := range t.want {
-		if t.tables[k.Dev] == nil {
+		if t.tables[k.Scope] == nil {
 			return true
 		}
 	}
@@ -229,9 +229,9 @@ func (t *Target) have() state.Have {
 		}
 	}
 	for k, since := range t.peers {
-		p := state.CloudPeer{Table: k.Dev, Dst: k.Dst}
+		p := state.CloudPeer{Table: k.Scope, Dst: k.Prefix}
 		if t.missing(k) {
-			seen := t.tables[k.Dev].seen // while nobody can look it may come
+			seen := t.tables[k.Scope].seen // while nobody can look it may come
 			if since.IsZero() {
 				since = seen
 				t.peers[k] = since
@@ -265,11 +265,11 @@ func (t *Target) mayPass() bool {
 // missing reports whether the table of a peer is known, and its route leads nowhere, or
 // here. The caller holds t.mu.
 func (t *Target) missing(peer state.Key) bool {
-	tab := t.tables[peer.Dev]
+	tab := t.tables[peer.Scope]
 	if tab == nil {
 		return false
 	}
-	r, there := tab.routes[peer.Dst]
+	r, there := tab.routes[peer.Prefix]
 	return !there || r.blackhole || r.leadsTo(t.nic())
 }
 
@@ -292,11 +292,11 @@ func (t *Target) entry(k state.Key, r route) state.Entry {
 	e := state.Entry{Object: stray{k, r}}
 	here := r.leadsTo(t.nic())
 	if here {
-		e.Object = state.CloudRoute{Table: k.Dev, Dst: k.Dst, Host: t.host}
+		e.Object = state.CloudRoute{Table: k.Scope, Dst: k.Prefix, Host: t.host}
 	}
 	if r.fixed {
 		e.Text = e.Object.String()
-	} else if here || t.want[k] || t.tables[k.Dev].isDoomed(k.Dst) {
+	} else if here || t.want[k] || t.tables[k.Scope].isDoomed(k.Prefix) {
 		e.Owner = state.Ours
 	}
 	return e
@@ -310,8 +310,11 @@ type stray struct {
 
 func (s stray) Key() state.Key { return s.key }
 
+// Is implements state.Unmanaged.
+func (s stray) Is() state.Object { return state.CloudRoute{Table: s.key.Scope, Dst: s.key.Prefix} }
+
 func (s stray) String() string {
-	return fmt.Sprintf("route %s to %s in %s", s.key.Dst, s.to, state.CloudTableName(s.key.Dev))
+	return fmt.Sprintf("route %s to %s in %s", s.key.Prefix, s.to, state.CloudTableName(s.key.Scope))
 }
 
 // Watch implements target.Target: it looks once a minute, and tells what is not as

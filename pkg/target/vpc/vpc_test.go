@@ -169,7 +169,7 @@ func TestOutrun(t *testing.T) {
 		dst := ownDst.String()
 		w.check(w.vpc.Main.DeleteRoute(dst))
 		k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key()
-		w.tables[k.Dev].routes[ownDst] = route{nic: w.b.Interface().ID}
+		w.tables[k.Scope].routes[ownDst] = route{nic: w.b.Interface().ID}
 		w.ForgetCalls()
 		w.pass()
 		w.wantFailures(nil)
@@ -177,7 +177,7 @@ func TestOutrun(t *testing.T) {
 		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
 
 		w.check(w.vpc.Main.ReplaceRoute(dst, w.b.Interface().ID))
-		delete(w.tables[k.Dev].routes, ownDst)
+		delete(w.tables[k.Scope].routes, ownDst)
 		w.pass()
 		w.wantFailures(nil)
 		w.wantCalls("CreateRoute RouteAlreadyExists", "ReplaceRoute")
