@@ -35,7 +35,7 @@ func benchmarkAll(b *testing.B, run func(b *testing.B, r *Reconciler, w Wish, le
 					peers[i] = c.lease(i, 1+i)
 				}
 				b.ReportAllocs()
-				run(b, NewReconciler(fast{fake, make(state.Have)}, func(Status) {}), c.wish(peers...), c.lease)
+				run(b, NewReconciler(func(Status) {}, Plane{Target: fast{fake, make(state.Have)}}), c.wish(peers...), c.lease)
 			})
 		}
 	}
@@ -48,7 +48,7 @@ type fast struct {
 	have state.Have
 }
 
-func (f fast) Dump(context.Context) (state.Have, error) { return maps.Clone(f.have), nil }
+func (f fast) Dump(context.Context, state.Set) (state.Have, error) { return maps.Clone(f.have), nil }
 
 func (f fast) Apply(_ context.Context, ops []state.Op) []error {
 	for _, op := range ops {
@@ -63,13 +63,15 @@ func (f fast) Apply(_ context.Context, ops []state.Op) []error {
 
 func firstPass(b *testing.B, r *Reconciler, w Wish) {
 	b.Helper()
+	l := r.loops[0]
 	r.Wish(w)
-	r.take()
-	if err := r.fullPass(b.Context()); err != nil {
+	r.replan()
+	l.take()
+	if err := l.fullPass(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	if len(r.failures) > 0 {
-		b.Fatalf("%d failures", len(r.failures))
+	if len(l.failures) > 0 {
+		b.Fatalf("%d failures", len(l.failures))
 	}
 }
 
@@ -77,8 +79,7 @@ func firstPass(b *testing.B, r *Reconciler, w Wish) {
 func BenchmarkPlan(b *testing.B) {
 	benchmarkAll(b, func(b *testing.B, _ *Reconciler, w Wish, _ func(n, via int) *subnet.Lease) {
 		for b.Loop() {
-			var p plan
-			p.set(w)
+			newPlan(make([]Plane, 1)).set(w)
 		}
 	})
 }
@@ -88,7 +89,7 @@ func BenchmarkPlan(b *testing.B) {
 func BenchmarkFirstPass(b *testing.B) {
 	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Wish, _ func(n, via int) *subnet.Lease) {
 		for b.Loop() {
-			firstPass(b, NewReconciler(fast{r.target, make(state.Have)}, func(Status) {}), w)
+			firstPass(b, NewReconciler(func(Status) {}, Plane{Target: fast{r.planes[0].Target, make(state.Have)}}), w)
 		}
 	})
 }
@@ -98,7 +99,7 @@ func BenchmarkFullPass(b *testing.B) {
 	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Wish, _ func(n, via int) *subnet.Lease) {
 		firstPass(b, r, w)
 		for b.Loop() {
-			if err := r.fullPass(b.Context()); err != nil {
+			if err := r.loops[0].fullPass(b.Context()); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -120,8 +121,9 @@ func BenchmarkQuickPass(b *testing.B) {
 			w.Peers = peers[i%2]
 			i++
 			r.Wish(w)
-			changed, whole, hinted, _ := r.take()
-			if whole || hinted || len(changed) > 5 || !r.quickPass(b.Context(), changed, false) {
+			r.replan()
+			changed, needFullPass, noticed, _ := r.loops[0].take()
+			if needFullPass || noticed || len(changed) > 5 || !r.loops[0].quickPass(b.Context(), changed, false) {
 				b.Fatal("not a quick pass")
 			}
 		}

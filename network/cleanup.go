@@ -12,18 +12,34 @@ import (
 	"flanneld/pkg/target"
 )
 
-// Cleanup removes from a target what is there of a daemon that had these
-// networks, and nothing else. It returns what is gone, in the order of its text;
-// together with an error if something of it is left.
-func Cleanup(ctx context.Context, t target.Target, networks []netip.Prefix) (gone []state.Object, err error) {
-	r := NewReconciler(t, func(Status) {})
-	r.plan = plan{wish: Wish{Networks: networks}, want: make(state.Set)}
+// Cleanup removes from dataplanes what is there of a daemon that had these networks, and
+// nothing else. It returns what is gone, in the order of its text; together with an error if
+// something of it is left.
+func Cleanup(ctx context.Context, networks []netip.Prefix, planes ...target.Target) (gone []state.Object, err error) {
+	var errs []error
+	for _, p := range planes {
+		objects, err := cleanUp(ctx, networks, p)
+		gone = append(gone, objects...)
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	slices.SortFunc(gone, func(a, b state.Object) int { return strings.Compare(a.String(), b.String()) })
+	return gone, errors.Join(errs...)
+}
+
+func cleanUp(ctx context.Context, networks []netip.Prefix, t target.Target) (gone []state.Object, err error) {
+	to := newLogs()
+	defer to.infos.Stop()
+	defer to.warnings.Stop()
+	r := newLoop(Plane{Target: t}, to, func(loopStatus) {})
+	r.desired = desired{wish: Wish{Networks: networks}, want: make(state.Set)}
 	ours := func() (state.Set, error) {
-		have, err := t.Dump(ctx)
+		have, err := t.Dump(ctx, r.desired.want)
 		if err != nil {
 			return nil, err
 		}
-		r.plan.disown(have, nil, nil)
+		r.desired.disown(have, nil, nil)
 		all := make(state.Set)
 		for k, e := range have {
 			if e.Owner == state.Ours {
@@ -49,7 +65,6 @@ func Cleanup(ctx context.Context, t target.Target, networks []netip.Prefix) (gon
 			gone = append(gone, o)
 		}
 	}
-	slices.SortFunc(gone, func(a, b state.Object) int { return strings.Compare(a.String(), b.String()) })
 	if err != nil {
 		return gone, err
 	}

@@ -27,15 +27,10 @@ type cloud struct {
 	gone   []string  // what was deleted
 }
 
-func (c *cloud) Expect(want state.Set) {
+func (c *cloud) Dump(_ context.Context, want state.Set) (state.Have, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wanted = maps.Clone(want)
-}
-
-func (c *cloud) Dump(context.Context) (state.Have, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	return maps.Clone(c.have), nil
 }
 
@@ -104,7 +99,7 @@ func TestCloudRoutes(t *testing.T) {
 			c.have[r.Key()] = state.Entry{Object: r, Owner: owner, Text: "a route"}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		r := NewReconciler(c, func(Status) {})
+		r := NewReconciler(func(Status) {}, Plane{Target: c})
 		var g sync.WaitGroup
 		g.Go(func() { _ = r.Run(ctx) })
 		defer g.Wait()

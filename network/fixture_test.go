@@ -15,7 +15,6 @@ import (
 	"flanneld/backend/hostgw"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
@@ -108,11 +107,11 @@ func newRig(t *testing.T) *rig {
 	r := &rig{T: t, fake: targettest.NewFake()}
 	r.check(r.fake.AddLink("eth0"))
 	r.check(r.fake.AddAddr("eth0", hostNet))
-	r.Reconciler = NewReconciler(r.fake, func(s Status) {
+	r.Reconciler = NewReconciler(func(s Status) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.status = s
-	})
+	}, Plane{Target: r.fake})
 	return r
 }
 
@@ -132,7 +131,6 @@ func (r *rig) start() {
 			r.Errorf("Run: %v", err)
 		}
 	})
-	g.Go(func() { _ = r.fake.Watch(ctx, func() { r.Hint(target.Event{Lost: true}) }, r.Hint) })
 	synctest.Wait()
 }
 
@@ -220,4 +218,23 @@ func deletions(ops []state.Op) (all []string) {
 func bubble(t *testing.T, test func(*rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(newRig(t)) })
+}
+
+// planned is a plan and what is wanted by it, of one dataplane.
+type planned struct {
+	*plan
+	desired
+}
+
+// set returns the keys of the objects that a wish changes, or that it may change any.
+func (p *planned) set(w Wish) (changed map[state.Key]bool, all bool) {
+	if p.plan == nil {
+		p.plan = newPlan(make([]Plane, 1))
+	}
+	changed = make(map[state.Key]bool)
+	c := p.plan.set(w)[0]
+	for k := range p.desired.take(c) {
+		changed[k] = true
+	}
+	return changed, c.needFullPass
 }

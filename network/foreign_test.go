@@ -31,7 +31,7 @@ func TestForeignRouteStaysAndBlocks(t *testing.T) {
 
 		// Gone at last, after many looks: there is nothing to wait for.
 		r.check(r.fake.DelRoute(static(route(1, 9))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
@@ -47,7 +47,7 @@ func TestForeignRouteServes(t *testing.T) {
 			t.Errorf("status %+v", r.lastStatus())
 		}
 		r.check(r.fake.DelRoute(static(route(1, 1))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
@@ -63,7 +63,7 @@ func TestForeignRouteServedOnce(t *testing.T) {
 		r.check(r.fake.DelRoute(static(route(1, 1))))
 		r.pass(time.Second)
 		r.Wish(wish(lease(1, 1)))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
@@ -78,7 +78,7 @@ func TestRouteOfOlderFlannelIsAdopted(t *testing.T) {
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.wantRoutes(2, boot(route(2, 2)))
 		r.Wish(wish(lease(1, 1), lease(2, 2)))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(2, ours(route(2, 2)))
 		if d := deletions(r.fake.Applied()); d != nil {
 			t.Errorf("traffic was cut: %v", d)
@@ -154,7 +154,7 @@ func TestUnmarkedRouteIsReplaced(t *testing.T) {
 		r.wantRoutes(2, ours(route(2, 2)))
 		r.wantRoutes(3, boot(route(3, 9)))
 		r.check(r.fake.ReplaceRoute(boot(route(1, 9))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
@@ -212,7 +212,7 @@ func TestFailureWaitsForItsTime(t *testing.T) {
 		r.pass(10 * time.Minute)
 		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.check(r.fake.DelRoute(ours(route(2, 2))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(2, ours(route(2, 2)))
 		r.pass(retryMost)
 		r.wantRoutes(1, ours(route(1, 1)))

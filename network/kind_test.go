@@ -119,7 +119,7 @@ type wirePlane struct {
 	steps   []string
 }
 
-func (d *wirePlane) Dump(context.Context) (state.Have, error) {
+func (d *wirePlane) Dump(context.Context, state.Set) (state.Have, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.have), nil
@@ -160,7 +160,7 @@ func (*wirePlane) Watch(ctx context.Context, ready func(), _ func(target.Event))
 func TestKindThatIsDefinedElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &wirePlane{have: make(state.Have), refused: make(map[state.Key]bool)}
-		r := NewReconciler(d, func(Status) {})
+		r := NewReconciler(func(Status) {}, Plane{Target: d})
 		ctx, cancel := context.WithCancel(t.Context())
 		var g sync.WaitGroup
 		g.Go(func() { _ = r.Run(ctx) })

@@ -131,7 +131,7 @@ func TestDumpsThatFailAgainAndAgainAreLoggedRarely(t *testing.T) {
 		r.pass(time.Second)
 		for range 20 {
 			r.fake.InterruptDumps(1)
-			r.Hint(target.Event{Lost: true})
+			r.loops[0].notice(target.Event{Lost: true})
 			r.pass(10 * time.Minute / 20)
 		}
 	})

@@ -139,7 +139,7 @@ func TestNexthopsChangedByHand(t *testing.T) {
 		r.Wish(largeWish(lease(1, 1), lease(2, 2)))
 		heals := func() {
 			t.Helper()
-			r.pass(settle)
+			r.pass(debounce)
 			r.wantRoutes(1, ours(byNexthop(1, 1)))
 			r.wantRoutes(2, ours(byNexthop(2, 2)))
 			r.wantNexthops(nexthop(1, 1), nexthop(2, 2))
@@ -187,7 +187,7 @@ func TestForeignNexthop(t *testing.T) {
 					t.Errorf("status %+v", r.lastStatus())
 				}
 				r.check(r.fake.DelNexthop(foreign.ID))
-				r.pass(settle)
+				r.pass(debounce)
 				r.wantRoutes(1, ours(byNexthop(1, 1)))
 				r.wantNexthops(nexthop(1, 1), nexthop(2, 2))
 			})
@@ -244,7 +244,7 @@ func TestRouteFailsOnTheWayBack(t *testing.T) {
 		r.wantRoutes(1, ours(byNexthop(1, 1)))
 		// A pass for another reason does not cut what is not due.
 		r.check(r.fake.DelRoute(ours(route(2, 2))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(2, ours(route(2, 2)))
 		r.wantRoutes(1, ours(byNexthop(1, 1)))
 		r.wantNexthops(nexthop(1, 1))

@@ -10,7 +10,7 @@ import (
 // checkHost checks all that a host has in the end.
 func (h *history) checkHost() {
 	w := h.wished()
-	var p plan
+	var p planned
 	p.set(w)
 	h.checkDevices(w, p.want)
 	want := Status{Wanted: len(p.want), Useless: len(p.problems)}

@@ -1,18 +1,45 @@
 package network
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
-	"slices"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
 
+// desired is what one dataplane is to have, and what decides whose the rest is.
+type desired struct {
+	wish       Wish
+	want       state.Set // nil before the first wish
+	devices    map[string]bool
+	local      map[state.Key]bool
+	unreadable []ip.Subnet
+}
+
+// take makes a change. It returns the keys of the objects that it changes.
+func (d *desired) take(c change) iter.Seq[state.Key] {
+	d.wish, d.devices, d.local, d.unreadable = c.wish, c.devices, c.local, c.unreadable
+	if c.all {
+		d.want = c.want
+		return func(func(state.Key) bool) {}
+	}
+	for k, o := range c.want {
+		if o == nil {
+			delete(d.want, k)
+		} else {
+			d.want[k] = o
+		}
+	}
+	return maps.Keys(c.want)
+}
+
 // ownership is what tells which objects of a host are this daemon's. before is what it had
 // when that was last known, and left are objects that were ours and not wanted then.
-func (p *plan) ownership(have, before state.Have, left state.Set) *state.Ownership {
-	return state.NewOwnership(p.wish.Networks, subnet.MaxLen, p.devices, have, func(k state.Key) bool {
+func (d *desired) ownership(have, before state.Have, left state.Set) *state.Ownership {
+	return state.NewOwnership(d.wish.Networks, subnet.MaxLen, d.devices, have, func(k state.Key) bool {
 		was, is := before[k], have[k].Object
 		return was.Owner == state.Ours && was.Object == is || left[k] == is
 	})
@@ -20,19 +47,19 @@ func (p *plan) ownership(have, before state.Have, left state.Set) *state.Ownersh
 
 // mine reports whether an object that nobody told us of before is this daemon's, as far as
 // that can be seen by itself.
-func (p *plan) mine(o state.Object) bool {
-	own := state.Ownership{Networks: p.wish.Networks, LongestLease: subnet.MaxLen, Devices: p.devices}
+func (d *desired) mine(o state.Object) bool {
+	own := state.Ownership{Networks: d.wish.Networks, LongestLease: subnet.MaxLen, Devices: d.devices}
 	return own.Owns(o)
 }
 
 // disown marks those of a host's objects as foreign that are not this daemon's.
-func (p *plan) disown(have, before state.Have, left state.Set) {
-	own := p.ownership(have, before, left)
+func (d *desired) disown(have, before state.Have, left state.Set) {
+	own := d.ownership(have, before, left)
 	for k, e := range have {
-		_, wanted := p.want[k]
+		_, wanted := d.want[k]
 		switch {
 		case wanted && (e.Owner == state.Adoptable || e.Front != nil):
-			have[k] = p.unmarked(e, have, own.Devices)
+			have[k] = d.unmarked(e, have, own.Devices)
 		case wanted || e.Owner != state.Ours || own.Owns(e.Object):
 		default:
 			e.Owner = state.Foreign
@@ -43,15 +70,15 @@ func (p *plan) disown(have, before state.Have, left state.Set) {
 
 // unmarked returns a route's entry, foreign instead of adoptable unless it goes out by the
 // external interface or a device of ours: only those does an older flannel leave.
-func (p *plan) unmarked(e state.Entry, have state.Have, devices map[string]bool) state.Entry {
+func (d *desired) unmarked(e state.Entry, have state.Have, devices map[string]bool) state.Entry {
 	if e.Front != nil {
-		front := p.unmarked(*e.Front, have, devices)
+		front := d.unmarked(*e.Front, have, devices)
 		e.Front = &front
 	}
 	if e.Owner != state.Adoptable {
 		return e
 	}
-	if dev := state.DeviceOf(e.Object, have); dev != p.wish.Host.Iface && !devices[dev] {
+	if dev := state.DeviceOf(e.Object, have); dev != d.wish.Host.Iface && !devices[dev] {
 		e.Owner = state.Foreign
 	}
 	return e
@@ -60,18 +87,18 @@ func (p *plan) unmarked(e state.Entry, have state.Have, devices map[string]bool)
 // foresee drops from what is there that which is wanted and goes when a device
 // is made anew, or gets another MAC address: it has to be made in the same pass.
 // Nothing is lost if it does not go.
-func (p *plan) foresee(have state.Have) {
-	for dev := range p.devices {
+func (d *desired) foresee(have state.Have) {
+	for dev := range d.devices {
 		e, there := have[state.LinkKey(dev)]
 		if !there {
 			continue
 		}
-		op := state.Op{Verb: state.Replace, Want: p.want[state.LinkKey(dev)], Have: e.Object}
+		op := state.Op{Verb: state.Replace, Want: d.want[state.LinkKey(dev)], Have: e.Object}
 		if op.Flushes(dev) == state.FlushNone {
 			continue
 		}
 		maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
-			return p.want[k] != nil && e.Front == nil && state.FlushedBy(e.Object, op)
+			return d.want[k] != nil && e.Front == nil && state.FlushedBy(e.Object, op)
 		})
 	}
 }
@@ -81,17 +108,17 @@ func (p *plan) foresee(have state.Have) {
 // holds what a daemon put there in the moment in which it learned of it, and the file was
 // written some time after. before is what was there when that was last looked at: what was
 // as wanted then, and is not now, was not changed by a daemon.
-func (p *plan) newer(have, before state.Have) map[state.Key]bool {
-	if !p.wish.Partial {
+func (d *desired) newer(have, before state.Have) map[state.Key]bool {
+	if !d.wish.Partial {
 		return nil
 	}
-	devices := p.ownership(have, before, nil).Devices
-	devices[p.wish.Host.Iface] = true
+	devices := d.ownership(have, before, nil).Devices
+	devices[d.wish.Host.Iface] = true
 	newer := make(map[state.Key]bool)
-	for k, want := range p.want {
+	for k, want := range d.want {
 		e, there := have[k]
 		was, known := before[k]
-		if p.local[k] || !there || e.Owner == state.Foreign || state.Same(want, e.Object) || known && state.Same(want, was.Object) {
+		if d.local[k] || !there || e.Owner == state.Foreign || state.Same(want, e.Object) || known && state.Same(want, was.Object) {
 			continue
 		}
 		dev := state.PeerDevice(e.Object)
@@ -109,17 +136,17 @@ func (p *plan) newer(have, before state.Have) map[state.Key]bool {
 // keeper returns what tells which objects must stay even if they are not
 // wanted: those of leases that cannot be read, and what others keep; all, while there may
 // be leases that are not known.
-func (p *plan) keeper(have state.Have) func(state.Object) bool {
-	if p.wish.Partial {
+func (d *desired) keeper(have state.Have) func(state.Object) bool {
+	if d.wish.Partial {
 		return func(state.Object) bool { return true }
 	}
 	unreadable := make(map[netip.Prefix]bool)
-	for _, s := range slices.AppendSeq(slices.Clone(p.wish.Unreadable), maps.Keys(p.unreadable)) {
+	for _, s := range d.unreadable {
 		for _, dst := range s.Prefixes() {
 			unreadable[dst], unreadable[state.BySubnetAddr(dst.Addr())] = true, true
 		}
 	}
-	isUnreadable := func(o state.Object) bool { return unreadable[state.LeaseSubnet(o)] && !p.onUnwanted(o) }
+	isUnreadable := func(o state.Object) bool { return unreadable[state.LeaseSubnet(o)] && !d.onUnwanted(o) }
 	led := make(map[state.Key]bool) // by what is kept, as it is and as it was last wanted
 	if len(unreadable) > 0 {
 		lead := func(o state.Object) {
@@ -130,19 +157,19 @@ func (p *plan) keeper(have state.Have) func(state.Object) bool {
 		for _, e := range have {
 			lead(e.Object)
 		}
-		for _, o := range p.want {
+		for _, o := range d.want {
 			lead(o)
 		}
 	}
 	return func(o state.Object) bool {
 		by, kept := state.KeptBy(o)
-		return isUnreadable(o) || led[o.Key()] || kept && p.want[by] != nil
+		return isUnreadable(o) || led[o.Key()] || kept && d.want[by] != nil
 	}
 }
 
 // onUnwanted reports whether an object is part of a device that nobody wants.
-func (p *plan) onUnwanted(o state.Object) bool {
+func (d *desired) onUnwanted(o state.Object) bool {
 	dev := o.Key().Scope
 	needs := state.Needs(o)
-	return dev != "" && len(needs) > 0 && needs[0] == state.LinkKey(dev) && !p.devices[dev]
+	return dev != "" && len(needs) > 0 && needs[0] == state.LinkKey(dev) && !d.devices[dev]
 }

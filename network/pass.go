@@ -16,41 +16,38 @@ import (
 
 // fullPass makes everything as wanted, after a look at everything there is. An
 // error means that nothing could be learned, and that nothing was done.
-func (r *Reconciler) fullPass(ctx context.Context) error {
-	if e, ok := r.target.(target.Expecter); ok {
-		e.Expect(r.plan.want)
-	}
-	have, err := r.target.Dump(ctx)
+func (r *loop) fullPass(ctx context.Context) error {
+	have, err := r.target.Dump(ctx, r.desired.want)
 	if err != nil {
 		return err
 	}
 	before := r.have
 	r.have = have
 	r.restored = false
-	r.plan.disown(have, before, r.left)
-	r.plan.foresee(have)
-	keys := make([]state.Key, 0, len(r.plan.want))
-	newer := r.plan.newer(have, before)
-	for k := range r.plan.want {
+	r.desired.disown(have, before, r.left)
+	r.desired.foresee(have)
+	keys := make([]state.Key, 0, len(r.desired.want))
+	newer := r.desired.newer(have, before)
+	for k := range r.desired.want {
 		if !newer[k] {
 			keys = append(keys, k)
 		}
 	}
 	for k, e := range have {
-		if _, wanted := r.plan.want[k]; !wanted && e.Owner == state.Ours {
+		if _, wanted := r.desired.want[k]; !wanted && e.Owner == state.Ours {
 			keys = append(keys, k)
 		}
 	}
-	r.keep = r.plan.keeper(have)
-	ops, blocked := state.Diff(r.plan.want, have, keys, r.keep)
+	r.keep = r.desired.keeper(have)
+	ops, blocked := state.Diff(r.desired.want, have, keys, r.keep)
 	ops = withoutSpoils(ops)
-	if r.plan.wish.Partial {
+	if r.desired.wish.Partial {
 		ops = slices.DeleteFunc(ops, func(op state.Op) bool { return op.Verb == state.Delete })
 	}
 
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.
-	t := tally{said: &r.said, before: r.failures, now: make(map[state.Key]*failure), jitter: rand.Float64() / 4}
+	t := tally{said: &r.logs.said, before: r.failures, now: make(map[state.Key]*failure), pace: r.pace, jitter: rand.Float64() / 4}
 	due := make([]state.Op, 0, len(ops))
 	missing := r.newUnmet()
 	r.missing = missing
@@ -86,7 +83,7 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	// pass that is about it fails, and so finds it again.
 	// But whose an object is that bears no mark may not be seen again.
 	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
-		_, wanted := r.plan.want[k]
+		_, wanted := r.desired.want[k]
 		if !wanted && e.Owner == state.Ours && state.Unmarked(e.Object) {
 			r.left[k] = e.Object
 		}
@@ -94,23 +91,23 @@ func (r *Reconciler) fullPass(ctx context.Context) error {
 	})
 	var recovered summary
 	for k, f := range r.failures {
-		if o, wanted := r.plan.want[k]; wanted && t.now[k] == nil && len(f.logged) > 0 {
+		if o, wanted := r.desired.want[k]; wanted && t.now[k] == nil && len(f.logged) > 0 {
 			recovered.add("in place now", o)
 		}
 	}
 	r.failures = t.now
 	r.settleBy()
-	t.news.log(&r.warnings)
-	recovered.log(&r.infos)
+	t.news.log(&r.logs.warnings)
+	recovered.log(&r.logs.infos)
 	return nil
 }
 
 // settleBy notes until when routes that failed may need others' routes.
-func (r *Reconciler) settleBy() {
+func (r *loop) settleBy() {
 	var until time.Time
 	broken := make(map[state.Key]bool)
 	for k, f := range r.failures {
-		if state.IsDevice(r.plan.want[k]) && r.have[k].Owner != state.Foreign { // what another's device does is no news of ours
+		if state.IsDevice(r.desired.want[k]) && r.have[k].Owner != state.Foreign { // what another's device does is no news of ours
 			broken[k] = true
 		}
 		if f.routed && !f.blocked && f.since.Add(unsettledMost).After(until) {
@@ -124,12 +121,12 @@ func (r *Reconciler) settleBy() {
 
 // connected reports whether this host's own end of the overlay is in place, as
 // far as the last pass knows.
-func (r *Reconciler) connected() bool {
-	if !r.plan.wish.Host.Up {
+func (r *loop) connected() bool {
+	if !r.desired.wish.Host.Up {
 		return false
 	}
 	for k, f := range r.failures {
-		if f.noLink || state.Essential(r.plan.want[k]) {
+		if f.noLink || f.pending || state.Essential(r.desired.want[k]) {
 			return false
 		}
 	}
@@ -139,6 +136,7 @@ func (r *Reconciler) connected() bool {
 // tally counts the failures of a pass.
 type tally struct {
 	before, now map[state.Key]*failure
+	pace        Pace
 	// jitter is one for the pass: what fails together is tried again together.
 	jitter float64
 	said   *notice.Log
@@ -148,20 +146,21 @@ type tally struct {
 // fail notes that an object could not be had, for the reason err.
 func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 	k := o.Key()
-	f := &failure{reason: err.Error(), pause: retryFirst, since: time.Now(), routed: state.DependsOnRoutes(o)}
+	f := &failure{reason: err.Error(), pause: t.pace.RetryFirst, since: time.Now(), routed: state.DependsOnRoutes(o)}
 	f.settling = errors.Is(err, target.ErrSettling)
 	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling
 	if f.settling {
 		f.pause = settlingPause
 	}
 	f.noLink = errors.Is(err, target.ErrNoLink)
+	f.pending = errors.Is(err, target.ErrPending)
 	if was := t.before[k]; was != nil {
 		if f.settling {
 			// The target tells when it is time.
 		} else if was.next.After(time.Now()) { // looked at before its time
 			f.pause, f.next = was.pause, was.next
 		} else {
-			f.pause = min(max(2*was.pause, retryFirst), retryMost)
+			f.pause = min(max(2*was.pause, t.pace.RetryFirst), t.pace.RetryMost)
 		}
 	}
 	if f.next.IsZero() {
@@ -198,8 +197,8 @@ func withoutSpoils(ops []state.Op) []state.Op {
 // quickPass brings the objects under keys from what the last pass left to what
 // is wanted; if more may not be as that left it, only where all are new, and so
 // depend on nothing that was there. It reports false where a full pass has to find out more.
-func (r *Reconciler) quickPass(ctx context.Context, changed keys, onlyNew bool) bool {
-	ops, blocked := state.Diff(r.plan.want, r.have, slices.Collect(maps.Keys(changed)), r.keep)
+func (r *loop) quickPass(ctx context.Context, changed []state.Key, onlyNew bool) bool {
+	ops, blocked := state.Diff(r.desired.want, r.have, changed, r.keep)
 	if onlyNew && (len(ops) != len(changed) || slices.ContainsFunc(ops, func(op state.Op) bool { return op.Verb != state.Create })) {
 		return false
 	}
@@ -221,7 +220,7 @@ func (r replacement) String() string { return fmt.Sprintf("%s in the place of %s
 
 // apply takes the steps, notes what the target then has, and logs what was
 // done. What was there before, as it is wanted, is restored by it.
-func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Have) []error {
+func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Have) []error {
 	errs := r.applyStages(ctx, ops, missing)
 	var done summary
 	for i, op := range ops {
@@ -243,7 +242,7 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, 
 			done.add("replaced an unmarked route, such as an older flannel leaves", replacement{op.Want, replaced.Text})
 		case there && was.Object == op.Want:
 			r.restored = true
-			if r.fights < fightAfter { // from then on, what it was each time is no news
+			if r.conflicts < conflictAfter { // from then on, what it was each time is no news
 				done.add("restored", op.Want)
 			}
 		case op.Verb == state.Create:
@@ -252,6 +251,6 @@ func (r *Reconciler) apply(ctx context.Context, ops []state.Op, missing *unmet, 
 			done.add("changed", op.Want)
 		}
 	}
-	done.log(&r.infos)
+	done.log(&r.logs.infos)
 	return errs
 }

@@ -2,7 +2,10 @@ package network
 
 import (
 	"errors"
+	"maps"
+	"math"
 	"net/netip"
+	"slices"
 
 	"flanneld/backend"
 	"flanneld/pkg/ip"
@@ -37,10 +40,11 @@ type Wish struct {
 // of pointers for each other lease.
 type plan struct {
 	wish     Wish
-	want     state.Set
-	devices  map[string]bool      // that are wanted
-	local    map[state.Key]bool   // what is wanted for no peer, but for this host itself
-	problems map[ip.Subnet]string // leases that the backend can do nothing with
+	planes   [math.MaxUint8 + 1]uint8 // which dataplane has a kind of objects
+	changes  []change                 // for each dataplane, of the wish that is being taken
+	devices  map[string]bool          // that are wanted
+	local    map[state.Key]bool       // what is wanted for no peer, but for this host itself
+	problems map[ip.Subnet]string     // leases that the backend can do nothing with
 	// news are the subnets whose problems may not be as they were when it was
 	// last emptied.
 	news map[ip.Subnet]struct{}
@@ -55,21 +59,57 @@ type plan struct {
 	reread     bool // which they are may have changed
 }
 
-// keys of objects.
-type keys map[state.Key]struct{}
+// change is what a new wish changes for one dataplane.
+type change struct {
+	wish Wish
+	// want has the objects that change, nil for one that is not wanted any more; all that
+	// are wanted, if all is set.
+	want state.Set
+	all  bool
+	// needFullPass is set if what is there has to be seen for it.
+	needFullPass bool
+	devices      map[string]bool    // as in plan, and never changed
+	local        map[state.Key]bool // as in plan, and never changed
+	unreadable   []ip.Subnet        // all whose objects stay
+}
 
-// set takes a new wish and returns the keys of the objects that it changes, or
-// that it may change any.
-func (p *plan) set(w Wish) (changed keys, all bool) {
+// newPlan returns a plan for dataplanes, of which each but the first has certain kinds of
+// objects.
+func newPlan(planes []Plane) *plan {
+	p := &plan{changes: make([]change, len(planes))}
+	for i, plane := range planes {
+		for _, k := range plane.Kinds {
+			p.planes[k] = uint8(i)
+		}
+	}
+	return p
+}
+
+// set takes a new wish and returns what it changes for each dataplane. That is valid until
+// the next call.
+func (p *plan) set(w Wish) []change {
 	old := p.wish
 	p.wish = w
-	if p.want == nil || old.Config != w.Config || old.Host != w.Host || !old.Rules.Equal(w.Rules) || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs {
-		p.rebuild()
-		return nil, true
-	}
-	changed = make(keys)
+	clear(p.changes)
 	p.reread = false
-	was, is := old.Peers, w.Peers
+	all := p.local == nil || old.Config != w.Config || old.Host != w.Host || !old.Rules.Equal(w.Rules) || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs
+	if all {
+		p.rebuild()
+	} else {
+		p.follow(old.Peers, w.Peers)
+	}
+	// What is there for an unreadable lease is seen by a full pass alone.
+	full := all || p.reread || old.Partial != w.Partial || !slices.Equal(old.Unreadable, w.Unreadable) || !slices.Equal(old.Networks, w.Networks)
+	unreadable := slices.AppendSeq(slices.Clone(w.Unreadable), maps.Keys(p.unreadable))
+	for i := range p.changes {
+		c := &p.changes[i]
+		c.wish, c.all, c.needFullPass, c.devices, c.local, c.unreadable = w, all, full, p.devices, p.local, unreadable
+	}
+	return p.changes
+}
+
+// follow goes from some peers to others.
+func (p *plan) follow(was, is []*subnet.Lease) {
 	for len(was) > 0 || len(is) > 0 {
 		if len(was) > 0 && len(is) > 0 && was[0] == is[0] {
 			was, is = was[1:], is[1:]
@@ -90,15 +130,13 @@ func (p *plan) set(w Wish) (changed keys, all bool) {
 			}
 		}
 		if gone != nil {
-			p.remove(changed, gone)
+			p.remove(gone)
 		}
 		if come != nil {
-			p.add(changed, come)
+			p.add(come)
 		}
 	}
-	p.settle(changed)
-	// What is there for an unreadable lease is seen by a full pass alone.
-	return changed, p.reread
+	p.settle()
 }
 
 func compareFirst(a, b []*subnet.Lease) int {
@@ -112,7 +150,7 @@ func compareFirst(a, b []*subnet.Lease) int {
 }
 
 // add puts the objects of a lease among those that are wanted.
-func (p *plan) add(changed keys, l *subnet.Lease) {
+func (p *plan) add(l *subnet.Lease) {
 	objects, err := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
 	if err != nil {
 		p.tell(l, err.Error())
@@ -124,41 +162,44 @@ func (p *plan) add(changed keys, l *subnet.Lease) {
 	if o := claimed(objects); o != nil && !p.claim(o.Key(), l) {
 		return // to be settled
 	}
-	p.put(changed, objects)
+	p.put(objects)
 }
 
 // remove takes the objects of a lease away.
-func (p *plan) remove(changed keys, l *subnet.Lease) {
+func (p *plan) remove(l *subnet.Lease) {
 	objects := p.objects(l)
 	p.tell(l, "")
 	if p.unreadable[l.Subnet] {
 		delete(p.unreadable, l.Subnet)
 		p.reread = true
 	}
-	p.take(changed, objects)
+	p.take(objects)
 	if o := claimed(objects); o != nil {
 		p.unclaim(o.Key(), l)
 	}
 }
 
-func (p *plan) put(changed keys, objects []state.Object) {
+func (p *plan) put(objects []state.Object) {
 	for _, o := range objects {
 		k := o.Key()
-		p.want[k] = o
-		if changed != nil {
-			changed[k] = struct{}{}
-		}
+		p.changeOf(k)[k] = o
 	}
 }
 
-func (p *plan) take(changed keys, objects []state.Object) {
+func (p *plan) take(objects []state.Object) {
 	for _, o := range objects {
 		k := o.Key()
-		delete(p.want, k)
-		if changed != nil {
-			changed[k] = struct{}{}
-		}
+		p.changeOf(k)[k] = nil
 	}
+}
+
+// changeOf returns where the changes belong that are about a key.
+func (p *plan) changeOf(k state.Key) state.Set {
+	c := &p.changes[p.planes[k.Kind]]
+	if c.want == nil {
+		c.want = make(state.Set)
+	}
+	return c.want
 }
 
 // tell sets what is wrong with a lease; nothing, if why is empty.
@@ -188,27 +229,34 @@ func (p *plan) rebuild() {
 	}
 	local := p.wish.Backend.Local(p.wish.Host, p.wish.Config.Network(), p.wish.Own)
 	local = append(local, p.wish.Rules.objects(p.wish.Config, p.wish.Own)...)
-	n := len(local)
+	sizes := make([]int, len(p.changes))
 	if len(p.wish.Peers) > 0 {
-		n += len(p.wish.Peers) * len(p.objects(p.wish.Peers[0]))
+		for _, o := range p.objects(p.wish.Peers[0]) {
+			sizes[p.planes[o.Key().Kind]] += len(p.wish.Peers)
+		}
 	}
-	p.want = make(state.Set, n)
+	for i, n := range sizes {
+		p.changes[i].want = make(state.Set, n+len(local))
+	}
 	p.devices = make(map[string]bool)
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
 	p.claims = make(map[state.Key][]*subnet.Lease)
 	p.unsettled = make(map[state.Key]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)
+	p.put(local)
 	for _, o := range local {
 		k := o.Key()
-		p.want[k] = o
 		p.local[k] = true
 		if state.IsDevice(o) {
 			p.devices[k.Scope] = true
 		}
 	}
 	for _, l := range p.wish.Peers {
-		p.add(nil, l)
+		p.add(l)
 	}
-	p.settle(nil)
+	p.settle()
+	for _, c := range p.changes {
+		maps.DeleteFunc(c.want, func(_ state.Key, o state.Object) bool { return o == nil })
+	}
 }

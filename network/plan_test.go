@@ -13,7 +13,7 @@ import (
 
 // unseen returns the keys under which a and b differ, and that are not in
 // changed.
-func unseen(a, b state.Set, changed keys) []state.Key {
+func unseen(a, b state.Set, changed map[state.Key]bool) []state.Key {
 	var missed []state.Key
 	look := func(k state.Key) {
 		if _, seen := changed[k]; !seen && a[k] != b[k] {
@@ -56,7 +56,7 @@ func TestPlanFollowsWishes(t *testing.T) {
 }
 
 func testPlanFollows(t *testing.T, r *rand.Rand, wish func(...*subnet.Lease) Wish, lease func(*rand.Rand, int) *subnet.Lease) {
-	var p plan
+	var p planned
 	leases := make(map[int]*subnet.Lease)
 	own := wish().Own
 	nexthops := r.IntN(2) == 0
@@ -91,7 +91,7 @@ func testPlanFollows(t *testing.T, r *rand.Rand, wish func(...*subnet.Lease) Wis
 			t.Fatalf("at step %d everything counts as changed: %v", step, all)
 		}
 
-		var alone plan
+		var alone planned
 		alone.set(w)
 		if !maps.Equal(p.want, alone.want) || !maps.Equal(p.problems, alone.problems) {
 			t.Fatalf("want %v, problems %v; alone %v, %v", p.want, p.problems, alone.want, alone.problems)
@@ -124,7 +124,7 @@ func TestPlanRebuilds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var p plan
+			var p planned
 			w := wish(lease(1, 1), lease(2, 2))
 			p.set(w)
 			w = wish(lease(2, 2), lease(3, 3))
@@ -139,7 +139,7 @@ func TestPlanRebuilds(t *testing.T) {
 // A network that has become large counts as changed, and so does one that has
 // become small again.
 func TestPlanSwitchesToNexthops(t *testing.T) {
-	var p plan
+	var p planned
 	p.set(wish(lease(1, 1), lease(2, 2)))
 	if _, all := p.set(largeWish(lease(1, 1), lease(2, 2))); !all {
 		t.Error("it does not count as changed")
@@ -159,16 +159,16 @@ func TestPlanSwitchesToNexthops(t *testing.T) {
 }
 
 func TestPlanSameWishChangesNothing(t *testing.T) {
-	var p plan
+	var p planned
 	p.set(wish(lease(1, 1), lease(2, 2)))
 	// Other leases, that say the same.
 	if changed, all := p.set(wish(lease(1, 1), lease(2, 2))); len(changed) > 0 || all {
-		t.Errorf("changed keys %v, all %v", changed, all)
+		t.Errorf("changed map[state.Key]bool %v, all %v", changed, all)
 	}
 }
 
 func TestPlanKeeps(t *testing.T) {
-	p := plan{wish: Wish{Unreadable: []ip.Subnet{peerSubnet(1)}}, devices: map[string]bool{"flannel.1": true}}
+	p := desired{unreadable: []ip.Subnet{peerSubnet(1)}, devices: map[string]bool{"flannel.1": true}}
 	base, mac := peerSubnet(1).V4.Addr(), state.MAC{2, 1}
 	neigh := state.Neigh{Dev: "flannel.1", Addr: base, MAC: mac}
 	keep := p.keeper(state.Have{neigh.Key(): {Object: neigh, Owner: state.Ours}})

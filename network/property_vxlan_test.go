@@ -254,7 +254,7 @@ func (h *history) tidies(op state.Op) bool {
 // checkOldDevices checks that of devices that are not wanted only those of
 // someone else are there.
 func (h *history) checkOldDevices() {
-	var p plan
+	var p planned
 	p.set(h.wished())
 	for k, e := range h.dump() {
 		if k.Kind == state.KindLink && p.want[k] == nil && !h.foundForeign(k.Scope) {

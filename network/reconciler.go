@@ -2,11 +2,10 @@ package network
 
 import (
 	"context"
-	"fmt"
-	"slices"
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"flanneld/backend"
@@ -16,51 +15,65 @@ import (
 	"flanneld/pkg/target"
 )
 
-// Reconciler makes a target look as wished, and keeps it so.
-//
-// A pass compares what is wanted with what is there and applies the difference.
-// A full pass asks the target for everything there is; it follows each hint
-// that something changed, each failure, and the passing of time. A quick pass
-// looks at the few objects that a new wish changes, and takes the target to be
-// as the last passes left it: were it not, a hint would have said so.
-type Reconciler struct {
-	target target.Target
-	wake   chan struct{} // one slot: something below is to be looked at
-
-	report func(Status)
-	ready  chan struct{} // closed after the first full pass
-
-	readyOnce sync.Once
-
-	mu    sync.Mutex
-	wish  *Wish // the latest, if not taken yet
-	full  bool  // a full pass is due
-	fresh bool  // ... in which what failed is tried before its time
-	plan  plan  // changed by Run alone
-	// unsettled is until when another's route may be what routes of ours wait for, such as
-	// the one to the network of a new address.
-	unsettled time.Time
-	// broken are the devices that could not be had. That they come and go is what comes of
-	// trying.
-	broken map[state.Key]bool
-
-	warnings, infos notice.Gather
-	said            notice.Log // decides about the warnings
-
-	// Of Run alone:
-	have     state.Have              // as of the last pass; nil before the first
-	left     state.Set               // objects of ours without a mark that may be there, too, wanted or not
-	keep     func(state.Object) bool // what must stay, as of the last full pass
-	missing  *unmet                  // what it could not do
-	failures map[state.Key]*failure
-	useless  map[ip.Subnet]string // the plan's problems, as they were logged
-	restored bool                 // by the last full pass: something was not as an earlier one left it
-	fights   int                  // passes in close succession that restored something
-	fought   time.Time            // when the last of them began
-	status   Status
+// Plane is a dataplane and how it is kept as wished.
+type Plane struct {
+	Name string // for the log
+	target.Target
+	// Kinds of objects that are there; the first dataplane has all that no other one has.
+	Kinds []state.Kind
+	Pace  Pace // the zero Pace is the usual one
+	// Observe, if set, gets all events first.
+	Observe func(target.Event)
 }
 
-// Status is how well the target matches the wish.
+// Pace is how often a dataplane is looked at, and tried again.
+type Pace struct {
+	// Resync is how often a full pass runs for no reason at all.
+	Resync time.Duration
+	// RetryFirst and RetryMost bound the pauses after which a failed object is tried
+	// again.
+	RetryFirst, RetryMost time.Duration
+}
+
+// watchPause is how long to wait before a dataplane is watched again that could not be.
+const watchPause = time.Second
+
+// logs are what all loops log to: what they say in one moment is one line.
+type logs struct {
+	warnings, infos notice.Gather
+	said            notice.Log // decides about the warnings, and what lasts
+}
+
+func newLogs() *logs {
+	return &logs{warnings: notice.Gather{Logf: klog.Warningf, All: true}, infos: notice.Gather{Logf: klog.Infof}}
+}
+
+// Reconciler makes the dataplanes of a host look as wished, and keeps them so. There is one
+// plan, and for each dataplane a loop of its own: what one of them waits for does not hold
+// up the others.
+type Reconciler struct {
+	report func(Status)
+	planes []Plane
+	loops  []*loop
+	wake   chan struct{} // one slot: there is a new wish
+	ready  chan struct{} // closed once all loops have converged
+
+	mu   sync.Mutex
+	wish *Wish // the latest, if not taken yet
+
+	// Of Run's planning alone:
+	plan    *plan
+	useless map[ip.Subnet]string // the plan's problems, as they were logged
+
+	logs *logs
+
+	statusMu  sync.Mutex // held while it is reported
+	ofLoops   []loopStatus
+	status    Status
+	converged bool
+}
+
+// Status is how well the host matches the wish.
 type Status struct {
 	Wanted  int // objects that there should be
 	Missing int // objects that are not there, or are and should not be
@@ -70,63 +83,20 @@ type Status struct {
 	Host backend.Host
 }
 
-// failure is an object that could not be had.
-type failure struct {
-	reason string
-	next   time.Time     // when to try again
-	pause  time.Duration // before that
-	// blocked is set if it was by what is not ours, or by the failure of what
-	// it depends on; with that out of the way, there is no reason to wait.
-	blocked bool
-	noLink  bool // for want of the interface
-	routed  bool // it may be for want of others' routes
-	// settling is set while others change what it is about: the target tells when
-	// they have stopped, and there is nothing to report.
-	settling bool
-	since    time.Time
-	logged   []string // the reasons that were
-}
-
-const (
-	// retryFirst and retryMost bound the pauses after which a failed object is
-	// tried again.
-	retryFirst = 100 * time.Millisecond
-	retryMost  = 30 * time.Second
-	// settlingPause is after which time a step that waits for others is tried again,
-	// should the target not tell.
-	settlingPause = 5 * time.Second
-	// failureDebounce is how long a failure must last before it is logged: a network that
-	// is configured anew has no address for a moment.
-	failureDebounce = time.Second
-	// reasonsMost is how many reasons of one failure are logged, each once.
-	reasonsMost = 5
-	// unsettledMost is for how long after its first failure a route is tried again at once
-	// when others make routes.
-	unsettledMost = 5 * time.Second
-	// resync is how often a full pass runs for no reason at all.
-	resync = 5 * time.Minute
-	// settle is the shortest time between two full passes that hints cause.
-	settle = 10 * time.Millisecond
-	// After fightAfter passes, each within fightPause of the one before, that had
-	// to restore something, someone else must be at work on the same objects;
-	// from then on there is a pass every fightPause.
-	fightAfter = 20
-	fightPause = time.Second
-)
-
 // NewReconciler returns a Reconciler that does nothing before its first wish.
-// It calls report, from Run, whenever the status changes.
-func NewReconciler(t target.Target, report func(Status)) *Reconciler {
-	return &Reconciler{
-		target:   t,
-		wake:     make(chan struct{}, 1),
-		report:   report,
-		ready:    make(chan struct{}),
-		failures: make(map[state.Key]*failure),
-		useless:  make(map[ip.Subnet]string),
-		warnings: notice.Gather{Logf: klog.Warningf, All: true},
-		infos:    notice.Gather{Logf: klog.Infof},
+// It calls report, from Run, whenever the status changes. This host's own end of the overlay
+// is in the first dataplane.
+func NewReconciler(report func(Status), planes ...Plane) *Reconciler {
+	r := &Reconciler{
+		report: report, planes: planes,
+		wake: make(chan struct{}, 1), ready: make(chan struct{}),
+		plan: newPlan(planes), useless: make(map[ip.Subnet]string),
+		ofLoops: make([]loopStatus, len(planes)), logs: newLogs(),
 	}
+	for i, p := range planes {
+		r.loops = append(r.loops, newLoop(p, r.logs, func(s loopStatus) { r.update(func() { r.ofLoops[i] = s }) }))
+	}
+	return r
 }
 
 // Wish replaces the wish.
@@ -134,171 +104,63 @@ func (r *Reconciler) Wish(w Wish) {
 	r.mu.Lock()
 	r.wish = &w
 	r.mu.Unlock()
-	r.poke()
-}
-
-// Ready is closed once every object of a first wish has been tried, the device
-// and addresses of the host itself are in place, and nothing waits for an
-// interface that is down.
-func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
-
-func (r *Reconciler) poke() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Hint tells that the target changed. If that is not as wished, a full pass
-// will look.
-func (r *Reconciler) Hint(e target.Event) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	want, wanted := r.plan.want[e.Key]
-	switch {
-	case e.Lost:
-		klog.V(1).Info("notifications were lost; looking at everything")
-		r.fresh = true
-	case e.Iface != "" && e.Iface == r.plan.wish.Host.Iface:
-		r.fresh = true
-	case e.Paths && !e.Gone && time.Now().Before(r.unsettled):
-		r.fresh = true
-	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
-		// With the device comes what failed for want of it.
-		r.fresh = r.fresh || state.IsDevice(want) && !r.broken[e.Key]
-	case !wanted && !e.Gone && e.Entry.Owner == state.Ours && r.plan.mine(e.Entry.Object):
-	default:
-		return
-	}
-	r.full = true
-	r.poke()
-}
-
-const aboutDump = "what there is"
+// Ready is closed once every dataplane has converged: each object of a wish has been tried,
+// the device and addresses of the host itself are in place, and nothing waits for an
+// interface that is down, or could not be tried yet.
+func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 // Run reconciles until ctx ends, and returns ctx.Err().
 func (r *Reconciler) Run(ctx context.Context) error {
-	timer := time.NewTimer(resync)
-	defer timer.Stop()
-	defer r.infos.Stop()
-	defer r.warnings.Stop()
-	var rest time.Time // no full pass before
-	for {
-		var full bool
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.wake:
-		case <-timer.C:
-			full = true
-		}
-		changed, whole, hinted, fresh := r.take()
-		if r.plan.want == nil {
-			continue // no wish yet: nothing is known, so nothing is done
-		}
-		for k := range changed {
-			if r.failures[k] != nil {
-				full = true // what is there is not sure
-				delete(r.failures, k)
-			}
-		}
-		r.tellUseless()
-		switch {
-		case full || whole || r.have == nil || r.plan.wish.Partial:
-			full = true
-		case !hinted:
-			full = !r.quickPass(ctx, changed, false)
-		default:
-			// What is new does not wait for a full pass that has to.
-			if time.Now().Before(rest) {
-				r.quickPass(ctx, changed, true)
-			}
-			full = true
-		}
-		switch {
-		case !full:
-		case time.Now().Before(rest):
-			r.again(fresh)
-			timer.Reset(time.Until(rest))
-			continue
-		default:
-			if fresh {
-				for _, f := range r.failures {
-					f.next, f.pause = time.Time{}, 0
-				}
-			}
-			start := time.Now()
-			if err := r.fullPass(ctx); err != nil && ctx.Err() == nil {
-				if r.said.State(aboutDump, err.Error()) {
-					klog.Errorf("%v; trying again, nothing changes meanwhile", err)
-				}
-				r.again(fresh)
-				rest = time.Now().Add(time.Second)
-				timer.Reset(time.Second)
-				continue
-			}
-			r.said.Over(aboutDump)
-			klog.V(1).Infof("looked at everything there is: %s for %d objects", time.Since(start).Round(time.Millisecond), len(r.plan.want))
-			rest = time.Now().Add(max(settle, 2*time.Since(start)))
-			if r.fight(start) {
-				rest = start.Add(fightPause)
-			}
-		}
-		r.tell()
-		if r.status.Host != (backend.Host{}) {
-			r.readyOnce.Do(func() { close(r.ready) })
-		}
-		timer.Reset(r.untilRetry())
+	defer r.logs.infos.Stop()
+	defer r.logs.warnings.Stop()
+	g, ctx := errgroup.WithContext(ctx)
+	for i, l := range r.loops {
+		g.Go(func() error { return l.run(ctx) })
+		g.Go(func() error { return l.watch(ctx, r.planes[i].Observe) })
 	}
+	g.Go(func() error {
+		unsaid := time.NewTicker(resync) // what was not logged because it came and went
+		defer unsaid.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-r.wake:
+				r.replan()
+			case <-unsaid.C:
+				r.logUseless()
+			}
+		}
+	})
+	return g.Wait()
 }
 
-// fight reports whether someone keeps undoing what a pass that began at start
-// has done.
-func (r *Reconciler) fight(start time.Time) bool {
-	switch {
-	case start.Sub(r.fought) > 2*fightPause:
-		r.fights = 0
-	case !r.restored:
-		return r.fights > fightAfter
-	}
-	if r.restored {
-		r.fought = start
-		if r.fights++; r.fights == fightAfter {
-			if text := fmt.Sprintf("something on this host keeps changing what is ours; putting it right once in %s", fightPause); r.said.Event(text) {
-				r.warnings.Add(text)
-			}
-		}
-	}
-	return r.fights > fightAfter
-}
-
-// take empties the mailbox. It returns the keys of the objects that a new wish
-// changes, whether it can only be granted by a full pass, and whether hints call
-// for one, and for a fresh one.
-func (r *Reconciler) take() (changed keys, whole, hinted, fresh bool) {
+// replan takes the latest wish and hands on what it changes.
+func (r *Reconciler) replan() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	hinted, fresh = r.full, r.fresh
-	if r.wish != nil {
-		// What is there for an unreadable lease is seen by a full pass alone.
-		whole = r.plan.wish.Partial != r.wish.Partial || !slices.Equal(r.plan.wish.Unreadable, r.wish.Unreadable) || !slices.Equal(r.plan.wish.Networks, r.wish.Networks)
-		var all bool
-		changed, all = r.plan.set(*r.wish)
-		whole, fresh = whole || all, fresh || all
+	w := r.wish
+	r.wish = nil
+	r.mu.Unlock()
+	if w == nil {
+		return
 	}
-	r.wish, r.full, r.fresh = nil, false, false
-	return changed, whole, hinted, fresh
+	for i, c := range r.plan.set(*w) {
+		if c.needFullPass || len(c.want) > 0 {
+			r.loops[i].set(c)
+		}
+	}
+	r.logUseless()
+	r.update(func() { r.status.Useless = len(r.plan.problems) })
 }
 
-// again puts off a full pass.
-func (r *Reconciler) again(fresh bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.full, r.fresh = true, r.fresh || fresh
-}
-
-// tellUseless logs, once, of which leases the backend can make nothing.
-func (r *Reconciler) tellUseless() {
+// logUseless logs, once, of which leases the backend can make nothing.
+func (r *Reconciler) logUseless() {
 	var news summary
 	for s := range r.plan.news {
 		switch why := r.plan.problems[s]; why {
@@ -306,7 +168,7 @@ func (r *Reconciler) tellUseless() {
 		case "":
 			delete(r.useless, s)
 		default:
-			if !r.said.Event(s.String() + ": " + why) {
+			if !r.logs.said.Event(s.String() + ": " + why) {
 				continue // next time, if it stays
 			}
 			news.add(why, s)
@@ -314,28 +176,27 @@ func (r *Reconciler) tellUseless() {
 		}
 		delete(r.plan.news, s)
 	}
-	news.log(&r.warnings)
+	news.log(&r.logs.warnings)
 }
 
-// tell reports the status if it changed.
-func (r *Reconciler) tell() {
-	s := Status{Wanted: len(r.plan.want), Missing: len(r.failures), Useless: len(r.plan.problems), Host: r.status.Host}
-	if r.connected() {
-		s.Host = r.plan.wish.Host
+// update makes a change of what the status is made of, and reports it if it is another one.
+func (r *Reconciler) update(change func()) {
+	r.statusMu.Lock()
+	defer r.statusMu.Unlock()
+	before := r.status
+	change()
+	s := Status{Useless: r.status.Useless, Host: r.ofLoops[0].host}
+	converged := true
+	for _, l := range r.ofLoops {
+		s.Wanted += l.wanted
+		s.Missing += l.missing
+		converged = converged && l.host != backend.Host{}
 	}
-	if s != r.status {
-		r.status = s
+	if r.status = s; s != before {
 		r.report(s)
 	}
-}
-
-// untilRetry returns when the next failed object is due, or a resync.
-func (r *Reconciler) untilRetry() time.Duration {
-	next := time.Now().Add(resync)
-	for _, f := range r.failures {
-		if f.next.Before(next) {
-			next = f.next
-		}
+	if converged && !r.converged {
+		r.converged = true
+		close(r.ready)
 	}
-	return time.Until(next)
 }

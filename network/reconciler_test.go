@@ -142,7 +142,7 @@ func TestBackoffOfOneObject(t *testing.T) {
 		// It is tried at once if the wish changes.
 		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.Wish(wish(lease(1, 2)))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 2)))
 		if want := (Status{Wanted: 1}); r.lastStatus() != want {
 			t.Errorf("status %+v", r.lastStatus())
@@ -168,10 +168,10 @@ func TestDeletedRouteIsRestored(t *testing.T) {
 		r.Wish(wish(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.DelRoute(ours(route(1, 1))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.check(r.fake.ReplaceRoute(ours(route(1, 2))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
@@ -183,7 +183,7 @@ func TestLostHintsAreMadeUpFor(t *testing.T) {
 		r.pass(time.Second)
 		r.fake.SetFaults(targettest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseEvent: 1})
 		r.check(r.fake.DelRoute(ours(route(1, 1))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
@@ -194,7 +194,7 @@ func TestRouteWithOurMarkThatNobodyWantsIsRemoved(t *testing.T) {
 		r.Wish(wish())
 		r.pass(time.Second)
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1)
 	})
 }
@@ -211,7 +211,7 @@ func TestLinkDownAndUpHeals(t *testing.T) {
 			t.Errorf("status %+v", r.lastStatus())
 		}
 		r.check(r.fake.SetLink("eth0", true))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.wantRoutes(2, ours(route(2, 2)))
 	})
@@ -227,7 +227,7 @@ func TestLinkRecreatedHeals(t *testing.T) {
 		r.check(r.fake.AddLink("eth0"))
 		r.pass(time.Minute)
 		r.check(r.fake.AddAddr("eth0", hostNet))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
@@ -242,7 +242,7 @@ func TestWishRightAfterLinkRecreated(t *testing.T) {
 		r.check(r.fake.AddLink("eth0"))
 		r.check(r.fake.AddAddr("eth0", hostNet))
 		r.Wish(wish(lease(1, 1), lease(2, 2)))
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.wantRoutes(2, ours(route(2, 2)))
 	})

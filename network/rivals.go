@@ -66,7 +66,7 @@ func (p *plan) renew(l *subnet.Lease) {
 }
 
 // settle decides between the leases that call for the same object.
-func (p *plan) settle(changed keys) {
+func (p *plan) settle() {
 	for k := range p.unsettled {
 		claims := p.claims[k]
 		if len(claims) == 0 {
@@ -84,11 +84,11 @@ func (p *plan) settle(changed keys) {
 				p.tell(l, "")
 				continue
 			}
-			p.take(changed, objects)
+			p.take(objects)
 			p.tell(l, fmt.Sprintf("its %s is that of lease %s, too, which is newer", state.Claim(right), newest.Subnet))
 		}
 		for _, objects := range agreed {
-			p.put(changed, objects)
+			p.put(objects)
 		}
 	}
 	clear(p.unsettled)

@@ -39,7 +39,7 @@ func anyVxlanLease(r *rand.Rand, n int) *subnet.Lease {
 	return l
 }
 
-func (p *plan) set1(t *testing.T, w Wish) {
+func (p *planned) set1(t *testing.T, w Wish) {
 	t.Helper()
 	if _, all := p.set(w); all {
 		t.Error("everything counts as changed")
@@ -48,10 +48,10 @@ func (p *plan) set1(t *testing.T, w Wish) {
 
 // wantServed checks which peers are to be reached, and whose other leases have
 // which problem.
-func (p *plan) wantServed(t *testing.T, served []state.FDB, neighs []state.Neigh, problems map[int]string) {
+func (p *planned) wantServed(t *testing.T, served []state.FDB, neighs []state.Neigh, problems map[int]string) {
 	t.Helper()
 	want := make(state.Set)
-	for _, o := range vxlanWish().Backend.Local(p.wish.Host, ip.Subnet{}, p.wish.Own) {
+	for _, o := range vxlanWish().Backend.Local(p.plan.wish.Host, ip.Subnet{}, p.plan.wish.Own) {
 		want[o.Key()] = o
 	}
 	for _, f := range served {
@@ -75,7 +75,7 @@ func (p *plan) wantServed(t *testing.T, served []state.FDB, neighs []state.Neigh
 }
 
 func TestRivals(t *testing.T) {
-	var p plan
+	var p planned
 	first, last := vxlanLease(1, 1), withMAC(vxlanLease(2, 2), hostMAC(1))
 	p.set(vxlanWish(first))
 	mac := hostMAC(1).String()
@@ -110,7 +110,7 @@ func TestRivals(t *testing.T) {
 // Two leases of one host are no rivals: it may have got another subnet, and the
 // old one lingers.
 func TestTwoLeasesOfOneHost(t *testing.T) {
-	var p plan
+	var p planned
 	old, now := vxlanLease(1, 1), vxlanLease(2, 1)
 	p.set(vxlanWish(old, now))
 	p.wantServed(t, []state.FDB{fdb(1)}, []state.Neigh{neigh(1, 1), neigh(2, 1)}, nil)
@@ -122,7 +122,7 @@ func TestTwoLeasesOfOneHost(t *testing.T) {
 }
 
 func TestPeerWithOwnMAC(t *testing.T) {
-	var p plan
+	var p planned
 	clone := withMAC(vxlanLease(1, 1), hostMAC(0))
 	p.set(vxlanWish(clone, vxlanLease(2, 2)))
 	p.wantServed(t, []state.FDB{fdb(2)}, []state.Neigh{neigh(2, 2)}, map[int]string{1: "this host's own"})

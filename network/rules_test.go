@@ -63,7 +63,7 @@ func TestRules(t *testing.T) {
 		r.start()
 		w := rulesWish(t, rulesConfig, allRules)
 		r.Wish(w)
-		r.pass(settle)
+		r.pass(debounce)
 		r.wantRules(right)
 		if last := r.fake.Applied()[2].Key().Kind; last != state.KindForward {
 			t.Errorf("the last step is about a %s", last)
@@ -179,7 +179,7 @@ func TestRulesCleanup(t *testing.T) {
 		}
 	}
 	fake.SpoilRules(other, false)
-	gone, err := Cleanup(context.Background(), fake, []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")})
+	gone, err := Cleanup(context.Background(), []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16")}, fake)
 	if err != nil || len(gone) != 4 {
 		t.Errorf("Cleanup() = %v, %v", gone, err)
 	}
@@ -209,7 +209,7 @@ func TestRulesSettling(t *testing.T) {
 			r.fake.Refuse(k, nil)
 		}
 		for k := range after {
-			r.Hint(target.Event{Key: k, Gone: true})
+			r.loops[0].notice(target.Event{Key: k, Gone: true})
 		}
 		r.pass(100 * time.Millisecond)
 		r.wantRules(after)

@@ -21,9 +21,9 @@ type unmet struct {
 	left   map[state.Key]bool // they should have been taken away
 }
 
-func (r *Reconciler) newUnmet() *unmet {
+func (r *loop) newUnmet() *unmet {
 	return &unmet{
-		want: r.plan.want, have: r.have,
+		want: r.desired.want, have: r.have,
 		wanted: make(map[state.Key]bool), used: make(map[state.Key]bool), left: make(map[state.Key]bool),
 	}
 }
@@ -76,7 +76,7 @@ func (u *unmet) holdsUp(op state.Op) bool {
 
 // applyStages takes the steps, as state.Diff orders them, kind by kind, so that
 // none is taken which depends on one that failed.
-func (r *Reconciler) applyStages(ctx context.Context, ops []state.Op, missing *unmet) []error {
+func (r *loop) applyStages(ctx context.Context, ops []state.Op, missing *unmet) []error {
 	errs := make([]error, len(ops))
 	for start, end := 0, 0; start < len(ops); start = end {
 		var held bool
@@ -101,7 +101,7 @@ func (r *Reconciler) applyStages(ctx context.Context, ops []state.Op, missing *u
 }
 
 // applyRest takes the steps that have no error yet.
-func (r *Reconciler) applyRest(ctx context.Context, ops []state.Op, errs []error) {
+func (r *loop) applyRest(ctx context.Context, ops []state.Op, errs []error) {
 	var rest []state.Op
 	var at []int // of each in ops
 	for i, op := range ops {

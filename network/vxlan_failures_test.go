@@ -29,11 +29,11 @@ func TestReadyWithTheDevice(t *testing.T) {
 		{"an entry fails", w, func(r *rig) { r.fake.Refuse(fdb(1).Key(), errRefused) }, nil, 0},
 		{"the device fails", w, func(r *rig) { r.fake.Refuse(device().Key(), errRefused) }, func(r *rig) { r.fake.Refuse(device().Key(), nil) }, retryMost},
 		{"the address fails", w, func(r *rig) { r.fake.Refuse(ownAddr.Key(), errRefused) }, func(r *rig) { r.fake.Refuse(ownAddr.Key(), nil) }, retryMost},
-		{"no interface", w, func(r *rig) { r.check(r.fake.DelLink("eth0")) }, func(r *rig) { r.check(r.fake.AddLink("eth0")) }, settle},
+		{"no interface", w, func(r *rig) { r.check(r.fake.DelLink("eth0")) }, func(r *rig) { r.check(r.fake.AddLink("eth0")) }, debounce},
 		{"interface down", func() Wish { v := w; v.Host.Up = false; return v }(), func(r *rig) { r.check(r.fake.SetLink("eth0", false)) }, func(r *rig) {
 			r.check(r.fake.SetLink("eth0", true))
 			r.Wish(w)
-		}, settle},
+		}, debounce},
 		{"another device", w, func(r *rig) {
 			v := device()
 			v.Port = 4789
@@ -85,7 +85,7 @@ func TestDeviceMadeAnewAtOnce(t *testing.T) {
 		w.Own = &subnet.Lease{Subnet: w.Own.Subnet, Attrs: w.Own.Attrs}
 		w.Own.BackendData = vtepData(hostMAC(99)) // with it, a kernel drops the neighbours
 		r.Wish(w)
-		r.heals(w, settle)
+		r.heals(w, debounce)
 		if n := r.fake.Dumps(); n != 2 {
 			t.Errorf("%d dumps", n)
 		}
@@ -213,7 +213,7 @@ func TestVxlanLongWithoutInterface(t *testing.T) {
 		r.check(r.fake.AddLink("eth0"))
 		synctest.Wait()
 		r.check(r.fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.1/16")))
-		r.heals(w, settle)
+		r.heals(w, debounce)
 	})
 }
 

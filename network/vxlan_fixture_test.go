@@ -130,7 +130,7 @@ func (r *rig) unlike(w Wish) string { return r.unlikeBut(w) }
 
 // unlikeBut does not look at some kinds of objects.
 func (r *rig) unlikeBut(w Wish, kinds ...state.Kind) string {
-	var p plan
+	var p planned
 	p.set(w)
 	has := func(o state.Object) bool {
 		switch o := o.(type) {

@@ -39,7 +39,7 @@ func TestVxlanGarbledData(t *testing.T) {
 					stays()
 					r.Wish(wish(garbled, vxlanLease(2, 2)))
 					stays()
-					r.Hint(target.Event{Lost: true})
+					r.loops[0].notice(target.Event{Lost: true})
 					stays()
 					r.Wish(wish(vxlanLease(2, 2)))
 					r.pass(time.Minute)

@@ -17,7 +17,7 @@ import (
 // there puts on the host what w calls for, as an earlier run would have left it.
 func (r *rig) there(w Wish) {
 	r.Helper()
-	var p plan
+	var p planned
 	p.set(w)
 	objects := make([]state.Object, 0, len(p.want))
 	for _, o := range p.want {

@@ -163,7 +163,7 @@ func TestVxlanHeals(t *testing.T) {
 					r.check(r.fake.AddFDB(foreignFDB))
 					r.pass(time.Second)
 					c.damage(r)
-					r.heals(w, settle)
+					r.heals(w, debounce)
 					r.pass(time.Second)
 					r.heals(w, 0)
 					if got := r.fake.DeviceAddrs(dev); slices.ContainsFunc(got, func(p netip.Prefix) bool { return p != ownAddr.Prefix && p != foreignAddr }) {
@@ -263,7 +263,7 @@ func (r *rig) wantOnly(w Wish) {
 	if why := r.unlike(w); why != "" {
 		r.Error(why)
 	}
-	var p plan
+	var p planned
 	p.set(w)
 	have := r.dump()
 	for k, e := range have {
@@ -278,7 +278,7 @@ func (r *rig) wantOnly(w Wish) {
 
 func (r *rig) dump() state.Have {
 	r.Helper()
-	have, err := r.fake.Dump(r.Context())
+	have, err := r.fake.Dump(r.Context(), nil)
 	r.check(err)
 	return have
 }

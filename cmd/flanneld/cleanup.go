@@ -7,12 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 
 	"flanneld/network"
 	"flanneld/pkg/state"
 	"flanneld/pkg/target"
-	"flanneld/pkg/target/masq"
 )
 
 // cleanup removes from the host what a daemon with this subnet file left there,
@@ -29,9 +27,13 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	}
 	networks := env.Network.Prefixes()
 	if len(networks) == 0 {
-		return unclear(ctx, o, withRules(o, machine), out)
+		return unclear(ctx, o, machine, out)
 	}
-	gone, err := network.Cleanup(ctx, withRules(o, machine), networks)
+	planes := []target.Target{machine}
+	if o.rules != nil {
+		planes = []target.Target{o.rules, machine} // rules refer to nothing else
+	}
+	gone, err := network.Cleanup(ctx, networks, planes...)
 	for _, object := range gone {
 		fmt.Fprintf(out, "removed %s\n", object)
 	}
@@ -68,19 +70,15 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 }
 
 // unclear is for when the subnet file does not tell which network was ours.
-func unclear(ctx context.Context, o *options, t target.Target, out io.Writer) error {
-	have, err := t.Dump(ctx)
+func unclear(ctx context.Context, o *options, machine host, out io.Writer) error {
+	routes, err := countOurs(ctx, machine, state.DependsOnRoutes)
 	if err != nil {
 		return err
 	}
-	routes, rules := 0, 0
-	for k, e := range have {
-		switch {
-		case e.Owner != state.Ours:
-		case k.Kind == state.KindRoute || k.Kind == state.KindNexthop:
-			routes++
-		case slices.Contains(masq.Kinds(), k.Kind):
-			rules++
+	rules := 0
+	if o.rules != nil {
+		if rules, err = countOurs(ctx, o.rules, func(state.Object) bool { return true }); err != nil {
+			return err
 		}
 	}
 	if routes+rules > 0 {
@@ -91,6 +89,17 @@ func unclear(ctx context.Context, o *options, t target.Target, out io.Writer) er
 	}
 	fmt.Fprintln(out, "there is nothing to remove")
 	return nil
+}
+
+// countOurs returns how many objects there are that could be ours.
+func countOurs(ctx context.Context, t target.Target, count func(state.Object) bool) (n int, err error) {
+	have, err := t.Dump(ctx, nil)
+	for _, e := range have {
+		if e.Owner == state.Ours && count(e.Object) {
+			n++
+		}
+	}
+	return n, err
 }
 
 // unseen says which rules for packets may be left because they could not be seen.

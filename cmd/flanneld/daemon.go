@@ -25,6 +25,7 @@ import (
 	"flanneld/pkg/printable"
 	"flanneld/pkg/target"
 	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/target/masq"
 	"flanneld/pkg/target/tunnel"
 	"flanneld/pkg/target/vpc"
 	"flanneld/subnet"
@@ -74,8 +75,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d.warnings = notice.Gather{Logf: klog.Warningf, All: true}
 	d.changes = notice.Gather{Logf: klog.Infof}
 	d.obstacles.changed = func() { poke(d.publish) }
-	d.target = withRules(o, machine, target.Part{Target: tunnels, Kinds: tunnel.Kinds()}, target.Part{Target: vpc.New(), Kinds: vpc.Kinds()})
-	d.reconciler = network.NewReconciler(d.target, d.reconciled)
+	d.reconciler = network.NewReconciler(d.reconciled, d.planes(tunnels)...)
 	d.paths = newPaths(d, machine)
 	if err := d.findInterface(ctx, store); err != nil {
 		return err
@@ -102,7 +102,6 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return keeper.Run(ctx) })
 	g.Go(func() error { return d.reconciler.Run(ctx) })
-	g.Go(func() error { return d.watchMachine(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
 	g.Go(func() error { return d.followAddresses(ctx) })
 	g.Go(func() error { return d.followRules(ctx) })
@@ -117,13 +116,25 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	return g.Wait()
 }
 
+// planes are the dataplanes of this host, each with a pace of its own: the kernel answers in
+// microseconds, iptables behind a lock, and EC2 in seconds, behind a quota.
+func (d *daemon) planes(tunnels *tunnel.Target) []network.Plane {
+	planes := []network.Plane{
+		{Name: "the kernel", Target: tunnels.Above(d.machine), Observe: d.event},
+		{Name: "EC2", Target: vpc.New(), Kinds: vpc.Kinds()},
+	}
+	if d.options.rules != nil { // on a real host
+		planes = append(planes, network.Plane{Name: "the rules for packets", Target: d.options.rules, Kinds: masq.Kinds()})
+	}
+	return planes
+}
+
 // daemon ties the parts together: what the keeper holds and what the kernel
 // says of the host go in, the reconciler's wish and subnet.env come out.
 type daemon struct {
 	begun      time.Time
 	options    *options
 	machine    host
-	target     target.Target // the machine, and what this process is to it
 	reconciler *network.Reconciler
 	paths      *network.Paths // nil if the machine has none to be seen
 	reconnect  func()         // with the store

@@ -92,11 +92,11 @@ func (f *faulty) Apply(ctx context.Context, ops []state.Op) []error {
 	return errs
 }
 
-func (f *faulty) Dump(ctx context.Context) (state.Have, error) {
+func (f *faulty) Dump(ctx context.Context, want state.Set) (state.Have, error) {
 	if err := f.fault("dump"); err != nil {
 		return nil, fmt.Errorf("listing routes: %w: %w", target.ErrIncomplete, err)
 	}
-	return f.host.Dump(ctx)
+	return f.host.Dump(ctx, want)
 }
 
 func (f *faulty) Interfaces(ctx context.Context) ([]kernel.Interface, error) {

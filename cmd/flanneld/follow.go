@@ -94,26 +94,8 @@ func chooseKnown(ctx context.Context, o *options, machine host, store subnet.Sto
 	return h, true, nil
 }
 
-// watchMachine passes the kernel's notifications on, for as long as ctx lasts.
-func (d *daemon) watchMachine(ctx context.Context) error {
-	for {
-		// Whatever passed before the watch was there is to be looked at.
-		ready := func() { d.event(target.Event{Lost: true}) }
-		err := d.target.Watch(ctx, ready, d.event)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if d.notices.State("watching the kernel", err.Error()) {
-			klog.Errorf("watching the kernel, trying again: %v", err)
-		}
-		if err := sleep(ctx, retryPause); err != nil {
-			return err
-		}
-	}
-}
-
-// event takes a hint from the kernel. What happens to other interfaces may make one of
-// them the better choice.
+// event takes an event of the kernel, which the reconciler takes after it. What happens to
+// other interfaces may make one of them the better choice.
 func (d *daemon) event(e target.Event) {
 	d.mu.Lock()
 	external := e.Lost || e.Defaults || e.Iface != "" && (e.Iface == d.host.Iface || e.Iface == d.nextIface)
@@ -134,7 +116,6 @@ func (d *daemon) event(e target.Event) {
 	if e.Lost || e.Forwarding || e.Iface != "" {
 		poke(d.passages)
 	}
-	d.reconciler.Hint(e)
 	if d.paths != nil && (e.Paths || e.Lost || e.Iface != "") {
 		d.paths.Rerouted()
 	}

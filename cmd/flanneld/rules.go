@@ -10,18 +10,9 @@ import (
 
 	"flanneld/network"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 	"flanneld/pkg/target/masq"
 	"flanneld/subnet"
 )
-
-// withRules is the machine, some parts, and the rules for packets.
-func withRules(o *options, machine host, parts ...target.Part) target.Target {
-	if o.rules != nil {
-		parts = append(parts, target.Part{Target: o.rules, Kinds: masq.Kinds()})
-	}
-	return target.Mux{Rest: machine, Parts: parts}
-}
 
 // chooseRules returns the rules for packets that the options ask for, in the ways that go
 // with a configuration and with this host. before is what was chosen last; with keep, what

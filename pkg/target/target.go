@@ -16,6 +16,10 @@ var ErrIncomplete = errors.New("the dump was interrupted by changes")
 // ErrNoLink is in the errors of steps whose interface is not there, or down.
 var ErrNoLink = errors.New("no link")
 
+// ErrPending is in the errors of steps that could not be tried yet, for a reason that will
+// pass. Until then nobody can tell whether the target is as wanted.
+var ErrPending = errors.New("not tried yet")
+
 // ErrSettling is in the errors of steps that wait until others have stopped changing
 // what the step is about. An event follows when that is so.
 var ErrSettling = errors.New("waiting until others have stopped changing it")
@@ -25,8 +29,9 @@ var ErrSettling = errors.New("waiting until others have stopped changing it")
 type Target interface {
 	// Dump returns everything of the kinds that the target holds: all that is
 	// ours, and of the rest at least what occupies a key that objects of ours
-	// could have.
-	Dump(ctx context.Context) (state.Have, error)
+	// could have. want is what is wanted of these kinds, for targets that look for
+	// that alone, and beside it. It is not changed during the call, nor kept after it.
+	Dump(ctx context.Context, want state.Set) (state.Have, error)
 
 	// Apply takes the steps in order and returns an error or nil for each. A
 	// failed step does not stop the others. Deleting what is gone already is
@@ -38,13 +43,6 @@ type Target interface {
 	// is a hint: it may come late, doubled, or without cause. Watch returns an
 	// error if it can't go on.
 	Watch(ctx context.Context, ready func(), emit func(Event)) error
-}
-
-// Expecter is a Target that looks only for what is wanted, and beside it.
-type Expecter interface {
-	// Expect tells, before a Dump, all that is wanted. The set is not changed
-	// during the call.
-	Expect(want state.Set)
 }
 
 // Event is a hint that a target changed.

@@ -73,6 +73,15 @@ func (c *Cloud) serveAPI(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		answer, err = c.handle(r, body, form)
 	}
+	c.mu.Lock()
+	delay := time.NewTimer(c.delay)
+	c.mu.Unlock()
+	defer delay.Stop()
+	select {
+	case <-r.Context().Done():
+		return
+	case <-delay.C:
+	}
 	if err != nil {
 		var failed *apiError
 		if !errors.As(err, &failed) {

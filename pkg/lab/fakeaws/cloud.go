@@ -44,6 +44,7 @@ type Cloud struct {
 	calls      []Call
 	lags       []time.Duration
 	described  int            // Describe actions so far
+	delay      time.Duration  // of all answers
 	lost       map[string]int // answers that will be lost, by action
 	routeLimit int
 	lifetime   time.Duration // of a role's credentials
@@ -83,6 +84,13 @@ func (c *Cloud) SetLag(lags ...time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lags = lags
+}
+
+// SetDelay has every answer take so long, once the action is done.
+func (c *Cloud) SetDelay(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.delay = d
 }
 
 // LoseAnswers has the next actions of a name done, but answered with an internal

@@ -39,7 +39,7 @@ func (o overlay) check(err error) {
 
 func (o overlay) dump() state.Have {
 	o.Helper()
-	have, err := o.k.Dump(o.Context())
+	have, err := o.k.Dump(o.Context(), nil)
 	o.check(err)
 	return have
 }

@@ -14,7 +14,7 @@ import (
 // Dump lists the host's devices whose names are ours, with their IPv4 addresses,
 // permanent neighbours and forwarding databases; its routes, those of the main
 // table with metric 0; and its nexthop objects.
-func (k *Kernel) Dump(ctx context.Context) (state.Have, error) {
+func (k *Kernel) Dump(ctx context.Context, _ state.Set) (state.Have, error) {
 	var all *links
 	var ours []rawLink
 	err := uninterrupted(ctx, func() (err error) {

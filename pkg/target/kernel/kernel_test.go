@@ -31,7 +31,7 @@ func TestDumpWithoutTables(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		have, err := New().Dump(t.Context())
+		have, err := New().Dump(t.Context(), nil)
 		if err != nil || len(have) != 0 {
 			t.Errorf("Dump() = %v, %v", have, err)
 		}
@@ -73,7 +73,7 @@ func TestOddRoutes(t *testing.T) {
 				if err := netlink.RouteAdd(r); err != nil {
 					t.Fatal(err)
 				}
-				have, err := k.Dump(t.Context())
+				have, err := k.Dump(t.Context(), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -94,7 +94,7 @@ func TestOddRoutes(t *testing.T) {
 				if err := k.Apply(t.Context(), []state.Op{{Verb: state.Delete, Have: e.Object}})[0]; err != nil {
 					t.Error(err)
 				}
-				if have, err = k.Dump(t.Context()); err != nil || have[key].Object != nil {
+				if have, err = k.Dump(t.Context(), nil); err != nil || have[key].Object != nil {
 					t.Errorf("after Delete there is %+v, %v", have[key], err)
 					_ = netlink.RouteDel(r)
 				}

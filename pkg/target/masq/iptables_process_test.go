@@ -71,7 +71,7 @@ func settle(t testing.TB, rules *Target, want state.Set) {
 	t.Helper()
 	var ops []state.Op
 	for tries := 0; tries < 3; tries++ {
-		have, err := rules.Dump(t.Context())
+		have, err := rules.Dump(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -113,7 +113,7 @@ func TestIPTablesSettling(t *testing.T) {
 		if text := h.rules(t); strings.Contains(text, fwdChain) && time.Since(start) < quietFor {
 			t.Errorf("there is\n%s", text)
 		}
-		have, err := rules.Dump(t.Context())
+		have, err := rules.Dump(t.Context(), nil)
 		if took := time.Since(start); err != nil || took < quietFor && have[testFwd.Key()].Object == nil && len(have) != len(want) {
 			t.Errorf("after %s there is %v, %v", took, have, err)
 		}

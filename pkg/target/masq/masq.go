@@ -140,7 +140,7 @@ func of(ways map[state.Way]way, variant func(context.Context) (state.Way, error)
 
 // Dump implements target.Target. A way that cannot be seen has nothing, and takes
 // no steps: the host's routes do not wait for it.
-func (t *Target) Dump(ctx context.Context) (state.Have, error) {
+func (t *Target) Dump(ctx context.Context, _ state.Set) (state.Have, error) {
 	all := make(state.Have)
 	for name := range t.ways {
 		maps.Copy(all, t.look(ctx, name))

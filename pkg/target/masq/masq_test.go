@@ -68,7 +68,7 @@ func TestBrokenWay(t *testing.T) {
 	good := &fakeWay{have: state.Have{testFwd.Key(): {Object: testFwd, Owner: state.Ours}}}
 	bad := &fakeWay{have: state.Have{testMasq.Key(): {Object: testMasq, Owner: state.Ours}}, dumpErr: broken}
 	target := of(map[state.Way]way{state.NFTables: good, state.IPTablesLegacy: bad}, nil)
-	have, err := target.Dump(t.Context())
+	have, err := target.Dump(t.Context(), nil)
 	if err != nil || len(have) != 1 || have[testFwd.Key()].Object != testFwd {
 		t.Errorf("Dump() = %v, %v", have, err)
 	}
@@ -78,7 +78,7 @@ func TestBrokenWay(t *testing.T) {
 		t.Errorf("Apply() = %v", errs)
 	}
 	bad.dumpErr = nil
-	if _, err := target.Dump(t.Context()); err != nil {
+	if _, err := target.Dump(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if errs := target.Apply(t.Context(), ops[:2]); errs[0] != nil || errs[1] != nil {
@@ -217,7 +217,7 @@ func TestUnseenIsNotLoggedEachTime(t *testing.T) {
 		if odd.dumpErr = nil; i%2 == 0 {
 			odd.dumpErr = broken
 		}
-		if _, err := ways.Dump(t.Context()); err != nil {
+		if _, err := ways.Dump(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -69,7 +69,7 @@ func (o other[T]) String() string   { return o.text }
 func (o other[T]) Is() state.Object { return o.object }
 
 // Dump is as of the moment it is called.
-func (f *Fake) Dump(ctx context.Context) (state.Have, error) {
+func (f *Fake) Dump(ctx context.Context, _ state.Set) (state.Have, error) {
 	defer f.alone()()
 	have, err := f.dump()
 	if e := f.pause(ctx); e != nil {

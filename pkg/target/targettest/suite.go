@@ -156,7 +156,7 @@ func (r *rig) check(err error) {
 
 func (r *rig) dump() state.Have {
 	r.Helper()
-	have, err := r.target.Dump(r.Context())
+	have, err := r.target.Dump(r.Context(), nil)
 	r.check(err)
 	return have
 }

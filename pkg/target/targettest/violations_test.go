@@ -128,7 +128,7 @@ func TestFakeFaults(t *testing.T) {
 		w.expect("a loss", func(e target.Event) bool { return e.Lost })
 	}
 	f.SetFaults(Faults{Rand: rnd, Interrupt: 1})
-	if _, err := f.Dump(t.Context()); !errors.Is(err, target.ErrIncomplete) {
+	if _, err := f.Dump(t.Context(), nil); !errors.Is(err, target.ErrIncomplete) {
 		t.Error(err)
 	}
 }

@@ -101,7 +101,7 @@ func (t *Target) Counters() []string {
 }
 
 // Dump implements target.Target.
-func (t *Target) Dump(context.Context) (state.Have, error) {
+func (t *Target) Dump(context.Context, state.Set) (state.Have, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	have := make(state.Have)

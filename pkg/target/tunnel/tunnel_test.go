@@ -82,7 +82,7 @@ func (s *setting) apply(ops ...state.Op) {
 func (s *setting) has(want ...state.Object) {
 	s.t.Helper()
 	check(s.t, s.host.Do(func() error {
-		have, err := s.Dump(s.t.Context())
+		have, err := s.Dump(s.t.Context(), nil)
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,7 @@ func (t *Target) Apply(ctx context.Context, ops []state.Op) []error {
 }
 
 // errBusy is why a step has no outcome.
-var errBusy = errors.New("EC2 has not answered yet")
+var errBusy = pending{errors.New("EC2 has not answered yet")}
 
 // lastAnswers are the outcomes of steps when they were last tried: that they are being
 // tried again, or that their table is being looked for again, is no news.
@@ -105,21 +105,20 @@ func (t *Target) answered(op state.Op) (done bool, err error) {
 	return false, nil
 }
 
-// notReady is an error that keeps this host from being ready, as that of a link that is
-// not there.
-type notReady struct{ error }
+// pending is a target.ErrPending that says more.
+type pending struct{ error }
 
 // Is implements the interface that errors.Is asks for.
-func (notReady) Is(err error) bool { return err == target.ErrNoLink }
+func (pending) Is(err error) bool { return err == target.ErrPending }
 
-func (n notReady) Unwrap() error { return n.error }
+func (p pending) Unwrap() error { return p.error }
 
 // blind is the error of a step while it is not known which instance this is.
 func blind(why error) error {
 	if why == nil {
 		why = errors.New("the instance metadata service (IMDS) has not answered yet")
 	}
-	return notReady{why}
+	return pending{why}
 }
 
 // run takes the steps, until nobody waits for how they go. It reports that: it is time
@@ -234,7 +233,7 @@ func (t *Target) step(ctx context.Context, op state.Op) error {
 	}
 	n, ok := self.interfaces[op.Want.(state.CloudRoute).Host]
 	if !ok {
-		return notReady{fmt.Errorf("no network interface of %s has the address", self.instance)}
+		return pending{fmt.Errorf("no network interface of %s has the address", self.instance)}
 	}
 	return t.put(ctx, tab, k, n)
 }
@@ -248,7 +247,7 @@ func notKnown(name string, lack error) error {
 // uncheck has a network interface pass packets of others.
 func (t *Target) uncheck(ctx context.Context, id string) error {
 	if id == "" {
-		return notReady{errors.New("no network interface of this instance has the address")}
+		return pending{errors.New("no network interface of this instance has the address")}
 	}
 	t.mu.Lock()
 	known := t.passes != nil

@@ -101,9 +101,8 @@ func (f *fleet) run(within, after time.Duration) (routed time.Duration) {
 			config.WithBaseEndpoint("http://ec2.test"),
 			config.WithSharedConfigFiles([]string{}), config.WithSharedCredentialsFiles([]string{}),
 		)
-		r := network.NewReconciler(t, func(network.Status) {})
+		r := network.NewReconciler(func(network.Status) {}, network.Plane{Target: t})
 		g.Go(func() { _ = r.Run(ctx) })
-		g.Go(func() { _ = t.Watch(ctx, func() {}, r.Hint) })
 		g.Go(func() {
 			time.Sleep(within * time.Duration(i) / time.Duration(n))
 			for known := 0; known < n && ctx.Err() == nil; time.Sleep(time.Second) {

@@ -80,7 +80,7 @@ type queue struct {
 }
 
 // errTurn is why a step is not taken yet.
-var errTurn = notReady{errors.New("there are many hosts, and EC2 lets few calls pass in a second: waiting for this one's turn")}
+var errTurn = pending{errors.New("there are many hosts, and EC2 lets few calls pass in a second: waiting for this one's turn")}
 
 // inQueue reports whether others come before this host. The caller holds t.mu.
 func (t *Target) inQueue() bool {

@@ -116,8 +116,7 @@ func TestLateAnswer(t *testing.T) {
 		g := w.behindGate()
 		w.want = state.Set{}
 		w.wish(w.vpc.Main.ID)
-		w.Expect(w.want)
-		if _, err := w.Dump(w.t.Context()); err != nil {
+		if _, err := w.Dump(w.t.Context(), w.want); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait() // the look may be made again, as what is wanted changed meanwhile
@@ -195,7 +194,7 @@ func TestWantedDuringLook(t *testing.T) {
 		g.shut(false)
 		time.Sleep(period + spread + time.Second) // a look has begun
 		w.wish(w.vpc.Main.ID, w.table.ID)
-		w.Expect(w.want)
+		w.expect(w.want)
 		g.reopen()
 		w.pass()
 		w.wantFailures(nil)
@@ -239,8 +238,7 @@ func TestEnd(t *testing.T) {
 				ended := make(chan struct{})
 				go func() {
 					defer close(ended)
-					w.Expect(w.want)
-					_, _ = w.Dump(ctx)
+					_, _ = w.Dump(ctx, w.want)
 					var ops []state.Op
 					for _, o := range w.want {
 						ops = append(ops, state.Op{Verb: state.Create, Want: o})

@@ -142,7 +142,7 @@ func TestPutNoMore(t *testing.T) {
 				w.check(table.ReplaceRoute(ownDst.String(), w.b.Interface().ID))
 			}
 		}
-		w.Expect(w.want)
+		w.expect(w.want)
 		g.reopen()
 		synctest.Wait()
 		w.run(3 * time.Minute)
@@ -180,7 +180,7 @@ func TestDeleteRetried(t *testing.T) {
 		way.do = func() { // another host has acquired the subnet, and the daemon knows
 			p := state.CloudPeer{Table: w.vpc.Main.ID, Dst: dst}
 			w.want[p.Key()] = p
-			w.Expect(w.want)
+			w.expect(w.want)
 			w.check(w.vpc.Main.CreateRoute(dst.String(), w.b.Interface().ID))
 		}
 		for len(w.Calls("DeleteRoute")) == 0 {

@@ -81,7 +81,7 @@ func TestTurn(t *testing.T) {
 				begin := time.Now()
 				w.pass()
 				for k, err := range w.now {
-					if !errors.Is(err, errTurn) || !errors.Is(err, target.ErrNoLink) {
+					if !errors.Is(err, errTurn) || !errors.Is(err, target.ErrPending) {
 						t.Errorf("%v: %v", k, err)
 					}
 				}
@@ -308,7 +308,7 @@ func TestReadsRefusedAtStart(t *testing.T) {
 			if !strings.Contains(err.Error(), "RequestLimitExceeded") {
 				t.Errorf("%v: %v", k, err)
 			}
-			if errors.Is(err, target.ErrNoLink) {
+			if errors.Is(err, target.ErrPending) {
 				t.Errorf("%v: the host is not ready after 10 minutes", k)
 			}
 		}

@@ -79,10 +79,7 @@ type firstLook struct {
 	awaited bool          // there is no second wait
 }
 
-var (
-	_ target.Target   = (*Target)(nil)
-	_ target.Expecter = (*Target)(nil)
-)
+var _ target.Target = (*Target)(nil)
 
 // New returns a Target for the instance that this process runs on. The options are
 // for the SDK, after those of its environment and files.
@@ -101,8 +98,8 @@ func New(options ...func(*config.LoadOptions) error) *Target {
 	}
 }
 
-// Expect implements target.Expecter.
-func (t *Target) Expect(want state.Set) {
+// expect takes all that is wanted.
+func (t *Target) expect(want state.Set) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	names := t.names()
@@ -191,7 +188,8 @@ func (t *Target) unseen() bool {
 
 // Dump implements target.Target. It does not fail: what cannot be seen is not there,
 // and so is not taken away, and the steps that would make it tell why.
-func (t *Target) Dump(ctx context.Context) (state.Have, error) {
+func (t *Target) Dump(ctx context.Context, want state.Set) (state.Have, error) {
+	t.expect(want)
 	t.mu.Lock()
 	first := t.first
 	wait := first != nil && !first.awaited && time.Until(t.due) < patience
