@@ -19,7 +19,7 @@ import (
 // objects.
 func claimed(objects []state.Object) state.Object {
 	for _, o := range objects {
-		if state.Claim(o) != "" {
+		if state.IsClaim(o) {
 			return o
 		}
 	}

@@ -157,6 +157,12 @@ func PeerDevice(o Object) string {
 	return ""
 }
 
+// IsClaim reports whether several peers may call for an object.
+func IsClaim(o Object) bool {
+	_, ok := o.(interface{ Claim() string })
+	return ok
+}
+
 // Claim names the attribute by which several peers may call for an object; empty if they
 // cannot.
 func Claim(o Object) string {
