@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindAddr, "address")
-
 // Addr is an address of a device, with the length of its network.
 type Addr struct {
 	Dev    string

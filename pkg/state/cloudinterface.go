@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindCloudInterface, "cloud interface")
-
 // CloudInterface is the network interface with an address of this host, set to
 // pass packets that are neither from nor to its own addresses.
 type CloudInterface struct {

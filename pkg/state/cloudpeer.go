@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindCloudPeer, "cloud peer")
-
 // CloudPeer is a CloudRoute that another host keeps. That it is missing can be
 // reported here, and no more.
 type CloudPeer struct {

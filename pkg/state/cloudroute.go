@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindCloudRoute, "cloud route")
-
 // CloudRoute leads packets for Dst to a host's interface, in a route table of the
 // cloud that the hosts are in.
 type CloudRoute struct {

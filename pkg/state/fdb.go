@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindFDB, "FDB entry")
-
 // FDB is a permanent entry of a VXLAN device's forwarding database: it says at
 // which host, Dst, a MAC address is.
 type FDB struct {

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindForward, "forwarding")
-
 // Forward is the rules that let packets from and to the pods of Network pass.
 type Forward struct {
 	Way     Way

@@ -28,13 +28,21 @@ const (
 	KindCloudPeer      Kind = 130
 )
 
-// kindNames are for people. The file of each kind adds its own.
-var kindNames = make(map[Kind]string)
-
-// name gives a kind its name.
-func name(k Kind, text string) (named struct{}) {
-	kindNames[k] = text
-	return named
+// kindNames are for people.
+var kindNames = map[Kind]string{
+	KindLink:           "device",
+	KindAddr:           "address",
+	KindNeigh:          "neighbour",
+	KindFDB:            "FDB entry",
+	KindTunnel:         "tunnel",
+	KindTunnelPeer:     "tunnel peer",
+	KindNexthop:        "nexthop",
+	KindRoute:          "route",
+	KindMasquerade:     "masquerading",
+	KindForward:        "forwarding",
+	KindCloudInterface: "cloud interface",
+	KindCloudRoute:     "cloud route",
+	KindCloudPeer:      "cloud peer",
 }
 
 func (k Kind) String() string {

@@ -2,8 +2,6 @@ package state
 
 import "net/netip"
 
-var _ = name(KindLink, "device")
-
 // Device is an object of KindLink.
 type Device interface {
 	Object

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindMasquerade, "masquerading")
-
 // Masquerade is the rules by which packets between the pods of Network keep their
 // source, and what pods send elsewhere gets that of this host.
 type Masquerade struct {

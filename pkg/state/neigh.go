@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindNeigh, "neighbour")
-
 // Neigh is a permanent neighbour entry: it says which MAC address has Addr.
 type Neigh struct {
 	Dev  string

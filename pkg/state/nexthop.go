@@ -6,8 +6,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindNexthop, "nexthop")
-
 // Nexthop is a next hop that the kernel knows by number, for routes to refer
 // to. Through these, a kernel finds its way among tens of thousands of routes on
 // one interface; without, each new route is compared with all others.

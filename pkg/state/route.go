@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindRoute, "route")
-
 // YieldingMetric is that of a route which gives way to one that anyone else makes to the
 // same destination: those have metric 0, as all others of ours, unless told otherwise.
 const YieldingMetric = 1

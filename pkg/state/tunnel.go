@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindTunnel, "tunnel")
-
 // Tunnel carries packets between a TUN device and other hosts, each in a UDP
 // datagram.
 type Tunnel struct {

@@ -5,8 +5,6 @@ import (
 	"net/netip"
 )
 
-var _ = name(KindTunnelPeer, "tunnel peer")
-
 // TunnelPeer says at which host the tunnel of Dev finds a subnet.
 type TunnelPeer struct {
 	Dev    string
