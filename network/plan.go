@@ -57,6 +57,7 @@ type plan struct {
 	// the peer: what the host has for them stays.
 	unreadable map[ip.Subnet]bool
 	reread     bool // which they are may have changed
+	all        bool // changes have all that is wanted
 }
 
 // change is what a new wish changes for one dataplane.
@@ -93,6 +94,7 @@ func (p *plan) set(w Wish) []change {
 	clear(p.changes)
 	p.reread = false
 	all := p.local == nil || old.Config != w.Config || old.Host != w.Host || !old.Rules.Equal(w.Rules) || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs
+	p.all = all
 	if all {
 		p.rebuild()
 	} else {
@@ -189,7 +191,11 @@ func (p *plan) put(objects []state.Object) {
 func (p *plan) take(objects []state.Object) {
 	for _, o := range objects {
 		k := o.Key()
-		p.changeOf(k)[k] = nil
+		if want := p.changeOf(k); p.all {
+			delete(want, k)
+		} else {
+			want[k] = nil
+		}
 	}
 }
 
@@ -256,7 +262,4 @@ func (p *plan) rebuild() {
 		p.add(l)
 	}
 	p.settle()
-	for _, c := range p.changes {
-		maps.DeleteFunc(c.want, func(_ state.Key, o state.Object) bool { return o == nil })
-	}
 }
