@@ -208,7 +208,9 @@ func TestKindThatIsDefinedElsewhere(t *testing.T) {
 		if ready() {
 			t.Error("ready without a device")
 		}
+		d.mu.Lock()
 		clear(d.refused)
+		d.mu.Unlock()
 		time.Sleep(time.Second)
 		step(w, "adding wire wire0 s1", addr, peer("adding", 1, "one"), route("adding", 1))
 		if !ready() {
