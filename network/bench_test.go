@@ -7,24 +7,24 @@ import (
 	"slices"
 	"testing"
 
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
 // benchmarked are the ways to look at n leases.
 var benchmarked = []struct {
 	name  string
-	wish  func(...*subnet.Lease) Wish
+	spec  func(...*subnet.Lease) Desired
 	lease func(n, via int) *subnet.Lease
-}{{"host-gw", wish, lease}, {"vxlan", largeVxlanWish, vxlanLease}}
+}{{"host-gw", desire, lease}, {"vxlan", largeVxlanDesired, vxlanLease}}
 
-func benchmarkAll(b *testing.B, run func(b *testing.B, r *Reconciler, w Wish, lease func(n, via int) *subnet.Lease)) {
+func benchmarkAll(b *testing.B, run func(b *testing.B, r *Reconciler, w Desired, lease func(n, via int) *subnet.Lease)) {
 	for _, c := range benchmarked {
 		for _, n := range []int{10_000, 50_000} {
 			b.Run(fmt.Sprint(c.name, "/", n), func(b *testing.B) {
-				fake := targettest.NewFake()
+				fake := dataplanetest.NewFake()
 				for _, err := range []error{fake.AddLink("eth0"), fake.AddAddr("eth0", hostNet)} {
 					if err != nil {
 						b.Fatal(err)
@@ -35,7 +35,7 @@ func benchmarkAll(b *testing.B, run func(b *testing.B, r *Reconciler, w Wish, le
 					peers[i] = c.lease(i, 1+i)
 				}
 				b.ReportAllocs()
-				run(b, NewReconciler(func(Status) {}, Plane{Target: fast{fake, make(state.Have)}}), c.wish(peers...), c.lease)
+				run(b, NewReconciler(func(Status) {}, Plane{Dataplane: fast{fake, make(state.Observed)}}), c.spec(peers...), c.lease)
 			})
 		}
 	}
@@ -44,11 +44,13 @@ func benchmarkAll(b *testing.B, run func(b *testing.B, r *Reconciler, w Wish, le
 // fast is a target that has what it was told to, for the fake takes its time
 // to look for mistakes.
 type fast struct {
-	target.Target
-	have state.Have
+	dataplane.Dataplane
+	have state.Observed
 }
 
-func (f fast) Dump(context.Context, state.Set) (state.Have, error) { return maps.Clone(f.have), nil }
+func (f fast) Dump(context.Context, state.Set) (state.Observed, error) {
+	return maps.Clone(f.have), nil
+}
 
 func (f fast) Apply(_ context.Context, ops []state.Op) []error {
 	for _, op := range ops {
@@ -61,10 +63,10 @@ func (f fast) Apply(_ context.Context, ops []state.Op) []error {
 	return make([]error, len(ops))
 }
 
-func firstPass(b *testing.B, r *Reconciler, w Wish) {
+func firstPass(b *testing.B, r *Reconciler, w Desired) {
 	b.Helper()
 	l := r.loops[0]
-	r.Wish(w)
+	r.SetDesired(w)
 	r.replan()
 	l.take()
 	if err := l.fullPass(b.Context()); err != nil {
@@ -77,7 +79,7 @@ func firstPass(b *testing.B, r *Reconciler, w Wish) {
 
 // The objects of all leases.
 func BenchmarkPlan(b *testing.B) {
-	benchmarkAll(b, func(b *testing.B, _ *Reconciler, w Wish, _ func(n, via int) *subnet.Lease) {
+	benchmarkAll(b, func(b *testing.B, _ *Reconciler, w Desired, _ func(n, via int) *subnet.Lease) {
 		for b.Loop() {
 			newPlan(make([]Plane, 1)).set(w)
 		}
@@ -87,16 +89,16 @@ func BenchmarkPlan(b *testing.B) {
 // A first pass: everything has to be made. What a kernel takes for it is not in
 // it.
 func BenchmarkFirstPass(b *testing.B) {
-	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Wish, _ func(n, via int) *subnet.Lease) {
+	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Desired, _ func(n, via int) *subnet.Lease) {
 		for b.Loop() {
-			firstPass(b, NewReconciler(func(Status) {}, Plane{Target: fast{r.planes[0].Target, make(state.Have)}}), w)
+			firstPass(b, NewReconciler(func(Status) {}, Plane{Dataplane: fast{r.planes[0].Dataplane, make(state.Observed)}}), w)
 		}
 	})
 }
 
-// A full pass over what is as wished: all that repeats itself.
+// A full pass over what is as desired: all that repeats itself.
 func BenchmarkFullPass(b *testing.B) {
-	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Wish, _ func(n, via int) *subnet.Lease) {
+	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Desired, _ func(n, via int) *subnet.Lease) {
 		firstPass(b, r, w)
 		for b.Loop() {
 			if err := r.loops[0].fullPass(b.Context()); err != nil {
@@ -108,7 +110,7 @@ func BenchmarkFullPass(b *testing.B) {
 
 // One lease changes. What is left of n is a comparison of pointers for each.
 func BenchmarkQuickPass(b *testing.B) {
-	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Wish, lease func(n, via int) *subnet.Lease) {
+	benchmarkAll(b, func(b *testing.B, r *Reconciler, w Desired, lease func(n, via int) *subnet.Lease) {
 		firstPass(b, r, w)
 		n := len(w.Peers)
 		var peers [2][]*subnet.Lease
@@ -120,7 +122,7 @@ func BenchmarkQuickPass(b *testing.B) {
 		for b.Loop() {
 			w.Peers = peers[i%2]
 			i++
-			r.Wish(w)
+			r.SetDesired(w)
 			r.replan()
 			changed, needFullPass, noticed, _ := r.loops[0].take()
 			if needFullPass || noticed || len(changed) > 5 || !r.loops[0].quickPass(b.Context(), changed, false) {

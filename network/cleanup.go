@@ -8,14 +8,14 @@ import (
 	"slices"
 	"strings"
 
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 )
 
 // Cleanup removes from dataplanes what is there of a daemon that had these networks, and
 // nothing else. It returns what is gone, in the order of its text; together with an error if
 // something of it is left.
-func Cleanup(ctx context.Context, networks []netip.Prefix, planes ...target.Target) (gone []state.Object, err error) {
+func Cleanup(ctx context.Context, networks []netip.Prefix, planes ...dataplane.Dataplane) (gone []state.Object, err error) {
 	var errs []error
 	for _, p := range planes {
 		objects, err := cleanUp(ctx, networks, p)
@@ -28,18 +28,18 @@ func Cleanup(ctx context.Context, networks []netip.Prefix, planes ...target.Targ
 	return gone, errors.Join(errs...)
 }
 
-func cleanUp(ctx context.Context, networks []netip.Prefix, t target.Target) (gone []state.Object, err error) {
+func cleanUp(ctx context.Context, networks []netip.Prefix, t dataplane.Dataplane) (gone []state.Object, err error) {
 	to := newLogs()
 	defer to.infos.Stop()
 	defer to.warnings.Stop()
-	r := newLoop(Plane{Target: t}, to, func(loopStatus) {})
-	r.desired = desired{wish: Wish{Networks: networks}, want: make(state.Set)}
+	r := newLoop(Plane{Dataplane: t}, to, func(loopStatus) {})
+	r.desired = planeDesired{spec: Desired{Networks: networks}, want: make(state.Set)}
 	ours := func() (state.Set, error) {
 		have, err := t.Dump(ctx, r.desired.want)
 		if err != nil {
 			return nil, err
 		}
-		r.desired.disown(have, nil, nil)
+		r.desired.markForeign(have, nil, nil)
 		all := make(state.Set)
 		for k, e := range have {
 			if e.Owner == state.Ours {

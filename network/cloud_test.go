@@ -12,9 +12,9 @@ import (
 	"time"
 
 	"flanneld/backend/awsvpc"
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 	"flanneld/subnet"
 )
 
@@ -22,12 +22,12 @@ import (
 // be ours.
 type cloud struct {
 	mu     sync.Mutex
-	have   state.Have
+	have   state.Observed
 	wanted state.Set // as it was told before the last dump
 	gone   []string  // what was deleted
 }
 
-func (c *cloud) Dump(_ context.Context, want state.Set) (state.Have, error) {
+func (c *cloud) Dump(_ context.Context, want state.Set) (state.Observed, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wanted = maps.Clone(want)
@@ -48,7 +48,7 @@ func (c *cloud) Apply(_ context.Context, ops []state.Op) []error {
 	return make([]error, len(ops))
 }
 
-func (*cloud) Watch(ctx context.Context, ready func(), _ func(target.Event)) error {
+func (*cloud) Watch(ctx context.Context, ready func(), _ func(dataplane.Event)) error {
 	ready()
 	<-ctx.Done()
 	return ctx.Err()
@@ -78,12 +78,12 @@ func TestCloudRoutes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := Wish{
+		w := Desired{
 			Backend: b, Config: testConfig, Host: testHost, Own: cloudLease("10.1.5.0/24"),
 			Networks: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.3.0.0/16")},
 			Peers:    []*subnet.Lease{cloudLease("10.1.6.0/24")}, Unreadable: []ip.Subnet{cloudLease("10.1.7.0/24").Subnet},
 		}
-		c := &cloud{have: make(state.Have)}
+		c := &cloud{have: make(state.Observed)}
 		for dst, owner := range map[string]state.Owner{
 			"10.1.5.0/24": state.Ours, // this host's
 			"10.1.6.0/24": state.Ours, // has a lease
@@ -99,14 +99,14 @@ func TestCloudRoutes(t *testing.T) {
 			c.have[r.Key()] = state.Entry{Object: r, Owner: owner, Text: "a route"}
 		}
 		ctx, cancel := context.WithCancel(t.Context())
-		r := NewReconciler(func(Status) {}, Plane{Target: c})
+		r := NewReconciler(func(Status) {}, Plane{Dataplane: c})
 		var g sync.WaitGroup
 		g.Go(func() { _ = r.Run(ctx) })
 		defer g.Wait()
 		defer cancel()
-		step := func(w Wish, want ...string) {
+		step := func(w Desired, want ...string) {
 			t.Helper()
-			r.Wish(w)
+			r.SetDesired(w)
 			time.Sleep(resync + time.Second)
 			synctest.Wait()
 			if got := c.deleted(); !slices.Equal(got, want) {

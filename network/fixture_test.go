@@ -13,9 +13,9 @@ import (
 
 	"flanneld/backend"
 	"flanneld/backend/hostgw"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
@@ -70,23 +70,23 @@ func byNexthop(n, via int) state.Route {
 
 var testConfig = &subnet.Config{}
 
-// wish is for the peers that have the given leases.
-func wish(peers ...*subnet.Lease) Wish {
+// desire is for the peers that have the given leases.
+func desire(peers ...*subnet.Lease) Desired {
 	b, err := hostgw.Type.New(nil)
 	if err != nil {
 		panic(err)
 	}
 	slices.SortFunc(peers, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
-	return Wish{
+	return Desired{
 		Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		Backend:  b, Config: testConfig, Host: testHost, Peers: peers,
 		Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("172.20.0.0/24"))},
 	}
 }
 
-// largeWish is as wish, in a network large enough for nexthop objects.
-func largeWish(peers ...*subnet.Lease) Wish {
-	w := wish(peers...)
+// largeDesired is as wish, in a network large enough for nexthop objects.
+func largeDesired(peers ...*subnet.Lease) Desired {
+	w := desire(peers...)
 	w.Host.Nexthops = true
 	return w
 }
@@ -95,7 +95,7 @@ func largeWish(peers ...*subnet.Lease) Wish {
 type rig struct {
 	*testing.T
 	*Reconciler
-	fake *targettest.Fake
+	fake *dataplanetest.Fake
 
 	mu     sync.Mutex
 	status Status
@@ -104,18 +104,18 @@ type rig struct {
 // newRig must be called in a bubble. The reconciler works until the test ends.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{T: t, fake: targettest.NewFake()}
+	r := &rig{T: t, fake: dataplanetest.NewFake()}
 	r.check(r.fake.AddLink("eth0"))
 	r.check(r.fake.AddAddr("eth0", hostNet))
 	r.Reconciler = NewReconciler(func(s Status) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.status = s
-	}, Plane{Target: r.fake})
+	}, Plane{Dataplane: r.fake})
 	return r
 }
 
-// start lets the reconciler work, and the hints come.
+// start lets the reconciler work, and the events come.
 func (r *rig) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var g sync.WaitGroup
@@ -172,7 +172,7 @@ func (r *rig) isReady() bool {
 }
 
 // wantRoutes checks the routes to the peer numbered n.
-func (r *rig) wantRoutes(n int, want ...targettest.Route) {
+func (r *rig) wantRoutes(n int, want ...dataplanetest.Route) {
 	r.Helper()
 	if got := r.fake.Routes(peerSubnet(n).V4); !slices.Equal(got, want) {
 		r.Fatalf("routes to peer %d: %v, want %v", n, got, want)
@@ -184,7 +184,7 @@ func (r *rig) wantNexthops(want ...state.Nexthop) {
 	r.Helper()
 	got := r.fake.Nexthops()
 	for _, n := range got {
-		if n.Protocol != targettest.ProtoOurs || !slices.Contains(want, n.Nexthop) {
+		if n.Protocol != dataplanetest.ProtoOurs || !slices.Contains(want, n.Nexthop) {
 			r.Fatalf("nexthops: %v, want %v", got, want)
 		}
 	}
@@ -193,16 +193,16 @@ func (r *rig) wantNexthops(want ...state.Nexthop) {
 	}
 }
 
-func ours(r state.Route) targettest.Route {
-	return targettest.Route{Route: r, Protocol: targettest.ProtoOurs}
+func ours(r state.Route) dataplanetest.Route {
+	return dataplanetest.Route{Route: r, Protocol: dataplanetest.ProtoOurs}
 }
 
-func static(r state.Route) targettest.Route {
-	return targettest.Route{Route: r, Protocol: targettest.ProtoStatic}
+func static(r state.Route) dataplanetest.Route {
+	return dataplanetest.Route{Route: r, Protocol: dataplanetest.ProtoStatic}
 }
 
-func boot(r state.Route) targettest.Route {
-	return targettest.Route{Route: r, Protocol: targettest.ProtoBoot}
+func boot(r state.Route) dataplanetest.Route {
+	return dataplanetest.Route{Route: r, Protocol: dataplanetest.ProtoBoot}
 }
 
 func deletions(ops []state.Op) (all []string) {
@@ -223,17 +223,17 @@ func bubble(t *testing.T, test func(*rig)) {
 // planned is a plan and what is wanted by it, of one dataplane.
 type planned struct {
 	*plan
-	desired
+	planeDesired
 }
 
-// set returns the keys of the objects that a wish changes, or that it may change any.
-func (p *planned) set(w Wish) (changed map[state.Key]bool, all bool) {
+// set returns the keys of the objects that a desired state changes, or that it may change any.
+func (p *planned) set(w Desired) (changed map[state.Key]bool, all bool) {
 	if p.plan == nil {
 		p.plan = newPlan(make([]Plane, 1))
 	}
 	changed = make(map[state.Key]bool)
 	c := p.plan.set(w)[0]
-	for k := range p.desired.take(c) {
+	for k := range p.planeDesired.take(c) {
 		changed[k] = true
 	}
 	return changed, c.needFullPass

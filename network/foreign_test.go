@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 )
 
 func TestForeignRouteStaysAndBlocks(t *testing.T) {
@@ -20,7 +20,7 @@ func TestForeignRouteStaysAndBlocks(t *testing.T) {
 		r.check(r.fake.AddRoute(elsewhere))
 		r.check(r.fake.AddRoute(static(route(3, 9)))) // of which there is no lease
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(time.Hour)
 		r.wantRoutes(1, static(route(1, 9)))
 		r.wantRoutes(2, elsewhere)
@@ -40,7 +40,7 @@ func TestForeignRouteServes(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.check(r.fake.AddRoute(static(route(1, 1))))
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Hour)
 		r.wantRoutes(1, static(route(1, 1)))
 		if want := (Status{Wanted: 1}); r.lastStatus() != want {
@@ -58,11 +58,11 @@ func TestForeignRouteServedOnce(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.check(r.fake.AddRoute(static(route(1, 1))))
 		r.start()
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Second)
 		r.check(r.fake.DelRoute(static(route(1, 1))))
 		r.pass(time.Second)
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
@@ -73,11 +73,11 @@ func TestRouteOfOlderFlannelIsAdopted(t *testing.T) {
 		r.check(r.fake.AddRoute(boot(route(1, 1))))
 		r.check(r.fake.AddRoute(boot(route(2, 2))))
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		synctest.Wait()
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.wantRoutes(2, boot(route(2, 2)))
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(debounce)
 		r.wantRoutes(2, ours(route(2, 2)))
 		if d := deletions(r.fake.Applied()); d != nil {
@@ -91,11 +91,11 @@ func TestAdoptableRouteThatBecameForeign(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.check(r.fake.AddRoute(boot(route(1, 1))))
 		r.start()
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Second)
 		r.check(r.fake.ReplaceRoute(static(route(1, 9))))
 		r.pass(time.Second)
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.wantRoutes(1, static(route(1, 9)))
 	})
@@ -104,15 +104,15 @@ func TestAdoptableRouteThatBecameForeign(t *testing.T) {
 func TestOursReplacedByForeign(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.ReplaceRoute(static(route(1, 9))))
 		r.pass(time.Minute)
 		r.wantRoutes(1, static(route(1, 9)))
-		r.Wish(wish(lease(1, 2)))
+		r.SetDesired(desire(lease(1, 2)))
 		r.pass(time.Minute)
 		r.wantRoutes(1, static(route(1, 9)))
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Minute)
 		r.wantRoutes(1, static(route(1, 9)))
 	})
@@ -122,18 +122,18 @@ func TestOursReplacedByForeign(t *testing.T) {
 func TestForeignBehindOurs(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.AppendRoute(static(route(1, 9))))
 		r.pass(time.Minute)
 		r.wantRoutes(1, ours(route(1, 1)), static(route(1, 9)))
-		r.Wish(wish(lease(1, 2)))
+		r.SetDesired(desire(lease(1, 2)))
 		r.pass(time.Minute)
 		r.wantRoutes(1, ours(route(1, 2)), static(route(1, 9)))
 		if want := (Status{Wanted: 1}); r.lastStatus() != want {
 			t.Errorf("status %+v", r.lastStatus())
 		}
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Minute)
 		r.wantRoutes(1, static(route(1, 9)))
 	})
@@ -148,7 +148,7 @@ func TestUnmarkedRouteIsReplaced(t *testing.T) {
 		r.check(r.fake.AppendRoute(ours(route(2, 2))))
 		r.check(r.fake.AddRoute(boot(route(3, 9)))) // of which there is no lease
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.wantRoutes(2, ours(route(2, 2)))
@@ -163,10 +163,10 @@ func TestUnmarkedRouteIsReplaced(t *testing.T) {
 func TestUnmarkedRouteByDeviceOfOurs(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(vxlanWish(lease(1, 1)))
+		r.SetDesired(vxlanDesired(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.AddRoute(boot(state.Route{Dst: route(2, 2).Dst, Via: route(2, 2).Dst.Addr(), Dev: "flannel.1", Onlink: true})))
-		r.Wish(wish(lease(2, 2)))
+		r.SetDesired(desire(lease(2, 2)))
 		r.pass(time.Second)
 		r.wantRoutes(2, ours(route(2, 2)))
 	})
@@ -176,13 +176,13 @@ func TestUnmarkedRouteByDeviceOfOurs(t *testing.T) {
 func TestSecondRouteWithOurMark(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.AppendRoute(ours(route(1, 2))))
 		r.pass(time.Second)
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.check(r.fake.AppendRoute(ours(route(1, 2))))
-		r.Wish(wish(lease(1, 2)))
+		r.SetDesired(desire(lease(1, 2)))
 		r.pass(time.Second)
 		r.wantRoutes(1, ours(route(1, 2)))
 	})
@@ -191,12 +191,12 @@ func TestSecondRouteWithOurMark(t *testing.T) {
 // A route whose addition was said to fail, and did not, goes with its lease.
 func TestLostAnswerLeavesNothingBehind(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.fake.SetFaults(targettest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseAnswer: 1})
+		r.fake.SetFaults(dataplanetest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseAnswer: 1})
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		synctest.Wait()
 		r.wantRoutes(1, ours(route(1, 1)))
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Second)
 		r.wantRoutes(1)
 	})
@@ -208,7 +208,7 @@ func TestFailureWaitsForItsTime(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.fake.Refuse(route(1, 1).Key(), unix.ENOMEM)
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(10 * time.Minute)
 		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.check(r.fake.DelRoute(ours(route(2, 2))))

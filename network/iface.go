@@ -13,8 +13,8 @@ import (
 	"slices"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/target/kernel"
 )
 
 // Selection says which interface is the external one, and by which of its addresses

@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/kernel"
 )
 
 // view is a host as a test wants it.

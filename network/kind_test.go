@@ -14,9 +14,9 @@ import (
 	"time"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 	"flanneld/subnet"
 )
 
@@ -104,8 +104,8 @@ func wireLease(n int, identity string) *subnet.Lease {
 	return written(l)
 }
 
-func wireWish(secret string, peers ...*subnet.Lease) Wish {
-	w := wish(peers...)
+func wireDesired(secret string, peers ...*subnet.Lease) Desired {
+	w := desire(peers...)
 	w.Backend, w.Config = wires{secret}, &subnet.Config{}
 	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(ownSubnet)}
 	return w
@@ -114,12 +114,12 @@ func wireWish(secret string, peers ...*subnet.Lease) Wish {
 // wirePlane is a dataplane that has what it was told to. With a device goes what is on it.
 type wirePlane struct {
 	mu      sync.Mutex
-	have    state.Have
+	have    state.Observed
 	refused map[state.Key]bool
 	steps   []string
 }
 
-func (d *wirePlane) Dump(context.Context, state.Set) (state.Have, error) {
+func (d *wirePlane) Dump(context.Context, state.Set) (state.Observed, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return maps.Clone(d.have), nil
@@ -149,7 +149,7 @@ func (d *wirePlane) put(o state.Object, owner state.Owner) {
 	d.have[o.Key()] = state.Entry{Object: o, Owner: owner, Text: "someone's " + o.String()}
 }
 
-func (*wirePlane) Watch(ctx context.Context, ready func(), _ func(target.Event)) error {
+func (*wirePlane) Watch(ctx context.Context, ready func(), _ func(dataplane.Event)) error {
 	ready()
 	<-ctx.Done()
 	return ctx.Err()
@@ -159,16 +159,16 @@ func (*wirePlane) Watch(ctx context.Context, ready func(), _ func(target.Event))
 // this file, and a dataplane that has them.
 func TestKindThatIsDefinedElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &wirePlane{have: make(state.Have), refused: make(map[state.Key]bool)}
-		r := NewReconciler(func(Status) {}, Plane{Target: d})
+		d := &wirePlane{have: make(state.Observed), refused: make(map[state.Key]bool)}
+		r := NewReconciler(func(Status) {}, Plane{Dataplane: d})
 		ctx, cancel := context.WithCancel(t.Context())
 		var g sync.WaitGroup
 		g.Go(func() { _ = r.Run(ctx) })
 		defer g.Wait()
 		defer cancel()
-		step := func(w Wish, want ...string) {
+		step := func(w Desired, want ...string) {
 			t.Helper()
-			r.Wish(w)
+			r.SetDesired(w)
 			time.Sleep(time.Second)
 			synctest.Wait()
 			d.mu.Lock()
@@ -203,7 +203,7 @@ func TestKindThatIsDefinedElsewhere(t *testing.T) {
 		// Nothing is tried that needs a device which could not be had, and without it
 		// this host is not ready.
 		d.refused[state.LinkKey("wire0")] = true
-		w := wireWish("s1", wireLease(1, "one"))
+		w := wireDesired("s1", wireLease(1, "one"))
 		step(w, "deleting wire wire7 s")
 		if ready() {
 			t.Error("ready without a device")
@@ -218,18 +218,18 @@ func TestKindThatIsDefinedElsewhere(t *testing.T) {
 		}
 
 		// With another secret the device is made anew, and what is on it, in one pass.
-		step(wireWish("s2", w.Peers...), "replacing wire wire0 s2", addr, peer("adding", 1, "one"), route("adding", 1))
+		step(wireDesired("s2", w.Peers...), "replacing wire wire0 s2", addr, peer("adding", 1, "one"), route("adding", 1))
 
 		// What is there for a lease that cannot be read stays.
-		w = wireWish("s2")
+		w = wireDesired("s2")
 		w.Unreadable = []ip.Subnet{peerSubnet(1)}
 		step(w)
-		w = wireWish("s2")
+		w = wireDesired("s2")
 		step(w, route("deleting", 1), peer("deleting", 1, "one"))
 
 		// Of two leases with one identity the newer one is served.
 		older, newer := wireLease(2, "two"), wireLease(3, "two")
-		w = wireWish("s2", older, newer)
+		w = wireDesired("s2", older, newer)
 		step(w, peer("adding", 3, "two"), route("adding", 3))
 		if why := r.plan.problems[older.Subnet]; !strings.HasPrefix(why, "its Identity two is that of lease "+newer.Subnet.String()) {
 			t.Errorf("problem: %q", why)

@@ -6,7 +6,7 @@ import (
 	"sync"
 
 	"flanneld/backend"
-	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/subnet"
 )
 
@@ -124,7 +124,7 @@ func usesLinks(b backend.Backend) bool {
 
 // relink asks about the hosts of all peers again. It reports whether an answer changed.
 // Where the kernel has no way at the moment, the answer stays.
-func (p *Paths) relink(ctx context.Context, w *Wish) (changed bool, err error) {
+func (p *Paths) relink(ctx context.Context, w *Desired) (changed bool, err error) {
 	if !usesLinks(w.Backend) {
 		return false, nil
 	}

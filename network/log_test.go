@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"flanneld/pkg/target"
+	"flanneld/pkg/dataplane"
 )
 
 // lines returns what test logs, without the headers of the lines.
@@ -33,15 +33,15 @@ func TestEachChangeIsLoggedOnce(t *testing.T) {
 		r.check(r.fake.AddRoute(static(route(3, 9))))
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2), lease(3, 3)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2), lease(3, 3)))
 		r.pass(time.Hour)
 		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.pass(time.Hour)
 		r.check(r.fake.DelRoute(ours(route(2, 2))))
 		r.pass(time.Hour)
-		r.Wish(wish(lease(1, 2), lease(2, 2), lease(3, 3)))
+		r.SetDesired(desire(lease(1, 2), lease(2, 2), lease(3, 3)))
 		r.pass(time.Hour)
-		r.Wish(wish(lease(2, 2), lease(3, 3)))
+		r.SetDesired(desire(lease(2, 2), lease(3, 3)))
 		r.pass(time.Hour)
 	})
 	want := []string{
@@ -77,7 +77,7 @@ func TestDumpsThatFailAreLoggedOnce(t *testing.T) {
 	got := lines(t, func(r *rig) {
 		r.fake.InterruptDumps(60)
 		r.start()
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Hour)
 	})
 	if len(got) != 1 || !strings.Contains(got[0], "interrupted") {
@@ -91,7 +91,7 @@ func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 	got := lines(t, func(r *rig) {
 		k := route(1, 1).Key()
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Hour)
 		for range flaps {
 			r.fake.Refuse(k, errRefused)
@@ -127,11 +127,11 @@ func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 func TestDumpsThatFailAgainAndAgainAreLoggedRarely(t *testing.T) {
 	got := lines(t, func(r *rig) {
 		r.start()
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Second)
 		for range 20 {
 			r.fake.InterruptDumps(1)
-			r.loops[0].notice(target.Event{Lost: true})
+			r.loops[0].notice(dataplane.Event{Lost: true})
 			r.pass(10 * time.Minute / 20)
 		}
 	})

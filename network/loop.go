@@ -10,30 +10,30 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 )
 
-// loop makes one dataplane look as wished, and keeps it so.
+// loop makes one dataplane look as desired, and keeps it so.
 //
 // A pass compares what is wanted with what is there and applies the difference.
 // A full pass asks the dataplane for everything there is; it follows each event
 // which says that something is not as wanted, each failure, and the passing of time. A
-// quick pass looks at the few objects that a new wish changes, and takes the dataplane to
+// quick pass looks at the few objects that a new desired state changes, and takes the dataplane to
 // be as the last passes left it: were it not, an event would have said so.
 type loop struct {
-	name   string
-	target target.Target
-	pace   Pace
-	report func(loopStatus)
-	logs   *logs
-	wake   chan struct{} // one slot: something below is to be looked at
+	name      string
+	dataplane dataplane.Dataplane
+	pace      Pace
+	report    func(loopStatus)
+	logs      *logs
+	wake      chan struct{} // one slot: something below is to be looked at
 
 	mu           sync.Mutex
-	change       *change // what was not taken yet
-	full         bool    // a full pass is due
-	resetBackoff bool    // ... in which what failed is tried before its time
-	desired      desired // changed by run alone
+	change       *change      // what was not taken yet
+	full         bool         // a full pass is due
+	resetBackoff bool         // ... in which what failed is tried before its time
+	desired      planeDesired // changed by run alone
 	// unsettled is until when another's route may be what routes of ours wait for, such as
 	// the one to the network of a new address.
 	unsettled time.Time
@@ -42,7 +42,7 @@ type loop struct {
 	broken map[state.Key]bool
 
 	// Of run alone:
-	have      state.Have              // as of the last pass; nil before the first
+	have      state.Observed          // as of the last pass; nil before the first
 	left      state.Set               // objects of ours without a mark that may be there, too, wanted or not
 	keep      func(state.Object) bool // what must stay, as of the last full pass
 	missing   *unmet                  // what it could not do
@@ -53,7 +53,7 @@ type loop struct {
 	status    loopStatus
 }
 
-// loopStatus is how well a dataplane matches the wish.
+// loopStatus is how well a dataplane matches what is desired.
 type loopStatus struct {
 	wanted, missing int
 	// host is what the dataplane was last made for, with all that is essential in place;
@@ -109,12 +109,12 @@ func newLoop(p Plane, to *logs, report func(loopStatus)) *loop {
 		p.Pace = Pace{Resync: resync, RetryFirst: retryFirst, RetryMost: retryMost}
 	}
 	return &loop{
-		name: p.Name, target: p.Target, pace: p.Pace, report: report, logs: to,
+		name: p.Name, dataplane: p.Dataplane, pace: p.Pace, report: report, logs: to,
 		wake: make(chan struct{}, 1), failures: make(map[state.Key]*failure),
 	}
 }
 
-// set has the loop follow a change of the wish.
+// set has the loop follow a change of what is desired.
 func (r *loop) set(c change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -144,7 +144,7 @@ func (r *loop) poke() {
 
 // notice takes an event: the dataplane changed. If that is not as wanted, a full pass will
 // look.
-func (r *loop) notice(e target.Event) {
+func (r *loop) notice(e dataplane.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	want, wanted := r.desired.want[e.Key]
@@ -152,7 +152,7 @@ func (r *loop) notice(e target.Event) {
 	case e.Lost:
 		klog.V(1).Info("notifications were lost; looking at everything")
 		r.resetBackoff = true
-	case e.Iface != "" && e.Iface == r.desired.wish.Host.Iface:
+	case e.Iface != "" && e.Iface == r.desired.spec.Host.Iface:
 		r.resetBackoff = true
 	case e.Paths && !e.Gone && time.Now().Before(r.unsettled):
 		r.resetBackoff = true
@@ -168,8 +168,8 @@ func (r *loop) notice(e target.Event) {
 }
 
 // watch takes the dataplane's events until ctx ends.
-func (r *loop) watch(ctx context.Context, observe func(target.Event)) error {
-	emit := func(e target.Event) {
+func (r *loop) watch(ctx context.Context, observe func(dataplane.Event)) error {
+	emit := func(e dataplane.Event) {
 		if observe != nil {
 			observe(e)
 		}
@@ -177,7 +177,7 @@ func (r *loop) watch(ctx context.Context, observe func(target.Event)) error {
 	}
 	for {
 		// Whatever passed before the watch was there is to be looked at.
-		err := r.target.Watch(ctx, func() { emit(target.Event{Lost: true}) }, emit)
+		err := r.dataplane.Watch(ctx, func() { emit(dataplane.Event{Lost: true}) }, emit)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -210,7 +210,7 @@ func (r *loop) run(ctx context.Context) error {
 		}
 		changed, needFullPass, noticed, resetBackoff := r.take()
 		if r.desired.want == nil {
-			continue // no wish yet: nothing is known, so nothing is done
+			continue // no desired state yet: nothing is known, so nothing is done
 		}
 		for _, k := range changed {
 			if r.failures[k] != nil {
@@ -219,7 +219,7 @@ func (r *loop) run(ctx context.Context) error {
 			}
 		}
 		switch {
-		case full || needFullPass || r.have == nil || r.desired.wish.Partial:
+		case full || needFullPass || r.have == nil || r.desired.spec.Partial:
 			full = true
 		case !noticed:
 			full = !r.quickPass(ctx, changed, false)
@@ -284,7 +284,7 @@ func (r *loop) inConflict(start time.Time) bool {
 	return r.conflicts > conflictAfter
 }
 
-// take empties the mailbox. It returns the keys of the objects that a new wish
+// take empties the mailbox. It returns the keys of the objects that a new desired state
 // changes, whether it can only be granted by a full pass, and whether events call
 // for one, and for one that tries what failed before its time.
 func (r *loop) take() (changed []state.Key, needFullPass, noticed, resetBackoff bool) {
@@ -310,7 +310,7 @@ func (r *loop) putOff(resetBackoff bool) {
 func (r *loop) reportStatus() {
 	s := loopStatus{wanted: len(r.desired.want), missing: len(r.failures), host: r.status.host}
 	if r.connected() {
-		s.host = r.desired.wish.Host
+		s.host = r.desired.spec.Host
 	}
 	if s != r.status {
 		r.status = s

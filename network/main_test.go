@@ -5,10 +5,10 @@ import (
 
 	"go.uber.org/goleak"
 
-	"flanneld/pkg/target/targettest"
+	"flanneld/pkg/dataplane/dataplanetest"
 )
 
 func TestMain(m *testing.M) {
-	targettest.Quiet()
+	dataplanetest.Quiet()
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }

@@ -7,9 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 )
 
 // wantApplied checks the steps that took effect, but for so many first ones.
@@ -24,18 +24,18 @@ func (r *rig) wantApplied(from int, want ...state.Op) {
 func TestNexthopOrder(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(largeWish(lease(1, 1)))
+		r.SetDesired(largeDesired(lease(1, 1)))
 		r.pass(time.Second)
 		r.wantApplied(0, state.Op{Verb: state.Create, Want: nexthop(1, 1)}, state.Op{Verb: state.Create, Want: byNexthop(1, 1)})
 		r.wantRoutes(1, ours(byNexthop(1, 1)))
 
 		// Another host has the subnet: its routes stay as they are.
-		r.Wish(largeWish(lease(1, 2)))
+		r.SetDesired(largeDesired(lease(1, 2)))
 		r.pass(time.Second)
 		r.wantApplied(2, state.Op{Verb: state.Replace, Want: nexthop(1, 2), Have: nexthop(1, 1)})
 		r.wantRoutes(1, ours(byNexthop(1, 2)))
 
-		r.Wish(largeWish())
+		r.SetDesired(largeDesired())
 		r.pass(time.Hour)
 		got := r.fake.Applied()[3:]
 		if len(got) != 2 || got[0].Key() != route(1, 1).Key() || got[1].Key() != nexthop(1, 1).Key() {
@@ -54,9 +54,9 @@ func TestChangeToNexthopsAndBack(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.check(r.fake.AddRoute(boot(route(3, 3))))
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)
-		r.Wish(largeWish(lease(1, 1), lease(2, 2), lease(3, 3)))
+		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2), lease(3, 3)))
 		r.pass(time.Second)
 		for n := 1; n <= 3; n++ {
 			r.wantRoutes(n, ours(byNexthop(n, n)))
@@ -69,7 +69,7 @@ func TestChangeToNexthopsAndBack(t *testing.T) {
 			t.Errorf("status %+v", r.lastStatus())
 		}
 
-		r.Wish(wish(lease(1, 1), lease(2, 2), lease(3, 3)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2), lease(3, 3)))
 		r.pass(time.Second)
 		for n := 1; n <= 3; n++ {
 			r.wantRoutes(n, ours(route(n, n)))
@@ -85,17 +85,17 @@ func TestChangeToNexthopsAndBack(t *testing.T) {
 
 // A daemon that starts finds what an earlier one left, of either kind.
 func TestNexthopsOfEarlierTimes(t *testing.T) {
-	for name, first := range map[string]Wish{"small": wish(lease(1, 2), lease(2, 2)), "large": largeWish(lease(1, 2), lease(2, 2))} {
+	for name, first := range map[string]Desired{"small": desire(lease(1, 2), lease(2, 2)), "large": largeDesired(lease(1, 2), lease(2, 2))} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
 				old := nexthop(1, 1)
-				r.check(r.fake.AddNexthop(targettest.Nexthop{Nexthop: old, Protocol: targettest.ProtoOurs}))
-				r.check(r.fake.AddNexthop(targettest.Nexthop{Nexthop: nexthop(9, 9), Protocol: targettest.ProtoOurs}))
+				r.check(r.fake.AddNexthop(dataplanetest.Nexthop{Nexthop: old, Protocol: dataplanetest.ProtoOurs}))
+				r.check(r.fake.AddNexthop(dataplanetest.Nexthop{Nexthop: nexthop(9, 9), Protocol: dataplanetest.ProtoOurs}))
 				r.check(r.fake.AddRoute(ours(byNexthop(1, 1))))
 				r.check(r.fake.AddRoute(ours(byNexthop(9, 9))))
 				r.check(r.fake.AddRoute(ours(route(2, 1))))
 				r.start()
-				r.Wish(first)
+				r.SetDesired(first)
 				r.pass(time.Second)
 				r.wantRoutes(9)
 				if first.Host.Nexthops {
@@ -115,16 +115,16 @@ func TestNexthopsOfEarlierTimes(t *testing.T) {
 func TestUnreadableLeaseKeepsItsNexthop(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(largeWish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)
-		for _, w := range []Wish{largeWish(lease(2, 2)), wish(lease(2, 2)), largeWish()} {
+		for _, w := range []Desired{largeDesired(lease(2, 2)), desire(lease(2, 2)), largeDesired()} {
 			w.Unreadable = []ip.Subnet{peerSubnet(1)}
-			r.Wish(w)
+			r.SetDesired(w)
 			r.pass(time.Hour)
 			r.wantRoutes(1, ours(byNexthop(1, 1)))
 		}
 		r.wantNexthops(nexthop(1, 1))
-		r.Wish(largeWish())
+		r.SetDesired(largeDesired())
 		r.pass(time.Second)
 		r.wantRoutes(1)
 		r.wantNexthops()
@@ -136,7 +136,7 @@ func TestUnreadableLeaseKeepsItsNexthop(t *testing.T) {
 func TestNexthopsChangedByHand(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(largeWish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 		heals := func() {
 			t.Helper()
 			r.pass(debounce)
@@ -148,11 +148,11 @@ func TestNexthopsChangedByHand(t *testing.T) {
 		heals()
 		r.check(r.fake.DelNexthop(nexthop(1, 1).ID))
 		heals()
-		r.check(r.fake.ReplaceNexthop(targettest.Nexthop{Nexthop: nexthop(1, 9), Protocol: targettest.ProtoOurs}))
+		r.check(r.fake.ReplaceNexthop(dataplanetest.Nexthop{Nexthop: nexthop(1, 9), Protocol: dataplanetest.ProtoOurs}))
 		heals()
 		r.check(r.fake.ReplaceRoute(ours(route(1, 1))))
 		heals()
-		r.check(r.fake.AddNexthop(targettest.Nexthop{Nexthop: nexthop(9, 9), Protocol: targettest.ProtoOurs}))
+		r.check(r.fake.AddNexthop(dataplanetest.Nexthop{Nexthop: nexthop(9, 9), Protocol: dataplanetest.ProtoOurs}))
 		heals()
 		r.check(r.fake.SetLink("eth0", false))
 		r.pass(time.Hour)
@@ -170,16 +170,16 @@ func TestNexthopsChangedByHand(t *testing.T) {
 
 // Where a number is taken, nothing is led astray: what was there before stays.
 func TestForeignNexthop(t *testing.T) {
-	for name, w := range map[string]Wish{"from the start": largeWish(), "later": wish(lease(1, 1))} {
+	for name, w := range map[string]Desired{"from the start": largeDesired(), "later": desire(lease(1, 1))} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
-				foreign := targettest.Nexthop{Nexthop: nexthop(1, 9), Protocol: targettest.ProtoStatic}
+				foreign := dataplanetest.Nexthop{Nexthop: nexthop(1, 9), Protocol: dataplanetest.ProtoStatic}
 				r.check(r.fake.AddNexthop(foreign))
 				r.start()
-				r.Wish(w)
+				r.SetDesired(w)
 				r.pass(time.Second)
 				before := r.fake.Routes(peerSubnet(1).V4)
-				r.Wish(largeWish(lease(1, 1), lease(2, 2)))
+				r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 				r.pass(time.Hour)
 				r.wantRoutes(1, before...)
 				r.wantRoutes(2, ours(byNexthop(2, 2)))
@@ -199,11 +199,11 @@ func TestForeignNexthop(t *testing.T) {
 func TestNexthopFails(t *testing.T) {
 	got := lines(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.fake.Refuse(nexthop(1, 1).Key(), errRefused)
 		r.fake.Refuse(nexthop(2, 2).Key(), errRefused)
-		r.Wish(largeWish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 		r.pass(time.Hour)
 		r.wantRoutes(1, ours(route(1, 1)))
 		if want := (Status{Wanted: 4, Missing: 4}); r.lastStatus() != want {
@@ -233,10 +233,10 @@ func TestNexthopFails(t *testing.T) {
 func TestRouteFailsOnTheWayBack(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(largeWish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		synctest.Wait()
 		r.wantRoutes(1, ours(byNexthop(1, 1)))
 		r.wantRoutes(2, ours(route(2, 2)))

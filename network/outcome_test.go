@@ -3,8 +3,8 @@ package network
 import (
 	"fmt"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 )
 
 // checkHost checks all that a host has in the end.
@@ -15,7 +15,7 @@ func (h *history) checkHost() {
 	h.checkDevices(w, p.want)
 	want := Status{Wanted: len(p.want), Useless: len(p.problems)}
 	maybe := 0
-	hops := make(map[uint32]targettest.Nexthop)
+	hops := make(map[uint32]dataplanetest.Nexthop)
 	for _, hop := range h.fake.Nexthops() {
 		hops[hop.ID] = hop
 	}
@@ -37,17 +37,17 @@ func (h *history) checkHost() {
 
 // outcome returns how many objects of a peer must be missing in the end, how
 // many more may be, and whether something is as it must not be.
-func (h *history) outcome(n int, want state.Set, hops map[uint32]targettest.Nexthop) (missing, unsure int, bad bool) {
+func (h *history) outcome(n int, want state.Set, hops map[uint32]dataplanetest.Nexthop) (missing, unsure int, bad bool) {
 	got := h.fake.Routes(peerSubnet(n).V4)
-	var marked []targettest.Route
+	var marked []dataplanetest.Route
 	for _, r := range got {
-		if r.Protocol == targettest.ProtoOurs {
+		if r.Protocol == dataplanetest.ProtoOurs {
 			marked = append(marked, r)
 		}
 	}
 	r, wanted := want[route(n, 0).Key()].(state.Route)
 	hop, there := hops[nexthop(n, 0).ID]
-	hopIsOurs := there && hop.Protocol == targettest.ProtoOurs
+	hopIsOurs := there && hop.Protocol == dataplanetest.ProtoOurs
 	if !wanted {
 		return 0, 0, len(marked) > 0 || hopIsOurs
 	}
@@ -66,7 +66,7 @@ func (h *history) outcome(n int, want state.Set, hops map[uint32]targettest.Next
 	}
 	foreign := len(got) - len(marked)
 	bad = len(marked) > 1 || len(marked) == 1 && marked[0] != ours(r) ||
-		len(marked) == 0 && (foreign == 0 || served && got[0].Protocol == targettest.ProtoBoot)
+		len(marked) == 0 && (foreign == 0 || served && got[0].Protocol == dataplanetest.ProtoBoot)
 	switch {
 	case foreign > 0 && got[0] == ours(r):
 		unsure = 1 // of what is adopted, others behind it are seen one full pass later
@@ -77,6 +77,6 @@ func (h *history) outcome(n int, want state.Set, hops map[uint32]targettest.Next
 }
 
 // serves reports whether the route goes where want does, by a nexthop or not.
-func serves(r targettest.Route, want state.Route) bool {
+func serves(r dataplanetest.Route, want state.Route) bool {
 	return r.Via == want.Via && r.Dev == want.Dev && r.Onlink == want.Onlink
 }

@@ -10,18 +10,18 @@ import (
 	"flanneld/subnet"
 )
 
-// desired is what one dataplane is to have, and what decides whose the rest is.
-type desired struct {
-	wish       Wish
-	want       state.Set // nil before the first wish
+// planeDesired is what one dataplane is to have, and what decides whose the rest is.
+type planeDesired struct {
+	spec       Desired
+	want       state.Set // nil before the first desired state
 	devices    map[string]bool
 	local      map[state.Key]bool
 	unreadable []ip.Subnet
 }
 
 // take makes a change. It returns the keys of the objects that it changes.
-func (d *desired) take(c change) iter.Seq[state.Key] {
-	d.wish, d.devices, d.local, d.unreadable = c.wish, c.devices, c.local, c.unreadable
+func (d *planeDesired) take(c change) iter.Seq[state.Key] {
+	d.spec, d.devices, d.local, d.unreadable = c.spec, c.devices, c.local, c.unreadable
 	if c.all {
 		d.want = c.want
 		return func(func(state.Key) bool) {}
@@ -38,8 +38,8 @@ func (d *desired) take(c change) iter.Seq[state.Key] {
 
 // ownership is what tells which objects of a host are this daemon's. before is what it had
 // when that was last known, and left are objects that were ours and not wanted then.
-func (d *desired) ownership(have, before state.Have, left state.Set) *state.Ownership {
-	return state.NewOwnership(d.wish.Networks, subnet.MaxLen, d.devices, have, func(k state.Key) bool {
+func (d *planeDesired) ownership(have, before state.Observed, left state.Set) *state.Ownership {
+	return state.NewOwnership(d.spec.Networks, subnet.MaxLen, d.devices, have, func(k state.Key) bool {
 		was, is := before[k], have[k].Object
 		return was.Owner == state.Ours && was.Object == is || left[k] == is
 	})
@@ -47,13 +47,13 @@ func (d *desired) ownership(have, before state.Have, left state.Set) *state.Owne
 
 // mine reports whether an object that nobody told us of before is this daemon's, as far as
 // that can be seen by itself.
-func (d *desired) mine(o state.Object) bool {
-	own := state.Ownership{Networks: d.wish.Networks, LongestLease: subnet.MaxLen, Devices: d.devices}
+func (d *planeDesired) mine(o state.Object) bool {
+	own := state.Ownership{Networks: d.spec.Networks, LongestLease: subnet.MaxLen, Devices: d.devices}
 	return own.Owns(o)
 }
 
-// disown marks those of a host's objects as foreign that are not this daemon's.
-func (d *desired) disown(have, before state.Have, left state.Set) {
+// markForeign marks those of a host's objects as foreign that are not this daemon's.
+func (d *planeDesired) markForeign(have, before state.Observed, left state.Set) {
 	own := d.ownership(have, before, left)
 	for k, e := range have {
 		_, wanted := d.want[k]
@@ -70,7 +70,7 @@ func (d *desired) disown(have, before state.Have, left state.Set) {
 
 // unmarked returns a route's entry, foreign instead of adoptable unless it goes out by the
 // external interface or a device of ours: only those does an older flannel leave.
-func (d *desired) unmarked(e state.Entry, have state.Have, devices map[string]bool) state.Entry {
+func (d *planeDesired) unmarked(e state.Entry, have state.Observed, devices map[string]bool) state.Entry {
 	if e.Front != nil {
 		front := d.unmarked(*e.Front, have, devices)
 		e.Front = &front
@@ -78,16 +78,16 @@ func (d *desired) unmarked(e state.Entry, have state.Have, devices map[string]bo
 	if e.Owner != state.Adoptable {
 		return e
 	}
-	if dev := state.DeviceOf(e.Object, have); dev != d.wish.Host.Iface && !devices[dev] {
+	if dev := state.DeviceOf(e.Object, have); dev != d.spec.Host.Iface && !devices[dev] {
 		e.Owner = state.Foreign
 	}
 	return e
 }
 
-// foresee drops from what is there that which is wanted and goes when a device
+// predictFlush drops from what is there that which is wanted and goes when a device
 // is made anew, or gets another MAC address: it has to be made in the same pass.
 // Nothing is lost if it does not go.
-func (d *desired) foresee(have state.Have) {
+func (d *planeDesired) predictFlush(have state.Observed) {
 	for dev := range d.devices {
 		e, there := have[state.LinkKey(dev)]
 		if !there {
@@ -108,12 +108,12 @@ func (d *desired) foresee(have state.Have) {
 // holds what a daemon put there in the moment in which it learned of it, and the file was
 // written some time after. before is what was there when that was last looked at: what was
 // as wanted then, and is not now, was not changed by a daemon.
-func (d *desired) newer(have, before state.Have) map[state.Key]bool {
-	if !d.wish.Partial {
+func (d *planeDesired) newer(have, before state.Observed) map[state.Key]bool {
+	if !d.spec.Partial {
 		return nil
 	}
 	devices := d.ownership(have, before, nil).Devices
-	devices[d.wish.Host.Iface] = true
+	devices[d.spec.Host.Iface] = true
 	newer := make(map[state.Key]bool)
 	for k, want := range d.want {
 		e, there := have[k]
@@ -136,8 +136,8 @@ func (d *desired) newer(have, before state.Have) map[state.Key]bool {
 // keeper returns what tells which objects must stay even if they are not
 // wanted: those of leases that cannot be read, and what others keep; all, while there may
 // be leases that are not known.
-func (d *desired) keeper(have state.Have) func(state.Object) bool {
-	if d.wish.Partial {
+func (d *planeDesired) keeper(have state.Observed) func(state.Object) bool {
+	if d.spec.Partial {
 		return func(state.Object) bool { return true }
 	}
 	unreadable := make(map[netip.Prefix]bool)
@@ -168,7 +168,7 @@ func (d *desired) keeper(have state.Have) func(state.Object) bool {
 }
 
 // onUnwanted reports whether an object is part of a device that nobody wants.
-func (d *desired) onUnwanted(o state.Object) bool {
+func (d *planeDesired) onUnwanted(o state.Object) bool {
 	dev := o.Key().Scope
 	needs := state.Needs(o)
 	return dev != "" && len(needs) > 0 && needs[0] == state.LinkKey(dev) && !d.devices[dev]

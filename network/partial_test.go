@@ -8,8 +8,8 @@ import (
 	"flanneld/subnet"
 )
 
-// partial is a wish made of what was saved once.
-func partial(w Wish) Wish {
+// partial is a desired state made of what was saved once.
+func partial(w Desired) Desired {
 	w.Partial = true
 	return w
 }
@@ -21,27 +21,27 @@ func TestPartialWishAddsAndKeeps(t *testing.T) {
 	gw := func(n, via int) *subnet.Lease { return written(lease(n, via)) }
 	for name, c := range map[string]struct {
 		lease func(n, via int) *subnet.Lease
-		wish  func(...*subnet.Lease) Wish
+		spec  func(...*subnet.Lease) Desired
 	}{
-		"host-gw":             {gw, wish},
-		"host-gw by nexthops": {gw, largeWish},
-		"vxlan":               {vxlanLease, vxlanWish},
-		"vxlan by nexthops":   {vxlanLease, largeVxlanWish},
-		"vxlan, direct":       {vxlanLease, directWish},
+		"host-gw":             {gw, desire},
+		"host-gw by nexthops": {gw, largeDesired},
+		"vxlan":               {vxlanLease, vxlanDesired},
+		"vxlan by nexthops":   {vxlanLease, largeVxlanDesired},
+		"vxlan, direct":       {vxlanLease, directDesired},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
 				same, before, moved, joined, known := c.lease(1, 1), c.lease(2, 2), c.lease(2, 5), c.lease(3, 3), c.lease(4, 4)
-				there := c.wish(same, moved, joined)
+				there := c.spec(same, moved, joined)
 				r.there(there)
 				r.start()
-				r.Wish(partial(c.wish(same, before, known)))
+				r.SetDesired(partial(c.spec(same, before, known)))
 				for range 3 {
 					r.pass(resync)
 					if why := r.unlike(there); why != "" {
 						t.Error(why)
 					}
-					if why := r.unlike(c.wish(known)); why != "" {
+					if why := r.unlike(c.spec(known)); why != "" {
 						t.Error(why)
 					}
 				}
@@ -56,8 +56,8 @@ func TestPartialWishAddsAndKeeps(t *testing.T) {
 				if s := r.lastStatus(); s.Missing != 0 {
 					t.Errorf("status %+v", s)
 				}
-				now := c.wish(same, moved, known)
-				r.Wish(now)
+				now := c.spec(same, moved, known)
+				r.SetDesired(now)
 				r.pass(time.Second)
 				r.wantOnly(now)
 			})
@@ -69,10 +69,10 @@ func TestPartialWishAddsAndKeeps(t *testing.T) {
 // this daemon learns where peers are.
 func TestPartialWishRepairs(t *testing.T) {
 	bubble(t, func(r *rig) {
-		w := partial(vxlanWish(vxlanLease(1, 1), vxlanLease(2, 2)))
+		w := partial(vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2)))
 		r.there(w)
 		r.start()
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		r.check(r.fake.DelRoute(ours(tunnel(1))))
 		r.check(r.fake.AddRoute(ours(route(1, 7))))
@@ -98,7 +98,7 @@ func TestPartialWishLeavesAFormerInterface(t *testing.T) {
 		former.Dev = "eth1"
 		r.check(r.fake.AddRoute(ours(former)))
 		r.start()
-		r.Wish(partial(wish(lease(1, 1))))
+		r.SetDesired(partial(desire(lease(1, 1))))
 		r.pass(time.Second)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
@@ -110,12 +110,12 @@ func TestPartialWishLeavesAnUnmarkedRoute(t *testing.T) {
 		r.check(r.fake.AddRoute(boot(route(1, 9))))
 		r.check(r.fake.AddRoute(boot(route(2, 2))))
 		r.start()
-		w := wish(lease(1, 1), lease(2, 2))
-		r.Wish(partial(w))
+		w := desire(lease(1, 1), lease(2, 2))
+		r.SetDesired(partial(w))
 		r.pass(time.Minute)
 		r.wantRoutes(1, boot(route(1, 9)))
 		r.wantRoutes(2, ours(route(2, 2)))
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		r.wantRoutes(1, ours(route(1, 1)))
 	})

@@ -9,23 +9,23 @@ import (
 	"slices"
 	"time"
 
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 )
 
 // fullPass makes everything as wanted, after a look at everything there is. An
 // error means that nothing could be learned, and that nothing was done.
 func (r *loop) fullPass(ctx context.Context) error {
-	have, err := r.target.Dump(ctx, r.desired.want)
+	have, err := r.dataplane.Dump(ctx, r.desired.want)
 	if err != nil {
 		return err
 	}
 	before := r.have
 	r.have = have
 	r.restored = false
-	r.desired.disown(have, before, r.left)
-	r.desired.foresee(have)
+	r.desired.markForeign(have, before, r.left)
+	r.desired.predictFlush(have)
 	keys := make([]state.Key, 0, len(r.desired.want))
 	newer := r.desired.newer(have, before)
 	for k := range r.desired.want {
@@ -40,8 +40,8 @@ func (r *loop) fullPass(ctx context.Context) error {
 	}
 	r.keep = r.desired.keeper(have)
 	ops, blocked := state.Diff(r.desired.want, have, keys, r.keep)
-	ops = withoutSpoils(ops)
-	if r.desired.wish.Partial {
+	ops = dropImplied(ops)
+	if r.desired.spec.Partial {
 		ops = slices.DeleteFunc(ops, func(op state.Op) bool { return op.Verb == state.Delete })
 	}
 
@@ -66,7 +66,7 @@ func (r *loop) fullPass(ctx context.Context) error {
 	}
 	r.left = make(state.Set)
 	if len(due) > len(have) { // it would grow step by step
-		r.have = make(state.Have, len(have)+len(due))
+		r.have = make(state.Observed, len(have)+len(due))
 		maps.Copy(r.have, have)
 		have = r.have
 	}
@@ -79,7 +79,7 @@ func (r *loop) fullPass(ctx context.Context) error {
 			t.fail(op.Object(), op, errs[i])
 		}
 	}
-	// Hints do not follow what is not both wanted and ours: forget it. A quick
+	// Events do not follow what is not both wanted and ours: forget it. A quick
 	// pass that is about it fails, and so finds it again.
 	// But whose an object is that bears no mark may not be seen again.
 	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
@@ -122,7 +122,7 @@ func (r *loop) settleBy() {
 // connected reports whether this host's own end of the overlay is in place, as
 // far as the last pass knows.
 func (r *loop) connected() bool {
-	if !r.desired.wish.Host.Up {
+	if !r.desired.spec.Host.Up {
 		return false
 	}
 	for k, f := range r.failures {
@@ -147,13 +147,13 @@ type tally struct {
 func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 	k := o.Key()
 	f := &failure{reason: err.Error(), pause: t.pace.RetryFirst, since: time.Now(), routed: state.DependsOnRoutes(o)}
-	f.settling = errors.Is(err, target.ErrSettling)
+	f.settling = errors.Is(err, dataplane.ErrSettling)
 	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling
 	if f.settling {
 		f.pause = settlingPause
 	}
-	f.noLink = errors.Is(err, target.ErrNoLink)
-	f.pending = errors.Is(err, target.ErrPending)
+	f.noLink = errors.Is(err, dataplane.ErrNoLink)
+	f.pending = errors.Is(err, dataplane.ErrPending)
 	if was := t.before[k]; was != nil {
 		if f.settling {
 			// The target tells when it is time.
@@ -177,9 +177,9 @@ func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 	t.now[k] = f
 }
 
-// withoutSpoils drops the steps that take away what goes with a device that is
+// dropImplied drops the steps that take away what goes with a device that is
 // deleted: its addresses tell that it is ours, for as long as it is there.
-func withoutSpoils(ops []state.Op) []state.Op {
+func dropImplied(ops []state.Op) []state.Op {
 	var doomed []state.Op
 	for _, op := range ops {
 		if op.Verb == state.Delete && state.IsDevice(op.Have) {
@@ -220,7 +220,7 @@ func (r replacement) String() string { return fmt.Sprintf("%s in the place of %s
 
 // apply takes the steps, notes what the target then has, and logs what was
 // done. What was there before, as it is wanted, is restored by it.
-func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Have) []error {
+func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Observed) []error {
 	errs := r.applyStages(ctx, ops, missing)
 	var done summary
 	for i, op := range ops {

@@ -8,10 +8,10 @@ import (
 	"slices"
 	"strings"
 
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
 )
 
@@ -19,7 +19,7 @@ import (
 type pathCheck struct {
 	pathsSeen
 	view    PathView
-	w       *Wish
+	w       *Desired
 	network netip.Prefix
 	local   []state.Path    // of ours, whoever the peers are
 	devices map[string]bool // ours
@@ -63,7 +63,7 @@ type casualties struct {
 // maxSubjects is how many peers an obstacle names.
 const maxSubjects = 3
 
-func newPathCheck(view PathView, w *Wish, seen pathsSeen) *pathCheck {
+func newPathCheck(view PathView, w *Desired, seen pathsSeen) *pathCheck {
 	c := &pathCheck{
 		pathsSeen: seen, view: view, w: w, network: w.Config.Network().V4,
 		devices: make(map[string]bool), within: make(map[ip.Subnet][]netip.Addr),

@@ -10,8 +10,8 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
 )
 
@@ -45,11 +45,11 @@ const (
 type Paths struct {
 	view   PathView
 	report func([]Obstacle)
-	moved  func() // Links has other answers: another wish is due at once
+	moved  func() // Links has other answers: another desired state is due at once
 	wake   chan struct{}
 
 	mu       sync.Mutex
-	wish     *Wish
+	spec     *Desired
 	rerouted bool // since the last check
 	links    *links
 	learned  []*subnet.Lease // that links has been told of
@@ -67,16 +67,16 @@ type pathsSeen struct {
 	rules   []kernel.Rule
 }
 
-// NewPaths returns Paths that do nothing before the first wish. They call report and
+// NewPaths returns Paths that do nothing before the first desired state. They call report and
 // moved from Run.
 func NewPaths(view PathView, report func([]Obstacle), moved func()) *Paths {
 	return &Paths{view: view, report: report, moved: moved, wake: make(chan struct{}, 1), links: newLinks(), rerouted: true}
 }
 
-// Wish replaces the wish.
-func (p *Paths) Wish(w Wish) {
+// SetDesired replaces what is desired.
+func (p *Paths) SetDesired(w Desired) {
 	p.mu.Lock()
-	p.wish = &w
+	p.spec = &w
 	p.mu.Unlock()
 	p.poke()
 }
@@ -148,7 +148,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // check asks the kernel and reports what it says.
 func (p *Paths) check(ctx context.Context) error {
 	p.mu.Lock()
-	w, rerouted := p.wish, p.rerouted
+	w, rerouted := p.spec, p.rerouted
 	p.rerouted = false
 	p.mu.Unlock()
 	if w == nil || w.Own == nil {
@@ -162,7 +162,7 @@ func (p *Paths) check(ctx context.Context) error {
 			return err
 		}
 		p.mu.Lock()
-		w = p.wish // which goes by who is on the link
+		w = p.spec // which goes by who is on the link
 		p.mu.Unlock()
 	}
 	c := newPathCheck(p.view, w, p.seen)
@@ -179,7 +179,7 @@ func (p *Paths) check(ctx context.Context) error {
 }
 
 // look sees what else decides about the ways of packets, and asks again who is on the link.
-func (p *Paths) look(ctx context.Context, w *Wish) error {
+func (p *Paths) look(ctx context.Context, w *Desired) error {
 	var seen pathsSeen
 	var err error
 	if seen.ifaces, err = p.view.Interfaces(ctx); err != nil {
@@ -200,7 +200,7 @@ func (p *Paths) look(ctx context.Context, w *Wish) error {
 }
 
 // choose returns the peers to ask about.
-func (p *Paths) choose(w *Wish, c *pathCheck, rerouted bool) []*subnet.Lease {
+func (p *Paths) choose(w *Desired, c *pathCheck, rerouted bool) []*subnet.Lease {
 	if rerouted && (len(w.Peers) <= pathCheckAll || p.checked == nil) {
 		return w.Peers
 	}

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/subnet"
 )
 
@@ -126,12 +126,12 @@ func pathBubble(t *testing.T, f func(p *Paths, w *pathWorld, reported func() []O
 	})
 }
 
-func pathWish(first, last int) Wish {
+func pathWish(first, last int) Desired {
 	var peers []*subnet.Lease
 	for n := first; n <= last; n++ {
 		peers = append(peers, lease(n, n))
 	}
-	w := wish(peers...)
+	w := desire(peers...)
 	w.Config = &subnet.Config{V4: subnet.Range{Network: w.Networks[0]}}
 	return w
 }
@@ -145,7 +145,7 @@ func TestPathsOfManyPeers(t *testing.T) {
 	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
 		const peers = 20 * pathCheckAll
 		wished := pathWish(1, peers)
-		p.Wish(wished)
+		p.SetDesired(wished)
 		if asked := w.change(p, nil); len(asked) < peers {
 			t.Errorf("at first, %d were asked about", len(asked))
 		}
@@ -176,7 +176,7 @@ func TestPathsOfManyPeers(t *testing.T) {
 		w.mu.Unlock()
 		more := wished
 		more.Peers = append(slices.Clone(wished.Peers), lease(200<<8|1, 200<<8|1))
-		p.Wish(more)
+		p.SetDesired(more)
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if o := reported(); len(o) != 1 || !strings.Contains(o[0].Problem, "vpn") {
@@ -191,7 +191,7 @@ func TestPathsOfManyPeers(t *testing.T) {
 // What is missing of ours, because nothing can be had, is no obstacle.
 func TestNoPathIsNoObstacle(t *testing.T) {
 	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
-		p.Wish(pathWish(1, 9))
+		p.SetDesired(pathWish(1, 9))
 		w.change(p, func() { w.down = true })
 		if o := reported(); len(o) > 0 {
 			t.Errorf("obstacles %q", o)
@@ -202,7 +202,7 @@ func TestNoPathIsNoObstacle(t *testing.T) {
 // A route of ours that is back while the kernel is being asked is in nobody's way.
 func TestRestoredRouteIsNoObstacle(t *testing.T) {
 	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
-		p.Wish(pathWish(1, 9))
+		p.SetDesired(pathWish(1, 9))
 		w.change(p, func() { w.late = true })
 		if o := reported(); len(o) > 0 {
 			t.Errorf("obstacles %q", o)
@@ -214,7 +214,7 @@ func TestRestoredRouteIsNoObstacle(t *testing.T) {
 // while there is no way at all.
 func TestLinksFollowRoutes(t *testing.T) {
 	pathBubble(t, func(p *Paths, w *pathWorld, _ func() []Obstacle, moved *int) {
-		wished := directWish(lease(1, 1), lease(2, 2))
+		wished := directDesired(lease(1, 1), lease(2, 2))
 		w.routed[peerAddr(2)] = true
 		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), wished.Peers[:1])
 		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), wished.Peers)
@@ -227,7 +227,7 @@ func TestLinksFollowRoutes(t *testing.T) {
 		if first.OnLink("eth0", peerAddr(3)) {
 			t.Error("an answer changed")
 		}
-		p.Wish(wished)
+		p.SetDesired(wished)
 		w.change(p, nil)
 		w.change(p, func() { w.down = true })
 		if *moved != 0 || p.Links(wished.Backend) != first {
@@ -241,7 +241,7 @@ func TestLinksFollowRoutes(t *testing.T) {
 		if !first.OnLink("eth0", peerAddr(1)) {
 			t.Error("the former answers changed")
 		}
-		if p.Links(wish().Backend) != nil {
+		if p.Links(desire().Backend) != nil {
 			t.Error("a backend that needs no links has some")
 		}
 	})

@@ -13,8 +13,8 @@ import (
 	"flanneld/subnet"
 )
 
-// Wish is all that decides how this host should look.
-type Wish struct {
+// Desired is all that decides how this host should look.
+type Desired struct {
 	Backend backend.Backend
 	// Config that Backend was made from: a new one means a new Backend.
 	Config *subnet.Config
@@ -35,13 +35,13 @@ type Wish struct {
 	Partial bool
 }
 
-// plan turns a wish into objects, and knows which of them a new wish changes.
+// plan turns a desired state into objects, and knows which of them a new desired state changes.
 // The cost of a change is that of the leases that changed, and one comparison
 // of pointers for each other lease.
 type plan struct {
-	wish     Wish
+	spec     Desired
 	planes   [math.MaxUint8 + 1]uint8 // which dataplane has a kind of objects
-	changes  []change                 // for each dataplane, of the wish that is being taken
+	changes  []change                 // for each dataplane, of what is desired that is being taken
 	devices  map[string]bool          // that are wanted
 	local    map[state.Key]bool       // what is wanted for no peer, but for this host itself
 	problems map[ip.Subnet]string     // leases that the backend can do nothing with
@@ -60,9 +60,9 @@ type plan struct {
 	all        bool // changes have all that is wanted
 }
 
-// change is what a new wish changes for one dataplane.
+// change is what a new desired state changes for one dataplane.
 type change struct {
-	wish Wish
+	spec Desired
 	// want has the objects that change, nil for one that is not wanted any more; all that
 	// are wanted, if all is set.
 	want state.Set
@@ -86,11 +86,11 @@ func newPlan(planes []Plane) *plan {
 	return p
 }
 
-// set takes a new wish and returns what it changes for each dataplane. That is valid until
+// set takes a new desired state and returns what it changes for each dataplane. That is valid until
 // the next call.
-func (p *plan) set(w Wish) []change {
-	old := p.wish
-	p.wish = w
+func (p *plan) set(w Desired) []change {
+	old := p.spec
+	p.spec = w
 	clear(p.changes)
 	p.reread = false
 	all := p.local == nil || old.Config != w.Config || old.Host != w.Host || !old.Rules.Equal(w.Rules) || old.Own.Subnet != w.Own.Subnet || old.Own.Attrs != w.Own.Attrs
@@ -105,7 +105,7 @@ func (p *plan) set(w Wish) []change {
 	unreadable := slices.AppendSeq(slices.Clone(w.Unreadable), maps.Keys(p.unreadable))
 	for i := range p.changes {
 		c := &p.changes[i]
-		c.wish, c.all, c.needFullPass, c.devices, c.local, c.unreadable = w, all, full, p.devices, p.local, unreadable
+		c.spec, c.all, c.needFullPass, c.devices, c.local, c.unreadable = w, all, full, p.devices, p.local, unreadable
 	}
 	return p.changes
 }
@@ -153,7 +153,7 @@ func compareFirst(a, b []*subnet.Lease) int {
 
 // add puts the objects of a lease among those that are wanted.
 func (p *plan) add(l *subnet.Lease) {
-	objects, err := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
+	objects, err := p.spec.Backend.Peer(p.spec.Host, p.spec.Own, l)
 	if err != nil {
 		p.tell(l, err.Error())
 		if errors.As(err, new(backend.Unreadable)) {
@@ -222,9 +222,9 @@ func (p *plan) tell(l *subnet.Lease, why string) {
 }
 
 // objects returns what the backend makes of a lease. That is a pure function of
-// the wish, so it can be asked again what it said before.
+// what is desired, so it can be asked again what it said before.
 func (p *plan) objects(l *subnet.Lease) []state.Object {
-	objects, _ := p.wish.Backend.Peer(p.wish.Host, p.wish.Own, l)
+	objects, _ := p.spec.Backend.Peer(p.spec.Host, p.spec.Own, l)
 	return objects
 }
 
@@ -233,12 +233,12 @@ func (p *plan) rebuild() {
 	for s := range p.problems {
 		p.news[s] = struct{}{}
 	}
-	local := p.wish.Backend.Local(p.wish.Host, p.wish.Config.Network(), p.wish.Own)
-	local = append(local, p.wish.Rules.objects(p.wish.Config, p.wish.Own)...)
+	local := p.spec.Backend.Local(p.spec.Host, p.spec.Config.Network(), p.spec.Own)
+	local = append(local, p.spec.Rules.objects(p.spec.Config, p.spec.Own)...)
 	sizes := make([]int, len(p.changes))
-	if len(p.wish.Peers) > 0 {
-		for _, o := range p.objects(p.wish.Peers[0]) {
-			sizes[p.planes[o.Key().Kind]] += len(p.wish.Peers)
+	if len(p.spec.Peers) > 0 {
+		for _, o := range p.objects(p.spec.Peers[0]) {
+			sizes[p.planes[o.Key().Kind]] += len(p.spec.Peers)
 		}
 	}
 	for i, n := range sizes {
@@ -258,7 +258,7 @@ func (p *plan) rebuild() {
 			p.devices[k.Scope] = true
 		}
 	}
-	for _, l := range p.wish.Peers {
+	for _, l := range p.spec.Peers {
 		p.add(l)
 	}
 	p.settle()

@@ -29,36 +29,36 @@ func unseen(a, b state.Set, changed map[state.Key]bool) []state.Key {
 	return missed
 }
 
-// A plan that follows the wishes one by one is the plan that the last of them
+// A plan that follows the desired states one by one is the plan that the last of them
 // would make alone, and the keys that it calls changed are those that changed.
 func TestPlanFollowsWishes(t *testing.T) {
 	for name, c := range map[string]struct {
-		wish  func(...*subnet.Lease) Wish
+		spec  func(...*subnet.Lease) Desired
 		lease func(*rand.Rand, int) *subnet.Lease
 	}{
-		"host-gw": {wish, func(r *rand.Rand, n int) *subnet.Lease {
+		"host-gw": {desire, func(r *rand.Rand, n int) *subnet.Lease {
 			l := lease(n, 1+r.IntN(3))
 			if r.IntN(4) == 0 {
 				l.BackendType = "vxlan" // nothing to be done with it
 			}
 			return l
 		}},
-		"vxlan":         {vxlanWish, anyVxlanLease},
-		"direct routes": {directWish, anyVxlanLease},
+		"vxlan":         {vxlanDesired, anyVxlanLease},
+		"direct routes": {directDesired, anyVxlanLease},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed(t), 0))
 			for range 200 {
-				testPlanFollows(t, r, c.wish, c.lease)
+				testPlanFollows(t, r, c.spec, c.lease)
 			}
 		})
 	}
 }
 
-func testPlanFollows(t *testing.T, r *rand.Rand, wish func(...*subnet.Lease) Wish, lease func(*rand.Rand, int) *subnet.Lease) {
+func testPlanFollows(t *testing.T, r *rand.Rand, desire func(...*subnet.Lease) Desired, lease func(*rand.Rand, int) *subnet.Lease) {
 	var p planned
 	leases := make(map[int]*subnet.Lease)
-	own := wish().Own
+	own := desire().Own
 	nexthops := r.IntN(2) == 0
 	told := make(map[ip.Subnet]string)
 	for step := range 30 {
@@ -76,7 +76,7 @@ func testPlanFollows(t *testing.T, r *rand.Rand, wish func(...*subnet.Lease) Wis
 				leases[n] = lease(r, n)
 			}
 		}
-		w := wish(slices.Collect(maps.Values(leases))...)
+		w := desire(slices.Collect(maps.Values(leases))...)
 		if r.IntN(4) == 0 { // renewed
 			renewed := *own
 			own = &renewed
@@ -114,20 +114,20 @@ func testPlanFollows(t *testing.T, r *rand.Rand, wish func(...*subnet.Lease) Wis
 
 // What decides about every object makes every object count as changed.
 func TestPlanRebuilds(t *testing.T) {
-	for name, change := range map[string]func(*Wish){
-		"configuration": func(w *Wish) { w.Config = &subnet.Config{} },
-		"interface":     func(w *Wish) { w.Host.Iface = "eth1" },
-		"MTU":           func(w *Wish) { w.Host.MTU = 1400 },
-		"own subnet":    func(w *Wish) { w.Own = &subnet.Lease{Subnet: peerSubnet(99)} },
-		"own attributes": func(w *Wish) {
+	for name, change := range map[string]func(*Desired){
+		"configuration": func(w *Desired) { w.Config = &subnet.Config{} },
+		"interface":     func(w *Desired) { w.Host.Iface = "eth1" },
+		"MTU":           func(w *Desired) { w.Host.MTU = 1400 },
+		"own subnet":    func(w *Desired) { w.Own = &subnet.Lease{Subnet: peerSubnet(99)} },
+		"own attributes": func(w *Desired) {
 			w.Own = &subnet.Lease{Subnet: w.Own.Subnet, Attrs: subnet.Attrs{BackendType: "host-gw"}}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var p planned
-			w := wish(lease(1, 1), lease(2, 2))
+			w := desire(lease(1, 1), lease(2, 2))
 			p.set(w)
-			w = wish(lease(2, 2), lease(3, 3))
+			w = desire(lease(2, 2), lease(3, 3))
 			change(&w)
 			if _, all := p.set(w); !all {
 				t.Error("it does not")
@@ -140,8 +140,8 @@ func TestPlanRebuilds(t *testing.T) {
 // become small again.
 func TestPlanSwitchesToNexthops(t *testing.T) {
 	var p planned
-	p.set(wish(lease(1, 1), lease(2, 2)))
-	if _, all := p.set(largeWish(lease(1, 1), lease(2, 2))); !all {
+	p.set(desire(lease(1, 1), lease(2, 2)))
+	if _, all := p.set(largeDesired(lease(1, 1), lease(2, 2))); !all {
 		t.Error("it does not count as changed")
 	}
 	if want := (state.Set{
@@ -150,7 +150,7 @@ func TestPlanSwitchesToNexthops(t *testing.T) {
 	}); !maps.Equal(p.want, want) {
 		t.Errorf("wanted %v, want %v", p.want, want)
 	}
-	if _, all := p.set(wish(lease(1, 1), lease(2, 2))); !all {
+	if _, all := p.set(desire(lease(1, 1), lease(2, 2))); !all {
 		t.Error("it does not count as changed")
 	}
 	if want := (state.Set{route(1, 1).Key(): route(1, 1), route(2, 2).Key(): route(2, 2)}); !maps.Equal(p.want, want) {
@@ -160,18 +160,18 @@ func TestPlanSwitchesToNexthops(t *testing.T) {
 
 func TestPlanSameWishChangesNothing(t *testing.T) {
 	var p planned
-	p.set(wish(lease(1, 1), lease(2, 2)))
+	p.set(desire(lease(1, 1), lease(2, 2)))
 	// Other leases, that say the same.
-	if changed, all := p.set(wish(lease(1, 1), lease(2, 2))); len(changed) > 0 || all {
+	if changed, all := p.set(desire(lease(1, 1), lease(2, 2))); len(changed) > 0 || all {
 		t.Errorf("changed map[state.Key]bool %v, all %v", changed, all)
 	}
 }
 
 func TestPlanKeeps(t *testing.T) {
-	p := desired{unreadable: []ip.Subnet{peerSubnet(1)}, devices: map[string]bool{"flannel.1": true}}
+	p := planeDesired{unreadable: []ip.Subnet{peerSubnet(1)}, devices: map[string]bool{"flannel.1": true}}
 	base, mac := peerSubnet(1).V4.Addr(), state.MAC{2, 1}
 	neigh := state.Neigh{Dev: "flannel.1", Addr: base, MAC: mac}
-	keep := p.keeper(state.Have{neigh.Key(): {Object: neigh, Owner: state.Ours}})
+	keep := p.keeper(state.Observed{neigh.Key(): {Object: neigh, Owner: state.Ours}})
 	elsewhere := state.Route{Dst: route(1, 1).Dst, Metric: state.YieldingMetric}
 	for o, want := range map[state.Object]bool{
 		route(1, 1): true, nexthop(1, 1): true, neigh: true, state.FDB{Dev: "flannel.1", MAC: mac}: true,

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 )
 
 // slowPlane is a dataplane that takes its time for each answer.
@@ -34,7 +34,7 @@ func (s *slowPlane) wait(ctx context.Context) error {
 	}
 }
 
-func (s *slowPlane) Dump(ctx context.Context, want state.Set) (state.Have, error) {
+func (s *slowPlane) Dump(ctx context.Context, want state.Set) (state.Observed, error) {
 	if err := s.wait(ctx); err != nil {
 		return nil, err
 	}
@@ -59,9 +59,9 @@ func (s *slowPlane) Apply(ctx context.Context, ops []state.Op) []error {
 func TestOneDataplaneDoesNotWaitForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := netip.MustParsePrefix("10.5.0.0/16")
-		rules := &slowPlane{wirePlane: wirePlane{have: make(state.Have)}, takes: time.Hour, err: fmt.Errorf("no time: %w", target.ErrPending)}
-		kernel := &wirePlane{have: make(state.Have)}
-		old := state.Forward{Way: state.IPTablesNFT, Network: network}
+		rules := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Hour, err: fmt.Errorf("no time: %w", dataplane.ErrPending)}
+		kernel := &wirePlane{have: make(state.Observed)}
+		old := state.Forward{Backend: state.IPTablesNFT, Network: network}
 		rules.put(old, state.Ours)
 		kernel.put(route(9, 9), state.Ours)
 		var mu sync.Mutex
@@ -70,13 +70,13 @@ func TestOneDataplaneDoesNotWaitForAnother(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			status = s
-		}, Plane{Target: kernel}, Plane{Target: rules, Kinds: []state.Kind{state.KindMasquerade, state.KindForward}})
+		}, Plane{Dataplane: kernel}, Plane{Dataplane: rules, Kinds: []state.Kind{state.KindMasquerade, state.KindForward}})
 		ctx, cancel := context.WithCancel(t.Context())
 		var g sync.WaitGroup
 		g.Go(func() { _ = r.Run(ctx) })
 		defer g.Wait()
 		defer cancel()
-		w := rulesWish(t, rulesConfig, Rules{Way: state.NFTables, Forward: true})
+		w := rulesDesired(t, rulesConfig, Rules{Backend: state.NFTables, Forward: true})
 		steps := func(d *wirePlane, want ...string) {
 			t.Helper()
 			synctest.Wait()
@@ -101,11 +101,11 @@ func TestOneDataplaneDoesNotWaitForAnother(t *testing.T) {
 				}
 			}
 		}
-		r.Wish(w)
+		r.SetDesired(w)
 		steps(kernel, "adding "+route(1, 1).String(), "deleting "+route(9, 9).String())
 		for i := range 3 { // while the rules are asked for
 			w.Peers = append(slices.Clone(w.Peers), lease(2+i, 2+i))
-			r.Wish(w)
+			r.SetDesired(w)
 			steps(kernel, "adding "+route(2+i, 2+i).String())
 			time.Sleep(time.Minute)
 		}
@@ -119,7 +119,7 @@ func TestOneDataplaneDoesNotWaitForAnother(t *testing.T) {
 		rules.mu.Unlock()
 		time.Sleep(12 * time.Hour)
 		ready(true)
-		want := state.Forward{Way: state.NFTables, Network: network}
+		want := state.Forward{Backend: state.NFTables, Network: network}
 		steps(&rules.wirePlane, "adding "+want.String(), "deleting "+old.String())
 		mu.Lock()
 		defer mu.Unlock()

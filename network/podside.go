@@ -4,8 +4,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/target/kernel"
 )
 
 // podSide is where this host's pods are: behind a bridge with an address in this host's

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
@@ -29,7 +29,7 @@ func seed(t testing.TB) uint64 {
 	return n
 }
 
-// Whatever happens, once it is over the host is as wished, and nothing was
+// Whatever happens, once it is over the host is as desired, and nothing was
 // taken from anyone.
 func TestHistories(t *testing.T) {
 	n := 300
@@ -71,7 +71,7 @@ func testHistories(t *testing.T, s uint64, from, to int) {
 const (
 	historyPeers = 8
 	historySteps = 60
-	// converged is how long a host may take to be as wished once nothing fails
+	// converged is how long a host may take to be as desired once nothing fails
 	// any more: the longest pause before a retry, and that after a dump that
 	// failed.
 	converged = retryMost + 2*time.Second
@@ -106,7 +106,7 @@ func (h *history) run(i uint64) {
 	for n := range historyPeers { // what earlier times left
 		switch h.IntN(6) {
 		case 4:
-			hop := targettest.Nexthop{Nexthop: nexthop(n, h.via()), Protocol: targettest.ProtoOurs}
+			hop := dataplanetest.Nexthop{Nexthop: nexthop(n, h.via()), Protocol: dataplanetest.ProtoOurs}
 			h.check(h.fake.AddNexthop(hop))
 			h.check(h.fake.AddRoute(ours(byNexthop(n, 0))))
 		case 5:
@@ -119,7 +119,7 @@ func (h *history) run(i uint64) {
 	}
 	h.start()
 	// Each fault hides faults of the program: a history has some of them.
-	f := targettest.Faults{Rand: rand.New(rand.NewPCG(i, h.Uint64())), Pause: h.slack}
+	f := dataplanetest.Faults{Rand: rand.New(rand.NewPCG(i, h.Uint64())), Pause: h.slack}
 	for _, share := range []*float64{&f.Refuse, &f.LoseAnswer, &f.Interrupt, &f.LoseEvent} {
 		if h.IntN(2) == 0 {
 			*share = 0.3 * h.Float64()
@@ -148,9 +148,9 @@ func (h *history) run(i uint64) {
 	for n := range h.unreadable {
 		h.readable(n)
 	}
-	h.pass(targettest.Lag * h.slack) // for the last event that may be lost
-	h.fake.SetFaults(targettest.Faults{})
-	h.wish()
+	h.pass(dataplanetest.Lag * h.slack) // for the last event that may be lost
+	h.fake.SetFaults(dataplanetest.Faults{})
+	h.desire()
 	h.pass(converged)
 	h.checkHost()
 
@@ -179,19 +179,19 @@ func (h *history) via() int { return 1 + h.IntN(3) }
 func (h *history) peer() int { return h.IntN(historyPeers) }
 
 // anyRoute is someone else's.
-func (h *history) anyRoute(n int) targettest.Route {
+func (h *history) anyRoute(n int) dataplanetest.Route {
 	r := static(route(n, h.via()))
 	if h.IntN(2) == 0 {
-		r.Protocol = targettest.ProtoBoot
+		r.Protocol = dataplanetest.ProtoBoot
 	}
 	return r
 }
 
 // anyNexthop is ours, or has the number of ours.
-func (h *history) anyNexthop(n int) targettest.Nexthop {
-	hop := targettest.Nexthop{Nexthop: nexthop(n, h.via()), Protocol: targettest.ProtoOurs}
+func (h *history) anyNexthop(n int) dataplanetest.Nexthop {
+	hop := dataplanetest.Nexthop{Nexthop: nexthop(n, h.via()), Protocol: dataplanetest.ProtoOurs}
 	if h.IntN(2) == 0 {
-		hop.Protocol = targettest.ProtoStatic
+		hop.Protocol = dataplanetest.ProtoStatic
 	}
 	return hop
 }
@@ -208,19 +208,19 @@ func (h *history) happen(choices int) {
 	case 0, 1, 2, 3: // a lease comes or changes
 		h.readable(n)
 		h.leases[n] = h.lease(n)
-		h.wish()
+		h.desire()
 	case 4, 5: // a lease goes
 		h.readable(n)
 		delete(h.leases, n)
-		h.wish()
+		h.desire()
 	case 6: // a lease cannot be read any more
 		if h.leases[n] != nil && h.unreadable[n] == 0 {
 			h.unreadable[n] = -1
 			if h.IntN(2) == 0 {
 				delete(h.leases, n) // nor is its last state known
 			}
-			h.wish()
-			h.pass(targettest.Lag*h.slack + 1)
+			h.desire()
+			h.pass(dataplanetest.Lag*h.slack + 1)
 			h.unreadable[n] = 1 + len(h.fake.Applied())
 		}
 	case 7: // someone adds a route; there may be one, or no link
@@ -230,7 +230,7 @@ func (h *history) happen(choices int) {
 	case 9: // ... replaces whatever comes first
 		_ = h.fake.ReplaceRoute(h.anyRoute(n))
 	case 10: // ... alters ours
-		if len(routes) > 0 && routes[0].Protocol == targettest.ProtoOurs {
+		if len(routes) > 0 && routes[0].Protocol == dataplanetest.ProtoOurs {
 			_ = h.fake.ReplaceRoute(ours(route(n, h.via())))
 		}
 	case 11: // ... deletes one
@@ -239,7 +239,7 @@ func (h *history) happen(choices int) {
 		}
 	case 12: // the network grows large, or small
 		h.nexthops = !h.nexthops
-		h.wish()
+		h.desire()
 	case 13: // someone adds a nexthop
 		_ = h.fake.AddNexthop(h.anyNexthop(n))
 	case 14: // ... alters it, or makes it one's own
@@ -278,9 +278,9 @@ func (h *history) readable(n int) {
 	}
 }
 
-func (h *history) wish() { h.Wish(h.wished()) }
+func (h *history) desire() { h.SetDesired(h.wished()) }
 
-func (h *history) wished() Wish {
+func (h *history) wished() Desired {
 	w := h.modeWish(slices.Collect(maps.Values(h.leases))...)
 	w.Host.Nexthops = h.nexthops
 	for _, n := range slices.Sorted(maps.Keys(h.unreadable)) {

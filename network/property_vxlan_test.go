@@ -5,9 +5,9 @@ import (
 	"net/netip"
 	"slices"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
@@ -24,17 +24,17 @@ const (
 
 var modeConfigs = [modes]*subnet.Config{modeHostGW: {}, modeVxlan: {}, modeDirect: {}, modeOther: {}}
 
-func (h *history) modeWish(peers ...*subnet.Lease) Wish {
-	var w Wish
+func (h *history) modeWish(peers ...*subnet.Lease) Desired {
+	var w Desired
 	switch h.mode {
 	case modeHostGW:
-		return wish(peers...)
+		return desire(peers...)
 	case modeDirect:
-		w = backendWish(modeConfigs[h.mode], `{"DirectRouting":true}`, peers...)
+		w = backendDesired(modeConfigs[h.mode], `{"DirectRouting":true}`, peers...)
 	case modeOther:
-		w = backendWish(modeConfigs[h.mode], `{"VNI":2,"GBP":true,"Port":4791}`, peers...)
+		w = backendDesired(modeConfigs[h.mode], `{"VNI":2,"GBP":true,"Port":4791}`, peers...)
 	default:
-		w = backendWish(modeConfigs[h.mode], ``, peers...)
+		w = backendDesired(modeConfigs[h.mode], ``, peers...)
 	}
 	if h.ownMAC > 0 {
 		w.Own.BackendData = vtepData(hostMAC(h.ownMAC))
@@ -66,7 +66,7 @@ func (h *history) anyForeignFDB() state.FDB {
 	return f
 }
 
-// device is as wished in modeVxlan or modeOther, or not quite.
+// device is as desired in modeVxlan or modeOther, or not quite.
 func (h *history) device() state.VXLAN {
 	v := device()
 	if v.Name = h.dev(); h.mode == modeOther {
@@ -135,21 +135,21 @@ func (h *history) happenVxlan(choices int) {
 			h.readable(n)
 		}
 		h.mode, h.moved = mode(h.IntN(modes)), true
-		h.wish()
+		h.desire()
 		for _, n := range slices.Sorted(maps.Keys(h.leases)) {
 			h.wait()
 			h.leases[n] = h.lease(n)
-			h.wish()
+			h.desire()
 		}
 	case 1: // a lease is renewed
 		if l := h.leases[n]; l != nil {
 			renewed := *l
 			h.leases[n] = written(&renewed)
-			h.wish()
+			h.desire()
 		}
 	case 2:
 		h.ownMAC = h.IntN(3) * 40
-		h.wish()
+		h.desire()
 	case 3, 4: // a hand writes a neighbour
 		_ = h.fake.AddNeigh(h.neigh(n), h.IntN(2) == 0)
 	case 5:
@@ -195,7 +195,7 @@ func (h *history) happenVxlan(choices int) {
 		}
 		_ = h.fake.AddAddr(dev, ownAddr.Prefix)
 	case 22:
-		_ = h.fake.Hinder(dev, targettest.Hindrance(h.IntN(int(targettest.NoForwarding)+1))) // if it is one that can be
+		_ = h.fake.Hinder(dev, dataplanetest.Hindrance(h.IntN(int(dataplanetest.NoForwarding)+1))) // if it is one that can be
 	}
 }
 
@@ -205,7 +205,7 @@ func (h *history) write(f state.FDB) {
 }
 
 // checkDevices checks the devices and what is on them.
-func (h *history) checkDevices(w Wish, want state.Set) {
+func (h *history) checkDevices(w Desired, want state.Set) {
 	if why := h.unlikeBut(w, state.KindNexthop, state.KindRoute); why != "" {
 		h.Error(why)
 	}
@@ -276,8 +276,8 @@ func (h *history) foundForeign(dev string) bool {
 // needs the entries of m.
 func (h *history) stuck(dev string, m state.MAC) bool {
 	return slices.ContainsFunc(h.fake.Neighs(dev), func(n state.Neigh) bool {
-		return n.MAC == m && slices.ContainsFunc(h.fake.Routes(netip.PrefixFrom(n.Addr, 32)), func(r targettest.Route) bool {
-			return r.Onlink && r.Protocol == targettest.ProtoOurs
+		return n.MAC == m && slices.ContainsFunc(h.fake.Routes(netip.PrefixFrom(n.Addr, 32)), func(r dataplanetest.Route) bool {
+			return r.Onlink && r.Protocol == dataplanetest.ProtoOurs
 		})
 	})
 }

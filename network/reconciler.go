@@ -9,21 +9,21 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 )
 
-// Plane is a dataplane and how it is kept as wished.
+// Plane is a dataplane and how it is kept as desired.
 type Plane struct {
 	Name string // for the log
-	target.Target
+	dataplane.Dataplane
 	// Kinds of objects that are there; the first dataplane has all that no other one has.
 	Kinds []state.Kind
 	Pace  Pace // the zero Pace is the usual one
 	// Observe, if set, gets all events first.
-	Observe func(target.Event)
+	Observe func(dataplane.Event)
 }
 
 // Pace is how often a dataplane is looked at, and tried again.
@@ -48,18 +48,18 @@ func newLogs() *logs {
 	return &logs{warnings: notice.Gather{Logf: klog.Warningf, All: true}, infos: notice.Gather{Logf: klog.Infof}}
 }
 
-// Reconciler makes the dataplanes of a host look as wished, and keeps them so. There is one
+// Reconciler makes the dataplanes of a host look as desired, and keeps them so. There is one
 // plan, and for each dataplane a loop of its own: what one of them waits for does not hold
 // up the others.
 type Reconciler struct {
 	report func(Status)
 	planes []Plane
 	loops  []*loop
-	wake   chan struct{} // one slot: there is a new wish
+	wake   chan struct{} // one slot: there is a new desired state
 	ready  chan struct{} // closed once all loops have converged
 
 	mu   sync.Mutex
-	wish *Wish // the latest, if not taken yet
+	spec *Desired // the latest, if not taken yet
 
 	// Of Run's planning alone:
 	plan    *plan
@@ -73,7 +73,7 @@ type Reconciler struct {
 	converged bool
 }
 
-// Status is how well the host matches the wish.
+// Status is how well the host matches what is desired.
 type Status struct {
 	Wanted  int // objects that there should be
 	Missing int // objects that are not there, or are and should not be
@@ -83,7 +83,7 @@ type Status struct {
 	Host backend.Host
 }
 
-// NewReconciler returns a Reconciler that does nothing before its first wish.
+// NewReconciler returns a Reconciler that does nothing before its first desired state.
 // It calls report, from Run, whenever the status changes. This host's own end of the overlay
 // is in the first dataplane.
 func NewReconciler(report func(Status), planes ...Plane) *Reconciler {
@@ -99,10 +99,10 @@ func NewReconciler(report func(Status), planes ...Plane) *Reconciler {
 	return r
 }
 
-// Wish replaces the wish.
-func (r *Reconciler) Wish(w Wish) {
+// SetDesired replaces what is desired.
+func (r *Reconciler) SetDesired(w Desired) {
 	r.mu.Lock()
-	r.wish = &w
+	r.spec = &w
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -110,7 +110,7 @@ func (r *Reconciler) Wish(w Wish) {
 	}
 }
 
-// Ready is closed once every dataplane has converged: each object of a wish has been tried,
+// Ready is closed once every dataplane has converged: each object of a desired state has been tried,
 // the device and addresses of the host itself are in place, and nothing waits for an
 // interface that is down, or could not be tried yet.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
@@ -141,11 +141,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// replan takes the latest wish and hands on what it changes.
+// replan takes the latest desired state and hands on what it changes.
 func (r *Reconciler) replan() {
 	r.mu.Lock()
-	w := r.wish
-	r.wish = nil
+	w := r.spec
+	r.spec = nil
 	r.mu.Unlock()
 	if w == nil {
 		return

@@ -7,8 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/target/targettest"
 )
 
 var errRefused = errors.New("refused")
@@ -22,7 +22,7 @@ func TestNothingHappensBeforeTheFirstWish(t *testing.T) {
 		if r.fake.Dumps() != 0 || r.isReady() {
 			t.Errorf("%d dumps, ready: %v", r.fake.Dumps(), r.isReady())
 		}
-		r.Wish(wish(lease(2, 2)))
+		r.SetDesired(desire(lease(2, 2)))
 		synctest.Wait()
 		r.wantRoutes(1)
 		r.wantRoutes(2, ours(route(2, 2)))
@@ -33,7 +33,7 @@ func TestReadyAfterTheFirstPassEvenIfAnObjectFails(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		synctest.Wait()
 		if !r.isReady() {
 			t.Error("not ready")
@@ -49,7 +49,7 @@ func TestInterruptedDumpChangesNothing(t *testing.T) {
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
 		r.fake.InterruptDumps(3)
 		r.start()
-		r.Wish(wish(lease(2, 2)))
+		r.SetDesired(desire(lease(2, 2)))
 		r.pass(2500 * time.Millisecond)
 		if r.fake.Dumps() != 3 || r.fake.Applied() != nil || r.isReady() {
 			t.Errorf("%d dumps, applied %v, ready: %v", r.fake.Dumps(), r.fake.Applied(), r.isReady())
@@ -67,21 +67,21 @@ func TestUnreadableLeaseKeepsItsObject(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
 		r.start()
-		w := wish(lease(2, 2))
+		w := desire(lease(2, 2))
 		w.Unreadable = []ip.Subnet{peerSubnet(1)}
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Hour)
 		r.wantRoutes(1, ours(route(1, 1)))
 
 		// A lease that was good and is not any more keeps its object, too.
-		w = wish()
+		w = desire()
 		w.Unreadable = []ip.Subnet{peerSubnet(1), peerSubnet(2)}
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Hour)
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.wantRoutes(2, ours(route(2, 2)))
 
-		r.Wish(wish())
+		r.SetDesired(desire())
 		synctest.Wait()
 		r.wantRoutes(1)
 		r.wantRoutes(2)
@@ -92,15 +92,15 @@ func TestUnreadableLeaseKeepsItsObject(t *testing.T) {
 func TestUnreadableLeaseBecomesReadable(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		synctest.Wait()
-		w := wish()
+		w := desire()
 		w.Unreadable = []ip.Subnet{peerSubnet(1)}
-		r.Wish(w)
+		r.SetDesired(w)
 		synctest.Wait()
 		r.check(r.fake.DelRoute(ours(route(1, 1))))
 		r.pass(time.Second)
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		synctest.Wait()
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
@@ -111,14 +111,14 @@ func TestOneFailureDoesNotStopOthers(t *testing.T) {
 		r.check(r.fake.AddRoute(ours(route(9, 9))))
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2), lease(3, 3)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2), lease(3, 3)))
 		synctest.Wait()
 		r.wantRoutes(1)
 		r.wantRoutes(2, ours(route(2, 2)))
 		r.wantRoutes(3, ours(route(3, 3)))
 		r.wantRoutes(9)
 
-		r.Wish(wish(lease(1, 1), lease(2, 2), lease(3, 4), lease(4, 4)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2), lease(3, 4), lease(4, 4)))
 		synctest.Wait()
 		r.wantRoutes(3, ours(route(3, 4)))
 		r.wantRoutes(4, ours(route(4, 4)))
@@ -129,7 +129,7 @@ func TestBackoffOfOneObject(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		synctest.Wait()
 		r.pass(10 * time.Minute)
 		before := r.fake.Dumps()
@@ -139,9 +139,9 @@ func TestBackoffOfOneObject(t *testing.T) {
 			t.Errorf("%d retries in ten minutes", n)
 		}
 
-		// It is tried at once if the wish changes.
+		// It is tried at once if what is desired changes.
 		r.fake.Refuse(route(1, 1).Key(), nil)
-		r.Wish(wish(lease(1, 2)))
+		r.SetDesired(desire(lease(1, 2)))
 		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 2)))
 		if want := (Status{Wanted: 1}); r.lastStatus() != want {
@@ -154,7 +154,7 @@ func TestBackoffBeginsShort(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		synctest.Wait()
 		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.pass(retryFirst)
@@ -165,7 +165,7 @@ func TestBackoffBeginsShort(t *testing.T) {
 func TestDeletedRouteIsRestored(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.DelRoute(ours(route(1, 1))))
 		r.pass(debounce)
@@ -179,9 +179,9 @@ func TestDeletedRouteIsRestored(t *testing.T) {
 func TestLostHintsAreMadeUpFor(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
-		r.fake.SetFaults(targettest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseEvent: 1})
+		r.fake.SetFaults(dataplanetest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseEvent: 1})
 		r.check(r.fake.DelRoute(ours(route(1, 1))))
 		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
@@ -191,7 +191,7 @@ func TestLostHintsAreMadeUpFor(t *testing.T) {
 func TestRouteWithOurMarkThatNobodyWantsIsRemoved(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish())
+		r.SetDesired(desire())
 		r.pass(time.Second)
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
 		r.pass(debounce)
@@ -202,7 +202,7 @@ func TestRouteWithOurMarkThatNobodyWantsIsRemoved(t *testing.T) {
 func TestLinkDownAndUpHeals(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)
 		r.check(r.fake.SetLink("eth0", false))
 		r.pass(time.Hour) // the pauses between retries are long by now
@@ -220,7 +220,7 @@ func TestLinkDownAndUpHeals(t *testing.T) {
 func TestLinkRecreatedHeals(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.DelLink("eth0"))
 		r.pass(time.Hour)
@@ -236,12 +236,12 @@ func TestLinkRecreatedHeals(t *testing.T) {
 func TestWishRightAfterLinkRecreated(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.check(r.fake.DelLink("eth0"))
 		r.check(r.fake.AddLink("eth0"))
 		r.check(r.fake.AddAddr("eth0", hostNet))
-		r.Wish(wish(lease(1, 1), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(debounce)
 		r.wantRoutes(1, ours(route(1, 1)))
 		r.wantRoutes(2, ours(route(2, 2)))
@@ -252,12 +252,12 @@ func TestWishRightAfterLinkRecreated(t *testing.T) {
 func TestQuickPass(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		before := r.fake.Dumps()
-		r.Wish(wish(lease(1, 2), lease(2, 2)))
+		r.SetDesired(desire(lease(1, 2), lease(2, 2)))
 		synctest.Wait()
-		r.Wish(wish(lease(2, 2)))
+		r.SetDesired(desire(lease(2, 2)))
 		r.pass(time.Second)
 		r.wantRoutes(1)
 		r.wantRoutes(2, ours(route(2, 2)))
@@ -268,12 +268,12 @@ func TestQuickPass(t *testing.T) {
 }
 
 func TestStoppingLeavesForwardingInPlace(t *testing.T) {
-	var fake *targettest.Fake
+	var fake *dataplanetest.Fake
 	t.Run("a run", func(t *testing.T) {
 		bubble(t, func(r *rig) {
 			fake = r.fake
 			r.start()
-			r.Wish(wish(lease(1, 1)))
+			r.SetDesired(desire(lease(1, 1)))
 			r.pass(time.Second)
 		})
 	})
@@ -285,7 +285,7 @@ func TestStoppingLeavesForwardingInPlace(t *testing.T) {
 func TestResyncRepairsWhatNoHintTold(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(wish(lease(1, 1)))
+		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
 		r.fake.SetDeaf(true)
 		r.check(r.fake.DelRoute(ours(route(1, 1))))

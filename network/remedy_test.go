@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
 )
 
@@ -18,7 +18,7 @@ func TestRoutesOfOthersToTheWorldStay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := wish()
+	w := desire()
 	w.Config = config
 	for dst, stays := range map[string]bool{
 		"0.0.0.0/0": true, "0.0.0.0/1": true, "192.0.0.0/8": true, "10.0.0.0/8": true, "192.168.0.0/15": true,
@@ -42,7 +42,7 @@ func TestRoutesOfOthersToTheWorldStay(t *testing.T) {
 // The name of an interface is no command, whatever it is.
 func TestRemediesQuoteInterfaces(t *testing.T) {
 	prefix := netip.MustParsePrefix("10.0.0.1/24")
-	w := wish()
+	w := desire()
 	c := newPathCheck(&pathWorld{}, &w, pathsSeen{ifaces: []kernel.Interface{{Name: "$(reboot)", Addrs: []kernel.Address{{Prefix: prefix}}}}})
 	if remedy := c.addrRemedy(kernel.TableRoute{Dst: prefix.Masked(), Dev: "$(reboot)"}); remedy != "ip addr del 10.0.0.1/24 dev '$(reboot)'" {
 		t.Error(remedy)

@@ -39,7 +39,7 @@ func anyVxlanLease(r *rand.Rand, n int) *subnet.Lease {
 	return l
 }
 
-func (p *planned) set1(t *testing.T, w Wish) {
+func (p *planned) set1(t *testing.T, w Desired) {
 	t.Helper()
 	if _, all := p.set(w); all {
 		t.Error("everything counts as changed")
@@ -51,7 +51,7 @@ func (p *planned) set1(t *testing.T, w Wish) {
 func (p *planned) wantServed(t *testing.T, served []state.FDB, neighs []state.Neigh, problems map[int]string) {
 	t.Helper()
 	want := make(state.Set)
-	for _, o := range vxlanWish().Backend.Local(p.plan.wish.Host, ip.Subnet{}, p.plan.wish.Own) {
+	for _, o := range vxlanDesired().Backend.Local(p.plan.spec.Host, ip.Subnet{}, p.plan.spec.Own) {
 		want[o.Key()] = o
 	}
 	for _, f := range served {
@@ -77,30 +77,30 @@ func (p *planned) wantServed(t *testing.T, served []state.FDB, neighs []state.Ne
 func TestRivals(t *testing.T) {
 	var p planned
 	first, last := vxlanLease(1, 1), withMAC(vxlanLease(2, 2), hostMAC(1))
-	p.set(vxlanWish(first))
+	p.set(vxlanDesired(first))
 	mac := hostMAC(1).String()
 	loser := func(winner int) string { return mac + " is that of lease " + peerSubnet(winner).String() }
 	won := state.FDB{Dev: "flannel.1", MAC: hostMAC(1), Dst: peerAddr(2)}
 
-	p.set1(t, vxlanWish(first, last))
+	p.set1(t, vxlanDesired(first, last))
 	p.wantServed(t, []state.FDB{won}, []state.Neigh{neigh(2, 1)}, map[int]string{1: loser(2)})
 
 	newest := withMAC(vxlanLease(3, 3), hostMAC(1))
-	p.set1(t, vxlanWish(first, last, newest))
+	p.set1(t, vxlanDesired(first, last, newest))
 	p.wantServed(t, []state.FDB{{Dev: "flannel.1", MAC: hostMAC(1), Dst: peerAddr(3)}}, []state.Neigh{neigh(3, 1)}, map[int]string{1: loser(3), 2: loser(3)})
 
 	// The winner gets a MAC address of its own.
-	p.set1(t, vxlanWish(first, last, vxlanLease(3, 3)))
+	p.set1(t, vxlanDesired(first, last, vxlanLease(3, 3)))
 	p.wantServed(t, []state.FDB{won, fdb(3)}, []state.Neigh{neigh(2, 1), neigh(3, 3)}, map[int]string{1: loser(2)})
 
 	// Whose lease is renewed is alive.
 	renewed := *first
-	p.set1(t, vxlanWish(written(&renewed), last))
+	p.set1(t, vxlanDesired(written(&renewed), last))
 	p.wantServed(t, []state.FDB{fdb(1)}, []state.Neigh{neigh(1, 1)}, map[int]string{2: loser(1)})
 
-	p.set1(t, vxlanWish(last))
+	p.set1(t, vxlanDesired(last))
 	p.wantServed(t, []state.FDB{won}, []state.Neigh{neigh(2, 1)}, nil)
-	p.set1(t, vxlanWish())
+	p.set1(t, vxlanDesired())
 	p.wantServed(t, nil, nil, nil)
 	if len(p.claims) > 0 || len(p.unsettled) > 0 {
 		t.Errorf("left over: %v, %v", p.claims, p.unsettled)
@@ -112,29 +112,29 @@ func TestRivals(t *testing.T) {
 func TestTwoLeasesOfOneHost(t *testing.T) {
 	var p planned
 	old, now := vxlanLease(1, 1), vxlanLease(2, 1)
-	p.set(vxlanWish(old, now))
+	p.set(vxlanDesired(old, now))
 	p.wantServed(t, []state.FDB{fdb(1)}, []state.Neigh{neigh(1, 1), neigh(2, 1)}, nil)
-	p.set1(t, vxlanWish(now))
+	p.set1(t, vxlanDesired(now))
 	p.wantServed(t, []state.FDB{fdb(1)}, []state.Neigh{neigh(2, 1)}, nil)
-	p.set1(t, vxlanWish(old, now))
-	p.set1(t, vxlanWish(old))
+	p.set1(t, vxlanDesired(old, now))
+	p.set1(t, vxlanDesired(old))
 	p.wantServed(t, []state.FDB{fdb(1)}, []state.Neigh{neigh(1, 1)}, nil)
 }
 
 func TestPeerWithOwnMAC(t *testing.T) {
 	var p planned
 	clone := withMAC(vxlanLease(1, 1), hostMAC(0))
-	p.set(vxlanWish(clone, vxlanLease(2, 2)))
+	p.set(vxlanDesired(clone, vxlanLease(2, 2)))
 	p.wantServed(t, []state.FDB{fdb(2)}, []state.Neigh{neigh(2, 2)}, map[int]string{1: "this host's own"})
 
 	// This host's own changes.
-	w := vxlanWish(clone)
+	w := vxlanDesired(clone)
 	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(ownSubnet), Attrs: w.Own.Attrs}
 	w.Own.BackendData = vtepData(hostMAC(99))
 	if _, all := p.set(w); !all {
 		t.Error("not everything counts as changed")
 	}
 	p.wantServed(t, []state.FDB{{Dev: "flannel.1", MAC: hostMAC(0), Dst: peerAddr(1)}}, []state.Neigh{neigh(1, 0)}, nil)
-	p.set(vxlanWish(clone))
+	p.set(vxlanDesired(clone))
 	p.wantServed(t, nil, nil, map[int]string{1: "this host's own"})
 }

@@ -12,19 +12,19 @@ import (
 // Rules says which rules about packets this host is to have, and in which way
 // they are written.
 type Rules struct {
-	Way state.Way
+	Backend state.RuleBackend
 	// Masquerade has pods' packets to the outside get an address of this host,
 	// and with RandomFully a port chosen at random.
 	Masquerade, RandomFully bool
 	// Forward lets pods' packets through; also in these ways, for what one way lets through
 	// another may refuse.
 	Forward     bool
-	ForwardAlso []state.Way
+	ForwardAlso []state.RuleBackend
 }
 
 // Equal compares.
 func (r Rules) Equal(o Rules) bool {
-	return r.Way == o.Way && r.Masquerade == o.Masquerade && r.RandomFully == o.RandomFully &&
+	return r.Backend == o.Backend && r.Masquerade == o.Masquerade && r.RandomFully == o.RandomFully &&
 		r.Forward == o.Forward && slices.Equal(r.ForwardAlso, o.ForwardAlso)
 }
 
@@ -34,13 +34,13 @@ func (r Rules) objects(c *subnet.Config, own *subnet.Lease) []state.Object {
 	for i, network := range c.Network().Prefixes() {
 		if r.Masquerade {
 			objects = append(objects, state.Masquerade{
-				Way: r.Way, Network: network, Own: subnets[i],
+				Backend: r.Backend, Network: network, Own: subnets[i],
 				Exclude: excluded(c, network), RandomFully: r.RandomFully,
 			})
 		}
 		if r.Forward {
-			for _, way := range append([]state.Way{r.Way}, r.ForwardAlso...) {
-				objects = append(objects, state.Forward{Way: way, Network: network})
+			for _, way := range append([]state.RuleBackend{r.Backend}, r.ForwardAlso...) {
+				objects = append(objects, state.Forward{Backend: way, Network: network})
 			}
 		}
 	}

@@ -12,23 +12,23 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
-var allRules = Rules{Way: state.NFTables, Masquerade: true, RandomFully: true, Forward: true}
+var allRules = Rules{Backend: state.NFTables, Masquerade: true, RandomFully: true, Forward: true}
 
-// rulesWish is for a host with packet rules, and a peer.
-func rulesWish(t *testing.T, config string, r Rules) Wish {
+// rulesDesired is for a host with packet rules, and a peer.
+func rulesDesired(t *testing.T, config string, r Rules) Desired {
 	t.Helper()
 	c, err := subnet.ParseConfig([]byte(config))
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := wish(lease(1, 1))
+	w := desire(lease(1, 1))
 	w.Config, w.Rules = c, r
 	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.7.0/24"))}
 	w.Networks = []netip.Prefix{c.V4.Network, netip.MustParsePrefix("10.0.0.0/16")}
@@ -37,12 +37,12 @@ func rulesWish(t *testing.T, config string, r Rules) Wish {
 
 const rulesConfig = `{"Network":"10.5.0.0/16","MasqExclude":["192.0.2.0/24","fc00::/7","198.51.100.0/24"]}`
 
-func rulesOf(way state.Way, network, own, exclude string) state.Set {
+func rulesOf(way state.RuleBackend, network, own, exclude string) state.Set {
 	n := netip.MustParsePrefix(network)
 	all := make(state.Set)
 	for _, o := range []state.Object{
-		state.Masquerade{Way: way, Network: n, Own: netip.MustParsePrefix(own), Exclude: exclude, RandomFully: true},
-		state.Forward{Way: way, Network: n},
+		state.Masquerade{Backend: way, Network: n, Own: netip.MustParsePrefix(own), Exclude: exclude, RandomFully: true},
+		state.Forward{Backend: way, Network: n},
 	} {
 		all[o.Key()] = o
 	}
@@ -61,8 +61,8 @@ func TestRules(t *testing.T) {
 		const excluded = "192.0.2.0/24 198.51.100.0/24"
 		right := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", excluded)
 		r.start()
-		w := rulesWish(t, rulesConfig, allRules)
-		r.Wish(w)
+		w := rulesDesired(t, rulesConfig, allRules)
+		r.SetDesired(w)
 		r.pass(debounce)
 		r.wantRules(right)
 		if last := r.fake.Applied()[2].Key().Kind; last != state.KindForward {
@@ -94,14 +94,14 @@ func TestRules(t *testing.T) {
 		// Another subnet is one step.
 		before := len(r.fake.Applied())
 		w.Own = &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.8.0/24"))}
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		r.wantRules(rulesOf(state.NFTables, "10.5.0.0/16", "10.5.8.0/24", excluded))
 		if steps := r.fake.Applied()[before:]; len(steps) != 1 || steps[0].Verb != state.Replace {
 			t.Errorf("the steps were %v", steps)
 		}
-		w.Rules = Rules{Way: state.NFTables, Forward: true}
-		r.Wish(w)
+		w.Rules = Rules{Backend: state.NFTables, Forward: true}
+		r.SetDesired(w)
 		r.pass(time.Second)
 		if got := r.fake.Rules(); len(got) != 1 {
 			t.Errorf("the rules are %v", got)
@@ -114,20 +114,20 @@ func TestRules(t *testing.T) {
 func TestRulesChangeWay(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		w := rulesWish(t, rulesConfig, allRules)
-		r.Wish(w)
+		w := rulesDesired(t, rulesConfig, allRules)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		for _, change := range []func(){
-			func() { w.Rules.Way = state.IPTablesNFT },
+			func() { w.Rules.Backend = state.IPTablesNFT },
 			func() {
 				networks := w.Networks
-				w = rulesWish(t, `{"Network":"10.9.0.0/16"}`, w.Rules)
+				w = rulesDesired(t, `{"Network":"10.9.0.0/16"}`, w.Rules)
 				w.Networks = append(networks, w.Networks...)
 			},
 		} {
 			before := len(r.fake.Applied())
 			change()
-			r.Wish(w)
+			r.SetDesired(w)
 			r.pass(time.Second)
 			var verbs []state.Verb
 			for _, op := range r.fake.Applied()[before:] {
@@ -151,7 +151,7 @@ func TestRulesRefused(t *testing.T) {
 			r.fake.Refuse(k, unix.EOPNOTSUPP)
 		}
 		r.start()
-		r.Wish(rulesWish(t, rulesConfig, allRules))
+		r.SetDesired(rulesDesired(t, rulesConfig, allRules))
 		r.pass(time.Second)
 		select {
 		case <-r.Ready():
@@ -171,10 +171,10 @@ func TestRulesRefused(t *testing.T) {
 }
 
 func TestRulesCleanup(t *testing.T) {
-	fake := targettest.NewFake()
+	fake := dataplanetest.NewFake()
 	other := state.Key{Kind: state.KindForward, Scope: string(state.NFTables), Prefix: netip.MustParsePrefix("10.6.0.0/16")}
 	for _, dst := range []string{"10.5.0.0/16", "0.0.0.0/0"} {
-		for _, way := range []state.Way{state.NFTables, state.IPTablesLegacy} {
+		for _, way := range []state.RuleBackend{state.NFTables, state.IPTablesLegacy} {
 			fake.SpoilRules(state.Key{Kind: state.KindMasquerade, Scope: string(way), Prefix: netip.MustParsePrefix(dst)}, false)
 		}
 	}
@@ -193,23 +193,23 @@ func TestRulesCleanup(t *testing.T) {
 func TestRulesSettling(t *testing.T) {
 	log := lines(t, func(r *rig) {
 		r.start()
-		w := rulesWish(t, rulesConfig, allRules)
-		r.Wish(w)
+		w := rulesDesired(t, rulesConfig, allRules)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		before := r.fake.Rules()
-		w.Rules.Way = state.IPTablesNFT
+		w.Rules.Backend = state.IPTablesNFT
 		after := rulesOf(state.IPTablesNFT, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24 198.51.100.0/24")
 		for k := range after {
-			r.fake.Refuse(k, fmt.Errorf("table x: %w", target.ErrSettling))
+			r.fake.Refuse(k, fmt.Errorf("table x: %w", dataplane.ErrSettling))
 		}
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		r.wantRules(before)
 		for k := range after {
 			r.fake.Refuse(k, nil)
 		}
 		for k := range after {
-			r.loops[0].notice(target.Event{Key: k, Gone: true})
+			r.loops[0].notice(dataplane.Event{Key: k, Gone: true})
 		}
 		r.pass(100 * time.Millisecond)
 		r.wantRules(after)
@@ -218,7 +218,7 @@ func TestRulesSettling(t *testing.T) {
 		}
 	})
 	for _, line := range log {
-		if strings.Contains(line, target.ErrSettling.Error()) || strings.Contains(line, "in place now") {
+		if strings.Contains(line, dataplane.ErrSettling.Error()) || strings.Contains(line, "in place now") {
 			t.Errorf("it was logged: %s", line)
 		}
 	}
@@ -229,16 +229,16 @@ func TestRulesForwardAlso(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
 		rules := allRules
-		rules.ForwardAlso = []state.Way{state.IPTablesLegacy}
-		w := rulesWish(t, rulesConfig, rules)
-		r.Wish(w)
+		rules.ForwardAlso = []state.RuleBackend{state.IPTablesLegacy}
+		w := rulesDesired(t, rulesConfig, rules)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		want := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24 198.51.100.0/24")
-		also := state.Forward{Way: state.IPTablesLegacy, Network: netip.MustParsePrefix("10.5.0.0/16")}
+		also := state.Forward{Backend: state.IPTablesLegacy, Network: netip.MustParsePrefix("10.5.0.0/16")}
 		want[also.Key()] = also
 		r.wantRules(want)
 		w.Rules = allRules
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		delete(want, also.Key())
 		r.wantRules(want)

@@ -15,7 +15,7 @@ var errUnmet = errors.New("what it depends on could not be had")
 // unmet says which steps must wait for others that failed.
 type unmet struct {
 	want   state.Set
-	have   state.Have
+	have   state.Observed
 	wanted map[state.Key]bool // not as wanted: nothing may come to refer to them
 	used   map[state.Key]bool // referred to still: they may not be taken away
 	left   map[state.Key]bool // they should have been taken away
@@ -50,8 +50,8 @@ func (u *unmet) add(op state.Op) {
 	}
 }
 
-// holdsUp reports whether a step must wait.
-func (u *unmet) holdsUp(op state.Op) bool {
+// blocked reports whether a step must wait.
+func (u *unmet) blocked(op state.Op) bool {
 	if op.Verb != state.Delete {
 		return len(u.wanted) > 0 && slices.ContainsFunc(state.Needs(op.Want), func(needed state.Key) bool {
 			to, leads := state.LeadsTo(u.want[needed])
@@ -81,13 +81,13 @@ func (r *loop) applyStages(ctx context.Context, ops []state.Op, missing *unmet) 
 	for start, end := 0, 0; start < len(ops); start = end {
 		var held bool
 		for ; end < len(ops) && sameStage(ops[start], ops[end]); end++ {
-			if missing.holdsUp(ops[end]) {
+			if missing.blocked(ops[end]) {
 				errs[end] = errUnmet
 				held = true
 			}
 		}
 		if !held {
-			copy(errs[start:end], r.target.Apply(ctx, ops[start:end]))
+			copy(errs[start:end], r.dataplane.Apply(ctx, ops[start:end]))
 		} else {
 			r.applyRest(ctx, ops[start:end], errs[start:end])
 		}
@@ -112,7 +112,7 @@ func (r *loop) applyRest(ctx context.Context, ops []state.Op, errs []error) {
 	if len(rest) == 0 {
 		return
 	}
-	for i, err := range r.target.Apply(ctx, rest) {
+	for i, err := range r.dataplane.Apply(ctx, rest) {
 		errs[at[i]] = err
 	}
 }

@@ -9,18 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
 // READY is said when the device and its address are in place, and the interface
 // is up; whatever else may be missing.
 func TestReadyWithTheDevice(t *testing.T) {
-	w := vxlanWish(vxlanLease(1, 1), vxlanLease(2, 2))
+	w := vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2))
 	for _, c := range []struct {
 		name  string
-		wish  Wish
+		spec  Desired
 		spoil func(*rig)
 		mend  func(*rig)
 		late  time.Duration
@@ -30,9 +30,9 @@ func TestReadyWithTheDevice(t *testing.T) {
 		{"the device fails", w, func(r *rig) { r.fake.Refuse(device().Key(), errRefused) }, func(r *rig) { r.fake.Refuse(device().Key(), nil) }, retryMost},
 		{"the address fails", w, func(r *rig) { r.fake.Refuse(ownAddr.Key(), errRefused) }, func(r *rig) { r.fake.Refuse(ownAddr.Key(), nil) }, retryMost},
 		{"no interface", w, func(r *rig) { r.check(r.fake.DelLink("eth0")) }, func(r *rig) { r.check(r.fake.AddLink("eth0")) }, debounce},
-		{"interface down", func() Wish { v := w; v.Host.Up = false; return v }(), func(r *rig) { r.check(r.fake.SetLink("eth0", false)) }, func(r *rig) {
+		{"interface down", func() Desired { v := w; v.Host.Up = false; return v }(), func(r *rig) { r.check(r.fake.SetLink("eth0", false)) }, func(r *rig) {
 			r.check(r.fake.SetLink("eth0", true))
-			r.Wish(w)
+			r.SetDesired(w)
 		}, debounce},
 		{"another device", w, func(r *rig) {
 			v := device()
@@ -53,7 +53,7 @@ func TestReadyWithTheDevice(t *testing.T) {
 			bubble(t, func(r *rig) {
 				c.spoil(r)
 				r.start()
-				r.Wish(c.wish)
+				r.SetDesired(c.spec)
 				if c.mend != nil {
 					r.pass(time.Hour)
 					if r.isReady() {
@@ -73,18 +73,18 @@ func TestReadyWithTheDevice(t *testing.T) {
 // A device that is made anew has all that was on it in the same pass.
 func TestDeviceMadeAnewAtOnce(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.there(backendWish(&subnet.Config{}, `{"Port":4789}`, vxlanLease(1, 1), vxlanLease(2, 2)))
+		r.there(backendDesired(&subnet.Config{}, `{"Port":4789}`, vxlanLease(1, 1), vxlanLease(2, 2)))
 		r.fake.SetDeaf(true)
 		r.start()
-		w := vxlanWish(vxlanLease(1, 1), vxlanLease(2, 2))
-		r.Wish(w)
+		w := vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2))
+		r.SetDesired(w)
 		r.heals(w, 0)
 		if n := r.fake.Dumps(); n != 1 {
 			t.Errorf("%d dumps", n)
 		}
 		w.Own = &subnet.Lease{Subnet: w.Own.Subnet, Attrs: w.Own.Attrs}
 		w.Own.BackendData = vtepData(hostMAC(99)) // with it, a kernel drops the neighbours
-		r.Wish(w)
+		r.SetDesired(w)
 		r.heals(w, debounce)
 		if n := r.fake.Dumps(); n != 2 {
 			t.Errorf("%d dumps", n)
@@ -96,31 +96,31 @@ func TestDeviceMadeAnewAtOnce(t *testing.T) {
 // that it still goes.
 func TestVxlanDependencies(t *testing.T) {
 	direct, tunnelled := route(1, 1), tunnel(1)
-	largeDirect := directWish(vxlanLease(1, 1))
+	largeDirect := directDesired(vxlanLease(1, 1))
 	largeDirect.Host.Nexthops = true
 	directHop, tunnelledHop := byNexthop(1, 1), tunnelByNexthop(1)
 	for name, c := range map[string]struct {
-		from, to Wish
+		from, to Desired
 		refused  state.Key
 		want     state.Route // then
 	}{
-		"neighbour":       {wish(lease(1, 1)), vxlanWish(vxlanLease(1, 1)), neigh(1, 1).Key(), direct},
-		"FDB entry":       {wish(lease(1, 1)), vxlanWish(vxlanLease(1, 1)), fdb(1).Key(), direct},
-		"device":          {wish(lease(1, 1)), vxlanWish(vxlanLease(1, 1)), device().Key(), direct},
-		"FDB entry, hop":  {largeWish(lease(1, 1)), largeVxlanWish(vxlanLease(1, 1)), fdb(1).Key(), directHop},
-		"nexthop":         {largeWish(lease(1, 1)), largeVxlanWish(vxlanLease(1, 1)), tunnelHop(1).Key(), directHop},
-		"route":           {vxlanWish(vxlanLease(1, 1)), directWish(vxlanLease(1, 1)), direct.Key(), tunnelled},
-		"hop of a route":  {vxlanWish(vxlanLease(1, 1)), largeDirect, tunnelHop(1).Key(), tunnelled},
-		"route of no one": {vxlanWish(vxlanLease(1, 1)), vxlanWish(), direct.Key(), tunnelled},
-		"route, by hops":  {largeVxlanWish(vxlanLease(1, 1)), vxlanWish(), direct.Key(), tunnelledHop},
+		"neighbour":       {desire(lease(1, 1)), vxlanDesired(vxlanLease(1, 1)), neigh(1, 1).Key(), direct},
+		"FDB entry":       {desire(lease(1, 1)), vxlanDesired(vxlanLease(1, 1)), fdb(1).Key(), direct},
+		"device":          {desire(lease(1, 1)), vxlanDesired(vxlanLease(1, 1)), device().Key(), direct},
+		"FDB entry, hop":  {largeDesired(lease(1, 1)), largeVxlanDesired(vxlanLease(1, 1)), fdb(1).Key(), directHop},
+		"nexthop":         {largeDesired(lease(1, 1)), largeVxlanDesired(vxlanLease(1, 1)), tunnelHop(1).Key(), directHop},
+		"route":           {vxlanDesired(vxlanLease(1, 1)), directDesired(vxlanLease(1, 1)), direct.Key(), tunnelled},
+		"hop of a route":  {vxlanDesired(vxlanLease(1, 1)), largeDirect, tunnelHop(1).Key(), tunnelled},
+		"route of no one": {vxlanDesired(vxlanLease(1, 1)), vxlanDesired(), direct.Key(), tunnelled},
+		"route, by hops":  {largeVxlanDesired(vxlanLease(1, 1)), vxlanDesired(), direct.Key(), tunnelledHop},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
 				r.start()
-				r.Wish(c.from)
+				r.SetDesired(c.from)
 				r.pass(time.Second)
 				r.fake.Refuse(c.refused, unix.ENOMEM)
-				r.Wish(c.to)
+				r.SetDesired(c.to)
 				for range 3 {
 					r.pass(time.Hour)
 					r.wantRoutes(1, ours(c.want))
@@ -142,12 +142,12 @@ func TestQuickPassAfterFailure(t *testing.T) {
 	bubble(t, func(r *rig) {
 		second := farLease(2, 1)
 		r.start()
-		r.Wish(directWish(farLease(1, 1), second))
+		r.SetDesired(directDesired(farLease(1, 1), second))
 		r.pass(time.Second)
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
-		r.Wish(directWish(vxlanLease(1, 1), second))
+		r.SetDesired(directDesired(vxlanLease(1, 1), second))
 		r.pass(time.Second)
-		r.Wish(directWish(vxlanLease(1, 1)))
+		r.SetDesired(directDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
 		r.wantRoutes(1, ours(tunnel(1)))
 		r.wantRoutes(2)
@@ -156,7 +156,7 @@ func TestQuickPassAfterFailure(t *testing.T) {
 		}
 		r.fake.Refuse(route(1, 1).Key(), nil)
 		r.pass(2 * retryMost)
-		r.wantOnly(directWish(vxlanLease(1, 1)))
+		r.wantOnly(directDesired(vxlanLease(1, 1)))
 	})
 }
 
@@ -164,12 +164,12 @@ func TestQuickPassAfterFailure(t *testing.T) {
 func TestDeviceThatCannotBeAltered(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(vxlanWish(vxlanLease(1, 1)))
+		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
 		r.fake.Refuse(device().Key(), errRefused)
-		w := vxlanWish(vxlanLease(1, 1), vxlanLease(2, 2))
+		w := vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2))
 		w.Host.MTU = 1400
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		r.wantOn([]state.Neigh{neigh(1, 1), neigh(2, 2)}, []state.FDB{fdb(1), fdb(2)}, ownAddr.Prefix)
 		r.wantRoutes(2, ours(tunnel(2)))
@@ -184,12 +184,12 @@ func TestForeignRouteIntoTheTunnel(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.check(r.fake.AddRoute(static(route(1, 9))))
 		r.start()
-		r.Wish(vxlanWish(vxlanLease(1, 1)))
+		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
 		r.wantRoutes(1, static(route(1, 9)))
 		r.wantOn([]state.Neigh{neigh(1, 1)}, []state.FDB{fdb(1)}, ownAddr.Prefix)
 		// The same way, but not ours: it serves.
-		r.check(r.fake.ReplaceRoute(targettest.Route{Route: tunnel(1), Protocol: targettest.ProtoStatic}))
+		r.check(r.fake.ReplaceRoute(dataplanetest.Route{Route: tunnel(1), Protocol: dataplanetest.ProtoStatic}))
 		r.pass(time.Hour)
 		r.wantRoutes(1, static(tunnel(1)))
 		if want := (Status{Wanted: 5}); r.lastStatus() != want {
@@ -201,9 +201,9 @@ func TestForeignRouteIntoTheTunnel(t *testing.T) {
 // The device comes back with its interface even if that took long.
 func TestVxlanLongWithoutInterface(t *testing.T) {
 	bubble(t, func(r *rig) {
-		w := vxlanWish(vxlanLease(1, 1))
+		w := vxlanDesired(vxlanLease(1, 1))
 		r.start()
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		r.check(r.fake.DelLink("eth0"))
 		r.pass(24 * time.Hour)
@@ -223,8 +223,8 @@ func TestStatusTellsTheHostAsItIs(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.fake.Refuse(device().Key(), unix.EBUSY)
 		r.start()
-		w := vxlanWish(vxlanLease(1, 1))
-		r.Wish(w)
+		w := vxlanDesired(vxlanLease(1, 1))
+		r.SetDesired(w)
 		r.pass(time.Minute)
 		if r.lastHost() != (backend.Host{}) || r.isReady() {
 			t.Fatalf("without a device: host %+v, ready: %v", r.lastHost(), r.isReady())
@@ -237,7 +237,7 @@ func TestStatusTellsTheHostAsItIs(t *testing.T) {
 
 		r.fake.Refuse(device().Key(), unix.EBUSY)
 		w.Host.MTU = 1400
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Minute)
 		if got := r.lastHost().MTU; got != 1500 {
 			t.Errorf("the device has refused, and the MTU is said to be %d", got)

@@ -7,9 +7,9 @@ import (
 	"slices"
 
 	"flanneld/backend/vxlan"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
@@ -73,20 +73,20 @@ var (
 	ownAddr     = state.Addr{Dev: "flannel.1", Prefix: netip.PrefixFrom(ownSubnet.Addr(), 32)}
 )
 
-// device is what vxlanWish calls for.
+// device is what vxlanDesired calls for.
 func device() state.VXLAN {
 	return state.VXLAN{
 		Name: "flannel.1", VNI: 1, Port: 8472, Lower: "eth0", Local: hostNet.Addr(), MAC: hostMAC(0), MTU: 1450,
 	}
 }
 
-// backendWish is a vxlanWish with the given Backend section; c stands for it.
-func backendWish(c *subnet.Config, section string, peers ...*subnet.Lease) Wish {
+// backendDesired is a vxlanDesired with the given Backend section; c stands for it.
+func backendDesired(c *subnet.Config, section string, peers ...*subnet.Lease) Desired {
 	b, err := vxlan.Type.New(json.RawMessage(section))
 	if err != nil {
 		panic(err)
 	}
-	w := wish(peers...)
+	w := desire(peers...)
 	w.Backend, w.Config = b, c
 	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(ownSubnet), Attrs: subnet.Attrs{
 		PublicIP: testHost.PublicIP, BackendType: "vxlan", BackendData: vtepData(hostMAC(0)),
@@ -94,20 +94,20 @@ func backendWish(c *subnet.Config, section string, peers ...*subnet.Lease) Wish 
 	return w
 }
 
-// vxlanWish is for the peers that have the given leases, by way of flannel.1.
-func vxlanWish(peers ...*subnet.Lease) Wish { return backendWish(vxlanConfig, "", peers...) }
+// vxlanDesired is for the peers that have the given leases, by way of flannel.1.
+func vxlanDesired(peers ...*subnet.Lease) Desired { return backendDesired(vxlanConfig, "", peers...) }
 
-func largeVxlanWish(peers ...*subnet.Lease) Wish {
-	w := vxlanWish(peers...)
+func largeVxlanDesired(peers ...*subnet.Lease) Desired {
+	w := vxlanDesired(peers...)
 	w.Host.Nexthops = true
 	return w
 }
 
 var directConfig = &subnet.Config{BackendType: "vxlan"}
 
-// directWish is a vxlanWish with direct routes to the peers on eth0's link.
-func directWish(peers ...*subnet.Lease) Wish {
-	return backendWish(directConfig, `{"DirectRouting":true}`, peers...)
+// directDesired is a vxlanDesired with direct routes to the peers on eth0's link.
+func directDesired(peers ...*subnet.Lease) Desired {
+	return backendDesired(directConfig, `{"DirectRouting":true}`, peers...)
 }
 
 // wantOn checks all that is on flannel.1.
@@ -124,12 +124,12 @@ func (r *rig) wantOn(neighs []state.Neigh, fdbs []state.FDB, addrs ...netip.Pref
 	}
 }
 
-// unlike tells how the host is not as wished; empty if it is. What else it has
+// unlike tells how the host is not as desired; empty if it is. What else it has
 // does not count.
-func (r *rig) unlike(w Wish) string { return r.unlikeBut(w) }
+func (r *rig) unlike(w Desired) string { return r.unlikeBut(w) }
 
 // unlikeBut does not look at some kinds of objects.
-func (r *rig) unlikeBut(w Wish, kinds ...state.Kind) string {
+func (r *rig) unlikeBut(w Desired, kinds ...state.Kind) string {
 	var p planned
 	p.set(w)
 	has := func(o state.Object) bool {
@@ -143,9 +143,9 @@ func (r *rig) unlikeBut(w Wish, kinds ...state.Kind) string {
 		case state.FDB:
 			return slices.Contains(r.fake.FDBs(o.Dev), o)
 		case state.Nexthop:
-			return slices.Contains(r.fake.Nexthops(), targettest.Nexthop{Nexthop: o, Protocol: targettest.ProtoOurs})
+			return slices.Contains(r.fake.Nexthops(), dataplanetest.Nexthop{Nexthop: o, Protocol: dataplanetest.ProtoOurs})
 		case state.Route:
-			return slices.Equal(r.fake.Routes(o.Dst), []targettest.Route{ours(o)})
+			return slices.Equal(r.fake.Routes(o.Dst), []dataplanetest.Route{ours(o)})
 		}
 		return false
 	}

@@ -5,16 +5,16 @@ import (
 	"testing"
 	"time"
 
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
 // A lease that no longer says where its tunnel ends is no sign that the peer is
 // gone: what the host has for it stays, also after a restart.
 func TestVxlanGarbledData(t *testing.T) {
-	for name, wish := range map[string]func(...*subnet.Lease) Wish{"small": vxlanWish, "large": largeVxlanWish} {
+	for name, desire := range map[string]func(...*subnet.Lease) Desired{"small": vxlanDesired, "large": largeVxlanDesired} {
 		for _, data := range []string{"", `"x"`, `{}`, `{"VNI":1,"VtepMAC":"nonsense"}`} {
 			t.Run(name+data, func(t *testing.T) {
 				bubble(t, func(r *rig) {
@@ -28,23 +28,23 @@ func TestVxlanGarbledData(t *testing.T) {
 							t.Fatalf("routes %v", got)
 						}
 					}
-					r.there(wish(vxlanLease(1, 1), vxlanLease(2, 2)))
+					r.there(desire(vxlanLease(1, 1), vxlanLease(2, 2)))
 					r.start()
-					r.Wish(wish(garbled, vxlanLease(2, 2)))
+					r.SetDesired(desire(garbled, vxlanLease(2, 2)))
 					stays()
 					if got := r.lastStatus().Useless; got != 1 {
 						t.Errorf("%d leases are said to be useless", got)
 					}
-					r.Wish(wish(vxlanLease(1, 1), vxlanLease(2, 2)))
+					r.SetDesired(desire(vxlanLease(1, 1), vxlanLease(2, 2)))
 					stays()
-					r.Wish(wish(garbled, vxlanLease(2, 2)))
+					r.SetDesired(desire(garbled, vxlanLease(2, 2)))
 					stays()
-					r.loops[0].notice(target.Event{Lost: true})
+					r.loops[0].notice(dataplane.Event{Lost: true})
 					stays()
-					r.Wish(wish(vxlanLease(2, 2)))
+					r.SetDesired(desire(vxlanLease(2, 2)))
 					r.pass(time.Minute)
 					r.wantOn([]state.Neigh{neigh(2, 2)}, []state.FDB{fdb(2)}, ownAddr.Prefix)
-					if got := r.fake.Routes(peerSubnet(1).V4); !slices.Equal(got, []targettest.Route(nil)) {
+					if got := r.fake.Routes(peerSubnet(1).V4); !slices.Equal(got, []dataplanetest.Route(nil)) {
 						t.Errorf("routes %v", got)
 					}
 				})

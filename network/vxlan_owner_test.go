@@ -8,14 +8,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/targettest"
 	"flanneld/subnet"
 )
 
 // there puts on the host what w calls for, as an earlier run would have left it.
-func (r *rig) there(w Wish) {
+func (r *rig) there(w Desired) {
 	r.Helper()
 	var p planned
 	p.set(w)
@@ -35,7 +35,7 @@ func (r *rig) there(w Wish) {
 		case state.FDB:
 			r.check(r.fake.AddFDB(o))
 		case state.Nexthop:
-			r.check(r.fake.AddNexthop(targettest.Nexthop{Nexthop: o, Protocol: targettest.ProtoOurs}))
+			r.check(r.fake.AddNexthop(dataplanetest.Nexthop{Nexthop: o, Protocol: dataplanetest.ProtoOurs}))
 		case state.Route:
 			r.check(r.fake.AddRoute(ours(o)))
 		}
@@ -49,23 +49,23 @@ func TestVxlanAfterAnEarlierRun(t *testing.T) {
 	moved.PublicIP.V4 = peerAddr(33)
 	before := []*subnet.Lease{vxlanLease(1, 1), vxlanLease(2, 2), vxlanLease(3, 3), vxlanLease(4, 4)}
 	now := []*subnet.Lease{withMAC(vxlanLease(2, 2), hostMAC(22)), moved, vxlanLease(4, 4), vxlanLease(5, 5)}
-	for name, wish := range map[string]func(...*subnet.Lease) Wish{"small": vxlanWish, "large": largeVxlanWish} {
+	for name, desire := range map[string]func(...*subnet.Lease) Desired{"small": vxlanDesired, "large": largeVxlanDesired} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
 				r.addForeign()
-				r.there(wish(before...))
+				r.there(desire(before...))
 				stale := netip.MustParsePrefix("10.9.9.0/32")
 				r.check(r.fake.AddAddr("flannel.1", stale))
 				r.check(r.fake.AddAddr("flannel.1", foreignAddr))
 				r.check(r.fake.AddFDB(foreignFDB))
 				r.check(r.fake.AddNeigh(foreignNeigh, true))
 				r.start()
-				r.Wish(wish(now...))
+				r.SetDesired(desire(now...))
 				synctest.Wait()
 				r.wantOn([]state.Neigh{neigh(2, 22), neigh(3, 3), neigh(4, 4), neigh(5, 5), foreignNeigh},
 					[]state.FDB{{Dev: "flannel.1", MAC: hostMAC(3), Dst: peerAddr(33)}, fdb(4), fdb(5), {Dev: "flannel.1", MAC: hostMAC(22), Dst: peerAddr(2)}, foreignFDB},
 					ownAddr.Prefix, foreignAddr)
-				if why := r.unlike(wish(now...)); why != "" {
+				if why := r.unlike(desire(now...)); why != "" {
 					r.Error(why)
 				}
 				for _, op := range r.fake.Applied() {
@@ -94,10 +94,10 @@ func TestVxlanAfterAnEarlierRun(t *testing.T) {
 // Devices of an earlier configuration go, with all that is on them.
 func TestDevicesOfAnEarlierConfiguration(t *testing.T) {
 	in, out := netip.MustParsePrefix("10.7.0.0/32"), netip.MustParsePrefix("203.0.113.7/32")
-	for name, w := range map[string]Wish{"vxlan": vxlanWish(vxlanLease(1, 1), vxlanLease(2, 2)), "host-gw": wish(lease(1, 1), lease(2, 2))} {
+	for name, w := range map[string]Desired{"vxlan": vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2)), "host-gw": desire(lease(1, 1), lease(2, 2))} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
-				old := backendWish(&subnet.Config{}, `{"VNI":2}`, vxlanLease(1, 7), vxlanLease(3, 8))
+				old := backendDesired(&subnet.Config{}, `{"VNI":2}`, vxlanLease(1, 7), vxlanLease(3, 8))
 				r.there(old)
 				f := foreignFDB
 				f.Dev = "flannel.2"
@@ -130,7 +130,7 @@ func TestDevicesOfAnEarlierConfiguration(t *testing.T) {
 				r.check(r.fake.AddTUN("flannel2", state.TUNAlias(netip.MustParsePrefix("10.77.0.0/16")), true)) // another daemon's
 				r.check(r.fake.AddTUN("flannel3", ours, false))                                                 // of another process
 				r.start()
-				r.Wish(w)
+				r.SetDesired(w)
 				r.pass(time.Second)
 				if why := r.unlike(w); why != "" {
 					r.Error(why)
@@ -166,11 +166,11 @@ func TestOldDeviceThatStays(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
 		old := device()
-		r.Wish(vxlanWish(vxlanLease(1, 1)))
+		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
 		r.fake.Refuse(old.Key(), errRefused)
-		w := backendWish(&subnet.Config{}, `{"VNI":2}`, vxlanLease(1, 1))
-		r.Wish(w)
+		w := backendDesired(&subnet.Config{}, `{"VNI":2}`, vxlanLease(1, 1))
+		r.SetDesired(w)
 		r.pass(time.Hour)
 		if why := r.unlike(w); why != "" {
 			r.Error(why)
@@ -186,14 +186,14 @@ func TestOldDeviceThatStays(t *testing.T) {
 
 // What cannot be deleted at first is ours until it is, though nothing names it.
 func TestOldEntryThatStays(t *testing.T) {
-	for name, w := range map[string]Wish{"gone": vxlanWish(), "moved": vxlanWish(vxlanLease(1, 2))} {
+	for name, w := range map[string]Desired{"gone": vxlanDesired(), "moved": vxlanDesired(vxlanLease(1, 2))} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
 				r.start()
-				r.Wish(vxlanWish(vxlanLease(1, 1)))
+				r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 				r.pass(time.Second)
 				r.fake.Refuse(fdb(1).Key(), errRefused)
-				r.Wish(w)
+				r.SetDesired(w)
 				r.pass(time.Hour)
 				if len(w.Peers) == 0 { // another run would find it
 					r.wantOn([]state.Neigh{neigh(1, 1)}, []state.FDB{fdb(1)}, ownAddr.Prefix)
@@ -207,27 +207,27 @@ func TestOldEntryThatStays(t *testing.T) {
 }
 
 func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
-	for name, wish := range map[string]func(...*subnet.Lease) Wish{"small": vxlanWish, "large": largeVxlanWish} {
+	for name, desire := range map[string]func(...*subnet.Lease) Desired{"small": vxlanDesired, "large": largeVxlanDesired} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(r *rig) {
 				good := vxlanLease(1, 1)
-				r.there(wish(good, vxlanLease(3, 3)))
+				r.there(desire(good, vxlanLease(3, 3)))
 				r.start()
-				unreadable := func(peers ...*subnet.Lease) Wish {
-					w := wish(peers...)
+				unreadable := func(peers ...*subnet.Lease) Desired {
+					w := desire(peers...)
 					w.Unreadable = []ip.Subnet{peerSubnet(1)}
 					return w
 				}
 				// It was so before the start; it lingers; it does no more.
-				for i, w := range []Wish{
-					unreadable(vxlanLease(2, 2)), wish(good), unreadable(good, vxlanLease(2, 2)), unreadable(vxlanLease(2, 2)), unreadable(vxlanLease(2, 4)),
+				for i, w := range []Desired{
+					unreadable(vxlanLease(2, 2)), desire(good), unreadable(good, vxlanLease(2, 2)), unreadable(vxlanLease(2, 2)), unreadable(vxlanLease(2, 4)),
 					unreadable(), unreadable(vxlanLease(2, 2)),
 					// Another one had its MAC address, too, and is seen to by a quick pass.
 					unreadable(vxlanLease(2, 1)), unreadable(vxlanLease(2, 2)),
 				} {
-					r.Wish(w)
+					r.SetDesired(w)
 					r.pass(time.Minute)
-					if why := r.unlike(wish(good)); why != "" {
+					if why := r.unlike(desire(good)); why != "" {
 						r.Fatalf("wish %d: %s", i, why)
 					}
 					if why := r.unlike(w); why != "" {
@@ -242,11 +242,11 @@ func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 				r.check(r.fake.AddFDB(foreignFDB)) // a full pass more
 				r.check(r.fake.DelRoute(r.fake.Routes(peerSubnet(2).V4)[0]))
 				r.pass(2 * resync)
-				if why := r.unlike(wish(good)); why != "" {
+				if why := r.unlike(desire(good)); why != "" {
 					r.Error(why)
 				}
-				w := wish(vxlanLease(2, 2))
-				r.Wish(w)
+				w := desire(vxlanLease(2, 2))
+				r.SetDesired(w)
 				r.pass(time.Second)
 				r.check(r.fake.DelFDB(foreignFDB))
 				r.wantOnly(w)
@@ -260,18 +260,18 @@ func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 func TestKeptEntryGoesAtLast(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(vxlanWish(vxlanLease(1, 1)))
+		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
-		w := vxlanWish()
+		w := vxlanDesired()
 		w.Unreadable = []ip.Subnet{peerSubnet(1)}
-		r.Wish(w)
+		r.SetDesired(w)
 		r.pass(time.Second)
 		r.wantOn([]state.Neigh{neigh(1, 1)}, []state.FDB{fdb(1)}, ownAddr.Prefix)
 		r.check(r.fake.SetMAC("flannel.1", hostMAC(9))) // that takes the neighbours
 		r.pass(2 * resync)
-		r.Wish(vxlanWish())
+		r.SetDesired(vxlanDesired())
 		r.pass(time.Second)
-		r.wantOnly(vxlanWish())
+		r.wantOnly(vxlanDesired())
 	})
 }
 
@@ -279,14 +279,14 @@ func TestKeptEntryGoesAtLast(t *testing.T) {
 func TestUnreadableLeaseLingersOnAFlappingDevice(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		lingers, gone := vxlanWish(vxlanLease(1, 1)), vxlanWish()
+		lingers, gone := vxlanDesired(vxlanLease(1, 1)), vxlanDesired()
 		lingers.Unreadable = []ip.Subnet{peerSubnet(1)}
 		gone.Unreadable = lingers.Unreadable
-		r.Wish(lingers)
+		r.SetDesired(lingers)
 		r.pass(time.Second)
 		r.check(r.fake.SetLink("flannel.1", false))
 		r.pass(time.Second)
-		r.Wish(gone)
+		r.SetDesired(gone)
 		r.pass(time.Second)
 		r.heals(lingers, 0)
 	})

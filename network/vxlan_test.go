@@ -51,8 +51,8 @@ func (r *rig) wantUntouched() {
 	}
 }
 
-// heals checks that the host comes to be as wished within d.
-func (r *rig) heals(w Wish, d time.Duration) {
+// heals checks that the host comes to be as desired within d.
+func (r *rig) heals(w Desired, d time.Duration) {
 	r.Helper()
 	synctest.Wait()
 	start := time.Now()
@@ -149,14 +149,14 @@ func TestVxlanHeals(t *testing.T) {
 			r.check(r.fake.AddAddr("eth0", hostNet))
 		}},
 	} {
-		for name, w := range map[string]Wish{
-			"small": vxlanWish(manyLeases(vxlanLease)...), "large": largeVxlanWish(manyLeases(vxlanLease)...), "direct": directWish(manyLeases(farLease)...),
+		for name, w := range map[string]Desired{
+			"small": vxlanDesired(manyLeases(vxlanLease)...), "large": largeVxlanDesired(manyLeases(vxlanLease)...), "direct": directDesired(manyLeases(farLease)...),
 		} {
 			t.Run(c.name+", "+name, func(t *testing.T) {
 				bubble(t, func(r *rig) {
 					r.addForeign()
 					r.start()
-					r.Wish(w)
+					r.SetDesired(w)
 					r.heals(w, 0)
 					r.check(r.fake.AddAddr(dev, foreignAddr))
 					r.check(r.fake.AddNeigh(foreignNeigh, true))
@@ -192,40 +192,40 @@ func (r *rig) fdbOf(n int) state.FDB {
 
 // A wish that changes everything is granted in no time, whatever it was before.
 func TestVxlanWishes(t *testing.T) {
-	alter := func(change func(*Wish)) Wish {
-		w := vxlanWish(manyLeases(vxlanLease)...)
+	alter := func(change func(*Desired)) Desired {
+		w := vxlanDesired(manyLeases(vxlanLease)...)
 		w.Own = &subnet.Lease{Subnet: w.Own.Subnet, Attrs: w.Own.Attrs}
 		change(&w)
 		return w
 	}
 	hostGW := manyLeases(lease)
-	largeDirect := directWish(manyLeases(vxlanLease)...)
+	largeDirect := directDesired(manyLeases(vxlanLease)...)
 	largeDirect.Host.Nexthops = true
-	largeFar := directWish(manyLeases(farLease)...)
+	largeFar := directDesired(manyLeases(farLease)...)
 	largeFar.Host.Nexthops = true
-	config := func(section string) Wish {
-		return backendWish(&subnet.Config{BackendType: "vxlan"}, section, manyLeases(vxlanLease)...)
+	config := func(section string) Desired {
+		return backendDesired(&subnet.Config{BackendType: "vxlan"}, section, manyLeases(vxlanLease)...)
 	}
-	wishes := map[string]Wish{
-		"host-gw":         wish(hostGW...),
-		"large host-gw":   largeWish(hostGW...),
-		"vxlan":           vxlanWish(manyLeases(vxlanLease)...),
-		"large vxlan":     largeVxlanWish(manyLeases(vxlanLease)...),
-		"direct":          directWish(manyLeases(vxlanLease)...),
+	wishes := map[string]Desired{
+		"host-gw":         desire(hostGW...),
+		"large host-gw":   largeDesired(hostGW...),
+		"vxlan":           vxlanDesired(manyLeases(vxlanLease)...),
+		"large vxlan":     largeVxlanDesired(manyLeases(vxlanLease)...),
+		"direct":          directDesired(manyLeases(vxlanLease)...),
 		"large direct":    largeDirect,
-		"not direct":      directWish(manyLeases(farLease)...),
+		"not direct":      directDesired(manyLeases(farLease)...),
 		"large, far":      largeFar,
 		"VNI":             config(`{"VNI":2}`),
 		"GBP":             config(`{"GBP":true}`),
 		"VNI and GBP":     config(`{"VNI":2,"GBP":true}`),
 		"port":            config(`{"Port":4789}`),
 		"no checksums":    config(`{"TxChecksumOffload":false}`),
-		"MTU":             alter(func(w *Wish) { w.Host.MTU = 1400 }),
-		"address":         alter(func(w *Wish) { w.Host.Addr = ip.Addrs{V4: netip.MustParseAddr("192.168.0.9")} }),
-		"interface":       alter(func(w *Wish) { w.Host.Iface = "eth1" }),
-		"own MAC address": alter(func(w *Wish) { w.Own.BackendData = vtepData(hostMAC(99)) }),
-		"own subnet":      alter(func(w *Wish) { w.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.253.0.0/24")) }),
-		"other peers":     vxlanWish(manyLeases(func(n, via int) *subnet.Lease { return vxlanLease(n+10, via+5) })...),
+		"MTU":             alter(func(w *Desired) { w.Host.MTU = 1400 }),
+		"address":         alter(func(w *Desired) { w.Host.Addr = ip.Addrs{V4: netip.MustParseAddr("192.168.0.9")} }),
+		"interface":       alter(func(w *Desired) { w.Host.Iface = "eth1" }),
+		"own MAC address": alter(func(w *Desired) { w.Own.BackendData = vtepData(hostMAC(99)) }),
+		"own subnet":      alter(func(w *Desired) { w.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.253.0.0/24")) }),
+		"other peers":     vxlanDesired(manyLeases(func(n, via int) *subnet.Lease { return vxlanLease(n+10, via+5) })...),
 	}
 	for was, from := range wishes {
 		for is, to := range wishes {
@@ -233,10 +233,10 @@ func TestVxlanWishes(t *testing.T) {
 				bubble(t, func(r *rig) {
 					r.addForeign()
 					r.start()
-					r.Wish(from)
+					r.SetDesired(from)
 					r.heals(from, 0)
 					r.pass(time.Second)
-					r.Wish(to)
+					r.SetDesired(to)
 					within := time.Duration(0)
 					if strings.Contains(was+is, "GBP") { // a kernel has no two devices on a port of which one has that
 						within = 2 * retryFirst
@@ -256,9 +256,9 @@ func TestVxlanWishes(t *testing.T) {
 	}
 }
 
-// wantOnly checks that of what is in our networks there is as much as wished,
+// wantOnly checks that of what is in our networks there is as much as desired,
 // and no more.
-func (r *rig) wantOnly(w Wish) {
+func (r *rig) wantOnly(w Desired) {
 	r.Helper()
 	if why := r.unlike(w); why != "" {
 		r.Error(why)
@@ -276,7 +276,7 @@ func (r *rig) wantOnly(w Wish) {
 	}
 }
 
-func (r *rig) dump() state.Have {
+func (r *rig) dump() state.Observed {
 	r.Helper()
 	have, err := r.fake.Dump(r.Context(), nil)
 	r.check(err)
@@ -287,15 +287,15 @@ func (r *rig) dump() state.Have {
 func TestVxlanQuickPass(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.start()
-		r.Wish(vxlanWish(vxlanLease(1, 1)))
+		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
 		dumps := r.fake.Dumps()
-		for i, w := range []Wish{
-			vxlanWish(vxlanLease(1, 1), vxlanLease(2, 2)), vxlanWish(vxlanLease(1, 3), vxlanLease(2, 2)),
-			vxlanWish(vxlanLease(1, 2), vxlanLease(2, 3)), vxlanWish(vxlanLease(2, 3)),
-			vxlanWish(withMAC(vxlanLease(1, 2), hostMAC(3)), vxlanLease(2, 3)), vxlanWish(vxlanLease(1, 4)),
+		for i, w := range []Desired{
+			vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2)), vxlanDesired(vxlanLease(1, 3), vxlanLease(2, 2)),
+			vxlanDesired(vxlanLease(1, 2), vxlanLease(2, 3)), vxlanDesired(vxlanLease(2, 3)),
+			vxlanDesired(withMAC(vxlanLease(1, 2), hostMAC(3)), vxlanLease(2, 3)), vxlanDesired(vxlanLease(1, 4)),
 		} {
-			r.Wish(w)
+			r.SetDesired(w)
 			synctest.Wait()
 			if why := r.unlike(w); why != "" {
 				r.Fatalf("wish %d: %s", i, why)

@@ -10,7 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/backend/udp"
-	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/subnet"
 )
 
@@ -41,7 +41,7 @@ func (d *daemon) followAddresses(ctx context.Context) error {
 		}
 		d.mu.Lock()
 		if d.sawAddresses(ifaces) {
-			d.wish()
+			d.updateDesired()
 		}
 		d.mu.Unlock()
 	}

@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
-	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/dataplane/kernel"
 )
 
 // Containers that come and go bring no address that a host could have: all leases are not

@@ -154,7 +154,7 @@ func ownerOf(socket string) (uid uint32, err error) {
 
 func networkName(n netip.Prefix) string { return "network/" + n.String() }
 
-// takenAgain is how soon is looked again whether another daemon has a network: each wish
+// takenAgain is how soon is looked again whether another daemon has a network: each desired state
 // asks, and anyone may bind sockets that do not answer.
 const takenAgain = time.Second
 

@@ -9,8 +9,8 @@ import (
 	"os"
 
 	"flanneld/network"
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
 )
 
 // cleanup removes from the host what a daemon with this subnet file left there,
@@ -29,9 +29,9 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if len(networks) == 0 {
 		return unclear(ctx, o, machine, out)
 	}
-	planes := []target.Target{machine}
+	planes := []dataplane.Dataplane{machine}
 	if o.rules != nil {
-		planes = []target.Target{o.rules, machine} // rules refer to nothing else
+		planes = []dataplane.Dataplane{o.rules, machine} // rules refer to nothing else
 	}
 	gone, err := network.Cleanup(ctx, networks, planes...)
 	for _, object := range gone {
@@ -92,7 +92,7 @@ func unclear(ctx context.Context, o *options, machine host, out io.Writer) error
 }
 
 // countOurs returns how many objects there are that could be ours.
-func countOurs(ctx context.Context, t target.Target, count func(state.Object) bool) (n int, err error) {
+func countOurs(ctx context.Context, t dataplane.Dataplane, count func(state.Object) bool) (n int, err error) {
 	have, err := t.Dump(ctx, nil)
 	for _, e := range have {
 		if e.Owner == state.Ours && count(e.Object) {

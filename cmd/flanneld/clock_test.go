@@ -14,14 +14,14 @@ import (
 	"time"
 
 	"flanneld/network"
-	"flanneld/pkg/target/kernel"
-	"flanneld/pkg/target/targettest"
+	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/subnet"
 	"flanneld/subnet/subnettest"
 )
 
 // imagined is a host that is not there: its kernel is an imitation.
-type imagined struct{ *targettest.Fake }
+type imagined struct{ *dataplanetest.Fake }
 
 func (imagined) Interfaces(context.Context) ([]kernel.Interface, error) {
 	return []kernel.Interface{{
@@ -47,7 +47,7 @@ var _ network.View = imagined{}
 // life is the whole daemon on an imagined host, in imagined time.
 type life struct {
 	*testing.T
-	fake   *targettest.Fake
+	fake   *dataplanetest.Fake
 	admin  *subnettest.Memory // the store, for those that are not this host
 	store  *subnettest.Memory
 	slept  atomic.Int64 // how long the host was suspended
@@ -62,7 +62,7 @@ var peer = netip.MustParsePrefix("10.5.200.0/24")
 // newLife starts the daemon. dir is from outside the bubble.
 func newLife(t *testing.T, dir string) *life {
 	t.Helper()
-	l := &life{T: t, fake: targettest.NewFake(), admin: subnettest.NewMemory(), file: filepath.Join(dir, "subnet.env"), ended: make(chan error, 1)}
+	l := &life{T: t, fake: dataplanetest.NewFake(), admin: subnettest.NewMemory(), file: filepath.Join(dir, "subnet.env"), ended: make(chan error, 1)}
 	must(t, l.fake.AddLink("eth0"))
 	must(t, l.fake.SetLink("eth0", true))
 	must(t, l.fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.2/24")))

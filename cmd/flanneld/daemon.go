@@ -20,14 +20,14 @@ import (
 	"flanneld/backend/udp"
 	"flanneld/backend/vxlan"
 	"flanneld/network"
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/ec2"
+	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/dataplane/netfilter"
+	"flanneld/pkg/dataplane/tunnels"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/printable"
-	"flanneld/pkg/target"
-	"flanneld/pkg/target/kernel"
-	"flanneld/pkg/target/masq"
-	"flanneld/pkg/target/tunnel"
-	"flanneld/pkg/target/vpc"
 	"flanneld/subnet"
 )
 
@@ -58,7 +58,7 @@ func run(ctx context.Context, o *options, machine host) error {
 
 // host is this host, as the daemon sees and changes it.
 type host interface {
-	target.Target
+	dataplane.Dataplane
 	network.View
 	HasNexthops() bool
 	Passages(ctx context.Context) (all []kernel.Passage, hostForwards bool, err error)
@@ -69,13 +69,13 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	previous := o.previous()
 	o.iface.MachineID = machineID()
 	d := &daemon{begun: time.Now(), sockets: make(sockets), options: o, machine: machine, reconnect: store.Reconnect, previous: previous.Subnet, networks: previous.Network.Prefixes(), look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), refresh: make(chan struct{}, 1), readdressed: make(chan struct{}, 1), publish: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), filters: make(chan struct{}, 1)}
-	tunnels := tunnel.New()
-	defer tunnels.Close()
+	tunnelPlane := tunnels.New()
+	defer tunnelPlane.Close()
 	d.passages = make(chan struct{}, 1)
 	d.warnings = notice.Gather{Logf: klog.Warningf, All: true}
 	d.changes = notice.Gather{Logf: klog.Infof}
 	d.obstacles.changed = func() { poke(d.publish) }
-	d.reconciler = network.NewReconciler(d.reconciled, d.planes(tunnels)...)
+	d.reconciler = network.NewReconciler(d.reconciled, d.planes(tunnelPlane)...)
 	d.paths = newPaths(d, machine)
 	if err := d.findInterface(ctx, store); err != nil {
 		return err
@@ -111,26 +111,26 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	g.Go(func() error { return d.publishEnv(ctx) })
 	g.Go(func() error { return d.save(ctx) })
 	g.Go(func() error { return d.watchdog(ctx) })
-	g.Go(func() error { return logCounters(ctx, tunnels, o.askedCounters) })
+	g.Go(func() error { return logCounters(ctx, tunnelPlane, o.askedCounters) })
 	defer d.stop()
 	return g.Wait()
 }
 
 // planes are the dataplanes of this host, each with a pace of its own: the kernel answers in
 // microseconds, iptables behind a lock, and EC2 in seconds, behind a quota.
-func (d *daemon) planes(tunnels *tunnel.Target) []network.Plane {
+func (d *daemon) planes(tunnelPlane *tunnels.Dataplane) []network.Plane {
 	planes := []network.Plane{
-		{Name: "the kernel", Target: tunnels.Above(d.machine), Observe: d.event},
-		{Name: "EC2", Target: vpc.New(), Kinds: vpc.Kinds()},
+		{Name: "the kernel", Dataplane: tunnelPlane.Above(d.machine), Observe: d.event},
+		{Name: "EC2", Dataplane: ec2.New(), Kinds: ec2.Kinds()},
 	}
 	if d.options.rules != nil { // on a real host
-		planes = append(planes, network.Plane{Name: "the rules for packets", Target: d.options.rules, Kinds: masq.Kinds()})
+		planes = append(planes, network.Plane{Name: "the rules for packets", Dataplane: d.options.rules, Kinds: netfilter.Kinds()})
 	}
 	return planes
 }
 
 // daemon ties the parts together: what the keeper holds and what the kernel
-// says of the host go in, the reconciler's wish and subnet.env come out.
+// says of the host go in, the desired state and subnet.env come out.
 type daemon struct {
 	begun      time.Time
 	options    *options
@@ -171,21 +171,21 @@ type daemon struct {
 	vetter   subnet.Vetter
 	linger   subnet.Linger
 	// networks are those of the configurations that this host has had.
-	networks   []netip.Prefix
-	claims     map[netip.Prefix]func()  // of networks that this host is in
-	sockets    sockets                  // of other daemons
-	verdicts   map[netip.Prefix]verdict // of former networks
-	rewish     *time.Timer              // for when a lease has lingered long enough
-	stopped    bool                     // ... and nothing more is to happen
-	peers      int
-	wished     []*subnet.Lease // of the peers in the last wish
-	podsIface  string          // this host's pods are behind it; empty if that is not known
-	status     network.Status
-	nextIface  string    // that may become the external interface
-	lostSight  string    // why the external interface cannot be followed
-	downSince  time.Time // since when it is down; zero if it is not
-	storeDown  time.Time // since when the store cannot be used; zero if it can
-	storeFails string    // why it cannot
+	networks     []netip.Prefix
+	claims       map[netip.Prefix]func()  // of networks that this host is in
+	sockets      sockets                  // of other daemons
+	verdicts     map[netip.Prefix]verdict // of former networks
+	lingerTimer  *time.Timer              // for when a lease has lingered long enough
+	stopped      bool                     // ... and nothing more is to happen
+	peers        int
+	desiredPeers []*subnet.Lease // of the peers in the last desired state
+	podsIface    string          // this host's pods are behind it; empty if that is not known
+	status       network.Status
+	nextIface    string    // that may become the external interface
+	lostSight    string    // why the external interface cannot be followed
+	downSince    time.Time // since when it is down; zero if it is not
+	storeDown    time.Time // since when the store cannot be used; zero if it can
+	storeFails   string    // why it cannot
 }
 
 // unsaidPause is how soon it is tried again to log what came and went too often: it is
@@ -246,7 +246,7 @@ func (d *daemon) holds(h subnet.Holding) {
 	}
 	d.holding = h
 	poke(d.unsaved)
-	d.wish()
+	d.updateDesired()
 }
 
 // self returns what is known of this host's addresses. The caller holds d.mu.
@@ -261,9 +261,9 @@ func (d *daemon) warn(what string, texts []string) {
 	}
 }
 
-// wish tells the reconciler how the host should look by what is known now. The
+// updateDesired tells the reconciler how the host should look by what is known now. The
 // caller holds d.mu.
-func (d *daemon) wish() {
+func (d *daemon) updateDesired() {
 	h := d.holding
 	if h.Own == nil {
 		return
@@ -316,24 +316,24 @@ func (d *daemon) wish() {
 	if again := time.Now().Add(unsaidPause); retell && (next.IsZero() || again.Before(next)) {
 		next = again
 	}
-	if d.rewish != nil {
-		d.rewish.Stop()
+	if d.lingerTimer != nil {
+		d.lingerTimer.Stop()
 	}
 	if !next.IsZero() {
-		d.rewish = time.AfterFunc(time.Until(next), func() {
+		d.lingerTimer = time.AfterFunc(time.Until(next), func() {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			if !d.stopped {
-				d.wish()
+				d.updateDesired()
 			}
 		})
 	}
-	d.wished = peers
+	d.desiredPeers = peers
 	poke(d.filters)
 	if d.paths != nil {
 		d.host.Links = d.paths.Links(d.backend)
 	}
-	w := network.Wish{
+	w := network.Desired{
 		Backend:    d.backend,
 		Config:     h.Config,
 		Host:       d.host,
@@ -344,9 +344,9 @@ func (d *daemon) wish() {
 		Unreadable: unreadable,
 		Partial:    h.Partial,
 	}
-	d.reconciler.Wish(w)
+	d.reconciler.SetDesired(w)
 	if d.paths != nil {
-		d.paths.Wish(w)
+		d.paths.SetDesired(w)
 	}
 	poke(d.publish)
 }
@@ -388,7 +388,7 @@ func (d *daemon) stop() {
 	defer d.mu.Unlock()
 	d.stopped = true
 	d.claimNetworks(nil)
-	if d.rewish != nil {
-		d.rewish.Stop()
+	if d.lingerTimer != nil {
+		d.lingerTimer.Stop()
 	}
 }

@@ -13,9 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target"
-	"flanneld/pkg/target/kernel"
 )
 
 // Machine is what leases call this machine.
@@ -92,9 +92,9 @@ func (f *faulty) Apply(ctx context.Context, ops []state.Op) []error {
 	return errs
 }
 
-func (f *faulty) Dump(ctx context.Context, want state.Set) (state.Have, error) {
+func (f *faulty) Dump(ctx context.Context, want state.Set) (state.Observed, error) {
 	if err := f.fault("dump"); err != nil {
-		return nil, fmt.Errorf("listing routes: %w: %w", target.ErrIncomplete, err)
+		return nil, fmt.Errorf("listing routes: %w: %w", dataplane.ErrIncomplete, err)
 	}
 	return f.host.Dump(ctx, want)
 }

@@ -16,9 +16,9 @@ import (
 
 	"flanneld/backend"
 	"flanneld/network"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/firewall"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
 )
 
@@ -153,7 +153,7 @@ func (d *daemon) findFirewalls(ctx context.Context) ([]network.Obstacle, error) 
 		return nil, err
 	}
 	d.mu.Lock()
-	t := newTraffic(d.backend, d.host, d.holding, d.wished, ifaces)
+	t := newTraffic(d.backend, d.host, d.holding, d.desiredPeers, ifaces)
 	d.podsIface = t.pods.Name
 	d.mu.Unlock()
 	var found, before []network.Obstacle

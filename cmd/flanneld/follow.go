@@ -11,8 +11,8 @@ import (
 
 	"flanneld/backend"
 	"flanneld/network"
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/target"
 	"flanneld/subnet"
 )
 
@@ -96,7 +96,7 @@ func chooseKnown(ctx context.Context, o *options, machine host, store subnet.Sto
 
 // event takes an event of the kernel, which the reconciler takes after it. What happens to
 // other interfaces may make one of them the better choice.
-func (d *daemon) event(e target.Event) {
+func (d *daemon) event(e dataplane.Event) {
 	d.mu.Lock()
 	external := e.Lost || e.Defaults || e.Iface != "" && (e.Iface == d.host.Iface || e.Iface == d.nextIface)
 	ours := d.backend != nil && e.Iface == d.backend.Device() || e.Iface != "" && e.Iface == d.host.TUN
@@ -199,7 +199,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		if now != d.host {
 			d.logInterface(d.host, now)
 			d.host = now
-			d.wish()
+			d.updateDesired()
 			poke(d.passages)
 			poke(d.refresh)
 		}

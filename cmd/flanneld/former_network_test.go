@@ -41,7 +41,7 @@ func TestClaimByOtherPath(t *testing.T) {
 }
 
 // A socket that anyone bound with the name of a former network, and that does not answer,
-// does not hold up each wish.
+// does not hold up each desired state.
 func TestFormerNetworkThatDoesNotAnswer(t *testing.T) {
 	n := netip.MustParsePrefix("198.51.100.0/24")
 	socket := func() int {

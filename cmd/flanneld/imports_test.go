@@ -26,24 +26,24 @@ type fence struct {
 var fences = []fence{
 	{of: []string{""}, except: []string{"cmd/"}, not: []string{"cmd/"}},
 	{of: []string{"pkg/"}, not: []string{"backend", "backend/", "network", "network/", "subnet", "subnet/"}},
-	{of: []string{"subnet", "subnet/"}, not: []string{"backend", "backend/", "network", "network/", "pkg/state", "pkg/target", "pkg/target/"}},
-	{of: []string{"backend", "backend/"}, not: []string{"network", "network/", "subnet/", "pkg/target", "pkg/target/"}},
+	{of: []string{"subnet", "subnet/"}, not: []string{"backend", "backend/", "network", "network/", "pkg/state", "pkg/dataplane", "pkg/dataplane/"}},
+	{of: []string{"backend", "backend/"}, not: []string{"network", "network/", "subnet/", "pkg/dataplane", "pkg/dataplane/"}},
 	{of: []string{"network", "network/"}, not: []string{"subnet/", "backend/"}},
 	{of: []string{"pkg/ip", "pkg/tun"}, not: []string{"pkg/"}},
-	{of: []string{"pkg/state"}, except: []string{"pkg/ip"}, not: []string{"pkg/target", "pkg/target/", "pkg/lab"}},
+	{of: []string{"pkg/state"}, except: []string{"pkg/ip"}, not: []string{"pkg/dataplane", "pkg/dataplane/", "pkg/lab"}},
 }
 
 // netlinkUsers may import a netlink library. Who is attached to a TUN device, and
 // whose it is, is told by netlink only. The lab is test equipment.
 var netlinkUsers = map[string][]string{
-	"github.com/vishvananda/netlink": {"pkg/target/kernel", "pkg/tun", "pkg/lab"},
-	"github.com/mdlayher/netlink":    {"pkg/target/masq"},
-	"github.com/google/nftables":     {"pkg/target/masq"},
+	"github.com/vishvananda/netlink": {"pkg/dataplane/kernel", "pkg/tun", "pkg/lab"},
+	"github.com/mdlayher/netlink":    {"pkg/dataplane/netfilter"},
+	"github.com/google/nftables":     {"pkg/dataplane/netfilter"},
 }
 
 func TestFences(t *testing.T) {
 	direct := imports(t)
-	for _, must := range []string{"cmd/flanneld", "subnet", "backend/hostgw", "network", "pkg/target/kernel"} {
+	for _, must := range []string{"cmd/flanneld", "subnet", "backend/hostgw", "network", "pkg/dataplane/kernel"} {
 		if direct[must] == nil {
 			t.Fatalf("%s was not found", must)
 		}

@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"flanneld/pkg/target/targettest"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/subnet/subnettest"
 )
 
@@ -40,9 +40,9 @@ func TestChooseNexthops(t *testing.T) {
 func TestLargeNetwork(t *testing.T) {
 	t.Parallel() // the time that passes is none of the machine's
 	for _, backend := range []string{"host-gw", "vxlan"} {
-		for name, machine := range map[string]func(*targettest.Fake) host{
-			"old kernel": func(f *targettest.Fake) host { return imagined{f} },
-			"kernel":     func(f *targettest.Fake) host { return modern{imagined{f}} },
+		for name, machine := range map[string]func(*dataplanetest.Fake) host{
+			"old kernel": func(f *dataplanetest.Fake) host { return imagined{f} },
+			"kernel":     func(f *dataplanetest.Fake) host { return modern{imagined{f}} },
 		} {
 			t.Run(backend+", "+name, func(t *testing.T) {
 				file := filepath.Join(t.TempDir(), "subnet.env")
@@ -52,9 +52,9 @@ func TestLargeNetwork(t *testing.T) {
 	}
 }
 
-func testLargeNetwork(t *testing.T, backend, file string, machine func(*targettest.Fake) host) {
+func testLargeNetwork(t *testing.T, backend, file string, machine func(*dataplanetest.Fake) host) {
 	const peers = nexthopsFrom
-	fake := targettest.NewFake()
+	fake := dataplanetest.NewFake()
 	must(t, fake.AddLink("eth0"))
 	must(t, fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.2/24")))
 	admin := subnettest.NewMemory()

@@ -11,8 +11,8 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"flanneld/pkg/target/kernel"
-	"flanneld/pkg/target/masq"
+	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/dataplane/netfilter"
 )
 
 // version is set when the program is linked.
@@ -34,7 +34,7 @@ func start(machine host) int {
 	counters := make(chan os.Signal, 1)
 	signal.Notify(counters, syscall.SIGUSR1)
 	o.askedCounters = counters
-	o.rules = masq.New(o.forwardRules)
+	o.rules = netfilter.New(o.forwardRules)
 	// If whoever reads the log is gone, the daemon is not to end as well.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/network"
+	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/printable"
-	"flanneld/pkg/target/masq"
 	"flanneld/subnet/etcd"
 )
 
@@ -45,7 +45,7 @@ type options struct {
 	// askedCounters has the packets that were counted logged.
 	askedCounters <-chan os.Signal
 	// rules are those for packets, on this host; nil to leave them alone.
-	rules *masq.Target
+	rules *netfilter.Dataplane
 	// boottime takes the place of the kernel's clock in tests.
 	boottime func() time.Duration
 }
@@ -79,7 +79,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd needs; empty to keep nothing")
 	fs.BoolVar(&o.ipMasq, "ip-masq", false, "let what pods send to the outside come from this host's address")
 	notRandom := fs.Bool("ip-masq-fully-random-disable", false, "with -ip-masq, let the kernel keep source ports where it can")
-	o.masqMode = masqMode(masq.ModeAuto)
+	o.masqMode = masqMode(netfilter.ModeAuto)
 	fs.Var(&o.masqMode, "masq-mode", "`way` to write rules for packets, auto, iptables or nftables; auto does as the network's configuration says, or as others on this host")
 	fs.BoolVar(&o.forwardRules, "iptables-forward-rules", true, "let packets from and to pods be forwarded, also by nftables")
 	fs.Int("iptables-resync", 5, "`seconds`; without effect, for rules are put right when they change")
@@ -236,11 +236,11 @@ func (a *api) Set(v string) error {
 }
 func (a *api) String() string { return string(*a) }
 
-type masqMode masq.Mode
+type masqMode netfilter.Mode
 
 func (m *masqMode) Set(v string) error {
-	switch masq.Mode(v) {
-	case masq.ModeAuto, masq.ModeIPTables, masq.ModeNFTables:
+	switch netfilter.Mode(v) {
+	case netfilter.ModeAuto, netfilter.ModeIPTables, netfilter.ModeNFTables:
 		*m = masqMode(v)
 		return nil
 	}

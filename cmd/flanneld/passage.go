@@ -11,8 +11,8 @@ import (
 
 	"flanneld/backend"
 	"flanneld/network"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/printable"
-	"flanneld/pkg/target/kernel"
 )
 
 // passagePause is how long at least it is from one look at the interfaces to the next:

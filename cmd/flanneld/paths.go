@@ -19,7 +19,7 @@ func newPaths(d *daemon, machine host) *network.Paths {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if !d.stopped {
-			d.wish()
+			d.updateDesired()
 		}
 	})
 }

@@ -10,7 +10,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/network"
-	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/subnet"
 )
 
@@ -40,7 +40,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	}
 	d.mu.Lock()
 	before := d.prepared.rules // also while there is no lease, so that it is logged once
-	if before.Way == "" {
+	if before.Backend == "" {
 		before = d.rules
 	}
 	d.mu.Unlock()
@@ -53,7 +53,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	defer d.mu.Unlock()
 	d.host.TUN = tunDevice
 	if d.sawAddresses(ifaces) {
-		d.wish()
+		d.updateDesired()
 	}
 	if err := backend.CheckMTU(b, d.host); err != nil {
 		return subnet.Attrs{}, nil, err

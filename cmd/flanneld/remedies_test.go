@@ -7,7 +7,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/backend/hostgw"
-	"flanneld/pkg/target/kernel"
+	"flanneld/pkg/dataplane/kernel"
 )
 
 // Whoever may name an interface puts no command of theirs into one that an administrator is

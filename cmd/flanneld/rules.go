@@ -9,8 +9,8 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/masq"
 	"flanneld/subnet"
 )
 
@@ -23,10 +23,10 @@ func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config, before netwo
 	if o.rules == nil || !r.Masquerade && !r.Forward {
 		return network.Rules{}
 	}
-	if r.Way = before.Way; !keep || r.Way == "" || r.Way == state.NFTables {
+	if r.Backend = before.Backend; !keep || r.Backend == "" || r.Backend == state.NFTables {
 		var why string
-		if r.Way, why = o.rules.Choose(ctx, masq.Mode(o.masqMode), c.NFTables); r.Way != before.Way {
-			text := fmt.Sprintf("rules for packets are written by %s: %s", r.Way, why)
+		if r.Backend, why = o.rules.Choose(ctx, netfilter.Mode(o.masqMode), c.NFTables); r.Backend != before.Backend {
+			text := fmt.Sprintf("rules for packets are written by %s: %s", r.Backend, why)
 			d.mu.Lock()
 			said := d.saidWay
 			d.saidWay = text
@@ -40,10 +40,10 @@ func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config, before netwo
 		return r
 	}
 	refusing := o.rules.Refusing(ctx)
-	for _, way := range []state.Way{state.IPTablesNFT, state.IPTablesLegacy} {
-		had := before.Way == way || slices.Contains(before.ForwardAlso, way)
+	for _, way := range []state.RuleBackend{state.IPTablesNFT, state.IPTablesLegacy} {
+		had := before.Backend == way || slices.Contains(before.ForwardAlso, way)
 		what := refusing[way]
-		if way == r.Way || what == "" && (!keep || !had) {
+		if way == r.Backend || what == "" && (!keep || !had) {
 			continue
 		}
 		r.ForwardAlso = append(r.ForwardAlso, way)
@@ -92,7 +92,7 @@ func (d *daemon) followRules(ctx context.Context) error {
 		d.mu.Lock()
 		if d.prepared.config == c && !now.Equal(before) && ctx.Err() == nil {
 			d.prepared.rules, d.rules = now, now
-			d.wish()
+			d.updateDesired()
 		}
 		d.mu.Unlock()
 	}

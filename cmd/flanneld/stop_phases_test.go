@@ -12,7 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"flanneld/pkg/target/targettest"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/subnet/subnettest"
 )
 
@@ -21,26 +21,26 @@ import (
 func TestStopInAnyPhase(t *testing.T) {
 	for _, backend := range []string{"host-gw", "vxlan"} {
 		config := fmt.Sprintf(`{"Network":"10.5.0.0/16","Backend":{"Type":%q}}`, backend)
-		for name, phase := range map[string]func(fake *targettest.Fake, store *subnettest.Memory){
-			"waiting for the configuration": func(_ *targettest.Fake, store *subnettest.Memory) { store.UnsetConfig() },
-			"waiting for a good one":        func(_ *targettest.Fake, store *subnettest.Memory) { store.SetConfig("{") },
-			"the store hangs":               func(_ *targettest.Fake, store *subnettest.Memory) { store.Hang() },
-			"the store is down":             func(_ *targettest.Fake, store *subnettest.Memory) { store.Fail(errors.New("down")) },
-			"acquiring":                     func(_ *targettest.Fake, store *subnettest.Memory) { store.Hang(subnettest.Create) },
-			"the watch cannot begin":        func(_ *targettest.Fake, store *subnettest.Memory) { store.Fail(errors.New("no"), subnettest.Watch) },
-			"no interface":                  func(fake *targettest.Fake, _ *subnettest.Memory) { must(t, fake.DelLink("eth0")) },
-			"in a pass": func(fake *targettest.Fake, _ *subnettest.Memory) {
-				fake.SetFaults(targettest.Faults{Rand: rand.New(rand.NewPCG(1, 2)), Pause: time.Hour})
+		for name, phase := range map[string]func(fake *dataplanetest.Fake, store *subnettest.Memory){
+			"waiting for the configuration": func(_ *dataplanetest.Fake, store *subnettest.Memory) { store.UnsetConfig() },
+			"waiting for a good one":        func(_ *dataplanetest.Fake, store *subnettest.Memory) { store.SetConfig("{") },
+			"the store hangs":               func(_ *dataplanetest.Fake, store *subnettest.Memory) { store.Hang() },
+			"the store is down":             func(_ *dataplanetest.Fake, store *subnettest.Memory) { store.Fail(errors.New("down")) },
+			"acquiring":                     func(_ *dataplanetest.Fake, store *subnettest.Memory) { store.Hang(subnettest.Create) },
+			"the watch cannot begin":        func(_ *dataplanetest.Fake, store *subnettest.Memory) { store.Fail(errors.New("no"), subnettest.Watch) },
+			"no interface":                  func(fake *dataplanetest.Fake, _ *subnettest.Memory) { must(t, fake.DelLink("eth0")) },
+			"in a pass": func(fake *dataplanetest.Fake, _ *subnettest.Memory) {
+				fake.SetFaults(dataplanetest.Faults{Rand: rand.New(rand.NewPCG(1, 2)), Pause: time.Hour})
 			},
-			"retrying": func(fake *targettest.Fake, _ *subnettest.Memory) {
-				fake.SetFaults(targettest.Faults{Rand: rand.New(rand.NewPCG(1, 2)), Refuse: 1})
+			"retrying": func(fake *dataplanetest.Fake, _ *subnettest.Memory) {
+				fake.SetFaults(dataplanetest.Faults{Rand: rand.New(rand.NewPCG(1, 2)), Refuse: 1})
 			},
-			"steady": func(*targettest.Fake, *subnettest.Memory) {},
+			"steady": func(*dataplanetest.Fake, *subnettest.Memory) {},
 		} {
 			t.Run(backend+", "+name, func(t *testing.T) {
 				file := filepath.Join(t.TempDir(), "subnet.env")
 				synctest.Test(t, func(t *testing.T) {
-					fake, store := targettest.NewFake(), subnettest.NewMemory()
+					fake, store := dataplanetest.NewFake(), subnettest.NewMemory()
 					must(t, fake.AddLink("eth0"))
 					must(t, fake.SetLink("eth0", true))
 					must(t, fake.AddAddr("eth0", netip.MustParsePrefix("192.168.0.2/24")))

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/kernel"
 	"flanneld/subnet"
 )
 

@@ -13,9 +13,9 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/dataplane/tunnels"
 	"flanneld/pkg/state"
-	"flanneld/pkg/target/kernel"
-	"flanneld/pkg/target/tunnel"
 	"flanneld/pkg/tun"
 	"flanneld/subnet"
 )
@@ -72,14 +72,14 @@ func marked(ifaces []kernel.Interface, pattern, alias string) []kernel.Interface
 	})
 }
 
-// logCounters logs what the tunnels have counted whenever it is asked for.
-func logCounters(ctx context.Context, tunnels *tunnel.Target, asked <-chan os.Signal) error {
+// logCounters logs what the tunnelPlane have counted whenever it is asked for.
+func logCounters(ctx context.Context, tunnelPlane *tunnels.Dataplane, asked <-chan os.Signal) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-asked:
-			for _, text := range tunnels.Counters() {
+			for _, text := range tunnelPlane.Counters() {
 				klog.Infof("counted by the tunnel of %s", text)
 			}
 		}

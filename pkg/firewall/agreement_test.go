@@ -17,8 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/lab"
-	"flanneld/pkg/target/targettest"
 )
 
 // condition is what a rule may ask, for nft and for iptables; empty if it has no such thing.
@@ -196,7 +196,7 @@ type sampling struct {
 // What is called dropped does not arrive; and what arrives nowhere is called so, if the
 // rules ask for nothing that a sample does not tell.
 func TestAgreementWithTheKernel(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	l, err := lab.New(lab.Options{BinDir: "../../build"})
 	if err != nil {
 		t.Fatal(err)

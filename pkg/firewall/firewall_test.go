@@ -10,10 +10,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/target/targettest"
+	"flanneld/pkg/dataplane/dataplanetest"
 )
 
-func TestMain(m *testing.M) { targettest.InNetns(m) }
+func TestMain(m *testing.M) { dataplanetest.InNetns(m) }
 
 // run runs a program with the given input.
 func run(t testing.TB, stdin string, argv ...string) {
@@ -137,7 +137,7 @@ func chainRules(name string, rules ...string) string {
 }
 
 func TestRulesOfNFTables(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	input := func(policy string, rules ...string) string {
 		return baseChain("input", "filter", "input", "filter", policy, rules...)
 	}
@@ -242,7 +242,7 @@ func TestRulesOfNFTables(t *testing.T) {
 }
 
 func TestRulesAtAnInterface(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	rules(t, "nft", "")
 	run(t, "", "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth9")
 	t.Cleanup(func() { run(t, "", "ip", "link", "del", "eth0") })
@@ -258,7 +258,7 @@ func TestRulesAtAnInterface(t *testing.T) {
 }
 
 func TestRulesOfIPTables(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	for _, program := range []string{"iptables-nft", "iptables-legacy"} {
 		for _, v := range []verdicts{
 			{"nothing", "*filter\nCOMMIT\n", want{"in": "", "out": "", "fwd": "", "back": ""}},
@@ -299,7 +299,7 @@ func TestRulesOfIPTables(t *testing.T) {
 
 // What looks like iptables' and is not is no matter for iptables.
 func TestTablesLikeThoseOfIPTables(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	for script, want := range map[string]Variant{
 		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport 22 accept\n":         IPTablesNFT,
 		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport { 22, 80 } accept\n": NFTables,
@@ -319,7 +319,7 @@ func TestTablesLikeThoseOfIPTables(t *testing.T) {
 
 // Rules that do not hold still are no rules.
 func TestRulesThatChange(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	rules(t, "nft", "add table inet t\n")
 	calls := 0
 	err := Read(t.Context(), func(*Ruleset) {

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"flanneld/pkg/target/targettest"
+	"flanneld/pkg/dataplane/dataplanetest"
 )
 
 // kubeProxy are the rules of a kube-proxy for so many services, by iptables-restore.
@@ -27,7 +27,7 @@ func kubeProxy(services int) string {
 
 // With tens of thousands of rules on a host, samples pass within a moment.
 func TestManyRules(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	const services = 5000 // four rules each
 	for _, program := range []string{"iptables-nft", "iptables-legacy"} {
 		rules(t, program, kubeProxy(services))
@@ -84,7 +84,7 @@ func BenchmarkOneChain(b *testing.B) {
 // A list of addresses, however long it is, takes little memory: of one that is too long to
 // be looked at one by one, nothing is kept.
 func TestLongList(t *testing.T) {
-	targettest.NeedNetns(t)
+	dataplanetest.NeedNetns(t)
 	const length = 50_000
 	var s strings.Builder
 	s.WriteString("add table inet t\nadd set inet t s { type ipv4_addr; flags interval; }\nadd chain inet t in { type filter hook input priority 0; }\nadd rule inet t in ip saddr @s drop\nadd element inet t s {")

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/target/masq"
+	"flanneld/pkg/dataplane/netfilter"
 )
 
 // legacyTables are the tables of ip_tables, and where their chains are among others.
@@ -41,7 +41,7 @@ func (rs *Ruleset) listLegacy() error {
 		if !strings.Contains("\n"+string(text), "\n"+t.name+"\n") {
 			continue
 		}
-		info, entries, err := masq.IPTablesEntries(t.name)
+		info, entries, err := netfilter.IPTablesEntries(t.name)
 		if err != nil {
 			return fmt.Errorf("reading table %s of ip_tables: %w", t.name, err)
 		}

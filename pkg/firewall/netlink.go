@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/target"
+	"flanneld/pkg/dataplane"
 )
 
 // nfConn asks nf_tables. A library would do, but for what it costs: the kernel begins at a
@@ -103,7 +103,7 @@ func (c *nfConn) ask(what uint16, dump bool, family byte, attributes ...[]byte) 
 					return nil, unix.Errno(-errno)
 				}
 				if interrupted {
-					return nil, target.ErrIncomplete
+					return nil, dataplane.ErrIncomplete
 				}
 				return all, nil
 			case n >= header+nfgenmsg:

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/target"
-	"flanneld/pkg/target/masq"
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/netfilter"
 )
 
 // Ruleset is the rules of this host, as they are read while packets walk through them.
@@ -43,7 +43,7 @@ const (
 const attempts = 3
 
 // ErrChanging is in the error of a Read during which others changed rules all the time.
-var ErrChanging = target.ErrIncomplete
+var ErrChanging = dataplane.ErrIncomplete
 
 // Read calls walk with the rules of the calling process's network namespace, several times
 // if they change meanwhile; ErrChanging is in the error if they always did.
@@ -149,7 +149,7 @@ func (rs *Ruleset) list() error {
 			return err
 		}
 		c := &chain{family: m.family, table: a.text(unix.NFTA_CHAIN_TABLE), name: a.text(unix.NFTA_CHAIN_NAME)}
-		if masq.IsOurs(c.family, c.table, c.name) || dormant[chainKey{c.family, c.table, ""}] {
+		if netfilter.IsOurs(c.family, c.table, c.name) || dormant[chainKey{c.family, c.table, ""}] {
 			continue
 		}
 		rs.chains[c.key()] = c

@@ -64,7 +64,7 @@ func (b Blocked) Error() string {
 //
 // It looks at the given keys only. keep tells which of our objects must stay
 // even if they are not wanted.
-func Diff(want Set, have Have, keys []Key, keep func(Object) bool) (ops []Op, blocked []Blocked) {
+func Diff(want Set, have Observed, keys []Key, keep func(Object) bool) (ops []Op, blocked []Blocked) {
 	for _, k := range keys {
 		w, wanted := want[k]
 		h, there := have[k]

@@ -61,7 +61,7 @@ func TestDiffOwners(t *testing.T) {
 		{"not wanted, foreign", false, is(right, Foreign), false, nil, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			want, have := Set{}, Have{}
+			want, have := Set{}, Observed{}
 			if c.wanted {
 				want[key] = right
 			}
@@ -84,7 +84,7 @@ func (k kind) String() string { return Kind(k).String() }
 
 func TestDiffOrder(t *testing.T) {
 	want := Set{}
-	have := Have{}
+	have := Observed{}
 	var keys []Key
 	for _, k := range []kind{5, 2, 9, 1} {
 		want[k.Key()] = k
@@ -110,7 +110,7 @@ func TestDiffOrder(t *testing.T) {
 // Only the given keys are looked at, and none that is given but unknown.
 func TestDiffKeys(t *testing.T) {
 	other := Key{Kind: KindRoute, Prefix: netip.MustParsePrefix("10.1.3.0/24")}
-	have := Have{key: {Object: right, Owner: Ours}}
+	have := Observed{key: {Object: right, Owner: Ours}}
 	if ops, blocked := Diff(Set{}, have, []Key{other}, func(Object) bool { return false }); ops != nil || blocked != nil {
 		t.Errorf("Diff() = %v, %v", ops, blocked)
 	}

@@ -7,14 +7,14 @@ import (
 
 // Forward is the rules that let packets from and to the pods of Network pass.
 type Forward struct {
-	Way     Way
+	Backend RuleBackend
 	Network netip.Prefix
 }
 
 // Key is the way and the network.
-func (f Forward) Key() Key { return ruleKey(KindForward, f.Way, f.Network) }
+func (f Forward) Key() Key { return ruleKey(KindForward, f.Backend, f.Network) }
 
-func (f Forward) String() string { return fmt.Sprintf("forwarding for %s by %s", f.Network, f.Way) }
+func (f Forward) String() string { return fmt.Sprintf("forwarding for %s by %s", f.Network, f.Backend) }
 
 // Owned is for our networks.
 func (f Forward) Owned(o *Ownership) bool { return rulesOwned(f.Network, o) }

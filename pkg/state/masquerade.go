@@ -8,7 +8,7 @@ import (
 // Masquerade is the rules by which packets between the pods of Network keep their
 // source, and what pods send elsewhere gets that of this host.
 type Masquerade struct {
-	Way     Way
+	Backend RuleBackend
 	Network netip.Prefix
 	Own     netip.Prefix // this host's subnet
 	// Exclude are the destinations, in CIDR notation and separated by spaces,
@@ -19,10 +19,10 @@ type Masquerade struct {
 }
 
 // Key is the way and the network.
-func (m Masquerade) Key() Key { return ruleKey(KindMasquerade, m.Way, m.Network) }
+func (m Masquerade) Key() Key { return ruleKey(KindMasquerade, m.Backend, m.Network) }
 
 func (m Masquerade) String() string {
-	s := fmt.Sprintf("masquerading of %s by %s, own subnet %s", m.Network, m.Way, m.Own)
+	s := fmt.Sprintf("masquerading of %s by %s, own subnet %s", m.Network, m.Backend, m.Own)
 	if m.Exclude != "" {
 		s += ", not to " + m.Exclude
 	}

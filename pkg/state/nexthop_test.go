@@ -44,13 +44,13 @@ func TestDiffRouteByNexthop(t *testing.T) {
 		"foreign, elsewhere":                  {Entry{Object: by(7, wrong.Via), Text: "its text"}, nil, blocked},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ops, blocked := Diff(Set{key: want}, Have{key: c.have}, []Key{key}, func(Object) bool { return false })
+			ops, blocked := Diff(Set{key: want}, Observed{key: c.have}, []Key{key}, func(Object) bool { return false })
 			if !reflect.DeepEqual(ops, c.ops) || !reflect.DeepEqual(blocked, c.blocked) {
 				t.Errorf("Diff() = %v, %v; want %v, %v", ops, blocked, c.ops, c.blocked)
 			}
 		})
 	}
-	if ops, _ := Diff(Set{key: right}, Have{key: {Object: want, Owner: Ours}}, []Key{key}, nil); !reflect.DeepEqual(ops, []Op{{Replace, right, want}}) {
+	if ops, _ := Diff(Set{key: right}, Observed{key: {Object: want, Owner: Ours}}, []Key{key}, nil); !reflect.DeepEqual(ops, []Op{{Replace, right, want}}) {
 		t.Errorf("back to a plain route: %v", ops)
 	}
 }

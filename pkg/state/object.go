@@ -78,7 +78,7 @@ func LeadsTo(o Object) (Key, bool) {
 
 // DeviceOf returns the device that an object is on, by what it needs; empty if it is on
 // none.
-func DeviceOf(o Object, have Have) string {
+func DeviceOf(o Object, have Observed) string {
 	for o != nil {
 		needs := Needs(o)
 		if len(needs) == 0 {
@@ -261,5 +261,5 @@ type Entry struct {
 	Front *Entry
 }
 
-// Have is what a host has, by key.
-type Have map[Key]Entry
+// Observed is what a host has, by key.
+type Observed map[Key]Entry

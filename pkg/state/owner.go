@@ -23,7 +23,7 @@ type Ownership struct {
 
 // NewOwnership finds out which devices of a host are ours: those that are wanted, and those
 // that say so. What was ours before, and is the same object now, is by known.
-func NewOwnership(networks []netip.Prefix, longest int, wanted map[string]bool, have Have, known func(Key) bool) *Ownership {
+func NewOwnership(networks []netip.Prefix, longest int, wanted map[string]bool, have Observed, known func(Key) bool) *Ownership {
 	o := &Ownership{Networks: networks, LongestLease: longest, Devices: make(map[string]bool), known: known}
 	devices := make(map[string]Device)
 	addrs := make(map[string][]netip.Addr)

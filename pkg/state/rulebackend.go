@@ -2,19 +2,19 @@ package state
 
 import "net/netip"
 
-// Way is one of the ways to give a kernel rules about packets. Each has rules of
+// RuleBackend is one of the ways to give a kernel rules about packets. Each has rules of
 // its own: what is written one way is not seen by the other.
-type Way string
+type RuleBackend string
 
 // The ways.
 const (
-	NFTables       Way = "nftables"        // tables of our own
-	IPTablesNFT    Way = "iptables-nft"    // the tables of iptables, in nf_tables
-	IPTablesLegacy Way = "iptables-legacy" // the tables of iptables, in ip_tables
+	NFTables       RuleBackend = "nftables"        // tables of our own
+	IPTablesNFT    RuleBackend = "iptables-nft"    // the tables of iptables, in nf_tables
+	IPTablesLegacy RuleBackend = "iptables-legacy" // the tables of iptables, in ip_tables
 )
 
 // ruleKey is the key of the rules of a kind for a network.
-func ruleKey(k Kind, w Way, network netip.Prefix) Key {
+func ruleKey(k Kind, w RuleBackend, network netip.Prefix) Key {
 	return Key{Kind: k, Scope: string(w), Prefix: network}
 }
 
@@ -33,7 +33,7 @@ func rulesSuperseded(is, by Key) bool {
 // RulesOf returns the rules of a key as far as that tells what they are.
 func RulesOf(k Key) Object {
 	if k.Kind == KindForward {
-		return Forward{Way: Way(k.Scope), Network: k.Prefix}
+		return Forward{Backend: RuleBackend(k.Scope), Network: k.Prefix}
 	}
-	return Masquerade{Way: Way(k.Scope), Network: k.Prefix}
+	return Masquerade{Backend: RuleBackend(k.Scope), Network: k.Prefix}
 }

@@ -1,0 +1,319 @@
+package dataplanetest
+
+import (
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+)
+
+// link is an interface with what is its own.
+type link struct {
+	index  int
+	up     bool
+	mac    state.MAC
+	mtu    int
+	addrs  []netip.Prefix
+	vxlan  *state.VXLAN // how it was made; nil if it is of another kind
+	alias  string
+	tun    *tunLink // what makes it a TUN device; nil if it is of another kind
+	neighs map[netip.Addr]neigh
+	fdb    map[state.MAC]netip.Addr
+	// hindered is how someone has it carry no packets.
+	hindered map[Hindrance]bool
+}
+
+func (l *link) has(a netip.Addr) bool {
+	return slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Addr() == a })
+}
+
+// sighting is what a target knows of a link.
+type sighting struct {
+	index   int
+	up      bool
+	foreign bool
+}
+
+const (
+	defaultMTU = 1500
+	minMTU     = 68
+	maxMTU     = 65535
+)
+
+// AddLink adds a link, which is up. It has an index that no link had before.
+func (f *Fake) AddLink(name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.links[name] != nil {
+		return unix.EEXIST
+	}
+	f.addLink(name, &link{up: true, mtu: defaultMTU})
+	f.tellLink(name)
+	return nil
+}
+
+func (f *Fake) addLink(name string, l *link) {
+	f.lastIndex++
+	l.index = f.lastIndex
+	if l.mac == (state.MAC{}) {
+		l.mac = state.MAC{2, 0, 0, byte(l.index >> 16), byte(l.index >> 8), byte(l.index)}
+	}
+	l.neighs = make(map[netip.Addr]neigh)
+	l.fdb = make(map[state.MAC]netip.Addr)
+	l.hindered = make(map[Hindrance]bool)
+	f.links[name] = l
+}
+
+// DelLink deletes a link, and with it the devices on top of it and all routes
+// and nexthops that go there.
+func (f *Fake) DelLink(name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.links[name] == nil {
+		return unix.ENODEV
+	}
+	f.dropLink(name)
+	return nil
+}
+
+func (f *Fake) dropLink(name string) {
+	l := f.links[name]
+	for _, upper := range sorted(f.links) {
+		if v := f.links[upper].vxlan; v != nil && v.Lower == name {
+			f.dropLink(upper)
+		}
+	}
+	f.flushFDB(name)
+	if l.vxlan != nil {
+		f.tellLink(l.vxlan.Lower) // no more has a device on it
+	}
+	if l.up {
+		l.up = false
+		f.tellLink(name)
+	}
+	f.flushNeighs(name)
+	f.flushNexthops(name)
+	f.flush(name)
+	for len(l.addrs) > 0 {
+		p := l.addrs[0]
+		l.addrs = l.addrs[1:]
+		f.tellAddr(name, p, true)
+	}
+	f.endTunnel(name)
+	e := f.linkEvent(name)
+	e.Gone = e.Key != state.Key{}
+	delete(f.links, name)
+	f.tell(e)
+}
+
+// SetLink takes a link down, and with it its neighbours and all routes and
+// nexthops that go there, or up; then only the routes to its own networks come
+// back. Devices on top of it stay as they are.
+func (f *Fake) SetLink(name string, up bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.links[name] == nil {
+		return unix.ENODEV
+	}
+	f.setLink(name, up)
+	return nil
+}
+
+func (f *Fake) setLink(name string, up bool) {
+	l := f.links[name]
+	if l.up == up {
+		return
+	}
+	l.up = up
+	f.tellLink(name)
+	if !up {
+		f.flushNeighs(name)
+		f.flushNexthops(name)
+		f.flush(name)
+		return
+	}
+	for _, p := range l.addrs {
+		f.connect(name, p)
+	}
+}
+
+// Hinder has a device carry no packets, until it is altered.
+func (f *Fake) Hinder(name string, how Hindrance) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.links[name]
+	switch {
+	case l == nil:
+		return unix.ENODEV
+	case l.tun == nil && (how == NoQueue || how == NoCarrier), l.vxlan == nil && how <= NoARP:
+		return unix.EOPNOTSUPP
+	case l.hindered[how]:
+		return nil
+	}
+	l.hindered[how] = true
+	f.tellLink(name)
+	switch how {
+	case NoARP:
+		f.flushNeighs(name)
+	case ProtoDown, ProtoDownReasoned: // plain routes stay
+		f.flushNexthops(name)
+	case NoQueue, NoCarrier, NoForwarding:
+	}
+	return nil
+}
+
+// unhinder takes back what Hinder did.
+func (f *Fake) unhinder(name string) {
+	l := f.links[name]
+	if len(l.hindered) == 0 {
+		return
+	}
+	arp := l.hindered[NoARP]
+	clear(l.hindered)
+	f.tellLink(name)
+	if arp {
+		f.flushNeighs(name)
+	}
+}
+
+// HasLink reports whether there is an interface of that name.
+func (f *Fake) HasLink(name string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.links[name] != nil
+}
+
+// SetMAC changes a link's hardware address; with that, even to the same, go its
+// neighbours.
+func (f *Fake) SetMAC(name string, m state.MAC) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.setMAC(name, m)
+}
+
+func (f *Fake) setMAC(name string, m state.MAC) error {
+	l := f.links[name]
+	switch {
+	case l == nil:
+		return unix.ENODEV
+	case l.tun != nil:
+		return unix.EOPNOTSUPP
+	case !m.IsUnicast():
+		return unix.EADDRNOTAVAIL
+	}
+	l.mac = m
+	f.tellLink(name)
+	f.flushNeighs(name)
+	return nil
+}
+
+// SetMTU changes a link's MTU. That of a device on top of it stays, though it
+// be too large now.
+func (f *Fake) SetMTU(name string, mtu int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.setMTU(name, mtu)
+}
+
+func (f *Fake) setMTU(name string, mtu int) error {
+	l := f.links[name]
+	if l == nil {
+		return unix.ENODEV
+	}
+	most := maxMTU
+	if l.vxlan != nil {
+		most = f.links[l.vxlan.Lower].mtu - overhead
+	}
+	switch {
+	case mtu == l.mtu:
+		return nil
+	case mtu < minMTU || mtu > most:
+		return unix.EINVAL
+	}
+	l.mtu = mtu
+	f.tellLink(name)
+	return nil
+}
+
+// AddAddr gives a link an address, and a route to the address's network.
+func (f *Fake) AddAddr(name string, p netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.addAddr(name, p)
+}
+
+func (f *Fake) addAddr(name string, p netip.Prefix) error {
+	l := f.links[name]
+	if l == nil {
+		return unix.ENODEV
+	}
+	if slices.Contains(l.addrs, p) {
+		return unix.EEXIST
+	}
+	l.addrs = append(slices.Clone(l.addrs), p)
+	f.tellAddr(name, p, false)
+	if l.up {
+		f.connect(name, p)
+	}
+	return nil
+}
+
+// DelAddr takes an address away. With its last address a link loses its
+// neighbours, and all routes but those by nexthop objects; before, only the one
+// to the address's network.
+func (f *Fake) DelAddr(name string, p netip.Prefix) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.delAddr(name, p)
+}
+
+func (f *Fake) delAddr(name string, p netip.Prefix) error {
+	l := f.links[name]
+	if l == nil || !slices.Contains(l.addrs, p) {
+		return unix.EADDRNOTAVAIL
+	}
+	l.addrs = slices.DeleteFunc(slices.Clone(l.addrs), func(q netip.Prefix) bool { return p == q })
+	f.tellAddr(name, p, true)
+	same := func(q netip.Prefix) bool { return q.Masked() == p.Masked() }
+	if l.up && !slices.ContainsFunc(l.addrs, same) {
+		_ = f.remove(p.Masked(), func(a alias) bool { return a == connected(name) })
+	}
+	if len(l.addrs) == 0 {
+		f.flushNeighs(name)
+		f.flush(name)
+	}
+	return nil
+}
+
+func (f *Fake) connect(name string, p netip.Prefix) {
+	if p.IsSingleIP() {
+		return
+	}
+	_, _ = f.insert(p.Masked(), connected(name), last) // another address may have brought it
+}
+
+// connected is the route to a network that a link is in.
+func connected(dev string) alias { return alias{dev: dev, link: true, protocol: ProtoKernel} }
+
+// linkEvent is about a link as it is. Only devices of ours have a key.
+func (f *Fake) linkEvent(name string) dataplane.Event {
+	e := dataplane.Event{Iface: name}
+	if isOurs(name) {
+		e.Key, e.Entry = state.LinkKey(name), f.linkEntry(name)
+	}
+	return e
+}
+
+func (f *Fake) tellLink(name string) { f.tell(f.linkEvent(name)) }
+
+func (f *Fake) tellAddr(name string, p netip.Prefix, gone bool) {
+	e := dataplane.Event{Iface: name}
+	if f.ours(name) {
+		a := state.Addr{Dev: name, Prefix: p}
+		e.Key, e.Entry, e.Gone = a.Key(), state.Entry{Object: a, Owner: state.Ours}, gone
+	}
+	f.tell(e)
+}

@@ -1,0 +1,56 @@
+package dataplanetest
+
+import (
+	"net/netip"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+)
+
+// A link that goes down takes its routes along, and nothing can be added until
+// it is up.
+func testLinkDown(r *rig) {
+	a := route("10.1.1.0/24", "192.168.5.11")
+	r.apply(create(a))
+	r.check(r.host.SetLink("eth0", false))
+	r.wantNone(a)
+	r.refused(create(a), dataplane.ErrNoLink)
+	r.apply(remove(a))
+	r.check(r.host.SetLink("eth0", true))
+	r.wantNone(a)
+	r.apply(create(a))
+	r.wantEntry(a, state.Ours, false)
+
+	r.check(r.host.SetLink("eth0", false)) // unknown to the last dump
+	r.refused(create(a), nil)
+}
+
+// A target knows the link by its name, as of the last dump.
+func testLinkRecreated(r *rig) {
+	a := route("10.1.1.0/24", "192.168.5.11")
+	r.apply(create(a))
+	r.check(r.host.AddLink("eth1"))
+	r.check(r.host.DelLink("eth0"))
+	r.refused(create(a), nil)
+	r.wantNone(a)
+	r.refused(create(a), dataplane.ErrNoLink)
+	r.check(r.host.AddLink("eth0"))
+	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	r.refused(create(a), dataplane.ErrNoLink) // not seen yet
+	r.wantNone(a)
+	r.apply(create(a))
+	r.wantEntry(a, state.Ours, false)
+}
+
+func testLastAddressGone(r *rig) {
+	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.2.0/24", "192.168.6.11")
+	first, second := netip.MustParsePrefix("192.168.5.1/24"), netip.MustParsePrefix("192.168.6.1/24")
+	r.check(r.host.AddAddr("eth0", second))
+	r.apply(create(a), create(b))
+	r.check(r.host.DelAddr("eth0", first))
+	r.wantEntry(a, state.Ours, false)
+	r.wantEntry(b, state.Ours, false)
+	r.check(r.host.DelAddr("eth0", second))
+	r.wantNone(a)
+	r.wantNone(b)
+}

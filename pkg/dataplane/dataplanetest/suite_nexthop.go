@@ -1,0 +1,313 @@
+package dataplanetest
+
+import (
+	"errors"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+)
+
+// nexthop is ours, or is as ours.
+func nexthop(id uint32, via string) state.Nexthop {
+	return state.Nexthop{ID: id, Via: netip.MustParseAddr(via), Dev: "eth0"}
+}
+
+// by is a route that refers to a nexthop.
+func by(dst string, n state.Nexthop) state.Route {
+	return state.Route{Dst: netip.MustParsePrefix(dst), Via: n.Via, Dev: n.Dev, Nexthop: n.ID}
+}
+
+func testNexthop(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	a := by("10.1.1.0/24", n)
+	r.wantNone(n)
+	r.apply(create(n), create(a))
+	r.wantEntry(n, state.Ours, false)
+	r.wantEntry(a, state.Ours, false)
+	for _, op := range []state.Op{create(n), create(nexthop(7, "192.168.5.12")), create(a), create(route("10.1.1.0/24", "192.168.5.11"))} {
+		r.refused(op, unix.EEXIST)
+	}
+	r.wantEntry(n, state.Ours, false)
+	r.apply(remove(a))
+	r.wantNone(a)
+	r.wantEntry(n, state.Ours, false)
+	r.apply(remove(n), remove(n), remove(a))
+	r.wantNone(n)
+}
+
+func testNexthopOffLink(r *rig) {
+	n, off := nexthop(7, "192.168.5.11"), nexthop(7, "172.31.0.1")
+	r.refused(create(off), unix.ENETUNREACH)
+	r.refused(replace(n, off), unix.ENETUNREACH)
+	r.wantNone(off)
+	r.apply(create(n))
+	r.refused(replace(n, off), unix.ENETUNREACH)
+	r.wantEntry(n, state.Ours, false)
+	elsewhere := nexthop(8, "192.168.5.11")
+	elsewhere.Dev = "eth9"
+	r.refused(create(elsewhere), dataplane.ErrNoLink)
+}
+
+// A nexthop that is replaced takes along the routes that refer to it.
+func testNexthopReplaced(r *rig) {
+	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
+	a, b := "10.1.1.0/24", "10.1.2.0/24"
+	r.apply(create(n), create(by(a, n)), create(by(b, n)))
+	r.apply(replace(n, m))
+	r.wantEntry(m, state.Ours, false)
+	r.wantEntry(by(a, m), state.Ours, false)
+	r.wantEntry(by(b, m), state.Ours, false)
+	r.apply(replace(m, m))
+	r.apply(remove(m))
+	r.apply(replace(m, n)) // of what is gone
+	r.wantEntry(n, state.Ours, false)
+}
+
+// With a nexthop go the routes that refer to it.
+func testNexthopDeleted(r *rig) {
+	n, other := nexthop(7, "192.168.5.11"), nexthop(8, "192.168.5.11")
+	a, b, plain := by("10.1.1.0/24", n), by("10.1.2.0/24", other), route("10.1.3.0/24", "192.168.5.11")
+	r.apply(create(n), create(other), create(a), create(b), create(plain))
+	r.check(r.host.DelNexthop(n.ID))
+	if err := r.host.DelNexthop(n.ID); !errors.Is(err, unix.ENOENT) {
+		r.Errorf("deleting a nexthop that is gone: %v", err)
+	}
+	r.wantNone(n)
+	r.wantNone(a)
+	r.wantEntry(b, state.Ours, false)
+	r.wantEntry(plain, state.Ours, false)
+	r.apply(remove(a), remove(n))
+}
+
+// What has the number of a nexthop of ours and not our mark is not ours.
+func testNexthopForeign(r *rig) {
+	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
+	for _, protocol := range []int{0, ProtoBoot, ProtoStatic} {
+		r.check(r.host.AddNexthop(Nexthop{n, protocol}))
+		r.wantEntry(n, state.Foreign, false)
+		if ops, blocked := r.diff(n); ops != nil || blocked != nil { // it serves
+			r.Fatalf("steps %v, blocked %v", ops, blocked)
+		}
+		ops, blocked := r.diff(m)
+		if ops != nil || len(blocked) != 1 || blocked[0].Want != state.Object(m) || blocked[0].By == "" {
+			r.Fatalf("steps %v, blocked %v", ops, blocked)
+		}
+		r.refused(create(m), unix.EEXIST)
+		r.wantEntry(n, state.Foreign, false)
+		r.check(r.host.DelNexthop(n.ID))
+	}
+	r.check(r.host.AddNexthop(Nexthop{n, ProtoOurs}))
+	r.wantEntry(n, state.Ours, false)
+}
+
+// What bears our mark and is not like our nexthops can be replaced and deleted
+// all the same.
+func testNexthopOdd(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	odd := Nexthop{state.Nexthop{ID: 7, Dev: "eth0"}, ProtoOurs}
+	for _, next := range []func(there state.Object){
+		func(there state.Object) { r.apply(replace(there, n), remove(n)) },
+		func(there state.Object) { r.apply(remove(there)) },
+	} {
+		r.check(r.host.AddNexthop(odd))
+		e := r.dump()[n.Key()]
+		if e.Owner != state.Ours || e.Object == state.Object(odd.Nexthop) {
+			r.Fatalf("there is %+v", e)
+		}
+		next(e.Object)
+		r.wantNone(n)
+	}
+}
+
+// A link that goes down takes its nexthops along, and the routes by these.
+func testNexthopLinkDown(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	a := by("10.1.1.0/24", n)
+	r.apply(create(n), create(a))
+	r.check(r.host.SetLink("eth0", false))
+	r.apply(remove(a), remove(n))
+	r.wantNone(n)
+	r.wantNone(a)
+	r.refused(create(n), dataplane.ErrNoLink)
+	r.refused(create(a), dataplane.ErrNoLink)
+	r.check(r.host.SetLink("eth0", true))
+	r.wantNone(n)
+	r.wantNone(a)
+	r.apply(create(n), create(a))
+	r.wantEntry(n, state.Ours, false)
+	r.wantEntry(a, state.Ours, false)
+}
+
+func testNexthopLinkRecreated(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	a := by("10.1.1.0/24", n)
+	r.apply(create(n), create(a))
+	r.check(r.host.DelLink("eth0"))
+	r.refused(create(n), nil)
+	r.wantNone(n)
+	r.wantNone(a)
+	r.check(r.host.AddLink("eth0"))
+	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	r.refused(create(n), dataplane.ErrNoLink) // not seen yet
+	r.wantNone(n)
+	r.apply(create(n), create(a))
+	r.wantEntry(n, state.Ours, false)
+	r.wantEntry(a, state.Ours, false)
+}
+
+// Other than plain routes, nexthops and the routes by them outlive the
+// addresses.
+func testNexthopLastAddressGone(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	a := by("10.1.1.0/24", n)
+	r.apply(create(n), create(a))
+	r.check(r.host.DelAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	r.wantEntry(n, state.Ours, false)
+	r.wantEntry(a, state.Ours, false)
+	r.refused(replace(n, nexthop(7, "192.168.5.12")), unix.ENETUNREACH)
+	b := by("10.1.2.0/24", n)
+	r.apply(create(b))
+	r.wantEntry(b, state.Ours, false)
+}
+
+// A plain route becomes one by a nexthop, and back, each in place.
+func testRouteToAndFromNexthop(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	plain, a := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", n)
+	r.apply(create(plain))
+	for range 2 {
+		ops, _ := r.diff(a)
+		if len(ops) != 1 || ops[0] != replace(plain, a) {
+			r.Fatalf("steps %v", ops)
+		}
+		r.apply(create(n), ops[0])
+		r.wantEntry(a, state.Ours, false)
+		if ops, blocked := r.diff(a); ops != nil || blocked != nil {
+			r.Fatalf("steps %v, blocked %v", ops, blocked)
+		}
+		ops, _ = r.diff(plain)
+		if len(ops) != 1 || ops[0] != replace(a, plain) {
+			r.Fatalf("steps %v", ops)
+		}
+		r.apply(ops[0], remove(n))
+		r.wantEntry(plain, state.Ours, false)
+		r.wantNone(n)
+	}
+}
+
+// The route of an older flannel becomes ours by a nexthop.
+func testRouteByNexthopAdopted(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	plain, a := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", n)
+	r.check(r.host.AddRoute(marked(plain, ProtoBoot)))
+	ops, blocked := r.diff(a)
+	if len(ops) != 1 || ops[0] != replace(plain, a) || blocked != nil {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	r.apply(create(n), ops[0])
+	r.wantEntry(a, state.Ours, false)
+}
+
+// Only our own route by this nexthop is deleted.
+func testRouteByNexthopDeleteIsExact(r *rig) {
+	n, m := nexthop(7, "192.168.5.11"), nexthop(8, "192.168.5.11")
+	a := by("10.1.1.0/24", n)
+	plain, other := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", m)
+	r.apply(create(n), create(m))
+	for _, there := range []Route{marked(a, ProtoStatic), marked(a, ProtoBoot), marked(plain, ProtoOurs), marked(other, ProtoOurs)} {
+		r.check(r.host.AddRoute(there))
+		r.apply(remove(a))
+		if e, ok := r.dump()[a.Key()]; !ok || e.Object != state.Object(there.Route) {
+			r.Fatalf("of %+v there is left %+v", there, e)
+		}
+		r.check(r.host.DelRoute(there))
+	}
+	r.check(r.host.AddRoute(marked(a, ProtoOurs)))
+	r.apply(remove(plain), remove(other))
+	r.wantEntry(a, state.Ours, false)
+	r.check(r.host.AppendRoute(marked(other, ProtoStatic)))
+	r.wantEntry(a, state.Ours, false)
+	r.apply(remove(a))
+	r.wantEntry(other, state.Foreign, false)
+}
+
+func testRouteByUnknownNexthop(r *rig) {
+	n := nexthop(7, "192.168.5.11")
+	a, plain := by("10.1.1.0/24", n), route("10.1.1.0/24", "192.168.5.11")
+	r.refused(create(a), unix.EINVAL)
+	r.wantNone(a)
+	r.apply(create(plain))
+	r.refused(replace(plain, a), unix.EINVAL)
+	r.wantEntry(plain, state.Ours, false)
+	r.apply(remove(a))
+	r.wantEntry(plain, state.Ours, false)
+}
+
+// Errors of a batch of both kinds belong to their steps.
+func testNexthopBatch(r *rig) {
+	const n = 1000
+	var ops, routes []state.Op
+	for i, plain := range many(n) {
+		nh := nexthop(uint32(1000+i), "192.168.5.11")
+		if i%100 == 99 {
+			nh.Via = netip.MustParseAddr("172.31.0.1")
+		}
+		ops = append(ops, create(nh))
+		routes = append(routes, create(by(plain.Dst.String(), nh)))
+	}
+	ops = append(ops, routes...)
+	errs := r.target.Apply(r.Context(), ops)
+	have := r.dump()
+	for i, op := range ops {
+		if bad := i%100 == 99; bad != (errs[i] != nil) || bad == (have[op.Key()].Object == op.Want) {
+			r.Errorf("step %d, %s: %v, and there is %+v", i, op, errs[i], have[op.Key()])
+		}
+	}
+	for i := range ops {
+		ops[i] = remove(ops[i].Want)
+	}
+	// First the nexthops: the routes by them are gone already.
+	r.apply(ops...)
+	for k, e := range r.dump() {
+		if e.Owner == state.Ours {
+			r.Errorf("%v is still there", k)
+		}
+	}
+}
+
+// What is told of a nexthop's end is its end, and not that of routes.
+func testNexthopEvents(r *rig) {
+	w := r.watch()
+	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
+	a, b := "10.1.1.0/24", "10.1.2.0/24"
+	r.apply(create(n))
+	w.expect("our nexthop, added", about(n, state.Ours, false))
+	r.apply(create(by(a, n)))
+	w.expect("the route, added", about(by(a, n), state.Ours, false))
+	r.apply(replace(n, m))
+	w.expect("our nexthop, replaced", about(m, state.Ours, false))
+	w.expect("the route, that leads elsewhere", about(by(a, m), state.Ours, false))
+	r.check(r.host.ReplaceNexthop(Nexthop{n, ProtoOurs}))
+	w.expect("our nexthop, altered by someone else", about(n, state.Ours, false))
+	r.check(r.host.ReplaceNexthop(Nexthop{n, ProtoStatic}))
+	w.expect("a foreign nexthop in its place", about(n, state.Foreign, false))
+	r.check(r.host.ReplaceNexthop(Nexthop{n, ProtoOurs}))
+	w.expect("ours again", about(n, state.Ours, false))
+	r.check(r.host.DelNexthop(n.ID))
+	w.expect("our nexthop, deleted by someone else", about(n, state.Ours, true))
+	r.apply(create(n), create(by(b, n)))
+	quiet := func(e dataplane.Event) bool {
+		if e.Gone && e.Key.Kind == state.KindRoute {
+			r.Errorf("%s is told to be gone, with the nexthop", e.Entry.Object)
+		}
+		return about(by(b, n), state.Ours, false)(e)
+	}
+	w.expect("a later route", quiet)
+	r.apply(remove(by(b, n)))
+	w.expect("the route, deleted", about(by(b, n), state.Ours, true))
+	r.apply(remove(n))
+	w.expect("our nexthop, deleted", about(n, state.Ours, true))
+}

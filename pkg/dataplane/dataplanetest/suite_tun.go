@@ -1,0 +1,386 @@
+package dataplanetest
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+	"flanneld/pkg/tun"
+)
+
+// tunDevice is ours, or is as ours.
+func tunDevice() state.TUN {
+	return state.TUN{Name: "flannel0", MTU: 1472, Alias: "flanneld 10.0.0.0/8"}
+}
+
+func tunAddr() state.Addr {
+	return state.Addr{Dev: "flannel0", Prefix: netip.MustParsePrefix("10.1.0.0/32")}
+}
+
+func tunRoute() state.Route {
+	return state.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Dev: "flannel0"}
+}
+
+// tunnelled makes a TUN device with its address and route, and returns them.
+func (r *rig) tunnelled() (state.TUN, []state.Object) {
+	r.Helper()
+	t, on := tunDevice(), []state.Object{tunAddr(), tunRoute()}
+	r.apply(append(creations(t), creations(on...)...)...)
+	return t, on
+}
+
+// wantForeign checks that what has the key of o is not as we make it, nor ours.
+func (r *rig) wantForeign(o state.Object) state.Object {
+	r.Helper()
+	e, ok := r.dump()[o.Key()]
+	if !ok || asMade(e.Object) || e.Owner != state.Foreign || e.Text == "" {
+		r.Fatalf("there is %+v", e)
+	}
+	if ops, blocked := r.diff(o); ops != nil || len(blocked) != 1 {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	return e.Object
+}
+
+func testTUN(r *rig) {
+	for _, name := range []string{"flannel0", "flannel12"} {
+		t := tunDevice()
+		t.Name = name
+		r.wantGone(t)
+		r.apply(create(t))
+		r.wantThere(t)
+		altered := t
+		altered.MTU = 1400
+		for _, op := range []state.Op{create(t), create(altered)} {
+			r.refused(op, unix.EEXIST)
+		}
+		r.wantThere(t)
+		r.apply(remove(t), remove(t))
+		r.wantGone(t)
+		r.apply(remove(t), replace(t, altered)) // of what is gone
+		r.wantThere(altered)
+	}
+	// It is there for the rest of the call, and for the next.
+	t, on := tunDevice(), []state.Object{tunAddr(), tunRoute()}
+	r.apply(remove(t))
+	r.apply(append(creations(t), creations(on...)...)...)
+	r.wantThere(append(on, t)...)
+	r.apply(remove(on[1]), remove(on[0]), remove(t), create(t))
+	r.apply(creations(on...)...)
+	r.wantThere(append(on, t)...)
+}
+
+// What is wrong about a device is altered without a loss.
+func testTUNAltered(r *rig) {
+	t, on := r.tunnelled()
+	r.apply(replace(t, t))
+	r.wantThere(append(on, t)...)
+	altered := t
+	altered.MTU = 9000
+	r.apply(replace(t, altered))
+	r.wantThere(append(on, altered)...)
+	r.check(r.host.SetMTU(t.Name, 1300))
+	there := t
+	there.MTU = 1300
+	r.wantEntry(there, state.Ours, false)
+	r.apply(replace(there, t))
+	r.wantThere(append(on, t)...)
+}
+
+func testTUNMTU(r *rig) {
+	t := tunDevice()
+	for _, mtu := range []int{67, 65536} {
+		t.MTU = mtu
+		r.refused(create(t), unix.EINVAL)
+		r.wantGone(t)
+	}
+	for _, mtu := range []int{68, 65535} {
+		was := tunDevice()
+		t.MTU = mtu
+		r.apply(create(was))
+		r.apply(replace(was, t))
+		r.wantThere(t)
+		r.apply(remove(t))
+	}
+}
+
+// A device that goes down keeps its addresses, and nothing else.
+func testTUNDown(r *rig) {
+	t, _ := r.tunnelled()
+	r.check(r.host.SetLink(t.Name, false))
+	odd := r.wantOdd(t)
+	r.wantThere(tunAddr())
+	r.wantGone(tunRoute())
+	r.refused(create(tunRoute()), dataplane.ErrNoLink)
+	r.refused(create(t), unix.EEXIST)
+	r.apply(replace(odd, t), create(tunRoute()))
+	r.wantThere(t, tunAddr(), tunRoute())
+	r.check(r.host.SetLink(t.Name, false))
+	r.apply(remove(r.wantOdd(t)))
+	r.wantGone(t, tunAddr())
+}
+
+// A device that is up and carries no packets is not as wanted, which is told. It is put
+// right in place.
+func testTUNHindered(r *rig) {
+	t, on := r.tunnelled()
+	detach, err := r.host.Attach(t.Name, true) // else it has no carrier anyway
+	r.check(err)
+	defer detach()
+	w := r.watch()
+	for _, how := range []Hindrance{NoQueue, NoCarrier, NoForwarding} {
+		r.check(r.host.Hinder(t.Name, how))
+		w.expect("the device hindered", func(e dataplane.Event) bool {
+			return e.Key == t.Key() && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Owner == state.Ours
+		})
+		r.apply(replace(r.wantOdd(t), t))
+		w.expect("the device put right", about(t, state.Ours, false))
+		r.wantThere(append(on, t)...)
+	}
+	for _, how := range []Hindrance{NoQueue, NoCarrier, NoForwarding} {
+		r.check(r.host.Hinder(t.Name, how))
+	}
+	r.apply(replace(r.wantOdd(t), t))
+	r.wantThere(append(on, t)...)
+}
+
+// With a device goes all that is on it, and nothing can be put there.
+func testTUNDeleted(r *rig) {
+	t, on := r.tunnelled()
+	r.check(r.host.DelLink(t.Name))
+	for _, o := range on {
+		r.apply(remove(o))
+		r.refused(create(o), nil) // unknown to the last dump
+	}
+	r.wantGone(append(on, t)...)
+	for _, o := range on {
+		r.refused(create(o), dataplane.ErrNoLink)
+		r.apply(remove(o))
+	}
+	r.apply(remove(t))
+	r.tunnelled()
+	r.apply(remove(t)) // with all that is on it
+	r.wantGone(append(on, t)...)
+	// That there was a route on it is no reason to delete another.
+	other := route(tunRoute().Dst.String(), "192.168.5.11")
+	r.apply(create(other), remove(tunRoute()))
+	r.wantThere(other)
+}
+
+// A device that ends with its process is that process's, with all that it has.
+func testTUNOfAnotherProcess(r *rig) {
+	t, a := tunDevice(), tunAddr()
+	r.check(r.host.AddTUN(t.Name, t.Alias, false))
+	r.check(r.host.AddAddr(t.Name, a.Prefix))
+	r.check(r.host.SetMTU(t.Name, t.MTU))
+	odd := r.wantForeign(t)
+	r.wantGone(a)
+	r.refused(create(t), unix.EEXIST)
+	r.refused(replace(odd, t), nil)
+	r.refused(remove(odd), nil)
+	for _, o := range []state.Object{a, tunRoute()} {
+		r.refused(create(o), dataplane.ErrNoLink)
+	}
+	r.wantForeign(t)
+	r.wantGone(a, tunRoute())
+	r.check(r.host.DelLink(t.Name))
+	r.wantGone(t)
+	r.tunnelled()
+	r.wantThere(t, a, tunRoute())
+}
+
+// A device is ours by its name and alias, and so is what it has; another alias of
+// ours is replaced.
+func testTUNFound(r *rig) {
+	t, a := tunDevice(), tunAddr()
+	for _, alias := range []string{t.Alias, "flanneld 10.9.0.0/16"} {
+		r.check(r.host.AddTUN(t.Name, alias, true))
+		r.check(r.host.AddAddr(t.Name, a.Prefix))
+		there := t
+		there.MTU, there.Alias = 1500, alias
+		r.wantEntry(there, state.Ours, false)
+		r.wantThere(a)
+		r.apply(replace(there, t), create(tunRoute()))
+		r.wantThere(t, a, tunRoute())
+		r.apply(remove(a))
+		r.wantGone(a, tunRoute())
+		r.wantThere(t)
+		r.apply(remove(t))
+		r.wantGone(t)
+	}
+}
+
+// One without such an alias is not, but while this process is attached; so it
+// can be put right.
+func testTUNWithoutAlias(r *rig) {
+	t, a := tunDevice(), tunAddr()
+	for _, alias := range []string{"", "tunnel to nowhere", "flanneld"} {
+		r.check(r.host.AddTUN(t.Name, alias, true))
+		r.check(r.host.AddAddr(t.Name, a.Prefix))
+		odd := r.wantForeign(t)
+		r.wantGone(a)
+		r.refused(create(t), unix.EEXIST)
+		r.refused(replace(odd, t), nil)
+		r.refused(remove(odd), nil)
+		r.refused(create(tunRoute()), dataplane.ErrNoLink)
+		r.wantForeign(t)
+		r.check(r.host.DelLink(t.Name))
+
+		r.tunnelled()
+		detach, err := r.host.Attach(t.Name, true)
+		r.check(err)
+		r.check(r.host.SetAlias(t.Name, alias))
+		there := t
+		there.Alias = alias
+		r.wantEntry(there, state.Ours, false)
+		r.wantThere(a, tunRoute())
+		r.apply(replace(there, t))
+		detach()
+		r.wantThere(t, a, tunRoute())
+		r.apply(remove(t))
+	}
+}
+
+// A device that another process is attached to is that process's, with all that
+// it has, also the routes to it, for as long as that lasts.
+func testTUNHeld(r *rig) {
+	t, on := r.tunnelled()
+	detach, err := r.host.Attach(t.Name, false)
+	r.check(err)
+	odd := r.wantForeign(t)
+	r.wantGone(on[0])
+	r.wantEntry(on[1], state.Foreign, false)
+	r.refused(create(t), unix.EEXIST)
+	r.refused(replace(odd, t), tun.ErrHeld)
+	r.refused(remove(odd), tun.ErrHeld)
+	other := route(tunRoute().Dst.String(), "192.168.5.11")
+	if ops, blocked := r.diff(other); ops != nil || len(blocked) != 1 {
+		r.Fatalf("steps %v, blocked %v", ops, blocked)
+	}
+	own, err := r.host.Attach(t.Name, true) // is no excuse
+	r.check(err)
+	r.wantForeign(t)
+	r.refused(remove(odd), tun.ErrHeld)
+	detach()
+	r.wantThere(append(on, t)...)
+	r.apply(remove(t))
+	own()
+	r.wantGone(append(on, t)...)
+}
+
+// What is no TUN device at all is not removed, whatever its name.
+func testTUNInTheWay(r *rig) {
+	t := tunDevice()
+	v := device()
+	v.Name = t.Name
+	for _, add := range []func() error{
+		func() error { return r.host.AddLink(t.Name) },
+		func() error { return r.host.AddVXLAN(v) },
+	} {
+		r.check(add())
+		r.check(r.host.AddAddr(t.Name, tunAddr().Prefix))
+		odd := r.wantForeign(t)
+		r.wantGone(tunAddr())
+		r.refused(create(t), unix.EEXIST)
+		r.refused(replace(odd, t), nil)
+		r.refused(remove(odd), nil)
+		r.refused(create(tunRoute()), dataplane.ErrNoLink)
+		r.wantForeign(t)
+		r.check(r.host.DelLink(t.Name))
+	}
+}
+
+// A TUN device by the name of a VXLAN device is not as it has to be; one by a
+// name of others is none of ours.
+func testTUNByAnotherName(r *rig) {
+	v := device()
+	r.check(r.host.AddTUN(v.Name, tunDevice().Alias, true))
+	r.apply(replace(r.wantOdd(v), v))
+	r.wantThere(v)
+	for _, name := range []string{"flannel", "tun0", "flannel0x", "xflannel0"} {
+		r.check(r.host.AddTUN(name, tunDevice().Alias, true))
+		a := state.Addr{Dev: name, Prefix: tunAddr().Prefix}
+		r.check(r.host.AddAddr(name, a.Prefix))
+		r.wantGone(state.TUN{Name: name}, a)
+		r.check(r.host.DelLink(name))
+	}
+}
+
+func testTUNEvents(r *rig) {
+	w := r.watch()
+	t, a := tunDevice(), tunAddr()
+	is := func(t state.TUN) func(dataplane.Event) bool {
+		return func(e dataplane.Event) bool { return e.Iface == t.Name && about(t, state.Ours, false)(e) }
+	}
+	altered := t
+	altered.MTU = 1400
+	r.apply(create(t))
+	w.expect("our device, made", is(t))
+	r.apply(replace(t, altered))
+	w.expect("our device, altered", is(altered))
+	r.check(r.host.SetMTU(t.Name, t.MTU))
+	w.expect("another MTU", is(t))
+	r.check(r.host.SetLink(t.Name, false))
+	w.expect("the device down", func(e dataplane.Event) bool {
+		return e.Key == t.Key() && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Owner == state.Ours
+	})
+	r.check(r.host.SetLink(t.Name, true))
+	w.expect("the device up", is(t))
+	r.apply(create(a))
+	w.expect("our address", about(a, state.Ours, false))
+	r.apply(remove(t))
+	w.expect("our address, gone with the device", goneKey(a))
+	w.expect("the device gone", goneKey(t))
+	r.check(r.host.AddTUN(t.Name, t.Alias, true))
+	t.MTU = 1500
+	w.expect("a device like ours", is(t))
+	r.check(r.host.SetAlias(t.Name, "flanneld 10.9.0.0/16"))
+	renamed := t
+	renamed.Alias = "flanneld 10.9.0.0/16"
+	w.expect("another alias", is(renamed))
+	r.check(r.host.SetAlias(t.Name, t.Alias))
+	w.expect("its alias", is(t))
+	foreign := func(e dataplane.Event) bool {
+		return e.Key == t.Key() && !e.Gone && e.Entry.Owner == state.Foreign
+	}
+	r.check(r.host.SetAlias(t.Name, ""))
+	w.expect("no alias", foreign)
+	detach, err := r.host.Attach(t.Name, true)
+	r.check(err)
+	unmarked := t
+	unmarked.Alias = ""
+	w.expect("our own queue", is(unmarked))
+	r.check(r.host.SetAlias(t.Name, t.Alias))
+	w.expect("its alias", is(t))
+	detach()
+	detach, err = r.host.Attach(t.Name, false)
+	r.check(err)
+	w.expect("another process's queue", foreign)
+	detach()
+	w.expect("its end", is(t))
+	r.check(r.host.DelLink(t.Name))
+	w.expect("the device's end", goneKey(t))
+}
+
+// What another process's device has does not look like ours.
+func testForeignTUNEvents(r *rig) {
+	w := r.watch()
+	t, a := tunDevice(), tunAddr()
+	r.check(r.host.AddTUN(t.Name, t.Alias, false))
+	w.expect("another process's device", func(e dataplane.Event) bool {
+		return e.Key == t.Key() && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Owner == state.Foreign
+	})
+	r.check(r.host.AddAddr(t.Name, a.Prefix))
+	r.check(r.host.DelAddr(t.Name, a.Prefix))
+	r.check(r.host.DelLink(t.Name))
+	w.expect("its end", func(e dataplane.Event) bool {
+		if e.Key == a.Key() {
+			r.Errorf("there is an event of %+v", e)
+		}
+		return goneKey(t)(e)
+	})
+	r.apply(create(t), create(a))
+	w.expect("our address", about(a, state.Ours, false))
+}

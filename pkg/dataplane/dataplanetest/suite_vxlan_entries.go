@@ -1,0 +1,206 @@
+package dataplanetest
+
+import (
+	"errors"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+)
+
+func testDeviceAddr(r *rig) {
+	v, a := device(), deviceAddr()
+	r.refused(create(a), dataplane.ErrNoLink)
+	r.apply(remove(a))
+	r.apply(create(v))
+	r.wantGone(a)
+	r.apply(create(a))
+	r.wantThere(a)
+	r.apply(create(a), replace(a, a)) // it is there already
+	r.wantThere(a)
+	wide, second := a, a
+	wide.Prefix = netip.PrefixFrom(a.Prefix.Addr(), 24)
+	second.Prefix = netip.MustParsePrefix("10.9.0.0/32")
+	r.check(r.host.AddAddr(v.Name, wide.Prefix))
+	r.apply(create(second))
+	r.wantThere(a, wide, second)
+	r.apply(remove(wide), remove(wide))
+	r.wantGone(wide)
+	r.wantThere(a, second)
+	r.apply(remove(a), remove(second))
+	r.wantGone(a, second)
+	r.apply(replace(a, a)) // of what is gone
+	r.wantThere(a)
+}
+
+func testNeigh(r *rig) {
+	v, n := device(), peerOf(0).neigh
+	other := n
+	other.MAC[5] = 99
+	r.refused(create(n), dataplane.ErrNoLink)
+	r.apply(remove(n))
+	r.apply(create(v))
+	r.wantGone(n)
+	r.apply(create(n), create(n), replace(n, n))
+	r.wantThere(n)
+	r.apply(create(other)) // over it
+	r.wantThere(other)
+	r.apply(replace(other, n))
+	r.wantThere(n)
+	r.apply(remove(n), remove(n))
+	r.wantGone(n)
+	r.apply(replace(n, n)) // of what is gone
+	r.wantThere(n)
+	r.check(r.host.AddNeigh(other, true))
+	r.wantThere(other)
+	r.check(r.host.DelNeigh(v.Name, n.Addr))
+	r.wantGone(n)
+	if err := r.host.DelNeigh(v.Name, n.Addr); !errors.Is(err, unix.ENOENT) {
+		r.Errorf("deleting a neighbour that is gone: %v", err)
+	}
+	r.apply(remove(n))
+}
+
+// What the kernel learned is not ours, and gives way.
+func testNeighNotPermanent(r *rig) {
+	v, n := device(), peerOf(0).neigh
+	r.apply(create(v))
+	for _, op := range []state.Op{create(n), replace(n, n)} {
+		r.check(r.host.AddNeigh(n, false))
+		r.wantGone(n)
+		r.apply(op)
+		r.wantThere(n)
+	}
+}
+
+func testFDB(r *rig) {
+	v, d := device(), peerOf(0).fdb
+	other := d
+	other.Dst = other.Dst.Next()
+	r.refused(create(d), dataplane.ErrNoLink)
+	r.apply(remove(d))
+	r.apply(create(v))
+	r.wantGone(d)
+	r.apply(create(d), create(d), replace(d, d))
+	r.wantThere(d)
+	r.apply(create(other)) // over it
+	r.wantThere(other)
+	r.apply(replace(other, d))
+	r.wantThere(d)
+	r.apply(remove(other)) // there is none to there
+	r.wantThere(d)
+	r.apply(remove(d), remove(d))
+	r.wantGone(d)
+	r.apply(replace(d, d)) // of what is gone
+	r.wantThere(d)
+	r.check(r.host.AddFDB(other))
+	r.wantThere(other)
+	r.check(r.host.DelFDB(other))
+	r.wantGone(d)
+	r.apply(remove(other))
+	v6 := d
+	v6.Dst = netip.MustParseAddr("2001:db8::1")
+	r.refused(create(v6), nil)
+	r.wantGone(v6)
+}
+
+// A unicast address is at one host: what is appended counts only if it is the
+// first.
+func testFDBAppended(r *rig) {
+	v, d := device(), peerOf(0).fdb
+	other := d
+	other.Dst = other.Dst.Next()
+	r.apply(create(v))
+	r.check(r.host.AppendFDB(d))
+	r.check(r.host.AppendFDB(other))
+	r.wantThere(d)
+	r.apply(create(other))
+	r.wantThere(other)
+	r.apply(remove(other))
+	r.wantGone(d)
+}
+
+// Errors of a batch of all kinds belong to their steps.
+func testDeviceBatch(r *rig) {
+	const n = 2000
+	v := device()
+	ops := creations(v, deviceAddr())
+	bad := make([]bool, 2, 2+5*n)
+	for i := range n {
+		a := deviceAddr()
+		a.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 100, byte(i / 256), byte(i)}), 32)
+		if i%7 == 0 {
+			a.Dev = "flannel.9"
+		}
+		ops, bad = append(ops, create(a)), append(bad, i%7 == 0)
+	}
+	for i := range n {
+		p := peerOf(i)
+		ops, bad = append(ops, create(p.neigh)), append(bad, false)
+		if i%11 == 0 {
+			p.neigh.Dev = "flannel.9"
+			ops, bad = append(ops, create(p.neigh)), append(bad, true)
+		}
+	}
+	for i := range n {
+		p := peerOf(i)
+		if i%5 == 0 {
+			p.fdb.Dst = netip.MustParseAddr("2001:db8::1")
+		}
+		ops, bad = append(ops, create(p.fdb)), append(bad, i%5 == 0)
+	}
+	for i := range n {
+		p := peerOf(i)
+		p.nexthop.Onlink = i%3 != 0
+		ops, bad = append(ops, create(p.nexthop)), append(bad, i%3 == 0)
+	}
+	for i := range n {
+		ops, bad = append(ops, create(peerOf(i).route)), append(bad, i%3 == 0)
+	}
+	errs := r.target.Apply(r.Context(), ops)
+	have := r.dump()
+	for i, op := range ops {
+		e := have[op.Key()]
+		if there := e.Object != nil && state.Same(op.Want, e.Object); bad[i] != (errs[i] != nil) || bad[i] == there {
+			r.Fatalf("step %d, %s: %v, and there is %+v", i, op, errs[i], e)
+		}
+		if k := op.Key(); k.Scope == "flannel.9" && !errors.Is(errs[i], dataplane.ErrNoLink) {
+			r.Fatalf("step %d, %s: %v", i, op, errs[i])
+		}
+	}
+	var removals []state.Op
+	for i := len(ops) - 1; i >= 0; i-- {
+		removals = append(removals, remove(ops[i].Want))
+	}
+	r.apply(removals...)
+	for k, e := range r.dump() {
+		if e.Owner == state.Ours {
+			r.Errorf("%v is still there", k)
+		}
+	}
+}
+
+// A device that is full can be made anew and filled again.
+func testFullDeviceReplaced(r *rig) {
+	const n = 2000
+	v := device()
+	w := v
+	w.VNI++
+	on := []state.Object{deviceAddr()}
+	for _, at := range []func(peer) state.Object{
+		func(p peer) state.Object { return p.neigh }, func(p peer) state.Object { return p.fdb },
+		func(p peer) state.Object { return p.nexthop }, func(p peer) state.Object { return p.route },
+	} {
+		for i := range n {
+			on = append(on, at(peerOf(i)))
+		}
+	}
+	r.apply(append(creations(v), creations(on...)...)...)
+	r.wantThere(append(on, v)...)
+	r.apply(append([]state.Op{replace(v, w)}, creations(on...)...)...)
+	r.wantThere(append(on, w)...)
+	r.apply(remove(w))
+	r.wantGone(append(on, w)...)
+}

@@ -1,0 +1,150 @@
+package ec2
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/config"
+
+	"flanneld/pkg/lab/fakeaws"
+)
+
+// addressless adds an interface to the metadata that has no IPv4 address.
+type addressless struct{ http.RoundTripper }
+
+func (r addressless) RoundTrip(in *http.Request) (*http.Response, error) {
+	const macs, mac = "/latest/meta-data/network/interfaces/macs/", "02:00:00:00:00:99/"
+	out, err := r.RoundTripper.RoundTrip(in)
+	if err != nil || in.URL.Hostname() != fakeaws.MetadataAddr {
+		return out, err
+	}
+	var body []byte
+	switch in.URL.Path {
+	case macs:
+		body, err = io.ReadAll(out.Body)
+		body = append(body, "\n"+mac...)
+	case macs + mac + "interface-id":
+		body = []byte("eni-0123456789abcdef0")
+	case macs + mac + "subnet-id":
+		body = []byte("subnet-0123456789abcdef0")
+	case macs + mac + "vpc-id":
+		body = []byte("vpc-0123456789abcdef0")
+	default:
+		return out, nil
+	}
+	out.StatusCode, out.ContentLength, out.Body = http.StatusOK, int64(len(body)), io.NopCloser(bytes.NewReader(body))
+	return out, err
+}
+
+// An interface that is for IPv6 alone is no obstacle.
+func TestInterfaceWithoutAddress(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: addressless{w.Transport(w.a)}}))
+		w.run(time.Minute)
+		w.wantFailures(nil)
+	})
+}
+
+// What is known of an interface that is not this host's any more does not count.
+func TestLatePass(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(20 * time.Second)
+		w.sawPass("eni-0123456789abcdef0", false)
+		w.pass()
+		w.wantFailures(nil)
+		if n := len(w.Calls("ModifyNetworkInterfaceAttribute")); n != 1 {
+			t.Errorf("%d calls", n)
+		}
+	})
+}
+
+// loseInterface has the host's routes lead to a second interface of its instance, and then
+// takes that away. It returns the address.
+func (w *world) loseInterface() netip.Addr {
+	w.t.Helper()
+	addr := w.a.Interface().Addr.Next().Next().Next()
+	second, err := w.a.Attach(w.a.Interface().Subnet, addr)
+	w.check(err)
+	w.desireFor(addr, w.vpc.Main.ID)
+	w.run(3 * time.Minute)
+	w.wantRoute(w.vpc.Main, ownDst, second)
+	w.check(second.Detach())
+	w.check(second.Delete())
+	return addr
+}
+
+// A route whose interface has been replaced by another one with the same address is put
+// right in the time that any other is: the table shows that it leads nowhere, or EC2 says
+// that there is no such interface.
+func TestReplacedInterface(t *testing.T) {
+	for name, deleted := range map[string]bool{"leads nowhere": false, "deleted": true} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				addr := w.loseInterface()
+				if deleted {
+					w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+				}
+				second, err := w.a.Attach(w.a.Interface().Subnet, addr)
+				w.check(err)
+				w.run(2 * (period + spread))
+				w.wantRoute(w.vpc.Main, ownDst, second)
+				if second.SourceDestCheck() {
+					t.Error("the check is on")
+				}
+			})
+		})
+	}
+}
+
+// metadataCount counts requests for metadata.
+type metadataCount struct {
+	http.RoundTripper
+	n atomic.Int64
+}
+
+func (c *metadataCount) RoundTrip(in *http.Request) (*http.Response, error) {
+	if in.URL.Hostname() == fakeaws.MetadataAddr {
+		c.n.Add(1)
+	}
+	return c.RoundTripper.RoundTrip(in)
+}
+
+// An interface that is gone for good is asked for no more often than another one that
+// is not there.
+func TestInterfaceGone(t *testing.T) {
+	inWorld(t, func(w *world) {
+		count := &metadataCount{RoundTripper: w.Transport(w.a)}
+		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: count}))
+		w.loseInterface()
+		w.run(10 * time.Minute)
+		before := count.n.Load()
+		w.run(time.Hour)
+		const each = 9 // requests to find out who this host is
+		if n := count.n.Load() - before; n == 0 || n > 60*each {
+			t.Errorf("%d requests in an hour", n)
+		}
+	})
+}
+
+// Looks that are one too many wait their time even if this host's interface leads nowhere.
+func TestReplacedInterfaceThrottled(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.run(3 * time.Minute)
+		w.a.Stop()
+		w.run(5 * time.Minute)
+		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
+		w.run(10 * time.Minute)
+		w.forgetEvents()
+		before := w.looks
+		w.run(time.Hour)
+		w.forgetEvents()
+		if n := w.looks - before; n == 0 || n > 60 {
+			t.Errorf("%d looks in an hour", n)
+		}
+	})
+}

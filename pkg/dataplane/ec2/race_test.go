@@ -1,0 +1,5 @@
+//go:build race
+
+package ec2_test
+
+const raceEnabled = true

@@ -1,0 +1,129 @@
+package ec2
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/pkg/state"
+)
+
+// A route that nobody has seen is not known to be missing.
+func TestPeerNotSeen(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.peer(w.vpc.Main.ID)
+		w.run(20 * time.Second)
+		w.Deny("DescribeRouteTables")
+		w.check(w.vpc.Main.CreateRoute(peerDst.String(), w.b.Interface().ID))
+		w.run(absentFor + time.Minute)
+		w.wantFailures(nil)
+	})
+}
+
+// The route of another host that leads here is as good as missing.
+func TestPeerLeadsHere(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.peer(w.vpc.Main.ID)
+		w.check(w.vpc.Main.CreateRoute(peerDst.String(), w.a.Interface().ID))
+		w.run(absentFor + 3*time.Minute)
+		if len(w.now) != 1 {
+			t.Errorf("failures: %v", w.now)
+		}
+	})
+}
+
+// All that counts for the limit is counted.
+func TestFullTableCount(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.SetRouteLimit(4)
+		w.check(w.vpc.Main.AddEndpoint("pl-0123456789abcdef0", "vpce-0123456789abcdef0"))
+		for i := range 2 {
+			w.check(w.vpc.Main.CreateRoute(fmt.Sprintf("10.9.%d.0/24", i), w.b.Interface().ID))
+		}
+		w.run(time.Minute)
+		for _, err := range w.now {
+			if !strings.Contains(err.Error(), "the table has 4 routes") {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// What differs each time is left out of what is told: it would be told each time.
+func TestSameText(t *testing.T) {
+	refused := func() error { // as of a resolver of this host that is down
+		r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "udp", "127.0.0.1:1")
+		}}
+		_, err := r.LookupHost(t.Context(), "ec2.eu-central-1.amazonaws.com.")
+		return err
+	}
+	expired := func() error { // as where the clock is wrong, or a proxy is old
+		_, err := (&x509.Certificate{Raw: []byte{1}, NotAfter: time.Now().Add(-time.Hour)}).Verify(x509.VerifyOptions{Roots: x509.NewCertPool()})
+		time.Sleep(time.Second)
+		return err
+	}
+	for name, fail := range map[string]func() error{"resolver": refused, "certificate": expired} {
+		wrap := func() string {
+			return explain(&url.Error{Op: "Post", URL: "https://ec2", Err: fail()}, "DescribeRouteTables", "rtb-1").Error()
+		}
+		if a, b := wrap(), wrap(); a != b {
+			t.Errorf("%s:\n%s\n%s", name, a, b)
+		}
+	}
+}
+
+// changes counts how often another outcome of a step is told in an hour.
+func (w *world) changes(k state.Key) (n int) {
+	said := ""
+	for range 60 * 60 / 5 {
+		w.pass()
+		text := ""
+		if err := w.now[k]; err != nil {
+			text = err.Error()
+		}
+		if text != said {
+			said = text
+			n++
+		}
+		time.Sleep(5 * time.Second)
+	}
+	return n
+}
+
+// Nor is it told each time that there was no answer.
+func TestSilenceIsSaidOnce(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		w.run(3 * time.Minute)
+		w.a.Interface().SetSourceDestCheck(false)
+		w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+		g.shut(false)
+		w.mu.Lock()
+		delete(w.tables[w.vpc.Main.ID].routes, ownDst) // it was seen just before
+		w.mu.Unlock()
+		n := w.changes(state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key())
+		if g.reopen(); n > 10 {
+			t.Errorf("in an hour of silence, the failure of one step is told %d times", n)
+		}
+	})
+}
+
+// Nor, where a table was never seen, while it is being looked for.
+func TestSilenceAboutTable(t *testing.T) {
+	inWorld(t, func(w *world) {
+		g := w.behindGate()
+		w.run(3 * time.Minute)
+		g.shut(false)
+		w.desire(w.vpc.Main.ID, w.table.ID)
+		n := w.changes(state.CloudRoute{Table: w.table.ID, Dst: ownDst}.Key())
+		if g.reopen(); n > 10 {
+			t.Errorf("in an hour of silence, the failure of one step is told %d times", n)
+		}
+	})
+}

@@ -1,0 +1,234 @@
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
+)
+
+// RouteProtocol marks the routes that are ours: "proto 70" in ip-route(8). It
+// is a number that no entry of iproute2's rt_protos has.
+const RouteProtocol = 70
+
+// rtaNHID is the attribute of a route that uses a nexthop object.
+const rtaNHID = 30
+
+// unmanagedRoute is a route such as this program does not make. Its Route is what
+// is needed to delete it, should it bear our mark all the same.
+type unmanagedRoute struct {
+	state.Route
+	text string
+}
+
+func (r unmanagedRoute) String() string { return r.text }
+
+// Is implements state.Unmanaged.
+func (r unmanagedRoute) Is() state.Object { return r.Route }
+
+// appendRoute adds the message for op, whose objects are routes.
+func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
+	var typ, flags uint16 = unix.RTM_NEWROUTE, unix.NLM_F_CREATE
+	var scope, kind byte = unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST
+	obj := op.Want
+	switch op.Verb {
+	case state.Create:
+		flags |= unix.NLM_F_EXCL
+	case state.Replace:
+		flags |= unix.NLM_F_REPLACE
+	case state.Delete:
+		typ, flags, obj = unix.RTM_DELROUTE, 0, op.Have
+		scope, kind = unix.RT_SCOPE_NOWHERE, unix.RTN_UNSPEC // match any
+	}
+	r := routeOf(obj)
+	header := [unix.SizeofRtMsg]byte{
+		familyOf(r.Dst.Addr()), byte(r.Dst.Bits()), 0, 0,
+		unix.RT_TABLE_MAIN, RouteProtocol, scope, kind,
+	}
+	native.PutUint32(header[8:], onlinkFlag(r.Onlink && r.Nexthop == 0))
+	b.begin(typ, flags, seq, header[:])
+	b.addr(unix.RTA_DST, r.Dst.Addr())
+	if r.Metric != 0 {
+		b.attr32(unix.RTA_PRIORITY, r.Metric)
+	}
+	switch {
+	case r.Nexthop != 0:
+		b.attr32(rtaNHID, r.Nexthop)
+	default:
+		if r.Via.IsValid() {
+			b.addr(unix.RTA_GATEWAY, r.Via)
+		}
+		if ifindex != 0 {
+			b.attr32(unix.RTA_OIF, uint32(ifindex))
+		}
+	}
+	b.end()
+}
+
+func routeOf(o state.Object) state.Route {
+	if other, ok := o.(unmanagedRoute); ok {
+		return other.Route
+	}
+	return o.(state.Route)
+}
+
+// byDevice reports whether nothing but its device tells where the route leads.
+func byDevice(r state.Route) bool { return r.Dev != "" && !r.Via.IsValid() && r.Nexthop == 0 }
+
+func familyOf(a netip.Addr) byte {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func onlinkFlag(is bool) uint32 {
+	if is {
+		return unix.RTNH_F_ONLINK
+	}
+	return 0
+}
+
+// rawRoute is a route message, decoded.
+type rawRoute struct {
+	dst       netip.Prefix
+	via       netip.Addr
+	oif       int
+	table     uint32
+	priority  uint32
+	tos       byte
+	protocol  byte
+	scope     byte
+	typ       byte
+	flags     uint32
+	nexthop   uint32 // 0 for none
+	multipath bool
+	extra     []string // what routes of ours do not have
+}
+
+// keyed reports whether the route is of the main table, with a metric that ours have and
+// for any type of service. Other routes have no key here.
+func (r rawRoute) keyed() bool {
+	return r.table == unix.RT_TABLE_MAIN && r.priority <= state.YieldingMetric && r.tos == 0
+}
+
+// decodeRoute reads the payload of a RTM_NEWROUTE or RTM_DELROUTE message. It
+// reports false for what is malformed, and for entries of route caches.
+func decodeRoute(b []byte) (rawRoute, bool) {
+	if len(b) < unix.SizeofRtMsg {
+		return rawRoute{}, false
+	}
+	family, bits := b[0], int(b[1])
+	r := rawRoute{
+		tos: b[3], table: uint32(b[4]), protocol: b[5], scope: b[6], typ: b[7],
+		flags: native.Uint32(b[8:]),
+	}
+	if family != unix.AF_INET && family != unix.AF_INET6 || r.flags&unix.RTM_F_CLONED != 0 {
+		return rawRoute{}, false
+	}
+	dst := netip.IPv4Unspecified()
+	if family == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	for typ, data := range attrs(b[unix.SizeofRtMsg:]) {
+		switch typ {
+		case unix.RTA_DST:
+			dst, _ = netip.AddrFromSlice(data)
+		case unix.RTA_GATEWAY:
+			r.via, _ = netip.AddrFromSlice(data)
+		case unix.RTA_OIF:
+			r.oif = int(u32(data))
+		case unix.RTA_TABLE:
+			r.table = u32(data)
+		case unix.RTA_PRIORITY:
+			r.priority = u32(data)
+		case unix.RTA_PREFSRC:
+			src, _ := netip.AddrFromSlice(data)
+			r.extra = append(r.extra, "src "+src.String())
+		case unix.RTA_MULTIPATH:
+			r.multipath = true
+			r.extra = append(r.extra, "multipath")
+		case rtaNHID:
+			r.nexthop = u32(data)
+		case unix.RTA_METRICS, unix.RTA_ENCAP, unix.RTA_VIA, unix.RTA_FLOW:
+			r.extra = append(r.extra, fmt.Sprintf("attribute %d", typ))
+		}
+	}
+	if !dst.IsValid() || bits > dst.BitLen() {
+		return rawRoute{}, false
+	}
+	r.dst = netip.PrefixFrom(dst, bits)
+	return r, true
+}
+
+// entry turns the route into what it is to the reconciler.
+func (r rawRoute) entry(links *links) state.Entry {
+	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Onlink: r.flags&unix.RTNH_F_ONLINK != 0, Nexthop: r.nexthop, Metric: r.priority}
+	// Of a route by nexthop, the kernel may leave out where that leads. One that
+	// "ip route" writes without a gateway has the scope of its link.
+	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE && len(r.extra) == 0 &&
+		(r.nexthop != 0 || route.Dev != "")
+	ours := r.protocol == RouteProtocol && !links.byName[route.Dev].foreign // else of whoever has the device
+	if plain && ours {
+		return state.Entry{Object: route, Owner: state.Ours}
+	}
+	e := state.Entry{Object: route, Text: r.text(route.Dev)}
+	if !plain {
+		e.Object = unmanagedRoute{route, e.Text}
+	}
+	switch {
+	case ours:
+		e.Owner = state.Ours
+	case r.protocol == unix.RTPROT_BOOT: // as flannel writes them, and "ip route add"
+		e.Owner = state.Adoptable
+	}
+	return e
+}
+
+var (
+	typeNames = map[byte]string{
+		unix.RTN_LOCAL: "local ", unix.RTN_BROADCAST: "broadcast ", unix.RTN_MULTICAST: "multicast ",
+		unix.RTN_BLACKHOLE: "blackhole ", unix.RTN_UNREACHABLE: "unreachable ", unix.RTN_PROHIBIT: "prohibit ",
+		unix.RTN_THROW: "throw ",
+	}
+	protocolNames = map[byte]string{
+		unix.RTPROT_KERNEL: "kernel", unix.RTPROT_BOOT: "boot", unix.RTPROT_STATIC: "static",
+		unix.RTPROT_DHCP: "dhcp", unix.RTPROT_BIRD: "bird", unix.RTPROT_ZEBRA: "zebra", unix.RTPROT_BGP: "bgp",
+	}
+)
+
+// text words the route as ip-route(8) does.
+func (r rawRoute) text(dev string) string {
+	var b strings.Builder
+	b.WriteString(typeNames[r.typ] + r.dst.String())
+	if r.via.IsValid() {
+		fmt.Fprintf(&b, " via %s", r.via)
+	}
+	if dev != "" {
+		fmt.Fprintf(&b, " dev %s", dev)
+	}
+	if name, ok := protocolNames[r.protocol]; ok {
+		fmt.Fprintf(&b, " proto %s", name)
+	} else {
+		fmt.Fprintf(&b, " proto %d", r.protocol)
+	}
+	if r.scope == unix.RT_SCOPE_LINK {
+		b.WriteString(" scope link")
+	}
+	if r.nexthop != 0 {
+		fmt.Fprintf(&b, " nhid %d", r.nexthop)
+	}
+	if r.flags&unix.RTNH_F_ONLINK != 0 {
+		b.WriteString(" onlink")
+	}
+	if r.priority != 0 {
+		fmt.Fprintf(&b, " metric %d", r.priority)
+	}
+	for _, x := range r.extra {
+		b.WriteString(" " + x)
+	}
+	return b.String()
+}

@@ -1,0 +1,210 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
+	"flanneld/pkg/tun"
+)
+
+// unmanagedTUN is a device by the name of a TUN device of ours such as this program
+// does not leave it.
+type unmanagedTUN struct {
+	state.TUN // as far as it is one
+	text      string
+}
+
+func (t unmanagedTUN) String() string { return t.text }
+
+// Is implements state.Unmanaged. What is none at all is foreign.
+func (t unmanagedTUN) Is() state.Object { return t.TUN }
+
+// InPlace is true. None is ever made anew.
+func (t unmanagedTUN) InPlace() bool { return true }
+
+// rawTUN is what a message says of a TUN device. A kernel before 4.17 says
+// nothing.
+type rawTUN struct {
+	tap      bool
+	fleeting bool // gone with the process that holds it
+	several  bool // made for several queues; of others it is not told how many there are
+	queues   int
+	own      int // queues of this process, which is known from elsewhere
+}
+
+func (t *rawTUN) decode(b []byte) {
+	for typ, data := range attrs(b) {
+		if len(data) == 0 {
+			continue
+		}
+		switch typ {
+		case unix.IFLA_TUN_TYPE:
+			t.tap = data[0] != unix.IFF_TUN
+		case unix.IFLA_TUN_PERSIST:
+			t.fleeting = data[0] == 0
+		case unix.IFLA_TUN_MULTI_QUEUE:
+			t.several = data[0] != 0
+		case unix.IFLA_TUN_NUM_QUEUES, unix.IFLA_TUN_NUM_DISABLED_QUEUES:
+			t.queues += int(u32(data))
+		}
+	}
+}
+
+// held reports whether another process is attached to a TUN device. Where it is
+// not told by how many queues, the carrier shows that there is one.
+func (r rawLink) held() bool {
+	queues := r.tun.queues
+	if !r.tun.several && r.flags&unix.IFF_LOWER_UP != 0 {
+		queues = 1
+	}
+	return queues > r.tun.own
+}
+
+// judge finds out whose the links are that have names of ours. Queues of this
+// process, by device, are given as of before the links were asked for; it may
+// have attached or detached in the meantime.
+func judge(before map[string]int, ours []rawLink) {
+	after := before
+	if len(ours) > 0 {
+		after = tun.Own()
+	}
+	for i := range ours {
+		r := &ours[i]
+		r.tun.own = max(before[r.name], after[r.name])
+		r.foreign = r.inTheWay() != ""
+		r.barred = !r.forwards && hostForwards()
+	}
+}
+
+// noCarrier reports whether a TUN device that is up has no carrier, although this process
+// is attached to it. Without a process that is, none has.
+func (r rawLink) noCarrier() bool {
+	attached := r.kind == "tun" && r.tun.own > 0 && r.tun.queues > 0
+	return attached && r.up && r.flags&unix.IFF_LOWER_UP == 0
+}
+
+// inTheWay says what a link is that has the name of a TUN device of ours and is
+// none, nor can be made into one; empty of any other link. A name like flannel0
+// is nothing special: such a link may well be of use to someone. So it takes our
+// alias, or that this process is attached, and no other.
+func (r rawLink) inTheWay() string {
+	switch {
+	case !isTUN(r.name):
+		return ""
+	case r.kind == "":
+		return "of no kind"
+	case r.kind != "tun":
+		return "of kind " + r.kind
+	case r.tun.tap:
+		return "of kind tap"
+	case r.tun.fleeting:
+		return "of kind tun that belongs to another process"
+	case r.held():
+		return "of kind tun that another process is attached to"
+	case r.tun.own == 0 && !state.IsTUNAlias(r.alias):
+		return "of kind tun without an alias of ours"
+	}
+	return ""
+}
+
+// tunEntry turns the link, which has the name of a TUN device of ours, into what
+// it is to the reconciler.
+func (r rawLink) tunEntry(links *links) state.Entry {
+	t := state.TUN{Name: r.name, MTU: r.mtu, Alias: r.alias}
+	if what := r.inTheWay(); what != "" {
+		text := fmt.Sprintf("device %s %s", r.name, what)
+		return state.Entry{Object: unmanagedTUN{t, text}, Text: text}
+	}
+	if odd := r.hindrance(links); odd != "" {
+		return state.Entry{Object: unmanagedTUN{t, t.String() + " " + odd}, Owner: state.Ours}
+	}
+	return state.Entry{Object: t, Owner: state.Ours}
+}
+
+// makeTUN makes a device where there is none, which netlink can't; of one that
+// cannot be as wanted nothing stays. It may have as many queues as its user has
+// a need of.
+func (k *Kernel) makeTUN(t state.TUN) error {
+	if _, err := tun.Create(t.Name, t.Alias); err != nil {
+		return err
+	}
+	r, ok, err := lookUp(t.Name)
+	switch {
+	case err != nil:
+	case !ok:
+		return noLink("the device is gone")
+	default:
+		err = k.adjustTUN(r, t)
+	}
+	if err != nil {
+		return errors.Join(err, deleteTUN(t.Name))
+	}
+	return nil
+}
+
+// mendTUN makes a device right that is there, in place. It never makes way for
+// one: what else has the name is not ours.
+func (k *Kernel) mendTUN(t state.TUN) error {
+	r, ok, err := lookUp(t.Name)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return k.makeTUN(t)
+	}
+	return k.adjustTUN(r, t)
+}
+
+func (k *Kernel) adjustTUN(r rawLink, t state.TUN) error {
+	if err := r.spare(); err != nil {
+		return err
+	}
+	if !r.up {
+		ignoreRouters(t.Name)
+	}
+	if r.alias != t.Alias {
+		if err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_IFALIAS, []byte(t.Alias)) }); err != nil {
+			return fmt.Errorf("setting its alias: %w", err)
+		}
+	}
+	if r.mtu != t.MTU {
+		if err := setLink(r.index, func(b *batch) { b.attr32(unix.IFLA_MTU, uint32(t.MTU)) }); err != nil {
+			return fmt.Errorf("setting its MTU: %w", err)
+		}
+	}
+	return k.free(r)
+}
+
+// deleteTUN deletes a device that stays without a process, and that no other one
+// is attached to.
+func deleteTUN(name string) error {
+	r, ok, err := lookUp(name)
+	if !ok || err != nil {
+		return err
+	}
+	if err := r.spare(); err != nil {
+		return err
+	}
+	if r.tun.own > 0 {
+		return deleteLink(name) // its tunnel ends with it
+	}
+	if err := tun.Delete(name); !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil // gone since
+}
+
+// spare returns why the link is not to be touched; nil if it may be.
+func (r rawLink) spare() error {
+	what := r.inTheWay()
+	switch {
+	case what == "":
+		return nil
+	case r.kind == "tun" && r.held():
+		return fmt.Errorf("device %s is not ours: %w", r.name, tun.ErrHeld)
+	}
+	return fmt.Errorf("device %s %s is in the way, and not ours: it has to be removed by hand", r.name, what)
+}

@@ -1,0 +1,223 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+)
+
+// watchBuffer holds what the kernel tells faster than it is read, in bytes.
+const watchBuffer = 4 << 20
+
+// Watch listens to the kernel's notifications about links, addresses,
+// their settings, neighbours, forwarding databases, nexthops, routes and routing rules.
+func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(dataplane.Event)) error {
+	for {
+		err := k.listen(ctx, ready, emit)
+		if ctx.Err() != nil || !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		// A socket that was overrun goes on to drop what comes, and does not
+		// say so again, until all it holds is read. A new one misses nothing.
+		ready = func() { emit(dataplane.Event{Lost: true}) }
+	}
+}
+
+func (k *Kernel) listen(ctx context.Context, ready func(), emit func(dataplane.Event)) error {
+	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF, rtnlgrpNexthop)
+	if err != nil {
+		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
+	}
+	defer s.close()
+	defer context.AfterFunc(ctx, s.close)()
+	if s.set(unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBuffer) != nil {
+		_ = s.set(unix.SOL_SOCKET, unix.SO_RCVBUF, watchBuffer) // as far as allowed; overruns are survived
+	}
+	// Names of interfaces as told by the notifications themselves.
+	w := watcher{k: k, emit: emit, links: make(map[int]rawLink)}
+	err = uninterrupted(ctx, func() (err error) {
+		w.names, _, err = dumpLinks()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("listing interfaces: %w", err)
+	}
+	ready()
+	for {
+		b, err := s.receive()
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return fmt.Errorf("reading the kernel's notifications: %w", err)
+		}
+		for m := range messages(b) {
+			w.take(m)
+		}
+	}
+}
+
+// watcher turns notifications into events.
+type watcher struct {
+	k     *Kernel
+	names *links
+	links map[int]rawLink // as they were last told of, by index
+	emit  func(dataplane.Event)
+}
+
+func (w watcher) take(m message) {
+	switch m.typ {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		// A port that leaves a bridge is notified as a link that is gone, in the
+		// bridge's own address family.
+		if r, ok := decodeLink(m.data); ok && m.data[0] != unix.AF_BRIDGE {
+			w.link(r, m.typ == unix.RTM_DELLINK)
+		}
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		if len(m.data) < unix.SizeofIfAddrmsg {
+			return
+		}
+		e := dataplane.Event{Iface: w.names.name(int(native.Uint32(m.data[4:])))}
+		if entry, ok := decodeAddr(m.data, w.names); ok {
+			e.Key, e.Entry, e.Gone = entry.Object.Key(), entry, m.typ == unix.RTM_DELADDR
+		}
+		w.emit(e)
+	case unix.RTM_NEWNETCONF:
+		w.settings(m)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		w.neigh(m)
+	case unix.RTM_NEWNEXTHOP, unix.RTM_DELNEXTHOP:
+		if e, ok := decodeNexthop(m.data, w.names); ok {
+			w.emit(dataplane.Event{Key: e.Object.Key(), Entry: e, Gone: m.typ == unix.RTM_DELNEXTHOP, Paths: e.Owner != state.Ours})
+		}
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		r, ok := decodeRoute(m.data)
+		if !ok {
+			return
+		}
+		e := dataplane.Event{Defaults: r.dst.Bits() == 0, Paths: r.protocol != RouteProtocol || r.table != unix.RT_TABLE_MAIN}
+		if r.keyed() {
+			e.Entry = r.entry(w.names)
+			e.Key = e.Entry.Object.Key()
+			e.Gone = m.typ == unix.RTM_DELROUTE
+		}
+		if e.Defaults || e.Paths || r.keyed() {
+			w.emit(e)
+		}
+	case unix.RTM_NEWRULE, unix.RTM_DELRULE:
+		w.emit(dataplane.Event{Paths: true})
+	}
+}
+
+// link tells of one whose name was, or is, r's. What is renamed is notified
+// once, and there is news about two names.
+func (w watcher) link(r rawLink, gone bool) {
+	was, known := w.names.byIndex[r.index]
+	before := w.links[r.index]
+	w.names.byIndex[r.index], w.links[r.index] = r.name, r
+	if gone {
+		delete(w.names.byIndex, r.index)
+		delete(w.links, r.index)
+	}
+	if !gone && before == r && !isOurs(r.name) {
+		return // that a device was put on top of it, say
+	}
+	if known && was != r.name {
+		w.tellLink(was)
+	}
+	if gone && isOurs(r.name) {
+		delete(w.names.byName, r.name)
+		// What was on it is gone, too, even if there is another one by now.
+		w.emit(dataplane.Event{Iface: r.name, Key: state.LinkKey(r.name), Gone: true})
+		return
+	}
+	w.tellLink(r.name)
+}
+
+// tellLink tells that something happened to a link. Of a device of ours it tells
+// what that is now, for the notification does not say it all, and is a late one
+// where this program itself is at work on it.
+func (w watcher) tellLink(name string) {
+	e := dataplane.Event{Iface: name}
+	if isOurs(name) {
+		entry, there, err := w.k.now(name, w.names)
+		if err != nil {
+			e.Lost = true // find out by a look at everything
+		} else {
+			e.Key, e.Entry, e.Gone = state.LinkKey(name), entry, !there
+			w.names.byName[name] = link{foreign: there && entry.Owner == state.Foreign}
+		}
+	}
+	w.emit(e)
+}
+
+// now returns what the device of ours is, once it is not being changed by this
+// program itself.
+func (k *Kernel) now(name string, names *links) (e state.Entry, there bool, err error) {
+	k.devices.Lock()
+	defer k.devices.Unlock()
+	r, ok, err := lookUp(name)
+	if !ok || err != nil {
+		return state.Entry{}, false, err
+	}
+	off, err := r.checksumOff()
+	if errors.Is(err, unix.ENODEV) {
+		return state.Entry{}, false, nil
+	}
+	return r.entry(names, off), true, err
+}
+
+const (
+	netconfIfindex    = 1 // NETCONFA_IFINDEX
+	netconfForwarding = 2 // NETCONFA_FORWARDING
+)
+
+// settings tells of a change of an interface's IPv4 settings, which is no change of the
+// link to the kernel.
+func (w watcher) settings(m message) {
+	if len(m.data) < unix.NLMSG_ALIGNTO {
+		return
+	}
+	index, forwarding := 0, false
+	for typ, data := range attrs(m.data[unix.NLMSG_ALIGNTO:]) {
+		switch typ {
+		case netconfIfindex:
+			index = int(int32(u32(data)))
+		case netconfForwarding:
+			forwarding = true
+		}
+	}
+	if !forwarding {
+		return
+	}
+	if name := w.names.name(index); isOurs(name) {
+		w.tellLink(name)
+	}
+	w.emit(dataplane.Event{Forwarding: true})
+}
+
+func (w watcher) neigh(m message) {
+	if len(m.data) < unix.SizeofNdMsg {
+		return
+	}
+	dev := w.names.name(int(native.Uint32(m.data[4:])))
+	if !w.names.ours(dev) {
+		return // there may be thousands
+	}
+	r, ok := decodeNeigh(m.data)
+	if !ok {
+		return
+	}
+	e, ok := r.neigh(dev)
+	if r.family == unix.AF_BRIDGE {
+		e, ok = r.fdb(dev)
+	}
+	if ok {
+		w.emit(dataplane.Event{Key: e.Object.Key(), Entry: e, Gone: m.typ == unix.RTM_DELNEIGH})
+	}
+}

@@ -1,0 +1,266 @@
+package kernel
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+)
+
+// witness keeps the events of a watch.
+type witness struct {
+	overlay
+	marks  byte
+	mu     sync.Mutex
+	events []dataplane.Event
+}
+
+func watch(o overlay) *witness {
+	w := &witness{overlay: o}
+	ctx, cancel := context.WithCancel(o.Context())
+	ready, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = o.k.Watch(ctx, func() { close(ready) }, func(e dataplane.Event) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.events = append(w.events, e)
+		})
+	}()
+	o.Cleanup(func() { cancel(); <-done })
+	<-ready
+	return w
+}
+
+// take returns the events so far, up to one that fits.
+func (w *witness) take(what string, fits func(dataplane.Event) bool) (events []dataplane.Event) {
+	w.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		for i, e := range w.events {
+			if fits(e) {
+				events, w.events = w.events[:i+1], w.events[i+1:]
+				w.mu.Unlock()
+				return events
+			}
+		}
+		w.mu.Unlock()
+	}
+	w.Fatalf("no event for %s", what)
+	return nil
+}
+
+// flush returns the events so far.
+func (w *witness) flush() []dataplane.Event {
+	w.Helper()
+	w.marks++
+	mark := state.Route{
+		Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 31, 0, w.marks}), 32), Via: netip.MustParseAddr("192.168.5.9"), Dev: "eth0",
+	}
+	w.apply(create(mark))
+	return w.take("a mark", func(e dataplane.Event) bool { return e.Key == mark.Key() })
+}
+
+func (w *witness) expect(what string, want state.Object) {
+	w.Helper()
+	w.take(what, func(e dataplane.Event) bool {
+		return e.Key == want.Key() && state.Same(want, e.Entry.Object) && e.Entry.Owner == state.Ours && !e.Gone
+	})
+}
+
+// expectOdd waits for news that would make someone look who wants the object.
+func (w *witness) expectOdd(what string, want state.Object, owner state.Owner) {
+	w.Helper()
+	w.take(what, func(e dataplane.Event) bool {
+		return e.Key == want.Key() && !state.Same(want, e.Entry.Object) && e.Entry.Owner == owner && !e.Gone
+	})
+}
+
+func (w *witness) expectGone(what string, k state.Key) {
+	w.Helper()
+	w.take(what, func(e dataplane.Event) bool { return e.Key == k && e.Gone })
+}
+
+func TestDeviceEvents(t *testing.T) {
+	o := newOverlay(t)
+	w := watch(o)
+	v := vxlan()
+	v.TxChecksumOff = true
+	spoilt := func(what string, err error) {
+		w.Helper()
+		w.check(err)
+		w.expectOdd(what, v, state.Ours)
+		o.apply(change(v, v))
+		w.expect("its repair", v)
+		w.flush()
+	}
+	o.apply(create(v))
+	w.expect("the device", v)
+	w.flush()
+	spoilt("its MAC address", o.SetMAC(v.Name, state.MAC{2}))
+	spoilt("its MTU", o.SetMTU(v.Name, 1000))
+	spoilt("it down", o.SetLink(v.Name, false))
+	spoilt("its checksums", setTxChecksum(v.Name, true))
+
+	o.check(o.SetLink(v.Name, false))
+	rename := func(from, to string) {
+		o.check(onLink(from, func(l netlink.Link) error { return netlink.LinkSetName(l, to) }))
+	}
+	rename(v.Name, "x")
+	w.expectGone("it renamed", v.Key())
+	rename("x", v.Name)
+	w.expectOdd("it back, and down", v, state.Ours)
+	o.check(o.SetLink(v.Name, true))
+	w.expect("it up", v)
+	o.check(o.DelLink(v.Name))
+	w.expectGone("its end", v.Key())
+	o.check(o.AddVXLAN(v))
+	w.expect("it made by someone else", v)
+	o.check(o.DelLink("eth0"))
+	w.expectGone("its end, with that of eth0", v.Key())
+}
+
+// A rename is news about the old name and about the new one.
+func TestRenameEvents(t *testing.T) {
+	o := newOverlay(t)
+	w := watch(o)
+	o.check(o.SetLink("eth0", false))
+	w.take("it down", func(e dataplane.Event) bool { return e.Iface == "eth0" })
+	o.check(onLink("eth0", func(l netlink.Link) error { return netlink.LinkSetName(l, "eth7") }))
+	for _, name := range []string{"eth0", "eth7"} {
+		w.take("the name "+name, func(e dataplane.Event) bool { return e.Iface == name })
+	}
+}
+
+func TestEventsOfDevices(t *testing.T) {
+	o := newDevice(t)
+	w := watch(o)
+	a := state.Addr{Dev: "flannel.1", Prefix: netip.MustParsePrefix("10.1.0.0/32")}
+	n := state.Neigh{Dev: "flannel.1", Addr: netip.MustParseAddr("10.1.2.0"), MAC: state.MAC{2, 1}}
+	f := state.FDB{Dev: "flannel.1", MAC: state.MAC{2, 1}, Dst: netip.MustParseAddr("192.168.5.3")}
+	o.check(o.AddAddr(a.Dev, a.Prefix))
+	w.expect("the address", a)
+	o.check(o.DelAddr(a.Dev, a.Prefix))
+	w.take("the address gone", func(e dataplane.Event) bool { return e.Key == a.Key() && e.Gone && e.Iface == a.Dev })
+
+	o.check(o.AddNeigh(n, true))
+	w.expect("the neighbour", n)
+	o.check(o.AddNeigh(n, false))
+	w.expectOdd("it not permanent", n, state.Foreign)
+	o.check(o.DelNeigh(n.Dev, n.Addr))
+	w.expectGone("its end", n.Key())
+
+	o.check(o.AddFDB(f))
+	w.expect("the FDB entry", f)
+	other := f
+	other.Dst = other.Dst.Next()
+	o.check(o.AddFDB(other))
+	w.expectOdd("it to another host", f, state.Ours)
+	o.check(o.DelFDB(other))
+	w.expectGone("its end", f.Key())
+	o.check(netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: o.index(f.Dev), Family: unix.AF_BRIDGE, State: unix.NUD_REACHABLE, Flags: netlink.NTF_SELF,
+		IP: f.Dst.AsSlice(), HardwareAddr: f.MAC[:],
+	}))
+	w.expectOdd("it learned", f, state.Foreign)
+
+	// Of other devices there is no such news.
+	w.flush()
+	n.Dev = "eth0"
+	o.check(o.AddNeigh(n, true))
+	o.check(o.DelNeigh(n.Dev, n.Addr))
+	for _, e := range w.flush() {
+		if e.Key.Kind == state.KindNeigh {
+			t.Errorf("%+v", e)
+		}
+	}
+	o.check(o.SetLink(f.Dev, false)) // takes its entries along
+}
+
+// What this program does itself never looks like something else: it would have
+// to look at everything again.
+func TestOwnEvents(t *testing.T) {
+	o := newOverlay(t)
+	w := watch(o)
+	v := vxlan()
+	v.TxChecksumOff = true
+	want := state.Set{}
+	for _, x := range peers(v, 300) {
+		want[x.Key()] = x
+	}
+	quiet := func(what string) {
+		w.Helper()
+		for _, e := range w.flush() {
+			if x, wanted := want[e.Key]; wanted && (e.Gone || !state.Same(x, e.Entry.Object) || e.Entry.Owner != state.Ours) {
+				w.Errorf("%s: of %s it is said: %+v", what, x, e)
+			}
+		}
+	}
+	var keys []state.Key
+	for k := range want {
+		keys = append(keys, k)
+	}
+	pass := func() {
+		ops, _ := state.Diff(want, o.dump(), keys, nil)
+		o.apply(ops...)
+	}
+	pass()
+	quiet("creation")
+	spoil := []func() error{
+		func() error { return o.SetMTU(v.Name, 1000) },
+		func() error { return o.DelNeigh(v.Name, netip.MustParseAddr("10.1.0.7")) },
+	}
+	for _, f := range spoil {
+		o.check(f())
+		w.flush()
+		pass()
+		quiet("repair")
+	}
+	var ops []state.Op
+	for _, x := range want {
+		if x.Key().Kind != state.KindLink {
+			ops = append(ops, change(x, x))
+		}
+	}
+	o.apply(ops...)
+	quiet("replacement by the same")
+
+	// A new MAC address is the end of all neighbours, which is told.
+	o.check(o.SetMAC(v.Name, state.MAC{2}))
+	w.expectGone("a neighbour", state.NeighKey(v.Name, netip.MustParseAddr("10.1.0.7")))
+	w.flush()
+	pass()
+	w.flush()
+	pass()
+	quiet("nothing to do")
+	have := o.dump()
+	for k, x := range want {
+		if e := have[k]; !state.Same(x, e.Object) {
+			t.Fatalf("there is %+v; want %s", e, x)
+		}
+	}
+}
+
+// peers returns the device v and what n peers need on it.
+func peers(v state.VXLAN, n int) []state.Object {
+	devices := []state.Object{v, state.Addr{Dev: v.Name, Prefix: netip.MustParsePrefix("10.0.0.0/32")}}
+	var neighs, fdb, nexthops, routes []state.Object
+	for i := range n {
+		via := netip.AddrFrom4([4]byte{10, byte(1 + i>>16), byte(i >> 8), byte(i)})
+		mac := state.MAC{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}
+		id := uint32(i + 1)
+		neighs = append(neighs, state.Neigh{Dev: v.Name, Addr: via, MAC: mac})
+		fdb = append(fdb, state.FDB{Dev: v.Name, MAC: mac, Dst: netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)})})
+		nexthops = append(nexthops, state.Nexthop{ID: id, Via: via, Dev: v.Name, Onlink: true})
+		routes = append(routes, state.Route{Dst: netip.PrefixFrom(via, 32), Via: via, Dev: v.Name, Onlink: true, Nexthop: id})
+	}
+	return slices.Concat(devices, neighs, fdb, nexthops, routes)
+}

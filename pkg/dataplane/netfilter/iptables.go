@@ -1,0 +1,327 @@
+package netfilter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/state"
+)
+
+// iptables writes rules by the host's own programs: what is in the kernel is for
+// them, and for them alone, to understand. They are started only to change
+// something, or if something has changed: that is found out without them.
+type iptables struct {
+	way     state.RuleBackend
+	forward bool // that of New
+	kernel  iptKernel
+	// without is the way where the programs are not there, or do not understand
+	// what there is; it can take rules away, and no more. nil if there is none.
+	without way
+
+	mu    sync.Mutex
+	tools iptTools
+	// tables are what there was when the kernel's sum was that.
+	sum    string
+	tables iptTables
+	// unreadable is why there are none, as of readAt.
+	unreadable error
+	readAt     time.Time
+	// locked is why a program waited in vain, at which time.
+	locked   error
+	lockedAt time.Time
+	// plain has the networks that were to have random ports, and have not because
+	// the program does not know how to.
+	plain map[netip.Prefix]bool
+
+	watching bool                  // others' changes are seen as they happen
+	content  debounce              // of all that is read
+	shared   [len(places)]debounce // of the chains that are ours or that packets come to by themselves
+	quiet    time.Duration         // quietFor, but for tests
+	view     state.Observed        // what was seen last
+	viewAt   time.Time             // when that was
+	moves    moves
+	again    time.Time // when the jump is to be looked at again, if after now
+	reported string    // which rule ours stand before
+}
+
+// unreadablePause is how long tables that iptables cannot read are taken to be so, unless
+// the sum changes: it leaves out most of what may be the reason.
+const unreadablePause = time.Minute
+
+// iptKernel is the side of the kernel on which the rules are.
+type iptKernel interface {
+	// sum returns what differs whenever something that matters is not as it was, but
+	// for counters.
+	sum() (iptSum, error)
+	// watch is that of a way.
+	watch(ctx context.Context, ready, changed func()) error
+}
+
+// iptSum tells whether something is as it was.
+type iptSum struct {
+	// all is of what is understood here. It is empty if the kernel has neither of the
+	// tables.
+	all string
+	// shared are, for each place, of the chains in its table that are ours or that packets
+	// come to by themselves; empty without the table.
+	shared [len(places)]string
+	// bare is set, for each place, if none of these chains in its table has a rule.
+	bare [len(places)]bool
+}
+
+func newIPTables(name state.RuleBackend, forward bool, kernel iptKernel, without way) *iptables {
+	w := &iptables{way: name, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
+	w.await(quietFor)
+	return w
+}
+
+// await sets how long others must have come to rest.
+func (w *iptables) await(quiet time.Duration) {
+	w.quiet, w.content.quiet = quiet, quiet
+	for i := range w.shared {
+		w.shared[i].quiet = quiet
+	}
+}
+
+// read returns what there is.
+func (w *iptables) read(ctx context.Context) (iptTables, error) {
+	sum, err := w.kernel.sum()
+	if err != nil {
+		return nil, err
+	}
+	w.take(sum)
+	switch {
+	case sum.all == "":
+		return iptTables{}, nil
+	case sum.all == w.sum && (w.unreadable == nil || time.Since(w.readAt) < unreadablePause):
+		return w.tables, w.unreadable
+	}
+	tool, err := w.tools.find(ctx, w.way)
+	if err != nil {
+		return nil, err
+	}
+	tables, err := tool.tables(ctx)
+	if err != nil && !errors.Is(err, errAbsent) {
+		return nil, err
+	}
+	// What changed since the sum was taken makes for another one.
+	w.sum, w.tables, w.unreadable, w.readAt = sum.all, tables, err, time.Now()
+	return tables, err
+}
+
+// dump implements way. In the middle of a change by others what was there before counts.
+func (w *iptables) dump(ctx context.Context) (state.Observed, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	tables, err := w.read(ctx)
+	now := time.Now()
+	if err == nil && w.view != nil && w.rest(now) > 0 {
+		return maps.Clone(w.view), nil
+	}
+	have, err := w.see(ctx, tables, err)
+	if w.view = nil; err == nil {
+		w.view, w.viewAt = maps.Clone(have), now
+	}
+	return have, err
+}
+
+// see says what there is of ours in the tables, which could be read unless there is an
+// error.
+func (w *iptables) see(ctx context.Context, tables iptTables, err error) (state.Observed, error) {
+	if errors.Is(err, errAbsent) && w.without != nil {
+		return w.without.dump(ctx)
+	}
+	if errors.Is(err, errAbsent) && traces() {
+		return nil, fmt.Errorf("%w: %w", errLeft, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	have := make(state.Observed)
+	for _, p := range places {
+		f := w.find(p, tables)
+		for _, o := range f.objects {
+			if m, ok := o.(state.Masquerade); ok && w.plain[m.Network] {
+				m.RandomFully = true
+				o = m
+			}
+			have[o.Key()] = state.Entry{Object: o, Owner: state.Ours}
+		}
+		add := func(k state.Key, what string) {
+			have[k] = state.Entry{Object: unmanaged{k, what}, Owner: state.Ours}
+		}
+		for network := range f.old {
+			add(state.Key{Kind: p.kind, Scope: string(w.way), Prefix: network}, "rules of an older flannel")
+		}
+		if what := f.wrong(); what != "" {
+			add(restKey(p.kind, w.way, anywhere4), what)
+		}
+	}
+	return have, nil
+}
+
+// available returns what is missing where rules can't be written.
+func (w *iptables) available(ctx context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, _, err := w.ready(ctx)
+	return err
+}
+
+// ready returns what it takes to write rules.
+func (w *iptables) ready(ctx context.Context) (*iptTool, iptTables, error) {
+	tool, err := w.tools.find(ctx, w.way)
+	if err != nil {
+		return nil, nil, err
+	}
+	tables, err := w.read(ctx)
+	return tool, tables, err
+}
+
+// apply implements way.
+func (w *iptables) apply(ctx context.Context, op state.Op) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.locked != nil && time.Since(w.lockedAt) < lockPause {
+		return w.locked // all steps of a pass wait once
+	}
+	tool, tables, err := w.ready(ctx)
+	if errors.Is(err, errAbsent) && w.without != nil && op.Verb == state.Delete {
+		return w.without.apply(ctx, op)
+	}
+	if err != nil {
+		return err
+	}
+	m, _ := op.Want.(state.Masquerade)
+	plain := m.RandomFully && !tool.knowsRandomFully()
+	place := placeOf(op.Key().Kind)
+	f := w.find(place, tables)
+	if lines := f.edit(op, plain); len(lines) > 0 {
+		i := slices.Index(places[:], place)
+		if !w.shared[i].settled(time.Now(), guarded(lines)) {
+			return fmt.Errorf("table %s of %s: %w", place.table, w.way, dataplane.ErrSettling)
+		}
+		if err := w.write(ctx, tool, i, lines, len(f.after(op))); err != nil {
+			return err
+		}
+		if f.late != "" {
+			w.moves.add(time.Now(), w.way, f.late)
+		}
+	}
+	w.plain[op.Key().Prefix] = plain
+	if w.view == nil && w.tables != nil { // it is known what we left
+		w.view, _ = w.see(ctx, w.tables, nil)
+		w.viewAt = time.Now()
+	}
+	return nil
+}
+
+// write has the program change the table of a place, so that rules of so many networks are
+// there after it.
+func (w *iptables) write(ctx context.Context, tool *iptTool, i int, lines []string, after int) error {
+	w.sum, w.tables, w.view = "", nil, nil // whether it succeeds or not
+	before := w.shared[i].sum
+	err := tool.change(ctx, places[i].table, lines, w.unchanged)
+	if w.locked = nil; errors.Is(err, errLocked) {
+		w.locked, w.lockedAt = err, time.Now()
+	}
+	if !w.watching {
+		return err
+	}
+	if err != nil {
+		if w.observeLocked(); w.shared[i].sum != before {
+			return fmt.Errorf("%w: %w", dataplane.ErrSettling, err) // of what was there there is no more
+		}
+		return err
+	}
+	// Someone may have come right after us: only what we have left is of our making.
+	sum, sumErr := w.kernel.sum()
+	tables, readErr := tool.tables(ctx)
+	f := places[i].find(tables, w.way, w.forward)
+	if sumErr == nil && readErr == nil && len(f.objects) == after && !f.strange && (f.right || after == 0) {
+		w.content.expect(sum.all)
+		w.shared[i].expect(sum.shared[i])
+		w.shared[i].since, w.shared[i].began = time.Now(), time.Now()
+		w.sum, w.tables, w.unreadable, w.readAt = sum.all, tables, nil, time.Now()
+	}
+	return nil
+}
+
+// unchanged reports whether nobody else has changed shared chains since the last look.
+func (w *iptables) unchanged() bool {
+	if !w.watching {
+		return true
+	}
+	before := w.shared
+	w.observeLocked()
+	for i := range w.shared {
+		if differs(before[i].sum, w.shared[i].sum) {
+			return false
+		}
+	}
+	return true
+}
+
+// find tells what is at a place, and says which rule ours stand before.
+func (w *iptables) find(p place, tables iptTables) found {
+	f := p.find(tables, w.way, w.forward)
+	if !p.last {
+		return f
+	}
+	if now := time.Now(); f.late != "" && now.Before(w.moves.next) {
+		f.late, w.again = "", w.moves.next
+	}
+	if f.right && f.overruled != w.reported {
+		if w.reported = f.overruled; f.overruled != "" {
+			klog.Infof("forwarding by %s: pods' packets are let through before the rule of %s that refuses all others: %s", w.way, p.hook, f.overruled)
+		}
+	}
+	return f
+}
+
+// refuses returns what in FORWARD refuses whatever no rule lets through; empty if nothing
+// does.
+func (w *iptables) refuses(ctx context.Context) (string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	tables, err := w.read(ctx)
+	if err != nil {
+		return "", err
+	}
+	f := placeOf(state.KindForward).find(tables, w.way, w.forward)
+	if c := f.chains[f.hook]; c != nil && c.policy != "ACCEPT" {
+		return fmt.Sprintf("the policy of %s is %s", f.hook, c.policy), nil
+	}
+	if f.overruled != "" {
+		return fmt.Sprintf("a rule of %s is %s", f.hook, f.overruled), nil
+	}
+	return "", nil
+}
+
+// others implements way.
+func (w *iptables) others(ctx context.Context) (string, error) {
+	if w.without != nil {
+		return w.without.others(ctx) // that starts no process
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	tables, err := w.read(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range places {
+		if chain := p.find(tables, w.way, w.forward).foreign(); chain != "" {
+			return "chain " + chain + " of table " + p.table, nil
+		}
+	}
+	return "", nil
+}

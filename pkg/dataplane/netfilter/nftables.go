@@ -1,0 +1,213 @@
+package netfilter
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	nft "github.com/google/nftables"
+	"github.com/google/nftables/userdata"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
+)
+
+// nftables is the way without any program: tables of our own in nf_tables, by
+// netlink. All of a chain is written at once.
+type nftables struct{}
+
+func newNFTables() nftables { return nftables{} }
+
+// nfFamily is our table for one address family.
+type nfFamily struct {
+	number   byte
+	table    string
+	anywhere netip.Prefix
+}
+
+var nfFamilies = []nfFamily{
+	{unix.NFPROTO_IPV4, "flannel-ipv4", anywhere4},
+	{unix.NFPROTO_IPV6, "flannel-ipv6", anywhere6},
+}
+
+func familyOf(p netip.Prefix) nfFamily {
+	if p.Addr().Is4() {
+		return nfFamilies[0]
+	}
+	return nfFamilies[1]
+}
+
+// addrSize is the length of an address, in bytes.
+func (f nfFamily) addrSize() int { return f.anywhere.Addr().BitLen() / 8 }
+
+// nfOurChain is a chain of ours.
+type nfOurChain struct {
+	objects state.Kind
+	name    nfName
+	nfKind
+	comment string // of its rules
+}
+
+var nfOurChains = []nfOurChain{
+	{state.KindMasquerade, "postrtg", nfKind{"nat", unix.NF_INET_POST_ROUTING, int32(*nft.ChainPriorityNATSource), uint32(nft.ChainPolicyAccept)}, masqComment},
+	{state.KindForward, "forward", nfKind{"filter", unix.NF_INET_FORWARD, int32(*nft.ChainPriorityFilter), uint32(nft.ChainPolicyAccept)}, forwardComment},
+}
+
+// nfFound is what our table holds.
+type nfFound struct {
+	*nfTable // nil if there is none
+	objects  map[state.Kind][]state.Object
+	strange  map[state.Kind]string // what else is there, or wrong
+	remake   bool                  // what is wrong with it can't be mended
+}
+
+func (f nfFamily) find(ctx context.Context) (nfFound, error) {
+	found := nfFound{objects: make(map[state.Kind][]state.Object), strange: make(map[state.Kind]string)}
+	names := make([]string, len(nfOurChains))
+	for i, c := range nfOurChains {
+		names[i] = c.name
+	}
+	t, err := readTable(ctx, f.number, f.table, names...)
+	if t == nil || err != nil {
+		return found, err
+	}
+	found.nfTable = t
+	for _, our := range nfOurChains {
+		c := t.chains[our.name]
+		if c == nil {
+			continue
+		}
+		rules := make([]rule, len(c.rules))
+		for i, r := range c.rules {
+			rules[i], _ = r.rule(f.addrSize()) // one that is not known is a zero rule, and so strange
+		}
+		objects, strange := parse(our.objects, state.NFTables, rules)
+		found.objects[our.objects] = objects
+		switch {
+		case t.dormant:
+			found.strange[our.objects] = "the table is dormant"
+		case c.nfKind != our.nfKind:
+			found.strange[our.objects] = "the chain " + our.name + " is at another place, or of another kind or policy"
+			found.remake = true
+		case strange:
+			found.strange[our.objects] = "other rules in the chain " + our.name
+		case len(objects) == 0:
+			found.strange[our.objects] = "the chain " + our.name + " is empty"
+		}
+	}
+	if t.dormant {
+		found.remake = true
+	} else if t.things == 0 {
+		found.strange[state.KindForward] = "the table is empty"
+	}
+	return found, nil
+}
+
+// dump implements way.
+func (nftables) dump(ctx context.Context) (state.Observed, error) {
+	have := make(state.Observed)
+	for _, f := range nfFamilies {
+		found, err := f.find(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for k, what := range found.strange {
+			o := unmanaged{restKey(k, state.NFTables, f.anywhere), what}
+			have[o.key] = state.Entry{Object: o, Owner: state.Ours}
+		}
+		for _, objects := range found.objects {
+			for _, o := range objects {
+				if found.remake {
+					o = unmanaged{o.Key(), "rules in a table that does not work"}
+				}
+				have[o.Key()] = state.Entry{Object: o, Owner: state.Ours}
+			}
+		}
+	}
+	return have, nil
+}
+
+// apply implements way.
+func (nftables) apply(ctx context.Context, op state.Op) error {
+	f := familyOf(op.Key().Prefix)
+	found, err := f.find(ctx)
+	if err != nil {
+		return err
+	}
+	k := op.Key()
+	before := found.objects[k.Kind]
+	objects := slices.DeleteFunc(slices.Clone(before), func(o state.Object) bool { return o.Key() == k })
+	if op.Verb != state.Delete {
+		objects = append(objects, op.Want)
+	}
+	if !found.remake && found.strange[k.Kind] == "" && sameObjects(before, objects) {
+		return nil
+	}
+	found.objects[k.Kind] = objects
+	if err := f.write(found, k.Kind); err != nil {
+		return nfError(fmt.Sprintf("writing table %s of nf_tables", f.table), err)
+	}
+	return nil
+}
+
+// sameObjects compares in any order.
+func sameObjects(a, b []state.Object) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(o state.Object) bool { return !slices.Contains(b, o) })
+}
+
+// write makes the rules in the chain for objects of a kind, and in all if the
+// table is made anew, what they were found or changed to be.
+func (f nfFamily) write(found nfFound, kind state.Kind) error {
+	t := &nft.Table{Name: f.table, Family: nft.TableFamily(f.number)}
+	c, err := nft.New(nft.WithSockOptions(func(c *netlink.Conn) error { return c.SetDeadline(time.Now().Add(nfPatience)) }))
+	if err != nil {
+		return err
+	}
+	chains, things := map[nfName]*nfChain{}, 0
+	if found.nfTable != nil {
+		chains, things = found.chains, found.things
+	}
+	if found.remake {
+		c.DelTable(t)
+		chains, things = nil, 0
+	}
+	c.AddTable(t)
+	for _, our := range nfOurChains {
+		chain := our.chain(t)
+		there := chains[our.name] != nil
+		switch {
+		case our.objects != kind && !found.remake:
+			continue
+		case len(found.objects[our.objects]) > 0:
+			c.AddChain(chain)
+			if !there {
+				things++
+			}
+			c.FlushChain(chain)
+		case there:
+			c.FlushChain(chain)
+			c.DelChain(chain)
+			things--
+		}
+		for _, o := range found.objects[our.objects] {
+			for _, r := range rulesOf(o) {
+				c.AddRule(&nft.Rule{Table: t, Chain: chain, Exprs: r.exprs(), UserData: userdata.AppendString(nil, userdata.TypeComment, our.comment)})
+			}
+		}
+	}
+	if things <= 0 {
+		c.DelTable(t)
+	}
+	return c.Flush()
+}
+
+func (c nfOurChain) chain(t *nft.Table) *nft.Chain {
+	policy := nft.ChainPolicy(c.policy)
+	return &nft.Chain{
+		Name: c.name, Table: t, Type: nft.ChainType(c.typ), Policy: &policy,
+		Hooknum: nft.ChainHookRef(nft.ChainHook(c.hook)), Priority: nft.ChainPriorityRef(nft.ChainPriority(c.prio)),
+	}
+}

@@ -1,9 +1,0 @@
-package kernel
-
-import (
-	"testing"
-
-	"flanneld/pkg/target/targettest"
-)
-
-func TestMain(m *testing.M) { targettest.InNetns(m) }

@@ -1,5 +1,0 @@
-//go:build race
-
-package vpc_test
-
-const raceEnabled = true
