@@ -169,6 +169,8 @@ func followAWSVPC(g *guide) {
 	}
 	if _, err := exec.LookPath("moto_server"); err == nil {
 		v.testMoto(admin)
+	} else {
+		g.t.Log("not compared with moto:", err)
 	}
 }
 

@@ -101,10 +101,13 @@ func testAddressElsewhereToo(t *testing.T, v variant) {
 	for _, dev := range []string{"kube-ipvs0", "lo", "wg0"} {
 		h.ip("addr add " + own + "/32 dev " + dev)
 	}
+	var longest time.Duration
 	for range 2 {
+		began := time.Now()
 		check(t, h.DelAddr("eth0", mustPrefix(own+"/24")))
 		n.pause(300 * time.Millisecond)
 		h.readdress("eth0", own+"/24")
+		longest = max(longest, time.Since(began))
 		n.waitPings()
 	}
 	n.pause(time.Second)
@@ -114,7 +117,7 @@ func testAddressElsewhereToo(t *testing.T, v variant) {
 	if now := n.get(h.key()); now == nil || now.revision != lease.revision {
 		t.Errorf("the lease is %v, was %v", now, lease)
 	}
-	if s := h.daemon.Log(); strings.Contains(s, "the external interface") {
+	if s := h.daemon.Log(); longest < time.Second && strings.Contains(s, "the external interface") {
 		t.Errorf("it was said: %s", s)
 	}
 	if v.backend.name == vxlanBackend.name {
