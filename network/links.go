@@ -96,7 +96,7 @@ func (p *Paths) Learn(ctx context.Context, b backend.Backend, from netip.Addr, l
 	p.mu.Lock()
 	l, before := p.links, p.learned
 	p.mu.Unlock()
-	if hosts := l.unknown(changes(before, leases)); len(hosts) > 0 {
+	if hosts := l.unknown(changed(before, leases)); len(hosts) > 0 {
 		if answers, err := reaches(ctx, p.view, from, hosts); err == nil {
 			l.learn(hosts, answers)
 		}

@@ -204,7 +204,7 @@ func (p *Paths) choose(w *Desired, c *pathCheck, rerouted bool) []*subnet.Lease 
 	if rerouted && (len(w.Peers) <= pathCheckAll || p.checked == nil) {
 		return w.Peers
 	}
-	chosen := changes(p.checked, w.Peers)
+	chosen := changed(p.checked, w.Peers)
 	if len(p.astray) > 0 {
 		for _, l := range w.Peers {
 			if p.astray[l.Subnet] {
@@ -222,21 +222,15 @@ func (p *Paths) choose(w *Desired, c *pathCheck, rerouted bool) []*subnet.Lease 
 	return slices.Compact(chosen)
 }
 
-// changes returns the leases of now that were not there before, or not so. Both are
+// changed returns the leases of now that were not there before, or not so. Both are
 // sorted by subnet.
-func changes(before, now []*subnet.Lease) []*subnet.Lease {
-	var changed []*subnet.Lease
-	for _, l := range now {
-		for len(before) > 0 && before[0] != l && before[0].Subnet.Compare(l.Subnet) < 0 {
-			before = before[1:]
+func changed(before, now []*subnet.Lease) (all []*subnet.Lease) {
+	for _, l := range subnet.Changes(before, now) {
+		if l != nil {
+			all = append(all, l)
 		}
-		if len(before) > 0 && before[0] == l {
-			before = before[1:]
-			continue
-		}
-		changed = append(changed, l)
 	}
-	return changed
+	return all
 }
 
 // peerOf returns the first of the peers, sorted by subnet, that a destination is about.

@@ -111,25 +111,11 @@ func (p *plan) set(w Desired) []change {
 }
 
 // follow goes from some peers to others.
-func (p *plan) follow(was, is []*subnet.Lease) {
-	for len(was) > 0 || len(is) > 0 {
-		if len(was) > 0 && len(is) > 0 && was[0] == is[0] {
-			was, is = was[1:], is[1:]
+func (p *plan) follow(before, after []*subnet.Lease) {
+	for gone, come := range subnet.Changes(before, after) {
+		if gone != nil && come != nil && gone.Attrs == come.Attrs {
+			p.renew(come)
 			continue
-		}
-		var gone, come *subnet.Lease
-		switch c := compareFirst(was, is); {
-		case c < 0:
-			gone, was = was[0], was[1:]
-		case c > 0:
-			come, is = is[0], is[1:]
-		default:
-			gone, come = was[0], is[0]
-			was, is = was[1:], is[1:]
-			if gone.Attrs == come.Attrs {
-				p.renew(come)
-				continue
-			}
 		}
 		if gone != nil {
 			p.remove(gone)
@@ -139,16 +125,6 @@ func (p *plan) follow(was, is []*subnet.Lease) {
 		}
 	}
 	p.settle()
-}
-
-func compareFirst(a, b []*subnet.Lease) int {
-	switch {
-	case len(a) == 0:
-		return 1
-	case len(b) == 0:
-		return -1
-	}
-	return a[0].Subnet.Compare(b[0].Subnet)
 }
 
 // add puts the objects of a lease among those that are wanted.

@@ -1,303 +1,229 @@
 package subnet
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
-	"k8s.io/klog/v2"
-
 	"flanneld/pkg/ip"
 )
 
-// acquire gets a lease, however long it takes: it returns ctx.Err() or nil.
-func (k *Keeper) acquire(ctx context.Context) error {
-	var waitsFor string // as was told last
-	unreachable, contended := backoff{random: k.Random}, backoff{random: k.Random}
-	begun := time.Now()
-	seen := k.holding.Snapshot.Revision
-	for {
-		// A store that swallows what it is asked must not keep us longer than one
-		// that is not there.
-		k.patience = callTimeout
-		if left := offlineAfter - time.Since(begun); k.Saved != nil && left > 0 {
-			k.patience = left
-		}
-		err := k.tryAcquire(ctx)
-		k.patience = callTimeout
-		if r := k.holding.Snapshot.Revision; err != nil && k.offline && r != seen {
-			seen = r
-			k.Changed(k.holding) // the other hosts are followed until we have a lease
-		}
-		var pause time.Duration
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err == nil:
-			k.told.AllOver() // what kept us waiting
-			return nil
-		case errors.Is(err, ErrExists), errors.Is(err, ErrChanged):
-			// Another host was faster. It can't have been faster with all
-			// of the others, too.
-			k.trouble.over()
-			klog.V(1).Infof("acquiring a lease: %v", err)
-			pause = contended.next()
-		case errors.As(err, new(waitingFor)):
-			k.trouble.over()
-			text := err.Error() + k.configRemedy(err)
-			k.waiting(text)
-			waitsFor = ""
-			k.tell("waiting: %s", text)
-			pause = configPoll
-		default:
-			if why := steady(err); why != waitsFor { // which subnet was asked for is no news
-				waitsFor = why
-				k.waiting("waiting for the store: " + err.Error())
-			}
-			k.trouble.note(err)
-			if k.Saved != nil && time.Since(begun) >= offlineAfter && k.goOffline(ctx) {
-				return nil
-			}
-			pause = min(unreachable.next(), configPoll)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
+// acquire makes one attempt to get a lease: the one that we have already, the subnet that
+// we had before, or any free one.
+type acquire struct{}
+
+func (acquire) start(t *turn) (action, error) {
+	t.attempt = attempt{timeout: callTimeout}
+	// A store that swallows what it is asked must not keep us longer from starting
+	// without it than one that is not there.
+	if left := offlineAfter - t.since(t.begun); t.saved.exists && t.mode == starting && left > 0 {
+		t.attempt.timeout = left
 	}
+	t.first(readConfig{t.attempt.timeout}, listLeases{t.attempt.timeout}, askAttrs{})
+	return nil, nil
 }
 
-// waiting tells what is being waited for, unless there is a lease.
-func (k *Keeper) waiting(text string) {
-	if k.holding.Own == nil {
-		k.Waiting(text)
-	}
-}
+func (a readConfig) start(*turn) (action, error) { return a, nil }
 
-// tell logs what lasts.
-func (k *Keeper) tell(format string, a ...any) {
-	if text := fmt.Sprintf(format, a...); k.told.State(format, text) {
-		klog.Warning(text)
+// While we run on one configuration already, a new one that is missing or bad changes
+// nothing.
+func (readConfig) finish(t *turn, a answer) error {
+	var c *Config
+	err := a.err
+	if err == nil {
+		c, err = ParseConfig(a.config)
 	}
-}
-
-// notify logs what happened.
-func (k *Keeper) notify(format string, a ...any) {
-	if text := fmt.Sprintf(format, a...); k.told.Event(text) {
-		klog.Warning(text)
-	}
-}
-
-// report logs why what we want can't be had for now, and takes it for trouble
-// if the store is to blame.
-func (k *Keeper) report(err error) {
+	ours := t.holding.Config
 	switch {
-	case errors.As(err, new(waitingFor)):
-		k.trouble.over()
-		k.tell("%v; trying again", err)
-	case errors.Is(err, ErrExists), errors.Is(err, ErrChanged):
-		k.trouble.over()
-		klog.V(1).Infof("%v; trying again", err) // someone was faster
-	default:
-		k.trouble.note(err)
-	}
-}
-
-// waitingFor is an error that someone's change of the configuration, of the
-// leases or of this host will mend; the store itself is well.
-type waitingFor struct{ error }
-
-func (w waitingFor) Unwrap() error { return w.error }
-
-// configRemedy says where the configuration is that an error is about, if it is about one.
-func (k *Keeper) configRemedy(err error) string {
-	if !errors.As(err, new(*ConfigError)) || k.ConfigKey == "" {
-		return ""
-	}
-	return "; correct the key " + k.ConfigKey + ", nothing has to be restarted"
-}
-
-// tryAcquire goes through the ways to a lease once: the one that we have
-// already, the subnet that we had before, any free one.
-func (k *Keeper) tryAcquire(ctx context.Context) error {
-	c, err := k.config(ctx)
-	if err != nil {
+	case err == nil && (ours == nil || ours.raw != c.raw && (t.mode == offline || needsRestart(ours, c) == nil)):
+		t.attempt.config = c
+		return nil
+	case err != nil && !errors.Is(err, ErrNoConfig) && !errors.As(err, new(*ConfigError)):
 		return err
-	}
-	s, err := k.list(ctx)
-	if err != nil {
-		return err
-	}
-	attrs, avoid, err := k.Prepare(ctx, c, s)
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err != nil {
+	case ours == nil:
 		return waitingFor{err}
+	case err != nil:
+		t.logf(warningState, "keeping the configuration that we have: %v", err)
 	}
-	k.attrs, k.avoid, k.outdated = attrs, avoid, false
-	k.follow(s)
-	l, err := k.reuse(ctx, c, s)
-	if l == nil && err == nil {
-		l, err = k.create(ctx, c, s)
+	t.attempt.config = ours
+	return nil
+}
+
+// needsRestart returns why a daemon that runs on one configuration cannot follow another,
+// if so.
+func needsRestart(is, c *Config) error {
+	if c.BackendType == is.BackendType {
+		return nil
 	}
-	if err != nil {
-		return err
+	return &ConfigError{
+		Key:    "Backend.Type",
+		Value:  fmt.Sprintf("%q", c.BackendType),
+		Reason: fmt.Sprintf("in the place of %q takes a restart of the daemon", is.BackendType),
 	}
-	k.trouble.over()
-	k.holding = Holding{Config: c, Own: l, Snapshot: k.holding.Snapshot, Unfollowed: k.holding.Unfollowed} // maybe a later one than s
-	if k.stored != nil && k.stored.Text == c.raw {
-		k.holding.Unfollowed = ""
+}
+
+// askAttrs asks what our lease has to say.
+type askAttrs struct{}
+
+func (askAttrs) start(t *turn) (action, error) { return prepare{t.attempt.config, t.listed}, nil }
+
+func (askAttrs) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return waitingFor{a.err}
+	}
+	t.attrs, t.avoid, t.outdated = a.attrs, a.avoid, false
+	t.follow(t.listed)
+	t.first(claim{})
+	if t.asksSaved(t.listed.Leases) {
+		t.first(loadSaved{})
 	}
 	return nil
 }
 
-// config reads the configuration. While we run on one already, a new one that
-// is missing or bad changes nothing.
-func (k *Keeper) config(ctx context.Context) (*Config, error) {
-	cctx, cancel := context.WithTimeout(ctx, k.patience)
-	defer cancel()
-	raw, err := k.Store.Config(cctx)
-	var c *Config
-	if err == nil {
-		c, err = ParseConfig(raw)
-	}
-	var bad *ConfigError
-	switch {
-	case err == nil && k.holding.Config != nil && k.holding.Config.raw == c.raw:
-		return k.holding.Config, nil
-	case err == nil && k.holding.Config != nil && !k.offline && k.restartFor(c) != nil:
-		return k.holding.Config, nil
-	case err == nil:
-		return c, nil
-	case !errors.Is(err, ErrNoConfig) && !errors.As(err, &bad):
-		return nil, err
-	case k.holding.Config != nil:
-		k.tell("keeping the configuration that we have: %v", err)
-		return k.holding.Config, nil
-	}
-	return nil, waitingFor{err}
-}
+// claim chooses what to take: a lease that this machine wrote, or that bears our public
+// address; else a free subnet.
+type claim struct{}
 
-// reuse takes over a lease that this machine wrote, or that bears our public address. It
-// returns nil if there is none that fits.
-func (k *Keeper) reuse(ctx context.Context, c *Config, s Snapshot) (*Lease, error) {
+func (claim) start(t *turn) (action, error) {
+	c, s := t.attempt.config, t.listed
 	var best *Lease
+	var goals []goal
 	lost := c.losers(s.Leases)
 	for _, l := range s.Leases {
-		switch moved := k.moved(l); {
-		case l.PublicIP != k.attrs.PublicIP && !k.kept(l) && !moved:
-		case lost[l] != nil && l.Subnet != k.Previous && !k.kept(l): // no other host uses it, nor did we
-			k.tell("the lease %s of our public address overlaps %s, which is in force in its place; not using it", l.Subnet, lost[l].Subnet)
-		case moved && !k.kept(l) && !c.Keeps(l.Subnet):
-			k.tell("the lease %s that this machine wrote does not fit the configuration; not using it", l.Subnet)
-		case !c.Keeps(l.Subnet):
-			if err := k.discard(ctx, l); err != nil {
-				return nil, err
+		switch moved, kept := t.moved(l), t.kept(l); {
+		case l.PublicIP != t.attrs.PublicIP && !kept && !moved:
+		case lost[l] != nil && l.Subnet != t.identity.previous && !kept: // no other host uses it, nor did we
+			t.logf(warningState, "the lease %s of our public address overlaps %s, which is in force in its place; not using it", l.Subnet, lost[l].Subnet)
+		case c.Keeps(l.Subnet):
+			if best == nil || t.rank(c, l) > t.rank(c, best) {
+				best = l
 			}
-		case best == nil || k.preferred(c, l, best):
-			best = l
+		case moved && !kept:
+			t.logf(warningState, "the lease %s that this machine wrote does not fit the configuration; not using it", l.Subnet)
+		case l.Reserved(): // a person made it, and is the one to delete it
+			t.logf(warningState, "the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
+		default:
+			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}
 	if best == nil {
+		t.first(append(goals, create{s})...)
 		return nil, nil
 	}
-	if best.PublicIP != k.attrs.PublicIP {
+	if best.PublicIP != t.attrs.PublicIP {
 		// This machine's own lease. But another machine may live at our new address.
 		for _, l := range s.Leases {
-			if l.PublicIP != k.attrs.PublicIP {
-				continue
-			}
-			if _, err := k.outlived(ctx, l, ofOther); err != nil {
-				return nil, err
+			if l.PublicIP == t.attrs.PublicIP {
+				goals = append(goals, probeHolder{lease: l, stays: true})
 			}
 		}
 	}
-	found := best
-	best, err := k.outlived(ctx, found, toBeOurs)
-	if errors.Is(err, errCopy) {
-		return nil, k.disown(found)
-	}
-	if err != nil {
-		return nil, err
-	}
-	cctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	l, err := k.Store.Update(cctx, best.Subnet, best.Revision, k.attrs, k.ttl(best.Reserved()))
-	if err != nil {
-		return nil, fmt.Errorf("taking over our lease %s: %w", best.Subnet, err)
-	}
-	k.former = ""
-	if best == found { // it was not asked, and may be alive
-		k.former = found.Machine
-	}
-	if l.Reserved() {
-		klog.Infof("using the subnet %s that is reserved for this host", l.Subnet)
-	} else {
-		klog.Infof("using the subnet %s that this host has a lease of", l.Subnet)
-	}
-	return l, nil
+	t.first(append(goals, probeHolder{lease: best}, takeOver{best})...)
+	return nil, nil
 }
 
-// kept reports whether a lease is the one that we started with without the store. Our
-// public address may have changed since.
-func (k *Keeper) kept(l *Lease) bool {
-	return l.Subnet != k.copied && k.offline && k.holding.Holder == "" && l.Subnet == k.holding.Own.Subnet && k.holder(l) == ""
+// discard deletes the lease that was probed: it is ours, and does not fit the
+// configuration any more.
+type discard struct{}
+
+func (discard) start(t *turn) (action, error) {
+	l := t.attempt.probed
+	return deleteLease{l.Subnet, l.Revision}, nil
 }
 
-// discard deletes a lease of ours that no longer fits the configuration. A
-// reservation was made by a person and is left to one.
-func (k *Keeper) discard(ctx context.Context, l *Lease) error {
-	if l.Reserved() {
-		k.tell("the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
-		return nil
+func (discard) finish(t *turn, a answer) error {
+	s := t.attempt.probed.Subnet
+	if a.err != nil && !errors.Is(a.err, ErrChanged) {
+		return fmt.Errorf("deleting our old lease %s: %w", s, a.err)
 	}
-	found := l
-	l, err := k.outlived(ctx, found, toBeOurs)
-	if errors.Is(err, errCopy) {
-		return k.disown(found)
-	}
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	if err := k.Store.Delete(ctx, l.Subnet, l.Revision); err != nil && !errors.Is(err, ErrChanged) {
-		return fmt.Errorf("deleting our old lease %s: %w", l.Subnet, err)
-	}
-	klog.Infof("deleted this host's lease %s, which does not fit the configuration", l.Subnet)
+	t.logf(info, "deleted this host's lease %s, which does not fit the configuration", s)
 	return nil
 }
 
-// create takes the subnet that we had before, if it is free, or any other.
-func (k *Keeper) create(ctx context.Context, c *Config, s Snapshot) (*Lease, error) {
+// takeOver writes the lease that was probed as ours.
+type takeOver struct{ found *Lease }
+
+func (takeOver) start(t *turn) (action, error) {
+	l := t.attempt.probed
+	return updateLease{l.Subnet, l.Revision, t.attrs, ttl(l.Reserved())}, nil
+}
+
+func (g takeOver) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return fmt.Errorf("taking over our lease %s: %w", g.found.Subnet, a.err)
+	}
+	t.identity.previousMachine = ""
+	if t.attempt.probed == g.found { // it was not asked, and may be alive
+		t.identity.previousMachine = g.found.Machine
+	}
+	if a.lease.Reserved() {
+		t.logf(info, "using the subnet %s that is reserved for this host", a.lease.Subnet)
+	} else {
+		t.logf(info, "using the subnet %s that this host has a lease of", a.lease.Subnet)
+	}
+	t.hold(a.lease)
+	return nil
+}
+
+// create takes the subnet that we had before, if it is free in the snapshot, or any
+// other.
+type create struct{ Snapshot }
+
+func (g create) start(t *turn) (action, error) {
+	c, previous := t.attempt.config, t.identity.previous
 	var want ip.Subnet
 	switch {
-	case !k.Previous.IsValid():
-	case !c.Keeps(k.Previous):
-		k.tell("the subnet %s that this host had before does not fit the configuration; not asking for it", k.Previous)
-	case !c.Free(s, k.Previous):
-		k.tell("the subnet %s that this host had before is taken; not asking for it", k.Previous)
-	case slices.ContainsFunc(k.avoid, func(p netip.Prefix) bool { return k.Previous.Overlaps(ip.SubnetOf(p)) }):
-		k.tell("the subnet %s that this host had before overlaps a network that this host is in; not asking for it", k.Previous)
+	case !previous.IsValid():
+	case !c.Keeps(previous):
+		t.logf(warningState, "the subnet %s that this host had before does not fit the configuration; not asking for it", previous)
+	case !c.Free(g.Snapshot, previous):
+		t.logf(warningState, "the subnet %s that this host had before is taken; not asking for it", previous)
+	case slices.ContainsFunc(t.avoid, func(p netip.Prefix) bool { return previous.Overlaps(ip.SubnetOf(p)) }):
+		t.logf(warningState, "the subnet %s that this host had before overlaps a network that this host is in; not asking for it", previous)
 	default:
-		want = k.Previous
+		want = previous
 	}
 	if !want.IsValid() {
 		var err error
-		want, err = Choose(c, s, k.avoid, k.Random)
-		if err != nil {
+		if want, err = chooseSubnet(c, g.Snapshot, t.avoid, t.source()); err != nil {
 			return nil, waitingFor{err}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	l, err := k.Store.Create(ctx, want, k.attrs, LeaseTTL)
-	if err != nil {
-		return nil, fmt.Errorf("acquiring the subnet %s: %w", want, err)
+	t.attempt.wanted = want
+	return createLease{want, t.attrs, LeaseTTL}, nil
+}
+
+func (create) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return fmt.Errorf("acquiring the subnet %s: %w", t.attempt.wanted, a.err)
 	}
-	klog.Infof("acquired the subnet %s", l.Subnet)
-	return l, nil
+	t.logf(info, "acquired the subnet %s", a.lease.Subnet)
+	t.hold(a.lease)
+	return nil
+}
+
+// hold makes a lease ours.
+func (t *turn) hold(l *Lease) {
+	c, was := t.attempt.config, t.holding
+	t.holding = Holding{Config: c, Own: l, Snapshot: was.Snapshot, Unfollowed: was.Unfollowed} // maybe a later one than the attempt's
+	if t.stored.StoredConfig != nil && t.stored.Text == c.raw {
+		t.holding.Unfollowed = ""
+	}
+	t.saved = recollection{exists: t.saved.exists} // it may be large, and is rarely needed again
+	switch {
+	case was.Own == nil:
+	case was.Own.Subnet != l.Subnet:
+		t.logf(severe, "this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted", was.Own.Subnet, l.Subnet)
+	case was.Holder != "":
+		t.logf(info, "our subnet %s is free again, and ours", l.Subnet)
+	}
+	if t.mode != online {
+		t.mode = online
+		t.notify(ended{}) // what kept us waiting
+		// Hosts that started together should not renew together. This is drawn once:
+		// were it drawn with each snapshot, one host's renewal would set off others.
+		t.renewal.spread = time.Duration(t.source().Int64N(int64(min(t.margin/10, (LeaseTTL-t.margin)/2) + 1)))
+	}
 }

@@ -35,8 +35,7 @@ func BenchmarkChange(b *testing.B) {
 			}
 			var a Assembler
 			a.Reset(all)
-			var v Vetter
-			var g Linger
+			var p Peers
 			own := &Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.0.1.0/24"))}
 			self := Self{Addr: ip.Addrs{V4: netip.MustParseAddr("192.168.0.1")}, Link: ip.SubnetOf(netip.MustParsePrefix("192.168.0.0/24"))}
 			e := entry(n)
@@ -44,8 +43,7 @@ func BenchmarkChange(b *testing.B) {
 			for b.Loop() {
 				e.Revision++
 				a.Put(e)
-				peers, _ := v.Vet(c, own, self, a.Snapshot(1))
-				g.Apply(peers, own.Subnet, time.Now())
+				p.Update(Holding{Config: c, Own: own, Snapshot: a.Snapshot(1)}, self, time.Now())
 			}
 		})
 	}

@@ -13,9 +13,9 @@ import (
 // near the start of the range, and two that start at once rarely the same.
 const candidates = 100
 
-// Choose draws a subnet that c allows, that overlaps neither a lease of s, readable or
+// chooseSubnet draws a subnet that c allows, that overlaps neither a lease of s, readable or
 // not, nor any of avoid, and that holds no host's own address.
-func Choose(c *Config, s Snapshot, avoid []netip.Prefix, rnd *rand.Rand) (ip.Subnet, error) {
+func chooseSubnet(c *Config, s Snapshot, avoid []netip.Prefix, rnd *rand.Rand) (ip.Subnet, error) {
 	taken := newOccupied(c, s, avoid)
 	for _, l := range s.Leases {
 		taken.addHost(c.V4, l.PublicIP.V4)

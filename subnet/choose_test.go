@@ -69,7 +69,7 @@ func TestChoose(t *testing.T) {
 			}
 			seen := make(map[string]bool)
 			for range 40 * len(test.want) {
-				chosen, err := Choose(c, s, avoid, rnd)
+				chosen, err := chooseSubnet(c, s, avoid, rnd)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -99,7 +99,7 @@ func TestChooseFromFirst(t *testing.T) {
 	seen := make(map[ip.Subnet]bool)
 	last := netip.MustParseAddr("10.0.102.0") // 10.0.1.0 is the first, one is taken
 	for range 2000 {
-		s, err := Choose(c, leases(t, "10.0.50.0-24"), nil, rnd)
+		s, err := chooseSubnet(c, leases(t, "10.0.50.0-24"), nil, rnd)
 		if err != nil || last.Less(s.V4.Addr()) {
 			t.Fatalf("chose %s, %v", s, err)
 		}
@@ -114,7 +114,7 @@ func TestChooseNothingFree(t *testing.T) {
 	for _, test := range []struct {
 		config string
 		taken  []string
-		tells  []string
+		names  []string
 	}{
 		{`{"Network":"10.5.0.0/24","SubnetLen":26}`, []string{"10.5.0.64-26", "10.5.0.128-25"}, []string{"10.5.0.0/24", "/26", "all 3 "}},
 		{`{"Network":"255.255.255.0/24","SubnetLen":26}`, []string{"255.255.255.0-25", "255.255.255.128-25"}, []string{"255.255.255.0/24", "/26", "all 3 "}},
@@ -124,14 +124,14 @@ func TestChooseNothingFree(t *testing.T) {
 			[]string{"fc00::/62", "/64", "all 1 "},
 		},
 	} {
-		s, err := Choose(mustConfig(t, test.config), leases(t, test.taken...), nil, rand.New(rand.NewPCG(1, 2)))
+		s, err := chooseSubnet(mustConfig(t, test.config), leases(t, test.taken...), nil, rand.New(rand.NewPCG(1, 2)))
 		if err == nil {
 			t.Errorf("%s: chose %s", test.config, s)
 			continue
 		}
-		for _, part := range test.tells {
+		for _, part := range test.names {
 			if !strings.Contains(err.Error(), part) {
-				t.Errorf("error %q does not tell %q", err, part)
+				t.Errorf("error %q does not name %q", err, part)
 			}
 		}
 	}
@@ -150,7 +150,7 @@ func TestChooseIsFast(t *testing.T) {
 	var a Assembler
 	a.Reset(entries)
 	began := time.Now()
-	if s, err := Choose(mustConfig(t, `{"Network":"10.0.0.0/10"}`), a.Snapshot(1), nil, rand.New(rand.NewPCG(1, 2))); err == nil {
+	if s, err := chooseSubnet(mustConfig(t, `{"Network":"10.0.0.0/10"}`), a.Snapshot(1), nil, rand.New(rand.NewPCG(1, 2))); err == nil {
 		t.Errorf("chose %s", s)
 	}
 	if took := time.Since(began); took > 5*time.Second {

@@ -353,3 +353,30 @@ func networksKey(key string, raw json.RawMessage) ([]netip.Prefix, error) {
 	}
 	return networks, nil
 }
+
+// configKeys are those that ParseConfig reads.
+var configKeys = []string{
+	"EnableIPv4", "EnableIPv6", "EnableNFTables", "MasqExclude", "Backend",
+	"Network", "SubnetLen", "SubnetMin", "SubnetMax",
+	"IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax",
+}
+
+// remarks returns which keys of the configuration itself do not do what they say.
+func (c *Config) remarks() []string {
+	known := slices.DeleteFunc(slices.Clone(configKeys), func(k string) bool {
+		return strings.HasPrefix(k, "IPv6") && !c.V6.Network.IsValid() ||
+			(k == "Network" || strings.HasPrefix(k, "Subnet")) && !c.V4.Network.IsValid()
+	})
+	return KeyRemarks("", []byte(c.raw), known, func(key string) string {
+		for _, k := range configKeys {
+			switch {
+			case !strings.EqualFold(k, key):
+			case strings.HasPrefix(k, "IPv6"):
+				return "is for EnableIPv6, which is not true"
+			default:
+				return "is for EnableIPv4, which is false"
+			}
+		}
+		return ""
+	})
+}

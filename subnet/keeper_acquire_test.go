@@ -223,7 +223,7 @@ func TestNoFreeSubnet(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		for _, part := range []string{"10.5.0.0/24", "/26", "all 3"} {
 			if !strings.Contains(h.waitsFor(), part) {
-				t.Errorf("%q does not tell %q", h.waitsFor(), part)
+				t.Errorf("%q does not name %q", h.waitsFor(), part)
 			}
 		}
 		if n := lines(); n > 2*11 {

@@ -12,22 +12,22 @@ import (
 	"flanneld/subnet/subnettest"
 )
 
-// bed is where a host sleeps.
-type bed struct {
+// suspension has a host be suspended.
+type suspension struct {
 	began time.Time
 	slept atomic.Int64
 }
 
-func newBed() *bed { return &bed{began: time.Now()} }
+func newSuspension() *suspension { return &suspension{began: time.Now()} }
 
-func (b *bed) option(k *subnet.Keeper) {
+func (b *suspension) option(k *subnet.Keeper) {
 	k.Boottime = func() time.Duration { return time.Since(b.began) + time.Duration(b.slept.Load()) }
 }
 
-// sleep suspends the host: for those that are awake, such as the store, time d
+// suspend suspends the host: for those that are awake, such as the store, time d
 // passes, and none for its own timers. Its watches are dead afterwards, and it
-// is not told so: what it learns it learns because it knows that it slept.
-func (b *bed) sleep(m, client *subnettest.Memory, d time.Duration) {
+// gets no error: it learns of that because it knows that it was suspended.
+func (b *suspension) suspend(m, client *subnettest.Memory, d time.Duration) {
 	client.Hang(subnettest.Watch)
 	client.DropWatches(errDown)
 	synctest.Wait()
@@ -35,7 +35,7 @@ func (b *bed) sleep(m, client *subnettest.Memory, d time.Duration) {
 	b.slept.Add(int64(d))
 }
 
-// soonAwake is how soon after it the host knows that it slept.
+// soonAwake is how soon the host knows that it was suspended.
 const soonAwake = time.Minute + time.Second
 
 func TestSuspended(t *testing.T) {
@@ -65,11 +65,11 @@ func TestSuspended(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					m := newStore(config)
 					guard(t, m)
-					client, bed := m.Join(), newBed()
-					h := start(t, client, me, bed.option)
+					client, suspension := m.Join(), newSuspension()
+					h := start(t, client, me, suspension.option)
 					own := h.own()
 					time.Sleep(10*time.Minute + 123*time.Millisecond)
-					bed.sleep(m, client, test.slept)
+					suspension.suspend(m, client, test.slept)
 					synctest.Wait()
 					var since *subnet.Lease
 					if test.since != nil {
@@ -124,10 +124,10 @@ func TestSuspended(t *testing.T) {
 func TestSuspendedWatchFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(config)
-		client, bed := m.Join(), newBed()
-		h := start(t, client, me, bed.option)
+		client, suspension := m.Join(), newSuspension()
+		h := start(t, client, me, suspension.option)
 		own := h.own()
-		bed.sleep(m, client, subnet.LeaseTTL+time.Hour)
+		suspension.suspend(m, client, subnet.LeaseTTL+time.Hour)
 		synctest.Wait()
 		m.PutRaw(sub(own).Key(), "garbage", subnet.LeaseTTL)
 		revision := all(t, m).Revision
@@ -148,9 +148,9 @@ func TestSuspendedReservation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(config)
 		put(t, m, "10.5.77.0/24", attrs(me), 0)
-		client, bed := m.Join(), newBed()
-		h := start(t, client, me, bed.option)
-		bed.sleep(m, client, 30*subnet.LeaseTTL)
+		client, suspension := m.Join(), newSuspension()
+		h := start(t, client, me, suspension.option)
+		suspension.suspend(m, client, 30*subnet.LeaseTTL)
 		time.Sleep(soonAwake)
 		h.want(t, "10.5.77.0/24")
 		if l := find(t, m, "10.5.77.0/24"); !l.Reserved() || client.Calls(subnettest.Update) != 1 {
@@ -159,32 +159,32 @@ func TestSuspendedReservation(t *testing.T) {
 	})
 }
 
-// Each sleep is told once, many short ones count as the long one that they are,
-// and a host that does not sleep is never said to.
+// Each suspension is logged once, many short ones count as the long one that they are,
+// and nothing is logged of a host that is not suspended.
 func TestSuspendedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := logText(t)
 		m := newStore(config)
-		client, bed := m.Join(), newBed()
-		start(t, client, me, bed.option)
+		client, suspension := m.Join(), newSuspension()
+		start(t, client, me, suspension.option)
 		time.Sleep(5 * subnet.LeaseTTL)
 		if n := client.Calls(subnettest.List); n != 1 {
 			t.Errorf("%d listings while nothing happened", n)
 		}
-		told := func() int { return strings.Count(text(), "this host was suspended for") }
+		logged := func() int { return strings.Count(text(), "this host was suspended for") }
 		for i := range 3 {
-			bed.slept.Add(int64(time.Hour))
+			suspension.slept.Add(int64(time.Hour))
 			time.Sleep(10 * time.Minute)
-			if told() != i+1 {
-				t.Fatalf("told %d times after %d sleeps", told(), i+1)
+			if logged() != i+1 {
+				t.Fatalf("logged %d times after %d suspensions", logged(), i+1)
 			}
 		}
 		for range 10 {
-			bed.slept.Add(int64(time.Second))
+			suspension.slept.Add(int64(time.Second))
 			time.Sleep(10 * time.Minute)
 		}
-		if told() != 5 {
-			t.Errorf("told %d times of ten seconds of sleep, want 2", told()-3)
+		if logged() != 5 {
+			t.Errorf("logged %d times of ten seconds of suspension, want 2", logged()-3)
 		}
 	})
 }

@@ -25,7 +25,7 @@ func machine(name, public string) option {
 
 // A second machine with our public address does not get our lease while we live,
 // and does when we are gone.
-func TestTwin(t *testing.T) {
+func TestAddressConflict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logText(t)
 		m := newStore(tiny)
@@ -46,7 +46,7 @@ func TestTwin(t *testing.T) {
 			}
 		}
 		if !strings.Contains(log(), "the machine beta asks whether we are alive") {
-			t.Error("the first does not tell")
+			t.Error("the first does not log that")
 		}
 		if n := strings.Count(log(), "\n"); n > 100 {
 			t.Errorf("%d lines were logged:\n%s", n, log())
@@ -74,7 +74,7 @@ func TestTwin(t *testing.T) {
 // old one does not answer; one that is the same, also by another name, or whose lease
 // is flannel's, at once. A reservation stays one. What tells machines apart is the ID,
 // and without one, all of the text.
-func TestTwinIsGone(t *testing.T) {
+func TestConflictHolderIsGone(t *testing.T) {
 	for _, c := range []struct {
 		machine  string // that wrote the lease
 		reserved bool
@@ -116,7 +116,7 @@ func TestTwinIsGone(t *testing.T) {
 
 // Several machines wait for one that does not answer any more: one of them gets its
 // lease, however they ask in between each other.
-func TestTwinsWait(t *testing.T) {
+func TestConflictSeveralWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(tiny)
 		a := attrs(me)
@@ -143,7 +143,7 @@ func TestTwinsWait(t *testing.T) {
 
 // Our lease went to another machine with our public address while we could not
 // answer: it is lost, and we do not fight for it.
-func TestTwinTookOver(t *testing.T) {
+func TestConflictHolderTookOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(tiny)
 		const other = "10.5.0.0/26" // another host's, which comes while we wait for beta

@@ -14,11 +14,11 @@ import (
 	"flanneld/subnet/subnettest"
 )
 
-// troubles counts how often a keeper says that the store cannot be used.
-type troubles struct{ n atomic.Int32 }
+// outages counts how often a keeper reports why the store cannot be used.
+type outages struct{ n atomic.Int32 }
 
-func (c *troubles) option(k *subnet.Keeper) {
-	k.Trouble = func(why error) {
+func (c *outages) option(k *subnet.Keeper) {
+	k.StoreDown = func(why error) {
 		if why != nil {
 			c.n.Add(1)
 		}
@@ -38,14 +38,14 @@ func fill(t *testing.T, m *subnettest.Memory) {
 }
 
 // The subnet is another's, and there is no other one: the store is well, and
-// what is said is who has it.
+// the log names who has it.
 func TestNoOtherSubnet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lines := logged(t)
 		m := newStore(tiny)
 		client := m.Join()
-		var trouble troubles
-		h := start(t, client, me, trouble.option)
+		var outages outages
+		h := start(t, client, me, outages.option)
 		own := h.own()
 		fill(t, m)
 		put(t, m, own, attrs("192.0.2.3"), 0)
@@ -55,8 +55,8 @@ func TestNoOtherSubnet(t *testing.T) {
 		if who := h.held().Holder; who != "the host with the public address 192.0.2.3" {
 			t.Errorf("the holder is %q", who)
 		}
-		if trouble.n.Load() > 0 {
-			t.Error("the store was said to be in trouble")
+		if outages.n.Load() > 0 {
+			t.Error("an outage of the store was reported")
 		}
 		if n := lines(); n > 3*11 {
 			t.Errorf("%d lines were logged in %s", n, long)
@@ -81,11 +81,11 @@ func TestNoOtherSubnet(t *testing.T) {
 			t.Errorf("the holder is now %q", who)
 		}
 
-		// A store that fails all the same is trouble.
+		// A store that fails all the same has an outage.
 		client.Fail(errDown)
 		time.Sleep(10 * time.Second)
-		if n := trouble.n.Load(); n != 1 {
-			t.Errorf("%d times in trouble, want once", n)
+		if n := outages.n.Load(); n != 1 {
+			t.Errorf("%d outages were reported, want one", n)
 		}
 		client.Heal()
 		for _, s := range []string{"10.5.0.64/26", "10.5.0.128/26", "10.5.0.192/26"} {
@@ -160,7 +160,7 @@ func TestReplacedStoreIsFull(t *testing.T) {
 }
 
 // Whoever else is faster, and however often: the store is well.
-func TestRivalsAreNoTrouble(t *testing.T) {
+func TestOtherWritersAreNoOutage(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		rival func(t *testing.T, m *subnettest.Memory, own string)
@@ -176,15 +176,15 @@ func TestRivalsAreNoTrouble(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := newStore(config)
-				var trouble troubles
-				h := start(t, m, me, trouble.option)
+				var outages outages
+				h := start(t, m, me, outages.option)
 				own := h.own()
 				for range 600 {
 					test.rival(t, m, own)
 					time.Sleep(100 * time.Millisecond)
 				}
-				if trouble.n.Load() > 0 {
-					t.Error("the store was said to be in trouble")
+				if outages.n.Load() > 0 {
+					t.Error("an outage of the store was reported")
 				}
 				if n := m.Calls(subnettest.Update) + m.Calls(subnettest.Create); n > 700 {
 					t.Errorf("%d writes in a minute", n)
@@ -241,8 +241,8 @@ func TestRefusedWhileWatching(t *testing.T) {
 		log := logText(t)
 		m := newStore(tiny)
 		store := &refusing{Memory: m.Join()}
-		var trouble troubles
-		h := start(t, store, me, trouble.option)
+		var outages outages
+		h := start(t, store, me, outages.option)
 		why := errors.New("the user has no permission")
 		store.why.Store(&why)
 		put(t, m, "10.5.0.64/26", attrs(other), 0)
@@ -250,8 +250,8 @@ func TestRefusedWhileWatching(t *testing.T) {
 		if n := len(h.held().Snapshot.Leases); n != 2 {
 			t.Errorf("%d leases are used", n)
 		}
-		if trouble.n.Load() != 1 || !strings.Contains(log(), why.Error()) {
-			t.Errorf("trouble was told %d times, and logged:\n%s", trouble.n.Load(), log())
+		if outages.n.Load() != 1 || !strings.Contains(log(), why.Error()) {
+			t.Errorf("%d outages were reported, and logged:\n%s", outages.n.Load(), log())
 		}
 		time.Sleep(2 * subnet.LeaseTTL) // our lease is renewed meanwhile
 		if strings.Contains(log(), "etcd reachable again") {

@@ -75,7 +75,7 @@ func TestMachineRenamed(t *testing.T) {
 			t.Errorf("the lease is %s, expires %s", l, l.Expires)
 		}
 		if s := log(); strings.Contains(s, "now belongs to") {
-			t.Errorf("it was said that another has it: %s", s)
+			t.Errorf("logged that another has it: %s", s)
 		}
 	})
 }
@@ -96,14 +96,14 @@ func TestOldName(t *testing.T) {
 			t.Errorf("the lease is %s", l)
 		}
 		if s := log(); strings.Contains(s, "now belongs to") || !strings.Contains(s, "someone changed our lease") {
-			t.Errorf("it was said: %s", s)
+			t.Errorf("logged: %s", s)
 		}
 	})
 }
 
 // A machine with our public address answers by another name than it was asked by: it
 // is alive, and not asked again at once.
-func TestTwinRenamed(t *testing.T) {
+func TestConflictHolderRenamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(tiny)
 		const theirs = "10.5.0.128/26"
@@ -130,7 +130,7 @@ func TestTwinRenamed(t *testing.T) {
 // Two machines with one public address are copies, and have one ID. The second can't
 // know that the first is not itself by another name, before that one writes the lease
 // again; then it gives in, and has the lease once the first is gone.
-func TestTwinHasOurID(t *testing.T) {
+func TestConflictSameID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(tiny)
 		first := start(t, m.Join(), me, machine("alpha 1f", me))
@@ -164,7 +164,7 @@ func TestTwinHasOurID(t *testing.T) {
 
 // Our lease expired while we could not renew it, and a machine that has our ID took the
 // subnet: neither took it over from the other. We do not fight for it for ever.
-func TestTwinHasOurIDAndCameLater(t *testing.T) {
+func TestConflictSameIDCameLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(tiny)
 		client := m.Join()
@@ -190,7 +190,7 @@ func TestTwinHasOurIDAndCameLater(t *testing.T) {
 
 // A machine that has our ID did not answer, so its lease is ours. It does not get that
 // back when it starts again, nor when it turns out that it only was cut off.
-func TestTwinHasOurIDAndIsBack(t *testing.T) {
+func TestConflictSameIDIsBack(t *testing.T) {
 	for _, restart := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			m := newStore(tiny)
@@ -245,14 +245,14 @@ func TestFormerName(t *testing.T) {
 			t.Errorf("the lease is %s, the holder is %q", l, h.held().Holder)
 		}
 		if s := log(); strings.Contains(s, "now belongs to") {
-			t.Errorf("it was said that another has it: %s", s)
+			t.Errorf("logged that another has it: %s", s)
 		}
 	})
 }
 
 // A lease that does not fit the configuration is another machine's with our public
 // address: it is deleted if that does not answer, and not before.
-func TestTwinDoesNotFit(t *testing.T) {
+func TestConflictLeaseDoesNotFit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newStore(config)
 		first := start(t, m.Join(), me, machine("alpha", me))

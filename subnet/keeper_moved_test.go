@@ -146,7 +146,7 @@ func TestCopyOfMachine(t *testing.T) {
 					second.stop()
 				}
 				if s := log(); !strings.Contains(s, "this machine is a copy of it, and takes another subnet") || !strings.Contains(s, "it has our machine ID, too") {
-					t.Errorf("it was said: %s", s)
+					t.Errorf("logged: %s", s)
 				}
 			})
 		})

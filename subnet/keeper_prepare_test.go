@@ -14,16 +14,16 @@ import (
 
 // A host that cannot say for now what its lease should say, as with an interface
 // that got too small, still has the lease: it is kept as it was.
-func TestKeptWhileUnsaid(t *testing.T) {
+func TestKeptWhilePrepareFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lines := logged(t)
 		m := newStore(config)
 		client := m.Join()
-		mind, option, refresh := changing()
-		var trouble troubles
-		h := start(t, client, me, option, trouble.option)
+		desired, option, refresh := changing()
+		var outages outages
+		h := start(t, client, me, option, outages.option)
 		own := h.own()
-		mind.change(me, errors.New("the interface is too small"))
+		desired.change(me, errors.New("the interface is too small"))
 		refresh <- struct{}{}
 		time.Sleep(10 * time.Second)
 		for _, c := range []struct {
@@ -54,13 +54,13 @@ func TestKeptWhileUnsaid(t *testing.T) {
 		t.Log("another host has the subnet")
 		put(t, m, own, attrs(other), subnet.LeaseTTL)
 		time.Sleep(10 * time.Second)
-		mind.change(me, nil)
+		desired.change(me, nil)
 		time.Sleep(10 * time.Second)
 		if h.own() == own || find(t, m, h.own()) == nil {
 			t.Errorf("held is %s", h.own())
 		}
-		if trouble.n.Load() > 0 {
-			t.Error("the store was said to be in trouble")
+		if outages.n.Load() > 0 {
+			t.Error("an outage of the store was reported")
 		}
 	})
 }
@@ -123,17 +123,17 @@ func TestRefreshIsNoSignOfLife(t *testing.T) {
 		client := m.Join()
 		_, option, refresh := changing()
 		var down atomic.Bool
-		start(t, client, me, option, func(k *subnet.Keeper) { k.Trouble = func(why error) { down.Store(why != nil) } })
+		start(t, client, me, option, func(k *subnet.Keeper) { k.StoreDown = func(why error) { down.Store(why != nil) } })
 		client.Fail(errDown)
 		client.DropWatches(errDown)
 		time.Sleep(10 * time.Second)
 		if !down.Load() {
-			t.Fatal("no trouble with a store that is down")
+			t.Fatal("no outage of a store that is down was reported")
 		}
 		refresh <- struct{}{}
 		synctest.Wait()
 		if !down.Load() {
-			t.Error("the store is down and was said to be well")
+			t.Error("the end of the outage was reported while the store is down")
 		}
 	})
 }

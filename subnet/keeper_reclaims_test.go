@@ -130,7 +130,7 @@ func TestChangedByHand(t *testing.T) {
 
 // Another host of the same public address wants the lease to say something
 // else.
-func TestFight(t *testing.T) {
+func TestConflictingWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		lines := logged(t)
 		m := newStore(config)
@@ -163,7 +163,7 @@ func TestFight(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		h.want(t, own)
 		if l := find(t, m, own); l.Attrs != attrs(me) {
-			t.Errorf("after the fight the store holds %+v", l)
+			t.Errorf("after the conflicting writes the store holds %+v", l)
 		}
 	})
 }

@@ -13,22 +13,22 @@ import (
 	"flanneld/subnet/subnettest"
 )
 
-// mind is what a host wants its lease to say.
-type mind struct {
+// desired is what Prepare returns: what the lease has to say, or why that is not known.
+type desired struct {
 	mu     sync.Mutex
 	public string
-	fail   error // why it cannot say
+	fail   error // of Prepare
 }
 
-func (m *mind) change(public string, fail error) {
+func (m *desired) change(public string, fail error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.public, m.fail = public, fail
 }
 
-// changing gives a keeper's host a mind that can be changed.
-func changing() (m *mind, o option, refresh chan struct{}) {
-	m, refresh = &mind{public: me}, make(chan struct{}, 1)
+// changing lets a test change what Prepare returns.
+func changing() (m *desired, o option, refresh chan struct{}) {
+	m, refresh = &desired{public: me}, make(chan struct{}, 1)
 	return m, func(k *subnet.Keeper) {
 		k.Refresh = refresh
 		k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
@@ -44,7 +44,7 @@ func TestRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const later = "192.168.0.77"
 		m := newStore(config)
-		mind, option, refresh := changing()
+		desired, option, refresh := changing()
 		h := start(t, m, me, option)
 		before := h.held().Own
 		says := func() string {
@@ -65,20 +65,20 @@ func TestRefresh(t *testing.T) {
 			t.Error("nothing changed, and the lease was written")
 		}
 
-		mind.change(later, nil)
+		desired.change(later, nil)
 		refresh <- struct{}{}
 		if got := says(); got != later || h.held().Own.PublicIP.String() != later {
 			t.Errorf("the lease says %s, held is %s", got, h.held().Own.PublicIP)
 		}
 
 		t.Log("this host cannot say for now what it wants")
-		mind.change(me, errors.New("no"))
+		desired.change(me, errors.New("no"))
 		refresh <- struct{}{}
 		time.Sleep(time.Minute)
 		if got := says(); got != later {
 			t.Errorf("the lease says %s", got)
 		}
-		mind.change(me, nil)
+		desired.change(me, nil)
 		time.Sleep(5 * time.Second)
 		if got := says(); got != me {
 			t.Errorf("the lease says %s", got)
@@ -86,7 +86,7 @@ func TestRefresh(t *testing.T) {
 
 		t.Log("the store cannot be written for now")
 		m.Fail(errDown, subnettest.Update)
-		mind.change(later, nil)
+		desired.change(later, nil)
 		refresh <- struct{}{}
 		time.Sleep(time.Minute)
 		if got := says(); got != me {

@@ -33,6 +33,14 @@ type Attrs struct {
 	Challenger string
 }
 
+// SameMachine reports whether two texts that leases say as Machine are of one
+// machine. Its name is for people, and may change: what counts is the ID, after the
+// last space. Without an ID, the whole text counts.
+func SameMachine(a, b string) bool {
+	id := a[strings.LastIndexByte(a, ' ')+1:]
+	return a == b || id != "" && id != a && strings.HasSuffix(b, " "+id)
+}
+
 // Lease is a subnet in the hands of one host. A Lease that has been handed out
 // is never changed; many snapshots share it.
 type Lease struct {

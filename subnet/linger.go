@@ -60,19 +60,22 @@ func (g *Linger) Gone() []Vanished {
 
 // Apply takes the leases of the other hosts, by subnet, as of now. It returns
 // them together with those that vanished a short while ago, by subnet, and when
-// the first of these is over; the zero time if there are none.
-func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lease, next time.Time) {
-	vanished := missing(g.last, peers)
-	gone := make(map[ip.Subnet]time.Time, len(vanished))
-	still := vanished[:0]
-	for _, l := range vanished {
+// the first of these is over; the zero time if there are none. What may not linger goes at
+// once.
+func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time, may func(*Lease) bool) (all []*Lease, next time.Time) {
+	gone := make(map[ip.Subnet]time.Time)
+	var still []*Lease
+	for l, is := range Changes(g.last, peers) {
+		if is != nil {
+			continue
+		}
 		since, known := g.gone[l.Subnet]
 		if !known {
 			since = now
 		}
 		end := since.Add(LingerTime)
 		host := ip.Subnet{V4: netip.PrefixFrom(l.PublicIP.V4, 32)} // packets to it could go round in circles
-		if !now.Before(end) || l.Subnet.Overlaps(own) || overlapsAny(peers, l.Subnet) || overlapsAny(peers, host) {
+		if !now.Before(end) || l.Subnet.Overlaps(own) || overlapsAny(peers, l.Subnet) || overlapsAny(peers, host) || !may(l) {
 			continue
 		}
 		gone[l.Subnet] = since
@@ -83,29 +86,10 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time) (all []*Lea
 	}
 	all = peers
 	if len(still) > 0 {
-		all = merge(peers, still)
+		all = splice(peers, nil, still)
 	}
 	g.last, g.gone = all, gone
 	return all, next
-}
-
-// Filter has only those leases linger that keep returns, by subnet.
-func (g *Linger) Filter(keep func([]*Lease) []*Lease) { g.last = keep(g.last) }
-
-// Forget takes leases out of force at once.
-func (g *Linger) Forget(gone map[ip.Subnet]bool) {
-	g.last = slices.DeleteFunc(slices.Clone(g.last), func(l *Lease) bool { return gone[l.Subnet] })
-}
-
-// merge returns many leases together with a few others. All are by subnet.
-func merge(many, few []*Lease) []*Lease {
-	all := make([]*Lease, 0, len(many)+len(few))
-	for _, l := range few {
-		i, _ := search(many, l.Subnet)
-		all = append(append(all, many[:i]...), l)
-		many = many[i:]
-	}
-	return append(all, many...)
 }
 
 // overlapsAny reports whether s overlaps the subnet of a lease. These are by subnet and
@@ -113,22 +97,4 @@ func merge(many, few []*Lease) []*Lease {
 func overlapsAny(leases []*Lease, s ip.Subnet) bool {
 	i, _ := search(leases, s)
 	return i < len(leases) && leases[i].Subnet.Overlaps(s) || i > 0 && leases[i-1].Subnet.Overlaps(s)
-}
-
-// missing returns the leases of which there is none in now with the same
-// subnet. Both are by subnet.
-func missing(before, now []*Lease) (gone []*Lease) {
-	for _, l := range before {
-		if len(now) > 0 && now[0] == l {
-			now = now[1:]
-			continue
-		}
-		for len(now) > 0 && now[0].Subnet.Compare(l.Subnet) < 0 {
-			now = now[1:]
-		}
-		if len(now) == 0 || now[0].Subnet != l.Subnet {
-			gone = append(gone, l)
-		}
-	}
-	return gone
 }

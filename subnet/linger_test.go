@@ -13,6 +13,9 @@ func leaseOf(p string) *Lease {
 	return &Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix(p))}
 }
 
+// anyLease: each lease may linger.
+func anyLease(*Lease) bool { return true }
+
 func subnetsOf(leases []*Lease) string {
 	var s []string
 	for _, l := range leases {
@@ -43,7 +46,7 @@ func TestLinger(t *testing.T) {
 		{14 * time.Second, []*Lease{a}, none, "10.5.1.0/24 10.5.3.0/24 10.5.4.0/24", 24 * time.Second},
 		{24 * time.Second, []*Lease{a}, none, "10.5.1.0/24", 0},
 	} {
-		got, next := g.Apply(step.peers, step.own, start.Add(step.after))
+		got, next := g.Apply(step.peers, step.own, start.Add(step.after), anyLease)
 		if s := subnetsOf(got); s != step.want {
 			t.Errorf("after %s: %s, want %s", step.after, s, step.want)
 		}
@@ -60,19 +63,18 @@ func TestLinger(t *testing.T) {
 // What is gone makes room for what comes, and what may not stay goes at once.
 func TestLingerMakesRoom(t *testing.T) {
 	a, b, c := leaseOf("10.5.0.0/21"), leaseOf("10.5.8.0/24"), leaseOf("10.5.9.0/24")
-	for _, news := range []string{"10.5.0.0/24", "10.5.3.0/24", "10.5.7.0/24", "10.5.0.0/16"} {
+	for _, arrival := range []string{"10.5.0.0/24", "10.5.3.0/24", "10.5.7.0/24", "10.5.0.0/16"} {
 		var g Linger
 		now := time.Now()
-		g.Apply([]*Lease{a, c}, ip.Subnet{}, now)
-		if got, _ := g.Apply([]*Lease{leaseOf(news)}, ip.Subnet{}, now); strings.Contains(subnetsOf(got), "10.5.0.0/21") {
-			t.Errorf("beside %s there is still 10.5.0.0/21", news)
+		g.Apply([]*Lease{a, c}, ip.Subnet{}, now, anyLease)
+		if got, _ := g.Apply([]*Lease{leaseOf(arrival)}, ip.Subnet{}, now, anyLease); strings.Contains(subnetsOf(got), "10.5.0.0/21") {
+			t.Errorf("beside %s there is still 10.5.0.0/21", arrival)
 		}
 	}
 	var g Linger
 	now := time.Now()
-	g.Apply([]*Lease{a, b, c}, ip.Subnet{}, now)
-	g.Forget(map[ip.Subnet]bool{b.Subnet: true})
-	if got, _ := g.Apply([]*Lease{a}, ip.Subnet{}, now); subnetsOf(got) != "10.5.0.0/21 10.5.9.0/24" {
+	g.Apply([]*Lease{a, b, c}, ip.Subnet{}, now, anyLease)
+	if got, _ := g.Apply([]*Lease{a}, ip.Subnet{}, now, func(l *Lease) bool { return l != b }); subnetsOf(got) != "10.5.0.0/21 10.5.9.0/24" {
 		t.Errorf("in force are %s", subnetsOf(got))
 	}
 }
@@ -98,7 +100,7 @@ func TestLingerResumes(t *testing.T) {
 		{6 * time.Second, "10.5.1.0/24 10.5.2.0/24 10.5.5.0/24"},
 		{10 * time.Second, "10.5.1.0/24"},
 	} {
-		got, _ := g.Apply([]*Lease{a}, none, start.Add(step.after))
+		got, _ := g.Apply([]*Lease{a}, none, start.Add(step.after), anyLease)
 		if s := subnetsOf(got); s != step.want {
 			t.Errorf("after %s: %s, want %s", step.after, s, step.want)
 		}
@@ -106,12 +108,12 @@ func TestLingerResumes(t *testing.T) {
 
 	g = Linger{}
 	g.Resume([]*Lease{a, b}, saved[:1], start)
-	g.Apply([]*Lease{a}, none, start.Add(time.Second))
+	g.Apply([]*Lease{a}, none, start.Add(time.Second), anyLease)
 	gone := g.Gone()
 	if len(gone) != 2 || gone[0].Lease != b || !gone[0].Since.Equal(start.Add(time.Second)) || gone[1].Lease != c || !gone[1].Since.Equal(start.Add(-4*time.Second)) {
 		t.Errorf("gone are %v", gone)
 	}
-	g.Apply([]*Lease{a, c}, none, start.Add(time.Minute))
+	g.Apply([]*Lease{a, c}, none, start.Add(time.Minute), anyLease)
 	if gone := g.Gone(); gone != nil {
 		t.Errorf("gone are %v", gone)
 	}
@@ -128,8 +130,8 @@ func TestLingerInsideAnother(t *testing.T) {
 	}
 	a, b := lease("10.5.3.0/24", "10.5.200.9"), lease("10.5.4.0/24", "10.5.201.9")
 	var g Linger
-	g.Apply([]*Lease{a, b}, ip.Subnet{}, now)
-	if got, _ := g.Apply([]*Lease{lease("10.5.200.0/24", "10.5.3.9")}, ip.Subnet{}, now); subnetsOf(got) != "10.5.4.0/24 10.5.200.0/24" {
+	g.Apply([]*Lease{a, b}, ip.Subnet{}, now, anyLease)
+	if got, _ := g.Apply([]*Lease{lease("10.5.200.0/24", "10.5.3.9")}, ip.Subnet{}, now, anyLease); subnetsOf(got) != "10.5.4.0/24 10.5.200.0/24" {
 		t.Errorf("in force are %s", subnetsOf(got))
 	}
 }

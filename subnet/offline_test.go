@@ -17,7 +17,7 @@ import (
 )
 
 // savedHere has the keeper start with what a holding was, if it can't reach its
-// store. dir is from outside the bubble.
+// store. dir has to be made outside of synctest.
 func savedHere(t *testing.T, dir string, h subnet.Holding) option {
 	t.Helper()
 	path := filepath.Join(dir, "state.json")
@@ -154,7 +154,7 @@ func TestOfflineLater(t *testing.T) {
 		time.Sleep(time.Hour)
 		h.want(t, "none")
 		if n := strings.Count(log(), "no interface"); n < 1 || n > 61 {
-			t.Errorf("in an hour it was said %d times", n)
+			t.Errorf("logged %d times in an hour", n)
 		}
 		mu.Lock()
 		late = nil

@@ -52,7 +52,7 @@ func TestConfigChanged(t *testing.T) {
 				t.Fatalf("with %s the Network is %s, want %s", step.config, got, step.network)
 			}
 			if got := h.held().Unfollowed; !strings.Contains(got, step.refused) || (got == "") != (step.refused == "") {
-				t.Errorf("of %s is said %q, want %q", step.config, got, step.refused)
+				t.Errorf("with %s the reason is %q, want %q", step.config, got, step.refused)
 			}
 			if step.refused != "" {
 				time.Sleep(10 * time.Minute)
@@ -115,7 +115,7 @@ func TestConfigChangesLease(t *testing.T) {
 			m.SetConfig(fmt.Sprintf(`{"Network":"10.5.0.0/16","SubnetLen":%d}`, 26+i))
 			says(fmt.Sprint(25 + i))
 			if got := h.held().Unfollowed; got != err.Error() {
-				t.Errorf("it is said that %q", got)
+				t.Errorf("the reason is %q", got)
 			}
 			refuse.Store(nil)
 			if i == 0 {
@@ -125,7 +125,7 @@ func TestConfigChangesLease(t *testing.T) {
 			}
 			says(fmt.Sprint(26 + i))
 			if got := h.held().Unfollowed; got != "" {
-				t.Errorf("it is said that %q", got)
+				t.Errorf("the reason is %q", got)
 			}
 		}
 		// While the lease cannot be written, the configuration is followed all the same.
@@ -165,7 +165,7 @@ func TestStoreWiped(t *testing.T) {
 			t.Errorf("the store holds %v", l)
 		}
 		if !strings.Contains(text(), "claimed it again; the network configuration is not there any more") || !strings.Contains(h.held().Unfollowed, "was deleted") {
-			t.Errorf("it says %q and logs %q", h.held().Unfollowed, text())
+			t.Errorf("the reason is %q, the log %q", h.held().Unfollowed, text())
 		}
 		if n := strings.Count(text(), "\n") - before; n > 2 { // and that the store is reached again
 			t.Errorf("%d lines: %s", n, text())
@@ -173,7 +173,7 @@ func TestStoreWiped(t *testing.T) {
 		m.SetConfig(config)
 		synctest.Wait()
 		if got := h.held().Unfollowed; got != "" {
-			t.Errorf("it says %q", got)
+			t.Errorf("the reason is %q", got)
 		}
 	})
 }
@@ -198,7 +198,7 @@ func TestConfigTriedAgain(t *testing.T) {
 		busy.Store(false)
 		time.Sleep(4 * time.Second)
 		if c := h.held(); c.Unfollowed != "" || c.Config.V4.SubnetLen != 25 {
-			t.Errorf("the SubnetLen is %d, and it is said that %q", c.Config.V4.SubnetLen, c.Unfollowed)
+			t.Errorf("the SubnetLen is %d, and the reason is %q", c.Config.V4.SubnetLen, c.Unfollowed)
 		}
 	})
 }

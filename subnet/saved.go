@@ -49,31 +49,23 @@ func (h Holding) Save(path, store string, vanished ...Vanished) error {
 		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(), Holder: h.Holder,
 		Leases: make([]savedLease, 0, len(h.Snapshot.Leases)),
 	}
-	save := func(l *Lease) (savedLease, error) {
+	var failed error
+	save := func(l *Lease) savedLease {
 		value, err := l.Value()
-		return savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision}, err
+		failed = errors.Join(failed, err)
+		return savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision}
 	}
-	own, err := save(h.Own)
-	j.Leases = append(j.Leases, own)
+	j.Leases = append(j.Leases, save(h.Own))
 	for _, l := range h.Snapshot.Leases {
-		if l.Subnet != h.Own.Subnet && err == nil {
-			var s savedLease
-			s, err = save(l)
-			j.Leases = append(j.Leases, s)
+		if l.Subnet != h.Own.Subnet {
+			j.Leases = append(j.Leases, save(l))
 		}
 	}
 	for _, v := range vanished {
-		if err == nil {
-			var s savedLease
-			s, err = save(v.Lease)
-			j.Vanished = append(j.Vanished, savedVanished{s, j.At.Add(v.Since.Sub(j.At))})
-		}
+		j.Vanished = append(j.Vanished, savedVanished{save(v.Lease), j.At.Add(v.Since.Sub(j.At))})
 	}
-	var content []byte
-	if err == nil {
-		content, err = json.Marshal(j)
-	}
-	if err != nil {
+	content, err := json.Marshal(j)
+	if err = errors.Join(failed, err); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return file.Write(path, append(content, '\n'))
@@ -140,12 +132,11 @@ func parseSaved(content []byte, store string) (Saved, error) {
 // for when other hosts' leases end.
 func (h Holding) SameSaved(other Holding) bool {
 	a, b := h.Own, other.Own
-	if h.Config.raw != other.Config.raw || h.Holder != other.Holder || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || a.Expires.Sub(b.Expires).Abs() > time.Second ||
-		len(h.Snapshot.Leases) != len(other.Snapshot.Leases) {
+	if h.Config.raw != other.Config.raw || h.Holder != other.Holder || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || a.Expires.Sub(b.Expires).Abs() > time.Second {
 		return false
 	}
-	for i, l := range h.Snapshot.Leases {
-		if o := other.Snapshot.Leases[i]; l != o && (l.Subnet != o.Subnet || l.Attrs != o.Attrs || l.Reserved() != o.Reserved()) {
+	for l, o := range Changes(h.Snapshot.Leases, other.Snapshot.Leases) {
+		if l == nil || o == nil || l.Attrs != o.Attrs || l.Reserved() != o.Reserved() {
 			return false
 		}
 	}

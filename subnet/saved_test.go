@@ -1,8 +1,8 @@
 package subnet
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -123,34 +123,40 @@ func TestSameSaved(t *testing.T) {
 func TestSavedUsable(t *testing.T) {
 	h := saveable(t)
 	attrs := h.Own.Attrs
-	for want, change := range map[string]func(*Saved, *Keeper){
-		"":                          func(*Saved, *Keeper) {},
-		"yet to come":               func(s *Saved, _ *Keeper) { s.At = s.At.Add(time.Hour) },
-		"ended at":                  func(s *Saved, _ *Keeper) { s.Own.Expires = time.Now().Add(-time.Second) },
-		"does not fit":              func(s *Saved, _ *Keeper) { s.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.6.1.0/24")) },
-		"of another public address": func(_ *Saved, _ *Keeper) { attrs.PublicIP.V4 = netip.MustParseAddr("192.0.2.9") },
-		"that of the machine other, and this one is here": func(s *Saved, _ *Keeper) {
+	var previous ip.Subnet
+	var failure error // of Prepare
+	for want, change := range map[string]func(*Saved){
+		"":                          func(*Saved) {},
+		"yet to come":               func(s *Saved) { s.At = s.At.Add(time.Hour) },
+		"ended at":                  func(s *Saved) { s.Own.Expires = time.Now().Add(-time.Second) },
+		"does not fit":              func(s *Saved) { s.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.6.1.0/24")) },
+		"of another public address": func(*Saved) { attrs.PublicIP.V4 = netip.MustParseAddr("192.0.2.9") },
+		"that of the machine other, and this one is here": func(s *Saved) {
 			s.Own.Machine, attrs.Machine = "other", "here"
 		},
 		// As of a host that shares the folder and was made from the same image.
-		"that of another public address": func(s *Saved, k *Keeper) {
+		"that of another public address": func(s *Saved) {
 			s.Own.Machine, attrs.Machine, attrs.PublicIP.V4 = "one 1f", "other 1f", netip.MustParseAddr("192.0.2.9")
-			k.Previous = ip.SubnetOf(netip.MustParsePrefix("10.5.77.0/24"))
+			previous = ip.SubnetOf(netip.MustParsePrefix("10.5.77.0/24"))
 		},
-		"no interface": func(_ *Saved, k *Keeper) {
-			k.Prepare = func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error) {
-				return Attrs{}, nil, errors.New("no interface")
-			}
-		},
+		"no interface": func(*Saved) { failure = errors.New("no interface") },
 	} {
-		attrs = h.Own.Attrs
+		attrs, previous, failure = h.Own.Attrs, ip.Subnet{}, nil
 		own := *h.Own
-		s := Saved{At: time.Now().Add(-time.Minute), Holding: h}
-		s.Own = &own
-		k := &Keeper{Prepare: func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error) { return attrs, nil, nil }}
-		change(&s, k)
-		if err := k.usable(t.Context(), s); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v, want one with %q", err, want)
+		saved := Saved{At: time.Now().Add(-time.Minute), Holding: h}
+		saved.Own = &own
+		change(&saved)
+		s := state{
+			identity: identity{previous: previous}, saved: recollection{exists: true, loaded: true, Saved: saved},
+			todo: []goal{adoptSaved{}},
+		}
+		now := moment{at: time.Now()}
+		s, a, reports := decide(s, nil, now)
+		if _, asks := a.(prepare); asks {
+			s, _, reports = decide(s, answer{attrs: attrs, err: failure}, now)
+		}
+		if usable := s.mode == offline; usable != (want == "") || !strings.Contains(fmt.Sprint(reports), want) {
+			t.Errorf("usable is %t, the reports are %v, want %q", usable, reports, want)
 		}
 	}
 }

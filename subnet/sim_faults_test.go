@@ -60,11 +60,11 @@ func (s *sim) freeze(h *simHost) {
 	defer s.mu.Unlock()
 	p := h.daemon
 	if p.frozen == nil {
-		s.say("%s is frozen", h.public)
+		s.logLocked("%s is frozen", h.public)
 		p.frozen = make(chan struct{})
 		return
 	}
-	s.say("%s goes on", h.public)
+	s.logLocked("%s goes on", h.public)
 	close(p.frozen)
 	p.frozen = nil
 }
@@ -142,7 +142,7 @@ func (s *sim) cut(h *simHost) {
 func (s *sim) link(h *simHost, l link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.say("the link of %s is %+v", h.public, l)
+	s.logLocked("the link of %s is %+v", h.public, l)
 	if h.link.dark {
 		close(h.light)
 		h.light = make(chan struct{})
@@ -152,7 +152,7 @@ func (s *sim) link(h *simHost, l link) {
 
 // heal ends all that lasts.
 func (s *sim) heal() {
-	s.tell("all is well")
+	s.log("all is well")
 	s.store.SetConfig(s.config)
 	for _, h := range s.hosts {
 		s.link(h, link{})
@@ -175,7 +175,7 @@ func (s *sim) deleted() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	subnet := s.someSubnet()
-	s.say("%s is deleted", subnet)
+	s.logLocked("%s is deleted", subnet)
 	s.rob(subnet)
 	s.store.DeleteRaw(subnet.Key())
 }
@@ -204,7 +204,7 @@ func (s *sim) put(value string) {
 	case 1:
 		ttl = some(s.random, time.Minute)
 	}
-	s.say("%s is written for %s: %s", subnet, ttl, value)
+	s.logLocked("%s is written for %s: %s", subnet, ttl, value)
 	s.rob(subnet)
 	s.store.PutRaw(subnet.Key(), value, ttl)
 }
@@ -214,7 +214,7 @@ func (s *sim) breakWatches() {
 	one := s.random.IntN(2 * len(s.hosts))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.say("connections break")
+	s.logLocked("connections break")
 	for i, h := range s.hosts {
 		if one >= len(s.hosts) || one == i {
 			close(h.broken)
@@ -228,7 +228,7 @@ func (s *sim) breakWatches() {
 func (s *sim) replace(with subnet.Snapshot) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.say("the store is replaced by one with %v", with)
+	s.logLocked("the store is replaced by one with %v", with)
 	base := s.lowest - revisions
 	if s.random.IntN(2) == 0 {
 		base = s.highest + revisions
@@ -255,6 +255,6 @@ func (s *sim) replace(with subnet.Snapshot) {
 
 // unconfigure removes the configuration, until all is well.
 func (s *sim) unconfigure() {
-	s.tell("there is no configuration")
+	s.log("there is no configuration")
 	s.store.UnsetConfig()
 }

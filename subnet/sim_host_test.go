@@ -78,7 +78,7 @@ func (s *sim) start(h *simHost, knows bool) {
 	if s.random.IntN(2) == 0 {
 		saved = subnet.Saved{}
 	}
-	s.say("%s starts, formerly %s, with %v saved", h.public, p.previous, saved.Own)
+	s.logLocked("%s starts, formerly %s, with %v saved", h.public, p.previous, saved.Own)
 	h.daemon = p
 	began := time.Now()
 	k := &subnet.Keeper{
@@ -89,7 +89,7 @@ func (s *sim) start(h *simHost, knows bool) {
 			return h.attrs, nil, nil
 		},
 		Changed:  p.changed,
-		Waiting:  func(text string) { s.tell("%s: %s", h.public, text) },
+		Waiting:  func(text string) { s.log("%s: %s", h.public, text) },
 		Boottime: func() time.Duration { return time.Since(began) },
 		Saved: func() (subnet.Saved, error) {
 			if saved.Own == nil {
@@ -116,7 +116,7 @@ func (s *sim) stop(h *simHost) {
 	s.mu.Lock()
 	p := h.daemon
 	h.daemon = nil
-	s.say("%s stops", h.public)
+	s.logLocked("%s stops", h.public)
 	s.mu.Unlock()
 	p.kill()
 }
@@ -130,7 +130,7 @@ func (p *process) changed(h subnet.Holding) {
 	first := p.holding.Own == nil
 	p.holding = h
 	p.host.saved = subnet.Saved{At: time.Now(), Holding: h}
-	p.sim.say("%s has %s of revision %d until %s, held by %q", p.host.public, h.Own.Subnet, h.Own.Revision, h.Own.Expires, h.Holder)
+	p.sim.logLocked("%s has %s of revision %d until %s, held by %q", p.host.public, h.Own.Subnet, h.Own.Revision, h.Own.Expires, h.Holder)
 	if h.Holder == "" {
 		p.host.env = h.Own.Subnet
 	}

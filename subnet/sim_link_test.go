@@ -15,7 +15,7 @@ type link struct {
 	lost   float64       // this share of requests never arrives
 	mute   float64       // this share of answers never arrives
 	late   float64       // this share of requests arrives when nobody waits for it any more
-	refuse bool          // the host is told at once of a request that is lost
+	refuse bool          // the host learns at once of a request that is lost
 	slow   time.Duration // how long a message takes, at most
 	dark   bool          // the watch brings nothing, and does not end
 }
@@ -41,7 +41,7 @@ func some(r *rand.Rand, most time.Duration) time.Duration {
 type trip struct {
 	arrives, answered bool
 	there, back       time.Duration
-	refused           bool // the host is told that it does not arrive
+	refused           bool // the host learns that it does not arrive
 	latest            bool // an answer is taken although the time for it is over
 }
 
@@ -87,7 +87,7 @@ func ask[T any](ctx context.Context, p *process, what string, do func() (T, erro
 		p.sim.mu.Lock()
 		defer p.sim.mu.Unlock()
 		answer, err = do()
-		p.sim.say("%s: %s: %v %v", p.host.public, what, answer, err)
+		p.sim.logLocked("%s: %s: %v %v", p.host.public, what, answer, err)
 	}
 	var done, refused <-chan time.Time
 	switch {
@@ -223,7 +223,7 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 		return err
 	}
 	var latest subnet.Snapshot // under sim.mu
-	news := make(chan struct{}, 1)
+	arrived := make(chan struct{}, 1)
 	ended := make(chan struct{})
 	inner, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); <-ended }()
@@ -234,7 +234,7 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 			defer p.sim.mu.Unlock()
 			latest = s
 			select {
-			case news <- struct{}{}:
+			case arrived <- struct{}{}:
 			default:
 			}
 		})
@@ -245,7 +245,7 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 			return ctx.Err()
 		case <-broken:
 			return errCut
-		case <-news:
+		case <-arrived:
 		}
 		select {
 		case <-broken: // at the same time
@@ -259,7 +259,7 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 		p.sim.mu.Lock()
 		s, slow := latest, p.host.link.slow
 		select {
-		case <-news:
+		case <-arrived:
 		default:
 		}
 		p.sim.mu.Unlock()
@@ -278,7 +278,7 @@ func (p *process) Watch(ctx context.Context, yield func(subnet.Snapshot)) error 
 				return err
 			}
 		}
-		p.sim.tell("%s: watch: %v", p.host.public, s)
+		p.sim.log("%s: watch: %v", p.host.public, s)
 		yield(s)
 	}
 }

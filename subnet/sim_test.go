@@ -29,7 +29,7 @@ const (
 	// settleTime is how soon after the last fault all is as it should be: a
 	// request may hang for ten seconds more, and a slow message be on its way.
 	settleTime = 45 * time.Second
-	// timeMost is how long histories may take, unless it is said how many.
+	// timeMost is how long histories may take, unless their number is given.
 	timeMost = 40 * time.Second
 	// revisions is how many revisions each store has for itself.
 	revisions = 1_000_000
@@ -63,11 +63,11 @@ type sim struct {
 	calm            bool   // nothing happens, and all is well
 	failure         string // the first one
 	story           []string
-	tellAll         bool
+	verbose         bool
 }
 
 // TestSimulation lives 10,000 histories, or as many as there is time for.
-// LEASE_SIM_HISTORIES has it live so many; LEASE_SIM_SEED has it tell one.
+// LEASE_SIM_HISTORIES has it live so many; LEASE_SIM_SEED has it print one.
 func TestSimulation(t *testing.T) {
 	quietly(t)
 	if seed, is := number(t, "LEASE_SIM_SEED"); is {
@@ -93,7 +93,7 @@ func TestSimulation(t *testing.T) {
 				t.Parallel()
 				for n := lived.Add(1); n <= histories && (is || time.Since(began) < timeMost); n = lived.Add(1) {
 					if s := history(t, first+n, false); s.failure != "" {
-						t.Fatalf("LEASE_SIM_SEED=%d tells how, in history %d: %s", first+n, n, s.failure)
+						t.Fatalf("LEASE_SIM_SEED=%d shows how, in history %d: %s", first+n, n, s.failure)
 					}
 				}
 			})
@@ -147,8 +147,8 @@ func quietly(t *testing.T) {
 }
 
 // history lives the history of a seed.
-func history(t *testing.T, seed uint64, tell bool) *sim {
-	s := &sim{random: rand.New(rand.NewPCG(seed, 0)), taken: make(map[ip.Subnet]moment), tellAll: tell}
+func history(t *testing.T, seed uint64, verbose bool) *sim {
+	s := &sim{random: rand.New(rand.NewPCG(seed, 0)), taken: make(map[ip.Subnet]moment), verbose: verbose}
 	synctest.Test(t, func(*testing.T) {
 		s.began = time.Now()
 		s.set()
@@ -213,7 +213,7 @@ func (s *sim) pause() {
 	time.Sleep(some(s.random, most))
 }
 
-// content reports whether no daemon waits for anything, or is told at once that it
+// content reports whether no daemon waits for anything, or learns at once that it
 // cannot have it.
 func (s *sim) content() bool {
 	s.mu.Lock()
@@ -274,20 +274,20 @@ func (s *sim) fail(format string, a ...any) {
 	if s.failure == "" {
 		s.failure = fmt.Sprintf(format, a...)
 	}
-	s.say("FAILURE: "+format, a...)
+	s.logLocked("FAILURE: "+format, a...)
 }
 
-// say adds a line to the story. The caller holds the lock.
-func (s *sim) say(format string, a ...any) {
-	if s.tellAll {
+// logLocked adds a line to the story. The caller holds the lock.
+func (s *sim) logLocked(format string, a ...any) {
+	if s.verbose {
 		s.story = append(s.story, fmt.Sprintf("%12.6f ", time.Since(s.began).Seconds())+fmt.Sprintf(format, a...))
 	}
 }
 
-func (s *sim) tell(format string, a ...any) {
-	if s.tellAll {
+func (s *sim) log(format string, a ...any) {
+	if s.verbose {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.say(format, a...)
+		s.logLocked(format, a...)
 	}
 }

@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,8 +67,14 @@ func (s Snapshot) Find(subnet ip.Subnet) *Lease {
 	return nil
 }
 
-func search(leases []*Lease, s ip.Subnet) (int, bool) {
-	return slices.BinarySearchFunc(leases, s, func(l *Lease, s ip.Subnet) int { return l.Subnet.Compare(s) })
+// problem returns why the lease of a subnet cannot be read, if so.
+func (s Snapshot) problem(subnet ip.Subnet) (Problem, bool) {
+	for _, p := range s.Problems {
+		if p.Subnet == subnet {
+			return p, true
+		}
+	}
+	return Problem{}, false
 }
 
 // Entry is a lease as a key-value store holds it.
@@ -135,34 +142,25 @@ func (a *Assembler) Put(e Entry) {
 		}
 		a.problems[e.Key] = *r.problem
 	}
-	l := r.lease
-	if l == nil {
-		return
+	if r.lease != nil {
+		a.leases = splice(a.leases, a.at(r.lease.Subnet), []*Lease{r.lease})
 	}
-	i, found := search(a.leases, l.Subnet)
-	if found {
-		a.leases = slices.Clone(a.leases)
-		a.leases[i] = l
-		return
-	}
-	leases := make([]*Lease, 0, len(a.leases)+1)
-	leases = append(leases, a.leases[:i]...)
-	leases = append(leases, l)
-	a.leases = append(leases, a.leases[i:]...)
 }
 
 // Remove takes the key of an entry that is gone.
 func (a *Assembler) Remove(key string) {
 	delete(a.problems, key)
-	s, err := ip.ParseKey(key)
-	if err != nil {
-		return
+	if s, err := ip.ParseKey(key); err == nil {
+		a.leases = splice(a.leases, a.at(s), nil)
 	}
+}
+
+// at returns the lease of a subnet, if there is one.
+func (a *Assembler) at(s ip.Subnet) []*Lease {
 	if i, found := search(a.leases, s); found {
-		leases := make([]*Lease, 0, len(a.leases)-1)
-		leases = append(leases, a.leases[:i]...)
-		a.leases = append(leases, a.leases[i+1:]...)
+		return a.leases[i : i+1]
 	}
+	return nil
 }
 
 // Snapshot returns what has been taken so far.
@@ -176,15 +174,7 @@ func (a *Assembler) Snapshot(revision uint64) Snapshot {
 }
 
 func sortProblems(ps []Problem) {
-	slices.SortFunc(ps, func(x, y Problem) int {
-		switch {
-		case x.Key < y.Key:
-			return -1
-		case x.Key > y.Key:
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(ps, func(x, y Problem) int { return strings.Compare(x.Key, y.Key) })
 }
 
 // reading is what an entry says.

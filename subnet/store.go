@@ -21,6 +21,16 @@ var (
 	ErrChanged = errors.New("the lease was changed meanwhile")
 )
 
+// steady is what a store says of a failure that stays the same, without which subnet was
+// asked for this time.
+func steady(err error) string {
+	var s interface{ Steady() string }
+	if errors.As(err, &s) {
+		return s.Steady()
+	}
+	return err.Error()
+}
+
 // Store holds the configuration and the leases of one network. Every write is
 // compare-and-swap. Any error other than those above means that the store
 // could not be asked, or that it is unknown whether it did what it was asked.

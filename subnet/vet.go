@@ -3,6 +3,7 @@ package subnet
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -50,12 +51,12 @@ type Vetter struct {
 	config *Config
 	own    Lease
 	self   Self
-	local  []netip.Prefix // as of Config.Local
-	last   []*Lease       // that the verdicts are about
-	mine   *Lease         // the one of last that is this host's; nil for none
-	alone  []refusal      // of what cannot be used, whatever else there is; by subnet
-	beside []refusal      // of what cannot be used beside others
-	hosts  []hostAt       // the public addresses inside Network of the others, by address
+	local  []netip.Prefix     // as of Config.Local
+	last   []*Lease           // that the verdicts are about
+	fit    []*Lease           // those of last that can be used, each by itself
+	alone  map[*Lease]refusal // of what cannot be used, whatever else there is
+	beside []refusal          // of what cannot be used beside others; by subnet
+	hosts  []hostAt           // the public addresses inside Network of the others, by address
 
 	refused []Problem // alone and beside, by key; there may be thousands
 	current bool      // refused is of them as they are now
@@ -78,21 +79,21 @@ type hostAt struct {
 // Vet takes a snapshot. own is this host's lease.
 func (v *Vetter) Vet(c *Config, own *Lease, self Self, s Snapshot) (peers []*Lease, problems []Problem) {
 	if v.config != c || v.own.Subnet != own.Subnet || v.own.PublicIP != own.PublicIP || !v.self.equal(self) {
-		*v = Vetter{config: c, own: *own, self: self, local: c.Local(self.Addr, self.Link)}
+		*v = Vetter{config: c, own: *own, self: self, local: c.Local(self.Addr, self.Link), alone: make(map[*Lease]refusal)}
 	}
-	fit, come, gone := v.sort(s.Leases)
+	come, gone := v.sort(s.Leases)
 	if slices.ContainsFunc(gone, v.concerns) || slices.ContainsFunc(come, v.concerns) {
-		v.beside, v.current = v.together(fit), false
+		v.beside, v.current = v.together(v.fit), false
 		come = nil
 	}
-	peers = without(fit, v.beside)
+	peers = v.usable()
 	if slices.ContainsFunc(come, func(l *Lease) bool { return v.collides(peers, l) }) {
-		v.beside, v.current = v.together(fit), false
-		peers = without(fit, v.beside)
+		v.beside, v.current = v.together(v.fit), false
+		peers = v.usable()
 	}
 	if !v.current {
 		v.refused, v.current = nil, true
-		for _, r := range slices.Concat(v.alone, v.beside) {
+		for _, r := range slices.AppendSeq(slices.Clone(v.beside), maps.Values(v.alone)) {
 			l := r.lease
 			v.refused = append(v.refused, Problem{
 				Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: r.reason, Withdraw: r.withdraw, Expires: l.Expires, Revision: l.Revision,
@@ -113,121 +114,63 @@ func (v *Vetter) Vet(c *Config, own *Lease, self Self, s Snapshot) (peers []*Lea
 	return peers, problems
 }
 
-// without returns leases but for those that are refused. Both are by subnet.
-func without(leases []*Lease, refused []refusal) []*Lease {
-	if len(refused) == 0 {
-		return leases
+// usable returns the leases that can be used together.
+func (v *Vetter) usable() []*Lease {
+	if len(v.beside) == 0 {
+		return v.fit
 	}
-	rest := make([]*Lease, 0, len(leases))
-	for _, r := range refused {
-		i, _ := search(leases, r.lease.Subnet)
-		rest = append(rest, leases[:i]...)
-		leases = leases[i+1:]
+	refused := make([]*Lease, len(v.beside))
+	for i, r := range v.beside {
+		refused[i] = r.lease
 	}
-	return append(rest, leases...)
+	return splice(v.fit, refused, nil)
 }
 
-// sort judges each lease that is new by itself. It returns those that can be used so
-// far, those of them that are new, and those that are gone.
-func (v *Vetter) sort(leases []*Lease) (fit, come, gone []*Lease) {
-	fit = make([]*Lease, 0, len(leases))
-	var alone []refusal
-	var placed []hostAt
-	last, bad, mine := v.last, v.alone, v.mine
-	// forget takes the first of last, which is no more.
-	forget := func() {
-		l := last[0]
-		last = last[1:]
-		switch {
-		case l == mine:
-		case len(bad) > 0 && bad[0].lease == l:
-			bad = bad[1:]
-		default:
-			gone = append(gone, l)
-			v.forgetHost(l)
+// sort judges each lease that is new by itself. It returns those of them that can be
+// used so far, and those that could be used before and are gone.
+func (v *Vetter) sort(leases []*Lease) (come, gone []*Lease) {
+	for was, is := range Changes(v.last, leases) {
+		if _, refused := v.alone[was]; refused {
+			delete(v.alone, was)
+			v.current = false
+		} else if was != nil && was.Subnet != v.own.Subnet {
+			gone = append(gone, was)
 		}
-	}
-	v.mine = nil
-	for rest := leases; len(rest) > 0; {
-		// What was good before is good, and there may be 50,000 in a row: they are
-		// not even looked at.
-		var nextBad *Lease
-		if len(bad) > 0 {
-			nextBad = bad[0].lease
-		}
-		n := 0
-		for n < min(len(rest), len(last)) && rest[n] == last[n] && rest[n] != mine && rest[n] != nextBad {
-			n++
-		}
-		if n > 0 {
-			fit = append(fit, rest[:n]...)
-			rest, last = rest[n:], last[n:]
+		if is == nil || is.Subnet == v.own.Subnet {
 			continue
 		}
-		l := rest[0]
-		rest = rest[1:]
-		for len(last) > 0 && last[0] != l && last[0].Subnet.Compare(l.Subnet) <= 0 {
-			forget()
+		if r := v.unfit(is); r.reason != "" {
+			v.alone[is] = r
+			v.current = false
+			continue
 		}
-		known := len(last) > 0 && last[0] == l
-		if known {
-			last = last[1:]
-		}
-		switch {
-		case l.Subnet == v.own.Subnet:
-			v.mine = l
-		case known && len(bad) > 0 && bad[0].lease == l:
-			alone = append(alone, bad[0])
-			bad = bad[1:]
-		case known:
-			fit = append(fit, l)
-		default:
-			if r := v.unfit(l); r.reason != "" {
-				alone = append(alone, r)
-				continue
-			}
-			come = append(come, l)
-			fit = append(fit, l)
-			for _, f := range v.config.families() {
-				if a := f.addr(l.PublicIP); f.Network.Contains(a) {
-					placed = append(placed, hostAt{a, l})
-				}
+		come = append(come, is)
+	}
+	v.last = leases
+	if len(come)+len(gone) > 0 {
+		v.fit = splice(v.fit, gone, come)
+		v.placeHosts(come, gone)
+	}
+	return come, gone
+}
+
+func (v *Vetter) placeHosts(come, gone []*Lease) {
+	v.hosts = slices.DeleteFunc(v.hosts, func(h hostAt) bool {
+		i, found := search(gone, h.lease.Subnet)
+		return found && gone[i] == h.lease
+	})
+	stay := len(v.hosts)
+	for _, f := range v.config.families() {
+		for _, l := range come {
+			if a := f.addr(l.PublicIP); f.Network.Contains(a) {
+				v.hosts = append(v.hosts, hostAt{a, l})
 			}
 		}
 	}
-	for len(last) > 0 {
-		forget()
-	}
-	v.addHosts(placed)
-	v.current = v.current && slices.Equal(v.alone, alone)
-	v.last, v.alone = leases, alone
-	return fit, come, gone
-}
-
-func compareHosts(a, b hostAt) int {
-	return cmp.Or(a.addr.Compare(b.addr), a.lease.Subnet.Compare(b.lease.Subnet))
-}
-
-func (v *Vetter) addHosts(placed []hostAt) {
-	if len(placed) > 16 { // a few are cheaper to insert
-		v.hosts = append(v.hosts, placed...)
-		slices.SortFunc(v.hosts, compareHosts)
-		return
-	}
-	for _, h := range placed {
-		i, _ := slices.BinarySearchFunc(v.hosts, h, compareHosts)
-		v.hosts = slices.Insert(v.hosts, i, h)
-	}
-}
-
-func (v *Vetter) forgetHost(l *Lease) {
-	if len(v.hosts) == 0 {
-		return
-	}
-	for _, a := range []netip.Addr{l.PublicIP.V4, l.PublicIP.V6} {
-		if i, found := slices.BinarySearchFunc(v.hosts, hostAt{a, l}, compareHosts); found {
-			v.hosts = slices.Delete(v.hosts, i, i+1)
-		}
+	if len(v.hosts) > stay {
+		slices.SortFunc(v.hosts, func(a, b hostAt) int {
+			return cmp.Or(a.addr.Compare(b.addr), a.lease.Subnet.Compare(b.lease.Subnet))
+		})
 	}
 }
 

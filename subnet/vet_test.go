@@ -89,7 +89,7 @@ func TestVet(t *testing.T) {
 			default:
 				p := problems[0]
 				if !strings.Contains(p.Reason, test.reason) || p.Key != test.key || p.Subnet != l.Subnet || p.Withdraw == test.stays {
-					t.Errorf("problem %+v does not tell %q, or whether what there is stays", p, test.reason)
+					t.Errorf("problem %+v does not name %q, or whether what there is stays", p, test.reason)
 				}
 			}
 		})

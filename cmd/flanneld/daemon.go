@@ -89,7 +89,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		Prepare:    d.prepare,
 		Changed:    func(h subnet.Holding) { d.learnPaths(ctx, h); d.holds(h) },
 		Waiting:    d.systemd.status,
-		Trouble:    d.trouble,
+		StoreDown:  d.trouble,
 		ConfigKey:  printable.Name(path.Join(o.etcd.FlatRoot(), "config")),
 		Boottime:   o.boottime,
 	}
@@ -168,8 +168,7 @@ type daemon struct {
 	problems map[string]subnet.Problem // of leases, by key
 	unsaid   map[string]bool           // which of them are to be logged, if they stay
 	inside   string                    // what was logged of hosts inside Network
-	vetter   subnet.Vetter
-	linger   subnet.Linger
+	others   subnet.Peers
 	// networks are those of the configurations that this host has had.
 	networks     []netip.Prefix
 	claims       map[netip.Prefix]func()  // of networks that this host is in
@@ -223,13 +222,8 @@ func (d *daemon) holds(h subnet.Holding) {
 	}
 	if h.Config != d.holding.Config {
 		d.warn("network configuration: ", backends.Remarks(h.Config, d.host))
-		switch was := d.holding.Config; {
-		case was == nil && saved.Own != nil:
+		if d.holding.Config == nil && saved.Own != nil {
 			d.resume(saved, h)
-		case was != nil && was.BackendType == h.Config.BackendType:
-			d.linger.Filter(func(leases []*subnet.Lease) []*subnet.Lease { return d.usable(h, leases) })
-		default:
-			d.linger = subnet.Linger{}
 		}
 		current := h.Config.Network().Prefixes()
 		if d.options.rules != nil { // on a real host
@@ -268,10 +262,9 @@ func (d *daemon) updateDesired() {
 	if h.Own == nil {
 		return
 	}
-	peers, problems := d.vetter.Vet(h.Config, h.Own, d.self(), h.Snapshot)
-	d.peers = len(peers)
+	peers, problems, next := d.others.Update(h, d.self(), time.Now())
+	d.peers = len(peers) - len(d.others.Gone())
 	var unreadable []ip.Subnet
-	withdrawn := make(map[ip.Subnet]bool) // just now
 	now := make(map[string]subnet.Problem, len(problems))
 	var news []string
 	unsaid := make(map[string]bool)
@@ -288,10 +281,7 @@ func (d *daemon) updateDesired() {
 				unsaid[p.Key] = true
 			}
 		}
-		switch {
-		case p.Withdraw && !before.Withdraw:
-			withdrawn[p.Subnet] = true
-		case !p.Withdraw && p.Subnet.IsValid():
+		if !p.Withdraw && p.Subnet.IsValid() {
 			unreadable = append(unreadable, p.Subnet)
 		}
 	}
@@ -308,11 +298,7 @@ func (d *daemon) updateDesired() {
 	default:
 		retell = true
 	}
-	if len(withdrawn) > 0 {
-		d.linger.Forget(withdrawn)
-	}
-	d.chooseNexthops(len(peers))
-	peers, next := d.linger.Apply(peers, h.Own.Subnet, time.Now())
+	d.chooseNexthops(d.peers)
 	if again := time.Now().Add(unsaidPause); retell && (next.IsZero() || again.Before(next)) {
 		next = again
 	}

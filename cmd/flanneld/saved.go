@@ -7,7 +7,6 @@ import (
 	"io"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -85,24 +84,12 @@ func perLease(h subnet.Holding, base, lease time.Duration) time.Duration {
 	return base + time.Duration(len(h.Snapshot.Leases))*lease
 }
 
-// resume lets the leases linger that were in force when this host last ran, and that the
-// store does not have any more: it may have been replaced by an empty one, and the hosts
-// claim them again. The caller holds d.mu.
+// resume goes on by what this host had when it last ran. The caller holds d.mu.
 func (d *daemon) resume(s subnet.Saved, h subnet.Holding) {
 	// A daemon that runs writes the file now and then. Whatever is older may be of long ago.
-	age := d.begun.Sub(s.At)
-	if age < 0 || age > 2*perLease(s.Holding, saveAgain, saveAgainLease) || s.Config.BackendType != h.Config.BackendType {
-		return
+	if age := d.begun.Sub(s.At); age >= 0 && age <= 2*perLease(s.Holding, saveAgain, saveAgainLease) {
+		d.others.Resume(s, h, d.self(), time.Now())
 	}
-	vanished := slices.DeleteFunc(s.Vanished, func(v subnet.Vanished) bool { return len(d.usable(h, []*subnet.Lease{v.Lease})) == 0 })
-	d.linger.Resume(d.usable(h, s.Snapshot.Leases), vanished, time.Now())
-}
-
-// usable returns those of some leases that could be in force under a holding. The caller
-// holds d.mu.
-func (d *daemon) usable(h subnet.Holding, leases []*subnet.Lease) []*subnet.Lease {
-	peers, _ := new(subnet.Vetter).Vet(h.Config, h.Own, d.self(), subnet.Snapshot{Leases: leases})
-	return peers
 }
 
 // save keeps the file as the keeper's holding is.
@@ -139,7 +126,7 @@ func (d *daemon) save(ctx context.Context) error {
 	for {
 		ended := ctx.Err() != nil
 		d.mu.Lock()
-		h, vanished := d.holding, d.linger.Gone()
+		h, vanished := d.holding, d.others.Gone()
 		if d.inFile.Own != nil {
 			last, d.inFile = d.inFile, subnet.Holding{}
 		}

@@ -1,0 +1,140 @@
+package subnet
+
+import (
+	"fmt"
+	"slices"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
+)
+
+// Whose a lease is. A host's public address may change while no daemon runs there. Its
+// lease then bears the old address, and is found by the machine that wrote it. A copy of
+// a machine, made with its disk, has the same ID and remembers the same subnet; so before
+// such a lease is taken over, whoever wrote it is asked whether it is alive: see
+// conflict.go.
+
+// unreadable is the holder of a subnet whose key says nothing that we understand.
+const unreadable = "someone whose lease cannot be read"
+
+// holder says who has our subnet by a lease of it; nothing if we have. What it says
+// of us may be what we have not yet learned that we wrote.
+func (t *turn) holder(l *Lease) string {
+	switch own := t.holding.Own; {
+	case l.PublicIP != own.PublicIP && l.PublicIP != t.attrs.PublicIP:
+		return fmt.Sprintf("the host with the public address %s", l.PublicIP)
+	case l.Machine != "" && !SameMachine(l.Machine, own.Machine) && !SameMachine(l.Machine, t.attrs.Machine):
+		return fmt.Sprintf("the machine %s, which has our public address %s, too", printable.Name(l.Machine), l.PublicIP)
+	case l.Machine != "" && l.Machine == t.identity.previousMachine && l.Machine != own.Machine && l.Machine != t.attrs.Machine:
+		return fmt.Sprintf("the machine %s, which has our public address %s and our machine ID, too", printable.Name(l.Machine), l.PublicIP)
+	}
+	return ""
+}
+
+// usurper says which lease has our subnet, of which there is none; nothing if we may
+// claim it again. What overlapped it while it was there has no part in it.
+func (t *turn) usurper(s Snapshot) string {
+	c, own := t.holding.Config, t.holding.Own.Subnet
+	has := func(there ip.Subnet, revision uint64) bool {
+		before := revision <= t.renewal.seen && t.renewal.seen <= s.Revision // else it is another history
+		return there.Overlaps(own) && c.contains(there) && !before
+	}
+	lost := c.losers(s.Leases)
+	for _, l := range s.Leases {
+		if _, isLost := lost[l]; !isLost && has(l.Subnet, l.Revision) {
+			return fmt.Sprintf("the host with the public address %s, by the lease %s, which overlaps it", l.PublicIP, l.Subnet)
+		}
+	}
+	for _, p := range s.Problems {
+		if has(p.Subnet, p.Revision) {
+			return fmt.Sprintf("whoever has the lease %s, which overlaps it and cannot be read", p.Subnet)
+		}
+	}
+	return ""
+}
+
+// follow makes s the latest snapshot, also of who has our subnet.
+func (t *turn) follow(s Snapshot) {
+	t.holding.Snapshot, t.holding.Partial = s, false
+	if t.holding.Holder == "" && t.mode != offline {
+		return
+	}
+	own := *t.holding.Own
+	if _, isProblem := s.problem(own.Subnet); isProblem {
+		t.holding.Holder = unreadable
+	} else if l := s.Find(own.Subnet); l != nil && t.holder(l) != "" {
+		t.holding.Holder = t.holder(l)
+	}
+	if t.holding.Holder != "" {
+		// When we last wrote is history, maybe that of a store which was replaced:
+		// old is what is older than this.
+		own.Revision = s.Revision
+		t.holding.Own = &own
+	}
+}
+
+// kept reports whether a lease is the one that we started with without the store. Our
+// public address may have changed since.
+func (t *turn) kept(l *Lease) bool {
+	return l.Subnet != t.identity.copied && t.mode == offline && t.holding.Holder == "" && l.Subnet == t.holding.Own.Subnet && t.holder(l) == ""
+}
+
+// moved reports whether a lease is this machine's, though it bears another public address:
+// it is of the subnet that this host had before, and its machine has our ID. The ID alone
+// is not enough, since machines made from one image may all have one.
+func (t *turn) moved(l *Lease) bool {
+	switch {
+	case !t.mayHaveMoved(l):
+		return false
+	case l.Machine == "": // flannel wrote it, which does not answer
+		return t.hadAddress(l.PublicIP)
+	}
+	return SameMachine(l.Machine, t.attrs.Machine)
+}
+
+func (t *turn) mayHaveMoved(l *Lease) bool {
+	return l.Subnet == t.identity.previous && l.PublicIP != t.attrs.PublicIP && l.Subnet != t.identity.copied
+}
+
+// hadAddress reports whether this host had a public address when it last ran.
+func (t *turn) hadAddress(public ip.Addrs) bool {
+	s := t.saved
+	return t.identity.previousIP == public ||
+		s.exists && s.loaded && s.err == nil && s.Own.Subnet == t.identity.previous && s.Own.PublicIP == public
+}
+
+// asksSaved reports whether moved needs what was saved, to judge one of the leases.
+func (t *turn) asksSaved(leases []*Lease) bool {
+	return t.saved.exists && !t.saved.loaded && slices.ContainsFunc(leases, func(l *Lease) bool {
+		return t.mayHaveMoved(l) && l.Machine == "" && t.identity.previousIP != l.PublicIP
+	})
+}
+
+// rank orders the leases that can be taken over: those of this machine, or of none, come
+// first, then the subnet that we had before, then a reservation, then one such as would
+// be given out now.
+func (t *turn) rank(c *Config, l *Lease) int {
+	rank := 0
+	for _, is := range []bool{
+		l.Machine == "" || SameMachine(l.Machine, t.attrs.Machine),
+		l.Subnet == t.identity.previous,
+		l.Reserved(),
+		c.Fits(l.Subnet),
+		l.Machine != "",
+	} {
+		rank *= 2
+		if is {
+			rank++
+		}
+	}
+	return rank
+}
+
+// lookBack looks whether our lease, nil if there is none, is again that of a machine
+// that we wrote over a moment ago. So that is alive, and not us by another name, even
+// if it has our ID.
+func (t *turn) lookBack(l *Lease) {
+	if l != nil && l.Machine != "" && l.Machine != t.attrs.Machine && l.Machine == t.identity.overwritten && t.since(t.identity.corrected) < retryMost {
+		t.identity.previousMachine = l.Machine
+	}
+}
