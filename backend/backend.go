@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,8 +38,8 @@ type Host struct {
 	OwnsPublicIP bool
 	// Nexthops asks for routes by way of nexthop objects.
 	Nexthops bool
-	// TUN is the name of this host's TUN device, for a backend that has one.
-	TUN string
+	// Prepared is the device that a Preparer has made on this host.
+	Prepared string
 	// ID tells this host from any other, also from one that was made from the
 	// same image, and is the same after a reboot.
 	ID string
@@ -64,6 +65,14 @@ type Direct interface {
 	UsesLinks() bool
 }
 
+// Preparer is a Backend that makes its device itself. Prepare is the one method of a backend
+// that has effects.
+type Preparer interface {
+	// Prepare returns the name of this host's device in a network. It is the one that an
+	// earlier run left, in this network or a former one, else a new one.
+	Prepare(ctx context.Context, network ip.Subnet, former []netip.Prefix) (device string, err error)
+}
+
 // Past is what there is already of this host's end of the overlay.
 type Past struct {
 	// MAC of the backend's device; zero if there is no such device.
@@ -78,10 +87,9 @@ type Past struct {
 // Backend is one way to carry packets. Its methods have no effects and give the
 // same answer for the same arguments.
 type Backend interface {
-	// Device is the name of the interface that the backend makes on each host,
-	// with %d in the place of a number that Host.TUN tells; empty if it makes
-	// none.
-	Device() string
+	// Device is the name of the interface that the backend has on the host; empty if it
+	// has none.
+	Device(Host) string
 
 	// Unencapsulated reports whether packets between pods cross the network between the
 	// hosts as they are, and so come in by the external interface.

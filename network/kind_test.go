@@ -60,10 +60,10 @@ func (p wirePeer) Key() state.Key {
 func (p wirePeer) String() string {
 	return fmt.Sprintf("wire peer %s of %s at %s", p.Identity, p.Subnet, p.Host)
 }
-func (p wirePeer) Needs() []state.Key        { return []state.Key{state.LinkKey(p.Dev)} }
-func (p wirePeer) LeaseSubnet() netip.Prefix { return p.Subnet }
-func (p wirePeer) PeerDevice() string        { return p.Dev }
-func (p wirePeer) Claim() string             { return "Identity " + p.Identity }
+func (p wirePeer) Needs() []state.Key             { return []state.Key{state.LinkKey(p.Dev)} }
+func (p wirePeer) LeaseSubnet() netip.Prefix      { return p.Subnet }
+func (p wirePeer) PeerDevice(backend.Host) string { return p.Dev }
+func (p wirePeer) Claim() string                  { return "Identity " + p.Identity }
 func (p wirePeer) FlushedBy(op state.Op) bool {
 	return op.Flushes(p.Dev) == state.FlushAll
 }
@@ -75,9 +75,9 @@ func (p wirePeer) Owned(o *state.Ownership) bool {
 // wires is a backend with a wire to each peer, whose identity is its BackendData.
 type wires struct{ secret string }
 
-func (wires) Device() string       { return "wire0" }
-func (wires) Unencapsulated() bool { return false }
-func (wires) MTU(backend.Host) int { return 1400 }
+func (wires) Device(backend.Host) string { return "wire0" }
+func (wires) Unencapsulated() bool       { return false }
+func (wires) MTU(backend.Host) int       { return 1400 }
 
 func (wires) Attrs(backend.Host, backend.Past) (subnet.Attrs, error) { return subnet.Attrs{}, nil }
 

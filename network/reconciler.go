@@ -110,6 +110,18 @@ func (r *Reconciler) SetDesired(w Desired) {
 	}
 }
 
+// Try returns why a dataplane could not have what is to be wanted in the place of what is.
+func (r *Reconciler) Try(ctx context.Context, before, after []state.Object) error {
+	for _, p := range r.planes {
+		if t, ok := p.Dataplane.(dataplane.Trier); ok {
+			if err := t.Try(ctx, before, after); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // Ready is closed once every dataplane has converged: each object of a desired state has been tried,
 // the device and addresses of the host itself are in place, and nothing waits for an
 // interface that is down, or could not be tried yet.

@@ -22,7 +22,7 @@ var Type = backend.Type{Name: "alloc", Keys: []string{"MTU"}, New: func(section 
 
 type alloc struct{ path backend.PathMTU }
 
-func (alloc) Device() string { return "" }
+func (alloc) Device(backend.Host) string { return "" }
 
 func (alloc) Unencapsulated() bool { return true }
 

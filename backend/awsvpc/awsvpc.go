@@ -76,7 +76,7 @@ type awsvpc struct {
 	path   backend.PathMTU
 }
 
-func (awsvpc) Device() string { return "" }
+func (awsvpc) Device(backend.Host) string { return "" }
 
 func (awsvpc) Unencapsulated() bool { return true }
 

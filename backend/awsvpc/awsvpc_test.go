@@ -83,7 +83,7 @@ func TestHost(t *testing.T) {
 	if got, err := b.Attrs(host, backend.Past{}); err != nil || got != (subnet.Attrs{PublicIP: host.PublicIP}) {
 		t.Errorf("Attrs = %+v, %v", got, err)
 	}
-	if b.Device() != "" {
-		t.Errorf("Device = %q", b.Device())
+	if b.Device(backend.Host{}) != "" {
+		t.Errorf("Device = %q", b.Device(backend.Host{}))
 	}
 }

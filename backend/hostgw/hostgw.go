@@ -25,7 +25,7 @@ const name = "host-gw"
 
 type hostgw struct{ path backend.PathMTU }
 
-func (hostgw) Device() string { return "" }
+func (hostgw) Device(backend.Host) string { return "" }
 
 func (hostgw) Unencapsulated() bool { return true }
 

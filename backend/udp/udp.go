@@ -47,8 +47,7 @@ type config struct {
 	SourceCheck bool
 }
 
-// Device is the lowest number that is free, as flannel names it.
-func (udp) Device() string { return "flannel%d" }
+func (udp) Device(h backend.Host) string { return h.Prepared }
 
 func (udp) Unencapsulated() bool { return false }
 
@@ -61,7 +60,7 @@ func (udp) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 func (b udp) MTU(h backend.Host) int { return min(b.Of(h), maxMTU) - overhead }
 
 func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state.Object {
-	dev := h.TUN
+	dev := h.Prepared
 	// The peers send to the public address, and expect it as the source.
 	local := h.Addr.V4
 	if h.OwnsPublicIP {
@@ -82,5 +81,5 @@ func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state
 
 // Peer does not look at the lease's backend: leases of this one never named it.
 func (udp) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
-	return []state.Object{state.TunnelPeer{Dev: h.TUN, Subnet: peer.Subnet.V4, Host: peer.PublicIP.V4}}, nil
+	return []state.Object{state.TunnelPeer{Dev: h.Prepared, Subnet: peer.Subnet.V4, Host: peer.PublicIP.V4}}, nil
 }

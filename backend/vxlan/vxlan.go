@@ -42,7 +42,7 @@ type leaseData struct {
 // UsesLinks implements backend.Direct.
 func (b vxlan) UsesLinks() bool { return b.DirectRouting }
 
-func (b vxlan) Device() string { return fmt.Sprintf("flannel.%d", b.VNI) }
+func (b vxlan) Device(backend.Host) string { return fmt.Sprintf("flannel.%d", b.VNI) }
 
 func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
 
@@ -138,12 +138,12 @@ func (b vxlan) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Obj
 	}
 	return []state.Object{
 		state.VXLAN{
-			Name: b.Device(), VNI: uint32(b.VNI), Port: uint16(b.Port),
+			Name: b.Device(h), VNI: uint32(b.VNI), Port: uint16(b.Port),
 			Lower: h.Iface, Local: h.Addr.V4,
 			GBP: b.GBP, Learning: b.Learning,
 			MAC: mac, MTU: b.MTU(h), TxChecksumOff: !b.TxChecksumOffload,
 		},
-		state.Addr{Dev: b.Device(), Prefix: netip.PrefixFrom(own.Subnet.V4.Addr(), 32)},
+		state.Addr{Dev: b.Device(h), Prefix: netip.PrefixFrom(own.Subnet.V4.Addr(), 32)},
 	}
 }
 
@@ -164,7 +164,7 @@ func (b vxlan) Peer(h backend.Host, own, peer *subnet.Lease) ([]state.Object, er
 	if strings.Contains(own.BackendData, mac.String()) {
 		return nil, fmt.Errorf("its VtepMAC %s is this host's own; one of the two has to get another one", mac)
 	}
-	dev := b.Device()
+	dev := b.Device(h)
 	return append([]state.Object{
 		state.Neigh{Dev: dev, Addr: dst.Addr(), MAC: mac},
 		state.FDB{Dev: dev, MAC: mac, Dst: to},

@@ -101,8 +101,8 @@ func macOf(t *testing.T, a subnet.Attrs) state.MAC {
 
 func TestAttrs(t *testing.T) {
 	b := newBackend(t, `{"VNI":5}`)
-	if b.Device() != "flannel.5" {
-		t.Errorf("the device is %s", b.Device())
+	if b.Device(backend.Host{}) != "flannel.5" {
+		t.Errorf("the device is %s", b.Device(backend.Host{}))
 	}
 	other := lease("10.5.1.0-24", "203.0.113.1", `{"VtepMAC":"02:00:00:00:00:cc"}`).Attrs
 	attrs, err := b.Attrs(host, backend.Past{MAC: ownMAC, Lease: other})

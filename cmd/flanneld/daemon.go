@@ -152,7 +152,6 @@ type daemon struct {
 	unsaved     chan struct{}                // one slot: what is held may not be saved
 	passages    chan struct{}                // one slot: interfaces, or what is needed of them, may have changed
 	filters     chan struct{}                // one slot: packet filters, or what has to pass them, may have changed
-	trial       trial                        // of the keeper's goroutine
 	previous    ip.Subnet                    // that this host had when it last ran
 	saved       func() (subnet.Saved, error) // what was saved then, before the first holding; nil for nothing
 

@@ -99,7 +99,7 @@ func chooseKnown(ctx context.Context, o *options, machine host, store subnet.Sto
 func (d *daemon) event(e dataplane.Event) {
 	d.mu.Lock()
 	external := e.Lost || e.Defaults || e.Iface != "" && (e.Iface == d.host.Iface || e.Iface == d.nextIface)
-	ours := d.backend != nil && e.Iface == d.backend.Device() || e.Iface != "" && e.Iface == d.host.TUN
+	ours := d.backend != nil && e.Iface == d.backend.Device(d.host)
 	if e.Lost || e.Iface != "" && (d.podsIface == "" || e.Iface == d.podsIface) {
 		poke(d.filters)
 	}
@@ -195,7 +195,7 @@ func (d *daemon) follow(ctx context.Context) error {
 			lookIn(pause)
 		}
 		d.nextIface = f.next.Iface
-		now.Nexthops, now.TUN, now.Links = d.host.Nexthops, d.host.TUN, d.host.Links
+		now.Nexthops, now.Prepared, now.Links = d.host.Nexthops, d.host.Prepared, d.host.Links
 		if now != d.host {
 			d.logInterface(d.host, now)
 			d.host = now

@@ -59,10 +59,7 @@ func closedPassages(all []kernel.Passage, hostForwards bool, b backend.Backend, 
 	var obstacles []network.Obstacle
 	var closed []string
 	entrances := 0
-	device := b.Device()
-	if host.TUN != "" {
-		device = host.TUN
-	}
+	device := b.Device(host)
 	hasPods := func(p kernel.Passage) bool {
 		return slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return own.Contains(a.Addr()) })
 	}

@@ -34,6 +34,10 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err := d.try(ctx, c, b); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	device, err := d.prepareDevice(ctx, c, b)
+	if err != nil {
+		return subnet.Attrs{}, nil, err
+	}
 	ifaces, err := d.machine.Interfaces(ctx)
 	if err != nil {
 		return subnet.Attrs{}, nil, err
@@ -45,13 +49,9 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	}
 	d.mu.Unlock()
 	rules := d.chooseRules(ctx, c, before, false)
-	tunDevice, err := d.tunDevice(ctx, c, b, ifaces)
-	if err != nil {
-		return subnet.Attrs{}, nil, err
-	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.host.TUN = tunDevice
+	d.host.Prepared = device
 	if d.sawAddresses(ifaces) {
 		d.updateDesired()
 	}
@@ -67,6 +67,30 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }
 
+// try reports why this host would not have what a changed configuration asks for.
+func (d *daemon) try(ctx context.Context, c *subnet.Config, b backend.Backend) error {
+	d.mu.Lock()
+	had, was, own, h := d.holding.Config, d.backend, d.holding.Own, d.host
+	d.mu.Unlock()
+	if own == nil || c == had {
+		return nil
+	}
+	return d.reconciler.Try(ctx, was.Local(h, had.Network(), own), b.Local(h, c.Network(), own))
+}
+
+// prepareDevice returns the device that the backend has made on this host; for as long as
+// this process runs, it is the same. The keeper alone calls it.
+func (d *daemon) prepareDevice(ctx context.Context, c *subnet.Config, b backend.Backend) (string, error) {
+	d.mu.Lock()
+	has, former := d.host.Prepared, d.networks
+	d.mu.Unlock()
+	p, ok := b.(backend.Preparer)
+	if !ok || has != "" {
+		return has, nil
+	}
+	return p.Prepare(ctx, c.Network(), former)
+}
+
 // past finds what there is of this host's end of the overlay. What a lease of
 // ours says while we run holds, whatever may have happened to the device. The
 // caller holds d.mu.
@@ -76,7 +100,7 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 	}
 	var p backend.Past
 	for _, i := range ifaces {
-		if i.Name == b.Device() && i.VXLAN {
+		if i.Name == b.Device(d.host) && i.VXLAN {
 			p.MAC = i.MAC
 		}
 	}

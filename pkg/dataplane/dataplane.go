@@ -39,13 +39,20 @@ type Dataplane interface {
 	Apply(ctx context.Context, ops []state.Op) []error
 
 	// Watch calls emit for what happens to the target, whoever caused it, until
-	// ctx ends, and calls ready once from when on nothing escapes it. An event
-	// is an event: it may come late, doubled, or without cause. Watch returns an
-	// error if it can't go on.
+	// ctx ends, and calls ready once from when on nothing escapes it. Events may
+	// come late, doubled, or without cause. Watch returns an error if it can't go on.
 	Watch(ctx context.Context, ready func(), emit func(Event)) error
 }
 
-// Event is an event that a target changed.
+// Trier is a Dataplane that can tell beforehand what could not be had.
+type Trier interface {
+	// Try returns why what is to be wanted could not be had, for what others have on this
+	// host. What is wanted before goes first, so it would be missed then. One goroutine calls
+	// Try, at the same time as others call the methods of Dataplane.
+	Try(ctx context.Context, before, after []state.Object) error
+}
+
+// Event says that a dataplane changed.
 type Event struct {
 	// Key of the object that was added or changed to Entry, or is Gone. The
 	// zero Key means that the event is not about one object.

@@ -28,9 +28,16 @@ type Backoff struct {
 	pause       time.Duration
 }
 
+// Double returns the pause before the next retry as it is for one host alone, without
+// chance.
+func (b *Backoff) Double() time.Duration {
+	b.pause = min(max(2*b.pause, b.First), b.Most)
+	return b.pause
+}
+
 // Next returns the pause before the next retry.
 func (b *Backoff) Next(r *rand.Rand) time.Duration {
-	b.pause = min(max(2*b.pause, b.First), b.Most)
+	b.Double()
 	return b.pause - time.Duration(r.Int64N(int64(max(b.pause/2, 1))))
 }
 

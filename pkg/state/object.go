@@ -233,6 +233,16 @@ func OffHost(o Object) string {
 	return ""
 }
 
+// Find returns the first object of a type.
+func Find[T Object](objects []Object) (found T, ok bool) {
+	for _, o := range objects {
+		if found, ok = o.(T); ok {
+			return found, true
+		}
+	}
+	return found, false
+}
+
 // Set is objects by key.
 type Set map[Key]Object
 

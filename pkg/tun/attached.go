@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,19 +13,50 @@ import (
 )
 
 // Attached returns how many queues of a device are attached to processes. Of a
-// device for one queue, and by a kernel before 4.17, no number is told: there it
+// device that is not for several, and by a kernel before 4.17, no number is told: there it
 // is one if the device is up and has carrier.
-func Attached(t *netlink.Tuntap) int {
+func Attached(several bool, told int, carrier bool) int {
 	switch {
-	case told(t):
-		return t.Queues + t.DisabledQueues
-	case t.RawFlags&unix.IFF_LOWER_UP != 0:
+	case several:
+		return told
+	case carrier:
 		return 1
 	}
 	return 0
 }
 
-func told(t *netlink.Tuntap) bool { return t.Flags&netlink.TUNTAP_MULTI_QUEUE != 0 }
+func attached(t *netlink.Tuntap) int {
+	return Attached(several(t), t.Queues+t.DisabledQueues, t.RawFlags&unix.IFF_LOWER_UP != 0)
+}
+
+func several(t *netlink.Tuntap) bool { return t.Flags&netlink.TUNTAP_MULTI_QUEUE != 0 }
+
+// Info is what the kernel says of a device that stays without a process.
+type Info struct {
+	Name, Alias string
+	Held        bool // a process is attached to it
+}
+
+// listTries is how often a list of devices is asked for during which there were changes.
+const listTries = 5
+
+// List returns the devices that stay without a process.
+func List(ctx context.Context) ([]Info, error) {
+	links, err := netlink.LinkList()
+	for tries := 1; tries < listTries && errors.Is(err, netlink.ErrDumpInterrupted) && ctx.Err() == nil; tries++ {
+		links, err = netlink.LinkList()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing TUN devices: %w", err)
+	}
+	var all []Info
+	for _, l := range links {
+		if t, ok := l.(*netlink.Tuntap); ok && t.EncapType != "ether" && !t.NonPersist {
+			all = append(all, Info{t.Name, t.Alias, attached(t) > 0})
+		}
+	}
+	return all, nil
+}
 
 // look asks the kernel about a device.
 func look(name string) (*netlink.Tuntap, error) {

@@ -79,7 +79,7 @@ func open(name string, opts Options) (_ *Device, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if Attached(t) > 0 {
+	if attached(t) > 0 {
 		return nil, ErrHeld
 	}
 	fd, kind, err := attachAny(name, opts.Offload)
@@ -115,7 +115,7 @@ func (d *Device) more(n int, kind uint16) {
 // far as the kernel tells.
 func alone(name string) error {
 	t, err := look(name)
-	if err == nil && told(t) && Attached(t) > 1 {
+	if err == nil && several(t) && attached(t) > 1 {
 		err = ErrHeld
 	}
 	return err

@@ -149,7 +149,7 @@ func TestCreate(t *testing.T) {
 		}
 		l, err := netlink.LinkByName("flannel1")
 		check(t, err)
-		if is := l.(*netlink.Tuntap); is.Alias != alias || is.NonPersist || tun.Attached(is) != 0 {
+		if is := l.(*netlink.Tuntap); is.Alias != alias || is.NonPersist || is.Queues+is.DisabledQueues != 0 {
 			t.Errorf("it is %+v", is)
 		}
 		if name := create(t, "other"); name != "other" {
@@ -331,4 +331,33 @@ func TestHeader(t *testing.T) {
 	if got != want {
 		t.Errorf("%+v became %+v", want, got)
 	}
+}
+
+// TUN devices that stay without a process are listed, of whatever name, with whether there
+// is a process.
+func TestList(t *testing.T) {
+	inHost(t, func(t *testing.T) {
+		ours := create(t, "flannel%d")
+		attach(t, "tun0", false, false)
+		createSingle(t, "tun1")
+		up(t, "tun1")
+		check(t, netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tap0"}, Mode: netlink.TUNTAP_MODE_TAP}))
+		want := func(all ...tun.Info) {
+			t.Helper()
+			got, err := tun.List(t.Context())
+			check(t, err)
+			slices.SortFunc(got, func(a, b tun.Info) int { return strings.Compare(a.Name, b.Name) })
+			if !slices.Equal(got, all) {
+				t.Errorf("the list is %+v, want %+v", got, all)
+			}
+		}
+		want(tun.Info{Name: ours, Alias: alias}, tun.Info{Name: "tun1"})
+		held := attach(t, ours, true, true)
+		want(tun.Info{Name: ours, Alias: alias, Held: true}, tun.Info{Name: "tun1"})
+		check(t, held.Close())
+		single := open(t, "tun1", tun.Options{})
+		want(tun.Info{Name: ours, Alias: alias}, tun.Info{Name: "tun1", Held: true})
+		check(t, single.Close())
+		want(tun.Info{Name: ours, Alias: alias}, tun.Info{Name: "tun1"})
+	})
 }

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
-	"flanneld/pkg/tun"
 )
 
 // Interface is a network interface of the host.
@@ -34,9 +33,6 @@ type Interface struct {
 	MAC    state.MAC // zero if it has none of 48 bits
 	VXLAN  bool      // a VXLAN device
 	Bridge bool      // a bridge
-	TUN    bool      // a TUN device that stays without a process
-	Held   bool      // a TUN device that a process is attached to
-	Alias  string
 	Addrs  []Address
 }
 
@@ -126,17 +122,12 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 			Master:   a.MasterIndex,
 			VXLAN:    l.Type() == "vxlan",
 			Bridge:   l.Type() == "bridge",
-			Alias:    a.Alias,
 
 			PointToPoint: a.RawFlags&(unix.IFF_POINTOPOINT|unix.IFF_NOARP) != 0,
 		}
 		if v, ok := l.(*netlink.Vxlan); ok {
 			src, _ := netip.AddrFromSlice(v.SrcAddr)
 			ifaces[i].Local = src.Unmap()
-		}
-		if t, ok := l.(*netlink.Tuntap); ok {
-			ifaces[i].TUN = a.EncapType != "ether" && !t.NonPersist
-			ifaces[i].Held = tun.Attached(t) > 0
 		}
 		if len(a.HardwareAddr) == len(state.MAC{}) {
 			ifaces[i].MAC = state.MAC(a.HardwareAddr)

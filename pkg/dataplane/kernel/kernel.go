@@ -20,6 +20,7 @@ type Kernel struct {
 	// devices is held while devices of ours are changed, and while an event
 	// looks what one of them is now: none shows one half made.
 	devices sync.Mutex
+	trial   trial // under devices
 }
 
 // New returns the kernel of the network namespace of the calling process.

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 )
 
@@ -14,24 +17,67 @@ import (
 // kernel would make one like it.
 const trialName = "flannel.trial"
 
-// TryVXLAN reports why the kernel would not make a device, beside those that there are.
-func (k *Kernel) TryVXLAN(ctx context.Context, v state.VXLAN) error {
+// trial is of the device that was tried last. Trying it makes a device, if only for a
+// moment, which the whole host is notified of; so one that fails is tried ever more rarely.
+type trial struct {
+	device  state.VXLAN
+	err     error
+	backoff once.Backoff
+	next    time.Time
+}
+
+// trialFirst and trialMost bound the pauses between two trials of the same device.
+const (
+	trialFirst = time.Second
+	trialMost  = time.Minute
+)
+
+var _ dataplane.Trier = (*Kernel)(nil)
+
+// Try implements dataplane.Trier: it makes a VXLAN device as is to be wanted, beside those
+// that there are.
+func (k *Kernel) Try(ctx context.Context, before, after []state.Object) error {
+	had, there := state.Find[state.VXLAN](before)
+	want, ok := state.Find[state.VXLAN](after)
+	// With another GBP on the same port, ours would be in the way itself.
+	if !there || !ok || want.Port == had.Port && (want.VNI == had.VNI || want.GBP != had.GBP) {
+		return nil
+	}
 	k.devices.Lock()
 	defer k.devices.Unlock()
 	var all *links
 	err := uninterrupted(ctx, func() (err error) { all, _, err = dumpLinks(); return err })
 	if err != nil {
-		return err
+		return fmt.Errorf("listing interfaces: %w", err)
 	}
-	v.Name = trialName
-	lower, ok := all.byName[v.Lower]
+	lower, ok := all.byName[want.Lower]
 	if !ok {
 		return nil // there is nothing to try it on
 	}
+	if _, taken := all.byName[want.Name]; taken && want.Name != had.Name {
+		return nil // what bears its name is made over
+	}
+	t := &k.trial
+	if t.device != want {
+		*t = trial{device: want, backoff: once.Backoff{First: trialFirst, Most: trialMost}}
+	}
+	if t.err == nil || !time.Now().Before(t.next) {
+		t.err = k.tryVXLAN(want, lower.index)
+		t.next = time.Now().Add(t.backoff.Double())
+	}
+	if t.err != nil {
+		return fmt.Errorf("%s cannot be made: %w", want, t.err)
+	}
+	return nil
+}
+
+// tryVXLAN reports why the kernel would not make a device. The caller holds k.devices.
+func (k *Kernel) tryVXLAN(v state.VXLAN, lower int) error {
+	v.Name = trialName
 	if err := deleteLink(trialName); err != nil { // of a process that was killed at this point
 		return err
 	}
-	err = k.try(v, lower.index)
+	err := k.try(v, lower)
 	return errors.Join(err, deleteLink(trialName))
 }
 

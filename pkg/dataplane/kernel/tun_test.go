@@ -127,41 +127,6 @@ func TestTUNInTheWay(t *testing.T) {
 	}
 }
 
-// What interfaces say of TUN devices, of whatever name.
-func TestTUNInterfaces(t *testing.T) {
-	o := newOverlay(t)
-	d := tunDevice()
-	o.apply(create(d))
-	o.check(o.AddTUN("tun0", "", false))
-	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tun1"}, Mode: netlink.TUNTAP_MODE_TUN}))
-	o.check(o.SetLink("tun1", true))
-	o.check(netlink.LinkAdd(&netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "tap0"}, Mode: netlink.TUNTAP_MODE_TAP}))
-	want := func(name string, tun, held bool, alias string) {
-		t.Helper()
-		ifaces, err := o.k.Interfaces(t.Context())
-		o.check(err)
-		for _, i := range ifaces {
-			if i.Name == name && (i.TUN != tun || i.Held != held || i.Alias != alias) {
-				t.Errorf("of %s it is said: %+v", name, i)
-			}
-		}
-	}
-	want("eth0", false, false, "")
-	want("tun0", false, true, "")
-	want("tun1", true, false, "")
-	want("tap0", false, false, "")
-	want(d.Name, true, false, d.Alias)
-	detach, err := o.Attach(d.Name, false)
-	o.check(err)
-	want(d.Name, true, true, d.Alias)
-	detach()
-	single, err := tun.Open("tun1", tun.Options{})
-	o.check(err)
-	want("tun1", true, true, "")
-	o.check(single.Close())
-	want("tun1", true, false, "")
-}
-
 // Another process's queue on a device for one queue is seen by its carrier; even
 // where it is not, the device is not deleted.
 func TestSingleTUNHeld(t *testing.T) {

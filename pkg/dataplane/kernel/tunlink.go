@@ -53,14 +53,9 @@ func (t *rawTUN) decode(b []byte) {
 	}
 }
 
-// held reports whether another process is attached to a TUN device. Where it is
-// not told by how many queues, the carrier shows that there is one.
+// held reports whether another process is attached to a TUN device.
 func (r rawLink) held() bool {
-	queues := r.tun.queues
-	if !r.tun.several && r.flags&unix.IFF_LOWER_UP != 0 {
-		queues = 1
-	}
-	return queues > r.tun.own
+	return tun.Attached(r.tun.several, r.tun.queues, r.flags&unix.IFF_LOWER_UP != 0) > r.tun.own
 }
 
 // judge finds out whose the links are that have names of ours. Queues of this

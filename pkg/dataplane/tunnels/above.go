@@ -50,6 +50,16 @@ func (a above) Apply(ctx context.Context, ops []state.Op) []error {
 	return errs
 }
 
+// Try implements dataplane.Trier.
+func (a above) Try(ctx context.Context, before, after []state.Object) error {
+	if t, ok := a.Dataplane.(dataplane.Trier); ok {
+		if err := t.Try(ctx, before, after); err != nil {
+			return err
+		}
+	}
+	return a.tunnels.Try(ctx, before, after)
+}
+
 func isOurs(op state.Op) bool {
 	k := op.Key().Kind
 	return k == state.KindTunnel || k == state.KindTunnelPeer
