@@ -19,6 +19,7 @@ import (
 
 	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/lab"
+	"flanneld/pkg/nfdump"
 )
 
 // condition is what a rule may ask, for nft and for iptables; empty if it has no such thing.
@@ -156,15 +157,15 @@ func someRules(r *rand.Rand, nft bool) script {
 				s.text += random(o, others[i+1:])
 			}
 		}
-		for hook := range hookChains {
+		for hook := range nfdump.HookChains {
 			if _, has := table.prio[uint32(hook)]; !has {
 				continue
 			}
-			s.text = strings.Replace(s.text, "*"+table.name+"\n", "*"+table.name+"\n:"+hookChains[hook]+" "+strings.ToUpper(policy())+"\n", 1)
+			s.text = strings.Replace(s.text, "*"+table.name+"\n", "*"+table.name+"\n:"+nfdump.HookChains[hook]+" "+strings.ToUpper(policy())+"\n", 1)
 			for range r.IntN(4) {
-				one := random(hookChains[hook], others)
+				one := random(nfdump.HookChains[hook], others)
 				// What iptables does not take there.
-				if strings.Contains(one, "-i ") && (hookChains[hook] == "OUTPUT" || hookChains[hook] == "POSTROUTING") {
+				if strings.Contains(one, "-i ") && (nfdump.HookChains[hook] == "OUTPUT" || nfdump.HookChains[hook] == "POSTROUTING") {
 					continue
 				}
 				s.text += one

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/nfdump"
 )
 
 func TestMain(m *testing.M) { dataplanetest.InNetns(m) }
@@ -47,7 +48,7 @@ func tryRules(t testing.TB, program, script string) error {
 	for _, table := range legacyTables {
 		fmt.Fprintf(&reset, "*%s\n", table.name)
 		for hook := range table.prio {
-			fmt.Fprintf(&reset, ":%s ACCEPT\n", hookChains[hook])
+			fmt.Fprintf(&reset, ":%s ACCEPT\n", nfdump.HookChains[hook])
 		}
 		reset.WriteString("COMMIT\n")
 	}
@@ -326,7 +327,7 @@ func TestRulesThatChange(t *testing.T) {
 		calls++
 		run(t, fmt.Sprintf("add chain inet t c%d\n", calls), "nft", "-f", "-")
 	})
-	if !errors.Is(err, ErrChanging) || calls != attempts {
+	if !errors.Is(err, ErrChanging) || calls != nfdump.Attempts {
 		t.Errorf("after %d calls: %v", calls, err)
 	}
 }

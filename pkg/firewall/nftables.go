@@ -11,19 +11,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/netfilter"
+	"flanneld/pkg/nfdump"
 )
 
 // Ruleset is the rules of this host, as they are read while packets walk through them.
 type Ruleset struct {
-	conn   *nfConn
+	conn   *nfdump.Conn
 	chains map[chainKey]*chain
 	bases  []*chain // as packets come to them
 	sets   map[chainKey]*set
-	legacy map[*chain]bool   // those of ip_tables
-	native map[chainKey]bool // tables, without a chain, that have what iptables does not write
-	err    error             // why something could not be read
+	legacy map[*chain]legacyChain // those of ip_tables
+	native map[chainKey]bool      // tables, without a chain, that have what iptables does not write
+	err    error                  // why something could not be read
 	steps  int
 }
 
@@ -39,26 +39,19 @@ const (
 	nfAccept = 1
 )
 
-// attempts is how often rules are read that change meanwhile.
-const attempts = 3
-
 // ErrChanging is in the error of a Read during which others changed rules all the time.
-var ErrChanging = dataplane.ErrIncomplete
+var ErrChanging = nfdump.ErrChanging
 
 // Read calls walk with the rules of the calling process's network namespace, several times
 // if they change meanwhile; ErrChanging is in the error if they always did.
 // Our own chains are not among them.
 func Read(ctx context.Context, walk func(*Ruleset)) error {
-	c, err := dialNF()
+	c, err := nfdump.Dial()
 	if err == nil {
-		defer c.close()
-		for range attempts {
-			if err = readOnce(c, walk); !errors.Is(err, ErrChanging) || ctx.Err() != nil {
-				break
-			}
-		}
+		defer c.Close()
+		err = c.Consistently(ctx, func() error { return readOnce(c, walk) })
 	}
-	if errors.Is(err, errAbsent) || errors.Is(err, unix.EPROTONOSUPPORT) {
+	if errors.Is(err, nfdump.ErrAbsent) {
 		rs := newRuleset(nil)
 		if err = rs.listLegacy(); err == nil {
 			walk(rs)
@@ -71,34 +64,17 @@ func Read(ctx context.Context, walk func(*Ruleset)) error {
 	return nil
 }
 
-// errAbsent is in the error of a kernel without nf_tables.
-var errAbsent = errors.New("the kernel has no nf_tables")
-
-func newRuleset(c *nfConn) *Ruleset {
-	return &Ruleset{conn: c, chains: make(map[chainKey]*chain), sets: make(map[chainKey]*set), legacy: make(map[*chain]bool), native: make(map[chainKey]bool)}
+func newRuleset(c *nfdump.Conn) *Ruleset {
+	return &Ruleset{conn: c, chains: make(map[chainKey]*chain), sets: make(map[chainKey]*set), legacy: make(map[*chain]legacyChain), native: make(map[chainKey]bool)}
 }
 
-func readOnce(c *nfConn, walk func(*Ruleset)) error {
-	before, err := c.generation()
-	if isAbsent(err) {
-		return errAbsent
-	}
-	if err != nil {
-		return err
-	}
+func readOnce(c *nfdump.Conn, walk func(*Ruleset)) error {
 	rs := newRuleset(c)
-	if err := rs.list(); err != nil {
-		return err
-	}
-	if err := rs.listLegacy(); err != nil {
+	if err := errors.Join(rs.list(), rs.listLegacy()); err != nil {
 		return err
 	}
 	walk(rs)
-	after, err := c.generation()
-	if err == nil && after != before {
-		err = ErrChanging
-	}
-	return errors.Join(err, rs.err)
+	return rs.err
 }
 
 // Drops returns where a packet is dropped for certain; and whether it is elsewhere for some
@@ -126,41 +102,41 @@ func (rs *Ruleset) Steps() int { return rs.steps }
 // list reads what chains there are in nf_tables.
 func (rs *Ruleset) list() error {
 	dormant := make(map[chainKey]bool)
-	messages, err := rs.conn.ask(unix.NFT_MSG_GETTABLE, true, unix.AF_UNSPEC)
+	messages, err := rs.conn.Ask(unix.NFT_MSG_GETTABLE, true, unix.AF_UNSPEC)
 	if err != nil {
 		return err
 	}
 	for _, m := range messages {
-		a, err := attributes(m.data)
+		a, err := nfdump.Attributes(m.Data)
 		if err != nil {
 			return err
 		}
-		if a.number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0 {
-			dormant[chainKey{m.family, a.text(unix.NFTA_TABLE_NAME), ""}] = true
+		if a.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0 {
+			dormant[chainKey{m.Family, a.Text(unix.NFTA_TABLE_NAME), ""}] = true
 		}
 	}
-	messages, err = rs.conn.ask(unix.NFT_MSG_GETCHAIN, true, unix.AF_UNSPEC)
+	messages, err = rs.conn.Ask(unix.NFT_MSG_GETCHAIN, true, unix.AF_UNSPEC)
 	if err != nil {
 		return err
 	}
 	for _, m := range messages {
-		a, err := attributes(m.data)
+		a, err := nfdump.Attributes(m.Data)
 		if err != nil {
 			return err
 		}
-		c := &chain{family: m.family, table: a.text(unix.NFTA_CHAIN_TABLE), name: a.text(unix.NFTA_CHAIN_NAME)}
+		c := &chain{family: m.Family, table: a.Text(unix.NFTA_CHAIN_TABLE), name: a.Text(unix.NFTA_CHAIN_NAME)}
 		if netfilter.IsOurs(c.family, c.table, c.name) || dormant[chainKey{c.family, c.table, ""}] {
 			continue
 		}
 		rs.chains[c.key()] = c
 		if hook := a[unix.NFTA_CHAIN_HOOK]; hook != nil {
-			h, err := attributes(hook)
+			h, err := nfdump.Attributes(hook)
 			if err != nil {
 				return err
 			}
 			c.base = &base{
-				typ: a.text(unix.NFTA_CHAIN_TYPE), hook: h.number(unix.NFTA_HOOK_HOOKNUM), prio: int32(h.number(unix.NFTA_HOOK_PRIORITY)),
-				drops: a[unix.NFTA_CHAIN_POLICY] != nil && a.number(unix.NFTA_CHAIN_POLICY) == nfDrop, ifaces: devices(h),
+				typ: a.Text(unix.NFTA_CHAIN_TYPE), hook: h.Number(unix.NFTA_HOOK_HOOKNUM), prio: int32(h.Number(unix.NFTA_HOOK_PRIORITY)),
+				drops: a[unix.NFTA_CHAIN_POLICY] != nil && a.Number(unix.NFTA_CHAIN_POLICY) == nfDrop, ifaces: devices(h),
 			}
 			rs.bases = append(rs.bases, c)
 		}
@@ -171,16 +147,16 @@ func (rs *Ruleset) list() error {
 func (c *chain) key() chainKey { return chainKey{c.family, c.table, c.name} }
 
 // devices are the interfaces of a chain: names, or with a star what they begin with.
-func devices(hook attrs) []string {
+func devices(hook nfdump.Attrs) []string {
 	const (
 		nftaHookDevs     = 4
 		nftaDevicePrefix = 2
 	)
 	var all []string
-	if one := hook.text(unix.NFTA_HOOK_DEV); one != "" {
+	if one := hook.Text(unix.NFTA_HOOK_DEV); one != "" {
 		all = append(all, one)
 	}
-	_ = each(hook[nftaHookDevs], func(typ uint16, b []byte) {
+	_ = nfdump.Each(hook[nftaHookDevs], func(typ uint16, b []byte) {
 		name := string(bytes.TrimRight(b, "\x00"))
 		if typ == nftaDevicePrefix {
 			name += "*"
@@ -195,17 +171,17 @@ func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
 	if c.loaded {
 		return c.rules, nil
 	}
-	if rs.legacy[c] {
+	if _, is := rs.legacy[c]; is {
 		err := rs.compileLegacy(c)
 		return c.rules, err
 	}
-	messages, err := rs.conn.ask(unix.NFT_MSG_GETRULE, true, c.family, name(unix.NFTA_RULE_TABLE, c.table), name(unix.NFTA_RULE_CHAIN, c.name))
+	messages, err := rs.conn.Ask(unix.NFT_MSG_GETRULE, true, c.family, nfdump.Name(unix.NFTA_RULE_TABLE, c.table), nfdump.Name(unix.NFTA_RULE_CHAIN, c.name))
 	if errors.Is(err, unix.ENOENT) {
 		err = ErrChanging
 	}
 	for _, m := range messages {
-		a, e := attributes(m.data)
-		if e == nil && a.text(unix.NFTA_RULE_CHAIN) == c.name {
+		a, e := nfdump.Attributes(m.Data)
+		if e == nil && a.Text(unix.NFTA_RULE_CHAIN) == c.name {
 			var r rule
 			r, e = rs.compile(c, a)
 			c.rules = append(c.rules, r)
@@ -220,15 +196,15 @@ func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
 	return c.rules, nil
 }
 
-func (rs *Ruleset) compile(c *chain, a attrs) (rule, error) {
-	r := rule{id: a.number64(unix.NFTA_RULE_HANDLE)}
+func (rs *Ruleset) compile(c *chain, a nfdump.Attrs) (rule, error) {
+	r := rule{id: a.Number64(unix.NFTA_RULE_HANDLE)}
 	var failed error
-	err := each(a[unix.NFTA_RULE_EXPRESSIONS], func(_ uint16, b []byte) {
-		e, err := attributes(b)
+	err := nfdump.Each(a[unix.NFTA_RULE_EXPRESSIONS], func(_ uint16, b []byte) {
+		e, err := nfdump.Attributes(b)
 		if err == nil {
-			var data attrs
-			if data, err = attributes(e[unix.NFTA_EXPR_DATA]); err == nil {
-				if s := rs.expression(c, e.text(unix.NFTA_EXPR_NAME), data); s != nil {
+			var data nfdump.Attrs
+			if data, err = nfdump.Attributes(e[unix.NFTA_EXPR_DATA]); err == nil {
+				if s := rs.expression(c, e.Text(unix.NFTA_EXPR_NAME), data); s != nil {
 					r.steps = append(r.steps, s)
 				}
 			}
@@ -240,7 +216,7 @@ func (rs *Ruleset) compile(c *chain, a attrs) (rule, error) {
 
 // expression translates a part of a rule. It is nil for what changes nothing that other
 // rules ask about.
-func (rs *Ruleset) expression(c *chain, name string, a attrs) step {
+func (rs *Ruleset) expression(c *chain, name string, a nfdump.Attrs) step {
 	switch name {
 	case "ct", "fib", "lookup", "reject":
 		rs.native[chainKey{c.family, c.table, ""}] = true
@@ -273,9 +249,9 @@ func (rs *Ruleset) expression(c *chain, name string, a attrs) step {
 	case "masq", "nat", "redir":
 		return natStep(name)
 	case "match":
-		return xtMatch(a.text(unix.NFTA_MATCH_NAME), byte(a.number(unix.NFTA_MATCH_REV)), a[unix.NFTA_MATCH_INFO])
+		return xtMatch(a.Text(unix.NFTA_MATCH_NAME), byte(a.Number(unix.NFTA_MATCH_REV)), a[unix.NFTA_MATCH_INFO])
 	case "target":
-		return xtTarget(a.text(unix.NFTA_TARGET_NAME))
+		return xtTarget(a.Text(unix.NFTA_TARGET_NAME))
 	case "hash", "numgen", "exthdr", "rt", "socket", "osf", "xfrm", "tunnel":
 		return forget
 	}
@@ -302,7 +278,7 @@ func forget(w *walk) (truth, verdict) {
 }
 
 // beside is what changes nothing in a packet, or depends on others.
-func beside(name string, a attrs) step {
+func beside(name string, a nfdump.Attrs) step {
 	const (
 		objectType   = 1 // NFTA_OBJREF_IMM_TYPE
 		quotaObject  = 2
@@ -319,7 +295,7 @@ func beside(name string, a attrs) step {
 	case "limit", "quota", "connlimit", "dynset":
 		return perhaps
 	case "objref":
-		switch a.number(objectType) {
+		switch a.Number(objectType) {
 		case 1, 3, 7, 8, 9: // counters, helpers and the like
 			return nil
 		case quotaObject, limitObject, connsObject:
@@ -366,10 +342,10 @@ func (w *walk) get(reg uint32, n int) value {
 	return w.regs.part(at, n)
 }
 
-func metaStep(a attrs) step {
-	key := a.number(unix.NFTA_META_KEY)
+func metaStep(a nfdump.Attrs) step {
+	key := a.Number(unix.NFTA_META_KEY)
 	if a[unix.NFTA_META_SREG] != nil {
-		src := a.number(unix.NFTA_META_SREG)
+		src := a.Number(unix.NFTA_META_SREG)
 		switch key {
 		case unix.NFT_META_MARK:
 			return func(w *walk) (truth, verdict) {
@@ -381,7 +357,7 @@ func metaStep(a attrs) step {
 		}
 		return perhaps
 	}
-	dst := a.number(unix.NFTA_META_DREG)
+	dst := a.Number(unix.NFTA_META_DREG)
 	return func(w *walk) (truth, verdict) {
 		w.put(dst, w.meta(key))
 		return yes, verdict{}
@@ -435,8 +411,8 @@ func (w *walk) meta(key uint32) value {
 	return blank(16)
 }
 
-func payloadStep(a attrs) step {
-	base, at, n := a.number(unix.NFTA_PAYLOAD_BASE), int(a.number(unix.NFTA_PAYLOAD_OFFSET)), int(a.number(unix.NFTA_PAYLOAD_LEN))
+func payloadStep(a nfdump.Attrs) step {
+	base, at, n := a.Number(unix.NFTA_PAYLOAD_BASE), int(a.Number(unix.NFTA_PAYLOAD_OFFSET)), int(a.Number(unix.NFTA_PAYLOAD_LEN))
 	if a[unix.NFTA_PAYLOAD_SREG] != nil {
 		return func(w *walk) (truth, verdict) {
 			if base != unix.NFT_PAYLOAD_NETWORK_HEADER || at+n > 12 {
@@ -445,7 +421,7 @@ func payloadStep(a attrs) step {
 			return yes, verdict{}
 		}
 	}
-	dst := a.number(unix.NFTA_PAYLOAD_DREG)
+	dst := a.Number(unix.NFTA_PAYLOAD_DREG)
 	const etherType, etherTypeLen = 12, 2
 	return func(w *walk) (truth, verdict) {
 		header := value{}
@@ -472,11 +448,11 @@ func payloadStep(a attrs) step {
 // The parts of a connection's status that tell that its addresses were changed.
 const statusNAT = 1<<4 | 1<<5
 
-func ctStep(a attrs) step {
+func ctStep(a nfdump.Attrs) step {
 	if a[unix.NFTA_CT_SREG] != nil {
 		return nil // what is set there is not known when it is read
 	}
-	key, dst := a.number(unix.NFTA_CT_KEY), a.number(unix.NFTA_CT_DREG)
+	key, dst := a.Number(unix.NFTA_CT_KEY), a.Number(unix.NFTA_CT_DREG)
 	return func(w *walk) (truth, verdict) {
 		v, matches := blank(16), yes
 		if key != unix.NFT_CT_STATE { // which alone can be asked of a packet without a connection
@@ -498,8 +474,8 @@ func ctStep(a attrs) step {
 	}
 }
 
-func fibStep(a attrs) step {
-	dst, result, flags := a.number(unix.NFTA_FIB_DREG), a.number(unix.NFTA_FIB_RESULT), a.number(unix.NFTA_FIB_FLAGS)
+func fibStep(a nfdump.Attrs) step {
+	dst, result, flags := a.Number(unix.NFTA_FIB_DREG), a.Number(unix.NFTA_FIB_RESULT), a.Number(unix.NFTA_FIB_FLAGS)
 	return func(w *walk) (truth, verdict) {
 		v := blank(16)
 		if result == unix.NFT_FIB_RESULT_ADDRTYPE && (flags == unix.NFTA_FIB_F_SADDR || flags == unix.NFTA_FIB_F_DADDR) {
@@ -512,11 +488,11 @@ func fibStep(a attrs) step {
 	}
 }
 
-func bitwiseStep(a attrs) step {
-	src, dst, n := a.number(unix.NFTA_BITWISE_SREG), a.number(unix.NFTA_BITWISE_DREG), int(a.number(unix.NFTA_BITWISE_LEN))
+func bitwiseStep(a nfdump.Attrs) step {
+	src, dst, n := a.Number(unix.NFTA_BITWISE_SREG), a.Number(unix.NFTA_BITWISE_DREG), int(a.Number(unix.NFTA_BITWISE_LEN))
 	const nftaBitwiseOp = 6
 	mask, xor := dataOf(a[unix.NFTA_BITWISE_MASK]), dataOf(a[unix.NFTA_BITWISE_XOR])
-	if a.number(nftaBitwiseOp) != 0 || n < 0 || len(mask) != n || len(xor) != n {
+	if a.Number(nftaBitwiseOp) != 0 || n < 0 || len(mask) != n || len(xor) != n {
 		return func(w *walk) (truth, verdict) {
 			w.put(dst, blank(min(max(n, 0), 16)))
 			return yes, verdict{}
@@ -528,9 +504,9 @@ func bitwiseStep(a attrs) step {
 	}
 }
 
-func byteorderStep(a attrs) step {
-	src, dst := a.number(unix.NFTA_BYTEORDER_SREG), a.number(unix.NFTA_BYTEORDER_DREG)
-	n, size := int(a.number(unix.NFTA_BYTEORDER_LEN)), int(a.number(unix.NFTA_BYTEORDER_SIZE))
+func byteorderStep(a nfdump.Attrs) step {
+	src, dst := a.Number(unix.NFTA_BYTEORDER_SREG), a.Number(unix.NFTA_BYTEORDER_DREG)
+	n, size := int(a.Number(unix.NFTA_BYTEORDER_LEN)), int(a.Number(unix.NFTA_BYTEORDER_SIZE))
 	return func(w *walk) (truth, verdict) {
 		v := w.get(src, n)
 		swapped := blank(n)
@@ -548,8 +524,8 @@ func byteorderStep(a attrs) step {
 
 var isLittleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
-func cmpStep(a attrs) step {
-	src, op, data := a.number(unix.NFTA_CMP_SREG), a.number(unix.NFTA_CMP_OP), dataOf(a[unix.NFTA_CMP_DATA])
+func cmpStep(a nfdump.Attrs) step {
+	src, op, data := a.Number(unix.NFTA_CMP_SREG), a.Number(unix.NFTA_CMP_OP), dataOf(a[unix.NFTA_CMP_DATA])
 	zero, most := make([]byte, len(data)), bytes.Repeat([]byte{0xff}, len(data))
 	return func(w *walk) (truth, verdict) {
 		v := w.get(src, len(data))
@@ -572,8 +548,8 @@ func cmpStep(a attrs) step {
 	}
 }
 
-func rangeStep(a attrs) step {
-	src, op := a.number(unix.NFTA_RANGE_SREG), a.number(unix.NFTA_RANGE_OP)
+func rangeStep(a nfdump.Attrs) step {
+	src, op := a.Number(unix.NFTA_RANGE_SREG), a.Number(unix.NFTA_RANGE_OP)
 	from, to := dataOf(a[unix.NFTA_RANGE_FROM_DATA]), dataOf(a[unix.NFTA_RANGE_TO_DATA])
 	if len(from) != len(to) {
 		return perhaps
@@ -588,8 +564,8 @@ func rangeStep(a attrs) step {
 	}
 }
 
-func (rs *Ruleset) immediateStep(c *chain, a attrs) step {
-	dst := a.number(unix.NFTA_IMMEDIATE_DREG)
+func (rs *Ruleset) immediateStep(c *chain, a nfdump.Attrs) step {
+	dst := a.Number(unix.NFTA_IMMEDIATE_DREG)
 	if v, is := rs.verdictOf(c, a[unix.NFTA_IMMEDIATE_DATA]); is {
 		return always(v)
 	}
@@ -612,15 +588,15 @@ func natStep(name string) step {
 
 // verdictOf reads a verdict, if the data is one.
 func (rs *Ruleset) verdictOf(c *chain, data []byte) (verdict, bool) {
-	d, err := attributes(data)
+	d, err := nfdump.Attributes(data)
 	if err != nil || d[unix.NFTA_DATA_VERDICT] == nil {
 		return verdict{}, false
 	}
-	a, err := attributes(d[unix.NFTA_DATA_VERDICT])
+	a, err := nfdump.Attributes(d[unix.NFTA_DATA_VERDICT])
 	if err != nil {
 		return verdict{kind: unknown}, true
 	}
-	switch code := int32(a.number(unix.NFTA_VERDICT_CODE)); code & 0xff {
+	switch code := int32(a.Number(unix.NFTA_VERDICT_CODE)); code & 0xff {
 	case nfAccept:
 		return verdict{kind: accept}, true
 	case nfDrop:
@@ -630,7 +606,7 @@ func (rs *Ruleset) verdictOf(c *chain, data []byte) (verdict, bool) {
 	case unix.NFT_CONTINUE & 0xff:
 		return verdict{}, true
 	case unix.NFT_JUMP & 0xff, unix.NFT_GOTO & 0xff:
-		to := rs.chains[chainKey{c.family, c.table, a.text(unix.NFTA_VERDICT_CHAIN)}]
+		to := rs.chains[chainKey{c.family, c.table, a.Text(unix.NFTA_VERDICT_CHAIN)}]
 		kind := jump
 		if code == unix.NFT_GOTO {
 			kind = leave
@@ -644,7 +620,7 @@ func (rs *Ruleset) verdictOf(c *chain, data []byte) (verdict, bool) {
 
 // dataOf is a value in an attribute.
 func dataOf(b []byte) []byte {
-	a, err := attributes(b)
+	a, err := nfdump.Attributes(b)
 	if err != nil {
 		return nil
 	}

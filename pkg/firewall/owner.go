@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/nfdump"
 )
 
 // Owner is a program whose rules are known by the names of its chains; empty if none is.
@@ -36,8 +38,9 @@ func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 		d.Chain = quoted(p.chain.name)
 	}
 	var names []string
+	_, isLegacy := rs.legacy[base]
 	switch {
-	case rs.legacy[base]:
+	case isLegacy:
 		d.Variant = IPTablesLegacy
 		for c := range rs.legacy {
 			if c.table == base.table {
@@ -46,7 +49,7 @@ func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 		}
 	default:
 		native := rs.native[chainKey{base.family, base.table, ""}]
-		if base.family == unix.NFPROTO_IPV4 && slices.Contains(xtTables, base.table) && slices.Contains(hookChains[:], base.name) && !native {
+		if base.family == unix.NFPROTO_IPV4 && slices.Contains(xtTables, base.table) && slices.Contains(nfdump.HookChains[:], base.name) && !native {
 			d.Variant = IPTablesNFT
 		}
 		for k := range rs.chains {
@@ -73,7 +76,7 @@ func ownerOf(d Drop, chains []string) Owner {
 		return UFW
 	case strings.HasPrefix(d.Chain, "DOCKER"), d.Number == 0 && d.Base == "FORWARD" && begins("DOCKER"):
 		return Docker
-	case d.Number != 0 && begins("INPUT_ZONES") && (slices.Contains(hookChains[:], d.Chain) || zoneOf(d.Chain) != "" || strings.Contains(d.Chain, "_ZONES")):
+	case d.Number != 0 && begins("INPUT_ZONES") && (slices.Contains(nfdump.HookChains[:], d.Chain) || zoneOf(d.Chain) != "" || strings.Contains(d.Chain, "_ZONES")):
 		return Firewalld
 	}
 	return ""

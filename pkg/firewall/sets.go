@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/nfdump"
 )
 
 // set is a set or a map.
@@ -53,25 +55,25 @@ func (rs *Ruleset) set(family byte, table, of string) *set {
 	}
 	s := &set{key: k, found: make(map[string]*element), failed: true}
 	rs.sets[k] = s
-	messages, err := rs.conn.ask(unix.NFT_MSG_GETSET, false, family, name(unix.NFTA_SET_TABLE, table), name(unix.NFTA_SET_NAME, of))
+	messages, err := rs.conn.Ask(unix.NFT_MSG_GETSET, false, family, nfdump.Name(unix.NFTA_SET_TABLE, table), nfdump.Name(unix.NFTA_SET_NAME, of))
 	if err != nil || len(messages) != 1 {
 		return s
 	}
-	a, err := attributes(messages[0].data)
+	a, err := nfdump.Attributes(messages[0].Data)
 	if err != nil {
 		return s
 	}
-	flags := a.number(unix.NFTA_SET_FLAGS)
-	s.keyLen = int(a.number(unix.NFTA_SET_KEY_LEN))
+	flags := a.Number(unix.NFTA_SET_FLAGS)
+	s.keyLen = int(a.Number(unix.NFTA_SET_KEY_LEN))
 	s.interval, s.concat, s.isMap = flags&unix.NFT_SET_INTERVAL != 0, flags&setConcat != 0, flags&unix.NFT_SET_MAP != 0
 	s.failed = s.keyLen <= 0 || s.keyLen > 64
 	return s
 }
 
-func (rs *Ruleset) lookupStep(c *chain, a attrs) step {
-	of, src := a.text(unix.NFTA_LOOKUP_SET), a.number(unix.NFTA_LOOKUP_SREG)
-	invert := a.number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
-	dst, isMap := a.number(unix.NFTA_LOOKUP_DREG), a[unix.NFTA_LOOKUP_DREG] != nil
+func (rs *Ruleset) lookupStep(c *chain, a nfdump.Attrs) step {
+	of, src := a.Text(unix.NFTA_LOOKUP_SET), a.Number(unix.NFTA_LOOKUP_SREG)
+	invert := a.Number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
+	dst, isMap := a.Number(unix.NFTA_LOOKUP_DREG), a[unix.NFTA_LOOKUP_DREG] != nil
 	return func(w *walk) (truth, verdict) {
 		s := rs.set(c.family, c.table, of)
 		if s.failed {
@@ -120,10 +122,10 @@ func (rs *Ruleset) element(c *chain, s *set, key []byte) (_ *element, ok bool) {
 	if e, asked := s.found[string(key)]; asked {
 		return e, true
 	}
-	e, err := rs.ask(c, s, nest(unix.NFTA_SET_ELEM_KEY, attribute(unix.NFTA_DATA_VALUE, key)))
+	e, err := rs.ask(c, s, nfdump.Nest(unix.NFTA_SET_ELEM_KEY, nfdump.Attribute(unix.NFTA_DATA_VALUE, key)))
 	if errors.Is(err, unix.ENOENT) {
 		// It may have one for all other keys.
-		e, err = rs.ask(c, s, attribute(unix.NFTA_SET_ELEM_FLAGS, []byte{0, 0, 0, setElemCatchall}))
+		e, err = rs.ask(c, s, nfdump.Attribute(unix.NFTA_SET_ELEM_FLAGS, []byte{0, 0, 0, setElemCatchall}))
 		if err != nil {
 			e, err = nil, nil // as also if the kernel knows none such
 		}
@@ -136,15 +138,15 @@ func (rs *Ruleset) element(c *chain, s *set, key []byte) (_ *element, ok bool) {
 }
 
 func (rs *Ruleset) ask(c *chain, s *set, one []byte) (*element, error) {
-	messages, err := rs.conn.ask(unix.NFT_MSG_GETSETELEM, false, s.key.family,
-		name(unix.NFTA_SET_ELEM_LIST_TABLE, s.key.table), name(unix.NFTA_SET_ELEM_LIST_SET, s.key.name),
-		nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, nest(unix.NFTA_LIST_ELEM, one)))
+	messages, err := rs.conn.Ask(unix.NFT_MSG_GETSETELEM, false, s.key.family,
+		nfdump.Name(unix.NFTA_SET_ELEM_LIST_TABLE, s.key.table), nfdump.Name(unix.NFTA_SET_ELEM_LIST_SET, s.key.name),
+		nfdump.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, nfdump.Nest(unix.NFTA_LIST_ELEM, one)))
 	if err != nil {
 		return nil, err
 	}
 	var e *element
 	for _, m := range messages {
-		err = eachElement(m, func(a attrs) {
+		err = eachElement(m, func(a nfdump.Attrs) {
 			e = rs.elementOf(c, a)
 		})
 	}
@@ -154,20 +156,20 @@ func (rs *Ruleset) ask(c *chain, s *set, one []byte) (*element, error) {
 	return e, err
 }
 
-func (rs *Ruleset) elementOf(c *chain, a attrs) *element {
+func (rs *Ruleset) elementOf(c *chain, a nfdump.Attrs) *element {
 	e := &element{data: dataOf(a[unix.NFTA_SET_ELEM_DATA])}
 	e.verdict, e.ends = rs.verdictOf(c, a[unix.NFTA_SET_ELEM_DATA])
 	return e
 }
 
-func eachElement(m nfMessage, take func(attrs)) error {
-	a, err := attributes(m.data)
+func eachElement(m nfdump.Message, take func(nfdump.Attrs)) error {
+	a, err := nfdump.Attributes(m.Data)
 	if err != nil {
 		return err
 	}
 	var failed error
-	err = each(a[unix.NFTA_SET_ELEM_LIST_ELEMENTS], func(_ uint16, b []byte) {
-		e, err := attributes(b)
+	err = nfdump.Each(a[unix.NFTA_SET_ELEM_LIST_ELEMENTS], func(_ uint16, b []byte) {
+		e, err := nfdump.Attributes(b)
 		if err == nil {
 			take(e)
 		}
@@ -200,14 +202,14 @@ func (rs *Ruleset) readAll(c *chain, s *set) bool {
 		return s.all != nil
 	}
 	s.read = true
-	conn, err := dialNF()
+	conn, err := nfdump.Dial()
 	if err != nil {
 		return false
 	}
-	defer conn.close()
-	conn.most = maxElements * maxElementSize
-	messages, err := conn.ask(unix.NFT_MSG_GETSETELEM, true, s.key.family,
-		name(unix.NFTA_SET_ELEM_LIST_TABLE, s.key.table), name(unix.NFTA_SET_ELEM_LIST_SET, s.key.name))
+	defer conn.Close()
+	conn.Most = maxElements * maxElementSize
+	messages, err := conn.Ask(unix.NFT_MSG_GETSETELEM, true, s.key.family,
+		nfdump.Name(unix.NFTA_SET_ELEM_LIST_TABLE, s.key.table), nfdump.Name(unix.NFTA_SET_ELEM_LIST_SET, s.key.name))
 	if err != nil {
 		return false
 	}
@@ -219,8 +221,8 @@ func (rs *Ruleset) readAll(c *chain, s *set) bool {
 	edges := []edge{}
 	plain := true
 	for _, m := range messages {
-		err = errors.Join(err, eachElement(m, func(a attrs) {
-			flags := a.number(unix.NFTA_SET_ELEM_FLAGS)
+		err = errors.Join(err, eachElement(m, func(a nfdump.Attrs) {
+			flags := a.Number(unix.NFTA_SET_ELEM_FLAGS)
 			key := dataOf(a[unix.NFTA_SET_ELEM_KEY])
 			plain = plain && flags&setElemCatchall == 0 && len(key) == s.keyLen
 			edges = append(edges, edge{key, flags&setElemIntervalEnd != 0, rs.elementOf(c, a)})

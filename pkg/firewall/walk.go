@@ -66,10 +66,6 @@ type chain struct {
 	base   *base
 	rules  []rule
 	loaded bool // has rules
-	// entries are those of ip_tables, and starts has the chains of its table by where they
-	// begin.
-	entries []entry
-	starts  map[int]*chain
 }
 
 // base is what makes a chain a base chain.

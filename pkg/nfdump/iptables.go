@@ -1,0 +1,232 @@
+package nfdump
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// What getsockopt can be asked about a table of ip_tables, and the layout of its answers.
+const (
+	soGetInfo    = 64
+	soGetEntries = 65
+
+	tableNameSize  = 32
+	infoValidHooks = 32
+	infoHooks      = 36
+	infoPolicies   = 56
+	infoCount      = 76 // of entries, and then their size
+	infoSize       = 84
+
+	// An entry begins with what packets it is about; then come where its target is and where
+	// the next entry is, what is of use to the kernel itself, and counters.
+	entryTarget = 88
+	entryNext   = 90
+	entryFrom   = 92
+	entrySize   = XMatches
+)
+
+// XMatches is where the matches of an entry begin.
+const XMatches = 112
+
+// The layout of a match or a target, which both begin with their size.
+const (
+	PartName = 2
+	PartRev  = 31
+	PartHead = 32
+)
+
+// HookChains are the names of the chains at hooks.
+var HookChains = [unix.NF_INET_NUMHOOKS]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
+
+// entriesAt is where the entries may begin, behind a name and a size: they are
+// aligned as 64-bit numbers are, which is less for a 386 program, if the kernel is
+// one for both.
+var entriesAt = [...]int{tableNameSize + 8, tableNameSize + 4}
+
+// XTable is a table of ip_tables. The kernel keeps it as one block, and hands out copies.
+type XTable struct {
+	Chains []*XChain
+	starts map[int]*XChain // by where their rules begin
+}
+
+// XChain is a chain of ip_tables.
+type XChain struct {
+	Name    string
+	Hook    int // -1 if packets come to it by jumps alone
+	Entries []XEntry
+	Policy  XEntry // the last entry of a chain at a hook
+}
+
+// XEntry is a rule or a policy.
+type XEntry struct {
+	Data []byte
+	at   int
+}
+
+// Target is where its target begins.
+func (e XEntry) Target() int { return int(binary.NativeEndian.Uint16(e.Data[entryTarget:])) }
+
+// TargetName is the name of its target; empty for a verdict.
+func (e XEntry) TargetName() string { return PartNameOf(e.Data[e.Target():]) }
+
+// PartNameOf returns the name of a match or a target.
+func PartNameOf(b []byte) string { return unix.ByteSliceToString(b[PartName:PartRev]) }
+
+// Verdict is what an entry without a named target says: where it goes on if that is in the
+// table, else the negative number of a verdict.
+func (e XEntry) Verdict() (v int, ok bool) {
+	data := e.Data[e.Target()+PartHead:]
+	if e.TargetName() != "" || len(data) < 4 {
+		return 0, false
+	}
+	return int(int32(binary.NativeEndian.Uint32(data))), true
+}
+
+// GoesOn reports whether a rule has no target.
+func (e XEntry) GoesOn() bool {
+	v, ok := e.Verdict()
+	return ok && v == e.at+len(e.Data)
+}
+
+// To returns the chain that a rule leads to; nil if to none.
+func (t *XTable) To(e XEntry) *XChain {
+	if v, ok := e.Verdict(); ok && v >= 0 && !e.GoesOn() {
+		return t.starts[v]
+	}
+	return nil
+}
+
+// Shape returns the parts of an entry that say what it does: all but counters, and where in
+// the table other chains are.
+func (t *XTable) Shape(e XEntry) [][]byte {
+	if to := t.To(e); to != nil {
+		return [][]byte{e.Data[:entryFrom], e.Data[entrySize : e.Target()+PartHead], []byte(to.Name)}
+	}
+	if e.GoesOn() {
+		return [][]byte{e.Data[:entryFrom], e.Data[entrySize : e.Target()+PartHead]}
+	}
+	return [][]byte{e.Data[:entryFrom], e.Data[entrySize:]}
+}
+
+// XTables returns the names of the tables of ip_tables that there are. The kernel would make
+// one that it is asked about.
+func XTables() ([]string, error) {
+	text, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // the kernel lacks ip_tables
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the tables of ip_tables: %w", err)
+	}
+	return strings.Fields(string(text)), nil
+}
+
+// XInfo is what the kernel says about a table but for what it holds: it has other sizes after
+// most changes.
+func XInfo(table string) ([]byte, error) {
+	info := make([]byte, infoSize)
+	copy(info, table)
+	return info, ask(soGetInfo, info)
+}
+
+// ReadXTable reads a table.
+func ReadXTable(table string) (*XTable, error) {
+	info, entries, err := readXTable(table)
+	if err != nil {
+		return nil, fmt.Errorf("reading table %s of ip_tables: %w", table, err)
+	}
+	t, err := decodeXTable(info, entries)
+	if err != nil {
+		return nil, fmt.Errorf("decoding table %s of ip_tables: %w", table, err)
+	}
+	return t, nil
+}
+
+func readXTable(table string) (info, entries []byte, err error) {
+	for range 10 {
+		if info, err = XInfo(table); err != nil {
+			return nil, nil, err
+		}
+		size := binary.NativeEndian.Uint32(info[infoCount+4:])
+		for _, at := range entriesAt {
+			b := make([]byte, at+int(size))
+			copy(b, table)
+			binary.NativeEndian.PutUint32(b[tableNameSize:], size)
+			err = ask(soGetEntries, b)
+			entries = b[at:]
+			if !errors.Is(err, unix.EINVAL) {
+				break
+			}
+		}
+		if !errors.Is(err, unix.EAGAIN) { // another size by now
+			break
+		}
+	}
+	return info, entries, err
+}
+
+// ask has getsockopt fill b.
+func ask(option int, b []byte) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	size := uint32(len(b))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, uintptr(option),
+		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func decodeXTable(info, b []byte) (*XTable, error) {
+	if len(info) < infoSize {
+		return nil, ErrCutOff
+	}
+	number := func(at int) int { return int(binary.NativeEndian.Uint32(info[at:])) }
+	t := &XTable{starts: make(map[int]*XChain)}
+	policies := make(map[int]bool)
+	for hook, name := range HookChains {
+		if number(infoValidHooks)&(1<<hook) != 0 {
+			t.starts[number(infoHooks+4*hook)] = &XChain{Name: name, Hook: hook}
+			policies[number(infoPolicies+4*hook)] = true
+		}
+	}
+	var in *XChain
+	for at := 0; at < len(b); {
+		if at+entrySize > len(b) {
+			return nil, ErrCutOff
+		}
+		e := XEntry{b[at:], at}
+		size := int(binary.NativeEndian.Uint16(e.Data[entryNext:]))
+		if target := e.Target(); target < entrySize || target+PartHead > size || size > len(e.Data) {
+			return nil, ErrCutOff
+		}
+		e.Data = e.Data[:size]
+		if c := t.starts[at]; c != nil {
+			in = c
+			t.Chains = append(t.Chains, c)
+		}
+		at += size
+		switch {
+		case e.TargetName() == "ERROR": // the head of a chain, or the end of the table
+			in = nil
+			t.starts[at] = &XChain{Name: unix.ByteSliceToString(e.Data[e.Target()+PartHead:]), Hook: -1}
+		case in == nil:
+		case in.Hook >= 0 && policies[e.at]:
+			in.Policy = e
+			in = nil
+		default:
+			in.Entries = append(in.Entries, e)
+		}
+	}
+	return t, nil
+}
