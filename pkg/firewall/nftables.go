@@ -491,7 +491,7 @@ func fibStep(a nfdump.Attrs) step {
 func bitwiseStep(a nfdump.Attrs) step {
 	src, dst, n := a.Number(unix.NFTA_BITWISE_SREG), a.Number(unix.NFTA_BITWISE_DREG), int(a.Number(unix.NFTA_BITWISE_LEN))
 	const nftaBitwiseOp = 6
-	mask, xor := dataOf(a[unix.NFTA_BITWISE_MASK]), dataOf(a[unix.NFTA_BITWISE_XOR])
+	mask, xor := nfdump.Data(a[unix.NFTA_BITWISE_MASK]), nfdump.Data(a[unix.NFTA_BITWISE_XOR])
 	if a.Number(nftaBitwiseOp) != 0 || n < 0 || len(mask) != n || len(xor) != n {
 		return func(w *walk) (truth, verdict) {
 			w.put(dst, blank(min(max(n, 0), 16)))
@@ -525,7 +525,7 @@ func byteorderStep(a nfdump.Attrs) step {
 var isLittleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
 func cmpStep(a nfdump.Attrs) step {
-	src, op, data := a.Number(unix.NFTA_CMP_SREG), a.Number(unix.NFTA_CMP_OP), dataOf(a[unix.NFTA_CMP_DATA])
+	src, op, data := a.Number(unix.NFTA_CMP_SREG), a.Number(unix.NFTA_CMP_OP), nfdump.Data(a[unix.NFTA_CMP_DATA])
 	zero, most := make([]byte, len(data)), bytes.Repeat([]byte{0xff}, len(data))
 	return func(w *walk) (truth, verdict) {
 		v := w.get(src, len(data))
@@ -550,7 +550,7 @@ func cmpStep(a nfdump.Attrs) step {
 
 func rangeStep(a nfdump.Attrs) step {
 	src, op := a.Number(unix.NFTA_RANGE_SREG), a.Number(unix.NFTA_RANGE_OP)
-	from, to := dataOf(a[unix.NFTA_RANGE_FROM_DATA]), dataOf(a[unix.NFTA_RANGE_TO_DATA])
+	from, to := nfdump.Data(a[unix.NFTA_RANGE_FROM_DATA]), nfdump.Data(a[unix.NFTA_RANGE_TO_DATA])
 	if len(from) != len(to) {
 		return perhaps
 	}
@@ -569,7 +569,7 @@ func (rs *Ruleset) immediateStep(c *chain, a nfdump.Attrs) step {
 	if v, is := rs.verdictOf(c, a[unix.NFTA_IMMEDIATE_DATA]); is {
 		return always(v)
 	}
-	data := dataOf(a[unix.NFTA_IMMEDIATE_DATA])
+	data := nfdump.Data(a[unix.NFTA_IMMEDIATE_DATA])
 	return func(w *walk) (truth, verdict) {
 		w.put(dst, known(data))
 		return yes, verdict{}
@@ -616,13 +616,4 @@ func (rs *Ruleset) verdictOf(c *chain, data []byte) (verdict, bool) {
 		}
 	}
 	return verdict{kind: unknown}, true // such as a queue
-}
-
-// dataOf is a value in an attribute.
-func dataOf(b []byte) []byte {
-	a, err := nfdump.Attributes(b)
-	if err != nil {
-		return nil
-	}
-	return a[unix.NFTA_DATA_VALUE]
 }

@@ -157,7 +157,7 @@ func (rs *Ruleset) ask(c *chain, s *set, one []byte) (*element, error) {
 }
 
 func (rs *Ruleset) elementOf(c *chain, a nfdump.Attrs) *element {
-	e := &element{data: dataOf(a[unix.NFTA_SET_ELEM_DATA])}
+	e := &element{data: nfdump.Data(a[unix.NFTA_SET_ELEM_DATA])}
 	e.verdict, e.ends = rs.verdictOf(c, a[unix.NFTA_SET_ELEM_DATA])
 	return e
 }
@@ -223,7 +223,7 @@ func (rs *Ruleset) readAll(c *chain, s *set) bool {
 	for _, m := range messages {
 		err = errors.Join(err, eachElement(m, func(a nfdump.Attrs) {
 			flags := a.Number(unix.NFTA_SET_ELEM_FLAGS)
-			key := dataOf(a[unix.NFTA_SET_ELEM_KEY])
+			key := nfdump.Data(a[unix.NFTA_SET_ELEM_KEY])
 			plain = plain && flags&setElemCatchall == 0 && len(key) == s.keyLen
 			edges = append(edges, edge{key, flags&setElemIntervalEnd != 0, rs.elementOf(c, a)})
 		}))

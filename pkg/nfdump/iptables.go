@@ -19,7 +19,6 @@ const (
 	tableNameSize  = 32
 	infoValidHooks = 32
 	infoHooks      = 36
-	infoPolicies   = 56
 	infoCount      = 76 // of entries, and then their size
 	infoSize       = 84
 
@@ -60,7 +59,7 @@ type XChain struct {
 	Name    string
 	Hook    int // -1 if packets come to it by jumps alone
 	Entries []XEntry
-	Policy  XEntry // the last entry of a chain at a hook
+	Policy  XEntry // what becomes of packets behind its rules
 }
 
 // XEntry is a rule or a policy.
@@ -193,14 +192,11 @@ func decodeXTable(info, b []byte) (*XTable, error) {
 	}
 	number := func(at int) int { return int(binary.NativeEndian.Uint32(info[at:])) }
 	t := &XTable{starts: make(map[int]*XChain)}
-	policies := make(map[int]bool)
 	for hook, name := range HookChains {
 		if number(infoValidHooks)&(1<<hook) != 0 {
 			t.starts[number(infoHooks+4*hook)] = &XChain{Name: name, Hook: hook}
-			policies[number(infoPolicies+4*hook)] = true
 		}
 	}
-	var in *XChain
 	for at := 0; at < len(b); {
 		if at+entrySize > len(b) {
 			return nil, ErrCutOff
@@ -212,21 +208,22 @@ func decodeXTable(info, b []byte) (*XTable, error) {
 		}
 		e.Data = e.Data[:size]
 		if c := t.starts[at]; c != nil {
-			in = c
 			t.Chains = append(t.Chains, c)
 		}
 		at += size
-		switch {
+		switch n := len(t.Chains); {
 		case e.TargetName() == "ERROR": // the head of a chain, or the end of the table
-			in = nil
 			t.starts[at] = &XChain{Name: unix.ByteSliceToString(e.Data[e.Target()+PartHead:]), Hook: -1}
-		case in == nil:
-		case in.Hook >= 0 && policies[e.at]:
-			in.Policy = e
-			in = nil
-		default:
-			in.Entries = append(in.Entries, e)
+		case n > 0:
+			t.Chains[n-1].Entries = append(t.Chains[n-1].Entries, e)
 		}
+	}
+	for _, c := range t.Chains {
+		n := len(c.Entries)
+		if n == 0 {
+			return nil, ErrCutOff
+		}
+		c.Entries, c.Policy = c.Entries[:n-1], c.Entries[n-1]
 	}
 	return t, nil
 }

@@ -236,3 +236,12 @@ func Nest(typ uint16, inner ...[]byte) []byte {
 	}
 	return Attribute(typ|unix.NLA_F_NESTED, all)
 }
+
+// Data returns the value in an attribute, which may be none.
+func Data(b []byte) []byte {
+	a, err := Attributes(b)
+	if err != nil {
+		return nil
+	}
+	return a[unix.NFTA_DATA_VALUE]
+}

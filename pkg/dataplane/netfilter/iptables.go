@@ -23,18 +23,16 @@ type iptables struct {
 	way     state.RuleBackend
 	forward bool // that of New
 	kernel  iptKernel
-	// without is the way where the programs are not there, or do not understand
-	// what there is; it can take rules away, and no more. nil if there is none.
-	without way
+	// without is what takes rules away, and no more, where the programs are not there, or
+	// do not understand what there is; nil if nothing can.
+	without tool
 
 	mu    sync.Mutex
 	tools iptTools
-	// tables are what there was when the kernel's sum was that.
+	// seen is what there was when the kernel's sum was that.
 	sum    string
-	tables iptTables
-	// unreadable is why there are none, as of readAt.
-	unreadable error
-	readAt     time.Time
+	seen   tables
+	readAt time.Time
 	// locked is why a program waited in vain, at which time.
 	locked   error
 	lockedAt time.Time
@@ -57,6 +55,23 @@ type iptables struct {
 // the sum changes: it leaves out most of what may be the reason.
 const unreadablePause = time.Minute
 
+// tool reads and changes the tables of iptables.
+type tool interface {
+	tables(ctx context.Context) (iptTables, error)
+	// change changes a table as iptables-restore would, all at once or not at all: nothing if
+	// still, which is asked in the last moment, says that it is too late.
+	change(ctx context.Context, table string, lines []string, still func() bool) error
+	knowsRandomFully() bool
+}
+
+// tables are what there is, and who can change it.
+type tables struct {
+	iptTables
+	tool tool
+	// missing is why rules can only be taken away; nil if they can be written.
+	missing error
+}
+
 // iptKernel is the side of the kernel on which the rules are.
 type iptKernel interface {
 	// sum returns what differs whenever something that matters is not as it was, but
@@ -78,7 +93,7 @@ type iptSum struct {
 	bare [len(places)]bool
 }
 
-func newIPTables(name state.RuleBackend, forward bool, kernel iptKernel, without way) *iptables {
+func newIPTables(name state.RuleBackend, forward bool, kernel iptKernel, without tool) *iptables {
 	w := &iptables{way: name, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
 	w.await(quietFor)
 	return w
@@ -93,63 +108,76 @@ func (w *iptables) await(quiet time.Duration) {
 }
 
 // read returns what there is.
-func (w *iptables) read(ctx context.Context) (iptTables, error) {
+func (w *iptables) read(ctx context.Context) (tables, error) {
 	sum, err := w.kernel.sum()
 	if err != nil {
-		return nil, err
+		return tables{}, err
 	}
 	w.take(sum)
 	switch {
 	case sum.all == "":
-		return iptTables{}, nil
-	case sum.all == w.sum && (w.unreadable == nil || time.Since(w.readAt) < unreadablePause):
-		return w.tables, w.unreadable
+		return tables{}, nil
+	case sum.all == w.sum && (w.seen.missing == nil || time.Since(w.readAt) < unreadablePause):
+		return w.seen, nil
 	}
-	tool, err := w.tools.find(ctx, w.way)
+	found, err := w.tools.find(ctx, w.way)
 	if err != nil {
-		return nil, err
+		return w.readWithout(ctx, err)
 	}
-	tables, err := tool.tables(ctx)
-	if err != nil && !errors.Is(err, errAbsent) {
-		return nil, err
+	t := tables{tool: found}
+	if t.iptTables, err = found.tables(ctx); errors.Is(err, errAbsent) {
+		t, err = w.readWithout(ctx, err)
 	}
-	// What changed since the sum was taken makes for another one.
-	w.sum, w.tables, w.unreadable, w.readAt = sum.all, tables, err, time.Now()
-	return tables, err
+	if err == nil {
+		// What changed since the sum was taken makes for another one.
+		w.sum, w.seen, w.readAt = sum.all, t, time.Now()
+	}
+	return t, err
+}
+
+// readWithout is read where the programs cannot.
+func (w *iptables) readWithout(ctx context.Context, missing error) (t tables, err error) {
+	switch {
+	case !errors.Is(missing, errAbsent):
+		return t, missing
+	case w.without != nil:
+		t = tables{tool: w.without, missing: missing}
+		t.iptTables, err = w.without.tables(ctx)
+		return t, err
+	case traces():
+		return t, fmt.Errorf("%w: %w", errLeft, missing)
+	}
+	return t, missing
 }
 
 // dump implements way. In the middle of a change by others what was there before counts.
 func (w *iptables) dump(ctx context.Context) (state.Observed, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	tables, err := w.read(ctx)
-	now := time.Now()
-	if err == nil && w.view != nil && w.rest(now) > 0 {
-		return maps.Clone(w.view), nil
-	}
-	have, err := w.see(ctx, tables, err)
-	if w.view = nil; err == nil {
-		w.view, w.viewAt = maps.Clone(have), now
-	}
-	return have, err
-}
-
-// see says what there is of ours in the tables, which could be read unless there is an
-// error.
-func (w *iptables) see(ctx context.Context, tables iptTables, err error) (state.Observed, error) {
-	if errors.Is(err, errAbsent) && w.without != nil {
-		return w.without.dump(ctx)
-	}
-	if errors.Is(err, errAbsent) && traces() {
-		return nil, fmt.Errorf("%w: %w", errLeft, err)
-	}
+	t, err := w.read(ctx)
 	if err != nil {
+		w.view = nil
 		return nil, err
 	}
+	if now := time.Now(); w.view == nil || w.rest(now) <= 0 {
+		w.view, w.viewAt = w.see(t), now
+	}
+	return maps.Clone(w.view), nil
+}
+
+// see says what there is of ours in the tables.
+func (w *iptables) see(t tables) state.Observed {
 	have := make(state.Observed)
+	add := func(k state.Key, what string) {
+		have[k] = state.Entry{Object: unmanaged{k, what}, Owner: state.Ours}
+	}
 	for _, p := range places {
-		f := w.find(p, tables)
+		f := w.find(p, t)
 		for _, o := range f.objects {
+			if t.missing != nil {
+				add(o.Key(), "rules of a flannel that is no longer here")
+				continue
+			}
 			if m, ok := o.(state.Masquerade); ok && w.plain[m.Network] {
 				m.RandomFully = true
 				o = m
@@ -166,25 +194,28 @@ func (w *iptables) see(ctx context.Context, tables iptTables, err error) (state.
 			add(restKey(p.kind, w.way, anywhere4), what)
 		}
 	}
-	return have, nil
+	return have
 }
 
 // available returns what is missing where rules can't be written.
 func (w *iptables) available(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_, _, err := w.ready(ctx)
-	return err
+	t, err := w.ready(ctx)
+	return errors.Join(err, t.missing)
 }
 
-// ready returns what it takes to write rules.
-func (w *iptables) ready(ctx context.Context) (*iptTool, iptTables, error) {
-	tool, err := w.tools.find(ctx, w.way)
-	if err != nil {
-		return nil, nil, err
+// ready returns what there is, for those who mean to change it.
+func (w *iptables) ready(ctx context.Context) (tables, error) {
+	t, err := w.read(ctx)
+	if err != nil || t.tool != nil {
+		return t, err
 	}
-	tables, err := w.read(ctx)
-	return tool, tables, err
+	found, err := w.tools.find(ctx, w.way) // nobody has used these tables yet
+	if err != nil {
+		return w.readWithout(ctx, err)
+	}
+	return tables{tool: found}, nil
 }
 
 // apply implements way.
@@ -194,23 +225,23 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	if w.locked != nil && time.Since(w.lockedAt) < lockPause {
 		return w.locked // all steps of a pass wait once
 	}
-	tool, tables, err := w.ready(ctx)
-	if errors.Is(err, errAbsent) && w.without != nil && op.Verb == state.Delete {
-		return w.without.apply(ctx, op)
+	t, err := w.ready(ctx)
+	if err == nil && op.Verb != state.Delete {
+		err = t.missing
 	}
 	if err != nil {
 		return err
 	}
 	m, _ := op.Want.(state.Masquerade)
-	plain := m.RandomFully && !tool.knowsRandomFully()
+	plain := m.RandomFully && !t.tool.knowsRandomFully()
 	place := placeOf(op.Key().Kind)
-	f := w.find(place, tables)
+	f := w.find(place, t)
 	if lines := f.edit(op, plain); len(lines) > 0 {
 		i := slices.Index(places[:], place)
 		if !w.shared[i].settled(time.Now(), guarded(lines)) {
 			return fmt.Errorf("table %s of %s: %w", place.table, w.way, dataplane.ErrSettling)
 		}
-		if err := w.write(ctx, tool, i, lines, len(f.after(op))); err != nil {
+		if err := w.write(ctx, t, i, lines, len(f.after(op))); err != nil {
 			return err
 		}
 		if f.late != "" {
@@ -218,19 +249,18 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 		}
 	}
 	w.plain[op.Key().Prefix] = plain
-	if w.view == nil && w.tables != nil { // it is known what we left
-		w.view, _ = w.see(ctx, w.tables, nil)
-		w.viewAt = time.Now()
+	if w.view == nil && w.sum != "" { // it is known what we left
+		w.view, w.viewAt = w.see(w.seen), time.Now()
 	}
 	return nil
 }
 
 // write has the program change the table of a place, so that rules of so many networks are
 // there after it.
-func (w *iptables) write(ctx context.Context, tool *iptTool, i int, lines []string, after int) error {
-	w.sum, w.tables, w.view = "", nil, nil // whether it succeeds or not
+func (w *iptables) write(ctx context.Context, t tables, i int, lines []string, after int) error {
+	w.sum, w.view = "", nil // whether it succeeds or not
 	before := w.shared[i].sum
-	err := tool.change(ctx, places[i].table, lines, w.unchanged)
+	err := t.tool.change(ctx, places[i].table, lines, w.unchanged)
 	if w.locked = nil; errors.Is(err, errLocked) {
 		w.locked, w.lockedAt = err, time.Now()
 	}
@@ -245,13 +275,14 @@ func (w *iptables) write(ctx context.Context, tool *iptTool, i int, lines []stri
 	}
 	// Someone may have come right after us: only what we have left is of our making.
 	sum, sumErr := w.kernel.sum()
-	tables, readErr := tool.tables(ctx)
-	f := places[i].find(tables, w.way, w.forward)
+	var readErr error
+	t.iptTables, readErr = t.tool.tables(ctx)
+	f := w.place(places[i], t)
 	if sumErr == nil && readErr == nil && len(f.objects) == after && !f.strange && (f.right || after == 0) {
 		w.content.expect(sum.all)
 		w.shared[i].expect(sum.shared[i])
 		w.shared[i].since, w.shared[i].began = time.Now(), time.Now()
-		w.sum, w.tables, w.unreadable, w.readAt = sum.all, tables, nil, time.Now()
+		w.sum, w.seen, w.readAt = sum.all, t, time.Now()
 	}
 	return nil
 }
@@ -271,9 +302,16 @@ func (w *iptables) unchanged() bool {
 	return true
 }
 
-// find tells what is at a place, and says which rule ours stand before.
-func (w *iptables) find(p place, tables iptTables) found {
-	f := p.find(tables, w.way, w.forward)
+// place tells what is at a place. What cannot be put right is not said to be wrong.
+func (w *iptables) place(p place, t tables) found {
+	f := p.find(t.iptTables, w.way, w.forward)
+	f.fixed = t.missing != nil
+	return f
+}
+
+// find is place, and says which rule ours stand before.
+func (w *iptables) find(p place, t tables) found {
+	f := w.place(p, t)
 	if !p.last {
 		return f
 	}
@@ -293,11 +331,11 @@ func (w *iptables) find(p place, tables iptTables) found {
 func (w *iptables) refuses(ctx context.Context) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	tables, err := w.read(ctx)
-	if err != nil {
+	t, err := w.read(ctx)
+	if err = errors.Join(err, t.missing); err != nil {
 		return "", err
 	}
-	f := placeOf(state.KindForward).find(tables, w.way, w.forward)
+	f := w.place(placeOf(state.KindForward), t)
 	if c := f.chains[f.hook]; c != nil && c.policy != "ACCEPT" {
 		return fmt.Sprintf("the policy of %s is %s", f.hook, c.policy), nil
 	}
@@ -309,18 +347,18 @@ func (w *iptables) refuses(ctx context.Context) (string, error) {
 
 // others implements way.
 func (w *iptables) others(ctx context.Context) (string, error) {
-	if w.without != nil {
-		return w.without.others(ctx) // that starts no process
+	if w.way == state.IPTablesNFT {
+		return w.othersNF(ctx)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	tables, err := w.read(ctx)
+	t, err := w.read(ctx)
 	if err != nil {
 		return "", err
 	}
 	for _, p := range places {
-		if chain := p.find(tables, w.way, w.forward).foreign(); chain != "" {
-			return "chain " + chain + " of table " + p.table, nil
+		if what := w.place(p, t).foreign(); what != "" {
+			return what, nil
 		}
 	}
 	return "", nil

@@ -54,7 +54,7 @@ func (r rule) text(comment string) string {
 		option string
 		match
 	}{{"-s", r.src}, {"-d", r.dst}} {
-		if !m.prefix.IsValid() {
+		if !m.prefix.IsValid() || m.prefix.Bits() == 0 && !m.not { // which iptables leaves out
 			continue
 		}
 		if m.not {
@@ -65,7 +65,12 @@ func (r rule) text(comment string) string {
 	if r.marked {
 		b.WriteString("-m mark --mark " + keepSourceMark + " ")
 	}
-	fmt.Fprintf(&b, "-m comment --comment %q -j %s", comment, r.verdict)
+	if comment != "" {
+		fmt.Fprintf(&b, "-m comment --comment %q ", comment)
+	}
+	if r.verdict != "" {
+		b.WriteString("-j " + string(r.verdict))
+	}
 	if r.random {
 		b.WriteString(" --random-fully")
 	}
@@ -92,6 +97,7 @@ type found struct {
 	// refuses all; empty if there is none.
 	late, overruled string
 	refusing        *refusing
+	fixed           bool // rules can only be taken away
 }
 
 // find tells what is at a place. forward is that of New.
@@ -147,15 +153,17 @@ func (f *found) judge(r iptRule) {
 	}
 }
 
-// foreign returns a chain of the table in which someone else has rules, or a
-// policy; empty if there is none.
+// foreign says in which chain of the table someone else has rules, or a policy; empty if in
+// none.
 func (f found) foreign() string {
 	for _, name := range slices.Sorted(maps.Keys(f.chains)) {
 		c := f.chains[name]
 		switch {
 		case name == f.chain || name == oldChain:
-		case c.policy != noPolicy && c.policy != "ACCEPT", len(c.rules) > 0 && name != f.hook, f.others && name == f.hook:
-			return name
+		case c.policy != noPolicy && c.policy != string(accept):
+			return "the policy of chain " + name + " of table " + f.table
+		case len(c.rules) > 0 && name != f.hook, f.others && name == f.hook:
+			return "chain " + name + " of table " + f.table
 		}
 	}
 	return ""
@@ -175,6 +183,8 @@ func (f found) wrong() string {
 		return "chain " + f.chain + " has rules that it should not have"
 	case len(f.loose) > 0:
 		return "there is a rule with our comment: " + f.loose[0].text
+	case len(f.objects) > 0 && f.fixed:
+		return ""
 	case len(f.objects) > 0 && len(f.jumps) == 0:
 		return "no rule of " + f.hook + " leads to chain " + f.chain
 	case len(f.objects) > 0 && !f.right:
@@ -242,7 +252,7 @@ func (f found) edit(op state.Op, plain bool) []string {
 			}
 		}
 	}
-	place := len(objects) > 0 && (!f.right || f.late != "")
+	place := len(objects) > 0 && (!f.right || f.late != "") && !f.fixed
 	if len(objects) == 0 || place {
 		remove = append(remove, f.jumps...)
 	}

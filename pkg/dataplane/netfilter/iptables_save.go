@@ -3,7 +3,8 @@ package netfilter
 import (
 	"bytes"
 	"net/netip"
-	"slices"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -21,7 +22,8 @@ const noPolicy = "-"
 // iptRule is a rule as iptables-save prints it after the name of the chain, and what
 // is understood of it here.
 type iptRule struct {
-	text string
+	text   string
+	handle uint64 // where nf_tables was read, and not what iptables-save prints
 	commented
 	always bool // it is about all packets
 	goes   bool // it does not return from the chain that it leads to
@@ -57,96 +59,54 @@ func parseSave(out []byte) (tables iptTables, unreadable []string) {
 	return tables, unreadable
 }
 
-// parseRule understands what rules of ours and of flannel's say. One that says
-// anything else is about more.
+// What iptables-save prints of a comment; of where a rule leads to that is about all packets;
+// and what refuses what comes to an interface from all others.
+var (
+	commentText = regexp.MustCompile(`-m comment --comment ("(?:[^"\\]|\\.)*"|[^" ]+) `)
+	alwaysText  = regexp.MustCompile(`^$|^-[jg] `)
+	guardText   = regexp.MustCompile(`^! -i (\S+) -o (\S+) -j (DROP|REJECT)`)
+)
+
+// parseRule understands what rules of ours and of flannel's say: they are as we would write
+// them. One that is not is about more.
 func parseRule(text string) iptRule {
-	r := iptRule{text: text, always: true}
-	words := splitWords(text)
-	if len(words) >= 7 && slices.Equal(words[:2], []string{"!", "-i"}) && words[3] == "-o" && words[2] == words[4] && words[5] == "-j" {
-		r.guard = words[6] == string(dropped) || words[6] == string(rejected)
+	r := iptRule{text: text}
+	comments := commentText.FindAllStringSubmatch(text, -1)
+	plain := commentText.ReplaceAllString(text, "")
+	if len(comments) > 0 {
+		r.comment = comments[0][1]
+		if unquoted, err := strconv.Unquote(r.comment); err == nil {
+			r.comment = unquoted
+		}
 	}
-	for len(words) > 0 {
-		not := words[0] == "!"
-		if not {
-			words = words[1:]
+	words := strings.Fields(plain)
+	for i := len(words) - 2; i >= 0; i-- {
+		value := words[i+1]
+		switch words[i] {
+		case "-s":
+			r.src = matchOf(value, i > 0 && words[i-1] == "!")
+		case "-d":
+			r.dst = matchOf(value, i > 0 && words[i-1] == "!")
+		case "-j", "-g": // the second as a jump, but for where it returns to
+			r.verdict, r.goes = verdict(value), words[i] == "-g"
 		}
-		n := 1 // the option and its value
-		for n < len(words) && words[n] != "!" && !strings.HasPrefix(words[n], "-") {
-			n++
-		}
-		n = min(n, len(words))
-		known := false
-		switch option := words[:n]; {
-		case n == 2 && option[0] == "-s":
-			known = r.src.set(option[1], not)
-		case n == 2 && option[0] == "-d":
-			known = r.dst.set(option[1], not)
-		case not:
-		case n == 2 && option[0] == "-m":
-			// Without an option of its own it would match nothing that matters.
-			known = option[1] == "comment" || option[1] == "mark"
-		case n == 2 && option[0] == "--comment":
-			r.comment, known = option[1], true
-		case n == 2 && option[0] == "--mark":
-			r.marked = option[1] == keepSourceMark
-			known = r.marked
-		case n == 2 && option[0] == "-j":
-			r.verdict, known = verdict(option[1]), true
-		case n == 2 && option[0] == "-g": // as a jump, but for where it returns to
-			r.verdict, r.goes = verdict(option[1]), true
-		case n == 1 && option[0] == "--random-fully":
-			r.random, known = true, true
-		}
-		r.more = r.more || !known
-		// What follows the verdict is about what it does.
-		comment := slices.Equal(words[:n], []string{"-m", "comment"}) || n > 0 && words[0] == "--comment"
-		r.always = r.always && !not && (r.verdict != "" || comment)
-		words = words[n:]
 	}
+	r.marked = strings.Contains(plain, "-m mark --mark "+keepSourceMark+" ")
+	r.random = strings.HasSuffix(plain, " --random-fully")
+	r.always = alwaysText.MatchString(plain)
+	if g := guardText.FindStringSubmatch(plain); g != nil {
+		r.guard = g[1] == g[2]
+	}
+	// Old versions print addresses without the length of a prefix.
+	r.more = len(comments) > 1 || strings.ReplaceAll(r.rule.text(""), "/32 ", " ") != strings.ReplaceAll(plain, "/32 ", " ")
 	return r
 }
 
-// set takes a value of -s or -d.
-func (m *match) set(value string, not bool) bool {
+// matchOf reads a value of -s or -d.
+func matchOf(value string, not bool) match {
 	if !strings.Contains(value, "/") {
 		value += "/32"
 	}
-	p, err := netip.ParsePrefix(value)
-	if err != nil || m.prefix.IsValid() {
-		return false
-	}
-	*m = match{prefix: p, not: not}
-	return true
-}
-
-// splitWords splits what iptables-save prints: words that need it are in double
-// quotes, in which a backslash stands before what would have a meaning.
-func splitWords(text string) []string {
-	var words []string
-	var word strings.Builder
-	inWord, quoted, escaped := false, false, false
-	for _, c := range text {
-		switch {
-		case escaped:
-			word.WriteRune(c)
-			escaped = false
-		case quoted && c == '\\':
-			escaped = true
-		case c == '"':
-			quoted, inWord = !quoted, true
-		case c == ' ' && !quoted:
-			if inWord {
-				words = append(words, word.String())
-			}
-			word.Reset()
-			inWord = false
-		default:
-			word.WriteRune(c)
-			inWord = true
-		}
-	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words
+	p, _ := netip.ParsePrefix(value)
+	return match{p, not && p.IsValid()}
 }

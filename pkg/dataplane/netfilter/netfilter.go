@@ -76,7 +76,7 @@ func ways(forward bool) map[state.RuleBackend]way {
 	return map[state.RuleBackend]way{
 		state.NFTables:       newNFTables(),
 		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, forward, newIPTablesKernel(), nil),
-		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, forward, newNFIPTables(), xtLeft{forward}),
+		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, forward, newNFIPTables(), xtLeft{}),
 	}
 }
 

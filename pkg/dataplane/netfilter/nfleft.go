@@ -2,202 +2,190 @@ package netfilter
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
-	"time"
+	"strings"
 
 	nft "github.com/google/nftables"
-	"github.com/google/nftables/expr"
-	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/state"
+	"flanneld/pkg/nfdump"
 )
 
-// xtLeft takes away what is in the tables that iptables has in nf_tables, where
-// the program itself is not on this host: a flannel in a container brings its own.
-type xtLeft struct {
-	forward bool // that of New
+// The names of the tables that iptables has in nf_tables. Who writes rules for nf_tables
+// itself names chains in lower case.
+var xtTables = []string{"raw", "mangle", "nat", "filter", "security"}
+
+// nfListed is a table and its chains.
+type nfListed struct {
+	family byte
+	name   string
+	chains map[nfName]*nfChain
 }
 
-// xtPlace is where in those tables flannel has its rules for objects of a kind.
-type xtPlace struct {
-	objects     state.Kind
-	table       string
-	shared, own nfName
-}
-
-var xtPlaces = []xtPlace{
-	{state.KindMasquerade, "nat", "POSTROUTING", postrtgChain},
-	{state.KindForward, "filter", "FORWARD", fwdChain},
-}
-
-// xtFound is the rules of flannel in a table: whose each one is by its chain and
-// place there. What is of no network has the key of the rest; what is not
-// flannel's, and the jumps to its chain, have none.
-type xtFound struct {
-	*nfTable
-	owners map[nfName][]state.Key
-}
-
-func (l xtLeft) find(ctx context.Context, p xtPlace, f nfFamily) (xtFound, error) {
-	t, err := readTable(ctx, f.number, p.table, p.shared, p.own, oldChain)
-	if t == nil || err != nil {
-		return xtFound{}, err
+// isXT reports whether the table is one of iptables.
+func (t nfListed) isXT() bool {
+	if t.family != unix.NFPROTO_IPV4 && t.family != unix.NFPROTO_IPV6 || !slices.Contains(xtTables, t.name) {
+		return false
 	}
-	found := xtFound{t, make(map[nfName][]state.Key)}
-	if c := t.chains[p.shared]; c != nil {
-		found.owners[p.shared] = l.sharedOwners(p.shared, f.number, c.rules)
-	}
-	if c := t.chains[p.own]; c != nil {
-		rules := make([]rule, len(c.rules))
-		for i, r := range c.rules {
-			rules[i] = r.commented(f.addrSize()).rule
-		}
-		for _, o := range owners(p.objects, state.IPTablesNFT, rules) {
-			k := restKey(p.objects, state.IPTablesNFT, f.anywhere)
-			if o != nil {
-				k = o.Key()
-			}
-			found.owners[p.own] = append(found.owners[p.own], k)
+	found := false
+	for name, c := range t.chains {
+		atHook := slices.Contains(nfdump.HookChains[:], name)
+		found = found || atHook
+		if c.typ != "" && !atHook {
+			return false
 		}
 	}
-	return found, nil
+	return found
 }
 
-// sharedOwners tells, of each rule of POSTROUTING or FORWARD, whose it is: the
-// network's, or the rest's if it is the jump to a chain of flannel. The key is zero
-// for what is someone else's, which is all in other chains.
-func (l xtLeft) sharedOwners(chain nfName, family byte, rules []nfRule) []state.Key {
-	keys := make([]state.Key, len(rules))
-	i := slices.IndexFunc(xtPlaces, func(p xtPlace) bool { return p.shared == chain })
-	j := slices.IndexFunc(nfFamilies, func(f nfFamily) bool { return f.number == family })
-	if i < 0 || j < 0 {
-		return keys
-	}
-	place, f := xtPlaces[i], nfFamilies[j]
-	all := make([]commented, len(rules))
-	for i, r := range rules {
-		all[i] = r.commented(f.addrSize())
-	}
-	for i, network := range leftovers(place.objects, all, l.forward) {
-		if all[i].verdict == verdict(place.own) {
-			network = f.anywhere
-		}
-		if network.IsValid() {
-			keys[i] = state.Key{Kind: place.objects, Scope: string(state.IPTablesNFT), Prefix: network}
-		}
-	}
-	return keys
-}
-
-// commented translates a rule as iptables writes it.
-func (n nfRule) commented(size int) commented {
-	plain := nfRule{comment: n.comment}
-	for _, e := range n.exprs {
-		switch e := e.(type) {
-		case *expr.Counter:
-		case *expr.Match:
-			if e.Name != "comment" {
-				plain.exprs = append(plain.exprs, nil)
-			}
-		case *expr.Target:
-			if e.Name == string(masquerade) {
-				plain.exprs = append(plain.exprs, &expr.Masq{})
-			} else {
-				plain.exprs = append(plain.exprs, nil)
-			}
-		default:
-			plain.exprs = append(plain.exprs, e)
-		}
-	}
-	r, ok := plain.rule(size)
-	return commented{rule: r, comment: n.comment, more: !ok}
-}
-
-// dump implements way.
-func (l xtLeft) dump(ctx context.Context) (state.Observed, error) {
-	have := make(state.Observed)
-	for _, f := range nfFamilies {
-		for _, p := range xtPlaces {
-			found, err := l.find(ctx, p, f)
-			if err != nil {
-				return nil, err
-			}
-			rest := restKey(p.objects, state.IPTablesNFT, f.anywhere)
-			used := slices.ContainsFunc(found.owners[p.own], func(k state.Key) bool { return k != rest })
-			for name, keys := range found.owners {
-				for _, k := range keys {
-					jump := name == p.shared && k == rest
-					if k != (state.Key{}) && (!jump || !used) { // that goes with the last rule
-						have[k] = state.Entry{Object: unmanaged{k, "rules of a flannel that is no longer here"}, Owner: state.Ours}
-					}
-				}
-			}
-		}
-	}
-	return have, nil
-}
-
-// apply implements way, as far as there is something to take away.
-func (l xtLeft) apply(ctx context.Context, op state.Op) error {
-	k := op.Key()
-	if op.Verb != state.Delete {
-		return fmt.Errorf("%w: there is no iptables", errAbsent)
-	}
-	f := familyOf(k.Prefix)
-	for _, p := range xtPlaces {
-		if p.objects != k.Kind {
+// listTables lists what tables and chains there are, and not ours.
+func listTables(c *nfdump.Conn) (tables []nfListed, err error) {
+	messages, err := c.Ask(unix.NFT_MSG_GETCHAIN, true, unix.AF_UNSPEC)
+	for _, m := range messages {
+		table, name, chain, decodeErr := decodeChain(m)
+		err = errors.Join(err, decodeErr)
+		if isOurTable(m.Family, table) {
 			continue
 		}
-		found, err := l.find(ctx, p, f)
-		if err == nil && found.nfTable != nil {
-			err = p.clear(f, found, k)
+		i := slices.IndexFunc(tables, func(t nfListed) bool { return t.family == m.Family && t.name == table })
+		if i < 0 {
+			i = len(tables)
+			tables = append(tables, nfListed{m.Family, table, make(map[nfName]*nfChain)})
 		}
-		if err != nil {
-			return nfError("taking old rules from table "+p.table+" of iptables", err)
-		}
+		tables[i].chains[name] = chain
 	}
-	return nil
+	return tables, err
 }
 
-// clear deletes the rules that are under a key, and the chains of flannel that
-// have none any more, with the jumps there.
-func (p xtPlace) clear(f nfFamily, found xtFound, k state.Key) error {
-	c, err := nft.New(nft.WithSockOptions(func(c *netlink.Conn) error { return c.SetDeadline(time.Now().Add(nfPatience)) }))
+// save returns the rules of a table of iptables as iptables-save would print them, as far as
+// they are like flannel's.
+func (t nfListed) save(c *nfdump.Conn) (map[string]*iptChain, error) {
+	chains := make(map[string]*iptChain)
+	for name, c := range t.chains {
+		chains[name] = &iptChain{policy: noPolicy}
+		if c.typ != "" {
+			chains[name].policy = map[uint32]string{0: string(dropped), 1: string(accept)}[c.policy]
+		}
+	}
+	rules, err := readRules(c, t.family, t.name)
+	for _, n := range rules {
+		if chain := chains[n.chain]; chain != nil {
+			r := parseRule(n.text(addrSize(t.family)))
+			r.handle = binary.BigEndian.Uint64(n.handle)
+			chain.rules = append(chain.rules, r)
+		}
+	}
+	return chains, err
+}
+
+// text is a rule as iptables-save would print it, if it is like those of flannel.
+func (n nfRule) text(size int) string {
+	if r, ok := n.rule(size, true); ok {
+		return r.text(n.comment())
+	}
+	return fmt.Sprintf("-m comment --comment %q handle %x", n.comment(), n.handle)
+}
+
+// xtLeft takes rules away from the tables that iptables has in nf_tables, where the program
+// itself is not on this host: a flannel in a container brings its own.
+type xtLeft struct{}
+
+// tables returns those that matter.
+func (xtLeft) tables(ctx context.Context) (tables iptTables, err error) {
+	err = nfAsk(ctx, "reading the tables of iptables", func(c *nfdump.Conn) error {
+		tables = make(iptTables)
+		all, err := listTables(c)
+		for _, t := range all {
+			if t.family == unix.NFPROTO_IPV4 && slices.ContainsFunc(places[:], func(p place) bool { return p.table == t.name }) && err == nil {
+				tables[t.name], err = t.save(c)
+			}
+		}
+		return err
+	})
+	return tables, err
+}
+
+// change is that of a tool, as far as it only takes away.
+func (l xtLeft) change(ctx context.Context, table string, lines []string, _ func() bool) error {
+	tables, err := l.tables(ctx)
 	if err != nil {
 		return err
 	}
-	t := &nft.Table{Name: p.table, Family: nft.TableFamily(f.number)}
-	rest := restKey(p.objects, state.IPTablesNFT, f.anywhere)
-	left := make(map[nfName]int)
-	for _, key := range found.owners[p.own] {
-		if key != k {
-			left[p.own]++
-		}
+	c, err := nfWriter()
+	if err != nil {
+		return err
 	}
-	for name, keys := range found.owners {
-		for i, key := range keys {
-			r := found.chains[name].rules[i]
-			goes := key == k
-			if name == p.shared && key == rest {
-				goes = left[p.own] == 0
+	t := &nft.Table{Name: table, Family: nft.TableFamilyIPv4}
+	stay := make(map[string][]string) // of the chains that are written anew
+	var unused []string
+	for _, line := range lines {
+		word, rest, _ := strings.Cut(line, " ")
+		name, text, _ := strings.Cut(rest, " ")
+		chain := tables[table][name]
+		switch {
+		case strings.HasPrefix(word, ":"):
+			stay[word[1:]] = []string{}
+		case word == "-A" && stay[name] != nil:
+			stay[name] = append(stay[name], text)
+		case word == "-X":
+			unused = append(unused, name)
+		case word == "-D" && chain != nil:
+			// Of rules that are the same flannel appended the last.
+			i := len(chain.rules) - 1
+			for i >= 0 && chain.rules[i].text != text {
+				i--
 			}
-			if goes {
-				_ = c.DelRule(&nft.Rule{Table: t, Chain: &nft.Chain{Name: name}, Handle: r.handle})
-			} else if r.commented(f.addrSize()).verdict == oldChain {
-				left[oldChain]++
+			if i >= 0 {
+				_ = c.DelRule(&nft.Rule{Table: t, Chain: &nft.Chain{Name: name}, Handle: chain.rules[i].handle})
+				chain.rules = slices.Delete(chain.rules, i, i+1)
+			}
+		default:
+			return fmt.Errorf("%w: there is no iptables", errAbsent)
+		}
+	}
+	for name, texts := range stay {
+		chain := tables[table][name]
+		for i := 0; chain != nil && i < len(chain.rules); i++ {
+			if len(texts) > 0 && chain.rules[i].text == texts[0] {
+				texts = texts[1:]
+			} else {
+				_ = c.DelRule(&nft.Rule{Table: t, Chain: &nft.Chain{Name: name}, Handle: chain.rules[i].handle})
 			}
 		}
-	}
-	for _, name := range []nfName{p.own, oldChain} {
-		if found.chains[name] != nil && left[name] == 0 {
-			chain := &nft.Chain{Name: name, Table: t}
-			c.FlushChain(chain)
-			c.DelChain(chain)
+		if len(texts) > 0 {
+			return fmt.Errorf("%w: there is no iptables", errAbsent)
 		}
 	}
-	return c.Flush()
+	for _, name := range unused {
+		c.DelChain(&nft.Chain{Name: name, Table: t})
+	}
+	return nfError("taking old rules from table "+table+" of iptables", c.Flush())
 }
 
-// watch implements way: who writes there would have the program.
-func (xtLeft) watch(context.Context, func(), func()) error { return nil }
+// knowsRandomFully is that of a tool.
+func (xtLeft) knowsRandomFully() bool { return true }
+
+// othersNF is others in nf_tables. It starts no process.
+func (w *iptables) othersNF(ctx context.Context) (what string, err error) {
+	err = nfAsk(ctx, "listing the rules of iptables-nft", func(c *nfdump.Conn) error {
+		tables, err := listTables(c)
+		what = ""
+		for _, t := range tables {
+			if !t.isXT() || what != "" || err != nil {
+				continue
+			}
+			p := place{table: t.name}
+			if i := slices.IndexFunc(places[:], func(p place) bool { return p.table == t.name }); i >= 0 {
+				p = places[i]
+			}
+			var chains map[string]*iptChain
+			chains, err = t.save(c)
+			what = p.find(iptTables{t.name: chains}, w.way, w.forward).foreign()
+		}
+		return err
+	})
+	return what, err
+}

@@ -8,7 +8,12 @@ import (
 	"flanneld/pkg/state"
 )
 
-var withoutIPTables = xtLeft{forward: true}
+// withoutIPTables is iptables-nft on a host without the program.
+func withoutIPTables(t *testing.T) *iptables {
+	t.Helper()
+	t.Setenv("PATH", t.TempDir())
+	return newIPTables(state.IPTablesNFT, true, newNFIPTables(), xtLeft{})
+}
 
 // What any flannel has left by iptables-nft goes without the program, step by step
 // in any order; what is like it, and others', stays.
@@ -25,6 +30,7 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 			h.do(t, second)
 			before := h.rules(t)
 			h.do(t, old)
+			withoutIPTables := withoutIPTables(t)
 			if what, err := withoutIPTables.others(t.Context()); err != nil || what == "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
@@ -67,7 +73,7 @@ func TestRulesOutliveIPTables(t *testing.T) {
 	h := freshIPTables(t, state.IPTablesNFT)
 	want := dataplanetest.RulesWish(state.IPTablesNFT)
 	settle(t, New(true), want)
-	have, err := withoutIPTables.dump(t.Context())
+	have, err := withoutIPTables(t).dump(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,6 +105,7 @@ func TestNoOthers(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			h := freshIPTables(t, state.IPTablesNFT)
 			h.do(t, old)
+			withoutIPTables := withoutIPTables(t)
 			if what, err := withoutIPTables.others(t.Context()); err != nil || what != "" {
 				t.Errorf("others have %q, %v", what, err)
 			}

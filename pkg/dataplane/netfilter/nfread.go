@@ -2,19 +2,16 @@ package netfilter
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"slices"
 	"strings"
-	"time"
 
-	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
-	"github.com/google/nftables/xt"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
-	"flanneld/pkg/dataplane"
+	"flanneld/pkg/nfdump"
 )
 
 // What nf_tables has is read here rather than by the nftables package: that one
@@ -25,6 +22,7 @@ import (
 type nfTable struct {
 	dormant bool // its chains are not in use
 	things  int  // chains, sets and the like
+	handle  []byte
 	chains  map[nfName]*nfChain
 }
 
@@ -35,7 +33,8 @@ type nfName = string
 // kind.
 type nfChain struct {
 	nfKind
-	rules []nfRule
+	handle []byte
+	rules  []nfRule
 }
 
 // nfKind is which packets come to a chain by itself, and when.
@@ -48,278 +47,244 @@ type nfKind struct {
 
 // nfRule is a rule.
 type nfRule struct {
-	handle  uint64
-	exprs   []expr.Any // nil in the place of one that is not known here
-	comment string
+	chain    nfName
+	handle   []byte
+	userdata []byte
+	exprs    []nfExpr
 }
 
-// nfPatience is how long the kernel may take for an answer.
-const nfPatience = 10 * time.Second
-
-// readTable returns a table of a family with those of the named chains that there
-// are; nil if there is no such table.
-func readTable(ctx context.Context, family byte, name string, chains ...string) (*nfTable, error) {
-	var t *nfTable
-	err := nfAsk("reading table "+name+" of nf_tables", func(c *netlink.Conn) (err error) {
-		for range 5 {
-			t, err = readTableOnce(c, family, name, chains)
-			if !errors.Is(err, dataplane.ErrIncomplete) || ctx.Err() != nil {
-				break
-			}
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return t, nil
+// nfExpr is a part of a rule.
+type nfExpr struct {
+	name string
+	data []byte
 }
 
-// nfAsk calls ask with a connection to nf_tables.
-func nfAsk(what string, ask func(*netlink.Conn) error) error {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+// nfAsk calls ask with a connection to nf_tables, again if rules changed meanwhile.
+func nfAsk(ctx context.Context, what string, ask func(*nfdump.Conn) error) error {
+	c, err := nfdump.Dial()
 	if err == nil {
 		defer c.Close()
-		if err = c.SetDeadline(time.Now().Add(nfPatience)); err == nil {
-			err = ask(c)
-		}
+		err = c.Consistently(ctx, func() error { return ask(c) })
 	}
-	if err != nil {
-		return nfError(what, err)
-	}
-	return nil
-}
-
-func readTableOnce(c *netlink.Conn, family byte, name string, chains []string) (*nfTable, error) {
-	before, err := nfGeneration(c)
-	if err != nil {
-		return nil, err
-	}
-	messages, err := nfGet(c, unix.NFT_MSG_GETTABLE, family, name)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	t := &nfTable{chains: make(map[nfName]*nfChain)}
-	for _, m := range messages {
-		err := nfAttributes(m, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.NFTA_TABLE_FLAGS:
-				t.dormant = ad.Uint32()&unix.NFT_TABLE_F_DORMANT != 0
-			case unix.NFTA_TABLE_USE:
-				t.things = int(ad.Uint32())
-			}
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	for _, chain := range chains {
-		if t.chains[chain], err = readChain(c, family, name, chain); err != nil {
-			return nil, err
-		}
-		if t.chains[chain] == nil {
-			delete(t.chains, chain)
-		}
-	}
-	after, err := nfGeneration(c)
-	if err == nil && after != before {
-		err = dataplane.ErrIncomplete
-	}
-	return t, err
-}
-
-func readChain(c *netlink.Conn, family byte, table, name string) (*nfChain, error) {
-	messages, err := nfGet(c, unix.NFT_MSG_GETCHAIN, family, table, name)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	var chain nfChain
-	for _, m := range messages {
-		if _, _, chain.nfKind, err = decodeChain(m); err != nil {
-			return nil, err
-		}
-	}
-	messages, err = nfGet(c, unix.NFT_MSG_GETRULE, family, table, name)
-	if errors.Is(err, unix.ENOENT) {
-		return nil, dataplane.ErrIncomplete
-	}
-	for _, m := range messages {
-		var r nfRule
-		if _, r, err = decodeRule(m); err != nil {
-			return nil, err
-		}
-		chain.rules = append(chain.rules, r)
-	}
-	return &chain, err
-}
-
-// nfGeneration returns the number of the last change of anything in nf_tables.
-func nfGeneration(c *netlink.Conn) (id uint32, err error) {
-	messages, err := nfGet(c, unix.NFT_MSG_GETGEN, unix.AF_UNSPEC)
-	for _, m := range messages {
-		err := nfAttributes(m, func(ad *netlink.AttributeDecoder) {
-			if ad.Type() == unix.NFTA_GEN_ID {
-				id = ad.Uint32()
-			}
-		})
-		if err != nil {
-			return 0, err
-		}
-	}
-	return id, err
-}
-
-// nfGet asks for something by the names of its table and chain, of which those of
-// rules are both filters.
-func nfGet(c *netlink.Conn, what uint16, family byte, names ...string) ([]netlink.Message, error) {
-	attributes := make([]netlink.Attribute, len(names))
-	for i, name := range names {
-		types := []uint16{unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN}
-		if what == unix.NFT_MSG_GETCHAIN {
-			types = []uint16{unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME}
-		}
-		attributes[i] = netlink.Attribute{Type: types[i], Data: []byte(name + "\x00")}
-	}
-	data, err := netlink.MarshalAttributes(attributes)
-	if err != nil {
-		return nil, err
-	}
-	flags := netlink.Request
-	if what == unix.NFT_MSG_GETRULE || len(names) == 0 && what != unix.NFT_MSG_GETGEN {
-		flags |= netlink.Dump
-	}
-	messages, err := c.Execute(netlink.Message{
-		Header: netlink.Header{Type: nfType(what), Flags: flags},
-		Data:   append([]byte{family, unix.NFNETLINK_V0, 0, 0}, data...),
-	})
-	for _, m := range messages {
-		if m.Header.Flags&netlink.DumpInterrupted != 0 {
-			return nil, dataplane.ErrIncomplete
-		}
-	}
-	return messages, err
-}
-
-func nfType(what uint16) netlink.HeaderType {
-	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | what)
-}
-
-// nfAttributes calls take for each attribute of a message.
-func nfAttributes(m netlink.Message, take func(*netlink.AttributeDecoder)) error {
-	if len(m.Data) < 4 {
-		return errors.New("a message of nf_tables is too short")
-	}
-	return nested(m.Data[4:], take)
-}
-
-func nested(data []byte, take func(*netlink.AttributeDecoder)) error {
-	ad, err := netlink.NewAttributeDecoder(data)
-	if err != nil {
-		return err
-	}
-	ad.ByteOrder = binary.BigEndian
-	for ad.Next() {
-		take(ad)
-	}
-	return ad.Err()
-}
-
-func decodeChain(m netlink.Message) (table, name string, k nfKind, err error) {
-	err = nfAttributes(m, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
-		case unix.NFTA_CHAIN_TABLE:
-			table = ad.String()
-		case unix.NFTA_CHAIN_NAME:
-			name = ad.String()
-		case unix.NFTA_CHAIN_TYPE:
-			k.typ = ad.String()
-		case unix.NFTA_CHAIN_POLICY:
-			k.policy = ad.Uint32()
-		case unix.NFTA_CHAIN_HOOK:
-			ad.Do(func(b []byte) error {
-				return nested(b, func(ad *netlink.AttributeDecoder) {
-					switch ad.Type() {
-					case unix.NFTA_HOOK_HOOKNUM:
-						k.hook = ad.Uint32()
-					case unix.NFTA_HOOK_PRIORITY:
-						k.prio = int32(ad.Uint32())
-					}
-				})
-			})
-		}
-	})
-	return table, name, k, err
-}
-
-func decodeRule(m netlink.Message) (chain string, r nfRule, err error) {
-	family := byte(0)
-	if len(m.Data) > 0 {
-		family = m.Data[0]
-	}
-	err = nfAttributes(m, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
-		case unix.NFTA_RULE_CHAIN:
-			chain = ad.String()
-		case unix.NFTA_RULE_HANDLE:
-			r.handle = ad.Uint64()
-		case unix.NFTA_RULE_USERDATA:
-			r.comment, _ = userdata.GetString(ad.Bytes(), userdata.TypeComment)
-		case unix.NFTA_RULE_EXPRESSIONS:
-			ad.Do(func(b []byte) error {
-				return nested(b, func(ad *netlink.AttributeDecoder) {
-					r.exprs = append(r.exprs, decodeExpr(family, ad.Bytes()))
-				})
-			})
-		}
-	})
-	for _, e := range r.exprs {
-		if m, ok := e.(*expr.Match); ok {
-			if c, ok := m.Info.(*xt.Comment); ok {
-				r.comment = strings.TrimRight(string(*c), "\x00")
-			}
-		}
-	}
-	return chain, r, err
-}
-
-// decodeExpr returns nil for what rules of ours and of flannel do not have.
-func decodeExpr(family byte, b []byte) expr.Any {
-	var name string
-	var data []byte
-	err := nested(b, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
-		case unix.NFTA_EXPR_NAME:
-			name = ad.String()
-		case unix.NFTA_EXPR_DATA:
-			data = ad.Bytes()
-		}
-	})
-	known := map[string]expr.Any{
-		"payload": &expr.Payload{}, "bitwise": &expr.Bitwise{}, "cmp": &expr.Cmp{}, "meta": &expr.Meta{},
-		"immediate": &expr.Verdict{}, "masq": &expr.Masq{},
-		"counter": &expr.Counter{}, "match": &expr.Match{}, "target": &expr.Target{},
-	}
-	e := known[name]
-	if err != nil || e == nil || expr.Unmarshal(family, data, e) != nil {
-		return nil
-	}
-	return e
+	return nfError(what, err)
 }
 
 // nfError names what is missing where the kernel has no nf_tables, or lets no one
 // at them.
 func nfError(what string, err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("%s: %w: this needs CAP_NET_ADMIN in the user namespace that owns the network", what, err)
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPROTONOSUPPORT):
+	case errors.Is(err, nfdump.ErrAbsent), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPROTONOSUPPORT):
 		return fmt.Errorf("%w: %s: %w: the kernel may lack nf_tables (try modprobe nf_tables), or use -masq-mode=iptables", errAbsent, what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// readTable returns a table of a family with those of the named chains that there
+// are; nil if there is no such table.
+func readTable(c *nfdump.Conn, family byte, name string, chains ...nfName) (*nfTable, error) {
+	messages, err := c.Ask(unix.NFT_MSG_GETTABLE, false, family, nfdump.Name(unix.NFTA_TABLE_NAME, name))
+	if errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	t := &nfTable{chains: make(map[nfName]*nfChain)}
+	for _, m := range messages {
+		const nftaTableHandle = 4
+		a, e := nfdump.Attributes(m.Data)
+		t.dormant = a.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
+		t.things = int(a.Number(unix.NFTA_TABLE_USE))
+		t.handle = a[nftaTableHandle]
+		err = errors.Join(err, e)
+	}
+	for _, chain := range chains {
+		messages, e := c.Ask(unix.NFT_MSG_GETCHAIN, false, family, nfdump.Name(unix.NFTA_CHAIN_TABLE, name), nfdump.Name(unix.NFTA_CHAIN_NAME, chain))
+		if errors.Is(e, unix.ENOENT) {
+			continue
+		}
+		for _, m := range messages {
+			_, _, t.chains[chain], err = decodeChain(m)
+		}
+		if err = errors.Join(err, e); err != nil {
+			return nil, err
+		}
+		if t.chains[chain].rules, err = readRules(c, family, name, chain); err != nil {
+			return nil, err
+		}
+	}
+	return t, err
+}
+
+// readRules returns the rules of a table, or of one of its chains.
+func readRules(c *nfdump.Conn, family byte, table string, chain ...nfName) ([]nfRule, error) {
+	filter := [][]byte{nfdump.Name(unix.NFTA_RULE_TABLE, table)}
+	for _, name := range chain {
+		filter = append(filter, nfdump.Name(unix.NFTA_RULE_CHAIN, name))
+	}
+	messages, err := c.Ask(unix.NFT_MSG_GETRULE, true, family, filter...)
+	if errors.Is(err, unix.ENOENT) {
+		err = nfdump.ErrChanging
+	}
+	var rules []nfRule
+	for _, m := range messages {
+		a, e := nfdump.Attributes(m.Data)
+		r := nfRule{chain: a.Text(unix.NFTA_RULE_CHAIN), handle: a[unix.NFTA_RULE_HANDLE], userdata: a[unix.NFTA_RULE_USERDATA]}
+		e = errors.Join(e, nfdump.Each(a[unix.NFTA_RULE_EXPRESSIONS], func(_ uint16, b []byte) {
+			one, exprErr := nfdump.Attributes(b)
+			r.exprs = append(r.exprs, nfExpr{one.Text(unix.NFTA_EXPR_NAME), one[unix.NFTA_EXPR_DATA]})
+			err = errors.Join(err, exprErr)
+		}))
+		rules = append(rules, r)
+		err = errors.Join(err, e)
+	}
+	return rules, err
+}
+
+func decodeChain(m nfdump.Message) (table, name string, c *nfChain, err error) {
+	a, err := nfdump.Attributes(m.Data)
+	h, hookErr := nfdump.Attributes(a[unix.NFTA_CHAIN_HOOK])
+	return a.Text(unix.NFTA_CHAIN_TABLE), a.Text(unix.NFTA_CHAIN_NAME), &nfChain{
+		handle: a[unix.NFTA_CHAIN_HANDLE],
+		nfKind: nfKind{
+			typ: a.Text(unix.NFTA_CHAIN_TYPE), hook: h.Number(unix.NFTA_HOOK_HOOKNUM),
+			prio: int32(h.Number(unix.NFTA_HOOK_PRIORITY)), policy: a.Number(unix.NFTA_CHAIN_POLICY),
+		},
+	}, errors.Join(err, hookErr)
+}
+
+// comment returns what a rule's comment is, or in iptables' form.
+func (n nfRule) comment() string {
+	for _, e := range n.exprs {
+		if a, err := nfdump.Attributes(e.data); e.name == "match" && err == nil && a.Text(unix.NFTA_MATCH_NAME) == "comment" {
+			text, _, _ := strings.Cut(string(a[unix.NFTA_MATCH_INFO]), "\x00")
+			return text
+		}
+	}
+	text, _ := userdata.GetString(n.userdata, userdata.TypeComment)
+	return text
+}
+
+// addTo adds to a sum what rules are and which they are. A rule keeps its handle when it is
+// replaced, but no other one has it later.
+func (n nfRule) addTo(h *maphash.Hash) {
+	for _, part := range [][]byte{[]byte(n.chain), n.handle, n.userdata} {
+		_, _ = h.Write(part)
+	}
+	for _, e := range n.exprs {
+		if e.name != "counter" {
+			_, _ = h.WriteString(e.name)
+			_, _ = h.Write(e.data)
+		}
+	}
+}
+
+// addTo adds to a sum what the table has of some chains. It returns how many rules that is.
+func (t *nfTable) addTo(h *maphash.Hash, chains []nfName) (rules int) {
+	_, _ = h.Write(t.handle)
+	for _, name := range chains {
+		c := t.chains[name]
+		if _, _ = fmt.Fprintln(h, name, c != nil); c == nil {
+			continue
+		}
+		_, _ = fmt.Fprintf(h, "%x %d\n", c.handle, c.policy)
+		for _, r := range c.rules {
+			r.addTo(h)
+		}
+		rules += len(c.rules)
+	}
+	return rules
+}
+
+// register is the one that rules of ours, and of iptables, use.
+const register = unix.NFT_REG_1
+
+// rule translates a rule back, for addresses of so many bytes. It reports whether the rule is
+// one that can be told so, as a whole; with xt, one as iptables has it. Others load no more of
+// an address than they compare.
+func (n nfRule) rule(size int, xt bool) (r rule, ok bool) {
+	var load, mask nfdump.Attrs // what is in the register
+	var loaded string
+	for _, e := range n.exprs {
+		a, err := nfdump.Attributes(e.data)
+		if err != nil || r.verdict != "" && e.name != "counter" {
+			return rule{}, false
+		}
+		switch {
+		case xt && (e.name == "counter" || e.name == "match" && a.Text(unix.NFTA_MATCH_NAME) == "comment"):
+		case e.name == "meta" && a.Number(unix.NFTA_META_DREG) == register && loaded == "",
+			e.name == "payload" && a.Number(unix.NFTA_PAYLOAD_DREG) == register && loaded == "":
+			load, mask, loaded = a, nfdump.Attrs{}, e.name
+		case e.name == "bitwise" && loaded != "" && mask[unix.NFTA_BITWISE_MASK] == nil && isMask(a):
+			mask = a
+		case e.name == "cmp" && a.Number(unix.NFTA_CMP_SREG) == register:
+			if !r.take(loaded, load, nfdump.Data(mask[unix.NFTA_BITWISE_MASK]), a, size) {
+				return rule{}, false
+			}
+			loaded = ""
+		case loaded != "":
+			return rule{}, false
+		case e.name == "immediate":
+			r.verdict = verdictOf(a)
+		case e.name == "masq" && a[unix.NFTA_MASQ_REG_PROTO_MIN] == nil:
+			const fullyRandom = 1 << 4 // NF_NAT_RANGE_PROTO_RANDOM_FULLY
+			if flags := a.Number(unix.NFTA_MASQ_FLAGS); flags&^fullyRandom == 0 {
+				r.verdict, r.random = masquerade, flags != 0
+			}
+		case xt && e.name == "target" && a.Text(unix.NFTA_TARGET_NAME) == string(masquerade):
+			r.verdict = masquerade
+		default:
+			return rule{}, false
+		}
+	}
+	return r, r.verdict != "" && loaded == ""
+}
+
+// isMask reports whether an expression only puts a mask over what is in the register.
+func isMask(a nfdump.Attrs) bool {
+	const nftaBitwiseOp = 6
+	return a.Number(unix.NFTA_BITWISE_SREG) == register && a.Number(unix.NFTA_BITWISE_DREG) == register && a.Number(nftaBitwiseOp) == 0 &&
+		strings.Trim(string(nfdump.Data(a[unix.NFTA_BITWISE_XOR])), "\x00") == ""
+}
+
+// verdictOf returns that of an expression; empty if a rule of ours has no such one.
+func verdictOf(immediate nfdump.Attrs) verdict {
+	data, err := nfdump.Attributes(immediate[unix.NFTA_IMMEDIATE_DATA])
+	v, verdictErr := nfdump.Attributes(data[unix.NFTA_DATA_VERDICT])
+	if errors.Join(err, verdictErr) != nil || v[unix.NFTA_VERDICT_CODE] == nil {
+		return ""
+	}
+	const nfAccept = 1
+	switch int32(v.Number(unix.NFTA_VERDICT_CODE)) {
+	case unix.NFT_RETURN:
+		return ret
+	case nfAccept:
+		return accept
+	case unix.NFT_JUMP:
+		return verdict(v.Text(unix.NFTA_VERDICT_CHAIN))
+	}
+	return ""
+}
+
+// take adds the match that a comparison of what was loaded is.
+func (r *rule) take(loaded string, load nfdump.Attrs, mask []byte, compare nfdump.Attrs, size int) bool {
+	data, op := nfdump.Data(compare[unix.NFTA_CMP_DATA]), compare.Number(unix.NFTA_CMP_OP)
+	not := op == unix.NFT_CMP_NEQ
+	if op != unix.NFT_CMP_EQ && !not {
+		return false
+	}
+	if loaded == "meta" {
+		was := r.marked
+		r.marked = true
+		return !was && !not && load.Number(unix.NFTA_META_KEY) == unix.NFT_META_MARK && slices.Equal(mask, keepSourceBit) && slices.Equal(data, keepSourceBit)
+	}
+	p, fits := prefixOf(data, mask, size)
+	to := map[uint32]*match{srcAt[size]: &r.src, dstAt[size]: &r.dst}[load.Number(unix.NFTA_PAYLOAD_OFFSET)]
+	if loaded != "payload" || !fits || to == nil || *to != (match{}) || int(load.Number(unix.NFTA_PAYLOAD_LEN)) != len(data) ||
+		load.Number(unix.NFTA_PAYLOAD_BASE) != unix.NFT_PAYLOAD_NETWORK_HEADER {
+		return false
+	}
+	*to = match{prefix: p, not: not}
+	return true
 }

@@ -14,17 +14,17 @@ var (
 	dstAt = map[int]uint32{4: 16, 16: 24}
 )
 
-const register = 1
+// keepSourceBit is keepSource as it is in a register.
+var keepSourceBit = binaryutil.NativeEndian.PutUint32(keepSource)
 
 // exprs translates a rule.
 func (r rule) exprs() []expr.Any {
 	var all []expr.Any
 	if r.marked {
-		bit := binaryutil.NativeEndian.PutUint32(keepSource)
 		all = append(all,
 			&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
-			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: bit, Xor: make([]byte, 4)},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: bit},
+			&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 4, Mask: keepSourceBit, Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: keepSourceBit},
 		)
 	}
 	all = append(all, r.src.exprs(srcAt)...)
@@ -69,86 +69,6 @@ func maskOf(bits, size int) []byte {
 		}
 	}
 	return mask
-}
-
-// rule translates back, for addresses of so many bytes. It reports whether the
-// rule is one that can be told so, as a whole. Tools other than this one load no
-// more of an address than they compare.
-func (n nfRule) rule(size int) (rule, bool) {
-	var r rule
-	exprs := n.exprs
-	for len(exprs) > 1 {
-		taken, ok := r.takeMatch(exprs, size)
-		if !ok {
-			return rule{}, false
-		}
-		exprs = exprs[taken:]
-	}
-	if len(exprs) == 0 {
-		return rule{}, false
-	}
-	switch e := exprs[0].(type) {
-	case *expr.Verdict:
-		switch e.Kind {
-		case expr.VerdictReturn:
-			r.verdict = ret
-		case expr.VerdictAccept:
-			r.verdict = accept
-		case expr.VerdictJump:
-			r.verdict = verdict(e.Chain)
-		default:
-			return rule{}, false
-		}
-	case *expr.Masq:
-		r.verdict, r.random = masquerade, e.FullyRandom
-		return r, *e == expr.Masq{FullyRandom: e.FullyRandom}
-	default:
-		return rule{}, false
-	}
-	return r, true
-}
-
-// takeMatch translates the first match of a rule, and returns of how many
-// expressions it is.
-func (r *rule) takeMatch(exprs []expr.Any, size int) (taken int, ok bool) {
-	var mask []byte
-	at := 1
-	if b, is := exprs[at].(*expr.Bitwise); is {
-		if b.SourceRegister != register || b.DestRegister != register || len(bytes.Trim(b.Xor, "\x00")) > 0 {
-			return 0, false
-		}
-		mask = b.Mask
-		at++
-	}
-	if at >= len(exprs) {
-		return 0, false
-	}
-	c, is := exprs[at].(*expr.Cmp)
-	if !is || c.Register != register || c.Op != expr.CmpOpEq && c.Op != expr.CmpOpNeq {
-		return 0, false
-	}
-	switch e := exprs[0].(type) {
-	case *expr.Meta:
-		bit := binaryutil.NativeEndian.PutUint32(keepSource)
-		ok = *e == expr.Meta{Key: expr.MetaKeyMARK, Register: register} && !r.marked &&
-			bytes.Equal(mask, bit) && bytes.Equal(c.Data, bit) && c.Op == expr.CmpOpEq
-		r.marked = true
-	case *expr.Payload:
-		p, fits := prefixOf(c.Data, mask, size)
-		m := match{prefix: p, not: c.Op == expr.CmpOpNeq}
-		is := *e
-		is.Offset, is.Len = 0, 0
-		ok = fits && int(e.Len) == len(c.Data) && is == expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader}
-		switch {
-		case e.Offset == srcAt[size] && r.src == match{}:
-			r.src = m
-		case e.Offset == dstAt[size] && r.dst == match{}:
-			r.dst = m
-		default:
-			ok = false
-		}
-	}
-	return at + 1, ok
 }
 
 // prefixOf returns the prefix of addresses, of so many bytes, whose first bytes

@@ -5,7 +5,31 @@ import (
 	"testing"
 
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/nfdump"
 )
+
+// nfRuleOf is a rule as the kernel tells it. An expression that is nil is one that nobody knows.
+func nfRuleOf(t *testing.T, exprs []expr.Any) (n nfRule) {
+	t.Helper()
+	for _, e := range exprs {
+		if e == nil {
+			n.exprs = append(n.exprs, nfExpr{name: "unknown"})
+			continue
+		}
+		b, err := expr.Marshal(unix.NFPROTO_IPV4, e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := nfdump.Attributes(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.exprs = append(n.exprs, nfExpr{a.Text(unix.NFTA_EXPR_NAME), a[unix.NFTA_EXPR_DATA]})
+	}
+	return n
+}
 
 // A rule is translated there and back.
 func TestRuleExprs(t *testing.T) {
@@ -22,7 +46,7 @@ func TestRuleExprs(t *testing.T) {
 		if r.src.prefix.Addr().Is6() || r.dst.prefix.Addr().Is6() {
 			size = 16
 		}
-		if got, ok := (nfRule{exprs: r.exprs()}).rule(size); !ok || got != r {
+		if got, ok := nfRuleOf(t, r.exprs()).rule(size, false); !ok || got != r {
 			t.Errorf("%+v becomes %+v, %v", r, got, ok)
 		}
 	}
@@ -39,7 +63,7 @@ func TestRuleExprsStrange(t *testing.T) {
 	mask := r.exprs()[1]
 	cmp := r.exprs()[2].(*expr.Cmp)
 	other, transport, short, set := load(), load(), load(), load()
-	other.Offset, transport.Base, short.Len, set.SourceRegister = 9, expr.PayloadBaseTransportHeader, 3, 1
+	other.Offset, transport.Base, short.Len, set.OperationType = 9, expr.PayloadBaseTransportHeader, 3, expr.PayloadWrite
 	less := *cmp
 	less.Op = expr.CmpOpLt
 	host := *cmp
@@ -48,7 +72,7 @@ func TestRuleExprsStrange(t *testing.T) {
 	xor.Xor = []byte{0, 0, 0, 1}
 	holes := *mask.(*expr.Bitwise)
 	holes.Mask = []byte{255, 0, 255, 0}
-	if got, ok := (nfRule{exprs: match(load(), mask, cmp)}).rule(4); !ok || got != r {
+	if got, ok := nfRuleOf(t, match(load(), mask, cmp)).rule(4, false); !ok || got != r {
 		t.Fatalf("the rule itself becomes %+v, %v", got, ok)
 	}
 	for what, exprs := range map[string][]expr.Any{
@@ -73,13 +97,13 @@ func TestRuleExprsStrange(t *testing.T) {
 		"persistent":             append(match(load(), mask, cmp)[:6:6], &expr.Masq{Persistent: true}),
 		"more after the verdict": append(match(load(), mask, cmp), &expr.Verdict{Kind: expr.VerdictReturn}),
 	} {
-		if got, ok := (nfRule{exprs: exprs}).rule(4); ok {
+		if got, ok := nfRuleOf(t, exprs).rule(4, false); ok {
 			t.Errorf("%s: it becomes %+v", what, got)
 		}
 	}
 	// The mark is compared under its mask.
 	m := masqueradeRules(testMasq)[0].exprs()
-	if got, ok := (nfRule{exprs: append(m[:1:1], m[2:]...)}).rule(4); ok {
+	if got, ok := nfRuleOf(t, append(m[:1:1], m[2:]...)).rule(4, false); ok {
 		t.Errorf("without mask: it becomes %+v", got)
 	}
 }
@@ -91,7 +115,7 @@ func TestRuleExprsShort(t *testing.T) {
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{10, 1}},
 		&expr.Verdict{Kind: expr.VerdictAccept},
 	}
-	if got, ok := (nfRule{exprs: exprs}).rule(4); !ok || got != (rule{dst: notIn(prefix("10.1.0.0/16")), verdict: accept}) {
+	if got, ok := nfRuleOf(t, exprs).rule(4, false); !ok || got != (rule{dst: notIn(prefix("10.1.0.0/16")), verdict: accept}) {
 		t.Errorf("it becomes %+v, %v", got, ok)
 	}
 }

@@ -2,7 +2,7 @@ package netfilter
 
 import (
 	"context"
-	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,6 +12,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/nfdump"
 	"flanneld/pkg/state"
 )
 
@@ -40,8 +41,23 @@ func familyOf(p netip.Prefix) nfFamily {
 	return nfFamilies[1]
 }
 
-// addrSize is the length of an address, in bytes.
-func (f nfFamily) addrSize() int { return f.anywhere.Addr().BitLen() / 8 }
+func isOurTable(family byte, name string) bool {
+	return slices.ContainsFunc(nfFamilies, func(f nfFamily) bool { return f.number == family && f.table == name })
+}
+
+// IsOurs reports whether a chain of nf_tables is this program's. Others may hook some of
+// their own into our tables.
+func IsOurs(family byte, table, chain string) bool {
+	return isOurTable(family, table) && slices.ContainsFunc(nfOurChains, func(c nfOurChain) bool { return c.name == chain })
+}
+
+// addrSize is the length of an address of a family, in bytes.
+func addrSize(family byte) int {
+	if family == unix.NFPROTO_IPV6 {
+		return net.IPv6len
+	}
+	return net.IPv4len
+}
 
 // nfOurChain is a chain of ours.
 type nfOurChain struct {
@@ -70,11 +86,14 @@ func (f nfFamily) find(ctx context.Context) (nfFound, error) {
 	for i, c := range nfOurChains {
 		names[i] = c.name
 	}
-	t, err := readTable(ctx, f.number, f.table, names...)
+	err := nfAsk(ctx, "reading table "+f.table+" of nf_tables", func(c *nfdump.Conn) (err error) {
+		found.nfTable, err = readTable(c, f.number, f.table, names...)
+		return err
+	})
+	t := found.nfTable
 	if t == nil || err != nil {
 		return found, err
 	}
-	found.nfTable = t
 	for _, our := range nfOurChains {
 		c := t.chains[our.name]
 		if c == nil {
@@ -82,7 +101,7 @@ func (f nfFamily) find(ctx context.Context) (nfFound, error) {
 		}
 		rules := make([]rule, len(c.rules))
 		for i, r := range c.rules {
-			rules[i], _ = r.rule(f.addrSize()) // one that is not known is a zero rule, and so strange
+			rules[i], _ = r.rule(addrSize(f.number), false) // one that is not known is a zero rule, and so strange
 		}
 		objects, strange := parse(our.objects, state.NFTables, rules)
 		found.objects[our.objects] = objects
@@ -130,6 +149,19 @@ func (nftables) dump(ctx context.Context) (state.Observed, error) {
 	return have, nil
 }
 
+// others implements way.
+func (nftables) others(ctx context.Context) (what string, err error) {
+	err = nfAsk(ctx, "listing the tables of nf_tables", func(c *nfdump.Conn) error {
+		tables, err := listTables(c)
+		what = ""
+		if i := slices.IndexFunc(tables, func(t nfListed) bool { return !t.isXT() }); i >= 0 {
+			what = "table " + tables[i].name + " of nf_tables"
+		}
+		return err
+	})
+	return what, err
+}
+
 // apply implements way.
 func (nftables) apply(ctx context.Context, op state.Op) error {
 	f := familyOf(op.Key().Prefix)
@@ -147,10 +179,7 @@ func (nftables) apply(ctx context.Context, op state.Op) error {
 		return nil
 	}
 	found.objects[k.Kind] = objects
-	if err := f.write(found, k.Kind); err != nil {
-		return nfError(fmt.Sprintf("writing table %s of nf_tables", f.table), err)
-	}
-	return nil
+	return nfError("writing table "+f.table+" of nf_tables", f.write(found, k.Kind))
 }
 
 // sameObjects compares in any order.
@@ -162,7 +191,7 @@ func sameObjects(a, b []state.Object) bool {
 // table is made anew, what they were found or changed to be.
 func (f nfFamily) write(found nfFound, kind state.Kind) error {
 	t := &nft.Table{Name: f.table, Family: nft.TableFamily(f.number)}
-	c, err := nft.New(nft.WithSockOptions(func(c *netlink.Conn) error { return c.SetDeadline(time.Now().Add(nfPatience)) }))
+	c, err := nfWriter()
 	if err != nil {
 		return err
 	}
@@ -202,6 +231,14 @@ func (f nfFamily) write(found nfFound, kind state.Kind) error {
 		c.DelTable(t)
 	}
 	return c.Flush()
+}
+
+// nfPatience is how long the kernel may take for an answer.
+const nfPatience = 10 * time.Second
+
+// nfWriter returns what gathers changes, and makes them all at once or not at all.
+func nfWriter() (*nft.Conn, error) {
+	return nft.New(nft.WithSockOptions(func(c *netlink.Conn) error { return c.SetDeadline(time.Now().Add(nfPatience)) }))
 }
 
 func (c nfOurChain) chain(t *nft.Table) *nft.Chain {

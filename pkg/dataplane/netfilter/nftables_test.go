@@ -8,10 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mdlayher/netlink"
-
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/nfdump"
 	"flanneld/pkg/state"
 )
 
@@ -68,8 +67,8 @@ func nftRules(t testing.TB) string {
 // nftGeneration returns how often rules in nf_tables have changed.
 func nftGeneration(t testing.TB) (generation uint32) {
 	t.Helper()
-	err := nfAsk("reading the generation", func(c *netlink.Conn) (err error) {
-		generation, err = nfGeneration(c)
+	err := nfAsk(t.Context(), "reading the generation", func(c *nfdump.Conn) (err error) {
+		generation, err = c.Generation()
 		return err
 	})
 	if err != nil {

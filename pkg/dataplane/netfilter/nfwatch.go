@@ -7,6 +7,8 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/nfdump"
 )
 
 // watchBuffer holds what the kernel tells faster than it is read, in bytes: one
@@ -62,7 +64,7 @@ func listen(ctx context.Context, ready, changed func(), about func(netlink.Messa
 			return fmt.Errorf("reading changes of nf_tables: %w", err)
 		}
 		for _, m := range messages {
-			if m.Header.Type != nfType(unix.NFT_MSG_NEWGEN) {
+			if m.Header.Type != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWGEN {
 				ours = ours || about(m)
 			} else if ours {
 				ours = false
@@ -72,20 +74,15 @@ func listen(ctx context.Context, ready, changed func(), about func(netlink.Messa
 	}
 }
 
+// nfHeader is how long what a message of nf_tables begins with is: its family, and more.
+const nfHeader = 4
+
 // isOurs reports whether a message is about a table of ours, or what is in it. All
 // messages have the table's name in the same attribute.
-func isOurs(m netlink.Message) (ours bool) {
-	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) == 0 {
+func isOurs(m netlink.Message) bool {
+	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfHeader {
 		return false
 	}
-	err := nfAttributes(m, func(ad *netlink.AttributeDecoder) {
-		if ad.Type() != unix.NFTA_TABLE_NAME {
-			return
-		}
-		name := ad.String()
-		for _, f := range nfFamilies {
-			ours = ours || m.Data[0] == f.number && name == f.table
-		}
-	})
-	return ours && err == nil
+	a, err := nfdump.Attributes(m.Data[nfHeader:])
+	return err == nil && isOurTable(m.Data[0], a.Text(unix.NFTA_TABLE_NAME))
 }
