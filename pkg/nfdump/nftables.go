@@ -38,6 +38,7 @@ var errTooLarge = errors.New("the answer is too large")
 const (
 	nfAnswer   = 32 << 10 // the kernel writes no larger ones
 	nfPatience = 10       // seconds
+	nfgenmsg   = 4        // bytes before the attributes
 )
 
 // Dial returns a connection to the network namespace of the calling thread.
@@ -71,7 +72,7 @@ type Message struct {
 
 // Ask returns the answers to a request: one, or as many as there are for a dump.
 func (c *Conn) Ask(what uint16, dump bool, family byte, attributes ...[]byte) ([]Message, error) {
-	const header, nfgenmsg = unix.SizeofNlMsghdr, 4
+	const header = unix.SizeofNlMsghdr
 	c.seq++
 	flags := uint16(unix.NLM_F_REQUEST)
 	if dump {

@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"slices"
 
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/nfdump"
@@ -77,18 +76,15 @@ func (k nfIPTables) sumOnce(c *nfdump.Conn) (sum iptSum, err error) {
 
 // watch implements iptKernel.
 func (nfIPTables) watch(ctx context.Context, ready, changed func()) error {
-	return watchNF(ctx, ready, changed, ofIPTables)
+	return nfdump.Watch(ctx, 0, ready, changed, ofIPTables)
 }
 
 // ofIPTables reports whether a message is about a table of iptables-nft, or about
 // what is in a chain there that matters.
-func ofIPTables(m netlink.Message) bool {
-	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || len(m.Data) < nfHeader || m.Data[0] != unix.NFPROTO_IPV4 {
-		return false
-	}
-	a, err := nfdump.Attributes(m.Data[nfHeader:])
+func ofIPTables(what uint16, m nfdump.Message) bool {
+	a, err := nfdump.Attributes(m.Data)
 	chain := ""
-	switch m.Header.Type & 0xff {
+	switch what {
 	case unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_DELCHAIN:
 		chain = a.Text(unix.NFTA_CHAIN_NAME)
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
@@ -97,7 +93,7 @@ func ofIPTables(m netlink.Message) bool {
 	default:
 		return false
 	}
-	return err == nil && slices.ContainsFunc(places[:], func(p place) bool {
+	return err == nil && m.Family == unix.NFPROTO_IPV4 && slices.ContainsFunc(places[:], func(p place) bool {
 		return a.Text(unix.NFTA_TABLE_NAME) == p.table && (chain == "" || p.matters(chain))
 	})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"flanneld/pkg/once"
 )
 
 // Whoever sets up a firewall by iptables flushes tables, deletes all chains, and then writes
@@ -114,12 +116,7 @@ func (w *iptables) observe(ctx context.Context) {
 	w.mu.Lock()
 	w.observeLocked()
 	w.mu.Unlock()
-	pause := time.NewTimer(min(lookShare*time.Since(start), w.quiet/2))
-	defer pause.Stop()
-	select {
-	case <-ctx.Done():
-	case <-pause.C:
-	}
+	_ = once.Sleep(ctx, min(lookShare*time.Since(start), w.quiet/2))
 }
 
 func (w *iptables) observeLocked() {

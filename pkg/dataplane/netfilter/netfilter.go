@@ -16,6 +16,7 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 )
 
@@ -290,11 +291,6 @@ func (t *Dataplane) watchWay(ctx context.Context, name state.RuleBackend, begin,
 			klog.Errorf("watching the rules by %s, trying again: %v", name, err)
 		}
 		begin()
-		pause := time.NewTimer(watchPause)
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
-		}
-		pause.Stop()
+		_ = once.Sleep(ctx, watchPause)
 	}
 }

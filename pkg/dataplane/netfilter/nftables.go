@@ -149,6 +149,14 @@ func (nftables) dump(ctx context.Context) (state.Observed, error) {
 	return have, nil
 }
 
+// watch implements way. All messages have the name of the table in the same attribute.
+func (nftables) watch(ctx context.Context, ready, changed func()) error {
+	return nfdump.Watch(ctx, 0, ready, changed, func(_ uint16, m nfdump.Message) bool {
+		a, err := nfdump.Attributes(m.Data)
+		return err == nil && isOurTable(m.Family, a.Text(unix.NFTA_TABLE_NAME))
+	})
+}
+
 // others implements way.
 func (nftables) others(ctx context.Context) (what string, err error) {
 	err = nfAsk(ctx, "listing the tables of nf_tables", func(c *nfdump.Conn) error {
