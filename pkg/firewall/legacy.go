@@ -50,7 +50,7 @@ func (rs *Ruleset) listLegacy() error {
 			if x.Hook >= 0 {
 				hook := uint32(x.Hook)
 				code, _ := x.Policy.Verdict()
-				c.base = &base{typ: t.typ, hook: hook, prio: t.prio[hook], drops: code == -nfDrop-1}
+				c.base = &base{typ: t.typ, hook: hook, prio: t.prio[hook], drops: code == -nfdump.Drop-1}
 				rs.bases = append(rs.bases, c)
 			}
 		}
@@ -119,9 +119,9 @@ func (l legacyChain) target(e nfdump.XEntry) step {
 		return always(verdict{kind: jump, to: l.chains[to]})
 	case code == returns:
 		return always(verdict{kind: ret})
-	case code == -nfAccept-1:
+	case code == -nfdump.Accept-1:
 		return always(verdict{kind: accept})
-	case code == -nfDrop-1:
+	case code == -nfdump.Drop-1:
 		return always(verdict{kind: drop})
 	}
 	return always(verdict{kind: unknown})

@@ -33,12 +33,6 @@ type chainKey struct {
 	table, name string
 }
 
-// Verdicts of the kernel.
-const (
-	nfDrop   = 0
-	nfAccept = 1
-)
-
 // ErrChanging is in the error of a Read during which others changed rules all the time.
 var ErrChanging = nfdump.ErrChanging
 
@@ -101,43 +95,26 @@ func (rs *Ruleset) Steps() int { return rs.steps }
 
 // list reads what chains there are in nf_tables.
 func (rs *Ruleset) list() error {
+	tables, err := rs.conn.Tables(unix.AF_UNSPEC)
+	if err != nil {
+		return err
+	}
 	dormant := make(map[chainKey]bool)
-	messages, err := rs.conn.Ask(unix.NFT_MSG_GETTABLE, true, unix.AF_UNSPEC)
+	for _, t := range tables {
+		dormant[chainKey{t.Family, t.Name, ""}] = t.Dormant
+	}
+	chains, err := rs.conn.Chains(unix.AF_UNSPEC)
 	if err != nil {
 		return err
 	}
-	for _, m := range messages {
-		a, err := nfdump.Attributes(m.Data)
-		if err != nil {
-			return err
-		}
-		if a.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0 {
-			dormant[chainKey{m.Family, a.Text(unix.NFTA_TABLE_NAME), ""}] = true
-		}
-	}
-	messages, err = rs.conn.Ask(unix.NFT_MSG_GETCHAIN, true, unix.AF_UNSPEC)
-	if err != nil {
-		return err
-	}
-	for _, m := range messages {
-		a, err := nfdump.Attributes(m.Data)
-		if err != nil {
-			return err
-		}
-		c := &chain{family: m.Family, table: a.Text(unix.NFTA_CHAIN_TABLE), name: a.Text(unix.NFTA_CHAIN_NAME)}
+	for _, one := range chains {
+		c := &chain{family: one.Family, table: one.Table, name: one.Name}
 		if netfilter.IsOurs(c.family, c.table, c.name) || dormant[chainKey{c.family, c.table, ""}] {
 			continue
 		}
 		rs.chains[c.key()] = c
-		if hook := a[unix.NFTA_CHAIN_HOOK]; hook != nil {
-			h, err := nfdump.Attributes(hook)
-			if err != nil {
-				return err
-			}
-			c.base = &base{
-				typ: a.Text(unix.NFTA_CHAIN_TYPE), hook: h.Number(unix.NFTA_HOOK_HOOKNUM), prio: int32(h.Number(unix.NFTA_HOOK_PRIORITY)),
-				drops: a[unix.NFTA_CHAIN_POLICY] != nil && a.Number(unix.NFTA_CHAIN_POLICY) == nfDrop, ifaces: devices(h),
-			}
+		if one.Type != "" {
+			c.base = &base{typ: one.Type, hook: one.Hook, prio: one.Prio, drops: one.Policy == nfdump.Drop, ifaces: devices(one.HookAttrs)}
 			rs.bases = append(rs.bases, c)
 		}
 	}
@@ -175,18 +152,13 @@ func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
 		err := rs.compileLegacy(c)
 		return c.rules, err
 	}
-	messages, err := rs.conn.Ask(unix.NFT_MSG_GETRULE, true, c.family, nfdump.Name(unix.NFTA_RULE_TABLE, c.table), nfdump.Name(unix.NFTA_RULE_CHAIN, c.name))
-	if errors.Is(err, unix.ENOENT) {
-		err = ErrChanging
-	}
-	for _, m := range messages {
-		a, e := nfdump.Attributes(m.Data)
-		if e == nil && a.Text(unix.NFTA_RULE_CHAIN) == c.name {
-			var r rule
-			r, e = rs.compile(c, a)
-			c.rules = append(c.rules, r)
+	rules, err := rs.conn.Rules(c.family, c.table, c.name)
+	for _, r := range rules {
+		if r.Chain == c.name {
+			one, e := rs.compile(c, r)
+			c.rules = append(c.rules, one)
+			err = errors.Join(err, e)
 		}
-		err = errors.Join(err, e)
 	}
 	if err != nil {
 		rs.err = errors.Join(rs.err, fmt.Errorf("reading chain %s of table %s: %w", c.name, c.table, err))
@@ -196,22 +168,17 @@ func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
 	return c.rules, nil
 }
 
-func (rs *Ruleset) compile(c *chain, a nfdump.Attrs) (rule, error) {
-	r := rule{id: a.Number64(unix.NFTA_RULE_HANDLE)}
+func (rs *Ruleset) compile(c *chain, from nfdump.Rule) (rule, error) {
+	r := rule{id: from.ID()}
 	var failed error
-	err := nfdump.Each(a[unix.NFTA_RULE_EXPRESSIONS], func(_ uint16, b []byte) {
-		e, err := nfdump.Attributes(b)
-		if err == nil {
-			var data nfdump.Attrs
-			if data, err = nfdump.Attributes(e[unix.NFTA_EXPR_DATA]); err == nil {
-				if s := rs.expression(c, e.Text(unix.NFTA_EXPR_NAME), data); s != nil {
-					r.steps = append(r.steps, s)
-				}
-			}
+	for _, e := range from.Exprs {
+		data, err := nfdump.Attributes(e.Data)
+		if s := rs.expression(c, e.Name, data); s != nil {
+			r.steps = append(r.steps, s)
 		}
 		failed = errors.Join(failed, err)
-	})
-	return r, errors.Join(failed, err)
+	}
+	return r, failed
 }
 
 // expression translates a part of a rule. It is nil for what changes nothing that other
@@ -597,9 +564,9 @@ func (rs *Ruleset) verdictOf(c *chain, data []byte) (verdict, bool) {
 		return verdict{kind: unknown}, true
 	}
 	switch code := int32(a.Number(unix.NFTA_VERDICT_CODE)); code & 0xff {
-	case nfAccept:
+	case nfdump.Accept:
 		return verdict{kind: accept}, true
-	case nfDrop:
+	case nfdump.Drop:
 		return verdict{kind: drop}, true
 	case unix.NFT_RETURN & 0xff:
 		return verdict{kind: ret}, true

@@ -209,14 +209,6 @@ func (a Attrs) Number(typ uint16) uint32 {
 	return 0
 }
 
-// Number64 returns a number of 64 bits, 0 for none.
-func (a Attrs) Number64(typ uint16) uint64 {
-	if b := a[typ]; len(b) >= 8 {
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
-}
-
 // Attribute makes one.
 func Attribute(typ uint16, data []byte) []byte {
 	b := make([]byte, 4, (4+len(data)+3)&^3)

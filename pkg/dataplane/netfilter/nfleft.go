@@ -2,8 +2,6 @@ package netfilter
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,7 +20,7 @@ var xtTables = []string{"raw", "mangle", "nat", "filter", "security"}
 type nfListed struct {
 	family byte
 	name   string
-	chains map[nfName]*nfChain
+	chains map[nfName]nfdump.Chain
 }
 
 // isXT reports whether the table is one of iptables.
@@ -34,7 +32,7 @@ func (t nfListed) isXT() bool {
 	for name, c := range t.chains {
 		atHook := slices.Contains(nfdump.HookChains[:], name)
 		found = found || atHook
-		if c.typ != "" && !atHook {
+		if c.Type != "" && !atHook {
 			return false
 		}
 	}
@@ -43,19 +41,17 @@ func (t nfListed) isXT() bool {
 
 // listTables lists what tables and chains there are, and not ours.
 func listTables(c *nfdump.Conn) (tables []nfListed, err error) {
-	messages, err := c.Ask(unix.NFT_MSG_GETCHAIN, true, unix.AF_UNSPEC)
-	for _, m := range messages {
-		table, name, chain, decodeErr := decodeChain(m)
-		err = errors.Join(err, decodeErr)
-		if isOurTable(m.Family, table) {
+	chains, err := c.Chains(unix.AF_UNSPEC)
+	for _, one := range chains {
+		if isOurTable(one.Family, one.Table) {
 			continue
 		}
-		i := slices.IndexFunc(tables, func(t nfListed) bool { return t.family == m.Family && t.name == table })
+		i := slices.IndexFunc(tables, func(t nfListed) bool { return t.family == one.Family && t.name == one.Table })
 		if i < 0 {
 			i = len(tables)
-			tables = append(tables, nfListed{m.Family, table, make(map[nfName]*nfChain)})
+			tables = append(tables, nfListed{one.Family, one.Table, make(map[nfName]nfdump.Chain)})
 		}
-		tables[i].chains[name] = chain
+		tables[i].chains[one.Name] = one
 	}
 	return tables, err
 }
@@ -66,15 +62,15 @@ func (t nfListed) save(c *nfdump.Conn) (map[string]*iptChain, error) {
 	chains := make(map[string]*iptChain)
 	for name, c := range t.chains {
 		chains[name] = &iptChain{policy: noPolicy}
-		if c.typ != "" {
-			chains[name].policy = map[uint32]string{0: string(dropped), 1: string(accept)}[c.policy]
+		if c.Type != "" {
+			chains[name].policy = map[uint32]string{nfdump.Drop: string(dropped), nfdump.Accept: string(accept)}[c.Policy]
 		}
 	}
 	rules, err := readRules(c, t.family, t.name)
 	for _, n := range rules {
-		if chain := chains[n.chain]; chain != nil {
+		if chain := chains[n.Chain]; chain != nil {
 			r := parseRule(n.text(addrSize(t.family)))
-			r.handle = binary.BigEndian.Uint64(n.handle)
+			r.handle = nfdump.Rule(n).ID()
 			chain.rules = append(chain.rules, r)
 		}
 	}
@@ -86,7 +82,7 @@ func (n nfRule) text(size int) string {
 	if r, ok := n.rule(size, true); ok {
 		return r.text(n.comment())
 	}
-	return fmt.Sprintf("-m comment --comment %q handle %x", n.comment(), n.handle)
+	return fmt.Sprintf("-m comment --comment %q handle %x", n.comment(), n.Handle)
 }
 
 // xtLeft takes rules away from the tables that iptables has in nf_tables, where the program

@@ -14,50 +14,26 @@ import (
 	"flanneld/pkg/nfdump"
 )
 
-// What nf_tables has is read here rather than by the nftables package: that one
-// leaves out what it does not know of a rule, and does not tell whether the rules
-// have changed while they were listed.
+// What nf_tables has is not read by the nftables package: that one leaves out what it does
+// not know of a rule, and does not tell whether the rules have changed while they were listed.
 
 // nfTable is a table, as far as it was asked for.
 type nfTable struct {
-	dormant bool // its chains are not in use
-	things  int  // chains, sets and the like
-	handle  []byte
-	chains  map[nfName]*nfChain
+	nfdump.Table
+	chains map[nfName]*nfChain
 }
 
 // nfName is the name of a chain.
 type nfName = string
 
-// nfChain is a chain and its rules. One that no packet comes to by itself has no
-// kind.
+// nfChain is a chain and its rules.
 type nfChain struct {
-	nfKind
-	handle []byte
-	rules  []nfRule
-}
-
-// nfKind is which packets come to a chain by itself, and when.
-type nfKind struct {
-	typ    string // filter, nat or route
-	hook   uint32
-	prio   int32
-	policy uint32 // 1 accepts what no rule is about
+	nfdump.Chain
+	rules []nfRule
 }
 
 // nfRule is a rule.
-type nfRule struct {
-	chain    nfName
-	handle   []byte
-	userdata []byte
-	exprs    []nfExpr
-}
-
-// nfExpr is a part of a rule.
-type nfExpr struct {
-	name string
-	data []byte
-}
+type nfRule nfdump.Rule
 
 // nfAsk calls ask with a connection to nf_tables, again if rules changed meanwhile.
 func nfAsk(ctx context.Context, what string, ask func(*nfdump.Conn) error) error {
@@ -86,109 +62,71 @@ func nfError(what string, err error) error {
 // readTable returns a table of a family with those of the named chains that there
 // are; nil if there is no such table.
 func readTable(c *nfdump.Conn, family byte, name string, chains ...nfName) (*nfTable, error) {
-	messages, err := c.Ask(unix.NFT_MSG_GETTABLE, false, family, nfdump.Name(unix.NFTA_TABLE_NAME, name))
-	if errors.Is(err, unix.ENOENT) {
-		return nil, nil
+	tables, err := c.Tables(family, name)
+	if len(tables) == 0 || err != nil {
+		return nil, err
 	}
-	t := &nfTable{chains: make(map[nfName]*nfChain)}
-	for _, m := range messages {
-		const nftaTableHandle = 4
-		a, e := nfdump.Attributes(m.Data)
-		t.dormant = a.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
-		t.things = int(a.Number(unix.NFTA_TABLE_USE))
-		t.handle = a[nftaTableHandle]
-		err = errors.Join(err, e)
-	}
+	t := &nfTable{tables[0], make(map[nfName]*nfChain)}
 	for _, chain := range chains {
-		messages, e := c.Ask(unix.NFT_MSG_GETCHAIN, false, family, nfdump.Name(unix.NFTA_CHAIN_TABLE, name), nfdump.Name(unix.NFTA_CHAIN_NAME, chain))
-		if errors.Is(e, unix.ENOENT) {
-			continue
-		}
-		for _, m := range messages {
-			_, _, t.chains[chain], err = decodeChain(m)
-		}
-		if err = errors.Join(err, e); err != nil {
+		there, err := c.Chains(family, name, chain)
+		if err != nil {
 			return nil, err
 		}
-		if t.chains[chain].rules, err = readRules(c, family, name, chain); err != nil {
-			return nil, err
+		for _, one := range there {
+			rules, err := readRules(c, family, name, chain)
+			if err != nil {
+				return nil, err
+			}
+			t.chains[chain] = &nfChain{one, rules}
 		}
 	}
-	return t, err
+	return t, nil
 }
 
 // readRules returns the rules of a table, or of one of its chains.
-func readRules(c *nfdump.Conn, family byte, table string, chain ...nfName) ([]nfRule, error) {
-	filter := [][]byte{nfdump.Name(unix.NFTA_RULE_TABLE, table)}
-	for _, name := range chain {
-		filter = append(filter, nfdump.Name(unix.NFTA_RULE_CHAIN, name))
-	}
-	messages, err := c.Ask(unix.NFT_MSG_GETRULE, true, family, filter...)
-	if errors.Is(err, unix.ENOENT) {
-		err = nfdump.ErrChanging
-	}
-	var rules []nfRule
-	for _, m := range messages {
-		a, e := nfdump.Attributes(m.Data)
-		r := nfRule{chain: a.Text(unix.NFTA_RULE_CHAIN), handle: a[unix.NFTA_RULE_HANDLE], userdata: a[unix.NFTA_RULE_USERDATA]}
-		e = errors.Join(e, nfdump.Each(a[unix.NFTA_RULE_EXPRESSIONS], func(_ uint16, b []byte) {
-			one, exprErr := nfdump.Attributes(b)
-			r.exprs = append(r.exprs, nfExpr{one.Text(unix.NFTA_EXPR_NAME), one[unix.NFTA_EXPR_DATA]})
-			err = errors.Join(err, exprErr)
-		}))
-		rules = append(rules, r)
-		err = errors.Join(err, e)
+func readRules(c *nfdump.Conn, family byte, table string, chain ...nfName) (rules []nfRule, err error) {
+	all, err := c.Rules(family, table, chain...)
+	for _, r := range all {
+		rules = append(rules, nfRule(r))
 	}
 	return rules, err
 }
 
-func decodeChain(m nfdump.Message) (table, name string, c *nfChain, err error) {
-	a, err := nfdump.Attributes(m.Data)
-	h, hookErr := nfdump.Attributes(a[unix.NFTA_CHAIN_HOOK])
-	return a.Text(unix.NFTA_CHAIN_TABLE), a.Text(unix.NFTA_CHAIN_NAME), &nfChain{
-		handle: a[unix.NFTA_CHAIN_HANDLE],
-		nfKind: nfKind{
-			typ: a.Text(unix.NFTA_CHAIN_TYPE), hook: h.Number(unix.NFTA_HOOK_HOOKNUM),
-			prio: int32(h.Number(unix.NFTA_HOOK_PRIORITY)), policy: a.Number(unix.NFTA_CHAIN_POLICY),
-		},
-	}, errors.Join(err, hookErr)
-}
-
 // comment returns what a rule's comment is, or in iptables' form.
 func (n nfRule) comment() string {
-	for _, e := range n.exprs {
-		if a, err := nfdump.Attributes(e.data); e.name == "match" && err == nil && a.Text(unix.NFTA_MATCH_NAME) == "comment" {
+	for _, e := range n.Exprs {
+		if a, err := nfdump.Attributes(e.Data); e.Name == "match" && err == nil && a.Text(unix.NFTA_MATCH_NAME) == "comment" {
 			text, _, _ := strings.Cut(string(a[unix.NFTA_MATCH_INFO]), "\x00")
 			return text
 		}
 	}
-	text, _ := userdata.GetString(n.userdata, userdata.TypeComment)
+	text, _ := userdata.GetString(n.Userdata, userdata.TypeComment)
 	return text
 }
 
 // addTo adds to a sum what rules are and which they are. A rule keeps its handle when it is
 // replaced, but no other one has it later.
 func (n nfRule) addTo(h *maphash.Hash) {
-	for _, part := range [][]byte{[]byte(n.chain), n.handle, n.userdata} {
+	for _, part := range [][]byte{[]byte(n.Chain), n.Handle, n.Userdata} {
 		_, _ = h.Write(part)
 	}
-	for _, e := range n.exprs {
-		if e.name != "counter" {
-			_, _ = h.WriteString(e.name)
-			_, _ = h.Write(e.data)
+	for _, e := range n.Exprs {
+		if e.Name != "counter" {
+			_, _ = h.WriteString(e.Name)
+			_, _ = h.Write(e.Data)
 		}
 	}
 }
 
 // addTo adds to a sum what the table has of some chains. It returns how many rules that is.
 func (t *nfTable) addTo(h *maphash.Hash, chains []nfName) (rules int) {
-	_, _ = h.Write(t.handle)
+	_, _ = h.Write(t.Handle)
 	for _, name := range chains {
 		c := t.chains[name]
 		if _, _ = fmt.Fprintln(h, name, c != nil); c == nil {
 			continue
 		}
-		_, _ = fmt.Fprintf(h, "%x %d\n", c.handle, c.policy)
+		_, _ = fmt.Fprintf(h, "%x %d\n", c.Handle, c.Policy)
 		for _, r := range c.rules {
 			r.addTo(h)
 		}
@@ -206,33 +144,33 @@ const register = unix.NFT_REG_1
 func (n nfRule) rule(size int, xt bool) (r rule, ok bool) {
 	var load, mask nfdump.Attrs // what is in the register
 	var loaded string
-	for _, e := range n.exprs {
-		a, err := nfdump.Attributes(e.data)
-		if err != nil || r.verdict != "" && e.name != "counter" {
+	for _, e := range n.Exprs {
+		a, err := nfdump.Attributes(e.Data)
+		if err != nil || r.verdict != "" && e.Name != "counter" {
 			return rule{}, false
 		}
 		switch {
-		case xt && (e.name == "counter" || e.name == "match" && a.Text(unix.NFTA_MATCH_NAME) == "comment"):
-		case e.name == "meta" && a.Number(unix.NFTA_META_DREG) == register && loaded == "",
-			e.name == "payload" && a.Number(unix.NFTA_PAYLOAD_DREG) == register && loaded == "":
-			load, mask, loaded = a, nfdump.Attrs{}, e.name
-		case e.name == "bitwise" && loaded != "" && mask[unix.NFTA_BITWISE_MASK] == nil && isMask(a):
+		case xt && (e.Name == "counter" || e.Name == "match" && a.Text(unix.NFTA_MATCH_NAME) == "comment"):
+		case e.Name == "meta" && a.Number(unix.NFTA_META_DREG) == register && loaded == "",
+			e.Name == "payload" && a.Number(unix.NFTA_PAYLOAD_DREG) == register && loaded == "":
+			load, mask, loaded = a, nfdump.Attrs{}, e.Name
+		case e.Name == "bitwise" && loaded != "" && mask[unix.NFTA_BITWISE_MASK] == nil && isMask(a):
 			mask = a
-		case e.name == "cmp" && a.Number(unix.NFTA_CMP_SREG) == register:
+		case e.Name == "cmp" && a.Number(unix.NFTA_CMP_SREG) == register:
 			if !r.take(loaded, load, nfdump.Data(mask[unix.NFTA_BITWISE_MASK]), a, size) {
 				return rule{}, false
 			}
 			loaded = ""
 		case loaded != "":
 			return rule{}, false
-		case e.name == "immediate":
+		case e.Name == "immediate":
 			r.verdict = verdictOf(a)
-		case e.name == "masq" && a[unix.NFTA_MASQ_REG_PROTO_MIN] == nil:
+		case e.Name == "masq" && a[unix.NFTA_MASQ_REG_PROTO_MIN] == nil:
 			const fullyRandom = 1 << 4 // NF_NAT_RANGE_PROTO_RANDOM_FULLY
 			if flags := a.Number(unix.NFTA_MASQ_FLAGS); flags&^fullyRandom == 0 {
 				r.verdict, r.random = masquerade, flags != 0
 			}
-		case xt && e.name == "target" && a.Text(unix.NFTA_TARGET_NAME) == string(masquerade):
+		case xt && e.Name == "target" && a.Text(unix.NFTA_TARGET_NAME) == string(masquerade):
 			r.verdict = masquerade
 		default:
 			return rule{}, false
@@ -255,11 +193,10 @@ func verdictOf(immediate nfdump.Attrs) verdict {
 	if errors.Join(err, verdictErr) != nil || v[unix.NFTA_VERDICT_CODE] == nil {
 		return ""
 	}
-	const nfAccept = 1
 	switch int32(v.Number(unix.NFTA_VERDICT_CODE)) {
 	case unix.NFT_RETURN:
 		return ret
-	case nfAccept:
+	case nfdump.Accept:
 		return accept
 	case unix.NFT_JUMP:
 		return verdict(v.Text(unix.NFTA_VERDICT_CHAIN))

@@ -15,7 +15,7 @@ func nfRuleOf(t *testing.T, exprs []expr.Any) (n nfRule) {
 	t.Helper()
 	for _, e := range exprs {
 		if e == nil {
-			n.exprs = append(n.exprs, nfExpr{name: "unknown"})
+			n.Exprs = append(n.Exprs, nfdump.Expr{Name: "unknown"})
 			continue
 		}
 		b, err := expr.Marshal(unix.NFPROTO_IPV4, e)
@@ -26,7 +26,7 @@ func nfRuleOf(t *testing.T, exprs []expr.Any) (n nfRule) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n.exprs = append(n.exprs, nfExpr{a.Text(unix.NFTA_EXPR_NAME), a[unix.NFTA_EXPR_DATA]})
+		n.Exprs = append(n.Exprs, nfdump.Expr{Name: a.Text(unix.NFTA_EXPR_NAME), Data: a[unix.NFTA_EXPR_DATA]})
 	}
 	return n
 }

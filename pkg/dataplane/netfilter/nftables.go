@@ -63,13 +63,13 @@ func addrSize(family byte) int {
 type nfOurChain struct {
 	objects state.Kind
 	name    nfName
-	nfKind
+	nfdump.Place
 	comment string // of its rules
 }
 
 var nfOurChains = []nfOurChain{
-	{state.KindMasquerade, "postrtg", nfKind{"nat", unix.NF_INET_POST_ROUTING, int32(*nft.ChainPriorityNATSource), uint32(nft.ChainPolicyAccept)}, masqComment},
-	{state.KindForward, "forward", nfKind{"filter", unix.NF_INET_FORWARD, int32(*nft.ChainPriorityFilter), uint32(nft.ChainPolicyAccept)}, forwardComment},
+	{state.KindMasquerade, "postrtg", nfdump.Place{Type: "nat", Hook: unix.NF_INET_POST_ROUTING, Prio: int32(*nft.ChainPriorityNATSource), Policy: nfdump.Accept}, masqComment},
+	{state.KindForward, "forward", nfdump.Place{Type: "filter", Hook: unix.NF_INET_FORWARD, Prio: int32(*nft.ChainPriorityFilter), Policy: nfdump.Accept}, forwardComment},
 }
 
 // nfFound is what our table holds.
@@ -106,9 +106,9 @@ func (f nfFamily) find(ctx context.Context) (nfFound, error) {
 		objects, strange := parse(our.objects, state.NFTables, rules)
 		found.objects[our.objects] = objects
 		switch {
-		case t.dormant:
+		case t.Dormant:
 			found.strange[our.objects] = "the table is dormant"
-		case c.nfKind != our.nfKind:
+		case c.Place != our.Place:
 			found.strange[our.objects] = "the chain " + our.name + " is at another place, or of another kind or policy"
 			found.remake = true
 		case strange:
@@ -117,9 +117,9 @@ func (f nfFamily) find(ctx context.Context) (nfFound, error) {
 			found.strange[our.objects] = "the chain " + our.name + " is empty"
 		}
 	}
-	if t.dormant {
+	if t.Dormant {
 		found.remake = true
-	} else if t.things == 0 {
+	} else if t.Things == 0 {
 		found.strange[state.KindForward] = "the table is empty"
 	}
 	return found, nil
@@ -205,7 +205,7 @@ func (f nfFamily) write(found nfFound, kind state.Kind) error {
 	}
 	chains, things := map[nfName]*nfChain{}, 0
 	if found.nfTable != nil {
-		chains, things = found.chains, found.things
+		chains, things = found.chains, found.Things
 	}
 	if found.remake {
 		c.DelTable(t)
@@ -250,9 +250,9 @@ func nfWriter() (*nft.Conn, error) {
 }
 
 func (c nfOurChain) chain(t *nft.Table) *nft.Chain {
-	policy := nft.ChainPolicy(c.policy)
+	policy := nft.ChainPolicy(c.Policy)
 	return &nft.Chain{
-		Name: c.name, Table: t, Type: nft.ChainType(c.typ), Policy: &policy,
-		Hooknum: nft.ChainHookRef(nft.ChainHook(c.hook)), Priority: nft.ChainPriorityRef(nft.ChainPriority(c.prio)),
+		Name: c.name, Table: t, Type: nft.ChainType(c.Type), Policy: &policy,
+		Hooknum: nft.ChainHookRef(nft.ChainHook(c.Hook)), Priority: nft.ChainPriorityRef(nft.ChainPriority(c.Prio)),
 	}
 }
