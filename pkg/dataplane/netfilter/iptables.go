@@ -29,8 +29,8 @@ type iptables struct {
 
 	mu    sync.Mutex
 	tools iptTools
-	// seen is what there was when the kernel's sum was that.
-	sum    string
+	// seen is what there was when the kernel's digest was that.
+	digest string
 	seen   tables
 	readAt time.Time
 	// locked is why a program waited in vain, at which time.
@@ -52,7 +52,7 @@ type iptables struct {
 }
 
 // unreadablePause is how long tables that iptables cannot read are taken to be so, unless
-// the sum changes: it leaves out most of what may be the reason.
+// the digest changes: it leaves out most of what may be the reason.
 const unreadablePause = time.Minute
 
 // tool reads and changes the tables of iptables.
@@ -70,19 +70,20 @@ type tables struct {
 	tool tool
 	// missing is why rules can only be taken away; nil if they can be written.
 	missing error
+	found   bool // the programs are there
 }
 
 // iptKernel is the side of the kernel on which the rules are.
 type iptKernel interface {
-	// sum returns what differs whenever something that matters is not as it was, but
+	// digest returns what differs whenever something that matters is not as it was, but
 	// for counters.
-	sum() (iptSum, error)
+	digest() (iptDigest, error)
 	// watch is that of a way.
 	watch(ctx context.Context, ready, changed func()) error
 }
 
-// iptSum tells whether something is as it was.
-type iptSum struct {
+// iptDigest tells whether something is as it was.
+type iptDigest struct {
 	// all is of what is understood here. It is empty if the kernel has neither of the
 	// tables.
 	all string
@@ -109,45 +110,47 @@ func (w *iptables) await(quiet time.Duration) {
 
 // read returns what there is.
 func (w *iptables) read(ctx context.Context) (tables, error) {
-	sum, err := w.kernel.sum()
+	digest, err := w.kernel.digest()
 	if err != nil {
 		return tables{}, err
 	}
-	w.take(sum)
-	switch {
-	case sum.all == "":
+	w.take(digest)
+	if digest.all == "" {
 		return tables{}, nil
-	case sum.all == w.sum && (w.seen.missing == nil || time.Since(w.readAt) < unreadablePause):
+	}
+	same := digest.all == w.digest
+	if same && w.seen.missing == nil {
 		return w.seen, nil
 	}
 	found, err := w.tools.find(ctx, w.way)
-	if err != nil {
-		return w.readWithout(ctx, err)
+	if same && (err == nil) == w.seen.found && time.Since(w.readAt) < unreadablePause {
+		return w.seen, nil
 	}
-	t := tables{tool: found}
-	if t.iptTables, err = found.tables(ctx); errors.Is(err, errAbsent) {
-		t, err = w.readWithout(ctx, err)
+	t := tables{tool: found, found: err == nil}
+	if err == nil {
+		t.iptTables, err = found.tables(ctx)
+	}
+	if errors.Is(err, errAbsent) {
+		err = w.readWithout(ctx, &t, err)
 	}
 	if err == nil {
-		// What changed since the sum was taken makes for another one.
-		w.sum, w.seen, w.readAt = sum.all, t, time.Now()
+		// What changed since the digest was taken makes for another one.
+		w.digest, w.seen, w.readAt = digest.all, t, time.Now()
 	}
 	return t, err
 }
 
-// readWithout is read where the programs cannot.
-func (w *iptables) readWithout(ctx context.Context, missing error) (t tables, err error) {
+// readWithout reads what the programs cannot.
+func (w *iptables) readWithout(ctx context.Context, t *tables, missing error) (err error) {
 	switch {
-	case !errors.Is(missing, errAbsent):
-		return t, missing
 	case w.without != nil:
-		t = tables{tool: w.without, missing: missing}
+		t.tool, t.missing = w.without, missing
 		t.iptTables, err = w.without.tables(ctx)
-		return t, err
+		return err
 	case traces():
-		return t, fmt.Errorf("%w: %w", errLeft, missing)
+		return fmt.Errorf("%w: %w", errLeft, missing)
 	}
-	return t, missing
+	return missing
 }
 
 // dump implements way. In the middle of a change by others what was there before counts.
@@ -184,9 +187,6 @@ func (w *iptables) see(t tables) state.Observed {
 			}
 			have[o.Key()] = state.Entry{Object: o, Owner: state.Ours}
 		}
-		add := func(k state.Key, what string) {
-			have[k] = state.Entry{Object: unmanaged{k, what}, Owner: state.Ours}
-		}
 		for network := range f.old {
 			add(state.Key{Kind: p.kind, Scope: string(w.way), Prefix: network}, "rules of an older flannel")
 		}
@@ -208,14 +208,14 @@ func (w *iptables) available(ctx context.Context) error {
 // ready returns what there is, for those who mean to change it.
 func (w *iptables) ready(ctx context.Context) (tables, error) {
 	t, err := w.read(ctx)
-	if err != nil || t.tool != nil {
+	if err != nil || t.missing != nil {
 		return t, err
 	}
-	found, err := w.tools.find(ctx, w.way) // nobody has used these tables yet
-	if err != nil {
-		return w.readWithout(ctx, err)
+	found, err := w.tools.find(ctx, w.way) // it may be another one by now
+	if t.tool = found; errors.Is(err, errAbsent) {
+		err = w.readWithout(ctx, &t, err)
 	}
-	return tables{tool: found}, nil
+	return t, err
 }
 
 // apply implements way.
@@ -249,7 +249,7 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 		}
 	}
 	w.plain[op.Key().Prefix] = plain
-	if w.view == nil && w.sum != "" { // it is known what we left
+	if w.view == nil && w.digest != "" { // it is known what we left
 		w.view, w.viewAt = w.see(w.seen), time.Now()
 	}
 	return nil
@@ -258,8 +258,8 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 // write has the program change the table of a place, so that rules of so many networks are
 // there after it.
 func (w *iptables) write(ctx context.Context, t tables, i int, lines []string, after int) error {
-	w.sum, w.view = "", nil // whether it succeeds or not
-	before := w.shared[i].sum
+	w.digest, w.view = "", nil // whether it succeeds or not
+	before := w.shared[i].digest
 	err := t.tool.change(ctx, places[i].table, lines, w.unchanged)
 	if w.locked = nil; errors.Is(err, errLocked) {
 		w.locked, w.lockedAt = err, time.Now()
@@ -268,21 +268,21 @@ func (w *iptables) write(ctx context.Context, t tables, i int, lines []string, a
 		return err
 	}
 	if err != nil {
-		if w.observeLocked(); w.shared[i].sum != before {
+		if w.observeLocked(); w.shared[i].digest != before {
 			return fmt.Errorf("%w: %w", dataplane.ErrSettling, err) // of what was there there is no more
 		}
 		return err
 	}
 	// Someone may have come right after us: only what we have left is of our making.
-	sum, sumErr := w.kernel.sum()
+	digest, digestErr := w.kernel.digest()
 	var readErr error
 	t.iptTables, readErr = t.tool.tables(ctx)
 	f := w.place(places[i], t)
-	if sumErr == nil && readErr == nil && len(f.objects) == after && !f.strange && (f.right || after == 0) {
-		w.content.expect(sum.all)
-		w.shared[i].expect(sum.shared[i])
+	if digestErr == nil && readErr == nil && len(f.objects) == after && !f.strange && (f.right || after == 0) {
+		w.content.expect(digest.all)
+		w.shared[i].expect(digest.shared[i])
 		w.shared[i].since, w.shared[i].began = time.Now(), time.Now()
-		w.sum, w.seen, w.readAt = sum.all, t, time.Now()
+		w.digest, w.seen, w.readAt = digest.all, t, time.Now()
 	}
 	return nil
 }
@@ -295,7 +295,7 @@ func (w *iptables) unchanged() bool {
 	before := w.shared
 	w.observeLocked()
 	for i := range w.shared {
-		if differs(before[i].sum, w.shared[i].sum) {
+		if differs(before[i].digest, w.shared[i].digest) {
 			return false
 		}
 	}

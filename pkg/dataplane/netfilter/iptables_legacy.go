@@ -25,11 +25,11 @@ func present() (tables []string, err error) {
 	}), err
 }
 
-// sum implements iptKernel.
-func (k ipTables) sum() (sum iptSum, err error) {
+// digest implements iptKernel.
+func (k ipTables) digest() (digest iptDigest, err error) {
 	tables, err := present()
 	if err != nil || len(tables) == 0 {
-		return sum, err
+		return digest, err
 	}
 	var all maphash.Hash
 	all.SetSeed(k.seed)
@@ -39,11 +39,11 @@ func (k ipTables) sum() (sum iptSum, err error) {
 		}
 		t, err := nfdump.ReadXTable(p.table)
 		if err != nil {
-			return iptSum{}, err
+			return iptDigest{}, err
 		}
 		var shared maphash.Hash
 		shared.SetSeed(k.seed)
-		sum.bare[i] = true
+		digest.bare[i] = true
 		_, _ = all.WriteString(p.table)
 		for _, c := range t.Chains {
 			if p.matters(c.Name) {
@@ -51,16 +51,16 @@ func (k ipTables) sum() (sum iptSum, err error) {
 			}
 			if slices.Contains(p.chains(), c.Name) {
 				addXChain(&shared, t, c)
-				sum.bare[i] = sum.bare[i] && len(c.Entries) == 0
+				digest.bare[i] = digest.bare[i] && len(c.Entries) == 0
 			}
 		}
-		sum.shared[i] = fmt.Sprintf("%x", shared.Sum64())
+		digest.shared[i] = fmt.Sprintf("%x", shared.Sum64())
 	}
-	sum.all = fmt.Sprintf("%x", all.Sum64())
-	return sum, nil
+	digest.all = fmt.Sprintf("%x", all.Sum64())
+	return digest, nil
 }
 
-// addXChain adds to a sum what a chain has.
+// addXChain adds to a digest what a chain has.
 func addXChain(h *maphash.Hash, t *nfdump.XTable, c *nfdump.XChain) {
 	_, _ = fmt.Fprintln(h, c.Name, len(c.Entries))
 	for _, e := range append(slices.Clone(c.Entries), c.Policy) {

@@ -14,10 +14,10 @@ type busyKernel struct {
 	takes, spent time.Duration
 }
 
-func (k *busyKernel) sum() (iptSum, error) {
+func (k *busyKernel) digest() (iptDigest, error) {
 	time.Sleep(k.takes)
 	k.spent += k.takes
-	return iptSum{all: time.Now().String()}, nil
+	return iptDigest{all: time.Now().String()}, nil
 }
 
 func (k *busyKernel) watch(ctx context.Context, ready, changed func()) error {

@@ -44,9 +44,9 @@ func (k ipTables) watch(ctx context.Context, ready, changed func()) error {
 		}
 	}()
 	was := sizes()
-	var read iptSum
+	var read iptDigest
 	if stop == nil {
-		read, _ = k.sum()
+		read, _ = k.digest()
 	}
 	ready()
 	tick := time.NewTicker(infoEvery)
@@ -61,7 +61,7 @@ func (k ipTables) watch(ctx context.Context, ready, changed func()) error {
 			differs := now != was
 			if stop == nil {
 				begin()
-				if content, err := k.sum(); err == nil {
+				if content, err := k.digest(); err == nil {
 					differs = differs || content != read
 					read = content
 				}

@@ -27,27 +27,27 @@ func (p place) chains() []nfName {
 // matters reports whether a change in a chain of the place's table may matter to it.
 func (p place) matters(chain nfName) bool { return p.whole || slices.Contains(p.chains(), chain) }
 
-// sum implements iptKernel. No number of a table, chain or rule is given to another
+// digest implements iptKernel. No number of a table, chain or rule is given to another
 // one later; but a rule keeps its own when it is replaced.
-func (k nfIPTables) sum() (sum iptSum, err error) {
+func (k nfIPTables) digest() (digest iptDigest, err error) {
 	err = nfAsk(context.Background(), "listing the rules of iptables-nft", func(c *nfdump.Conn) (err error) {
-		sum, err = k.sumOnce(c)
+		digest, err = k.digestOnce(c)
 		return err
 	})
 	if errors.Is(err, errAbsent) {
-		return iptSum{}, nil
+		return iptDigest{}, nil
 	}
-	return sum, err
+	return digest, err
 }
 
-func (k nfIPTables) sumOnce(c *nfdump.Conn) (sum iptSum, err error) {
+func (k nfIPTables) digestOnce(c *nfdump.Conn) (digest iptDigest, err error) {
 	var all maphash.Hash
 	all.SetSeed(k.seed)
 	some := false
 	for i, p := range places {
 		t, err := readTable(c, unix.NFPROTO_IPV4, p.table, p.chains()...)
 		if err != nil {
-			return sum, err
+			return digest, err
 		}
 		if t == nil {
 			continue
@@ -55,13 +55,13 @@ func (k nfIPTables) sumOnce(c *nfdump.Conn) (sum iptSum, err error) {
 		some = true
 		var shared maphash.Hash
 		shared.SetSeed(k.seed)
-		sum.bare[i] = t.addTo(&shared, p.chains()) == 0
-		sum.shared[i] = fmt.Sprintf("%x", shared.Sum64())
-		_, _ = all.WriteString(sum.shared[i])
+		digest.bare[i] = t.addTo(&shared, p.chains()) == 0
+		digest.shared[i] = fmt.Sprintf("%x", shared.Sum64())
+		_, _ = all.WriteString(digest.shared[i])
 		if p.whole {
 			rules, err := readRules(c, unix.NFPROTO_IPV4, p.table)
 			if err != nil {
-				return sum, err
+				return digest, err
 			}
 			for _, r := range rules {
 				r.addTo(&all)
@@ -69,9 +69,9 @@ func (k nfIPTables) sumOnce(c *nfdump.Conn) (sum iptSum, err error) {
 		}
 	}
 	if some {
-		sum.all = fmt.Sprintf("%x", all.Sum64())
+		digest.all = fmt.Sprintf("%x", all.Sum64())
 	}
-	return sum, nil
+	return digest, nil
 }
 
 // watch implements iptKernel.

@@ -90,26 +90,26 @@ func TestExplain(t *testing.T) {
 	}
 }
 
-// The sum tells what is different about the chains that are shared, and about all.
-func TestSum(t *testing.T) {
+// The digest tells what is different about the chains that are shared, and about all.
+func TestDigest(t *testing.T) {
 	dataplanetest.NeedNetns(t)
 	h := freshIPTables(t, state.IPTablesLegacy)
 	h.do(t, othersIPTables)
 	settle(t, New(true), dataplanetest.RulesWish(h.way))
 	kernel := newIPTablesKernel()
 	filter := slices.IndexFunc(places[:], func(p place) bool { return p.table == "filter" })
-	sum := func() iptSum {
+	digest := func() iptDigest {
 		t.Helper()
-		s, err := kernel.sum()
+		s, err := kernel.digest()
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s
 	}
-	before := sum()
+	before := digest()
 	changed := func() (shared, whole bool) {
 		t.Helper()
-		now := sum()
+		now := digest()
 		shared, whole = before.shared[filter] != now.shared[filter], before.all != now.all
 		before = now
 		return shared, whole
@@ -121,13 +121,13 @@ func TestSum(t *testing.T) {
 	} {
 		h.do(t, lines)
 		if shared, whole := changed(); shared != want[0] || whole != want[1] {
-			t.Errorf("%q changes the sum of the shared chains: %t; of the table: %t", lines, shared, whole)
+			t.Errorf("%q changes the digest of the shared chains: %t; of the table: %t", lines, shared, whole)
 		}
 	}
 	for _, lines := range []string{"-P FORWARD DROP", "-A FORWARD -s 192.0.2.1 -j ACCEPT", "-A INPUT -s 192.0.2.1 -j ACCEPT", "-P INPUT ACCEPT", "-R FORWARD 2 -j A", "-R FLANNEL-FWD 1 -j A", "-F FLANNEL-FWD", "-F FORWARD", "-X FLANNEL-FWD"} {
 		h.do(t, lines)
 		if shared, whole := changed(); !shared || !whole {
-			t.Errorf("%s changes the sum of the shared chains: %t; of the table: %t", lines, shared, whole)
+			t.Errorf("%s changes the digest of the shared chains: %t; of the table: %t", lines, shared, whole)
 		}
 	}
 }

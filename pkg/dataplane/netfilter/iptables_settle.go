@@ -30,7 +30,7 @@ const (
 // debounce tells whether something keeps changing.
 type debounce struct {
 	quiet   time.Duration // quietFor, but for tests
-	sum     string        // as of the last look
+	digest  string        // as of the last look
 	known   bool
 	changed time.Time // by others, for the last time
 	since   time.Time // when the changes began that had no pause between them, and no flush
@@ -38,8 +38,8 @@ type debounce struct {
 }
 
 // observe takes what there is now. bare is set if there are no rules at all.
-func (d *debounce) observe(sum string, bare bool, now time.Time) {
-	if d.known && differs(d.sum, sum) {
+func (d *debounce) observe(digest string, bare bool, now time.Time) {
+	if d.known && differs(d.digest, digest) {
 		if !d.noisy(now) {
 			d.since, d.began = now, now
 		}
@@ -48,7 +48,7 @@ func (d *debounce) observe(sum string, bare bool, now time.Time) {
 		}
 		d.changed = now
 	}
-	d.sum, d.known = sum, true
+	d.digest, d.known = digest, true
 }
 
 // differs reports whether something has been changed. That there is a table now need not be:
@@ -56,7 +56,7 @@ func (d *debounce) observe(sum string, bare bool, now time.Time) {
 func differs(before, now string) bool { return before != "" && now != before }
 
 // expect takes what there is after a change of our own.
-func (d *debounce) expect(sum string) { d.sum, d.known = sum, true }
+func (d *debounce) expect(digest string) { d.digest, d.known = digest, true }
 
 func (d *debounce) noisy(now time.Time) bool { return now.Sub(d.changed) < d.quiet }
 
@@ -120,20 +120,20 @@ func (w *iptables) observe(ctx context.Context) {
 }
 
 func (w *iptables) observeLocked() {
-	if sum, err := w.kernel.sum(); err == nil {
-		w.take(sum)
+	if digest, err := w.kernel.digest(); err == nil {
+		w.take(digest)
 	}
 }
 
 // take notes what the kernel has now.
-func (w *iptables) take(sum iptSum) {
+func (w *iptables) take(digest iptDigest) {
 	now := time.Now()
 	if !w.watching {
 		return
 	}
-	w.content.observe(sum.all, false, now)
+	w.content.observe(digest.all, false, now)
 	for i := range places {
-		w.shared[i].observe(sum.shared[i], sum.bare[i], now)
+		w.shared[i].observe(digest.shared[i], digest.bare[i], now)
 	}
 }
 

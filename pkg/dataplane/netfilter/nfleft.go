@@ -57,8 +57,8 @@ func listTables(c *nfdump.Conn) (tables []nfListed, err error) {
 }
 
 // save returns the rules of a table of iptables as iptables-save would print them, as far as
-// they are like flannel's.
-func (t nfListed) save(c *nfdump.Conn) (map[string]*iptChain, error) {
+// they are like flannel's; of those in chains that do not matter, only how many they are.
+func (t nfListed) save(c *nfdump.Conn, p place) (map[string]*iptChain, error) {
 	chains := make(map[string]*iptChain)
 	for name, c := range t.chains {
 		chains[name] = &iptChain{policy: noPolicy}
@@ -69,7 +69,10 @@ func (t nfListed) save(c *nfdump.Conn) (map[string]*iptChain, error) {
 	rules, err := readRules(c, t.family, t.name)
 	for _, n := range rules {
 		if chain := chains[n.Chain]; chain != nil {
-			r := parseRule(n.text(addrSize(t.family)))
+			var r iptRule
+			if slices.Contains(p.chains(), n.Chain) {
+				r = parseRule(n.text(addrSize(t.family)))
+			}
 			r.handle = nfdump.Rule(n).ID()
 			chain.rules = append(chain.rules, r)
 		}
@@ -95,8 +98,10 @@ func (xtLeft) tables(ctx context.Context) (tables iptTables, err error) {
 		tables = make(iptTables)
 		all, err := listTables(c)
 		for _, t := range all {
-			if t.family == unix.NFPROTO_IPV4 && slices.ContainsFunc(places[:], func(p place) bool { return p.table == t.name }) && err == nil {
-				tables[t.name], err = t.save(c)
+			for _, p := range places {
+				if t.family == unix.NFPROTO_IPV4 && t.name == p.table && err == nil {
+					tables[t.name], err = t.save(c, p)
+				}
 			}
 		}
 		return err
@@ -178,7 +183,7 @@ func (w *iptables) othersNF(ctx context.Context) (what string, err error) {
 				p = places[i]
 			}
 			var chains map[string]*iptChain
-			chains, err = t.save(c)
+			chains, err = t.save(c, p)
 			what = p.find(iptTables{t.name: chains}, w.way, w.forward).foreign()
 		}
 		return err

@@ -104,7 +104,7 @@ func (n nfRule) comment() string {
 	return text
 }
 
-// addTo adds to a sum what rules are and which they are. A rule keeps its handle when it is
+// addTo adds to a digest what rules are and which they are. A rule keeps its handle when it is
 // replaced, but no other one has it later.
 func (n nfRule) addTo(h *maphash.Hash) {
 	for _, part := range [][]byte{[]byte(n.Chain), n.Handle, n.Userdata} {
@@ -118,7 +118,7 @@ func (n nfRule) addTo(h *maphash.Hash) {
 	}
 }
 
-// addTo adds to a sum what the table has of some chains. It returns how many rules that is.
+// addTo adds to a digest what the table has of some chains. It returns how many rules that is.
 func (t *nfTable) addTo(h *maphash.Hash, chains []nfName) (rules int) {
 	_, _ = h.Write(t.Handle)
 	for _, name := range chains {
