@@ -30,6 +30,7 @@ var fences = []fence{
 	{of: []string{"backend", "backend/"}, not: []string{"network", "network/", "subnet/", "pkg/dataplane", "pkg/dataplane/"}},
 	{of: []string{"network", "network/"}, not: []string{"subnet/", "backend/"}},
 	{of: []string{"pkg/ip", "pkg/tun"}, not: []string{"pkg/"}},
+	{of: []string{"pkg/nfdump"}, not: []string{"pkg/dataplane/", "pkg/firewall"}},
 	{of: []string{"pkg/state"}, except: []string{"pkg/ip"}, not: []string{"pkg/dataplane", "pkg/dataplane/", "pkg/lab"}},
 }
 
