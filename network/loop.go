@@ -11,6 +11,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 )
 
@@ -63,9 +64,9 @@ type loopStatus struct {
 
 // failure is an object that could not be had.
 type failure struct {
-	reason string
-	next   time.Time     // when to try again
-	pause  time.Duration // before that
+	reason  string
+	next    time.Time // when to try again
+	backoff once.Backoff
 	// blocked is set if it was by what is not ours, or by the failure of what
 	// it depends on; with that out of the way, there is no reason to wait.
 	blocked bool
@@ -132,14 +133,7 @@ func (r *loop) set(c change) {
 		c.want = make(state.Set)
 	}
 	r.change = &c
-	r.poke()
-}
-
-func (r *loop) poke() {
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	once.Wake(r.wake)
 }
 
 // notice takes an event: the dataplane changed. If that is not as wanted, a full pass will
@@ -164,7 +158,7 @@ func (r *loop) notice(e dataplane.Event) {
 		return
 	}
 	r.full = true
-	r.poke()
+	once.Wake(r.wake)
 }
 
 // watch takes the dataplane's events until ctx ends.
@@ -184,12 +178,9 @@ func (r *loop) watch(ctx context.Context, observe func(dataplane.Event)) error {
 		if about := "watching " + r.name; r.logs.said.State(about, err.Error()) {
 			klog.Errorf("%s, trying again: %v", about, err)
 		}
-		pause := time.NewTimer(watchPause)
-		select {
-		case <-ctx.Done():
-		case <-pause.C:
+		if err := once.Sleep(ctx, watchPause); err != nil {
+			return err
 		}
-		pause.Stop()
 	}
 }
 
@@ -239,7 +230,8 @@ func (r *loop) run(ctx context.Context) error {
 		default:
 			if resetBackoff {
 				for _, f := range r.failures {
-					f.next, f.pause = time.Time{}, 0
+					f.next = time.Time{}
+					f.backoff.Reset()
 				}
 			}
 			start := time.Now()

@@ -11,6 +11,7 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 )
 
@@ -146,28 +147,26 @@ type tally struct {
 // fail notes that an object could not be had, for the reason err.
 func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 	k := o.Key()
-	f := &failure{reason: err.Error(), pause: t.pace.RetryFirst, since: time.Now(), routed: state.DependsOnRoutes(o)}
+	f := &failure{
+		reason: err.Error(), since: time.Now(), routed: state.DependsOnRoutes(o),
+		backoff: once.Backoff{First: t.pace.RetryFirst, Most: t.pace.RetryMost},
+	}
 	f.settling = errors.Is(err, dataplane.ErrSettling)
 	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling
-	if f.settling {
-		f.pause = settlingPause
-	}
 	f.noLink = errors.Is(err, dataplane.ErrNoLink)
 	f.pending = errors.Is(err, dataplane.ErrPending)
 	if was := t.before[k]; was != nil {
-		if f.settling {
-			// The target tells when it is time.
-		} else if was.next.After(time.Now()) { // looked at before its time
-			f.pause, f.next = was.pause, was.next
-		} else {
-			f.pause = min(max(2*was.pause, t.pace.RetryFirst), t.pace.RetryMost)
+		f.since, f.logged, f.backoff = was.since, was.logged, was.backoff
+		if !f.settling && was.next.After(time.Now()) { // looked at before its time
+			f.next = was.next
 		}
 	}
 	if f.next.IsZero() {
-		f.next = time.Now().Add(time.Duration(float64(f.pause) * (1 - t.jitter)))
-	}
-	if was := t.before[k]; was != nil {
-		f.since, f.logged = was.since, was.logged
+		pause := settlingPause // the dataplane tells when it is time
+		if !f.settling {
+			pause = f.backoff.Double()
+		}
+		f.next = time.Now().Add(time.Duration(float64(pause) * (1 - t.jitter)))
 	}
 	if time.Since(f.since) >= failureDebounce && !slices.Contains(f.logged, f.reason) && len(f.logged) < reasonsMost && !errors.Is(err, errUnmet) && !f.settling &&
 		t.said.Event(what.String()+": "+f.reason) { // else the next time that is asked: a failure that stays is logged

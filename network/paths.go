@@ -12,6 +12,7 @@ import (
 
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
 
@@ -78,7 +79,7 @@ func (p *Paths) SetDesired(w Desired) {
 	p.mu.Lock()
 	p.spec = &w
 	p.mu.Unlock()
-	p.poke()
+	once.Wake(p.wake)
 }
 
 // Rerouted tells that routes, rules or interfaces changed.
@@ -86,14 +87,7 @@ func (p *Paths) Rerouted() {
 	p.mu.Lock()
 	p.rerouted = true
 	p.mu.Unlock()
-	p.poke()
-}
-
-func (p *Paths) poke() {
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	once.Wake(p.wake)
 }
 
 // Run checks paths until ctx ends, and returns ctx.Err().
@@ -114,7 +108,7 @@ func (p *Paths) Run(ctx context.Context) error {
 			p.Rerouted()
 			pause = time.Second
 		}
-		if err := sleep(ctx, max(pause, min((pathLoad-1)*time.Since(start), pathPauseMost))); err != nil {
+		if err := once.Sleep(ctx, max(pause, min((pathLoad-1)*time.Since(start), pathPauseMost))); err != nil {
 			return err
 		}
 	}
@@ -133,15 +127,6 @@ func (p *Paths) debounce(ctx context.Context) error {
 		case <-time.After(pathDebounce):
 			return nil
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 )
 
@@ -104,10 +105,7 @@ func (r *Reconciler) SetDesired(w Desired) {
 	r.mu.Lock()
 	r.spec = &w
 	r.mu.Unlock()
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	once.Wake(r.wake)
 }
 
 // Try returns why a dataplane could not have what is to be wanted in the place of what is.

@@ -11,6 +11,7 @@ import (
 
 	"flanneld/backend/udp"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
 
@@ -27,7 +28,7 @@ func (d *daemon) followAddresses(ctx context.Context) error {
 			return ctx.Err()
 		case <-d.readdressed:
 		}
-		if err := sleep(ctx, addressDebounce); err != nil {
+		if err := once.Sleep(ctx, addressDebounce); err != nil {
 			return err
 		}
 		ifaces, err := d.machine.Interfaces(ctx)
@@ -36,7 +37,7 @@ func (d *daemon) followAddresses(ctx context.Context) error {
 		}
 		if err != nil {
 			klog.V(1).Infof("listing this host's addresses, trying again: %v", err)
-			poke(d.readdressed)
+			once.Wake(d.readdressed)
 			continue
 		}
 		d.mu.Lock()

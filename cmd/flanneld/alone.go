@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/once"
 )
 
 // A daemon and its subnet file belong together, so whoever works for a file binds
@@ -241,7 +243,7 @@ func awaitClaim(ctx context.Context, file string, tell func(string)) (release fu
 			tell("waiting: " + err.Error())
 		}
 		// Two that wait should not look in the same moment again.
-		if err := sleep(ctx, 100*time.Millisecond+rand.N(50*time.Millisecond)); err != nil {
+		if err := once.Sleep(ctx, 100*time.Millisecond+rand.N(50*time.Millisecond)); err != nil {
 			return nil, err
 		}
 	}

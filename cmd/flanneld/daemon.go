@@ -27,6 +27,7 @@ import (
 	"flanneld/pkg/dataplane/tunnels"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
 	"flanneld/subnet"
 )
@@ -74,7 +75,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 	d.passages = make(chan struct{}, 1)
 	d.warnings = notice.Gather{Logf: klog.Warningf, All: true}
 	d.changes = notice.Gather{Logf: klog.Infof}
-	d.obstacles.changed = func() { poke(d.publish) }
+	d.obstacles.changed = func() { once.Wake(d.publish) }
 	d.reconciler = network.NewReconciler(d.reconciled, d.planes(tunnelPlane)...)
 	d.paths = newPaths(d, machine)
 	if err := d.findInterface(ctx, store); err != nil {
@@ -193,17 +194,6 @@ const unsaidPause = time.Minute
 // retryPause is how long to wait before trying again what this host must mend.
 const retryPause = time.Second
 
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
-
 // holds takes what the keeper has got.
 func (d *daemon) holds(h subnet.Holding) {
 	var saved subnet.Saved
@@ -235,10 +225,10 @@ func (d *daemon) holds(h subnet.Holding) {
 		}
 	}
 	if was := d.holding.Own; h.Config != d.holding.Config || was == nil || h.Own == nil || h.Own.Subnet != was.Subnet {
-		poke(d.passages)
+		once.Wake(d.passages)
 	}
 	d.holding = h
-	poke(d.unsaved)
+	once.Wake(d.unsaved)
 	d.updateDesired()
 }
 
@@ -314,7 +304,7 @@ func (d *daemon) updateDesired() {
 		})
 	}
 	d.desiredPeers = peers
-	poke(d.filters)
+	once.Wake(d.filters)
 	if d.paths != nil {
 		d.host.Links = d.paths.Links(d.backend)
 	}
@@ -333,7 +323,7 @@ func (d *daemon) updateDesired() {
 	if d.paths != nil {
 		d.paths.SetDesired(w)
 	}
-	poke(d.publish)
+	once.Wake(d.publish)
 }
 
 // Routes by way of nexthop objects are for networks where plain ones get slow:
@@ -361,7 +351,7 @@ func (d *daemon) reconciled(s network.Status) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.status = s
-	poke(d.publish)
+	once.Wake(d.publish)
 }
 
 // stop takes back what would still happen after the daemon's end.

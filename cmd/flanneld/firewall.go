@@ -18,6 +18,7 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/firewall"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -59,7 +60,7 @@ func (d *daemon) followFirewalls(ctx context.Context) error {
 // watchFirewalls passes on that packet filters changed.
 func (d *daemon) watchFirewalls(ctx context.Context) error {
 	for {
-		err := firewall.Watch(ctx, func() { poke(d.filters) })
+		err := firewall.Watch(ctx, func() { once.Wake(d.filters) })
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -69,14 +70,14 @@ func (d *daemon) watchFirewalls(ctx context.Context) error {
 		if d.notices.State("watching the packet filters", err.Error()) {
 			klog.Errorf("watching the packet filters, trying again: %v", err)
 		}
-		if err := sleep(ctx, retryPause); err != nil {
+		if err := once.Sleep(ctx, retryPause); err != nil {
 			return err
 		}
 	}
 }
 
 func (d *daemon) examineFirewalls(ctx context.Context) error {
-	again := time.AfterFunc(firewallRetry, func() { poke(d.filters) })
+	again := time.AfterFunc(firewallRetry, func() { once.Wake(d.filters) })
 	again.Stop()
 	defer again.Stop()
 	pause := firewallQuiet
@@ -91,7 +92,7 @@ func (d *daemon) examineFirewalls(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, firewall.ErrChanging):
-			poke(d.filters) // what was found before stays
+			once.Wake(d.filters) // what was found before stays
 		case err != nil:
 			if d.notices.State("packet filters", err.Error()) {
 				klog.Warningf("it is not known whether a firewall on this host is in the way: %v", err)
@@ -105,7 +106,7 @@ func (d *daemon) examineFirewalls(ctx context.Context) error {
 			}
 			d.obstacles.report("firewall", found)
 		}
-		if err := sleep(ctx, max(firewallRest, firewallShare*took)); err != nil {
+		if err := once.Sleep(ctx, max(firewallRest, firewallShare*took)); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
 
@@ -41,7 +42,7 @@ func (d *daemon) findInterface(ctx context.Context, store subnet.Store) error {
 			said = err.Error()
 			d.systemd.status("waiting for the external interface: " + said)
 		}
-		if err := sleep(ctx, retryPause); err != nil {
+		if err := once.Sleep(ctx, retryPause); err != nil {
 			return err
 		}
 	}
@@ -101,20 +102,20 @@ func (d *daemon) event(e dataplane.Event) {
 	external := e.Lost || e.Defaults || e.Iface != "" && (e.Iface == d.host.Iface || e.Iface == d.nextIface)
 	ours := d.backend != nil && e.Iface == d.backend.Device(d.host)
 	if e.Lost || e.Iface != "" && (d.podsIface == "" || e.Iface == d.podsIface) {
-		poke(d.filters)
+		once.Wake(d.filters)
 	}
 	d.mu.Unlock()
 	switch {
 	case external:
-		poke(d.look)
+		once.Wake(d.look)
 	case e.Iface != "" && !ours, e.Paths && d.options.iface.CanReach.IsValid():
-		poke(d.lookAround)
+		once.Wake(d.lookAround)
 	}
 	if e.Lost || e.Iface != "" {
-		poke(d.readdressed)
+		once.Wake(d.readdressed)
 	}
 	if e.Lost || e.Forwarding || e.Iface != "" {
-		poke(d.passages)
+		once.Wake(d.passages)
 	}
 	if d.paths != nil && (e.Paths || e.Lost || e.Iface != "") {
 		d.paths.Rerouted()
@@ -163,7 +164,7 @@ func (d *daemon) follow(ctx context.Context) error {
 		case <-d.look:
 		case <-timer.C:
 		}
-		if err := sleep(ctx, followPause); err != nil {
+		if err := once.Sleep(ctx, followPause); err != nil {
 			return err
 		}
 		timer.Stop()
@@ -200,11 +201,11 @@ func (d *daemon) follow(ctx context.Context) error {
 			d.logInterface(d.host, now)
 			d.host = now
 			d.updateDesired()
-			poke(d.passages)
-			poke(d.refresh)
+			once.Wake(d.passages)
+			once.Wake(d.refresh)
 		}
 		d.mu.Unlock()
-		poke(d.publish)
+		once.Wake(d.publish)
 	}
 }
 
@@ -305,12 +306,4 @@ func (d *daemon) sawUp(now backend.Host) time.Duration {
 		klog.Warning(text)
 	}
 	return unsaidPause
-}
-
-// poke fills a slot that may be full already.
-func poke(slot chan struct{}) {
-	select {
-	case slot <- struct{}{}:
-	default:
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"flanneld/backend"
 	"flanneld/network"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
 )
 
@@ -28,7 +29,7 @@ func (d *daemon) followPassages(ctx context.Context) error {
 			return ctx.Err()
 		case <-d.passages:
 		}
-		if err := sleep(ctx, passagePause); err != nil {
+		if err := once.Sleep(ctx, passagePause); err != nil {
 			return err
 		}
 		d.mu.Lock()
@@ -48,7 +49,7 @@ func (d *daemon) followPassages(ctx context.Context) error {
 		case d.notices.State("forwarding", err.Error()):
 			klog.Warningf("whether this host forwards packets is not known: %v", err)
 		}
-		time.AfterFunc(retryPause, func() { poke(d.passages) })
+		time.AfterFunc(retryPause, func() { once.Wake(d.passages) })
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/once"
 )
 
 // recheck is how often subnet.env is looked at: it is gone after someone cleared
@@ -63,7 +64,7 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 				return fmt.Errorf("%w: its folder was removed, and whoever starts this daemon has to make it", err)
 			}
 			d.systemd.status(said)
-			if err := sleep(ctx, retryPause); err != nil {
+			if err := once.Sleep(ctx, retryPause); err != nil {
 				return err
 			}
 			continue
@@ -129,7 +130,7 @@ func (d *daemon) trouble(why error) {
 	default:
 		d.storeFails = why.Error()
 	}
-	poke(d.publish)
+	once.Wake(d.publish)
 }
 
 // statusText says how things are, in one line. The caller holds d.mu.

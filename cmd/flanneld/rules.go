@@ -10,6 +10,7 @@ import (
 
 	"flanneld/network"
 	"flanneld/pkg/dataplane/netfilter"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -78,8 +79,8 @@ func (d *daemon) followRules(ctx context.Context) error {
 			return ctx.Err()
 		case <-d.options.rules.Touched():
 		}
-		poke(d.filters)
-		if err := sleep(ctx, rulesPause); err != nil {
+		once.Wake(d.filters)
+		if err := once.Sleep(ctx, rulesPause); err != nil {
 			return err
 		}
 		d.mu.Lock()

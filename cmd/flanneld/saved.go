@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/backend"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -117,7 +118,7 @@ func (d *daemon) save(ctx context.Context) error {
 			klog.Warningf("a start without etcd would not be possible: %v", err)
 		}
 		next = written.Add(max(saveRetry, time.Until(next)))
-		poke(d.unsaved) // it may be better next time
+		once.Wake(d.unsaved) // it may be better next time
 	}
 	again := time.NewTicker(saveAgain)
 	defer again.Stop()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
 
@@ -60,7 +61,7 @@ func TestStateFileIsKept(t *testing.T) {
 			defer close(ended)
 			_ = d.save(ctx)
 		}()
-		poke(d.unsaved)
+		once.Wake(d.unsaved)
 		for what, spoil := range map[string]func(){
 			"nothing":   func() {},
 			"deleted":   func() { must(t, os.Remove(o.savedFile())) },

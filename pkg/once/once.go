@@ -47,6 +47,14 @@ func (b *Backoff) Reset() { b.pause = 0 }
 // Fresh reports whether there was no pause since the last Reset.
 func (b *Backoff) Fresh() bool { return b.pause == 0 }
 
+// Wake fills a slot for signals, unless it is full: a receiver that is late gets one signal.
+func Wake(slot chan<- struct{}) {
+	select {
+	case slot <- struct{}{}:
+	default:
+	}
+}
+
 // Slot is a channel with one slot: a receiver that is late gets the latest value alone.
 type Slot[T any] chan T
 

@@ -30,6 +30,12 @@ func TestSleep(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	b := once.Backoff{First: time.Second, Most: 5 * time.Second}
+	alone := b
+	for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 5 * time.Second, 5 * time.Second} {
+		if d := alone.Double(); d != want {
+			t.Errorf("pause %d without chance is %s, want %s", i, d, want)
+		}
+	}
 	for range 2 {
 		if !b.Fresh() {
 			t.Error("the backoff is not fresh before its first pause")
@@ -43,6 +49,19 @@ func TestBackoff(t *testing.T) {
 			}
 		}
 		b.Reset()
+	}
+}
+
+func TestWake(t *testing.T) {
+	slot := make(chan struct{}, 1)
+	for range 3 {
+		once.Wake(slot)
+	}
+	<-slot
+	select {
+	case <-slot:
+		t.Error("there is a second signal")
+	default:
 	}
 }
 
