@@ -22,7 +22,7 @@ type Store struct {
 	endpoints []endpoint
 	failover  etcd.Failover
 	conns     conns.Set
-	resume    etcd.Resume[view]
+	watch     etcd.Watch
 	pollLimit time.Duration
 	pollCheck time.Duration
 }
@@ -60,6 +60,7 @@ func New(o Options) (*Store, error) {
 		}
 		s.endpoints = append(s.endpoints, endpoint{server, c, guest, transport})
 	}
+	s.watch.List, s.watch.Verify, s.watch.Follow = s.list, s.verify, s.follow
 	s.failover.Cluster = s.cluster
 	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
 	s.failover.Failing = o.Failing

@@ -13,6 +13,7 @@ import (
 
 	"flanneld/pkg/ip"
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
 )
 
 var _ subnet.Store = (*Store)(nil)
@@ -33,25 +34,13 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 
 // List implements subnet.Store.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
-	l, err := s.list(ctx)
-	if err != nil {
-		return subnet.Snapshot{}, err
-	}
-	// The first Watch needs not list it all again.
-	v := &view{}
-	v.reset(l)
-	snapshot := v.snapshot()
-	s.resume.Offer(v)
-	return snapshot, nil
+	return s.watch.Snapshot(ctx)
 }
 
 // Entries returns all that is below "subnets" as it is written.
 func (s *Store) Entries(ctx context.Context) ([]subnet.Entry, error) {
-	l, err := s.list(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return l.entries, nil
+	entries, _, err := s.entries(ctx)
+	return entries, err
 }
 
 // Create implements subnet.Store.
@@ -124,28 +113,30 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 	return l, nil
 }
 
-// listing is all that is below "subnets".
-type listing struct {
-	entries []subnet.Entry
-	index   uint64
-	cluster string
+// list is etcd.Watch.List.
+func (s *Store) list(ctx context.Context, v *etcd.View) error {
+	entries, rep, err := s.entries(ctx)
+	if err == nil {
+		v.Reset(entries, rep.index, rep.cluster)
+	}
+	return err
 }
 
-func (s *Store) list(ctx context.Context) (*listing, error) {
+func (s *Store) entries(ctx context.Context) ([]subnet.Entry, *reply, error) {
 	rep, err := s.get(ctx, s.subnetsKey())
 	switch {
 	case code(err) == client.ErrorCodeKeyNotFound:
-		return &listing{index: rep.index, cluster: rep.cluster}, nil
+		return nil, rep, nil
 	case err != nil:
-		return nil, fmt.Errorf("listing leases: %w", err)
+		return nil, nil, fmt.Errorf("listing leases: %w", err)
 	case !rep.Node.Dir:
-		return nil, fmt.Errorf("listing leases: %w", s.options.Answered(rep.from, s.options.NotDirectory(rep.from, s.subnetsKey()), nil))
+		return nil, nil, fmt.Errorf("listing leases: %w", s.options.Answered(rep.from, s.options.NotDirectory(rep.from, s.subnetsKey()), nil))
 	}
-	l := &listing{index: rep.index, cluster: rep.cluster, entries: make([]subnet.Entry, 0, len(rep.Node.Nodes))}
+	entries := make([]subnet.Entry, 0, len(rep.Node.Nodes))
 	for _, n := range rep.Node.Nodes {
-		l.entries = append(l.entries, rep.entry(n))
+		entries = append(entries, rep.entry(n))
 	}
-	return l, nil
+	return entries, rep, nil
 }
 
 func (r *reply) entry(n *client.Node) subnet.Entry {

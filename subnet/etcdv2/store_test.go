@@ -68,11 +68,11 @@ func TestExpiresOfASlowAnswer(t *testing.T) {
 	if late := l.Expires.Sub((<-asked).Add(ttl)); late > 0 {
 		t.Errorf("a lease that was written seems to last %s too long", late)
 	}
-	listed, err := s.list(t.Context())
+	listed, err := s.Entries(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if late := listed.entries[0].Expires.Sub((<-asked).Add(ttl)); late > 0 {
+	if late := listed[0].Expires.Sub((<-asked).Add(ttl)); late > 0 {
 		t.Errorf("a lease that was listed seems to last %s too long", late)
 	}
 }

@@ -11,127 +11,84 @@ import (
 
 	client "go.etcd.io/etcd/client/v2"
 
+	"flanneld/pkg/once"
 	"flanneld/subnet"
 	"flanneld/subnet/etcd"
 )
 
-const (
-	// settle is how long after a long poll was taken up an event that had
-	// already happened may take to arrive.
-	settle = 300 * time.Millisecond
-	// pace is the least time between two listings, and between two long polls
-	// that bring nothing.
-	pace = time.Second
-)
+// settle is how long after a long poll was taken up an event that had
+// already happened may take to arrive.
+const settle = 300 * time.Millisecond
 
-// Watch implements subnet.Store. It returns an error when no endpoint answers,
-// or when an endpoint breaks off one long poll after the other. What it knows
-// is kept: the next Watch goes on from there without listing all leases again,
-// unless the server's history does not reach back to it or is another one.
+// Watch implements subnet.Store.
 func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
-	return s.resume.Watch(ctx, func(v *view) error { return s.watch(ctx, v, yield) })
+	return s.watch.Run(ctx, yield)
 }
 
-func (s *Store) watch(ctx context.Context, v *view, yield func(subnet.Snapshot)) error {
-	if err := s.verify(ctx, v); err != nil {
-		return err
-	}
-	c, known := stored(s.get(ctx, s.configKey()))
-	if known {
-		v.config = 0
-		v.setConfig(c)
-	}
+// follow is etcd.Watch.Follow, by one long poll after the other.
+func (s *Store) follow(ctx context.Context, v *etcd.View, deliver func(bool)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	configs := make(chan configAt)
 	var following sync.WaitGroup
 	defer following.Wait()
 	defer cancel()
-	following.Go(func() { s.followConfig(ctx, c, known, configs) })
-	owed := true // a snapshot, to the caller
-	deliver := func() {
-		if owed {
-			owed = false
-			yield(v.snapshot())
-		}
-	}
-	reconfigured := func(c configAt) {
-		if v.setConfig(c) && !owed {
-			yield(v.snapshot())
-		}
-	}
-	var listed time.Time
+	after := v.Config
+	following.Go(func() { s.followConfig(ctx, after, configs) })
 	for {
-		if !v.listed {
-			if err := etcd.Sleep(ctx, pace-time.Since(listed)); err != nil {
-				return err
-			}
-			l, err := s.list(ctx)
-			if err != nil {
-				return err
-			}
-			listed = time.Now()
-			v.reset(l)
-			owed = true
-		}
-		if v.index >= v.target {
-			deliver()
-		}
 		started := time.Now()
-		rep, err := s.poll(ctx, v.index+1, deliver, configs, reconfigured)
+		rep, err := s.poll(ctx, v, configs, deliver)
 		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case historyLost(err):
-			v.listed = false
-		case etcd.Unanswered(err) && time.Since(started) < pace:
-			return err
-		case etcd.Unanswered(err):
-			if err := s.verify(ctx, v); err != nil {
-				return err
-			}
+		case historyLost(err), err == nil && rep.cluster != v.Cluster:
+			return etcd.ErrHistory
 		case err != nil:
 			return err
-		case rep.cluster != v.cluster:
-			v.listed = false
 		case rep.Node == nil:
 			// Nothing had happened up to when the poll was taken up.
-			v.index = max(v.index, rep.index)
-			if err := etcd.Sleep(ctx, pace-time.Since(started)); err != nil {
+			v.Revision = max(v.Revision, rep.index)
+			if err := once.Sleep(ctx, etcd.Pace-time.Since(started)); err != nil {
 				return err
 			}
 			if err := s.verify(ctx, v); err != nil {
 				return err
 			}
 		default:
-			v.listed = v.apply(s.subnetsKey(), rep) && !v.behind(rep.index)
-			owed = true
+			v.Listed = apply(v, s.subnetsKey(), rep) && !behind(v, rep.index)
 		}
+		if !v.Listed {
+			return etcd.ErrHistory
+		}
+		deliver(rep.Node != nil)
 	}
 }
 
-// verify finds out whether the server still has the history that v follows, and
-// how far it has gone on. A server that was set back, to nothing or to a backup,
-// would have us wait for an index that it has yet to reach, or bring only what came
-// after that if it has passed it by now. If all that it lost is that keys were
+// verify is etcd.Watch.Verify. It takes the configuration, too. If all that it lost is that keys were
 // deleted, that shows with the next event of one of them only.
-func (s *Store) verify(ctx context.Context, v *view) error {
-	key, last := v.last()
-	if !v.listed || key == "" {
-		v.listed = false // listing nothing costs no more than asking
+func (s *Store) verify(ctx context.Context, v *etcd.View) error {
+	rep, err := s.get(ctx, s.configKey())
+	if etcd.Unanswered(err) {
+		return err
+	}
+	if c, known := stored(rep, err); known {
+		v.Config = 0
+		v.SetConfig(c.StoredConfig, c.index)
+	}
+	key, last := v.Last()
+	if !v.Listed || key == "" {
+		v.Listed = false // listing nothing costs no more than asking
 		return nil
 	}
-	rep, err := s.get(ctx, s.subnetsKey()+"/"+key)
+	rep, err = s.get(ctx, s.subnetsKey()+"/"+key)
 	switch {
 	case code(err) == client.ErrorCodeKeyNotFound: // deleted meanwhile, or never there
-		v.listed = false
+		v.Listed = false
 		return nil
 	case err != nil:
 		return err
 	}
 	// One that was written meanwhile is judged by the event of that.
 	at := rep.Node.ModifiedIndex
-	v.listed = rep.cluster == v.cluster && rep.index >= v.index && (at == last || at > v.index)
-	v.target = rep.index
+	v.Listed = rep.cluster == v.Cluster && rep.index >= v.Revision && (at == last.Revision || at > v.Revision)
+	v.Target = rep.index
 	return nil
 }
 
@@ -141,27 +98,28 @@ type configAt struct {
 	index uint64
 }
 
-// followConfig passes on the configuration as it becomes after c, if that is known, until
-// ctx ends. What goes wrong meanwhile is left to the watch for leases.
-func (s *Store) followConfig(ctx context.Context, c configAt, known bool, found chan<- configAt) {
+// followConfig passes on the configuration as it becomes after an index, if that is known,
+// until ctx ends. What goes wrong meanwhile is left to the watch for leases.
+func (s *Store) followConfig(ctx context.Context, after uint64, found chan<- configAt) {
 	for {
 		began := time.Now()
 		news := false
-		if known {
+		if after > 0 {
 			limited, cancel := context.WithTimeout(ctx, s.pollLimit)
 			rep, err := s.send(limited, s.endpoints[s.failover.Current()], request{
 				method: http.MethodGet,
 				key:    s.configKey(),
-				query:  url.Values{"wait": {"true"}, "waitIndex": {strconv.FormatUint(c.index+1, 10)}},
+				query:  url.Values{"wait": {"true"}, "waitIndex": {strconv.FormatUint(after+1, 10)}},
 			})
 			cancel()
 			news = err == nil && rep.Node != nil
 		}
 		// Whatever it was, it is looked at; without an event, not at once.
-		if !news && etcd.Sleep(ctx, pace-time.Since(began)) != nil {
+		if !news && once.Sleep(ctx, etcd.Pace-time.Since(began)) != nil {
 			return
 		}
-		if c, known = stored(s.get(ctx, s.configKey())); known {
+		c, known := stored(s.get(ctx, s.configKey()))
+		if after = c.index; known {
 			select {
 			case found <- c:
 			case <-ctx.Done():
@@ -182,10 +140,9 @@ func stored(rep *reply, err error) (c configAt, known bool) {
 	return configAt{subnet.StoredConfig{Text: rep.Node.Value}, rep.index}, true
 }
 
-// poll waits for the first event from index on. It calls quiet, from the
-// calling goroutine, when there is none so far, and reconfigured with what comes from
-// configs meanwhile.
-func (s *Store) poll(ctx context.Context, index uint64, quiet func(), configs <-chan configAt, reconfigured func(configAt)) (*reply, error) {
+// poll waits for the next event of a view. It calls deliver, from the calling goroutine,
+// when there is none so far, and with what comes from configs meanwhile.
+func (s *Store) poll(ctx context.Context, v *etcd.View, configs <-chan configAt, deliver func(news bool)) (*reply, error) {
 	k := s.failover.Current()
 	e := s.endpoints[k]
 	limited, cancel := context.WithTimeout(ctx, s.pollLimit)
@@ -197,7 +154,7 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func(), configs <-
 		query: url.Values{
 			"wait":      {"true"},
 			"recursive": {"true"},
-			"waitIndex": {strconv.FormatUint(index, 10)},
+			"waitIndex": {strconv.FormatUint(v.Revision+1, 10)},
 		},
 		accepted: sync.OnceFunc(func() { close(accepted) }),
 	}
@@ -244,15 +201,16 @@ func (s *Store) poll(ctx context.Context, index uint64, quiet func(), configs <-
 			}
 			check.Reset(nextCheck())
 		case c := <-configs:
-			reconfigured(c)
+			deliver(v.SetConfig(c.StoredConfig, c.index))
 		case c := <-checked: // the server of the other poll may be deaf
-			reconfigured(c)
+			deliver(v.SetConfig(c.StoredConfig, c.index))
 		case <-accepted:
 			accepted = nil
 			timer.Reset(settle)
 		case <-timer.C:
 			if accepted == nil {
-				quiet()
+				v.Target = 0 // what the server went on by is about other keys
+				deliver(false)
 				continue
 			}
 			cancel()

@@ -199,16 +199,16 @@ func TestApplyRejects(t *testing.T) {
 		"directory":               `{"action":"create","node":{"key":"/n/subnets/a","dir":true,"modifiedIndex":9}}`,
 		"all":                     `{"action":"delete","node":{"key":"/n/subnets","dir":true,"modifiedIndex":9}}`,
 	} {
-		var v view
-		v.reset(&listing{index: 5, entries: []subnet.Entry{{Key: "10.5.1.0-24", Value: value(1), Revision: 5}}})
+		v := new(etcd.View)
+		v.Reset([]subnet.Entry{{Key: "10.5.1.0-24", Value: value(1), Revision: 5}}, 5, "")
 		var r reply
 		if err := json.Unmarshal([]byte(event), &r.Response); err != nil {
 			t.Fatal(err)
 		}
-		if v.apply("/n/subnets", &r) {
+		if apply(v, "/n/subnets", &r) {
 			t.Errorf("%s: taken for the continuation", name)
 		}
-		if s := v.snapshot(); s.Revision != 5 || len(s.Leases) != 1 {
+		if s := v.Snapshot(); s.Revision != 5 || len(s.Leases) != 1 {
 			t.Errorf("%s: the view was changed to %+v", name, s)
 		}
 	}

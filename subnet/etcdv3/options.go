@@ -24,7 +24,7 @@ type Store struct {
 	endpoints []*endpoint
 	failover  etcd.Failover
 	conns     conns.Set
-	resume    etcd.Resume[view]
+	watch     etcd.Watch
 
 	// writing is held by the one write that goes on: another one would take its
 	// etcd lease, which has no key yet, for left over.
@@ -62,6 +62,7 @@ func New(o Options) (*Store, error) {
 		}
 		s.endpoints = append(s.endpoints, e)
 	}
+	s.watch.List, s.watch.Verify, s.watch.Follow = s.list, s.verify, s.follow
 	s.failover.Cluster = s.cluster
 	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
 	s.failover.Failing = o.Failing

@@ -75,18 +75,11 @@ func (s *Store) Guarded(ctx context.Context) (bool, error) {
 // List implements subnet.Store. Of leases that this store did not write, Expires
 // tells only whether there is an end; see expires.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
-	// The first Watch needs not list it all again.
-	v := &view{}
-	if err := s.list(ctx, v); err != nil {
-		return subnet.Snapshot{}, err
-	}
-	snapshot := v.snapshot()
-	s.resume.Offer(v)
-	return snapshot, nil
+	return s.watch.Snapshot(ctx)
 }
 
-// list makes v what is there now.
-func (s *Store) list(ctx context.Context, v *view) error {
+// list is etcd.Watch.List.
+func (s *Store) list(ctx context.Context, v *etcd.View) error {
 	s.onList()
 	resp, err := s.txn(ctx, false, reads(s.subnetsKey()), &pb.TxnRequest{Success: []*pb.RequestOp{
 		rangeOp(&pb.RangeRequest{Key: []byte(s.subnetsKey()), RangeEnd: []byte(end(s.subnetsKey()))}),
@@ -96,16 +89,16 @@ func (s *Store) list(ctx context.Context, v *view) error {
 		return fmt.Errorf("listing leases: %w", err)
 	}
 	kvs := resp.Responses[0].GetResponseRange().Kvs
-	v.expect(len(kvs))
-	for _, kv := range kvs {
+	entries := make([]subnet.Entry, len(kvs))
+	for i, kv := range kvs {
 		ends, err := s.expires(ctx, kv, v)
 		if err != nil {
 			return fmt.Errorf("listing leases: %w", err)
 		}
-		v.take(s.below(kv), kv, ends)
+		entries[i] = entry(s.below(kv), kv, ends)
 	}
-	v.reset(resp.Header)
-	v.setConfig(resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
+	reset(v, entries, kvs, resp.Header)
+	setConfig(v, resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
 	return nil
 }
 
@@ -122,7 +115,7 @@ func (s *Store) below(kv *mvccpb.KeyValue) string {
 // key: it is, for keys that this store writes, since a person may have written
 // one of them anew. Another host's is said to last as long as leases do, counted
 // from when its last write was first seen; only that host has to know better.
-func (s *Store) expires(ctx context.Context, kv *mvccpb.KeyValue, v *view) (time.Time, error) {
+func (s *Store) expires(ctx context.Context, kv *mvccpb.KeyValue, v *etcd.View) (time.Time, error) {
 	if kv.Lease == 0 {
 		return time.Time{}, nil
 	}
@@ -134,8 +127,8 @@ func (s *Store) expires(ctx context.Context, kv *mvccpb.KeyValue, v *view) (time
 		ends, _, err := s.left(ctx, kv.Lease)
 		return ends, err
 	}
-	if k, ok := v.known[key]; ok && k.revision == kv.ModRevision && !k.ends.IsZero() {
-		return k.ends, nil
+	if k, ok := v.Known[key]; ok && k.Revision == uint64(kv.ModRevision) && !k.Ends.IsZero() {
+		return k.Ends, nil
 	}
 	return time.Now().Add(subnet.LeaseTTL), nil
 }

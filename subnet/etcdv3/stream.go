@@ -42,7 +42,7 @@ var errStuck = fmt.Errorf("the watch stays behind for more than %s", etcd.Reques
 // follow opens a stream of events from where v is, and brings v up to date with
 // it until it ends. It calls deliver, with whether there is news, from the calling
 // goroutine.
-func (s *Store) follow(ctx context.Context, v *view, deliver func(bool)) error {
+func (s *Store) follow(ctx context.Context, v *etcd.View, deliver func(bool)) error {
 	k := s.failover.Current()
 	st := &stream{s: s, e: s.endpoints[k], v: v}
 	ctx, cancel := context.WithCancel(ctx)
@@ -62,7 +62,7 @@ func (s *Store) follow(ctx context.Context, v *view, deliver func(bool)) error {
 type stream struct {
 	s *Store
 	e *endpoint
-	v *view
+	v *etcd.View
 
 	watch     pb.Watch_WatchClient
 	exact     bool // the server says truly how far the stream is
@@ -80,8 +80,8 @@ func (st *stream) open(ctx context.Context) error {
 		return st.s.judge(limited, st.e, reads(st.s.subnetsKey()), err, true)
 	}
 	st.exact = st.e.exact(as(limited))
-	if !st.exact && st.v.revision < st.v.target {
-		return errHistory
+	if !st.exact && st.v.Revision < st.v.Target {
+		return etcd.ErrHistory
 	}
 	// A server without a leader ends such a stream: it would bring nothing.
 	st.watch, err = pb.NewWatchClient(st.e.conn).Watch(metadata.AppendToOutgoingContext(as(ctx), rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader))
@@ -92,7 +92,7 @@ func (st *stream) open(ctx context.Context) error {
 	_ = st.watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
 		Key:            []byte(st.s.subnetsKey()),
 		RangeEnd:       []byte(end(st.s.subnetsKey())),
-		StartRevision:  st.v.revision + 1,
+		StartRevision:  int64(st.v.Revision) + 1,
 		ProgressNotify: true,
 	}}})
 	_ = st.watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{
@@ -131,12 +131,12 @@ type check struct {
 	at     *pb.ResponseHeader
 	config []*mvccpb.KeyValue
 	only   bool // about the configuration
-	from   int64
+	from   uint64
 	err    error
 }
 
 // check asks the server itself.
-func (st *stream) check(ctx context.Context, from int64, only bool) check {
+func (st *stream) check(ctx context.Context, from uint64, only bool) check {
 	c := check{from: from, only: only}
 	c.err = st.s.ask(ctx, st.e, reads(st.s.configKey()), func(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) error {
 		resp, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte(st.s.configKey())}, o...)
@@ -154,7 +154,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 	defer tick.Stop()
 	checks := make(chan check)
 	look := func(only bool) {
-		from := st.v.revision
+		from := st.v.Revision
 		st.running.Go(func() {
 			c := st.check(ctx, from, only)
 			select {
@@ -163,7 +163,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			}
 		})
 	}
-	target := st.v.target
+	target := st.v.Target
 	opened, first, behind := false, true, true
 	for {
 		select {
@@ -181,7 +181,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 				st.missed = false
 				look(true)
 			}
-			if behind && opened && st.v.revision >= target {
+			if behind && opened && st.v.Revision >= target {
 				first, behind = false, false
 				limit.Stop()
 				tick.Reset(st.s.progress - rand.N(st.s.progress/4)) // not all hosts at once
@@ -197,18 +197,18 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			switch {
 			case etcd.Unanswered(c.err):
 				return c.err
-			case st.v.setRefused(c.err): // which is no reason to give up what there is
+			case st.v.Refuse(c.err): // which is no reason to give up what there is
 				deliver(true)
 			}
 			switch {
 			case c.err != nil:
-			case c.at.ClusterId != st.v.cluster, c.at.Revision < c.from:
-				return errHistory
-			case st.v.setConfig(c.config, c.at.Revision): // its watch missed that, or was ended
+			case cluster(c.at) != st.v.Cluster, uint64(c.at.Revision) < c.from:
+				return etcd.ErrHistory
+			case setConfig(st.v, c.config, c.at.Revision): // its watch missed that, or was ended
 				deliver(true)
 			case c.only:
-			case st.exact && st.e.answers.Load() && c.at.Revision > st.v.revision:
-				target, behind = c.at.Revision, true
+			case st.exact && st.e.answers.Load() && uint64(c.at.Revision) > st.v.Revision:
+				target, behind = uint64(c.at.Revision), true
 				st.ask()
 				tick.Reset(catchUp)
 				limit.Reset(etcd.RequestTimeout)
@@ -218,7 +218,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			case !opened:
 				return st.s.options.Explain(st.e.Server, context.DeadlineExceeded, false)
 			case first: // a server that knows no such question, or has too much to send
-				return errHistory
+				return etcd.ErrHistory
 			}
 			return st.s.options.Failed(st.e.Server, etcd.Diagnosis{Seen: errStuck.Error(), Advice: "it is overloaded, or cut off from the other members: see etcd's log"}, errStuck, false)
 		}
@@ -235,7 +235,7 @@ func (st *stream) apply(ctx context.Context, resp *pb.WatchResponse) (opened, ne
 			return opened, news, err
 		}
 		if resp.Created && resp.WatchId == configWatch {
-			st.missed = resp.Header.Revision > st.v.config
+			st.missed = uint64(resp.Header.Revision) > st.v.Config
 		} else {
 			opened = opened || resp.Created
 		}
@@ -253,19 +253,19 @@ func (st *stream) apply(ctx context.Context, resp *pb.WatchResponse) (opened, ne
 }
 
 // apply takes one response, and reports whether it changed the view. The error
-// is errHistory where the response does not continue the view.
-func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchResponse) (bool, error) {
+// is etcd.ErrHistory where the response does not continue the view.
+func (s *Store) apply(ctx context.Context, e *endpoint, v *etcd.View, resp *pb.WatchResponse) (bool, error) {
 	switch {
 	case resp.CompactRevision != 0:
-		return false, errHistory
+		return false, etcd.ErrHistory
 	case resp.Canceled && resp.WatchId == configWatch:
 		// The leases are not to be lost over that. Each check looks at it.
 		klog.V(1).Infof("the watch for %s was ended: %s", s.configKey(), resp.CancelReason)
 		return false, nil
 	case resp.Canceled:
 		return false, s.cancelled(e, resp.CancelReason)
-	case resp.Header.ClusterId != v.cluster, resp.Created && resp.WatchId != configWatch && resp.Header.Revision < v.revision:
-		return false, errHistory
+	case cluster(resp.Header) != v.Cluster, resp.Created && resp.WatchId != configWatch && uint64(resp.Header.Revision) < v.Revision:
+		return false, etcd.ErrHistory
 	case resp.Created:
 		return false, nil
 	case resp.WatchId == configWatch:
@@ -275,31 +275,31 @@ func (s *Store) apply(ctx context.Context, e *endpoint, v *view, resp *pb.WatchR
 			if event.Type == mvccpb.DELETE {
 				kvs = nil
 			}
-			changed = v.setConfig(kvs, event.Kv.ModRevision) || changed
+			changed = setConfig(v, kvs, event.Kv.ModRevision) || changed
 		}
 		return changed, nil
 	case len(resp.Events) == 0:
-		v.revision = max(v.revision, resp.Header.Revision)
+		v.Revision = max(v.Revision, uint64(resp.Header.Revision))
 		return false, nil
 	}
-	revision := v.revision
+	revision := v.Revision
 	for _, event := range resp.Events {
 		key := s.below(event.Kv)
-		revision = max(revision, event.Kv.ModRevision)
-		if !v.continues(key, event) {
-			return false, errHistory
+		revision = max(revision, uint64(event.Kv.ModRevision))
+		if !continues(v, key, event) {
+			return false, etcd.ErrHistory
 		}
 		if event.Type == mvccpb.DELETE {
-			v.remove(key)
+			v.Remove(key)
 			continue
 		}
 		ends, err := s.expires(ctx, event.Kv, v)
 		if err != nil {
 			return false, err
 		}
-		v.put(key, event.Kv, ends)
+		v.Put(entry(key, event.Kv, ends), event.Kv.Version)
 	}
-	v.revision = revision // not before all is taken: several may have one revision
+	v.Revision = revision // not before all is taken: several may have one revision
 	return true, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	client "go.etcd.io/etcd/client/v3"
 
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcd/etcdtest"
 )
 
@@ -213,10 +214,9 @@ func fill(t testing.TB, c *client.Client, txns, each int) {
 
 func TestContinues(t *testing.T) {
 	key := []byte("10.5.1.0-24")
-	var v view
-	v.expect(1)
-	v.take(string(key), &mvccpb.KeyValue{Key: key, Value: []byte(value(1)), ModRevision: 5, Version: 3}, time.Time{})
-	v.reset(&pb.ResponseHeader{Revision: 5})
+	v := new(etcd.View)
+	kv := &mvccpb.KeyValue{Key: key, Value: []byte(value(1)), ModRevision: 5, Version: 3}
+	reset(v, []subnet.Entry{entry(string(key), kv, time.Time{})}, []*mvccpb.KeyValue{kv}, &pb.ResponseHeader{Revision: 5})
 	for _, test := range []struct {
 		name  string
 		event mvccpb.Event
@@ -230,7 +230,7 @@ func TestContinues(t *testing.T) {
 		{"deleted", mvccpb.Event{Type: mvccpb.DELETE, Kv: &mvccpb.KeyValue{Key: key}}, true},
 		{"deleted, and unknown before", mvccpb.Event{Type: mvccpb.DELETE, Kv: &mvccpb.KeyValue{Key: []byte("10.5.2.0-24")}}, false},
 	} {
-		if got := v.continues(string(test.event.Kv.Key), &test.event); got != test.want {
+		if got := continues(v, string(test.event.Kv.Key), &test.event); got != test.want {
 			t.Errorf("%s: continues is %t", test.name, got)
 		}
 	}
