@@ -118,14 +118,14 @@ func TestCloudRoutes(t *testing.T) {
 		if c.have[own.Key()].Object != own {
 			t.Errorf("this host's route is %v", c.have[own.Key()].Object)
 		}
-		peer := state.CloudPeer{Table: table, Dst: w.Peers[0].Subnet.V4}
+		peer := state.CloudRoute{Table: table, Dst: w.Peers[0].Subnet.V4}
 		if c.wanted[own.Key()] != own || c.wanted[peer.Key()] != peer {
 			t.Errorf("the target was told of %v", c.wanted)
 		}
 		w.Unreadable = nil
 		step(w, "10.1.7.0/24")
 		w.Peers = nil
-		step(w, "10.1.6.0/24", "10.1.6.0/24") // the route, and what watches over it
+		step(w, "10.1.6.0/24")
 		if c.wanted[peer.Key()] != nil {
 			t.Errorf("the target was told of %v", c.wanted)
 		}

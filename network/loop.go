@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -25,6 +26,7 @@ import (
 type loop struct {
 	name      string
 	dataplane dataplane.Dataplane
+	polled    dataplane.Polled // the same; nil if it tells of changes
 	pace      Pace
 	report    func(loopStatus)
 	logs      *logs
@@ -69,6 +71,7 @@ type failure struct {
 	backoff once.Backoff
 	// blocked is set if it was by what is not ours, or by the failure of what
 	// it depends on; with that out of the way, there is no reason to wait.
+	// Nor is there if it cost nothing, since it was not tried.
 	blocked bool
 	noLink  bool // for want of the interface
 	pending bool // it could not be tried yet
@@ -106,11 +109,14 @@ const (
 )
 
 func newLoop(p Plane, to *logs, report func(loopStatus)) *loop {
-	if p.Pace == (Pace{}) {
-		p.Pace = Pace{Resync: resync, RetryFirst: retryFirst, RetryMost: retryMost}
+	p.Pace = Pace{
+		Resync:     cmp.Or(p.Pace.Resync, resync),
+		RetryFirst: cmp.Or(p.Pace.RetryFirst, retryFirst),
+		RetryMost:  cmp.Or(p.Pace.RetryMost, retryMost),
 	}
+	polled, _ := p.Dataplane.(dataplane.Polled)
 	return &loop{
-		name: p.Name, dataplane: p.Dataplane, pace: p.Pace, report: report, logs: to,
+		name: p.Name, dataplane: p.Dataplane, polled: polled, pace: p.Pace, report: report, logs: to,
 		wake: make(chan struct{}, 1), failures: make(map[state.Key]*failure),
 	}
 }
@@ -246,9 +252,12 @@ func (r *loop) run(ctx context.Context) error {
 			}
 			r.logs.said.Over(listing)
 			klog.V(1).Infof("looked at everything there is of %s: %s for %d objects", r.name, time.Since(start).Round(time.Millisecond), len(r.desired.want))
-			rest = time.Now().Add(max(debounce, 2*time.Since(start)))
-			if r.inConflict(start) {
+			rest = time.Now().Add(debounce)
+			switch {
+			case r.inConflict(start):
 				rest = start.Add(conflictPause)
+			case r.polled == nil: // others' changes may keep it busy
+				rest = time.Now().Add(max(debounce, 2*time.Since(start)))
 			}
 		}
 		r.reportStatus()
@@ -310,9 +319,12 @@ func (r *loop) reportStatus() {
 	}
 }
 
-// untilRetry returns when the next failed object is due, or a resync.
+// untilRetry returns when the next failed object is due, or a look for no reason.
 func (r *loop) untilRetry() time.Duration {
 	next := time.Now().Add(r.pace.Resync)
+	if r.polled != nil && !r.polled.Due().IsZero() {
+		next = r.polled.Due()
+	}
 	for _, f := range r.failures {
 		if f.next.Before(next) {
 			next = f.next

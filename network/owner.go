@@ -134,8 +134,8 @@ func (d *planeDesired) newer(have, before state.Observed) map[state.Key]bool {
 }
 
 // keeper returns what tells which objects must stay even if they are not
-// wanted: those of leases that cannot be read, and what others keep; all, while there may
-// be leases that are not known.
+// wanted: those of leases that cannot be read; all, while there may be leases that are not
+// known.
 func (d *planeDesired) keeper(have state.Observed) func(state.Object) bool {
 	if d.spec.Partial {
 		return func(state.Object) bool { return true }
@@ -161,10 +161,7 @@ func (d *planeDesired) keeper(have state.Observed) func(state.Object) bool {
 			lead(o)
 		}
 	}
-	return func(o state.Object) bool {
-		by, kept := state.KeptBy(o)
-		return isUnreadable(o) || led[o.Key()] || kept && d.want[by] != nil
-	}
+	return func(o state.Object) bool { return isUnreadable(o) || led[o.Key()] }
 }
 
 // onUnwanted reports whether an object is part of a device that nobody wants.

@@ -152,9 +152,12 @@ func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 		backoff: once.Backoff{First: t.pace.RetryFirst, Most: t.pace.RetryMost},
 	}
 	f.settling = errors.Is(err, dataplane.ErrSettling)
-	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling
+	var later dataplane.Later
+	errors.As(err, &later)
+	f.pending = later.Pending
+	untried := later.Untried || later.Pending
+	f.blocked = errors.As(err, new(state.Blocked)) || errors.Is(err, errUnmet) || f.settling || untried
 	f.noLink = errors.Is(err, dataplane.ErrNoLink)
-	f.pending = errors.Is(err, dataplane.ErrPending)
 	if was := t.before[k]; was != nil {
 		f.since, f.logged, f.backoff = was.since, was.logged, was.backoff
 		if !f.settling && was.next.After(time.Now()) { // looked at before its time
@@ -168,7 +171,11 @@ func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 		}
 		f.next = time.Now().Add(time.Duration(float64(pause) * (1 - t.jitter)))
 	}
-	if time.Since(f.since) >= failureDebounce && !slices.Contains(f.logged, f.reason) && len(f.logged) < reasonsMost && !errors.Is(err, errUnmet) && !f.settling &&
+	if at := time.Now().Add(later.After); later.After > 0 && (untried || at.After(f.next)) {
+		f.next = at
+	}
+	lasts := max(time.Since(f.since), later.After) >= failureDebounce
+	if lasts && !slices.Contains(f.logged, f.reason) && len(f.logged) < reasonsMost && !errors.Is(err, errUnmet) && !f.settling &&
 		t.said.Event(what.String()+": "+f.reason) { // else the next time that is asked: a failure that stays is logged
 		t.news.add(f.reason, what)
 		f.logged = append(f.logged, f.reason)

@@ -2,7 +2,7 @@ package network
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -12,6 +12,7 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
+	"flanneld/subnet"
 )
 
 // slowPlane is a dataplane that takes its time for each answer.
@@ -54,12 +55,125 @@ func (s *slowPlane) Apply(ctx context.Context, ops []state.Op) []error {
 	return s.wirePlane.Apply(ctx, ops)
 }
 
+// oneLoop is a dataplane with its loop, on a clock that leaps.
+func oneLoop(t *testing.T, d dataplane.Dataplane, then func(set func(...*subnet.Lease), ready func() bool)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := NewReconciler(func(Status) {}, Plane{Dataplane: d})
+		ctx, cancel := context.WithCancel(t.Context())
+		var g sync.WaitGroup
+		g.Go(func() { _ = r.Run(ctx) })
+		defer g.Wait()
+		defer cancel()
+		synctest.Wait()
+		then(func(peers ...*subnet.Lease) {
+			r.SetDesired(desire(peers...))
+			synctest.Wait()
+		}, func() bool {
+			synctest.Wait()
+			select {
+			case <-r.Ready():
+				return true
+			default:
+				return false
+			}
+		})
+	})
+}
+
+// What is desired otherwise by the time that a slow dataplane comes to it is left alone:
+// a lease may have come for what was to be deleted, or have gone for what was to be made.
+func TestOutdatedSteps(t *testing.T) {
+	d := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Minute}
+	d.put(route(8, 8), state.Ours)
+	d.put(route(9, 9), state.Ours)
+	oneLoop(t, d, func(set func(...*subnet.Lease), _ func() bool) {
+		set(lease(1, 1), lease(2, 2))
+		time.Sleep(time.Second) // it is asked what is there
+		set(lease(2, 2), lease(9, 9))
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		want := []string{"adding " + route(2, 2).String(), "deleting " + route(8, 8).String()}
+		if !slices.Equal(d.steps, want) {
+			t.Errorf("steps %q, want %q", d.steps, want)
+		}
+	})
+}
+
+// polledPlane is looked at when it says so, and says when a step is to be tried again.
+type polledPlane struct {
+	wirePlane
+	due   time.Time
+	later dataplane.Later // of steps, from the beginning on
+	dumps int
+	tried []time.Duration // when, since it began
+	begin time.Time
+}
+
+func (p *polledPlane) Due() time.Time { return p.due }
+
+func (p *polledPlane) Dump(ctx context.Context, want state.Set) (state.Observed, error) {
+	p.dumps++
+	if !time.Now().Before(p.due) {
+		p.due = time.Now().Add(time.Minute)
+	}
+	return p.wirePlane.Dump(ctx, want)
+}
+
+func (p *polledPlane) Apply(ctx context.Context, ops []state.Op) []error {
+	p.tried = append(p.tried, time.Since(p.begin))
+	later := p.later
+	if later.After -= time.Since(p.begin); later.After > 0 {
+		return slices.Repeat([]error{later}, len(ops))
+	}
+	return p.wirePlane.Apply(ctx, ops)
+}
+
+// A dataplane that tells of no changes is looked at when it is due. A step that is for later
+// is tried then; one that was not tried also in each pass; and READY waits for one that
+// could not be.
+func TestPolledDataplane(t *testing.T) {
+	const minute = time.Minute
+	for name, c := range map[string]struct {
+		later dataplane.Later
+		want  []time.Duration
+		ready bool
+	}{
+		"for later":    {dataplane.Later{After: 150 * time.Second}, []time.Duration{0, 150 * time.Second}, true},
+		"not tried":    {dataplane.Later{After: 150 * time.Second, Untried: true}, []time.Duration{0, minute, 2 * minute, 150 * time.Second}, true},
+		"not possible": {dataplane.Later{After: 150 * time.Second, Pending: true}, []time.Duration{0, minute, 2 * minute, 150 * time.Second}, false},
+		"no failure":   {dataplane.Later{}, []time.Duration{0}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &polledPlane{wirePlane: wirePlane{have: make(state.Observed)}, later: c.later}
+			p.later.Err = errors.New("not now")
+			oneLoop(t, p, func(set func(...*subnet.Lease), ready func() bool) {
+				p.begin = time.Now()
+				set(lease(1, 1))
+				if got := ready(); got != c.ready {
+					t.Errorf("ready: %t", got)
+				}
+				time.Sleep(3*minute + time.Second)
+				if !ready() {
+					t.Error("not ready in the end")
+				}
+				if !slices.Equal(p.tried, c.want) {
+					t.Errorf("tried after %s, want %s", p.tried, c.want)
+				}
+				if p.dumps < 4 || p.dumps > 5 {
+					t.Errorf("%d dumps", p.dumps)
+				}
+			})
+		})
+	}
+}
+
 // A dataplane that takes an hour for each answer, or cannot try yet, holds up READY and
 // nothing else. Each has the objects of its kinds, and what is not wanted of them goes.
 func TestOneDataplaneDoesNotWaitForAnother(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := netip.MustParsePrefix("10.5.0.0/16")
-		rules := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Hour, err: fmt.Errorf("no time: %w", dataplane.ErrPending)}
+		rules := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Hour, err: dataplane.Later{Err: errors.New("no time"), Pending: true}}
 		kernel := &wirePlane{have: make(state.Observed)}
 		old := state.Forward{Backend: state.IPTablesNFT, Network: network}
 		rules.put(old, state.Ours)

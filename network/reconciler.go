@@ -22,14 +22,15 @@ type Plane struct {
 	dataplane.Dataplane
 	// Kinds of objects that are there; the first dataplane has all that no other one has.
 	Kinds []state.Kind
-	Pace  Pace // the zero Pace is the usual one
+	Pace  Pace // what is zero is as usual
 	// Observe, if set, gets all events first.
 	Observe func(dataplane.Event)
 }
 
 // Pace is how often a dataplane is looked at, and tried again.
 type Pace struct {
-	// Resync is how often a full pass runs for no reason at all.
+	// Resync is how often a full pass runs for no reason at all. A dataplane.Polled says
+	// so itself.
 	Resync time.Duration
 	// RetryFirst and RetryMost bound the pauses after which a failed object is tried
 	// again.

@@ -81,7 +81,7 @@ func (r *loop) applyStages(ctx context.Context, ops []state.Op, missing *unmet) 
 	for start, end := 0, 0; start < len(ops); start = end {
 		var held bool
 		for ; end < len(ops) && sameStage(ops[start], ops[end]); end++ {
-			if missing.blocked(ops[end]) {
+			if missing.blocked(ops[end]) || r.outdated(ops[end]) {
 				errs[end] = errUnmet
 				held = true
 			}
@@ -117,6 +117,23 @@ func (r *loop) applyRest(ctx context.Context, ops []state.Op, errs []error) {
 	}
 }
 
-func sameStage(a, b state.Op) bool {
-	return a.Key().Kind == b.Key().Kind && (a.Verb == state.Delete) == (b.Verb == state.Delete)
+// sameStage reports whether a step can be taken together with those before it: what is made
+// and needs nothing waits for none of them.
+func sameStage(first, op state.Op) bool {
+	if (first.Verb == state.Delete) != (op.Verb == state.Delete) {
+		return false
+	}
+	return first.Key().Kind == op.Key().Kind || op.Verb != state.Delete && len(state.Needs(op.Want)) == 0
+}
+
+// outdated reports whether a step is about what is by now desired otherwise than when it
+// was decided on, as happens while a dataplane is slow. The next pass knows better.
+func (r *loop) outdated(op state.Op) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.change == nil {
+		return false
+	}
+	want, changed := r.change.want[op.Key()]
+	return (changed || r.change.all) && want != op.Want
 }

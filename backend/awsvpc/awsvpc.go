@@ -97,11 +97,11 @@ func (b awsvpc) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Ob
 	return objects
 }
 
-// Peer is what watches over the route that the peer keeps in each table.
+// Peer is the route that the peer keeps in each table.
 func (b awsvpc) Peer(_ backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
 	objects := make([]state.Object, len(b.tables))
 	for i, table := range b.tables {
-		objects[i] = state.CloudPeer{Table: table, Dst: peer.Subnet.V4}
+		objects[i] = state.CloudRoute{Table: table, Dst: peer.Subnet.V4}
 	}
 	return objects, nil
 }

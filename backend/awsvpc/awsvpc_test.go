@@ -46,7 +46,7 @@ func TestTables(t *testing.T) {
 		var peers []state.Object
 		for _, table := range tables {
 			want = append(want, state.CloudRoute{Table: table, Dst: dst, Host: host.Addr.V4})
-			peers = append(peers, state.CloudPeer{Table: table, Dst: dst})
+			peers = append(peers, state.CloudRoute{Table: table, Dst: dst})
 		}
 		if got := b.Local(host, ip.Subnet{}, own); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: Local = %v, want %v", section, got, want)

@@ -122,7 +122,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 func (d *daemon) planes(tunnelPlane *tunnels.Dataplane) []network.Plane {
 	planes := []network.Plane{
 		{Name: "the kernel", Dataplane: tunnelPlane.Above(d.machine), Observe: d.event},
-		{Name: "EC2", Dataplane: ec2.New(), Kinds: ec2.Kinds()},
+		{Name: "EC2", Dataplane: ec2.New(), Kinds: ec2.Kinds(), Pace: network.Pace{RetryFirst: ec2.RetryFirst, RetryMost: ec2.RetryMost}},
 	}
 	if d.options.rules != nil { // on a real host
 		planes = append(planes, network.Plane{Name: "the rules for packets", Dataplane: d.options.rules, Kinds: netfilter.Kinds()})

@@ -5,6 +5,7 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"time"
 
 	"flanneld/pkg/state"
 )
@@ -16,12 +17,26 @@ var ErrIncomplete = errors.New("the dump was interrupted by changes")
 // ErrNoLink is in the errors of steps whose interface is not there, or down.
 var ErrNoLink = errors.New("no link")
 
-// ErrPending is in the errors of steps that could not be tried yet, for a reason that will
-// pass. Until then nobody can tell whether the target is as wanted.
-var ErrPending = errors.New("not tried yet")
+// Later is the error of a step that is to be tried again at a time which the dataplane
+// knows.
+type Later struct {
+	Err error
+	// After is the least pause before that.
+	After time.Duration
+	// Untried is set if the step was not tried: so each pass may try it again, and one does
+	// after that time.
+	Untried bool
+	// Pending is set if the step was not tried for a reason that will pass. Until then
+	// nobody can tell whether the dataplane is as wanted.
+	Pending bool
+}
+
+func (l Later) Error() string { return l.Err.Error() }
+
+func (l Later) Unwrap() error { return l.Err }
 
 // ErrSettling is in the errors of steps that wait until others have stopped changing
-// what the step is about. An event follows when that is so.
+// what the step is about, or until that is seen anew. A pass follows when that is so.
 var ErrSettling = errors.New("waiting until others have stopped changing it")
 
 // Dataplane holds objects. A Dataplane is safe for concurrent use of Watch with the
@@ -50,6 +65,14 @@ type Trier interface {
 	// host. What is wanted before goes first, so it would be missed then. One goroutine calls
 	// Try, at the same time as others call the methods of Dataplane.
 	Try(ctx context.Context, before, after []state.Object) error
+}
+
+// Polled is a Dataplane that tells of no changes.
+type Polled interface {
+	Dataplane
+	// Due returns when the dataplane is to be dumped again, as of the last Dump and Apply;
+	// zero if that is no matter.
+	Due() time.Time
 }
 
 // Event says that a dataplane changed.

@@ -10,13 +10,18 @@ import (
 type CloudRoute struct {
 	Table string // its ID; empty for the table that the host's own packets go by
 	Dst   netip.Prefix
-	Host  netip.Addr // an address of the interface
+	// Host is an address of the interface. Without one it is a route that another host
+	// keeps: that it is missing can be reported, and no more.
+	Host netip.Addr
 }
 
 // Key is the table and the destination.
 func (r CloudRoute) Key() Key { return Key{Kind: KindCloudRoute, Scope: r.Table, Prefix: r.Dst} }
 
 func (r CloudRoute) String() string {
+	if !r.Host.IsValid() {
+		return fmt.Sprintf("watch over route %s in %s", r.Dst, CloudTableName(r.Table))
+	}
 	return fmt.Sprintf("route %s to %s in %s", r.Dst, r.Host, CloudTableName(r.Table))
 }
 
@@ -39,5 +44,5 @@ func (r CloudRoute) OffHost() string {
 	return fmt.Sprintf("the route to %s in %s: another host takes it over with the subnet, or removes it when this instance does not run and nobody has a lease of the subnet", r.Dst, CloudTableName(r.Table))
 }
 
-// KeptBy is the peer that keeps it.
-func (r CloudRoute) KeptBy() Key { return CloudPeerKey(r.Table, r.Dst) }
+// Path is by the external interface.
+func (r CloudRoute) Path() Path { return Path{Dst: r.Dst} }

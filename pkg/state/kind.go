@@ -25,7 +25,6 @@ const (
 	KindForward        Kind = 100
 	KindCloudInterface Kind = 110
 	KindCloudRoute     Kind = 120
-	KindCloudPeer      Kind = 130
 )
 
 // kindNames are for people.
@@ -42,7 +41,6 @@ var kindNames = map[Kind]string{
 	KindForward:        "forwarding",
 	KindCloudInterface: "cloud interface",
 	KindCloudRoute:     "cloud route",
-	KindCloudPeer:      "cloud peer",
 }
 
 func (k Kind) String() string {

@@ -20,7 +20,6 @@ import "net/netip"
 //	FlushedBy(Op) bool          it goes with the step, which is about a device
 //	InUse(want Object) bool     it is of use until it is as wanted
 //	SupersededBy(Key) bool      it stays until that is there
-//	KeptBy() Key                it stays while that is wanted
 //	LeaseSubnet() netip.Prefix  it is there for the lease of this subnet
 //	PeerDevice() string         it leads to peers, out of this interface
 //	Claim() string              several peers may call for it, by this attribute
@@ -127,14 +126,6 @@ func SupersededBy(o Object) (by func(Key) bool, ok bool) {
 		return nil, false
 	}
 	return s.SupersededBy, true
-}
-
-// KeptBy returns the key of what keeps an object while it is wanted.
-func KeptBy(o Object) (Key, bool) {
-	if k, ok := managed(o).(interface{ KeptBy() Key }); ok {
-		return k.KeptBy(), true
-	}
-	return Key{}, false
 }
 
 // LeaseSubnet returns the subnet for whose lease an object is there, without a length if it is

@@ -4,325 +4,201 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"math/rand/v2"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
 )
 
-// job is steps that are handed to the watch.
-type job struct {
-	ops    []state.Op
-	answer chan []error    // one slot
-	left   <-chan struct{} // closed if nobody waits for the answer any more
+const (
+	// callsAtOnce is how many objects are made at the same time.
+	callsAtOnce = 8
+	// fresh is how old may be what was seen of a route that is deleted, and how long
+	// deletes go on with what was wanted when they began.
+	fresh = 500 * time.Millisecond
+	// fullPause is how long a table is not tried again in which there was no room: only
+	// people make some.
+	fullPause = 5 * time.Minute
+)
+
+// step makes one object as wanted.
+type step struct {
+	call func(context.Context) error // nil if EC2 need not be asked
+	done func(error) error           // takes the outcome of the call, and returns that of the step
 }
 
-// Apply implements dataplane.Dataplane. It waits for EC2 no longer than the rest of the host
-// can: what takes longer goes on, and an event tells of its end.
+// Apply implements dataplane.Dataplane. What is made is made at the same time: READY waits
+// for it.
 func (t *Dataplane) Apply(ctx context.Context, ops []state.Op) []error {
 	errs := make([]error, len(ops))
-	j := job{answer: make(chan []error, 1)}
-	var at []int // in ops, of each step of the job
+	steps := make([]step, len(ops))
+	var calls errgroup.Group
+	called := 0
 	for i, op := range ops {
-		var done bool
-		if done, errs[i] = t.answered(op); !done {
-			j.ops, at = append(j.ops, op), append(at, i)
-		}
-	}
-	if len(j.ops) == 0 {
-		return errs
-	}
-	ctx, stop := context.WithTimeout(ctx, patience)
-	defer stop()
-	j.left = ctx.Done()
-	var answer []error
-	select {
-	case t.jobs <- j:
-		select {
-		case answer = <-j.answer:
-		case <-ctx.Done():
-		}
-	case <-ctx.Done():
-	}
-	if answer == nil {
-		answer = t.lastAnswers(j.ops)
-	}
-	for i, err := range answer {
-		errs[at[i]] = err
-	}
-	return errs
-}
-
-// errBusy is why a step has no outcome.
-var errBusy = pending{errors.New("EC2 has not answered yet")}
-
-// lastAnswers are the outcomes of steps when they were last tried: that they are being
-// tried again, or that their table is being looked for again, is no news.
-func (t *Dataplane) lastAnswers(ops []state.Op) []error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	errs := slices.Repeat([]error{errBusy}, len(ops))
-	for i, op := range ops {
-		k := op.Key()
-		if h := t.lastHold(op); h != nil {
-			errs[i] = h.err
-		} else if lack := t.lacks[k.Scope]; k.Kind == state.KindCloudRoute && lack != nil && t.tables[k.Scope] == nil {
-			errs[i] = notKnown(k.Scope, lack)
-		}
-	}
-	return errs
-}
-
-// answered returns the outcome of a step if that is known without asking EC2.
-func (t *Dataplane) answered(op state.Op) (done bool, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	k := op.Key()
-	if k.Kind == state.KindCloudPeer {
-		return true, t.watchOver(op)
-	}
-	switch {
-	case t.first != nil && time.Until(t.due) > 0:
-		return true, errTurn
-	case t.self == nil:
-		return true, blind(t.why)
-	case t.first != nil:
-		return true, errBusy
-	}
-	if h := t.held(op); h != nil {
-		return true, h.err
-	}
-	if op.Verb != state.Delete && t.inQueue() {
-		return true, errTurn
-	}
-	return false, nil
-}
-
-// pending is a dataplane.ErrPending that says more.
-type pending struct{ error }
-
-// Is implements the interface that errors.Is asks for.
-func (pending) Is(err error) bool { return err == dataplane.ErrPending }
-
-func (p pending) Unwrap() error { return p.error }
-
-// blind is the error of a step while it is not known which instance this is.
-func blind(why error) error {
-	if why == nil {
-		why = errors.New("the instance metadata service (IMDS) has not answered yet")
-	}
-	return pending{why}
-}
-
-// run takes the steps, until nobody waits for how they go. It reports that: it is time
-// for a look, and for steps that are of use by now.
-func (j job) run(ctx context.Context, t *Dataplane) (unheard bool) {
-	errs := slices.Repeat([]error{errBusy}, len(j.ops))
-	for i, op := range j.ops {
-		t.mu.Lock()
-		h := t.held(op) // by one before it
-		t.mu.Unlock()
-		switch {
-		case i > 0 && unanswered(errs[i-1]):
-			errs[i] = errs[i-1] // so would this one be
-		case h != nil:
-			errs[i] = h.err
-			continue
-		case j.isLeft():
-			continue
-		default:
-			errs[i] = t.step(ctx, op)
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		t.mu.Lock()
-		t.note(op, errs[i])
-		t.mu.Unlock()
-	}
-	j.answer <- errs
-	return j.isLeft()
-}
-
-// isLeft reports whether nobody waits for the answer any more.
-func (j job) isLeft() bool {
-	select {
-	case <-j.left:
-		return true
-	default:
-		return false
-	}
-}
-
-// errChanged is why a step is not taken: what was wanted, or seen, when it was decided on
-// has changed.
-var errChanged = errors.New("it is not as it was any more")
-
-// outdated reports whether a step is none that would be decided on now. The caller holds
-// t.mu.
-func (t *Dataplane) outdated(op state.Op) bool {
-	k := op.Key()
-	switch {
-	case k.Kind == state.KindCloudInterface:
-		return op.Verb != state.Delete && op.Want.(state.CloudInterface).Host != t.host
-	case op.Verb != state.Delete:
-		return !t.want[k]
-	}
-	if _, live := t.peers[state.CloudPeerKey(k.Scope, k.Prefix)]; live || t.want[k] {
-		return true
-	}
-	if tab := t.tables[k.Scope]; tab != nil {
-		r, there := tab.routes[k.Prefix]
-		return there && t.entry(k, r).Owner != state.Ours
-	}
-	return false
-}
-
-// full is a table in which there is no room.
-type full struct {
-	error
-	size int // as of a table
-}
-
-func (f *full) Unwrap() error { return f.error }
-
-func (f *full) Error() string {
-	return fmt.Sprintf(`%s; the table has %d routes, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`, f.error, f.size)
-}
-
-func (t *Dataplane) step(ctx context.Context, op state.Op) error {
-	k := op.Key()
-	t.mu.Lock()
-	self, why, tab, lack := t.self, t.why, t.tables[k.Scope], t.lacks[k.Scope]
-	outdated := t.outdated(op)
-	t.mu.Unlock()
-	if t.session == nil {
-		return blind(why)
-	}
-	if outdated {
-		return errChanged
-	}
-	switch k.Kind {
-	case state.KindCloudInterface:
 		if op.Verb == state.Delete {
-			return nil
+			continue
 		}
-		return t.uncheck(ctx, self.interfaces[op.Want.(state.CloudInterface).Host].id)
-	case state.KindCloudRoute:
-	default:
-		return fmt.Errorf("a VPC has no %s", k.Kind)
-	}
-	if tab == nil {
-		if lack == nil {
-			lack = errBusy
+		steps[i], errs[i] = t.step(op)
+		switch call := steps[i].call; {
+		case call == nil:
+		case called == callsAtOnce: // the next pass knows what is wanted by then
+			steps[i] = step{}
+			errs[i] = dataplane.Later{Err: dataplane.ErrSettling, After: 1, Pending: true}
+		default:
+			called++
+			calls.Go(func() error {
+				errs[i] = call(ctx)
+				return nil
+			})
 		}
-		return notKnown(k.Scope, lack)
 	}
-	if op.Verb == state.Delete {
-		if _, there := tab.routes[k.Prefix]; !there {
-			return nil
+	_ = calls.Wait()
+	for i, s := range steps {
+		if s.call != nil {
+			errs[i] = t.spaced(s.done(errs[i]))
 		}
-		return t.remove(ctx, tab, k)
 	}
-	n, ok := self.interfaces[op.Want.(state.CloudRoute).Host]
-	if !ok {
-		return pending{fmt.Errorf("no network interface of %s has the address", self.instance)}
+	t.delete(ctx, ops, errs)
+	return errs
+}
+
+// step returns what is to be done to make an object as wanted.
+func (t *Dataplane) step(op state.Op) (step, error) {
+	k := op.Key()
+	r, isRoute := op.Want.(state.CloudRoute)
+	if isRoute && !r.Host.IsValid() {
+		return step{}, t.watchOver(k)
 	}
-	return t.put(ctx, tab, k, n)
+	if err := t.putOff(); err != nil {
+		return step{}, err
+	}
+	if t.session == nil {
+		return step{}, dataplane.Later{Err: t.why, Pending: true}
+	}
+	tab := t.tables[k.Scope]
+	if isRoute && tab == nil {
+		return step{}, t.notKnown(k.Scope)
+	}
+	if r := (*refusal)(nil); errors.As(t.why, &r) && r.code == "" {
+		return step{}, dataplane.Later{Err: r, Untried: true} // nor would this have an answer
+	}
+	n := t.self.interfaces[t.host]
+	if !isRoute {
+		return t.uncheck(n), nil
+	}
+	is, there := tab.routes[k.Prefix]
+	if is.leadsTo(n.id) {
+		return step{}, nil
+	}
+	if f := t.full[k.Scope]; f != nil && time.Until(f.until) > 0 && !there {
+		return step{}, dataplane.Later{Err: f, Untried: true}
+	}
+	own := t.own[k]
+	if own == nil {
+		return step{}, dataplane.ErrSettling // the next dump tells
+	}
+	if err := own.conflict(is.nic + is.other); err != nil {
+		return step{}, err
+	}
+	return t.put(tab, k, n, there), nil
+}
+
+// watchOver begins to watch over the route of another host, or tells that it is
+// missing.
+func (t *Dataplane) watchOver(k state.Key) error {
+	if _, known := t.peers[k]; !known {
+		t.peers[k] = time.Time{}
+	}
+	if !t.absent(k) {
+		return nil
+	}
+	return fmt.Errorf("for %s there has been no route that leads anywhere: the host with the lease is to keep it, and what its daemon says tells why not", absentFor)
 }
 
 // notKnown is the error of a step in a table that was not seen. It does not wrap the reason,
 // which is no answer to this step: the next look may bring the table.
-func notKnown(name string, lack error) error {
-	return fmt.Errorf("%s is not known: %s", state.CloudTableName(name), lack.Error())
+func (t *Dataplane) notKnown(name string) error {
+	lack := t.lacks[name]
+	if lack == nil {
+		lack = t.why
+	}
+	return dataplane.Later{Err: fmt.Errorf("%s is not known: %s", state.CloudTableName(name), lack.Error()), Untried: true}
 }
 
-// uncheck has a network interface pass packets of others.
-func (t *Dataplane) uncheck(ctx context.Context, id string) error {
-	if id == "" {
-		return pending{errors.New("no network interface of this instance has the address")}
+// uncheck has this host's network interface pass packets of others.
+func (t *Dataplane) uncheck(n nic) step {
+	s, known := t.session, t.passes != nil
+	var passes bool
+	var checkErr error
+	return step{
+		call: func(ctx context.Context) error {
+			if !known {
+				if passes, checkErr = s.passes(ctx, n.id); passes {
+					return nil
+				}
+			}
+			return s.do(ctx, "ModifyNetworkInterfaceAttribute", n.id, func(ctx context.Context) error {
+				_, err := s.ec2.ModifyNetworkInterfaceAttribute(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{
+					NetworkInterfaceId: &n.id, SourceDestCheck: &types.AttributeBooleanValue{Value: aws.Bool(false)},
+				})
+				return err
+			})
+		},
+		done: func(err error) error {
+			if err == nil {
+				t.sawPass(true, nil)
+				return nil
+			}
+			if !known {
+				t.sawPass(false, checkErr)
+			}
+			return fmt.Errorf("EC2 drops what pods of this host send and get, while its source/destination check is on: %w", err)
+		},
 	}
-	t.mu.Lock()
-	known := t.passes != nil
-	t.mu.Unlock()
-	if !known {
-		if passes, err := t.checkPasses(ctx, id); err == nil && passes {
-			return nil
-		}
-	}
-	s := t.session
-	err := s.do(ctx, "ModifyNetworkInterfaceAttribute", id, func(ctx context.Context) error {
-		_, err := s.ec2.ModifyNetworkInterfaceAttribute(ctx, &ec2.ModifyNetworkInterfaceAttributeInput{
-			NetworkInterfaceId: &id, SourceDestCheck: &types.AttributeBooleanValue{Value: aws.Bool(false)},
-		})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("EC2 drops what pods of this host send and get, while its source/destination check is on: %w", err)
-	}
-	t.sawPass(id, true)
-	return nil
 }
 
 // put leads a destination to a network interface, in one call if the table is as it
 // was seen.
-func (t *Dataplane) put(ctx context.Context, tab *table, k state.Key, n nic) error {
-	t.mu.Lock()
-	is, there := tab.routes[k.Prefix]
-	err := t.kept[k].contested(is.nic + is.other)
-	t.mu.Unlock()
-	if is.leadsTo(n.id) {
-		return nil
+func (t *Dataplane) put(tab *table, k state.Key, n nic, there bool) step {
+	s, dst := t.session, k.Prefix.String()
+	return step{
+		call: func(ctx context.Context) error {
+			err := s.put(ctx, tab.id, dst, n.id, there)
+			switch {
+			case !there && codeOf(err) == "RouteAlreadyExists":
+				klog.V(1).Infof("route table %s has a route to %s that was not seen", tab.id, dst)
+				err = s.put(ctx, tab.id, dst, n.id, true)
+			case there && isNoRoute(err):
+				err = s.put(ctx, tab.id, dst, n.id, false)
+			}
+			if codeOf(err) == "RouteLimitExceeded" {
+				return s.isFull(ctx, tab, err)
+			}
+			return err
+		},
+		done: func(err error) error {
+			var f *full
+			switch {
+			case err == nil:
+				t.wrote(tab, k, &route{nic: n.id})
+				t.own[k].put()
+			case errors.As(err, &f):
+				t.full[k.Scope] = f
+			case codeOf(err) == "InvalidNetworkInterfaceID.NotFound":
+				t.anew = true // another one has its address by now
+				t.lookIn(again)
+			}
+			return err
+		},
 	}
-	if err != nil {
-		return err
-	}
-	dst := k.Prefix.String()
-	err = t.session.put(ctx, tab.id, dst, n.id, there)
-	switch {
-	case !there && codeOf(err) == "RouteAlreadyExists":
-		klog.V(1).Infof("route table %s has a route to %s that was not seen", tab.id, dst)
-		err = t.session.put(ctx, tab.id, dst, n.id, true)
-	case there && isNoRoute(err):
-		err = t.session.put(ctx, tab.id, dst, n.id, false)
-	}
-	if codeOf(err) == "RouteLimitExceeded" {
-		return t.isFull(ctx, tab, k.Scope, n, err)
-	}
-	if codeOf(err) == "InvalidNetworkInterfaceID.NotFound" {
-		t.mu.Lock()
-		t.anew = true // another one has its address by now
-		t.soon(again)
-		t.mu.Unlock()
-	}
-	if err != nil {
-		return err
-	}
-	t.wrote(tab, k, &route{nic: n.id})
-	return nil
-}
-
-// isFull counts the routes of a table that is full: others may have written since the
-// last look.
-func (t *Dataplane) isFull(ctx context.Context, tab *table, name string, n nic, err error) error {
-	if now, _ := t.session.tables(ctx, []string{name}, n, false); now[name] != nil {
-		tab = now[name]
-	}
-	return &full{err, tab.size}
-}
-
-// isNoRoute reports whether EC2 says that a route is not there.
-func isNoRoute(err error) bool {
-	r := (*refusal)(nil)
-	return errors.As(err, &r) && (r.code == "InvalidRoute.NotFound" ||
-		r.code == "InvalidParameterValue" && strings.Contains(r.message, "no route defined"))
 }
 
 func (s *session) put(ctx context.Context, table, dst, nic string, replace bool) error {
@@ -338,12 +214,85 @@ func (s *session) put(ctx context.Context, table, dst, nic string, replace bool)
 	})
 }
 
+// full is a table in which there is no room.
+type full struct {
+	error
+	size  int // as of a table
+	until time.Time
+}
+
+func (f *full) Unwrap() error { return f.error }
+
+func (f *full) Error() string {
+	return fmt.Sprintf(`%s; the table has %d routes, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`, f.error, f.size)
+}
+
+// isFull counts the routes of a table that is full: others may have written since the
+// last look.
+func (s *session) isFull(ctx context.Context, tab *table, err error) error {
+	if now, _ := s.byID(ctx, tab.id); len(now) > 0 {
+		tab = now[0]
+	}
+	return &full{err, tab.size, time.Now().Add(fullPause - rand.N(fullPause/4))}
+}
+
+// isNoRoute reports whether EC2 says that a route is not there.
+func isNoRoute(err error) bool {
+	r := (*refusal)(nil)
+	return errors.As(err, &r) && (r.code == "InvalidRoute.NotFound" ||
+		r.code == "InvalidParameterValue" && strings.Contains(r.message, "no route defined"))
+}
+
+// delete takes away routes that lead here or nowhere, and that nobody wants. Somebody may
+// by now: so each was just seen, and those that are not done soon wait for the next pass,
+// which knows the leases.
+func (t *Dataplane) delete(ctx context.Context, ops []state.Op, errs []error) {
+	var begin time.Time
+	var stop error
+	for i, op := range ops {
+		k := op.Key()
+		switch {
+		case op.Verb != state.Delete || k.Kind != state.KindCloudRoute:
+		case op.Have == state.Object(state.CloudRoute{Table: k.Scope, Dst: k.Prefix}):
+			delete(t.peers, k) // nobody watches over it any more
+		case t.session == nil:
+			errs[i] = dataplane.Later{Err: t.why, Pending: true}
+		case stop != nil:
+			errs[i] = stop // so would this one be
+		case !begin.IsZero() && time.Since(begin) > fresh:
+			errs[i] = dataplane.ErrSettling
+		default:
+			if begin.IsZero() {
+				begin = time.Now()
+			}
+			errs[i] = t.spaced(t.remove(ctx, k))
+			if isThrottled(errs[i]) || codeOf(errs[i]) == denied || unanswered(errs[i]) {
+				stop = errs[i]
+			}
+		}
+	}
+}
+
 // remove deletes a route that is gone already for all that its packets can tell. If the
 // answer is lost, that is not tried again: by then it may be the route of a new lease.
-func (t *Dataplane) remove(ctx context.Context, tab *table, k state.Key) error {
+func (t *Dataplane) remove(ctx context.Context, k state.Key) error {
+	if tab := t.tables[k.Scope]; tab != nil && time.Since(tab.seen) > fresh {
+		t.look(ctx)
+	}
+	tab := t.tables[k.Scope]
+	if tab == nil {
+		return nil // nor is it seen by the next pass
+	}
+	r, there := tab.routes[k.Prefix]
+	if !there {
+		return nil
+	}
+	if _, live := t.peers[k]; live || time.Since(tab.seen) > fresh || t.entry(k, r).Owner != state.Ours {
+		return dataplane.ErrSettling // it has a lease, the look failed, or has shown something else
+	}
 	s, dst := t.session, k.Prefix.String()
 	err := s.do(ctx, "DeleteRoute", tab.id, func(ctx context.Context) error {
-		_, err := s.ec2.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: &tab.id, DestinationCidrBlock: &dst}, once)
+		_, err := s.ec2.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: &tab.id, DestinationCidrBlock: &dst}, oneAttempt)
 		return err
 	})
 	if err != nil && !isNoRoute(err) {
@@ -353,36 +302,15 @@ func (t *Dataplane) remove(ctx context.Context, tab *table, k state.Key) error {
 	return nil
 }
 
-func once(o *ec2.Options) { o.RetryMaxAttempts = 1 }
+func oneAttempt(o *ec2.Options) { o.RetryMaxAttempts = 1 }
 
 // wrote notes what a route is now, and has a look follow.
 func (t *Dataplane) wrote(tab *table, k state.Key, is *route) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if is == nil {
 		delete(tab.routes, k.Prefix)
 	} else {
 		tab.routes[k.Prefix] = *is
-		t.regained(k)
 	}
 	t.written[k] = write{route: is, until: time.Now().Add(settled)}
-	t.soon(again)
-}
-
-// watchOver begins to watch over the route of another host, or tells that it is
-// missing. The caller holds t.mu.
-func (t *Dataplane) watchOver(op state.Op) error {
-	k := op.Key()
-	if op.Verb == state.Delete {
-		delete(t.peers, k)
-		return nil
-	}
-	since, known := t.peers[k]
-	if !known {
-		t.peers[k] = time.Time{}
-	}
-	if since.IsZero() || !t.missing(k) {
-		return nil
-	}
-	return fmt.Errorf("for %s there has been no route that leads anywhere: the host with the lease is to keep it, and what its daemon says tells why not", absentFor)
+	t.lookIn(again)
 }

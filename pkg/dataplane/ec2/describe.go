@@ -20,7 +20,8 @@ type table struct {
 	routes map[netip.Prefix]route
 	size   int // number of its routes that count for its limit
 	seen   time.Time
-	doomed map[netip.Prefix]time.Time // when routes that lead nowhere are to be deleted
+	// expireAt is when routes that lead nowhere are to be deleted.
+	expireAt map[netip.Prefix]time.Time
 }
 
 // route is where packets are led to.
@@ -82,7 +83,7 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 		}
 	}
 	for some := range slices.Chunk(slices.Sorted(maps.Keys(ids)), filterValues) {
-		tables, err := s.describe(ctx, "route table "+strings.Join(some, ", "), types.Filter{Name: aws.String("route-table-id"), Values: some})
+		tables, err := s.byID(ctx, some...)
 		if err != nil {
 			for _, id := range some {
 				errs[ids[id]] = err
@@ -106,6 +107,11 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 		}
 	}
 	return found, errs
+}
+
+// byID asks for the tables with these IDs.
+func (s *session) byID(ctx context.Context, ids ...string) ([]*table, error) {
+	return s.describe(ctx, "route table "+strings.Join(ids, ", "), types.Filter{Name: aws.String("route-table-id"), Values: ids})
 }
 
 // ownTable finds the table that the packets of a network interface go by.

@@ -40,9 +40,6 @@ var credentialCodes = map[string]string{
 	"UnrecognizedClientException": "EC2 does not know the access key",
 }
 
-// throttled is the code of calls that are one too many, or the usual one of them.
-const throttled = "RequestLimitExceeded"
-
 // denied is the code of calls that need a permission.
 const denied = "UnauthorizedOperation"
 

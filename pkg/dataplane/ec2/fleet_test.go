@@ -101,7 +101,7 @@ func (f *fleet) run(within, after time.Duration) (routed time.Duration) {
 			config.WithBaseEndpoint("http://ec2.test"),
 			config.WithSharedConfigFiles([]string{}), config.WithSharedCredentialsFiles([]string{}),
 		)
-		r := network.NewReconciler(func(network.Status) {}, network.Plane{Dataplane: t})
+		r := network.NewReconciler(func(network.Status) {}, network.Plane{Dataplane: t, Pace: network.Pace{RetryFirst: ec2.RetryFirst, RetryMost: ec2.RetryMost}})
 		g.Go(func() { _ = r.Run(ctx) })
 		g.Go(func() {
 			time.Sleep(within * time.Duration(i) / time.Duration(n))

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
@@ -25,6 +26,9 @@ type identity struct {
 type nic struct {
 	id, subnet, vpc string
 }
+
+// metadataTime is how long the metadata service may take for one answer.
+const metadataTime = 5 * time.Second
 
 // noVersion2 is in the error where the service has no tokens. The SDK hides what it
 // wraps.
@@ -56,7 +60,7 @@ func newMetadata(ctx context.Context, cfg aws.Config) (*imds.Client, error) {
 
 // get reads one item of the metadata.
 func get(ctx context.Context, c *imds.Client, path string) (string, error) {
-	ctx, stop := context.WithTimeout(ctx, patience) // the SDK has a limit only where the context has none
+	ctx, stop := context.WithTimeout(ctx, metadataTime) // the SDK has a limit only where the context has none
 	defer stop()
 	out, err := c.GetMetadata(ctx, &imds.GetMetadataInput{Path: path})
 	if err == nil {

@@ -88,8 +88,8 @@ func TestMovedAddress(t *testing.T) {
 		w.check(first.Detach())
 		w.run(recheck * (period + spread))
 		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "none of the network interfaces of " + w.a.ID + " has the address " + addr.String()})
-		if len(w.now) != 1 {
-			t.Errorf("failures: %v", w.now) // what others made is not ours now
+		if len(w.failures()) != 1 {
+			t.Errorf("failures: %v", w.failures()) // what others made is not ours now
 		}
 		w.check(first.Delete())
 		second, err := w.a.Attach(w.a.Interface().Subnet, addr)

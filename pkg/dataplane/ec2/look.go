@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 )
 
@@ -41,34 +42,29 @@ const aboutVPC = "VPC"
 
 // look asks EC2 how things are. What can't be seen stays as it was seen last.
 func (t *Dataplane) look(ctx context.Context) {
-	t.mu.Lock()
-	first := t.first
-	t.mu.Unlock()
 	err := t.tryLook(ctx)
 	if ctx.Err() != nil {
 		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	now := time.Now()
 	switch {
 	case err != nil:
-		if text := strings.ReplaceAll(err.Error(), "\n", "; "); t.said.State(aboutVPC, text) {
+		if text := strings.ReplaceAll(err.Error(), "\n", "; "); t.reports.State(aboutVPC, text) {
 			klog.Warningf("looking at the VPC: %s; trying again", text)
 		}
-		t.pause = min(max(2*t.pause, pauseFirst), period)
-		t.due = now.Add(jitter(t.pause))
-		if t.pause == period {
-			t.due = now.Add(period + rand.N(spread))
+		pause := t.backoff.Next(t.random)
+		if pause > period/2 {
+			pause = period + rand.N(spread)
 		}
+		t.due = now.Add(pause)
 		if isThrottled(err) { // so were others, at most all of them
-			t.due = t.due.Add(rand.N(1 + min(8*t.pause, row(t.reads(), readRate))))
+			t.due = t.due.Add(rand.N(1 + min(8*pause, drainTime(t.reads(), readRate))))
 		}
 	default:
-		if t.said.Over(aboutVPC) {
+		if t.reports.Over(aboutVPC) {
 			klog.Info("looking at the VPC succeeds again")
 		}
-		t.pause = 0
+		t.backoff.Reset()
 		t.due = now.Add(period + rand.N(spread))
 		if t.looks == 1 {
 			t.due = now.Add(spread + rand.N(period)) // others may have begun at the same time
@@ -77,52 +73,49 @@ func (t *Dataplane) look(ctx context.Context) {
 	if t.anew && !isThrottled(err) {
 		t.due = now.Add(again)
 	}
-	t.why = err
-	if first != nil {
-		close(first.seen)
-	}
-	if t.first == first {
-		t.first = nil
-	} else {
-		t.due = now // what is wanted changed meanwhile
-	}
+	t.why, t.looked = err, true
 }
 
 func (t *Dataplane) tryLook(ctx context.Context) error {
-	t.mu.Lock()
 	anew := t.session == nil || t.anew || t.looks%recheck == 0
 	t.anew = false
-	t.mu.Unlock()
 	t.looks++
 	if anew {
 		if err := t.meet(ctx); err != nil && t.session == nil {
 			return err
 		}
 	}
-	t.mu.Lock()
-	self, host, names := t.self, t.host, t.names()
-	// With many hosts, this waits until there is something to write, or the next look.
-	check := anew && t.looks > 1 || t.passes == nil && (2*t.reads() <= readBurst || t.looks > 1)
-	t.mu.Unlock()
-	n, ok := self.interfaces[host]
+	n, ok := t.self.interfaces[t.host]
 	if !ok {
 		t.session = nil // it may be a new one
-		return fmt.Errorf("none of the network interfaces of %s has the address %s", self.instance, host)
+		return fmt.Errorf("none of the network interfaces of %s has the address %s", t.self.instance, t.host)
 	}
-	found, errs := t.session.tables(ctx, names, n, anew)
+	// With many hosts, this waits until there is something to write, or the next look.
+	check := anew && t.looks > 1 || t.passes == nil && (2*t.reads() <= readBurst || t.looks > 1)
+	check = check && !isThrottled(t.why) // one call is enough to see whether that has changed
+	var found map[string]*table
+	var passes bool
+	var checkErr error
+	var calls errgroup.Group // READY waits for the answers of both
+	calls.Go(func() error {
+		found, t.lacks = t.session.tables(ctx, slices.Sorted(maps.Keys(t.names())), n, anew)
+		return nil
+	})
+	if check {
+		calls.Go(func() error {
+			passes, checkErr = t.session.passes(ctx, n.id)
+			return nil
+		})
+	}
+	_ = calls.Wait()
 	for name, tab := range found {
 		t.saw(name, tab)
 	}
-	t.mu.Lock()
-	t.lacks = errs
-	t.anew = !anew && t.isReplaced()
-	t.mu.Unlock()
-	err := joined(errs)
-	if !check || isThrottled(err) {
-		return err
+	if check {
+		t.sawPass(passes, checkErr)
 	}
-	_, checkErr := t.checkPasses(ctx, n.id)
-	return errors.Join(err, checkErr)
+	t.anew = !anew && t.isReplaced()
+	return errors.Join(joined(t.lacks), checkErr)
 }
 
 // joined is all of some errors in one, each once.
@@ -140,12 +133,10 @@ func joined(byName map[string]error) error {
 func (t *Dataplane) meet(ctx context.Context) error {
 	ctx, stop := context.WithTimeout(ctx, period)
 	defer stop()
-	s, self, err := connect(ctx, t.options, t.crowded)
+	s, self, err := connect(ctx, t.options)
 	if err != nil {
 		return err
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	was := t.self
 	if was == nil || was.instance != self.instance {
 		klog.Infof("this is the instance %s in %s", self.instance, self.region)
@@ -163,9 +154,6 @@ func (t *Dataplane) meet(ctx context.Context) error {
 // saw takes what a look shows of a table, unless it can't show yet what was written.
 // It is nil if there is no such table.
 func (t *Dataplane) saw(name string, tab *table) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	before := t.tables[name]
 	if tab == nil {
 		delete(t.tables, name)
 		return
@@ -182,24 +170,22 @@ func (t *Dataplane) saw(name string, tab *table) {
 			tab.routes[k.Prefix] = *w.route
 		}
 	}
-	for k, h := range t.holds {
-		if k.Scope == name && h.size > tab.size {
-			delete(t.holds, k) // there is room again
+	if f := t.full[name]; f != nil && tab.size < f.size {
+		delete(t.full, name) // there is room again
+	}
+	for k, r := range t.own {
+		if k.Scope == name && tab.routes[k.Prefix].leadsTo(t.nic()) {
+			r.settled = true
 		}
 	}
-	for k := range t.want {
-		if k.Scope == name && t.kept[k] == nil && tab.routes[k.Prefix].leadsTo(t.nic()) {
-			t.kept[k] = new(keep)
-		}
-	}
-	t.doom(name, tab, before)
+	t.expire(name, tab)
 	t.tables[name] = tab
 }
 
 // isReplaced reports whether a route to this host's network interface leads nowhere: then
-// another one has its address by now. The caller holds t.mu.
+// another one has its address by now.
 func (t *Dataplane) isReplaced() bool {
-	for k := range t.want {
+	for k := range t.own {
 		if tab := t.tables[k.Scope]; tab != nil && tab.routes[k.Prefix].blackhole && tab.routes[k.Prefix].leadsTo(t.nic()) {
 			return true
 		}
@@ -207,26 +193,13 @@ func (t *Dataplane) isReplaced() bool {
 	return false
 }
 
-// checkPasses finds out whether a network interface passes packets of others.
-func (t *Dataplane) checkPasses(ctx context.Context, id string) (bool, error) {
-	passes, err := t.session.passes(ctx, id)
+// sawPass takes the answer to whether this host's network interface passes packets of
+// others.
+func (t *Dataplane) sawPass(passes bool, err error) {
 	switch {
 	case err == nil:
-		t.sawPass(id, passes)
-	case codeOf(err) != "" && !isThrottled(err):
-		t.mu.Lock()
-		t.hidden = true
-		t.mu.Unlock()
-	}
-	return passes, err
-}
-
-// sawPass takes whether a network interface passes packets of others, if it is still
-// the one of this host.
-func (t *Dataplane) sawPass(id string, passes bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if id == t.nic() {
 		t.passes = &passes
+	case codeOf(err) != "" && !isThrottled(err):
+		t.hidden = true
 	}
 }

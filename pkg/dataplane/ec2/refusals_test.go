@@ -107,12 +107,12 @@ func TestTwoTables(t *testing.T) {
 			noneEither:    "route table " + noneEither + " is not known: there is no route table " + noneEither + " in this region",
 		} {
 			k := state.CloudRoute{Table: table, Dst: ownDst}.Key()
-			if err := w.now[k]; err == nil || err.Error() != want {
+			if err := w.failures()[k]; err == nil || err.Error() != want {
 				t.Errorf("%s: %v, want %s", table, err, want)
 			}
 		}
-		if len(w.now) != 3 {
-			t.Errorf("%v", w.now)
+		if len(w.failures()) != 3 {
+			t.Errorf("%v", w.failures())
 		}
 		w.Allow("CreateRoute", w.vpc.Main.ID)
 		w.run(2 * time.Minute)
@@ -151,15 +151,15 @@ func TestFilledTable(t *testing.T) {
 		for _, dst := range []string{"10.9.1.0/24", "10.9.2.0/24"} {
 			w.check(w.vpc.Main.CreateRoute(dst, w.b.Interface().ID))
 		}
-		time.Sleep(holdFirst)
+		time.Sleep(RetryFirst)
 		w.pass()
-		for _, err := range w.now {
+		for _, err := range w.failures() {
 			if !strings.Contains(err.Error(), "the table has 3 routes") {
 				t.Error(err)
 			}
 		}
-		if len(w.now) != 1 {
-			t.Errorf("failures: %v", w.now)
+		if len(w.failures()) != 1 {
+			t.Errorf("failures: %v", w.failures())
 		}
 	})
 }
@@ -188,7 +188,7 @@ func TestThrottled(t *testing.T) {
 		w.pass()
 		time.Sleep(callTime)
 		for _, c := range w.Calls() {
-			if c.Action != "DescribeRouteTables" {
+			if c.Action != "DescribeRouteTables" && c.Time.After(w.Calls()[0].Time) {
 				t.Errorf("%s after a call was refused", c.Action)
 			}
 		}
@@ -222,14 +222,14 @@ func TestNoRole(t *testing.T) {
 		w.a = bare
 		w.start(bare)
 		w.desire(w.vpc.Main.ID)
-		w.pass()
-		for _, err := range w.now {
+		w.run(callTime)
+		for _, err := range w.failures() {
 			if !strings.Contains(err.Error(), "the instance has no role that can be read") {
 				t.Error(err)
 			}
 		}
-		if len(w.now) != 2 || len(w.Calls()) != 0 {
-			t.Errorf("%v; %v", w.now, w.Calls())
+		if len(w.failures()) != 2 || len(w.Calls()) != 0 {
+			t.Errorf("%v; %v", w.failures(), w.Calls())
 		}
 	})
 }
@@ -238,30 +238,26 @@ func TestNoRole(t *testing.T) {
 func TestSlowMetadata(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true, Delay: time.Hour})
-		begin := time.Now()
-		w.pass()
-		if took := time.Since(begin); took > patience {
-			t.Errorf("the first pass took %s", took)
-		}
-		if len(w.now) != 2 {
-			t.Errorf("%v", w.now)
-		}
-		begin = time.Now()
-		w.pass()
-		if took := time.Since(begin); took > 0 {
-			t.Errorf("the second pass took %s", took)
+		w.run(metadataTime)
+		if len(w.failures()) != 2 {
+			t.Errorf("a pass takes longer than %s: %v", metadataTime, w.failures())
 		}
 		w.run(3 * time.Minute)
-		for k, err := range w.now {
+		for k, err := range w.failures() {
 			if !strings.HasPrefix(err.Error(), "the instance metadata service (IMDS) does not answer") {
 				t.Errorf("%v: %v", k, err)
 			}
 		}
+		if w.ready() {
+			t.Error("ready, and nobody knows which instance this is")
+		}
 		w.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true})
-		w.lost(2 * time.Minute)
-		w.pass()
+		w.run(2 * time.Minute)
 		w.wantFailures(nil)
 		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
+		if !w.ready() {
+			t.Error("not ready")
+		}
 	})
 }
 
@@ -292,9 +288,9 @@ func TestMetadataVersion(t *testing.T) {
 			w.a.SetMetadata(fakeaws.MetadataOptions{})
 			r := &transport{RoundTripper: w.Transport(w.a), status: status}
 			w.start(w.a, config.WithHTTPClient(&http.Client{Transport: r}))
-			w.pass()
-			if works := len(w.now) == 0; works != (v1 || status == 0) || r.v1 > 0 != v1 {
-				t.Errorf("with %d: %v, %d requests of version 1", status, w.now, r.v1)
+			w.run(2 * metadataTime)
+			if works := len(w.failures()) == 0; works != (v1 || status == 0) || r.v1 > 0 != v1 {
+				t.Errorf("with %d: %v, %d requests of version 1", status, w.failures(), r.v1)
 			}
 		})
 	}
@@ -324,13 +320,13 @@ func TestForeignAddress(t *testing.T) {
 			w.want[o.Key()] = o
 		}
 		w.pass()
-		for k, err := range w.now {
+		for k, err := range w.failures() {
 			if !strings.Contains(err.Error(), "192.0.2.1") || !strings.Contains(err.Error(), w.a.ID) {
 				t.Errorf("%v: %v", k, err)
 			}
 		}
-		if len(w.now) != 2 {
-			t.Errorf("%v", w.now)
+		if len(w.failures()) != 2 {
+			t.Errorf("%v", w.failures())
 		}
 	})
 }
@@ -340,10 +336,10 @@ func TestSecrets(t *testing.T) {
 	env := map[string]string{"AWS_ACCESS_KEY": "AKIAEXAMPLE", "AWS_SECRET_KEY": "examplesecret", "AWS_SECURITY_TOKEN": "exampletoken"}
 	inWorldWith(t, env, func(w *world) {
 		w.pass()
-		if len(w.now) != 2 {
-			t.Errorf("%v", w.now)
+		if len(w.failures()) != 2 {
+			t.Errorf("%v", w.failures())
 		}
-		for _, err := range w.now {
+		for _, err := range w.failures() {
 			if text := err.Error(); strings.Contains(text, "example") || strings.Contains(text, "EXAMPLE") || !strings.Contains(text, "AuthFailure") {
 				t.Error(text)
 			}

@@ -8,14 +8,12 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/smithy-go"
 	"github.com/aws/smithy-go/logging"
 	"k8s.io/klog/v2"
 )
@@ -24,8 +22,6 @@ const (
 	// callTime is how long a call may take, with all its attempts.
 	callTime    = 10 * time.Second
 	mostBackoff = 4 * time.Second // before the second attempt, and the third and last
-	// turn is how often a call that is held back asks whether it may go.
-	turn = 100 * time.Millisecond
 )
 
 // session is the clients of one instance.
@@ -62,11 +58,10 @@ func newOperations(cfg aws.Config) operations {
 	}
 }
 
-// connect finds out which instance this is, and how to call EC2. crowded is as in
-// patient.
-func connect(ctx context.Context, options []func(*config.LoadOptions) error, crowded func() bool) (*session, *identity, error) {
+// connect finds out which instance this is, and how to call EC2.
+func connect(ctx context.Context, options []func(*config.LoadOptions) error) (*session, *identity, error) {
 	options = append([]func(*config.LoadOptions) error{
-		config.WithRetryer(func() aws.Retryer { return newPatient(crowded) }),
+		config.WithRetryer(newRetryer),
 		config.WithLogger(logging.LoggerFunc(func(_ logging.Classification, format string, v ...any) {
 			klog.V(1).Infof("calling AWS: "+format, v...)
 		})),
@@ -103,56 +98,19 @@ func connect(ctx context.Context, options []func(*config.LoadOptions) error, cro
 	return &session{ec2: newOperations(cfg), config: cfg}, self, nil
 }
 
-// patient is the SDK's adaptive retryer: its rate follows what EC2 lets pass, and a
-// budget ends retries where most of them are in vain.
-type patient struct {
-	*retry.AdaptiveMode
-	budget  *ratelimit.TokenRateLimit
-	crowded func() bool // whether refused calls are to wait for longer than the SDK has them
-}
-
-func newPatient(crowded func() bool) patient {
-	p := patient{budget: ratelimit.NewTokenRateLimit(retry.DefaultRetryRateTokens), crowded: crowded}
-	p.AdaptiveMode = retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
-		o.FailOnNoAttemptTokens = true
-		o.StandardOptions = append(o.StandardOptions, func(o *retry.StandardOptions) {
-			o.MaxBackoff, o.RateLimiter = mostBackoff, p.budget
-		})
-	})
-	return p
-}
-
-// GetAttemptToken implements aws.RetryerV2. It waits by itself, for the SDK may compute
-// a wait of no time at all, again and again; and it adds to the budget what succeeds,
-// for in this mode the SDK does not.
-func (p patient) GetAttemptToken(ctx context.Context) (func(error) error, error) {
-	for {
-		release, err := p.AdaptiveMode.GetAttemptToken(ctx)
-		if err == nil {
-			return func(err error) error {
-				if err == nil {
-					_ = p.budget.AddTokens(retry.DefaultNoRetryIncrement)
-				}
-				return release(err)
-			}, nil
-		}
-		select {
-		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return nil, &smithy.GenericAPIError{Code: throttled} // that is why it waits
+// newRetryer returns the SDK's retryer: a budget ends retries where most of them are in vain.
+// What EC2 refuses as one call too many is not for it: that is tried again at a time of this
+// host's own.
+func newRetryer() aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxBackoff = mostBackoff
+		o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
+			if isThrottled(explain(err, "", "")) {
+				return aws.FalseTernary
 			}
-			return nil, ctx.Err()
-		case <-time.After(turn):
-		}
-	}
-}
-
-// IsErrorRetryable implements aws.RetryerV2.
-func (p patient) IsErrorRetryable(err error) bool {
-	if isThrottled(explain(err, "", "")) && p.crowded() {
-		return false
-	}
-	return p.AdaptiveMode.IsErrorRetryable(err)
+			return aws.UnknownTernary
+		})}, o.Retryables...)
+	})
 }
 
 // oldEnvironment is the credentials with a token as flannel took them: the SDK does

@@ -1,17 +1,13 @@
 package ec2
 
 import (
-	"context"
-	"errors"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/smithy-go"
 
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
@@ -74,93 +70,83 @@ func (w *world) behindGate() *gate {
 	return g
 }
 
-// The rest of the host waits for EC2 a few seconds, and not at all for what was asked
-// before; it gets to know when there is an answer.
+// EC2 that does not answer holds up a pass for as long as a call may take, and no longer;
+// when there is an answer, what waited for it is done.
 func TestSilence(t *testing.T) {
 	inWorld(t, func(w *world) {
 		g := w.behindGate()
 		w.run(3 * time.Minute)
 		g.shut(false)
 		w.desire(w.vpc.Main.ID, w.table.ID) // two things to do: a look, and a route
-		longest := time.Duration(0)
+		w.run(callTime)
 		for range 20 {
-			begin := time.Now()
-			w.pass()
-			longest = max(longest, time.Since(begin))
-			time.Sleep(10 * time.Second)
-		}
-		if longest > 2*patience {
-			t.Errorf("a pass took %s", longest)
-		}
-		for k, err := range w.now {
-			if k.Kind != state.KindCloudRoute || k.Scope != w.table.ID || !strings.Contains(err.Error(), "no answer within 10s") {
-				t.Errorf("%v: %v", k, err)
+			for k, err := range w.failures() {
+				if k.Kind != state.KindCloudRoute || k.Scope != w.table.ID || !strings.Contains(err.Error(), "no answer within 10s") {
+					t.Errorf("%v: %v", k, err)
+				}
 			}
+			if len(w.failures()) != 1 {
+				t.Errorf("failures: %v", w.failures())
+			}
+			w.run(callTime)
 		}
-		if len(w.now) != 1 {
-			t.Errorf("failures: %v", w.now)
-		}
-		w.forgetEvents()
 		g.reopen()
-		w.lost(period + spread)
-		w.pass()
+		w.run(period + spread)
 		w.wantFailures(nil)
 		w.wantRoute(w.table, ownDst, w.a.Interface())
 	})
 }
 
-// A write whose answer is late is not made again, and its outcome comes as an event.
+// A write whose answer is late is not made again, and READY waits for it.
 func TestLateAnswer(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.a.Interface().SetSourceDestCheck(false)
-		g := w.behindGate()
-		w.want = state.Set{}
-		w.desire(w.vpc.Main.ID)
-		if _, err := w.Dump(w.t.Context(), w.want); err != nil {
-			t.Fatal(err)
+		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: &after{
+			RoundTripper: w.Transport(w.a), w: w, action: "CreateRoute", do: func() { time.Sleep(callTime / 2) },
+		}}))
+		w.run(callTime/2 - time.Second)
+		w.peer(w.vpc.Main.ID)
+		w.run(0) // the same step is there to be taken
+		if w.ready() {
+			t.Error("ready before the answer")
 		}
-		synctest.Wait() // the look may be made again, as what is wanted changed meanwhile
-		g.shut(true)
-		w.forgetEvents()
-		begin := time.Now()
-		w.pass()
-		if err := w.now[state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key()]; !errors.Is(err, errBusy) || time.Since(begin) != patience {
-			t.Errorf("after %s: %v", time.Since(begin), err)
+		w.run(2 * time.Second)
+		if !w.ready() {
+			t.Error("not ready after the answer")
 		}
-		time.AfterFunc(time.Second, g.reopen)
-		w.pass() // the same step is handed over once more
 		w.wantFailures(nil)
-		if took := w.lost(time.Second); took > 0 {
-			t.Error(took)
-		}
 		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n != 1 {
 			t.Errorf("%d writes", n)
 		}
 	})
 }
 
-// If EC2 is silent from the start, that is waited for once.
+// If EC2 is silent from the start, that is waited for once, and the host is ready without.
 func TestSilentStart(t *testing.T) {
 	inWorld(t, func(w *world) {
 		g := w.behindGate()
 		g.shut(false)
-		for _, want := range []time.Duration{patience, 0} {
-			begin := time.Now()
-			w.pass()
-			if took := time.Since(begin); took != want {
-				t.Errorf("a pass took %s", took)
+		w.run(callTime - time.Second)
+		if w.ready() {
+			t.Error("ready before it is known that there is no answer")
+		}
+		w.run(time.Second + 2*debounce)
+		if !w.ready() {
+			t.Error("not ready")
+		}
+		for k, err := range w.failures() {
+			if !strings.Contains(err.Error(), "no answer within 10s") {
+				t.Errorf("%v: %v", k, err)
 			}
-			for k, err := range w.now {
-				if !errors.Is(err, errBusy) {
-					t.Errorf("%v: %v", k, err)
-				}
-			}
+		}
+		if len(w.failures()) != 2 {
+			t.Errorf("failures: %v", w.failures())
 		}
 		g.reopen()
 	})
 }
 
-// Steps that follow one without an answer are not tried.
+// That writes have no answer is known of all at the same time.
 func TestSilentWrites(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.desire(w.vpc.Main.ID, w.table.ID)
@@ -168,16 +154,10 @@ func TestSilentWrites(t *testing.T) {
 		w.Deny("CreateRoute")
 		w.pass()
 		w.Allow("CreateRoute")
-		time.Sleep(holdFirst)
 		g.shut(false)
-		w.forgetEvents()
-		w.pass()
-		if took := patience + w.lost(time.Minute); took != callTime {
-			t.Errorf("the outcome came after %s", took)
-		}
-		w.pass()
+		w.run(RetryFirst + callTime)
 		for _, table := range []string{w.vpc.Main.ID, w.table.ID} {
-			if err := w.now[state.CloudRoute{Table: table, Dst: ownDst}.Key()]; err == nil || !strings.HasSuffix(err.Error(), ": no answer within 10s") {
+			if err := w.failures()[state.CloudRoute{Table: table, Dst: ownDst}.Key()]; err == nil || !strings.HasSuffix(err.Error(), ": no answer within 10s") {
 				t.Errorf("%s: %v", table, err)
 			}
 		}
@@ -194,23 +174,24 @@ func TestWantedDuringLook(t *testing.T) {
 		g.shut(false)
 		time.Sleep(period + spread + time.Second) // a look has begun
 		w.desire(w.vpc.Main.ID, w.table.ID)
-		w.expect(w.want)
-		g.reopen()
 		w.pass()
+		g.reopen()
+		w.run(2 * debounce)
 		w.wantFailures(nil)
 		w.wantRoute(w.table, ownDst, w.a.Interface())
 	})
 }
 
-// Peers come and go while EC2 is silent.
+// Peers that come and go while EC2 is silent cost no call, and no time.
 func TestPeersInSilence(t *testing.T) {
 	inWorld(t, func(w *world) {
 		g := w.behindGate()
 		w.pass()
+		w.stop()
 		g.shut(false)
-		time.Sleep(period + spread + time.Second) // a look has begun
+		w.ForgetCalls()
 		begin := time.Now()
-		p := state.CloudPeer{Table: w.vpc.Main.ID, Dst: peerDst}
+		p := state.CloudRoute{Table: w.vpc.Main.ID, Dst: peerDst}
 		for _, op := range []state.Op{{Verb: state.Create, Want: p}, {Verb: state.Delete, Have: p}} {
 			if errs := w.Apply(w.t.Context(), []state.Op{op}); errs[0] != nil {
 				t.Error(errs)
@@ -219,6 +200,7 @@ func TestPeersInSilence(t *testing.T) {
 		if took := time.Since(begin); took != 0 {
 			t.Errorf("%s", took)
 		}
+		w.wantCalls()
 		g.reopen()
 	})
 }
@@ -234,22 +216,9 @@ func TestEnd(t *testing.T) {
 			inWorld(t, func(w *world) {
 				g := w.behindGate()
 				prepare(w, g)
-				ctx, cancel := context.WithCancel(w.t.Context())
-				ended := make(chan struct{})
-				go func() {
-					defer close(ended)
-					_, _ = w.Dump(ctx, w.want)
-					var ops []state.Op
-					for _, o := range w.want {
-						ops = append(ops, state.Op{Verb: state.Create, Want: o})
-					}
-					w.Apply(ctx, ops)
-				}()
-				time.Sleep(time.Second)
+				w.run(time.Second)
 				begin := time.Now()
-				cancel()
 				w.stop()
-				<-ended
 				if took := time.Since(begin); took > 0 {
 					t.Errorf("it took %s", took)
 				}
@@ -284,27 +253,6 @@ func TestLostAnswer(t *testing.T) {
 		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n > 3 {
 			t.Errorf("%d writes", n)
 		}
-	})
-}
-
-// A call that waits for its turn until its time is over was refused, and not unanswered.
-func TestTurnDoesNotCome(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPatient(func() bool { return false })
-		refused := &smithy.GenericAPIError{Code: throttled}
-		for range 10 {
-			ctx, stop := context.WithTimeout(t.Context(), turn)
-			release, err := p.GetAttemptToken(ctx)
-			stop()
-			if err != nil {
-				if got := codeOf(explain(err, "", "")); got != throttled {
-					t.Errorf("%q: %v", got, err)
-				}
-				return
-			}
-			_ = release(refused)
-		}
-		t.Error("each call has its turn at once")
 	})
 }
 

@@ -1,15 +1,16 @@
 package ec2
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
 
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
 )
@@ -40,7 +41,7 @@ func TestDeleteLeasedMeanwhile(t *testing.T) {
 		for _, r := range w.vpc.Main.Routes() {
 			for _, dst := range dsts {
 				if r.Dst == dst {
-					p := state.CloudPeer{Table: w.vpc.Main.ID, Dst: dst}
+					p := state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}
 					w.want[p.Key()] = p
 				}
 			}
@@ -65,17 +66,13 @@ func TestDeleteLeasedMeanwhile(t *testing.T) {
 	})
 }
 
-// A route that is to be deleted may be gone by the next look.
+// A route that is to be deleted may be gone by then.
 func TestDeleteGone(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.run(20 * time.Second)
-		k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: w.dead(1)[0]}.Key()
-		for w.have()[k].Owner != state.Ours {
-			time.Sleep(time.Second)
-		}
-		op := state.Op{Verb: state.Delete, Have: w.have()[k].Object}
-		w.check(w.vpc.Main.DeleteRoute(k.Prefix.String()))
-		time.Sleep(period + spread)
+		op := w.expired(w.dead(1)[0])
+		w.check(w.vpc.Main.DeleteRoute(op.Key().Prefix.String()))
+		time.Sleep(2 * fresh)
 		if errs := w.Apply(w.t.Context(), []state.Op{op}); errs[0] != nil {
 			t.Error(errs)
 		}
@@ -85,68 +82,87 @@ func TestDeleteGone(t *testing.T) {
 	})
 }
 
-// A route that is to be deleted may lead somewhere by the next look.
+// expired returns the step that deletes a route, as a pass decides on it. The loop ends.
+func (w *world) expired(dst netip.Prefix) state.Op {
+	w.t.Helper()
+	w.stop()
+	k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}.Key()
+	for range 100 {
+		have, err := w.Dump(w.t.Context(), w.want)
+		w.check(err)
+		if e := have[k]; e.Owner == state.Ours {
+			return state.Op{Verb: state.Delete, Have: e.Object}
+		}
+		time.Sleep(time.Second)
+	}
+	w.t.Fatalf("%v is not ours", k)
+	return state.Op{}
+}
+
+// A route that is to be deleted may lead somewhere by then; or EC2 may not say.
 func TestDeleteRevived(t *testing.T) {
-	inWorld(t, func(w *world) {
-		g := w.behindGate()
-		w.run(20 * time.Second)
-		dst := netip.MustParsePrefix("10.1.7.0/24")
-		w.check(w.vpc.Main.CreateRoute(dst.String(), w.b.Interface().ID))
-		w.b.Stop()
-		for k := (state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}).Key(); w.have()[k].Owner != state.Ours; {
-			time.Sleep(time.Second)
-		}
-		g.shut(false)
-		w.mu.Lock()
-		w.due = time.Now()
-		w.wake()
-		w.mu.Unlock()
-		synctest.Wait() // a look has begun
-		time.AfterFunc(patience/2, func() {
-			w.b.Start()
-			g.reopen()
+	for name, between := range map[string]func(*world, *gate){
+		"revived": func(w *world, _ *gate) { w.b.Start() },
+		"unseen":  func(w *world, g *gate) { g.shut(false); w.b.Start() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, func(w *world) {
+				g := w.behindGate()
+				w.run(20 * time.Second)
+				dst := netip.MustParsePrefix("10.1.7.0/24")
+				w.check(w.vpc.Main.CreateRoute(dst.String(), w.b.Interface().ID))
+				w.b.Stop()
+				op := w.expired(dst)
+				time.Sleep(2 * fresh)
+				between(w, g)
+				if errs := w.Apply(w.t.Context(), []state.Op{op}); !errors.Is(errs[0], dataplane.ErrSettling) {
+					t.Error(errs)
+				}
+				if calls := w.Calls("DeleteRoute"); len(calls) > 0 {
+					t.Error("a route was deleted that leads to an instance")
+				}
+			})
 		})
-		w.pass()
-		synctest.Wait()
-		if calls := w.Calls("DeleteRoute"); len(calls) > 0 {
-			t.Error("a route was deleted that had just been seen to lead to an instance")
-		}
-	})
+	}
 }
 
 // Routes that are to be made may be those of another host before their turn has come.
 func TestPutNoMore(t *testing.T) {
 	inWorld(t, func(w *world) {
-		w.SetRouteLimit(60)
-		third := w.vpc.AddRouteTable()
-		w.desire(w.vpc.Main.ID, w.table.ID, third.ID)
+		tables := []*fakeaws.RouteTable{w.vpc.Main, w.table}
+		for len(tables) < 2*callsAtOnce {
+			tables = append(tables, w.vpc.AddRouteTable())
+		}
+		var ids []string
+		for _, table := range tables {
+			ids = append(ids, table.ID)
+		}
+		w.desire(ids...)
 		w.a.Interface().SetSourceDestCheck(false)
 		g := w.behindGate()
 		w.Deny("CreateRoute")
 		w.pass()
 		w.Allow("CreateRoute")
-		time.Sleep(holdFirst)
 		g.shut(true)
-		w.pass() // the first of three routes is on its way
+		w.pass() // routes are on their way, and more of them are to be made after that
 		// The lease is lost, and another host has the subnet.
 		w.want = state.Set{}
 		host := w.a.Interface().Addr
 		i, p := state.CloudInterface{Host: host}, netip.MustParsePrefix("10.1.9.0/24")
 		w.want[i.Key()] = i
-		for _, table := range []*fakeaws.RouteTable{w.vpc.Main, w.table, third} {
+		for _, table := range tables {
 			r := state.CloudRoute{Table: table.ID, Dst: p, Host: host}
 			w.want[r.Key()] = r
-			peer := state.CloudPeer{Table: table.ID, Dst: ownDst}
+			peer := state.CloudRoute{Table: table.ID, Dst: ownDst}
 			w.want[peer.Key()] = peer
 			if table.CreateRoute(ownDst.String(), w.b.Interface().ID) != nil {
 				w.check(table.ReplaceRoute(ownDst.String(), w.b.Interface().ID))
 			}
 		}
-		w.expect(w.want)
+		w.set()
 		g.reopen()
-		synctest.Wait()
 		w.run(3 * time.Minute)
-		for _, table := range []*fakeaws.RouteTable{w.vpc.Main, w.table, third} {
+		for _, table := range tables {
 			w.wantRoute(table, ownDst, w.b.Interface())
 		}
 	})
@@ -177,15 +193,18 @@ func TestDeleteRetried(t *testing.T) {
 		w.run(20 * time.Second)
 		dst := w.dead(1)[0]
 		w.LoseAnswers("DeleteRoute", 1)
+		p := state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}
+		w.want[p.Key()] = p
+		leased := w.desired()
+		delete(w.want, p.Key())
 		way.do = func() { // another host has acquired the subnet, and the daemon knows
-			p := state.CloudPeer{Table: w.vpc.Main.ID, Dst: dst}
-			w.want[p.Key()] = p
-			w.expect(w.want)
+			w.loop.SetDesired(leased)
 			w.check(w.vpc.Main.CreateRoute(dst.String(), w.b.Interface().ID))
 		}
 		for len(w.Calls("DeleteRoute")) == 0 {
 			w.run(time.Second)
 		}
+		w.want[p.Key()] = p
 		w.run(2 * time.Minute)
 		w.wantRoute(w.vpc.Main, dst, w.b.Interface())
 	})
@@ -205,32 +224,39 @@ func TestHoldOfOtherVerb(t *testing.T) {
 			w.want[o.Key()] = o
 		}
 		w.pass()
-		if err := w.now[state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}.Key()]; err != nil {
+		if err := w.failures()[state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}.Key()]; err != nil {
 			t.Error(err)
 		}
 		w.wantRoute(w.vpc.Main, dst, w.a.Interface())
 	})
 }
 
-// What once stood for all deletes in a table is no answer to one that has a later one.
-func TestHoldOfOne(t *testing.T) {
+// Each delete that fails tells its own reason, whatever was told before of others.
+func TestReasonOfDelete(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.run(20 * time.Second)
-		op := state.Op{Verb: state.Delete, Have: state.CloudRoute{Table: w.vpc.Main.ID, Dst: w.dead(1)[0]}}
-		refused := func(code string) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.note(op, &refusal{action: "DeleteRoute", resource: w.vpc.Main.ID, code: code, text: code})
+		w.Deny("DeleteRoute")
+		dsts := w.dead(2)
+		wantAll := func(code string) {
+			t.Helper()
+			for _, dst := range dsts {
+				if err := w.failures()[state.CloudRoute{Table: w.vpc.Main.ID, Dst: dst}.Key()]; codeOf(err) != code {
+					t.Errorf("%s: %v, want %s", dst, err, code)
+				}
+			}
 		}
-		refused(denied)
-		time.Sleep(holdFirst)
-		refused("InternalError")
-		done, err := w.answered(op)
-		if !done || codeOf(err) != "InternalError" {
-			t.Errorf("%t, %v", done, err)
+		w.run(2 * time.Minute)
+		wantAll("UnauthorizedOperation")
+		w.LoseAnswers("DeleteRoute", 1)
+		w.Allow("DeleteRoute")
+		for len(w.Calls("DeleteRoute")) == 0 || w.Calls("DeleteRoute")[len(w.Calls("DeleteRoute"))-1].Code == "UnauthorizedOperation" {
+			w.run(time.Second)
 		}
-		if last := w.lastAnswers([]state.Op{op})[0]; codeOf(last) != "InternalError" {
-			t.Error(last)
+		w.run(2 * time.Minute)
+		wantAll("")
+		w.wantFailures(nil)
+		if n := len(w.vpc.Main.Routes()); n != 2 {
+			t.Errorf("%d routes", n)
 		}
 	})
 }

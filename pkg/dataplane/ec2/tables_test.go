@@ -22,12 +22,12 @@ func TestManyTables(t *testing.T) {
 		}
 		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 1000, Refill: 1000})
 		w.desire(names...)
-		w.pass()
+		w.run(pauseFirst / 2)
 		if n := len(w.Calls("DescribeRouteTables")); n != 2 {
 			t.Errorf("%d calls for two pages", n)
 		}
-		if len(w.now) != 1 || w.now[state.CloudRoute{Table: none, Dst: ownDst}.Key()] == nil {
-			t.Errorf("failures: %v", w.now)
+		if len(w.failures()) != 1 || w.failures()[state.CloudRoute{Table: none, Dst: ownDst}.Key()] == nil {
+			t.Errorf("failures: %v", w.failures())
 		}
 		for _, table := range tables {
 			w.wantRoute(table, ownDst, w.a.Interface())
@@ -44,7 +44,7 @@ func TestFilterValues(t *testing.T) {
 		}
 		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 1000, Refill: 1000})
 		w.desire(names...)
-		w.pass()
+		w.run(pauseFirst / 2)
 		w.wantFailures(nil)
 		for _, c := range w.Calls("DescribeRouteTables") {
 			if c.Form.Has("Filter.1.Value.201") {
@@ -97,6 +97,7 @@ func TestLocalRoute(t *testing.T) {
 func TestOtherBlackhole(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.pass()
+		w.stop()
 		lost := netip.MustParsePrefix("10.1.7.0/24")
 		w.saw(w.vpc.Main.ID, &table{id: w.vpc.Main.ID, routes: map[netip.Prefix]route{lost: {other: "nat-0123456789abcdef0", blackhole: true}}})
 		k := state.CloudRoute{Table: w.vpc.Main.ID, Dst: lost}.Key()
@@ -174,8 +175,8 @@ func TestOtherRoutes(t *testing.T) {
 		w.peer(w.vpc.Main.ID) // what is propagated is no route of a host
 		w.check(w.vpc.Main.Propagate(peerDst.String(), "vgw-0123456789abcdef0"))
 		w.run(absentFor + 3*time.Minute)
-		if len(w.now) != 1 {
-			t.Errorf("failures: %v", w.now)
+		if len(w.failures()) != 1 {
+			t.Errorf("failures: %v", w.failures())
 		}
 	})
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/aws/smithy-go"
 
-	"flanneld/pkg/dataplane"
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
 )
@@ -19,7 +18,7 @@ import (
 func (w *world) crowd(table string, n int, routes bool) {
 	for i := range n {
 		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i % 256), byte(i / 256 * 16)}), 28)
-		p := state.CloudPeer{Table: table, Dst: dst}
+		p := state.CloudRoute{Table: table, Dst: dst}
 		if dst.Addr() == ownDst.Addr() {
 			continue
 		}
@@ -30,10 +29,10 @@ func (w *world) crowd(table string, n int, routes bool) {
 	}
 }
 
-// last starts the daemon of the host that drew the last lot.
+// last starts the daemon of the host whose turn is the last.
 func (w *world) last() {
 	w.start(w.a)
-	w.lot = 1
+	w.fraction = 1
 }
 
 // until is how long it takes until the host's route is there.
@@ -78,15 +77,14 @@ func TestTurn(t *testing.T) {
 					w.desire(table)
 				}
 				w.crowd(table, c.peers, c.routes)
-				begin := time.Now()
 				w.pass()
-				for k, err := range w.now {
-					if !errors.Is(err, errTurn) || !errors.Is(err, dataplane.ErrPending) {
+				for k, err := range w.failures() {
+					if !errors.Is(err, errCrowd) {
 						t.Errorf("%v: %v", k, err)
 					}
 				}
-				if took := time.Since(begin); took > 0 {
-					t.Errorf("the first pass took %s", took)
+				if w.ready() != (c.min == 0) {
+					t.Errorf("ready: %t", w.ready())
 				}
 				if took := w.until(5 * time.Minute); took < c.min || took > c.max {
 					t.Errorf("%s", took)
@@ -108,22 +106,18 @@ func TestTurnPutOff(t *testing.T) {
 		w.a.Interface().SetSourceDestCheck(false)
 		w.last()
 		w.crowd(w.vpc.Main.ID, 60, false)
-		w.pass()
-		w.forgetEvents()
-		if took := w.lost(time.Minute); took != 19500*time.Millisecond {
-			t.Errorf("woken after %s", took)
-		}
+		begin := time.Now()
+		w.run(19 * time.Second) // a half second before its turn
 		w.crowd(w.vpc.Main.ID, 240, false)
-		w.pass()
+		w.run(90 * time.Second)
 		w.wantCalls("DescribeRouteTables")
-		if len(w.now) != 2 {
-			t.Errorf("failures: %v", w.now)
+		if len(w.failures()) != 2 || w.ready() {
+			t.Errorf("failures: %v", w.failures())
 		}
-		if took := w.lost(2 * time.Minute); took != 90*time.Second {
-			t.Errorf("woken after %s more", took)
+		w.until(time.Minute)
+		if took := time.Since(begin); took != 110*time.Second {
+			t.Errorf("the route is there after %s", took)
 		}
-		w.wantCalls()
-		w.pass()
 		w.wantFailures(nil)
 		w.wantCalls("DescribeNetworkInterfaceAttribute", "CreateRoute")
 	})
@@ -139,12 +133,12 @@ func TestTurnInNewTable(t *testing.T) {
 		w.desire(w.vpc.Main.ID, w.table.ID)
 		w.crowd(w.vpc.Main.ID, 60, false)
 		w.crowd(w.table.ID, 60, false)
-		w.pass()
-		w.forgetEvents()
-		if took := w.lost(time.Minute); took < 4*time.Second || took > 6*time.Second {
-			t.Errorf("woken after %s", took)
+		w.run(4 * time.Second)
+		w.wantRoute(w.table, ownDst, nil)
+		if routes := w.table.Routes(); len(routes) != 1 {
+			t.Errorf("%+v", routes)
 		}
-		w.pass()
+		w.run(2 * time.Second)
 		w.wantRoute(w.table, ownDst, w.a.Interface())
 	})
 }
@@ -252,7 +246,7 @@ func TestContested(t *testing.T) {
 			}
 			n := len(w.Calls("CreateRoute", "ReplaceRoute"))
 			w.ForgetCalls()
-			if hour == 0 && (n < lossesEasy || n > 12) || hour > 0 && n != 2 {
+			if hour == 0 && (n < conflictAfter || n > 12) || hour > 0 && n != 2 {
 				t.Errorf("%d writes in hour %d", n, hour)
 			}
 		}
@@ -260,10 +254,10 @@ func TestContested(t *testing.T) {
 		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "it was put back at least 5 times and is led to " + w.b.Interface().ID +
 			" by others again; does another host keep this subnet? The pauses get longer, up to 30m0s"})
 		// It is at peace, and all is forgotten after some time.
-		w.run(lossMost + period)
+		w.run(conflictMost + period)
 		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
-		w.run(lossCalm)
-		for range lossesEasy {
+		w.run(conflictCalm)
+		for range conflictAfter {
 			w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
 			if took := w.until(5 * time.Minute); took > period+spread+5*time.Second {
 				t.Errorf("%s", took)
@@ -276,7 +270,7 @@ func TestContested(t *testing.T) {
 func TestDeletedAgain(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.run(time.Minute)
-		for range 2 * lossesEasy {
+		for range 2 * conflictAfter {
 			w.until(time.Hour)
 			w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
 		}
@@ -303,14 +297,18 @@ func TestNoTurnForTheDead(t *testing.T) {
 func TestReadsRefusedAtStart(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
-		w.run(10 * time.Minute)
-		for k, err := range w.now {
+		w.run(absentFor - time.Minute)
+		if w.ready() {
+			t.Error("ready")
+		}
+		w.run(6 * time.Minute)
+		for k, err := range w.failures() {
 			if !strings.Contains(err.Error(), "RequestLimitExceeded") {
 				t.Errorf("%v: %v", k, err)
 			}
-			if errors.Is(err, dataplane.ErrPending) {
-				t.Errorf("%v: the host is not ready after 10 minutes", k)
-			}
+		}
+		if !w.ready() {
+			t.Error("the host is not ready after 10 minutes")
 		}
 	})
 }
