@@ -212,9 +212,14 @@ func (p *plan) rebuild() {
 	local := p.spec.Backend.Local(p.spec.Host, p.spec.Config.Network(), p.spec.Own)
 	local = append(local, p.spec.Rules.objects(p.spec.Config, p.spec.Own)...)
 	sizes := make([]int, len(p.changes))
+	claims := 0
 	if len(p.spec.Peers) > 0 {
-		for _, o := range p.objects(p.spec.Peers[0]) {
+		objects := p.objects(p.spec.Peers[0])
+		for _, o := range objects {
 			sizes[p.planes[o.Key().Kind]] += len(p.spec.Peers)
+		}
+		if claimed(objects) != nil {
+			claims = len(p.spec.Peers)
 		}
 	}
 	for i, n := range sizes {
@@ -223,7 +228,7 @@ func (p *plan) rebuild() {
 	p.devices = make(map[string]bool)
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
-	p.claims = make(map[state.Key][]*subnet.Lease)
+	p.claims = make(map[state.Key][]*subnet.Lease, claims)
 	p.unsettled = make(map[state.Key]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)
 	p.put(local)

@@ -29,8 +29,9 @@ func claimed(objects []state.Object) state.Object {
 // claim notes that a lease calls for an object. It reports whether it is the
 // only one.
 func (p *plan) claim(k state.Key, l *subnet.Lease) bool {
-	p.claims[k] = append(p.claims[k], l)
-	if len(p.claims[k]) == 1 {
+	claims := append(p.claims[k], l)
+	p.claims[k] = claims
+	if len(claims) == 1 {
 		return true
 	}
 	p.unsettled[k] = struct{}{}

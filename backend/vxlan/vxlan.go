@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"flanneld/backend"
@@ -42,7 +43,7 @@ type leaseData struct {
 // UsesLinks implements backend.Direct.
 func (b vxlan) UsesLinks() bool { return b.DirectRouting }
 
-func (b vxlan) Device(backend.Host) string { return fmt.Sprintf("flannel.%d", b.VNI) }
+func (b vxlan) Device(backend.Host) string { return "flannel." + strconv.Itoa(int(b.VNI)) }
 
 func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
 
