@@ -18,7 +18,7 @@ import (
 	"flanneld/subnet"
 )
 
-// cloud is a target with routes in tables: all that could be this daemon's are said to
+// cloud is a dataplane with routes in tables: all that could be this daemon's are said to
 // be ours.
 type cloud struct {
 	mu     sync.Mutex

@@ -91,8 +91,8 @@ func largeDesired(peers ...*subnet.Lease) Desired {
 	return w
 }
 
-// rig is a reconciler at work on a fake host with one link, eth0.
-type rig struct {
+// fixture is a reconciler at work on a fake host with one link, eth0.
+type fixture struct {
 	*testing.T
 	*Reconciler
 	fake *dataplanetest.Fake
@@ -101,10 +101,10 @@ type rig struct {
 	status Status
 }
 
-// newRig must be called in a bubble. The reconciler works until the test ends.
-func newRig(t *testing.T) *rig {
+// newFixture must be called in a bubble. The reconciler works until the test ends.
+func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	r := &rig{T: t, fake: dataplanetest.NewFake()}
+	r := &fixture{T: t, fake: dataplanetest.NewFake()}
 	r.check(r.fake.AddLink("eth0"))
 	r.check(r.fake.AddAddr("eth0", hostNet))
 	r.Reconciler = NewReconciler(func(s Status) {
@@ -116,7 +116,7 @@ func newRig(t *testing.T) *rig {
 }
 
 // start lets the reconciler work, and the events come.
-func (r *rig) start() {
+func (r *fixture) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var g sync.WaitGroup
 	r.Cleanup(func() {
@@ -134,7 +134,7 @@ func (r *rig) start() {
 	synctest.Wait()
 }
 
-func (r *rig) check(err error) {
+func (r *fixture) check(err error) {
 	r.Helper()
 	if err != nil {
 		r.Fatal(err)
@@ -142,13 +142,13 @@ func (r *rig) check(err error) {
 }
 
 // pass lets time pass, and all that falls due in it come to rest.
-func (r *rig) pass(d time.Duration) {
+func (r *fixture) pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
 // lastStatus is the last one, but for its Host.
-func (r *rig) lastStatus() Status {
+func (r *fixture) lastStatus() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.status
@@ -156,13 +156,13 @@ func (r *rig) lastStatus() Status {
 	return s
 }
 
-func (r *rig) lastHost() backend.Host {
+func (r *fixture) lastHost() backend.Host {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.status.Host
 }
 
-func (r *rig) isReady() bool {
+func (r *fixture) isReady() bool {
 	select {
 	case <-r.Ready():
 		return true
@@ -172,7 +172,7 @@ func (r *rig) isReady() bool {
 }
 
 // wantRoutes checks the routes to the peer numbered n.
-func (r *rig) wantRoutes(n int, want ...dataplanetest.Route) {
+func (r *fixture) wantRoutes(n int, want ...dataplanetest.Route) {
 	r.Helper()
 	if got := r.fake.Routes(peerSubnet(n).V4); !slices.Equal(got, want) {
 		r.Fatalf("routes to peer %d: %v, want %v", n, got, want)
@@ -180,7 +180,7 @@ func (r *rig) wantRoutes(n int, want ...dataplanetest.Route) {
 }
 
 // wantNexthops checks all nexthops of the host, which are ours.
-func (r *rig) wantNexthops(want ...state.Nexthop) {
+func (r *fixture) wantNexthops(want ...state.Nexthop) {
 	r.Helper()
 	got := r.fake.Nexthops()
 	for _, n := range got {
@@ -215,9 +215,9 @@ func deletions(ops []state.Op) (all []string) {
 }
 
 // bubble runs a test with time of its own.
-func bubble(t *testing.T, test func(*rig)) {
+func bubble(t *testing.T, test func(*fixture)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(newRig(t)) })
+	synctest.Test(t, func(t *testing.T) { test(newFixture(t)) })
 }
 
 // planned is a plan and what is wanted by it, of one dataplane.

@@ -13,7 +13,7 @@ import (
 )
 
 // lines returns what test logs, without the headers of the lines.
-func lines(t *testing.T, test func(*rig)) []string {
+func lines(t *testing.T, test func(*fixture)) []string {
 	t.Helper()
 	var log bytes.Buffer // klog writes under a lock
 	klog.SetOutput(&log)
@@ -29,7 +29,7 @@ func lines(t *testing.T, test func(*rig)) []string {
 }
 
 func TestEachChangeIsLoggedOnce(t *testing.T) {
-	got := lines(t, func(r *rig) {
+	got := lines(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(static(route(3, 9))))
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
@@ -74,7 +74,7 @@ func TestEachChangeIsLoggedOnce(t *testing.T) {
 }
 
 func TestDumpsThatFailAreLoggedOnce(t *testing.T) {
-	got := lines(t, func(r *rig) {
+	got := lines(t, func(r *fixture) {
 		r.fake.InterruptDumps(60)
 		r.start()
 		r.SetDesired(desire())
@@ -88,7 +88,7 @@ func TestDumpsThatFailAreLoggedOnce(t *testing.T) {
 // A failure that has come and gone again and again is logged if it stays.
 func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 	const flaps = 9
-	got := lines(t, func(r *rig) {
+	got := lines(t, func(r *fixture) {
 		k := route(1, 1).Key()
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
@@ -125,7 +125,7 @@ func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 
 // So are those that fail now and then.
 func TestDumpsThatFailAgainAndAgainAreLoggedRarely(t *testing.T) {
-	got := lines(t, func(r *rig) {
+	got := lines(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire())
 		r.pass(time.Second)

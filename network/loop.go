@@ -22,7 +22,7 @@ import (
 // A full pass asks the dataplane for everything there is; it follows each event
 // which says that something is not as wanted, each failure, and the passing of time. A
 // quick pass looks at the few objects that a new desired state changes, and takes the dataplane to
-// be as the last passes left it: were it not, an event would have said so.
+// be as the last passes left it: were it not, there would have been an event.
 type loop struct {
 	name      string
 	dataplane dataplane.Dataplane
@@ -37,9 +37,9 @@ type loop struct {
 	full         bool         // a full pass is due
 	resetBackoff bool         // ... in which what failed is tried before its time
 	desired      planeDesired // changed by run alone
-	// unsettled is until when another's route may be what routes of ours wait for, such as
+	// awaitRoutes is until when another's route may be what routes of ours wait for, such as
 	// the one to the network of a new address.
-	unsettled time.Time
+	awaitRoutes time.Time
 	// broken are the devices that could not be had. That they come and go is what comes of
 	// trying.
 	broken map[state.Key]bool
@@ -76,7 +76,7 @@ type failure struct {
 	noLink  bool // for want of the interface
 	pending bool // it could not be tried yet
 	routed  bool // it may be for want of others' routes
-	// settling is set while others change what it is about: the target tells when
+	// settling is set while others change what it is about: the dataplane sends an event when
 	// they have stopped, and there is nothing to report.
 	settling bool
 	since    time.Time
@@ -89,16 +89,16 @@ const (
 	retryMost  = 30 * time.Second
 	resync     = 5 * time.Minute
 	// settlingPause is after which time a step that waits for others is tried again,
-	// should the target not tell.
+	// should there be no event.
 	settlingPause = 5 * time.Second
 	// failureDebounce is how long a failure must last before it is logged: a network that
 	// is configured anew has no address for a moment.
 	failureDebounce = time.Second
 	// reasonsMost is how many reasons of one failure are logged, each once.
 	reasonsMost = 5
-	// unsettledMost is for how long after its first failure a route is tried again at once
+	// awaitRoutesMost is for how long after its first failure a route is tried again at once
 	// when others make routes.
-	unsettledMost = 5 * time.Second
+	awaitRoutesMost = 5 * time.Second
 	// debounce is the shortest time between two full passes that events cause.
 	debounce = 10 * time.Millisecond
 	// After conflictAfter passes, each within conflictPause of the one before, that had
@@ -154,7 +154,7 @@ func (r *loop) notice(e dataplane.Event) {
 		r.resetBackoff = true
 	case e.Iface != "" && e.Iface == r.desired.spec.Host.Iface:
 		r.resetBackoff = true
-	case e.Paths && !e.Gone && time.Now().Before(r.unsettled):
+	case e.Paths && !e.Gone && time.Now().Before(r.awaitRoutes):
 		r.resetBackoff = true
 	case wanted && (e.Gone || !state.Same(want, e.Entry.Object) || e.Entry.Owner != state.Ours):
 		// With the device comes what failed for want of it.
@@ -181,7 +181,7 @@ func (r *loop) watch(ctx context.Context, observe func(dataplane.Event)) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if about := "watching " + r.name; r.logs.said.State(about, err.Error()) {
+		if about := "watching " + r.name; r.logs.limiter.State(about, err.Error()) {
 			klog.Errorf("%s, trying again: %v", about, err)
 		}
 		if err := once.Sleep(ctx, watchPause); err != nil {
@@ -242,7 +242,7 @@ func (r *loop) run(ctx context.Context) error {
 			}
 			start := time.Now()
 			if err := r.fullPass(ctx); err != nil && ctx.Err() == nil {
-				if r.logs.said.State(listing, err.Error()) {
+				if r.logs.limiter.State(listing, err.Error()) {
 					klog.Errorf("%v; trying again, nothing changes meanwhile", err)
 				}
 				r.putOff(resetBackoff)
@@ -250,7 +250,7 @@ func (r *loop) run(ctx context.Context) error {
 				timer.Reset(time.Second)
 				continue
 			}
-			r.logs.said.Over(listing)
+			r.logs.limiter.Over(listing)
 			klog.V(1).Infof("looked at everything there is of %s: %s for %d objects", r.name, time.Since(start).Round(time.Millisecond), len(r.desired.want))
 			rest = time.Now().Add(debounce)
 			switch {
@@ -277,7 +277,7 @@ func (r *loop) inConflict(start time.Time) bool {
 	if r.restored {
 		r.conflict = start
 		if r.conflicts++; r.conflicts == conflictAfter {
-			if text := fmt.Sprintf("something on this host keeps changing what is ours; putting it right once in %s", conflictPause); r.logs.said.Event(text) {
+			if text := fmt.Sprintf("something on this host keeps changing what is ours; putting it right once in %s", conflictPause); r.logs.limiter.Event(text) {
 				r.logs.warnings.Add(text)
 			}
 		}

@@ -133,10 +133,10 @@ func (d *planeDesired) newer(have, before state.Observed) map[state.Key]bool {
 	return newer
 }
 
-// keeper returns what tells which objects must stay even if they are not
+// retained returns what tells which objects must stay even if they are not
 // wanted: those of leases that cannot be read; all, while there may be leases that are not
 // known.
-func (d *planeDesired) keeper(have state.Observed) func(state.Object) bool {
+func (d *planeDesired) retained(have state.Observed) func(state.Object) bool {
 	if d.spec.Partial {
 		return func(state.Object) bool { return true }
 	}

@@ -39,7 +39,7 @@ func (r *loop) fullPass(ctx context.Context) error {
 			keys = append(keys, k)
 		}
 	}
-	r.keep = r.desired.keeper(have)
+	r.keep = r.desired.retained(have)
 	ops, blocked := state.Diff(r.desired.want, have, keys, r.keep)
 	ops = dropImplied(ops)
 	if r.desired.spec.Partial {
@@ -48,7 +48,7 @@ func (r *loop) fullPass(ctx context.Context) error {
 
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.
-	t := tally{said: &r.logs.said, before: r.failures, now: make(map[state.Key]*failure), pace: r.pace, jitter: rand.Float64() / 4}
+	t := tally{limiter: &r.logs.limiter, before: r.failures, now: make(map[state.Key]*failure), pace: r.pace, jitter: rand.Float64() / 4}
 	due := make([]state.Op, 0, len(ops))
 	missing := r.newUnmet()
 	r.missing = missing
@@ -97,27 +97,28 @@ func (r *loop) fullPass(ctx context.Context) error {
 		}
 	}
 	r.failures = t.now
-	r.settleBy()
-	t.news.log(&r.logs.warnings)
+	r.noteFailures()
+	t.warnings.log(&r.logs.warnings)
 	recovered.log(&r.logs.infos)
 	return nil
 }
 
-// settleBy notes until when routes that failed may need others' routes.
-func (r *loop) settleBy() {
+// noteFailures notes until when routes that failed may need others' routes, and which
+// devices could not be had.
+func (r *loop) noteFailures() {
 	var until time.Time
 	broken := make(map[state.Key]bool)
 	for k, f := range r.failures {
-		if state.IsDevice(r.desired.want[k]) && r.have[k].Owner != state.Foreign { // what another's device does is no news of ours
+		if state.IsDevice(r.desired.want[k]) && r.have[k].Owner != state.Foreign { // what another's device does does not concern us
 			broken[k] = true
 		}
-		if f.routed && !f.blocked && f.since.Add(unsettledMost).After(until) {
-			until = f.since.Add(unsettledMost)
+		if f.routed && !f.blocked && f.since.Add(awaitRoutesMost).After(until) {
+			until = f.since.Add(awaitRoutesMost)
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.unsettled, r.broken = until, broken
+	r.awaitRoutes, r.broken = until, broken
 }
 
 // connected reports whether this host's own end of the overlay is in place, as
@@ -139,9 +140,9 @@ type tally struct {
 	before, now map[state.Key]*failure
 	pace        Pace
 	// jitter is one for the pass: what fails together is tried again together.
-	jitter float64
-	said   *notice.Log
-	news   summary
+	jitter   float64
+	limiter  *notice.Log
+	warnings summary
 }
 
 // fail notes that an object could not be had, for the reason err.
@@ -176,8 +177,8 @@ func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 	}
 	lasts := max(time.Since(f.since), later.After) >= failureDebounce
 	if lasts && !slices.Contains(f.logged, f.reason) && len(f.logged) < reasonsMost && !errors.Is(err, errUnmet) && !f.settling &&
-		t.said.Event(what.String()+": "+f.reason) { // else the next time that is asked: a failure that stays is logged
-		t.news.add(f.reason, what)
+		t.limiter.Event(what.String()+": "+f.reason) { // else the next time that is asked: a failure that stays is logged
+		t.warnings.add(f.reason, what)
 		f.logged = append(f.logged, f.reason)
 	}
 	t.now[k] = f
@@ -224,7 +225,7 @@ type replacement struct {
 
 func (r replacement) String() string { return fmt.Sprintf("%s in the place of %s", r.Object, r.was) }
 
-// apply takes the steps, notes what the target then has, and logs what was
+// apply takes the steps, notes what the dataplane then has, and logs what was
 // done. What was there before, as it is wanted, is restored by it.
 func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Observed) []error {
 	errs := r.applyStages(ctx, ops, missing)
@@ -248,7 +249,7 @@ func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before
 			done.add("replaced an unmarked route, such as an older flannel leaves", replacement{op.Want, replaced.Text})
 		case there && was.Object == op.Want:
 			r.restored = true
-			if r.conflicts < conflictAfter { // from then on, what it was each time is no news
+			if r.conflicts < conflictAfter { // from then on, it is not logged each time
 				done.add("restored", op.Want)
 			}
 		case op.Verb == state.Create:

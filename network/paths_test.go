@@ -16,8 +16,8 @@ import (
 	"flanneld/subnet"
 )
 
-// pathWorld answers as a host that has all routes that are wished, and foreign ones.
-type pathWorld struct {
+// pathFixture answers as a host that has all routes that are wished, and foreign ones.
+type pathFixture struct {
 	PathView
 	mu      sync.Mutex
 	foreign []kernel.TableRoute
@@ -27,19 +27,19 @@ type pathWorld struct {
 	asked   []netip.Addr
 }
 
-func (w *pathWorld) Interfaces(context.Context) ([]kernel.Interface, error) {
+func (w *pathFixture) Interfaces(context.Context) ([]kernel.Interface, error) {
 	return []kernel.Interface{{Name: "eth0", Up: true, Addrs: []kernel.Address{{Prefix: hostNet}}}}, nil
 }
 
-func (w *pathWorld) Rules(context.Context) ([]kernel.Rule, error) { return nil, nil }
+func (w *pathFixture) Rules(context.Context) ([]kernel.Rule, error) { return nil, nil }
 
-func (w *pathWorld) ForeignRoutes(_ context.Context, counts func(netip.Prefix) bool) ([]kernel.TableRoute, error) {
+func (w *pathFixture) ForeignRoutes(_ context.Context, counts func(netip.Prefix) bool) ([]kernel.TableRoute, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(w.foreign), func(r kernel.TableRoute) bool { return !counts(r.Dst) }), nil
 }
 
-func (w *pathWorld) Paths(_ context.Context, queries []kernel.PathQuery) ([]kernel.Path, error) {
+func (w *pathFixture) Paths(_ context.Context, queries []kernel.PathQuery) ([]kernel.Path, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	paths := make([]kernel.Path, len(queries))
@@ -50,7 +50,7 @@ func (w *pathWorld) Paths(_ context.Context, queries []kernel.PathQuery) ([]kern
 	return paths, nil
 }
 
-func (w *pathWorld) path(to netip.Addr) kernel.Path {
+func (w *pathFixture) path(to netip.Addr) kernel.Path {
 	if w.down {
 		return kernel.Path{Err: unix.ENETUNREACH}
 	}
@@ -68,7 +68,7 @@ func (w *pathWorld) path(to netip.Addr) kernel.Path {
 	return kernel.Path{Dev: "eth0"}
 }
 
-func (w *pathWorld) Matched(q kernel.PathQuery) (kernel.TableRoute, bool, error) {
+func (w *pathFixture) Matched(q kernel.PathQuery) (kernel.TableRoute, bool, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, r := range w.foreign {
@@ -85,7 +85,7 @@ func (w *pathWorld) Matched(q kernel.PathQuery) (kernel.TableRoute, bool, error)
 
 // change changes the world, and tells p of it. It returns whom the kernel is asked about
 // then.
-func (w *pathWorld) change(p *Paths, f func()) []netip.Addr {
+func (w *pathFixture) change(p *Paths, f func()) []netip.Addr {
 	w.mu.Lock()
 	w.asked = nil
 	if f != nil {
@@ -100,11 +100,11 @@ func (w *pathWorld) change(p *Paths, f func()) []netip.Addr {
 	return w.asked
 }
 
-// pathBubble runs f with Paths on a world, and what they last reported.
-func pathBubble(t *testing.T, f func(p *Paths, w *pathWorld, reported func() []Obstacle, moved *int)) {
+// withPaths runs f with Paths on a world, and what they last reported.
+func withPaths(t *testing.T, f func(p *Paths, w *pathFixture, reported func() []Obstacle, moved *int)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &pathWorld{routed: make(map[netip.Addr]bool)}
+		w := &pathFixture{routed: make(map[netip.Addr]bool)}
 		var mu sync.Mutex
 		var now []Obstacle
 		moved := 0
@@ -142,7 +142,7 @@ func foreign(dst string) kernel.TableRoute {
 
 // Of very many peers some are asked about, but those that something is about always are.
 func TestPathsOfManyPeers(t *testing.T) {
-	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
+	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
 		const peers = 20 * pathCheckAll
 		wished := pathWish(1, peers)
 		p.SetDesired(wished)
@@ -190,7 +190,7 @@ func TestPathsOfManyPeers(t *testing.T) {
 
 // What is missing of ours, because nothing can be had, is no obstacle.
 func TestNoPathIsNoObstacle(t *testing.T) {
-	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
+	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
 		p.SetDesired(pathWish(1, 9))
 		w.change(p, func() { w.down = true })
 		if o := reported(); len(o) > 0 {
@@ -201,7 +201,7 @@ func TestNoPathIsNoObstacle(t *testing.T) {
 
 // A route of ours that is back while the kernel is being asked is in nobody's way.
 func TestRestoredRouteIsNoObstacle(t *testing.T) {
-	pathBubble(t, func(p *Paths, w *pathWorld, reported func() []Obstacle, _ *int) {
+	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
 		p.SetDesired(pathWish(1, 9))
 		w.change(p, func() { w.late = true })
 		if o := reported(); len(o) > 0 {
@@ -213,7 +213,7 @@ func TestRestoredRouteIsNoObstacle(t *testing.T) {
 // Who is on the link is known before a backend asks; it changes when routes do, and not
 // while there is no way at all.
 func TestLinksFollowRoutes(t *testing.T) {
-	pathBubble(t, func(p *Paths, w *pathWorld, _ func() []Obstacle, moved *int) {
+	withPaths(t, func(p *Paths, w *pathFixture, _ func() []Obstacle, moved *int) {
 		wished := directDesired(lease(1, 1), lease(2, 2))
 		w.routed[peerAddr(2)] = true
 		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), wished.Peers[:1])

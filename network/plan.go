@@ -45,14 +45,14 @@ type plan struct {
 	devices  map[string]bool          // that are wanted
 	local    map[state.Key]bool       // what is wanted for no peer, but for this host itself
 	problems map[ip.Subnet]string     // leases that the backend can do nothing with
-	// news are the subnets whose problems may not be as they were when it was
+	// changedProblems are the subnets whose problems may not be as they were when it was
 	// last emptied.
-	news map[ip.Subnet]struct{}
+	changedProblems map[ip.Subnet]struct{}
 	// claims are the leases that call for objects which others may call for, too. Where
-	// there are several for one, it may have to be settled which of them get what they
+	// there are several for one, it may have to be decided which of them get what they
 	// call for.
 	claims    map[state.Key][]*subnet.Lease
-	unsettled map[state.Key]struct{}
+	conflicts map[state.Key]struct{}
 	// unreadable are the leases of which the backend cannot read how to reach
 	// the peer: what the host has for them stays.
 	unreadable map[ip.Subnet]bool
@@ -124,21 +124,21 @@ func (p *plan) follow(before, after []*subnet.Lease) {
 			p.add(come)
 		}
 	}
-	p.settle()
+	p.resolve()
 }
 
 // add puts the objects of a lease among those that are wanted.
 func (p *plan) add(l *subnet.Lease) {
 	objects, err := p.spec.Backend.Peer(p.spec.Host, p.spec.Own, l)
 	if err != nil {
-		p.tell(l, err.Error())
+		p.report(l, err.Error())
 		if errors.As(err, new(backend.Unreadable)) {
 			p.unreadable[l.Subnet], p.reread = true, true
 		}
 		return
 	}
 	if o := claimed(objects); o != nil && !p.claim(o.Key(), l) {
-		return // to be settled
+		return // to be resolved
 	}
 	p.put(objects)
 }
@@ -146,7 +146,7 @@ func (p *plan) add(l *subnet.Lease) {
 // remove takes the objects of a lease away.
 func (p *plan) remove(l *subnet.Lease) {
 	objects := p.objects(l)
-	p.tell(l, "")
+	p.report(l, "")
 	if p.unreadable[l.Subnet] {
 		delete(p.unreadable, l.Subnet)
 		p.reread = true
@@ -184,12 +184,12 @@ func (p *plan) changeOf(k state.Key) state.Set {
 	return c.want
 }
 
-// tell sets what is wrong with a lease; nothing, if why is empty.
-func (p *plan) tell(l *subnet.Lease, why string) {
+// report sets what is wrong with a lease; nothing, if why is empty.
+func (p *plan) report(l *subnet.Lease, why string) {
 	if p.problems[l.Subnet] == why {
 		return
 	}
-	p.news[l.Subnet] = struct{}{}
+	p.changedProblems[l.Subnet] = struct{}{}
 	if why == "" {
 		delete(p.problems, l.Subnet)
 	} else {
@@ -198,16 +198,16 @@ func (p *plan) tell(l *subnet.Lease, why string) {
 }
 
 // objects returns what the backend makes of a lease. That is a pure function of
-// what is desired, so it can be asked again what it said before.
+// what is desired, so it can be asked again for what it returned before.
 func (p *plan) objects(l *subnet.Lease) []state.Object {
 	objects, _ := p.spec.Backend.Peer(p.spec.Host, p.spec.Own, l)
 	return objects
 }
 
 func (p *plan) rebuild() {
-	p.news = make(map[ip.Subnet]struct{})
+	p.changedProblems = make(map[ip.Subnet]struct{})
 	for s := range p.problems {
-		p.news[s] = struct{}{}
+		p.changedProblems[s] = struct{}{}
 	}
 	local := p.spec.Backend.Local(p.spec.Host, p.spec.Config.Network(), p.spec.Own)
 	local = append(local, p.spec.Rules.objects(p.spec.Config, p.spec.Own)...)
@@ -229,7 +229,7 @@ func (p *plan) rebuild() {
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
 	p.claims = make(map[state.Key][]*subnet.Lease, claims)
-	p.unsettled = make(map[state.Key]struct{})
+	p.conflicts = make(map[state.Key]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)
 	p.put(local)
 	for _, o := range local {
@@ -242,5 +242,5 @@ func (p *plan) rebuild() {
 	for _, l := range p.spec.Peers {
 		p.add(l)
 	}
-	p.settle()
+	p.resolve()
 }

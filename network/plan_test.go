@@ -99,13 +99,13 @@ func testPlanFollows(t *testing.T, r *rand.Rand, desire func(...*subnet.Lease) D
 		if missed := unseen(before, p.want, changed); step > 0 && missed != nil {
 			t.Fatalf("changed, and not said so: %v", missed)
 		}
-		for s := range p.news {
+		for s := range p.changedProblems {
 			delete(told, s)
 			if why := p.problems[s]; why != "" {
 				told[s] = why
 			}
 		}
-		clear(p.news)
+		clear(p.changedProblems)
 		if !maps.Equal(told, p.problems) {
 			t.Fatalf("told of the problems %v; there are %v", told, p.problems)
 		}
@@ -171,7 +171,7 @@ func TestPlanKeeps(t *testing.T) {
 	p := planeDesired{unreadable: []ip.Subnet{peerSubnet(1)}, devices: map[string]bool{"flannel.1": true}}
 	base, mac := peerSubnet(1).V4.Addr(), state.MAC{2, 1}
 	neigh := state.Neigh{Dev: "flannel.1", Addr: base, MAC: mac}
-	keep := p.keeper(state.Observed{neigh.Key(): {Object: neigh, Owner: state.Ours}})
+	keep := p.retained(state.Observed{neigh.Key(): {Object: neigh, Owner: state.Ours}})
 	elsewhere := state.Route{Dst: route(1, 1).Dst, Metric: state.YieldingMetric}
 	for o, want := range map[state.Object]bool{
 		route(1, 1): true, nexthop(1, 1): true, neigh: true, state.FDB{Dev: "flannel.1", MAC: mac}: true,

@@ -57,7 +57,7 @@ func testHistories(t *testing.T, s uint64, from, to int) {
 				}
 			})
 			h := &history{
-				rig:        newRig(t),
+				fixture:    newFixture(t),
 				Rand:       rand.New(rand.NewPCG(s, uint64(i))),
 				leases:     make(map[int]*subnet.Lease),
 				unreadable: make(map[int]int),
@@ -79,7 +79,7 @@ const (
 
 // history is one thing after another that happens to a host.
 type history struct {
-	*rig
+	*fixture
 	*rand.Rand
 	leases   map[int]*subnet.Lease
 	nexthops bool // the network is large

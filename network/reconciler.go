@@ -43,7 +43,7 @@ const watchPause = time.Second
 // logs are what all loops log to: what they say in one moment is one line.
 type logs struct {
 	warnings, infos notice.Gather
-	said            notice.Log // decides about the warnings, and what lasts
+	limiter         notice.Log // decides about the warnings, and what lasts
 }
 
 func newLogs() *logs {
@@ -172,22 +172,22 @@ func (r *Reconciler) replan() {
 
 // logUseless logs, once, of which leases the backend can make nothing.
 func (r *Reconciler) logUseless() {
-	var news summary
-	for s := range r.plan.news {
+	var warnings summary
+	for s := range r.plan.changedProblems {
 		switch why := r.plan.problems[s]; why {
 		case r.useless[s]:
 		case "":
 			delete(r.useless, s)
 		default:
-			if !r.logs.said.Event(s.String() + ": " + why) {
+			if !r.logs.limiter.Event(s.String() + ": " + why) {
 				continue // next time, if it stays
 			}
-			news.add(why, s)
+			warnings.add(why, s)
 			r.useless[s] = why
 		}
-		delete(r.plan.news, s)
+		delete(r.plan.changedProblems, s)
 	}
-	news.log(&r.logs.warnings)
+	warnings.log(&r.logs.warnings)
 }
 
 // update makes a change of what the status is made of, and reports it if it is another one.

@@ -25,7 +25,7 @@ func TestRoutesOfOthersToTheWorldStay(t *testing.T) {
 		"192.168.0.0/16": false, "192.168.1.0/24": false, "10.0.0.0/16": false, "10.0.0.0/24": false,
 	} {
 		r := kernel.TableRoute{Dst: netip.MustParsePrefix(dst), Dev: "tun0", Table: unix.RT_TABLE_MAIN}
-		world := &pathWorld{foreign: []kernel.TableRoute{r}}
+		world := &pathFixture{foreign: []kernel.TableRoute{r}}
 		to := r.Dst.Addr().Next()
 		c := newPathCheck(world, &w, pathsSeen{foreign: world.foreign})
 		q := question{
@@ -43,7 +43,7 @@ func TestRoutesOfOthersToTheWorldStay(t *testing.T) {
 func TestRemediesQuoteInterfaces(t *testing.T) {
 	prefix := netip.MustParsePrefix("10.0.0.1/24")
 	w := desire()
-	c := newPathCheck(&pathWorld{}, &w, pathsSeen{ifaces: []kernel.Interface{{Name: "$(reboot)", Addrs: []kernel.Address{{Prefix: prefix}}}}})
+	c := newPathCheck(&pathFixture{}, &w, pathsSeen{ifaces: []kernel.Interface{{Name: "$(reboot)", Addrs: []kernel.Address{{Prefix: prefix}}}}})
 	if remedy := c.addrRemedy(kernel.TableRoute{Dst: prefix.Masked(), Dev: "$(reboot)"}); remedy != "ip addr del 10.0.0.1/24 dev '$(reboot)'" {
 		t.Error(remedy)
 	}

@@ -29,12 +29,13 @@ func claimed(objects []state.Object) state.Object {
 // claim notes that a lease calls for an object. It reports whether it is the
 // only one.
 func (p *plan) claim(k state.Key, l *subnet.Lease) bool {
-	claims := append(p.claims[k], l)
+	claims := p.claims[k]
+	claims = append(claims, l)
 	p.claims[k] = claims
 	if len(claims) == 1 {
 		return true
 	}
-	p.unsettled[k] = struct{}{}
+	p.conflicts[k] = struct{}{}
 	return false
 }
 
@@ -45,7 +46,7 @@ func (p *plan) unclaim(k state.Key, l *subnet.Lease) {
 		return
 	}
 	p.claims[k] = claims
-	p.unsettled[k] = struct{}{}
+	p.conflicts[k] = struct{}{}
 }
 
 // renew notes that a lease was written again, as it was.
@@ -62,13 +63,13 @@ func (p *plan) renew(l *subnet.Lease) {
 		}
 	}
 	if len(claims) > 1 {
-		p.unsettled[k] = struct{}{}
+		p.conflicts[k] = struct{}{}
 	}
 }
 
-// settle decides between the leases that call for the same object.
-func (p *plan) settle() {
-	for k := range p.unsettled {
+// resolve decides between the leases that call for the same object.
+func (p *plan) resolve() {
+	for k := range p.conflicts {
 		claims := p.claims[k]
 		if len(claims) == 0 {
 			continue
@@ -82,15 +83,15 @@ func (p *plan) settle() {
 			objects := p.objects(l)
 			if claimed(objects) == right {
 				agreed = append(agreed, objects)
-				p.tell(l, "")
+				p.report(l, "")
 				continue
 			}
 			p.take(objects)
-			p.tell(l, fmt.Sprintf("its %s is that of lease %s, too, which is newer", state.Claim(right), newest.Subnet))
+			p.report(l, fmt.Sprintf("its %s is that of lease %s, too, which is newer", state.Claim(right), newest.Subnet))
 		}
 		for _, objects := range agreed {
 			p.put(objects)
 		}
 	}
-	clear(p.unsettled)
+	clear(p.conflicts)
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // errUnmet is why a step is not taken. The step that it waits for has a failure
-// of its own, and is what there is to tell.
+// of its own, and is what there is to report.
 var errUnmet = errors.New("what it depends on could not be had")
 
 // unmet says which steps must wait for others that failed.

@@ -7,7 +7,7 @@ import (
 	"flanneld/pkg/notice"
 )
 
-// summary gathers what is said alike of many things, to say it in one line.
+// summary gathers what happened alike to many things, to log it in one line.
 type summary struct {
 	order []string
 	about map[string]*mention
@@ -37,7 +37,7 @@ func (s *summary) add(what string, about fmt.Stringer) {
 	}
 }
 
-// log has each thing said logged.
+// log logs each of these lines.
 func (s *summary) log(to *notice.Gather) {
 	var lines []string
 	for _, what := range s.order {

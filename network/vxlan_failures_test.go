@@ -21,27 +21,27 @@ func TestReadyWithTheDevice(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		spec  Desired
-		spoil func(*rig)
-		mend  func(*rig)
+		spoil func(*fixture)
+		mend  func(*fixture)
 		late  time.Duration
 	}{
-		{"nothing", w, func(*rig) {}, nil, 0},
-		{"an entry fails", w, func(r *rig) { r.fake.Refuse(fdb(1).Key(), errRefused) }, nil, 0},
-		{"the device fails", w, func(r *rig) { r.fake.Refuse(device().Key(), errRefused) }, func(r *rig) { r.fake.Refuse(device().Key(), nil) }, retryMost},
-		{"the address fails", w, func(r *rig) { r.fake.Refuse(ownAddr.Key(), errRefused) }, func(r *rig) { r.fake.Refuse(ownAddr.Key(), nil) }, retryMost},
-		{"no interface", w, func(r *rig) { r.check(r.fake.DelLink("eth0")) }, func(r *rig) { r.check(r.fake.AddLink("eth0")) }, debounce},
-		{"interface down", func() Desired { v := w; v.Host.Up = false; return v }(), func(r *rig) { r.check(r.fake.SetLink("eth0", false)) }, func(r *rig) {
+		{"nothing", w, func(*fixture) {}, nil, 0},
+		{"an entry fails", w, func(r *fixture) { r.fake.Refuse(fdb(1).Key(), errRefused) }, nil, 0},
+		{"the device fails", w, func(r *fixture) { r.fake.Refuse(device().Key(), errRefused) }, func(r *fixture) { r.fake.Refuse(device().Key(), nil) }, retryMost},
+		{"the address fails", w, func(r *fixture) { r.fake.Refuse(ownAddr.Key(), errRefused) }, func(r *fixture) { r.fake.Refuse(ownAddr.Key(), nil) }, retryMost},
+		{"no interface", w, func(r *fixture) { r.check(r.fake.DelLink("eth0")) }, func(r *fixture) { r.check(r.fake.AddLink("eth0")) }, debounce},
+		{"interface down", func() Desired { v := w; v.Host.Up = false; return v }(), func(r *fixture) { r.check(r.fake.SetLink("eth0", false)) }, func(r *fixture) {
 			r.check(r.fake.SetLink("eth0", true))
 			r.SetDesired(w)
 		}, debounce},
-		{"another device", w, func(r *rig) {
+		{"another device", w, func(r *fixture) {
 			v := device()
 			v.Port = 4789
 			r.check(r.fake.AddVXLAN(v))
 			r.check(r.fake.AddAddr(v.Name, ownAddr.Prefix))
 			r.fake.Refuse(ownAddr.Key(), errRefused)
-		}, func(r *rig) { r.fake.Refuse(ownAddr.Key(), nil) }, retryMost},
-		{"an old device that stays", w, func(r *rig) {
+		}, func(r *fixture) { r.fake.Refuse(ownAddr.Key(), nil) }, retryMost},
+		{"an old device that stays", w, func(r *fixture) {
 			v := device()
 			v.Name, v.VNI = "flannel.2", 2
 			r.check(r.fake.AddVXLAN(v))
@@ -50,7 +50,7 @@ func TestReadyWithTheDevice(t *testing.T) {
 		}, nil, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(r *rig) {
+			bubble(t, func(r *fixture) {
 				c.spoil(r)
 				r.start()
 				r.SetDesired(c.spec)
@@ -72,7 +72,7 @@ func TestReadyWithTheDevice(t *testing.T) {
 
 // A device that is made anew has all that was on it in the same pass.
 func TestDeviceMadeAnewAtOnce(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(r *fixture) {
 		r.there(backendDesired(&subnet.Config{}, `{"Port":4789}`, vxlanLease(1, 1), vxlanLease(2, 2)))
 		r.fake.SetDeaf(true)
 		r.start()
@@ -115,7 +115,7 @@ func TestVxlanDependencies(t *testing.T) {
 		"route, by hops":  {largeVxlanDesired(vxlanLease(1, 1)), vxlanDesired(), direct.Key(), tunnelledHop},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *rig) {
+			bubble(t, func(r *fixture) {
 				r.start()
 				r.SetDesired(c.from)
 				r.pass(time.Second)
@@ -139,7 +139,7 @@ func TestVxlanDependencies(t *testing.T) {
 
 // A quick pass, too, leaves what something still uses that could not be changed.
 func TestQuickPassAfterFailure(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(r *fixture) {
 		second := farLease(2, 1)
 		r.start()
 		r.SetDesired(directDesired(farLease(1, 1), second))
@@ -162,7 +162,7 @@ func TestQuickPassAfterFailure(t *testing.T) {
 
 // A device that cannot have its MTU does not keep new peers out.
 func TestDeviceThatCannotBeAltered(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
@@ -181,7 +181,7 @@ func TestDeviceThatCannotBeAltered(t *testing.T) {
 
 // Where something of someone else is in the way of a route, the rest is there.
 func TestForeignRouteIntoTheTunnel(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(static(route(1, 9))))
 		r.start()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
@@ -200,7 +200,7 @@ func TestForeignRouteIntoTheTunnel(t *testing.T) {
 
 // The device comes back with its interface even if that took long.
 func TestVxlanLongWithoutInterface(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(r *fixture) {
 		w := vxlanDesired(vxlanLease(1, 1))
 		r.start()
 		r.SetDesired(w)
@@ -220,7 +220,7 @@ func TestVxlanLongWithoutInterface(t *testing.T) {
 // What this host is said to be made for is what it is made for: a device that
 // refuses its new MTU still has the old one.
 func TestStatusTellsTheHostAsItIs(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(r *fixture) {
 		r.fake.Refuse(device().Key(), unix.EBUSY)
 		r.start()
 		w := vxlanDesired(vxlanLease(1, 1))

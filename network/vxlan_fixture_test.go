@@ -111,7 +111,7 @@ func directDesired(peers ...*subnet.Lease) Desired {
 }
 
 // wantOn checks all that is on flannel.1.
-func (r *rig) wantOn(neighs []state.Neigh, fdbs []state.FDB, addrs ...netip.Prefix) {
+func (r *fixture) wantOn(neighs []state.Neigh, fdbs []state.FDB, addrs ...netip.Prefix) {
 	r.Helper()
 	if got := r.fake.Neighs("flannel.1"); !slices.Equal(got, neighs) {
 		r.Fatalf("neighbours: %v, want %v", got, neighs)
@@ -126,10 +126,10 @@ func (r *rig) wantOn(neighs []state.Neigh, fdbs []state.FDB, addrs ...netip.Pref
 
 // unlike tells how the host is not as desired; empty if it is. What else it has
 // does not count.
-func (r *rig) unlike(w Desired) string { return r.unlikeBut(w) }
+func (r *fixture) unlike(w Desired) string { return r.unlikeBut(w) }
 
 // unlikeBut does not look at some kinds of objects.
-func (r *rig) unlikeBut(w Desired, kinds ...state.Kind) string {
+func (r *fixture) unlikeBut(w Desired, kinds ...state.Kind) string {
 	var p planned
 	p.set(w)
 	has := func(o state.Object) bool {

@@ -25,7 +25,7 @@ var (
 )
 
 // addForeign adds what others have elsewhere on the host.
-func (r *rig) addForeign() {
+func (r *fixture) addForeign() {
 	r.Helper()
 	v := foreignDevice
 	r.check(r.fake.AddLink("eth1"))
@@ -41,7 +41,7 @@ func (r *rig) addForeign() {
 }
 
 // wantUntouched checks that nothing was done to what others have.
-func (r *rig) wantUntouched() {
+func (r *fixture) wantUntouched() {
 	r.Helper()
 	for _, op := range r.fake.Applied() {
 		k := op.Key()
@@ -52,7 +52,7 @@ func (r *rig) wantUntouched() {
 }
 
 // heals checks that the host comes to be as desired within d.
-func (r *rig) heals(w Desired, d time.Duration) {
+func (r *fixture) heals(w Desired, d time.Duration) {
 	r.Helper()
 	synctest.Wait()
 	start := time.Now()
@@ -77,25 +77,25 @@ func farLease(n, via int) *subnet.Lease { return far(vxlanLease(n, via)) }
 // Whatever is done to the host by hand, it is right again in no time.
 func TestVxlanHeals(t *testing.T) {
 	const dev = "flannel.1"
-	each := func(do func(*rig, int)) func(*rig) {
-		return func(r *rig) {
+	each := func(do func(*fixture, int)) func(*fixture) {
+		return func(r *fixture) {
 			for n := range 20 {
 				do(r, n)
 			}
 		}
 	}
-	one := func(do func(*rig, int)) func(*rig) { return func(r *rig) { do(r, 7) } }
-	delRoute := func(r *rig, n int) { r.check(r.fake.DelRoute(r.fake.Routes(peerSubnet(n).V4)[0])) }
-	delFDB := func(r *rig, n int) { r.check(r.fake.DelFDB(r.fdbOf(n))) }
-	delNeigh := func(r *rig, n int) { r.check(r.fake.DelNeigh(dev, neigh(n, n).Addr)) }
-	misplace := func(r *rig, n int) {
+	one := func(do func(*fixture, int)) func(*fixture) { return func(r *fixture) { do(r, 7) } }
+	delRoute := func(r *fixture, n int) { r.check(r.fake.DelRoute(r.fake.Routes(peerSubnet(n).V4)[0])) }
+	delFDB := func(r *fixture, n int) { r.check(r.fake.DelFDB(r.fdbOf(n))) }
+	delNeigh := func(r *fixture, n int) { r.check(r.fake.DelNeigh(dev, neigh(n, n).Addr)) }
+	misplace := func(r *fixture, n int) {
 		f := r.fdbOf(n)
 		f.Dst = peerAddr(99)
 		r.check(r.fake.AddFDB(f))
 	}
 	for _, c := range []struct {
 		name   string
-		damage func(*rig)
+		damage func(*fixture)
 	}{
 		{"a route", one(delRoute)},
 		{"all routes", each(delRoute)},
@@ -105,21 +105,21 @@ func TestVxlanHeals(t *testing.T) {
 		{"all FDB entries that lead elsewhere", each(misplace)},
 		{"a neighbour", one(delNeigh)},
 		{"all neighbours", each(delNeigh)},
-		{"neighbours with another MAC address", each(func(r *rig, n int) { r.check(r.fake.AddNeigh(neigh(n, 99), true)) })},
-		{"neighbours that are not permanent", each(func(r *rig, n int) { r.check(r.fake.AddNeigh(neigh(n, 1+n), false)) })},
-		{"the device down", func(r *rig) { r.check(r.fake.SetLink(dev, false)) }},
-		{"the device down and up", func(r *rig) {
+		{"neighbours with another MAC address", each(func(r *fixture, n int) { r.check(r.fake.AddNeigh(neigh(n, 99), true)) })},
+		{"neighbours that are not permanent", each(func(r *fixture, n int) { r.check(r.fake.AddNeigh(neigh(n, 1+n), false)) })},
+		{"the device down", func(r *fixture) { r.check(r.fake.SetLink(dev, false)) }},
+		{"the device down and up", func(r *fixture) {
 			r.check(r.fake.SetLink(dev, false))
 			r.check(r.fake.SetLink(dev, true))
 		}},
-		{"the device deleted", func(r *rig) { r.check(r.fake.DelLink(dev)) }},
-		{"a device of another kind", func(r *rig) {
+		{"the device deleted", func(r *fixture) { r.check(r.fake.DelLink(dev)) }},
+		{"a device of another kind", func(r *fixture) {
 			for r.fake.AddLink(dev) != nil { // the daemon may be there first
 				_ = r.fake.DelLink(dev)
 			}
 			_ = r.fake.AddAddr(dev, ownAddr.Prefix)
 		}},
-		{"another tunnel by that name", func(r *rig) {
+		{"another tunnel by that name", func(r *fixture) {
 			v := device()
 			v.Port, v.Lower = 4789, "eth1"
 			for r.fake.AddVXLAN(v) != nil {
@@ -127,23 +127,23 @@ func TestVxlanHeals(t *testing.T) {
 			}
 			_ = r.fake.AddAddr(dev, ownAddr.Prefix)
 		}},
-		{"the MAC address", func(r *rig) { r.check(r.fake.SetMAC(dev, hostMAC(99))) }},
-		{"the same MAC address", func(r *rig) { r.check(r.fake.SetMAC(dev, hostMAC(0))) }},
-		{"the MTU", func(r *rig) { r.check(r.fake.SetMTU(dev, 1280)) }},
-		{"the address", func(r *rig) { r.check(r.fake.DelAddr(dev, ownAddr.Prefix)) }},
-		{"another address", func(r *rig) { r.check(r.fake.AddAddr(dev, netip.PrefixFrom(ownAddr.Prefix.Addr(), 24))) }},
-		{"the interface down and up", func(r *rig) {
+		{"the MAC address", func(r *fixture) { r.check(r.fake.SetMAC(dev, hostMAC(99))) }},
+		{"the same MAC address", func(r *fixture) { r.check(r.fake.SetMAC(dev, hostMAC(0))) }},
+		{"the MTU", func(r *fixture) { r.check(r.fake.SetMTU(dev, 1280)) }},
+		{"the address", func(r *fixture) { r.check(r.fake.DelAddr(dev, ownAddr.Prefix)) }},
+		{"another address", func(r *fixture) { r.check(r.fake.AddAddr(dev, netip.PrefixFrom(ownAddr.Prefix.Addr(), 24))) }},
+		{"the interface down and up", func(r *fixture) {
 			r.check(r.fake.SetLink("eth0", false))
 			r.pass(time.Minute)
 			r.check(r.fake.SetLink("eth0", true))
 		}},
-		{"the interface made anew", func(r *rig) {
+		{"the interface made anew", func(r *fixture) {
 			r.check(r.fake.DelLink("eth0"))
 			r.pass(time.Hour)
 			r.check(r.fake.AddLink("eth0"))
 			r.check(r.fake.AddAddr("eth0", hostNet))
 		}},
-		{"the interface made anew at once", func(r *rig) {
+		{"the interface made anew at once", func(r *fixture) {
 			r.check(r.fake.DelLink("eth0"))
 			r.check(r.fake.AddLink("eth0"))
 			r.check(r.fake.AddAddr("eth0", hostNet))
@@ -153,7 +153,7 @@ func TestVxlanHeals(t *testing.T) {
 			"small": vxlanDesired(manyLeases(vxlanLease)...), "large": largeVxlanDesired(manyLeases(vxlanLease)...), "direct": directDesired(manyLeases(farLease)...),
 		} {
 			t.Run(c.name+", "+name, func(t *testing.T) {
-				bubble(t, func(r *rig) {
+				bubble(t, func(r *fixture) {
 					r.addForeign()
 					r.start()
 					r.SetDesired(w)
@@ -179,7 +179,7 @@ func TestVxlanHeals(t *testing.T) {
 	}
 }
 
-func (r *rig) fdbOf(n int) state.FDB {
+func (r *fixture) fdbOf(n int) state.FDB {
 	r.Helper()
 	for _, f := range r.fake.FDBs("flannel.1") {
 		if f.MAC == hostMAC(1+n) {
@@ -230,7 +230,7 @@ func TestVxlanWishes(t *testing.T) {
 	for was, from := range wishes {
 		for is, to := range wishes {
 			t.Run(was+" to "+is, func(t *testing.T) {
-				bubble(t, func(r *rig) {
+				bubble(t, func(r *fixture) {
 					r.addForeign()
 					r.start()
 					r.SetDesired(from)
@@ -258,7 +258,7 @@ func TestVxlanWishes(t *testing.T) {
 
 // wantOnly checks that of what is in our networks there is as much as desired,
 // and no more.
-func (r *rig) wantOnly(w Desired) {
+func (r *fixture) wantOnly(w Desired) {
 	r.Helper()
 	if why := r.unlike(w); why != "" {
 		r.Error(why)
@@ -276,7 +276,7 @@ func (r *rig) wantOnly(w Desired) {
 	}
 }
 
-func (r *rig) dump() state.Observed {
+func (r *fixture) dump() state.Observed {
 	r.Helper()
 	have, err := r.fake.Dump(r.Context(), nil)
 	r.check(err)
@@ -285,7 +285,7 @@ func (r *rig) dump() state.Observed {
 
 // A quick pass does for leases that come, move and go.
 func TestVxlanQuickPass(t *testing.T) {
-	bubble(t, func(r *rig) {
+	bubble(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)

@@ -42,9 +42,9 @@ var ErrSettling = errors.New("waiting until others have stopped changing it")
 // Dataplane holds objects. A Dataplane is safe for concurrent use of Watch with the
 // other methods; those are called by one goroutine.
 type Dataplane interface {
-	// Dump returns everything of the kinds that the target holds: all that is
+	// Dump returns everything of the kinds that the dataplane holds: all that is
 	// ours, and of the rest at least what occupies a key that objects of ours
-	// could have. want is what is wanted of these kinds, for targets that look for
+	// could have. want is what is wanted of these kinds, for dataplanes that look for
 	// that alone, and beside it. It is not changed during the call, nor kept after it.
 	Dump(ctx context.Context, want state.Set) (state.Observed, error)
 
@@ -53,7 +53,7 @@ type Dataplane interface {
 	// no failure.
 	Apply(ctx context.Context, ops []state.Op) []error
 
-	// Watch calls emit for what happens to the target, whoever caused it, until
+	// Watch calls emit for what happens to the dataplane, whoever caused it, until
 	// ctx ends, and calls ready once from when on nothing escapes it. Events may
 	// come late, doubled, or without cause. Watch returns an error if it can't go on.
 	Watch(ctx context.Context, ready func(), emit func(Event)) error

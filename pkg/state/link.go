@@ -46,8 +46,8 @@ func (o Op) Flushes(dev string) Flush {
 // putRight reports whether what is there can be put right as it is; else it has to be made
 // anew.
 func putRight(there Object) bool {
-	u, odd := there.(Unmanaged)
-	if !odd {
+	u, unmanaged := there.(Unmanaged)
+	if !unmanaged {
 		return true
 	}
 	i, ok := u.(interface{ InPlace() bool })

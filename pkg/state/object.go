@@ -42,7 +42,7 @@ type Unmanaged interface {
 	Is() Object
 }
 
-// managed is what an object is, however odd it is; nil if it is nothing of ours.
+// managed is what an object is, even if unmanaged; nil if it is nothing of ours.
 func managed(o Object) Object {
 	if u, ok := o.(Unmanaged); ok {
 		return u.Is()

@@ -17,7 +17,7 @@ type above struct {
 	tunnels *Dataplane
 }
 
-// Above returns the tunnels and the target that has their devices as one target: tunnels
+// Above returns the tunnels and the dataplane that has their devices as one dataplane: tunnels
 // begin when there is a device, and routes to it come after that.
 func (t *Dataplane) Above(below dataplane.Dataplane) dataplane.Dataplane { return above{below, t} }
 

@@ -1,5 +1,5 @@
 // Package tunnels holds tunnels through user space, and tells them where their
-// peers are: a target beside the kernel.
+// peers are: a dataplane beside the kernel.
 package tunnels
 
 import (
