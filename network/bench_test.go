@@ -66,8 +66,7 @@ func (f fast) Apply(_ context.Context, ops []state.Op) []error {
 func firstPass(b *testing.B, r *Reconciler, w Desired) {
 	b.Helper()
 	l := r.loops[0]
-	r.SetDesired(w)
-	r.replan()
+	r.replan(w)
 	l.take()
 	if err := l.fullPass(b.Context()); err != nil {
 		b.Fatal(err)
@@ -122,8 +121,7 @@ func BenchmarkQuickPass(b *testing.B) {
 		for b.Loop() {
 			w.Peers = peers[i%2]
 			i++
-			r.SetDesired(w)
-			r.replan()
+			r.replan(w)
 			changed, needFullPass, noticed, _ := r.loops[0].take()
 			if needFullPass || noticed || len(changed) > 5 || !r.loops[0].quickPass(b.Context(), changed, false) {
 				b.Fatal("not a quick pass")

@@ -145,3 +145,39 @@ func TestDumpsThatFailAgainAndAgainAreLoggedRarely(t *testing.T) {
 		t.Errorf("logged %d times: %q", bad, got)
 	}
 }
+
+// So is a lease that can be made nothing of, without another change.
+func TestUselessLeaseThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
+	const flaps = 9
+	garbled := vxlanLease(1, 1)
+	garbled.BackendData = "{}"
+	const marker = "it stays"
+	got := lines(t, func(r *fixture) {
+		r.start()
+		for range flaps {
+			r.SetDesired(vxlanDesired(garbled))
+			r.pass(time.Second)
+			r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
+			r.pass(time.Second)
+		}
+		r.SetDesired(vxlanDesired(garbled))
+		r.pass(time.Minute)
+		klog.Info(marker)
+		r.pass(time.Hour)
+	})
+	bad, late := 0, -1 // since it stays
+	for _, line := range got {
+		switch {
+		case line == marker:
+			late = 0
+		case strings.HasPrefix(line, peerSubnet(1).String()+": "):
+			bad++
+			if late >= 0 {
+				late++
+			}
+		}
+	}
+	if late != 1 || bad >= flaps {
+		t.Errorf("logged %d times, and %d since it stays:\n%s", bad, late, strings.Join(got, "\n"))
+	}
+}

@@ -57,11 +57,8 @@ type Reconciler struct {
 	report func(Status)
 	planes []Plane
 	loops  []*loop
-	wake   chan struct{} // one slot: there is a new desired state
-	ready  chan struct{} // closed once all loops have converged
-
-	mu   sync.Mutex
-	spec *Desired // the latest, if not taken yet
+	latest once.Slot[Desired] // what is desired, if not taken yet
+	ready  chan struct{}      // closed once all loops have converged
 
 	// Of Run's planning alone:
 	plan    *plan
@@ -91,7 +88,7 @@ type Status struct {
 func NewReconciler(report func(Status), planes ...Plane) *Reconciler {
 	r := &Reconciler{
 		report: report, planes: planes,
-		wake: make(chan struct{}, 1), ready: make(chan struct{}),
+		latest: once.NewSlot[Desired](), ready: make(chan struct{}),
 		plan: newPlan(planes), useless: make(map[ip.Subnet]string),
 		ofLoops: make([]loopStatus, len(planes)), logs: newLogs(),
 	}
@@ -102,12 +99,7 @@ func NewReconciler(report func(Status), planes ...Plane) *Reconciler {
 }
 
 // SetDesired replaces what is desired.
-func (r *Reconciler) SetDesired(w Desired) {
-	r.mu.Lock()
-	r.spec = &w
-	r.mu.Unlock()
-	once.Wake(r.wake)
-}
+func (r *Reconciler) SetDesired(w Desired) { r.latest.Put(w) }
 
 // Try returns why a dataplane could not have what is to be wanted in the place of what is.
 func (r *Reconciler) Try(ctx context.Context, before, after []state.Object) error {
@@ -142,8 +134,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
-			case <-r.wake:
-				r.replan()
+			case w := <-r.latest:
+				r.replan(w)
 			case <-unsaid.C:
 				r.logUseless()
 			}
@@ -152,16 +144,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// replan takes the latest desired state and hands on what it changes.
-func (r *Reconciler) replan() {
-	r.mu.Lock()
-	w := r.spec
-	r.spec = nil
-	r.mu.Unlock()
-	if w == nil {
-		return
-	}
-	for i, c := range r.plan.set(*w) {
+// replan hands on what a desired state changes.
+func (r *Reconciler) replan(w Desired) {
+	for i, c := range r.plan.set(w) {
 		if c.needFullPass || len(c.want) > 0 {
 			r.loops[i].set(c)
 		}
