@@ -25,7 +25,7 @@ type imagined struct{ *dataplanetest.Fake }
 
 func (imagined) Interfaces(context.Context) ([]kernel.Interface, error) {
 	return []kernel.Interface{{
-		Name: "eth0", Index: 2, MTU: 1500, Up: true,
+		Name: "eth0", Index: 2, MTU: 1500, Up: true, Forwards: true,
 		Addrs: []kernel.Address{{Prefix: netip.MustParsePrefix("192.168.0.2/24")}},
 	}}, nil
 }
@@ -40,7 +40,7 @@ func (imagined) RouteTo(netip.Addr) (string, netip.Addr, error) {
 
 func (imagined) HasNexthops() bool { return false }
 
-func (imagined) Passages(context.Context) ([]kernel.Passage, bool, error) { return nil, true, nil }
+func (imagined) Forwards() bool { return true }
 
 var _ network.View = imagined{}
 

@@ -22,7 +22,6 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/ec2"
-	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/dataplane/tunnels"
 	"flanneld/pkg/ip"
@@ -62,7 +61,7 @@ type host interface {
 	dataplane.Dataplane
 	network.View
 	HasNexthops() bool
-	Passages(ctx context.Context) (all []kernel.Passage, hostForwards bool, err error)
+	Forwards() bool
 }
 
 // serve is the daemon on a given store and host.

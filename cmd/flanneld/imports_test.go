@@ -37,7 +37,7 @@ var fences = []fence{
 // netlinkUsers may import a netlink library. Who is attached to a TUN device, and
 // whose it is, is told by netlink only. The lab is test equipment.
 var netlinkUsers = map[string][]string{
-	"github.com/vishvananda/netlink": {"pkg/dataplane/kernel", "pkg/tun", "pkg/lab"},
+	"github.com/vishvananda/netlink": {"pkg/tun", "pkg/lab"},
 	"github.com/mdlayher/netlink":    {"pkg/dataplane/netfilter"},
 	"github.com/google/nftables":     {"pkg/dataplane/netfilter"},
 }

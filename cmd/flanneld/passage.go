@@ -38,13 +38,13 @@ func (d *daemon) followPassages(ctx context.Context) error {
 		if own == nil {
 			continue
 		}
-		all, hostForwards, err := d.machine.Passages(ctx)
+		ifaces, err := d.machine.Interfaces(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err == nil:
 			d.notices.Over("forwarding")
-			d.obstacles.report("passages", closedPassages(all, hostForwards, b, host, own.Subnet.V4))
+			d.obstacles.report("passages", closedPassages(ifaces, d.machine.Forwards(), b, host, own.Subnet.V4))
 			continue
 		case d.notices.State("forwarding", err.Error()):
 			klog.Warningf("whether this host forwards packets is not known: %v", err)
@@ -56,35 +56,35 @@ func (d *daemon) followPassages(ctx context.Context) error {
 // closedPassages returns what keeps packets of the overlay from passing through the
 // host. They come in by the interface that pods are behind and, from other hosts, by the
 // backend's device or the external interface.
-func closedPassages(all []kernel.Passage, hostForwards bool, b backend.Backend, host backend.Host, own netip.Prefix) []network.Obstacle {
+func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Backend, host backend.Host, own netip.Prefix) []network.Obstacle {
 	var obstacles []network.Obstacle
 	var closed []string
 	entrances := 0
 	device := b.Device(host)
-	hasPods := func(p kernel.Passage) bool {
-		return slices.ContainsFunc(p.Addrs, func(a netip.Prefix) bool { return own.Contains(a.Addr()) })
+	hasPods := func(i kernel.Interface) bool {
+		return slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return own.Contains(a.Prefix.Addr()) })
 	}
-	elsewhere := slices.ContainsFunc(all, func(p kernel.Passage) bool { return p.Up && p.Name != device && hasPods(p) })
-	for _, p := range all {
-		if p.Name == host.Iface && !p.Carrier {
-			o := network.Obstacle{Subject: p.Name, Problem: "it has no carrier: no packet leaves this host or comes in"}
-			if p.ProtoDown {
-				o.Remedy = "ip link set " + printable.Word(p.Name) + " protodown off"
+	elsewhere := slices.ContainsFunc(ifaces, func(i kernel.Interface) bool { return i.Up && i.Name != device && hasPods(i) })
+	for _, i := range ifaces {
+		if i.Name == host.Iface && i.NoCarrier {
+			o := network.Obstacle{Subject: i.Name, Problem: "it has no carrier: no packet leaves this host or comes in"}
+			if i.ProtoDown {
+				o.Remedy = "ip link set " + printable.Word(i.Name) + " protodown off"
 			}
 			obstacles = append(obstacles, o)
 		}
-		pods := hasPods(p)
-		if pods && !p.Up && !elsewhere {
+		pods := hasPods(i)
+		if pods && !i.Up && !elsewhere {
 			obstacles = append(obstacles, network.Obstacle{
-				Subject: p.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + printable.Word(p.Name) + " up",
+				Subject: i.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + printable.Word(i.Name) + " up",
 			})
 		}
-		if !pods && p.Name != device && (p.Name != host.Iface || !b.Unencapsulated()) {
+		if !pods && i.Name != device && (i.Name != host.Iface || !b.Unencapsulated()) {
 			continue
 		}
 		entrances++
-		if !p.Forwards {
-			closed = append(closed, p.Name)
+		if !i.Forwards {
+			closed = append(closed, i.Name)
 		}
 	}
 	switch {

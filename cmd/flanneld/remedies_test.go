@@ -18,13 +18,14 @@ func TestRemediesQuoteInterfaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := netip.MustParsePrefix("10.5.1.0/24")
-	found := closedPassages([]kernel.Passage{
-		{Name: "$(reboot)", Up: true, ProtoDown: true, Forwards: true},
-		{Name: "`reboot`'", Up: true, Carrier: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.5.1.2/24")}},
-		{Name: "eth0.7", Up: true, Carrier: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.5.1.3/24")}},
+	addrs := func(a string) []kernel.Address { return []kernel.Address{{Prefix: netip.MustParsePrefix(a)}} }
+	found := closedPassages([]kernel.Interface{
+		{Name: "$(reboot)", Up: true, NoCarrier: true, ProtoDown: true, Forwards: true},
+		{Name: "`reboot`'", Up: true, Addrs: addrs("10.5.1.2/24")},
+		{Name: "eth0.7", Up: true, Addrs: addrs("10.5.1.3/24")},
 	}, true, b, backend.Host{Iface: "$(reboot)"}, own)
-	found = append(found, closedPassages([]kernel.Passage{
-		{Name: ";reboot;", Carrier: true, Forwards: true, Addrs: []netip.Prefix{netip.MustParsePrefix("10.5.1.1/24")}},
+	found = append(found, closedPassages([]kernel.Interface{
+		{Name: ";reboot;", Forwards: true, Addrs: addrs("10.5.1.1/24")},
 	}, true, b, backend.Host{Iface: "eth0"}, own)...)
 	var all []string
 	for _, o := range found {
@@ -47,11 +48,12 @@ func TestLeftoverBridgeIsNoObstacle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	addrs := []netip.Prefix{netip.MustParsePrefix("10.5.1.1/24")}
-	left := kernel.Passage{Name: "docker0", Carrier: true, Forwards: true, Addrs: addrs}
-	other := kernel.Passage{Name: "cni0", Up: true, Carrier: true, Forwards: true, Addrs: addrs}
-	look := func(all ...kernel.Passage) int {
-		return len(closedPassages(all, true, b, backend.Host{Iface: "eth0"}, addrs[0].Masked()))
+	p := netip.MustParsePrefix("10.5.1.1/24")
+	left := kernel.Interface{Name: "docker0", Forwards: true, Addrs: []kernel.Address{{Prefix: p}}}
+	other := left
+	other.Name, other.Up = "cni0", true
+	look := func(ifaces ...kernel.Interface) int {
+		return len(closedPassages(ifaces, true, b, backend.Host{Iface: "eth0"}, p.Masked()))
 	}
 	if alone, beside := look(left), look(left, other); alone != 1 || beside != 0 {
 		t.Errorf("%d obstacles if it is the only one, %d beside another one", alone, beside)

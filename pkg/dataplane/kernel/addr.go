@@ -10,113 +10,89 @@ import (
 	"flanneld/pkg/state"
 )
 
-// unmanagedAddr is an address of a device of ours such as this program does not
-// make.
-type unmanagedAddr struct {
-	state.Addr
-	peer netip.Addr // of a point-to-point address; else the address itself
-	text string
-}
-
-func (a unmanagedAddr) String() string { return a.text }
-
-// Is implements state.Unmanaged.
-func (a unmanagedAddr) Is() state.Object { return a.Addr }
-
-// appendAddr adds the messages for op, whose objects are addresses.
-func (b *batch) appendAddr(op state.Op, seq uint32, ifindex int) {
-	remove := func(o state.Object, seq uint32) {
-		if a, ok := o.(unmanagedAddr); ok {
-			b.addrMessage(unix.RTM_DELADDR, 0, seq, a.Addr, a.peer, ifindex)
-		} else {
-			a := o.(state.Addr)
-			b.addrMessage(unix.RTM_DELADDR, 0, seq, a, a.Prefix.Addr(), ifindex)
-		}
+// addrMessage adds a message about an address.
+func (b *batch) addrMessage(typ, flags uint16, seq uint32, o state.Object, ifindex int) {
+	p := as[state.Addr](o).Prefix
+	peer := p.Addr()
+	if u, ok := o.(unmanaged); ok {
+		peer = u.peer
 	}
-	if op.Verb == state.Delete {
-		remove(op.Have, seq)
-		return
-	}
-	if _, odd := op.Have.(unmanagedAddr); odd { // the kernel replaces next to nothing of an address
-		remove(op.Have, seq|aside)
-	}
-	a := op.Want.(state.Addr)
-	b.addrMessage(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, seq, a, a.Prefix.Addr(), ifindex)
-}
-
-func (b *batch) addrMessage(typ, flags uint16, seq uint32, a state.Addr, peer netip.Addr, ifindex int) {
-	header := [unix.SizeofIfAddrmsg]byte{familyOf(peer), byte(a.Prefix.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
+	header := [unix.SizeofIfAddrmsg]byte{familyOf(peer), byte(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
 	native.PutUint32(header[4:], uint32(ifindex))
 	b.begin(typ, flags, seq, header[:])
-	b.addr(unix.IFA_LOCAL, a.Prefix.Addr())
+	b.addr(unix.IFA_LOCAL, p.Addr())
 	b.addr(unix.IFA_ADDRESS, peer)
 	b.end()
 }
 
-// decodeAddr reads the payload of a RTM_NEWADDR or RTM_DELADDR message. It
-// reports false for what is not an IPv4 address of a device of ours.
-func decodeAddr(b []byte, links *links) (state.Entry, bool) {
-	if len(b) < unix.SizeofIfAddrmsg || b[0] != unix.AF_INET {
-		return state.Entry{}, false
+// rawAddr is a message about an address of an interface, decoded.
+type rawAddr struct {
+	index int
+	bits  int
+	flags uint32
+	scope byte
+	local netip.Addr
+	peer  netip.Addr // of a point-to-point address; else the address itself
+	label string
+}
+
+// decodeAddr reads the payload of a RTM_NEWADDR or RTM_DELADDR message.
+func decodeAddr(b []byte) (rawAddr, bool) {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return rawAddr{}, false
 	}
-	dev := links.name(int(native.Uint32(b[4:])))
-	if !links.ours(dev) {
-		return state.Entry{}, false
-	}
-	bits, flags, scope := int(b[1]), uint32(b[2]), b[3]
-	var local, peer netip.Addr
-	label := dev
+	r := rawAddr{index: int(native.Uint32(b[4:])), bits: int(b[1]), flags: uint32(b[2]), scope: b[3]}
 	for typ, data := range attrs(b[unix.SizeofIfAddrmsg:]) {
 		switch typ {
 		case unix.IFA_LOCAL:
-			local, _ = netip.AddrFromSlice(data)
+			r.local, _ = netip.AddrFromSlice(data)
 		case unix.IFA_ADDRESS:
-			peer, _ = netip.AddrFromSlice(data)
+			r.peer, _ = netip.AddrFromSlice(data)
 		case unix.IFA_LABEL:
-			label = unix.ByteSliceToString(data)
+			r.label = unix.ByteSliceToString(data)
 		case unix.IFA_FLAGS:
-			flags = u32(data)
+			r.flags = u32(data)
 		}
 	}
-	if !peer.IsValid() {
-		peer = local
+	// Of IPv6, only what has a peer has both.
+	if !r.local.IsValid() {
+		r.local = r.peer
 	}
-	if !local.Is4() || !peer.Is4() || bits > 32 {
-		return state.Entry{}, false
+	if !r.peer.IsValid() {
+		r.peer = r.local
 	}
-	a := state.Addr{Dev: dev, Prefix: netip.PrefixFrom(local, bits)}
-	var odd strings.Builder
-	if peer != local {
-		fmt.Fprintf(&odd, " peer %s", peer)
-	}
-	if scope != unix.RT_SCOPE_UNIVERSE {
-		fmt.Fprintf(&odd, " scope %d", scope)
-	}
-	if label != dev {
-		fmt.Fprintf(&odd, " label %s", label)
-	}
-	// Secondary is what comes later to the same network: nothing of its own.
-	if flags&^unix.IFA_F_SECONDARY != unix.IFA_F_PERMANENT {
-		fmt.Fprintf(&odd, " flags %#x", flags)
-	}
-	if odd.Len() > 0 {
-		return state.Entry{Object: unmanagedAddr{a, peer, a.String() + odd.String()}, Owner: state.Ours}, true
-	}
-	return state.Entry{Object: a, Owner: state.Ours}, true
+	family := familyOf(r.local)
+	return r, r.local.IsValid() && familyOf(r.peer) == family && b[0] == family && r.bits <= r.local.BitLen()
 }
 
-// decodeLocal reads from the payload of an address message whose address it is about,
-// by index, and that; the zero Prefix for what is not an IPv4 address.
-func decodeLocal(b []byte) (index int, address netip.Prefix) {
-	if len(b) < unix.SizeofIfAddrmsg || b[0] != unix.AF_INET {
-		return 0, netip.Prefix{}
+// entry turns the address into what it is to the reconciler; false if it is none of IPv4
+// on a device of ours.
+func (r rawAddr) entry(links *links) (state.Entry, bool) {
+	dev := links.name(r.index)
+	if !r.local.Is4() || !links.ours(dev) {
+		return state.Entry{}, false
 	}
-	for typ, data := range attrs(b[unix.SizeofIfAddrmsg:]) {
-		if a, ok := netip.AddrFromSlice(data); ok && typ == unix.IFA_LOCAL && a.Is4() {
-			address = netip.PrefixFrom(a, int(b[1]))
-		}
+	a := state.Addr{Dev: dev, Prefix: netip.PrefixFrom(r.local, r.bits)}
+	var differs strings.Builder
+	if r.peer != r.local {
+		fmt.Fprintf(&differs, " peer %s", r.peer)
 	}
-	return int(native.Uint32(b[4:])), address
+	if r.scope != unix.RT_SCOPE_UNIVERSE {
+		fmt.Fprintf(&differs, " scope %d", r.scope)
+	}
+	if r.label != dev && r.label != "" {
+		fmt.Fprintf(&differs, " label %s", r.label)
+	}
+	// Secondary is what comes later to the same network: nothing of its own.
+	if r.flags&^unix.IFA_F_SECONDARY != unix.IFA_F_PERMANENT {
+		fmt.Fprintf(&differs, " flags %#x", r.flags)
+	}
+	if differs.Len() == 0 {
+		return state.Entry{Object: a, Owner: state.Ours}, true
+	}
+	// The kernel replaces next to nothing of an address.
+	u := unmanaged{Object: a, text: a.String() + differs.String(), remake: true, peer: r.peer}
+	return state.Entry{Object: u, Owner: state.Ours}, true
 }
 
 // addAddr puts e into have. The same address may be there with several peers: it
@@ -128,9 +104,13 @@ func addAddr(have state.Observed, e state.Entry) {
 	}
 }
 
-// dumpAddrs calls f with each address of a device, as a message's payload.
-func dumpAddrs(index int, f func([]byte)) error {
-	header := [unix.SizeofIfAddrmsg]byte{unix.AF_INET}
+// dumpAddrs calls f with each address of a family, of one device if index is not 0.
+func dumpAddrs(family byte, index int, f func(rawAddr)) error {
+	header := [unix.SizeofIfAddrmsg]byte{family}
 	native.PutUint32(header[4:], uint32(index))
-	return dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, header[:], f)
+	return dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, header[:], func(payload []byte) {
+		if r, ok := decodeAddr(payload); ok {
+			f(r)
+		}
+	})
 }

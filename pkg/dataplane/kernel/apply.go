@@ -112,33 +112,60 @@ func (b *batch) append(op state.Op, seq uint32, links *links) (bool, error) {
 	if index == 0 && kind != state.KindNexthop && kind != state.KindRoute {
 		return false, nil // gone, with its device
 	}
-	if kind == state.KindRoute && index == 0 && byDevice(routeOf(obj)) {
+	if kind == state.KindRoute && index == 0 && byDevice(as[state.Route](obj)) {
 		return false, nil // gone, with its device; the kernel would delete any to there
 	}
-	switch kind {
-	case state.KindAddr:
-		b.appendAddr(op, seq, index)
-	case state.KindNeigh:
-		b.appendNeigh(op, seq, index)
-	case state.KindFDB:
-		b.appendFDB(op, seq, index)
-	case state.KindNexthop:
-		b.appendNexthop(op, seq, index)
-	case state.KindRoute:
-		b.appendRoute(op, seq, index)
-	default:
-		return false, fmt.Errorf("a kernel has no %s", kind)
+	err = b.step(op, seq, index)
+	return err == nil, err
+}
+
+// step adds the messages for op, whose object is on the device with the given index.
+func (b *batch) step(op state.Op, seq uint32, index int) error {
+	if op.Verb == state.Delete {
+		return b.object(op.Have, true, 0, seq, index)
 	}
-	return true, nil
+	if u, ok := op.Have.(unmanaged); ok && u.remake {
+		_ = b.object(op.Have, true, 0, seq|aside, index)
+	}
+	// What the kernel finds out by itself, such as a neighbour, may be there at any time, so
+	// to create it is to replace it.
+	var flags uint16 = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	if kind := op.Key().Kind; op.Verb == state.Create && (kind == state.KindNexthop || kind == state.KindRoute) {
+		flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
+	}
+	return b.object(op.Want, false, flags, seq, index)
+}
+
+// object adds the message that makes or removes an object.
+func (b *batch) object(o state.Object, remove bool, flags uint16, seq uint32, index int) error {
+	var typ uint16
+	if remove {
+		typ = 1 // each type of message to delete follows that to make
+	}
+	switch kind := o.Key().Kind; kind {
+	case state.KindAddr:
+		b.addrMessage(unix.RTM_NEWADDR+typ, flags, seq, o, index)
+	case state.KindNeigh:
+		b.neighMessage(unix.RTM_NEWNEIGH+typ, flags, seq, as[state.Neigh](o), index)
+	case state.KindFDB:
+		b.fdbMessage(unix.RTM_NEWNEIGH+typ, flags, seq, o, index)
+	case state.KindNexthop:
+		b.nexthopMessage(unix.RTM_NEWNEXTHOP+typ, flags, seq, as[state.Nexthop](o), index)
+	case state.KindRoute:
+		b.routeMessage(unix.RTM_NEWROUTE+typ, flags, seq, as[state.Route](o), index)
+	default:
+		return fmt.Errorf("a kernel has no %s", kind)
+	}
+	return nil
 }
 
 // deviceOf returns the name of the device that an object is on.
 func deviceOf(o state.Object) string {
 	switch k := o.Key(); k.Kind {
 	case state.KindNexthop:
-		return nexthopOf(o).Dev
+		return as[state.Nexthop](o).Dev
 	case state.KindRoute:
-		return routeOf(o).Dev
+		return as[state.Route](o).Dev
 	default:
 		return k.Scope
 	}
@@ -197,7 +224,7 @@ func explain(op state.Op, errno syscall.Errno, text string) error {
 	if op.Verb == state.Delete && kind == state.KindAddr && errno == unix.EADDRNOTAVAIL {
 		return nil // gone already
 	}
-	if op.Verb == state.Delete && kind == state.KindRoute && errno == unix.EINVAL && routeOf(op.Have).Nexthop != 0 {
+	if op.Verb == state.Delete && kind == state.KindRoute && errno == unix.EINVAL && as[state.Route](op.Have).Nexthop != 0 {
 		return nil // gone already, with its nexthop
 	}
 	err := refusal(errno, text)

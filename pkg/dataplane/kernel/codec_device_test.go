@@ -25,10 +25,17 @@ func (b *batch) sizes(t *testing.T) (payload []byte) {
 	return payload
 }
 
+// must adds the messages for a step that the kernel knows.
+func (b *batch) must(op state.Op, index int) {
+	if err := b.step(op, 1, index); err != nil {
+		panic(err)
+	}
+}
+
 // FuzzDecodeNeigh feeds the decoder with anything, and with what was encoded.
 func FuzzDecodeNeigh(f *testing.F) {
 	var b batch
-	b.appendFDB(create(state.FDB{Dev: "flannel.1", MAC: state.MAC{2}, Dst: netip.MustParseAddr("192.168.0.9")}), 1, 4)
+	b.must(create(state.FDB{Dev: "flannel.1", MAC: state.MAC{2}, Dst: netip.MustParseAddr("192.168.0.9")}), 4)
 	f.Add(b.buf[unix.SizeofNlMsghdr:], []byte{192, 168, 0, 9}, []byte{2, 1, 2, 3, 4, 5})
 	f.Add([]byte{}, []byte{}, []byte{})
 	f.Add(make([]byte, 30), make([]byte, 4), make([]byte, 6))
@@ -48,7 +55,7 @@ func FuzzDecodeNeigh(f *testing.F) {
 		}
 		var b batch
 		fdb := state.FDB{Dev: "flannel.1", MAC: m, Dst: a}
-		b.appendFDB(change(unmanagedFDB{fdb, ""}, fdb), 1, 4)
+		b.must(change(unmanaged{Object: fdb, remake: true}, fdb), 4)
 		r, ok := decodeNeigh(b.sizes(t))
 		if e, is := r.fdb("flannel.1"); !ok || !is || e.Object != fdb || e.Owner != state.Ours || r.ifindex != 4 {
 			t.Fatalf("%s is decoded to %+v, %+v", fdb, r, e)
@@ -58,7 +65,7 @@ func FuzzDecodeNeigh(f *testing.F) {
 		}
 		b = batch{}
 		neigh := state.Neigh{Dev: "flannel.1", MAC: m, Addr: a}
-		b.appendNeigh(create(neigh), 1, 4)
+		b.must(create(neigh), 4)
 		r, ok = decodeNeigh(b.sizes(t))
 		if e, is := r.neigh("flannel.1"); !ok || !is || e.Object != neigh || e.Owner != state.Ours || r.ifindex != 4 {
 			t.Fatalf("%s is decoded to %+v, %+v", neigh, r, e)
@@ -70,12 +77,15 @@ func FuzzDecodeNeigh(f *testing.F) {
 // for the flag that the kernel sets.
 func FuzzDecodeAddr(f *testing.F) {
 	var b batch
-	b.appendAddr(create(state.Addr{Dev: "flannel.1", Prefix: netip.MustParsePrefix("10.1.0.0/32")}), 1, 4)
+	b.must(create(state.Addr{Dev: "flannel.1", Prefix: netip.MustParsePrefix("10.1.0.0/32")}), 4)
 	f.Add(b.buf[unix.SizeofNlMsghdr:], []byte{10, 1, 0, 0}, uint8(32))
 	f.Add([]byte{}, []byte{}, uint8(0))
 	f.Fuzz(func(t *testing.T, payload, addr []byte, bits uint8) {
-		if e, ok := decodeAddr(payload, devices); ok {
-			_ = e.Object.String()
+		if r, ok := decodeAddr(payload); ok {
+			if e, ok := r.entry(devices); ok {
+				_ = e.Object.String()
+			}
+			_ = r.address()
 		}
 
 		a, _ := netip.AddrFromSlice(addr)
@@ -84,11 +94,12 @@ func FuzzDecodeAddr(f *testing.F) {
 		}
 		want := state.Addr{Dev: "flannel.1", Prefix: netip.PrefixFrom(a, int(bits))}
 		var b batch
-		b.appendAddr(change(unmanagedAddr{want, a, ""}, want), 1, 4)
+		b.must(change(unmanaged{Object: want, remake: true, peer: a}, want), 4)
 		b.attr32(unix.IFA_FLAGS, unix.IFA_F_PERMANENT)
 		b.end()
-		if e, ok := decodeAddr(b.sizes(t), devices); !ok || e.Object != want || e.Owner != state.Ours {
-			t.Fatalf("%s is decoded to %+v, %v", want, e, ok)
+		r, ok := decodeAddr(b.sizes(t))
+		if e, is := r.entry(devices); !ok || !is || e.Object != want || e.Owner != state.Ours {
+			t.Fatalf("%s is decoded to %+v, %+v", want, r, e)
 		}
 	})
 }
@@ -104,6 +115,7 @@ func FuzzDecodeLink(f *testing.F) {
 	f.Fuzz(func(t *testing.T, payload []byte, vni uint32, port uint16, mtu int, local, mac []byte, gbp, learning bool) {
 		if r, ok := decodeLink(payload); ok {
 			_ = r.entry(devices, true).Object.String()
+			_ = r.iface()
 		}
 
 		a, ok := netip.AddrFromSlice(local)

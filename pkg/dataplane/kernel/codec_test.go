@@ -12,9 +12,9 @@ import (
 // FuzzDecodeRoute feeds the decoder with anything, and with what was encoded.
 func FuzzDecodeRoute(f *testing.F) {
 	var b batch
-	b.appendRoute(state.Op{Verb: state.Create, Want: state.Route{
+	b.must(state.Op{Verb: state.Create, Want: state.Route{
 		Dst: netip.MustParsePrefix("10.1.2.0/24"), Via: netip.MustParseAddr("192.168.0.9"), Dev: "eth0",
-	}}, 7, 3)
+	}}, 3)
 	f.Add(b.buf[unix.SizeofNlMsghdr:], []byte{10, 1, 2, 0}, []byte{192, 168, 0, 9}, uint8(24))
 	f.Add([]byte{}, []byte{}, []byte{}, uint8(0))
 	f.Add(make([]byte, 40), make([]byte, 16), make([]byte, 16), uint8(64))
@@ -32,7 +32,7 @@ func FuzzDecodeRoute(f *testing.F) {
 		}
 		want := state.Route{Dst: p, Via: v, Dev: "eth0", Onlink: bits%2 == 1}
 		var b batch
-		b.appendRoute(state.Op{Verb: state.Replace, Want: want, Have: want}, 1, 3)
+		b.must(state.Op{Verb: state.Replace, Want: want, Have: want}, 3)
 		if n := native.Uint32(b.buf); int(n) != len(b.buf) {
 			t.Fatalf("a message of %d bytes says it has %d", len(b.buf), n)
 		}
@@ -46,7 +46,7 @@ func FuzzDecodeRoute(f *testing.F) {
 		// One by its device alone may have no carrier, which is no matter.
 		want = state.Route{Dst: p, Dev: "eth0"}
 		b = batch{}
-		b.appendRoute(create(want), 1, 3)
+		b.must(create(want), 3)
 		payload = b.sizes(t)
 		payload[8] |= unix.RTNH_F_LINKDOWN | unix.RTNH_F_DEAD
 		r, _ = decodeRoute(payload)
@@ -66,7 +66,9 @@ func TestBatchAlignment(t *testing.T) {
 	var ends []int
 	for i, dst := range []string{"10.1.2.0/24", "fc00::/64"} {
 		r := state.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParsePrefix(dst).Addr().Next(), Dev: "eth0"}
-		b.appendRoute(state.Op{Verb: state.Create, Want: r}, uint32(i), 3)
+		if err := b.step(state.Op{Verb: state.Create, Want: r}, uint32(i), 3); err != nil {
+			t.Fatal(err)
+		}
 		ends = append(ends, len(b.buf))
 	}
 	b.acknowledge()
@@ -85,9 +87,9 @@ func TestBatchAlignment(t *testing.T) {
 // FuzzDecodeNexthop feeds the decoder with anything, and with what was encoded.
 func FuzzDecodeNexthop(f *testing.F) {
 	var b batch
-	b.appendNexthop(state.Op{Verb: state.Create, Want: state.Nexthop{
+	b.must(state.Op{Verb: state.Create, Want: state.Nexthop{
 		ID: 7, Via: netip.MustParseAddr("192.168.0.9"), Dev: "eth0",
-	}}, 7, 3)
+	}}, 3)
 	f.Add(b.buf[unix.SizeofNlMsghdr:], []byte{192, 168, 0, 9}, uint32(7))
 	f.Add([]byte{}, []byte{}, uint32(0))
 	f.Add(make([]byte, 20), make([]byte, 16), uint32(1<<31))
@@ -103,7 +105,7 @@ func FuzzDecodeNexthop(f *testing.F) {
 		}
 		want := state.Nexthop{ID: id, Via: v, Dev: "eth0", Onlink: id%2 == 1}
 		var b batch
-		b.appendNexthop(state.Op{Verb: state.Replace, Want: want, Have: want}, 1, 3)
+		b.must(state.Op{Verb: state.Replace, Want: want, Have: want}, 3)
 		if n := native.Uint32(b.buf); int(n) != len(b.buf) {
 			t.Fatalf("a message of %d bytes says it has %d", len(b.buf), n)
 		}

@@ -15,14 +15,9 @@ import (
 // permanent neighbours and forwarding databases; its routes, those of the main
 // table with metric 0; and its nexthop objects.
 func (k *Kernel) Dump(ctx context.Context, _ state.Set) (state.Observed, error) {
-	var all *links
-	var ours []rawLink
-	err := uninterrupted(ctx, func() (err error) {
-		all, ours, err = dumpLinks()
-		return err
-	})
+	all, ours, err := listLinks(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing interfaces: %w", err)
+		return nil, err
 	}
 	if err := k.deleteTrial(all); err != nil {
 		return nil, fmt.Errorf("deleting the device %s: %w", trialName, err)
@@ -86,8 +81,8 @@ func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Observe
 		return nil
 	}
 	err = uninterrupted(ctx, func() error {
-		return dumpAddrs(r.index, func(payload []byte) {
-			if e, ok := decodeAddr(payload, links); ok && e.Object.Key().Scope == r.name {
+		return dumpAddrs(unix.AF_INET, r.index, func(a rawAddr) {
+			if e, ok := a.entry(links); ok && a.index == r.index {
 				addAddr(have, e)
 			}
 		})
@@ -125,7 +120,7 @@ func add(have state.Observed, e state.Entry) {
 	case was.Owner == state.Ours && e.Owner == state.Ours:
 		// Someone appended a route with our mark. Whichever is wanted, this one
 		// goes first: a kernel replaces none by one that is further behind.
-		e.Object = unmanagedRoute{routeOf(e.Object), "a second " + e.Object.String()}
+		e.Object = unmanaged{Object: as[state.Route](e.Object), text: "a second " + e.Object.String()}
 		e.Front = &was
 	case was.Owner == state.Ours:
 		e = was

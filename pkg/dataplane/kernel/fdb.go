@@ -8,41 +8,14 @@ import (
 	"flanneld/pkg/state"
 )
 
-// unmanagedFDB is an entry of a forwarding database such as this program does not
-// make.
-type unmanagedFDB struct {
-	state.FDB
-	text string
-}
-
-func (f unmanagedFDB) String() string { return f.text }
-
-// Is implements state.Unmanaged.
-func (f unmanagedFDB) Is() state.Object { return f.FDB }
-
-// appendFDB adds the messages for op, whose objects are entries of forwarding
-// databases. As for neighbours, to create is to replace.
-func (b *batch) appendFDB(op state.Op, seq uint32, ifindex int) {
-	remove := func(o state.Object, seq uint32) {
-		if other, ok := o.(unmanagedFDB); ok {
-			b.beginFDB(unix.RTM_DELNEIGH, 0, seq, other.MAC, ifindex) // whatever its destination
-		} else {
-			f := o.(state.FDB)
-			b.beginFDB(unix.RTM_DELNEIGH, 0, seq, f.MAC, ifindex)
-			b.addr(unix.NDA_DST, f.Dst)
-		}
-		b.end()
+// fdbMessage adds a message about an entry of a forwarding database. One that is
+// unmanaged is deleted whatever its destination.
+func (b *batch) fdbMessage(typ, flags uint16, seq uint32, o state.Object, ifindex int) {
+	f := as[state.FDB](o)
+	b.beginFDB(typ, flags, seq, f.MAC, ifindex)
+	if _, ok := o.(unmanaged); !ok {
+		b.addr(unix.NDA_DST, f.Dst)
 	}
-	if op.Verb == state.Delete {
-		remove(op.Have, seq)
-		return
-	}
-	if _, odd := op.Have.(unmanagedFDB); odd { // not all of it can be replaced, as with a nexthop
-		remove(op.Have, seq|aside)
-	}
-	f := op.Want.(state.FDB)
-	b.beginFDB(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, seq, f.MAC, ifindex)
-	b.addr(unix.NDA_DST, f.Dst)
 	b.end()
 }
 
@@ -67,7 +40,8 @@ func (r rawNeigh) fdb(dev string) (state.Entry, bool) {
 	if r.extra != 0 {
 		text += fmt.Sprintf(" attribute %d", r.extra)
 	}
-	e := state.Entry{Object: unmanagedFDB{f, text}}
+	// Not all of it can be replaced, such as a nexthop.
+	e := state.Entry{Object: unmanaged{Object: f, text: text, remake: true}}
 	if permanent {
 		e.Owner = state.Ours
 	} else {

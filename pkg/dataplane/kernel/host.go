@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
@@ -34,6 +34,10 @@ type Interface struct {
 	VXLAN  bool      // a VXLAN device
 	Bridge bool      // a bridge
 	Addrs  []Address
+
+	NoCarrier bool // it is up, and what is at its other end is not
+	ProtoDown bool // someone keeps its carrier off
+	Forwards  bool // IPv4 packets that come in by it are forwarded
 }
 
 // Address is an address of an interface.
@@ -45,57 +49,6 @@ type Address struct {
 	Temporary bool
 }
 
-// Passage is what decides whether packets can pass through an interface.
-type Passage struct {
-	Name string
-	Up   bool
-	// Carrier is false if the interface is up, and what is at its other end is not.
-	Carrier bool
-	// ProtoDown is whether someone keeps its carrier off.
-	ProtoDown bool
-	// Forwards is whether IPv4 packets that come in by it are forwarded.
-	Forwards bool
-	Addrs    []netip.Prefix // of IPv4
-}
-
-// Passages returns the interfaces, by index, and whether the host forwards IPv4 packets:
-// whether interfaces that it will have do.
-func (*Kernel) Passages(ctx context.Context) (all []Passage, hostForwarding bool, err error) {
-	at := make(map[int]*Passage)
-	err = uninterrupted(ctx, func() error {
-		clear(at)
-		return dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(payload []byte) {
-			if r, ok := decodeLink(payload); ok {
-				at[r.index] = &Passage{
-					Name: r.name, Up: r.up, Carrier: !r.up || r.flags&unix.IFF_LOWER_UP != 0,
-					ProtoDown: r.protoDown, Forwards: r.forwards,
-				}
-			}
-		})
-	})
-	if err != nil {
-		return nil, false, fmt.Errorf("listing interfaces: %w", err)
-	}
-	err = uninterrupted(ctx, func() error {
-		for _, p := range at {
-			p.Addrs = nil
-		}
-		return dumpAddrs(0, func(payload []byte) {
-			index, address := decodeLocal(payload)
-			if p := at[index]; p != nil && address.IsValid() {
-				p.Addrs = append(p.Addrs, address)
-			}
-		})
-	})
-	if err != nil {
-		return nil, false, fmt.Errorf("listing addresses: %w", err)
-	}
-	for _, index := range slices.Sorted(maps.Keys(at)) {
-		all = append(all, *at[index])
-	}
-	return all, hostForwards(), nil
-}
-
 // DefaultRoute is a default route of the main table.
 type DefaultRoute struct {
 	Iface     string // empty for a multipath route
@@ -105,57 +58,69 @@ type DefaultRoute struct {
 
 // Interfaces returns the host's interfaces with their addresses, by index.
 func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
-	list, err := listLinks(ctx)
+	at := make(map[int]*Interface)
+	err := dumpLinks(ctx, func() { clear(at) }, func(r rawLink) { at[r.index] = r.iface() })
 	if err != nil {
 		return nil, err
 	}
-	ifaces := make([]Interface, len(list))
-	at := make(map[int]*Interface, len(list))
-	for i, l := range list {
-		a := l.Attrs()
-		ifaces[i] = Interface{
-			Name: a.Name, Index: a.Index, MTU: a.MTU,
-			Up:       a.RawFlags&unix.IFF_UP != 0,
-			Running:  a.RawFlags&unix.IFF_UP != 0 && a.RawFlags&unix.IFF_RUNNING != 0,
-			Loopback: a.Flags&net.FlagLoopback != 0,
-			Dummy:    l.Type() == "dummy",
-			Master:   a.MasterIndex,
-			VXLAN:    l.Type() == "vxlan",
-			Bridge:   l.Type() == "bridge",
-
-			PointToPoint: a.RawFlags&(unix.IFF_POINTOPOINT|unix.IFF_NOARP) != 0,
+	err = uninterrupted(ctx, func() error {
+		for _, i := range at {
+			i.Addrs = nil
 		}
-		if v, ok := l.(*netlink.Vxlan); ok {
-			src, _ := netip.AddrFromSlice(v.SrcAddr)
-			ifaces[i].Local = src.Unmap()
-		}
-		if len(a.HardwareAddr) == len(state.MAC{}) {
-			ifaces[i].MAC = state.MAC(a.HardwareAddr)
-		}
-		at[a.Index] = &ifaces[i]
-	}
-	var addrs []netlink.Addr
-	err = uninterrupted(ctx, func() (err error) {
-		addrs, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
-		return err
+		return dumpAddrs(unix.AF_UNSPEC, 0, func(r rawAddr) {
+			if i := at[r.index]; i != nil {
+				i.Addrs = append(i.Addrs, r.address())
+			}
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing addresses: %w", err)
 	}
-	for _, a := range addrs {
-		p, ok := prefixOf(a.IPNet)
-		iface := at[a.LinkIndex]
-		if !ok || iface == nil {
-			continue
-		}
-		iface.Addrs = append(iface.Addrs, Address{
-			Prefix:     p,
-			Deprecated: a.Flags&unix.IFA_F_DEPRECATED != 0,
-			Temporary:  a.Flags&unix.IFA_F_TEMPORARY != 0,
-		})
+	ifaces := make([]Interface, 0, len(at))
+	for _, index := range slices.Sorted(maps.Keys(at)) {
+		ifaces = append(ifaces, *at[index])
 	}
-	slices.SortFunc(ifaces, func(a, b Interface) int { return a.Index - b.Index })
 	return ifaces, nil
+}
+
+// iface turns the link into an interface without addresses.
+func (r rawLink) iface() *Interface {
+	is := func(flag uint32) bool { return r.flags&flag != 0 }
+	i := &Interface{
+		Name: r.name, Index: r.index, MTU: r.mtu, Master: r.master, MAC: r.mac,
+		Up:       r.up,
+		Running:  r.up && is(unix.IFF_RUNNING),
+		Loopback: is(unix.IFF_LOOPBACK),
+		Dummy:    r.kind == "dummy",
+		VXLAN:    r.kind == "vxlan",
+		Local:    r.vxlan.local,
+		Bridge:   r.kind == "bridge",
+
+		PointToPoint: is(unix.IFF_POINTOPOINT | unix.IFF_NOARP),
+		NoCarrier:    r.up && !is(unix.IFF_LOWER_UP),
+		ProtoDown:    r.protoDown,
+		Forwards:     r.forwards,
+	}
+	return i
+}
+
+// address is the address as that of an interface. One with a peer is in no network.
+func (r rawAddr) address() Address {
+	if r.peer != r.local {
+		r.bits = r.local.BitLen()
+	}
+	return Address{
+		Prefix:     netip.PrefixFrom(r.local, r.bits),
+		Deprecated: r.flags&unix.IFA_F_DEPRECATED != 0,
+		Temporary:  r.flags&unix.IFA_F_TEMPORARY != 0,
+	}
+}
+
+// Forwards reports whether this host forwards IPv4 packets at all: whether interfaces that
+// it will have do. That is for the administrator to decide.
+func (*Kernel) Forwards() bool {
+	value, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+	return err == nil && strings.TrimSpace(string(value)) != "0"
 }
 
 // DefaultRoutes returns the IPv4 default routes in the order in which the
@@ -180,11 +145,11 @@ func (*Kernel) DefaultRoutes(ctx context.Context) ([]DefaultRoute, error) {
 	for _, r := range routes {
 		d := DefaultRoute{Metric: int(r.priority), Multipath: r.multipath}
 		if !d.Multipath {
-			l, err := netlink.LinkByIndex(r.oif)
-			if err != nil {
+			l, ok, err := getLink(r.oif, "")
+			if !ok || err != nil {
 				continue // gone since
 			}
-			d.Iface = l.Attrs().Name
+			d.Iface = l.name
 		}
 		defaults = append(defaults, d)
 	}
@@ -194,26 +159,26 @@ func (*Kernel) DefaultRoutes(ctx context.Context) ([]DefaultRoute, error) {
 // RouteTo returns the interface by which the kernel reaches a, and the source
 // address that it prefers there.
 func (*Kernel) RouteTo(a netip.Addr) (iface string, src netip.Addr, err error) {
-	routes, err := netlink.RouteGet(a.AsSlice())
-	if err == nil && len(routes) == 0 {
-		err = errors.New("no route")
-	}
+	var index int
+	err = PathQuery{To: a}.ask(0, 0, func(payload []byte) {
+		for typ, data := range attrs(payload[min(unix.SizeofRtMsg, len(payload)):]) {
+			switch typ {
+			case unix.RTA_OIF:
+				index = int(u32(data))
+			case unix.RTA_PREFSRC:
+				src, _ = netip.AddrFromSlice(data)
+			}
+		}
+	})
 	if err != nil {
 		return "", netip.Addr{}, fmt.Errorf("looking up the route to %s: %w", a, err)
 	}
-	l, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	l, ok, err := getLink(index, "")
+	if err == nil && !ok {
+		err = unix.ENODEV
+	}
 	if err != nil {
 		return "", netip.Addr{}, fmt.Errorf("looking up the interface towards %s: %w", a, err)
 	}
-	src, _ = netip.AddrFromSlice(routes[0].Src)
-	return l.Attrs().Name, src.Unmap(), nil
-}
-
-func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
-	if n == nil {
-		return netip.Prefix{}, false
-	}
-	a, ok := netip.AddrFromSlice(n.IP)
-	ones, _ := n.Mask.Size()
-	return netip.PrefixFrom(a.Unmap(), ones), ok
+	return l.name, src, nil
 }

@@ -1,5 +1,5 @@
 // Package kernel keeps objects in the network stack of the namespace it runs
-// in, by netlink. No other package of the daemon does.
+// in, by netlink.
 package kernel
 
 import (
@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-
-	"github.com/vishvananda/netlink"
 
 	"flanneld/pkg/dataplane"
 )
@@ -33,28 +31,18 @@ func (e noLink) Error() string { return string(e) }
 
 func (e noLink) Is(err error) bool { return err == dataplane.ErrNoLink }
 
+var errInterrupted = errors.New("the kernel's tables changed meanwhile")
+
 // uninterrupted runs a dump until no change of the kernel's tables came between
 // its parts, a few times at most.
 func uninterrupted(ctx context.Context, dump func() error) error {
 	var err error
 	for range 5 {
-		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) || ctx.Err() != nil {
+		if err = dump(); !errors.Is(err, errInterrupted) || ctx.Err() != nil {
 			return err
 		}
 	}
 	return fmt.Errorf("%w: %w", dataplane.ErrIncomplete, err)
-}
-
-func listLinks(ctx context.Context) ([]netlink.Link, error) {
-	var list []netlink.Link
-	err := uninterrupted(ctx, func() (err error) {
-		list, err = netlink.LinkList()
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("listing interfaces: %w", err)
-	}
-	return list, nil
 }
 
 // HasNexthops reports whether the kernel knows nexthop objects: it does since

@@ -78,7 +78,7 @@ func TestOddRoutes(t *testing.T) {
 					t.Fatal(err)
 				}
 				e := have[key]
-				if _, odd := e.Object.(unmanagedRoute); !odd || !strings.Contains(e.Text, text) {
+				if _, odd := e.Object.(unmanaged); !odd || !strings.Contains(e.Text, text) {
 					t.Fatalf("there is %+v", e)
 				}
 				if protocol == unix.RTPROT_STATIC {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -26,29 +27,7 @@ func numbered(name, prefix string) bool {
 	return ok && digits != ""
 }
 
-// unmanagedVXLAN is a device by a name of ours such as this program does not make.
-type unmanagedVXLAN struct {
-	state.VXLAN // as far as it is one
-	kind        string
-	inPlace     bool
-	text        string
-}
-
-func (l unmanagedVXLAN) String() string { return l.text }
-
-// Is implements state.Unmanaged.
-func (l unmanagedVXLAN) Is() state.Object {
-	if l.kind != "vxlan" {
-		return nil
-	}
-	return l.VXLAN
-}
-
-// InPlace reports whether it can be put right as it is.
-func (l unmanagedVXLAN) InPlace() bool { return l.inPlace }
-
-// rawLink is a link message, decoded. All but the first line is read only of
-// devices of ours.
+// rawLink is a link message, decoded.
 type rawLink struct {
 	link
 	name   string
@@ -117,9 +96,6 @@ func decodeLink(b []byte) (rawLink, bool) {
 	}
 	if r.name == "" || r.index <= 0 {
 		return rawLink{}, false
-	}
-	if !isOurs(r.name) {
-		return r, true
 	}
 	for typ, data := range attrs(info) {
 		switch typ {
@@ -261,7 +237,8 @@ func (r rawLink) entry(links *links, checksumOff bool) state.Entry {
 	if r.kind == "vxlan" {
 		text = v.String() + " " + odd
 	}
-	return state.Entry{Object: unmanagedVXLAN{v, r.kind, r.tunnel(), text}, Owner: state.Ours}
+	u := unmanaged{Object: v, text: text, remake: !r.tunnel(), other: r.kind != "vxlan"}
+	return state.Entry{Object: u, Owner: state.Ours}
 }
 
 // hindrance says what of a device of ours keeps packets from going through it, and can be
@@ -328,44 +305,71 @@ func (l *links) find(name string) (int, error) {
 	}
 }
 
-// dumpLinks returns the interfaces, and apart from those the ones that are ours.
-func dumpLinks() (all *links, ours []rawLink, err error) {
-	all = &links{byIndex: make(map[int]string), byName: make(map[string]link)}
+// listLinks returns the interfaces, and apart from those the ones that are ours.
+func listLinks(ctx context.Context) (all *links, ours []rawLink, err error) {
 	before := tun.Own()
-	err = dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(payload []byte) {
-		r, ok := decodeLink(payload)
-		if !ok {
-			return
-		}
+	err = dumpLinks(ctx, func() {
+		all, ours = &links{byIndex: make(map[int]string), byName: make(map[string]link)}, nil
+	}, func(r rawLink) {
 		all.byIndex[r.index] = r.name
 		all.byName[r.name] = r.link
 		if isOurs(r.name) {
 			ours = append(ours, r)
 		}
 	})
+	if err != nil {
+		return nil, nil, err
+	}
 	judge(before, ours)
 	for _, r := range ours {
 		all.byName[r.name] = r.link
 	}
-	return all, ours, err
+	return all, ours, nil
+}
+
+// dumpLinks calls f with each link, after reset, which it calls whenever it begins.
+func dumpLinks(ctx context.Context, reset func(), f func(rawLink)) error {
+	err := uninterrupted(ctx, func() error {
+		reset()
+		return dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(payload []byte) {
+			if r, ok := decodeLink(payload); ok {
+				f(r)
+			}
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("listing interfaces: %w", err)
+	}
+	return nil
 }
 
 // lookUp returns the link of the given name as it is now; false if there is
 // none.
 func lookUp(name string) (r rawLink, ok bool, err error) {
-	var b batch
-	b.buf = make([]byte, unix.SizeofIfInfomsg)
-	b.attr(unix.IFLA_IFNAME, append([]byte(name), 0))
 	before := tun.Own()
+	r, ok, err = getLink(0, name)
+	if ok {
+		found := []rawLink{r}
+		judge(before, found)
+		r = found[0]
+	}
+	return r, ok, err
+}
+
+// getLink asks for a link by its index or, if that is 0, its name; false if there is none.
+func getLink(index int, name string) (r rawLink, ok bool, err error) {
+	b := batch{buf: make([]byte, unix.SizeofIfInfomsg)}
+	native.PutUint32(b.buf[4:], uint32(index))
+	if index == 0 {
+		b.attr(unix.IFLA_IFNAME, append([]byte(name), 0))
+	}
 	err = ask(unix.RTM_GETLINK, unix.RTM_NEWLINK, 0, b.buf, func(payload []byte) {
 		r, ok = decodeLink(payload)
 	})
 	if errors.Is(err, unix.ENODEV) {
-		return rawLink{}, false, nil
+		err = nil
 	}
-	found := []rawLink{r}
-	judge(before, found)
-	return found[0], ok && r.name == name, err
+	return r, ok && (r.name == name || r.index == index), err
 }
 
 func macOf(b []byte) (state.MAC, bool) {

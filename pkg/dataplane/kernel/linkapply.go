@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +21,7 @@ func (k *Kernel) applyLinks(ctx context.Context, ops []state.Op, errs []error) {
 	for i, op := range ops {
 		errs[i] = k.applyLink(op)
 	}
-	var all *links
-	if err := uninterrupted(ctx, func() (err error) { all, _, err = dumpLinks(); return err }); err == nil {
+	if all, _, err := listLinks(ctx); err == nil {
 		k.links = all // else what needs a new device fails, and is tried again
 	}
 }
@@ -232,13 +230,6 @@ func appendForwarding(b *batch) {
 	b.endNest(settings)
 	b.endNest(inet)
 	b.endNest(spec)
-}
-
-// hostForwards reports whether this host forwards IPv4 packets at all. That is for the
-// administrator to decide.
-func hostForwards() bool {
-	value, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
-	return err == nil && strings.TrimSpace(string(value)) != "0"
 }
 
 func deleteLink(name string) error {

@@ -9,7 +9,9 @@ import (
 )
 
 // Netlink messages are built and read here by hand, with no allocation for each
-// attribute: tens of thousands of routes are written and dumped at a time.
+// attribute: tens of thousands of routes are written and dumped at a time. Those about
+// devices are, too: netlink libraries know neither protodown, forwarding and carrier nor
+// all settings of VXLAN devices, and leave out what the kernel says about an error.
 
 var native = binary.NativeEndian
 

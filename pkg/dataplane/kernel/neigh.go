@@ -15,42 +15,14 @@ const (
 	ndaFlagsExt = 15
 )
 
-// unmanagedNeigh is a neighbour entry such as this program does not make.
-type unmanagedNeigh struct {
-	state.Neigh
-	state uint16
-	flags byte
-}
-
-func (n unmanagedNeigh) String() string {
-	return fmt.Sprintf("%s state %#x flags %#x", n.Neigh, n.state, n.flags)
-}
-
-// Is implements state.Unmanaged.
-func (n unmanagedNeigh) Is() state.Object { return n.Neigh }
-
-func neighOf(o state.Object) state.Neigh {
-	if other, ok := o.(unmanagedNeigh); ok {
-		return other.Neigh
-	}
-	return o.(state.Neigh)
-}
-
-// appendNeigh adds the message for op, whose objects are neighbours. What the
-// kernel found out by itself may be there at any time, so that to create is to
-// replace.
-func (b *batch) appendNeigh(op state.Op, seq uint32, ifindex int) {
-	if op.Verb == state.Delete {
-		n := neighOf(op.Have)
-		b.beginNeigh(unix.RTM_DELNEIGH, 0, seq, familyOf(n.Addr), 0, ifindex)
-		b.addr(unix.NDA_DST, n.Addr)
-		b.end()
-		return
-	}
-	n := op.Want.(state.Neigh)
-	b.beginNeigh(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, seq, familyOf(n.Addr), 0, ifindex)
+// neighMessage adds a message about a neighbour. To delete one, its MAC address does not
+// matter.
+func (b *batch) neighMessage(typ, flags uint16, seq uint32, n state.Neigh, ifindex int) {
+	b.beginNeigh(typ, flags, seq, familyOf(n.Addr), 0, ifindex)
 	b.addr(unix.NDA_DST, n.Addr)
-	b.attr(unix.NDA_LLADDR, n.MAC[:])
+	if typ == unix.RTM_NEWNEIGH {
+		b.attr(unix.NDA_LLADDR, n.MAC[:])
+	}
 	b.end()
 }
 
@@ -111,8 +83,8 @@ func (r rawNeigh) neigh(dev string) (state.Entry, bool) {
 	if r.state == unix.NUD_PERMANENT && r.flags == 0 && r.hasMAC && (r.extra == 0 || r.extra == ndaProtocol) {
 		return state.Entry{Object: n, Owner: state.Ours}, true
 	}
-	other := unmanagedNeigh{n, r.state, r.flags}
-	return state.Entry{Object: other, Text: other.String()}, true
+	u := unmanaged{Object: n, text: fmt.Sprintf("%s state %#x flags %#x", n, r.state, r.flags)}
+	return state.Entry{Object: u, Text: u.text}, true
 }
 
 // dumpNeighs calls f with each entry of the neighbour table of a device.

@@ -35,7 +35,7 @@ func TestOddAddresses(t *testing.T) {
 		a.IPNet = ipNet(want.Prefix)
 		o.check(netlink.AddrAdd(l, a))
 		e := o.dump()[want.Key()]
-		if _, odd := e.Object.(unmanagedAddr); !odd || e.Owner != state.Ours || !strings.Contains(e.Object.String(), text) {
+		if _, odd := e.Object.(unmanaged); !odd || e.Owner != state.Ours || !strings.Contains(e.Object.String(), text) {
 			t.Errorf("%q: there is %+v", text, e)
 		}
 		o.apply(change(e.Object, want))
@@ -190,7 +190,7 @@ func TestOddFDB(t *testing.T) {
 	} {
 		add(unix.NUD_PERMANENT, 0, f.MAC, more)
 		e := o.dump()[f.Key()]
-		if _, odd := e.Object.(unmanagedFDB); !odd || e.Owner != state.Ours {
+		if _, odd := e.Object.(unmanaged); !odd || e.Owner != state.Ours {
 			t.Errorf("%s: there is %+v", name, e)
 		}
 		o.mend(f)
@@ -198,7 +198,7 @@ func TestOddFDB(t *testing.T) {
 	}
 	for _, flags := range []byte{unix.NTF_ROUTER, unix.NTF_EXT_LEARNED} {
 		add(unix.NUD_PERMANENT, flags, f.MAC, to)
-		if _, odd := o.dump()[f.Key()].Object.(unmanagedFDB); !odd {
+		if _, odd := o.dump()[f.Key()].Object.(unmanaged); !odd {
 			t.Errorf("with flags %#x there is %+v", flags, o.dump()[f.Key()])
 		}
 		o.mend(f)
@@ -245,7 +245,7 @@ func TestReplaceNexthopOfAnotherSort(t *testing.T) {
 			b.attr32(unix.NHA_ID, n.ID)
 			add(&b)
 			o.check(b.send())
-			if e := o.dump()[n.Key()]; !e.Object.(unmanagedNexthop).remake || e.Owner != state.Ours {
+			if e := o.dump()[n.Key()]; !e.Object.(unmanaged).remake || e.Owner != state.Ours {
 				t.Fatalf("there is %+v", e)
 			}
 			o.mend(n)

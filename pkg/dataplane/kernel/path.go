@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/printable"
@@ -111,6 +110,13 @@ func (q PathQuery) append(b *batch, seq, flags uint32, in int) {
 	b.end()
 }
 
+// ask calls f with the answer to q.
+func (q PathQuery) ask(flags uint32, in int, f func([]byte)) error {
+	var b batch
+	q.append(&b, 0, flags, in)
+	return ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, 0, b.buf[unix.SizeofNlMsghdr:], f)
+}
+
 // decodePath reads the answer to a lookup.
 func decodePath(b []byte, names linkNames) Path {
 	if len(b) < unix.SizeofRtMsg {
@@ -201,11 +207,9 @@ func (*Kernel) Matched(q PathQuery) (TableRoute, bool, error) {
 	if !ok {
 		return TableRoute{}, false, nil
 	}
-	var b batch
-	q.append(&b, 0, unix.RTM_F_FIB_MATCH|unix.RTM_F_LOOKUP_TABLE, in)
 	var found TableRoute
 	ok = false
-	err := ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, 0, b.buf[unix.SizeofNlMsghdr:], func(payload []byte) {
+	err := q.ask(unix.RTM_F_FIB_MATCH|unix.RTM_F_LOOKUP_TABLE, in, func(payload []byte) {
 		var r rawRoute
 		if r, ok = decodeRoute(payload); ok {
 			found = r.tableRoute(names.name(r.oif))
@@ -232,8 +236,8 @@ func (n linkNames) index(name string) (int, bool) {
 	}
 	index, known := n.byName[name]
 	if !known {
-		if l, err := netlink.LinkByName(name); err == nil {
-			index = l.Attrs().Index
+		if l, ok, err := getLink(0, name); ok && err == nil {
+			index = l.index
 		}
 		n.byName[name] = index
 	}
@@ -244,8 +248,8 @@ func (n linkNames) name(index int) string {
 	name, known := n.byIndex[index]
 	if !known && index != 0 {
 		name = fmt.Sprintf("if%d", index)
-		if l, err := netlink.LinkByIndex(index); err == nil {
-			name = l.Attrs().Name
+		if l, ok, err := getLink(index, ""); ok && err == nil {
+			name = l.name
 		}
 		n.byIndex[index] = name
 	}
@@ -280,24 +284,8 @@ func (*Kernel) ForeignRoutes(ctx context.Context, counts func(netip.Prefix) bool
 	return routes, nil
 }
 
-// Of linux/fib_rules.h, which the unix package does not have.
-const (
-	sizeofRuleHdr  = 12
-	ruleInverted   = 2
-	ruleLooksUp    = 1
-	fraDst         = 1
-	fraSrc         = 2
-	fraIif         = 3
-	fraPriority    = 6
-	fraMark        = 10
-	fraTable       = 15
-	fraMask        = 16
-	fraOif         = 17
-	fraUIDRange    = 20
-	fraIPProto     = 22
-	fraSourcePort  = 23
-	fraDestination = 24
-)
+// sizeofRuleHdr is that of struct fib_rule_hdr.
+const sizeofRuleHdr = 12
 
 // Rule is an IPv4 routing rule.
 type Rule struct {
@@ -333,30 +321,30 @@ func decodeRule(b []byte) (Rule, bool) {
 	if len(b) < sizeofRuleHdr || b[0] != unix.AF_INET {
 		return Rule{}, false
 	}
-	r := Rule{Table: uint32(b[4]), action: b[7], inverted: native.Uint32(b[8:])&ruleInverted != 0}
+	r := Rule{Table: uint32(b[4]), action: b[7], inverted: native.Uint32(b[8:])&unix.FIB_RULE_INVERT != 0}
 	prefix := func(data []byte, bits byte) netip.Prefix {
 		a, _ := netip.AddrFromSlice(data)
 		return netip.PrefixFrom(a, int(bits))
 	}
 	for typ, data := range attrs(b[sizeofRuleHdr:]) {
 		switch typ {
-		case fraDst:
+		case unix.FRA_DST:
 			r.dst = prefix(data, b[1])
-		case fraSrc:
+		case unix.FRA_SRC:
 			r.src = prefix(data, b[2])
-		case fraIif:
+		case unix.FRA_IIFNAME:
 			r.iif = unix.ByteSliceToString(data)
-		case fraOif:
+		case unix.FRA_OIFNAME:
 			r.oif = unix.ByteSliceToString(data)
-		case fraPriority:
+		case unix.FRA_PRIORITY:
 			r.Priority = u32(data)
-		case fraTable:
+		case unix.FRA_TABLE:
 			r.Table = u32(data)
-		case fraMark:
+		case unix.FRA_FWMARK:
 			r.mark = u32(data)
-		case fraMask:
+		case unix.FRA_FWMASK:
 			r.mask = u32(data)
-		case fraUIDRange, fraIPProto, fraSourcePort, fraDestination:
+		case unix.FRA_UID_RANGE, unix.FRA_IP_PROTO, unix.FRA_SPORT_RANGE, unix.FRA_DPORT_RANGE:
 			r.special = true
 		}
 	}
@@ -376,7 +364,7 @@ func (r Rule) Matches(q PathQuery) bool {
 func (r Rule) Refuses() bool { return refuses(r.action) }
 
 // LooksUp reports whether the rule leads to a table.
-func (r Rule) LooksUp(table uint32) bool { return r.action == ruleLooksUp && r.Table == table }
+func (r Rule) LooksUp(table uint32) bool { return r.action == unix.FR_ACT_TO_TBL && r.Table == table }
 
 // String words the rule as ip-rule(8) does.
 func (r Rule) String() string {

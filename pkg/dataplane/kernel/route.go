@@ -17,33 +17,12 @@ const RouteProtocol = 70
 // rtaNHID is the attribute of a route that uses a nexthop object.
 const rtaNHID = 30
 
-// unmanagedRoute is a route such as this program does not make. Its Route is what
-// is needed to delete it, should it bear our mark all the same.
-type unmanagedRoute struct {
-	state.Route
-	text string
-}
-
-func (r unmanagedRoute) String() string { return r.text }
-
-// Is implements state.Unmanaged.
-func (r unmanagedRoute) Is() state.Object { return r.Route }
-
-// appendRoute adds the message for op, whose objects are routes.
-func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
-	var typ, flags uint16 = unix.RTM_NEWROUTE, unix.NLM_F_CREATE
+// routeMessage adds a message about a route.
+func (b *batch) routeMessage(typ, flags uint16, seq uint32, r state.Route, ifindex int) {
 	var scope, kind byte = unix.RT_SCOPE_UNIVERSE, unix.RTN_UNICAST
-	obj := op.Want
-	switch op.Verb {
-	case state.Create:
-		flags |= unix.NLM_F_EXCL
-	case state.Replace:
-		flags |= unix.NLM_F_REPLACE
-	case state.Delete:
-		typ, flags, obj = unix.RTM_DELROUTE, 0, op.Have
+	if typ == unix.RTM_DELROUTE {
 		scope, kind = unix.RT_SCOPE_NOWHERE, unix.RTN_UNSPEC // match any
 	}
-	r := routeOf(obj)
 	header := [unix.SizeofRtMsg]byte{
 		familyOf(r.Dst.Addr()), byte(r.Dst.Bits()), 0, 0,
 		unix.RT_TABLE_MAIN, RouteProtocol, scope, kind,
@@ -66,13 +45,6 @@ func (b *batch) appendRoute(op state.Op, seq uint32, ifindex int) {
 		}
 	}
 	b.end()
-}
-
-func routeOf(o state.Object) state.Route {
-	if other, ok := o.(unmanagedRoute); ok {
-		return other.Route
-	}
-	return o.(state.Route)
 }
 
 // byDevice reports whether nothing but its device tells where the route leads.
@@ -177,7 +149,7 @@ func (r rawRoute) entry(links *links) state.Entry {
 	}
 	e := state.Entry{Object: route, Text: r.text(route.Dev)}
 	if !plain {
-		e.Object = unmanagedRoute{route, e.Text}
+		e.Object = unmanaged{Object: route, text: e.Text}
 	}
 	switch {
 	case ours:

@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -156,7 +155,7 @@ func ask(request, answer, flags uint16, header []byte, f func([]byte)) error {
 					return syscall.Errno(errno)
 				}
 				if interrupted {
-					return netlink.ErrDumpInterrupted
+					return errInterrupted
 				}
 				return nil
 			case answer:

@@ -45,8 +45,7 @@ func (k *Kernel) Try(ctx context.Context, before, after []state.Object) error {
 	}
 	k.devices.Lock()
 	defer k.devices.Unlock()
-	var all *links
-	err := uninterrupted(ctx, func() (err error) { all, _, err = dumpLinks(); return err })
+	all, _, err := listLinks(ctx)
 	if err != nil {
 		return fmt.Errorf("listing interfaces: %w", err)
 	}

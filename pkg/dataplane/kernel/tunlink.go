@@ -10,21 +10,6 @@ import (
 	"flanneld/pkg/tun"
 )
 
-// unmanagedTUN is a device by the name of a TUN device of ours such as this program
-// does not leave it.
-type unmanagedTUN struct {
-	state.TUN // as far as it is one
-	text      string
-}
-
-func (t unmanagedTUN) String() string { return t.text }
-
-// Is implements state.Unmanaged. What is none at all is foreign.
-func (t unmanagedTUN) Is() state.Object { return t.TUN }
-
-// InPlace is true. None is ever made anew.
-func (t unmanagedTUN) InPlace() bool { return true }
-
 // rawTUN is what a message says of a TUN device. A kernel before 4.17 says
 // nothing.
 type rawTUN struct {
@@ -70,7 +55,7 @@ func judge(before map[string]int, ours []rawLink) {
 		r := &ours[i]
 		r.tun.own = max(before[r.name], after[r.name])
 		r.foreign = r.inTheWay() != ""
-		r.barred = !r.forwards && hostForwards()
+		r.barred = !r.forwards && (*Kernel)(nil).Forwards()
 	}
 }
 
@@ -111,10 +96,10 @@ func (r rawLink) tunEntry(links *links) state.Entry {
 	t := state.TUN{Name: r.name, MTU: r.mtu, Alias: r.alias}
 	if what := r.inTheWay(); what != "" {
 		text := fmt.Sprintf("device %s %s", r.name, what)
-		return state.Entry{Object: unmanagedTUN{t, text}, Text: text}
+		return state.Entry{Object: unmanaged{Object: t, text: text}, Text: text}
 	}
 	if odd := r.hindrance(links); odd != "" {
-		return state.Entry{Object: unmanagedTUN{t, t.String() + " " + odd}, Owner: state.Ours}
+		return state.Entry{Object: unmanaged{Object: t, text: t.String() + " " + odd}, Owner: state.Ours}
 	}
 	return state.Entry{Object: t, Owner: state.Ours}
 }

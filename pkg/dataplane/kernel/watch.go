@@ -11,7 +11,7 @@ import (
 	"flanneld/pkg/state"
 )
 
-// watchBuffer holds what the kernel tells faster than it is read, in bytes.
+// watchBuffer holds notifications that come faster than they are read, in bytes.
 const watchBuffer = 4 << 20
 
 // Watch listens to the kernel's notifications about links, addresses,
@@ -29,7 +29,7 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(dataplane.Ev
 }
 
 func (k *Kernel) listen(ctx context.Context, ready func(), emit func(dataplane.Event)) error {
-	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF, rtnlgrpNexthop)
+	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_NEXTHOP)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
 	}
@@ -38,14 +38,10 @@ func (k *Kernel) listen(ctx context.Context, ready func(), emit func(dataplane.E
 	if s.set(unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, watchBuffer) != nil {
 		_ = s.set(unix.SOL_SOCKET, unix.SO_RCVBUF, watchBuffer) // as far as allowed; overruns are survived
 	}
-	// Names of interfaces as told by the notifications themselves.
+	// Names of interfaces as the notifications themselves have them.
 	w := watcher{k: k, emit: emit, links: make(map[int]rawLink)}
-	err = uninterrupted(ctx, func() (err error) {
-		w.names, _, err = dumpLinks()
+	if w.names, _, err = listLinks(ctx); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("listing interfaces: %w", err)
 	}
 	ready()
 	for {
@@ -66,7 +62,7 @@ func (k *Kernel) listen(ctx context.Context, ready func(), emit func(dataplane.E
 type watcher struct {
 	k     *Kernel
 	names *links
-	links map[int]rawLink // as they were last told of, by index
+	links map[int]rawLink // as last notified, by index
 	emit  func(dataplane.Event)
 }
 
@@ -79,11 +75,12 @@ func (w watcher) take(m message) {
 			w.link(r, m.typ == unix.RTM_DELLINK)
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-		if len(m.data) < unix.SizeofIfAddrmsg {
+		r, ok := decodeAddr(m.data)
+		if !ok {
 			return
 		}
-		e := dataplane.Event{Iface: w.names.name(int(native.Uint32(m.data[4:])))}
-		if entry, ok := decodeAddr(m.data, w.names); ok {
+		e := dataplane.Event{Iface: w.names.name(r.index)}
+		if entry, ok := r.entry(w.names); ok {
 			e.Key, e.Entry, e.Gone = entry.Object.Key(), entry, m.typ == unix.RTM_DELADDR
 		}
 		w.emit(e)
@@ -114,7 +111,7 @@ func (w watcher) take(m message) {
 	}
 }
 
-// link tells of one whose name was, or is, r's. What is renamed is notified
+// link reports one whose name was, or is, r's. What is renamed is notified
 // once, and there is news about two names.
 func (w watcher) link(r rawLink, gone bool) {
 	was, known := w.names.byIndex[r.index]
@@ -128,7 +125,7 @@ func (w watcher) link(r rawLink, gone bool) {
 		return // that a device was put on top of it, say
 	}
 	if known && was != r.name {
-		w.tellLink(was)
+		w.reportLink(was)
 	}
 	if gone && isOurs(r.name) {
 		delete(w.names.byName, r.name)
@@ -136,13 +133,13 @@ func (w watcher) link(r rawLink, gone bool) {
 		w.emit(dataplane.Event{Iface: r.name, Key: state.LinkKey(r.name), Gone: true})
 		return
 	}
-	w.tellLink(r.name)
+	w.reportLink(r.name)
 }
 
-// tellLink tells that something happened to a link. Of a device of ours it tells
+// reportLink reports that something happened to a link. Of a device of ours it reports
 // what that is now, for the notification does not say it all, and is a late one
 // where this program itself is at work on it.
-func (w watcher) tellLink(name string) {
+func (w watcher) reportLink(name string) {
 	e := dataplane.Event{Iface: name}
 	if isOurs(name) {
 		entry, there, err := w.k.now(name, w.names)
@@ -177,7 +174,7 @@ const (
 	netconfForwarding = 2 // NETCONFA_FORWARDING
 )
 
-// settings tells of a change of an interface's IPv4 settings, which is no change of the
+// settings reports a change of an interface's IPv4 settings, which is no change of the
 // link to the kernel.
 func (w watcher) settings(m message) {
 	if len(m.data) < unix.NLMSG_ALIGNTO {
@@ -196,7 +193,7 @@ func (w watcher) settings(m message) {
 		return
 	}
 	if name := w.names.name(index); isOurs(name) {
-		w.tellLink(name)
+		w.reportLink(name)
 	}
 	w.emit(dataplane.Event{Forwarding: true})
 }
