@@ -104,13 +104,10 @@ func addAddr(have state.Observed, e state.Entry) {
 	}
 }
 
-// dumpAddrs calls f with each address of a family, of one device if index is not 0.
-func dumpAddrs(family byte, index int, f func(rawAddr)) error {
-	header := [unix.SizeofIfAddrmsg]byte{family}
+// addrs are the addresses of a family, of one device if index is not 0.
+func addrs(family byte, index int) table {
+	header := make([]byte, unix.SizeofIfAddrmsg)
+	header[0] = family
 	native.PutUint32(header[4:], uint32(index))
-	return dump(unix.RTM_GETADDR, unix.RTM_NEWADDR, header[:], func(payload []byte) {
-		if r, ok := decodeAddr(payload); ok {
-			f(r)
-		}
-	})
+	return table{"addresses", unix.RTM_GETADDR, header}
 }

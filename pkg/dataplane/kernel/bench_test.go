@@ -45,10 +45,10 @@ func TestManyPeers(t *testing.T) {
 		}
 	})
 	index := o.index("flannel.1")
-	timed("... neighbours", func() { o.check(dumpNeighs(index, func(rawNeigh) {})) })
-	timed("... FDB", func() { o.check(dumpFDB(index, func(rawNeigh) {})) })
-	timed("... nexthops", func() { o.check(dumpNexthops(func([]byte) {})) })
-	timed("... routes", func() { o.check(dumpRoutes(func([]byte) {})) })
+	timed("... neighbours", func() { o.check(neighs(index).dump(o.Context(), func() {}, func(b []byte) { decodeNeigh(b) })) })
+	timed("... FDB", func() { o.check(fdb(index).dump(o.Context(), func() {}, func(b []byte) { decodeNeigh(b) })) })
+	timed("... nexthops", func() { o.check(nexthops.dump(o.Context(), func() {}, func([]byte) {})) })
+	timed("... routes", func() { o.check(mainRoutes.dump(o.Context(), func() {}, func([]byte) {})) })
 	timed("asking for the ways to all", func() {
 		var queries []PathQuery
 		for _, op := range stages[state.KindRoute] {

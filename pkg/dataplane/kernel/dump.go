@@ -31,82 +31,69 @@ func (k *Kernel) Dump(ctx context.Context, _ state.Set) (state.Observed, error) 
 			delete(k.links.byName, r.name)
 			delete(k.links.byIndex, r.index)
 		} else if err != nil {
-			return nil, fmt.Errorf("listing what device %s has: %w", r.name, err)
+			return nil, fmt.Errorf("device %s: %w", r.name, err)
 		}
 	}
-	err = fill(ctx, have, state.KindRoute, func() error {
-		return dumpRoutes(func(payload []byte) {
-			if r, ok := decodeRoute(payload); ok && r.keyed() {
-				add(have, r.entry(k.links))
-			}
-		})
+	err = fill(ctx, have, mainRoutes, state.KindRoute, "", func(payload []byte) {
+		if r, ok := decodeRoute(payload); ok && r.keyed() {
+			add(have, r.entry(k.links))
+		}
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) { // no route was ever in that table
-		return nil, fmt.Errorf("listing routes: %w", err)
+		return nil, err
 	}
-	err = fill(ctx, have, state.KindNexthop, func() error {
-		return dumpNexthops(func(payload []byte) {
-			if e, ok := decodeNexthop(payload, k.links); ok {
-				have[e.Object.Key()] = e
-			}
-		})
+	err = fill(ctx, have, nexthops, state.KindNexthop, "", func(payload []byte) {
+		if e, ok := decodeNexthop(payload, k.links); ok {
+			have[e.Object.Key()] = e
+		}
 	})
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) { // a kernel before 5.3
-		return nil, fmt.Errorf("listing nexthops: %w", err)
+		return nil, err
 	}
 	return have, nil
 }
 
-// fill runs a dump that puts entries of a kind into have, until none is
-// interrupted.
-func fill(ctx context.Context, have state.Observed, kind state.Kind, dump func() error) error {
-	first := true
-	return uninterrupted(ctx, func() error {
-		if !first {
-			maps.DeleteFunc(have, func(k state.Key, _ state.Entry) bool { return k.Kind == kind })
-		}
-		first = false
-		return dump()
-	})
+// fill dumps a table, of which f puts entries of one kind and scope into have.
+func fill(ctx context.Context, have state.Observed, t table, kind state.Kind, scope string, f func([]byte)) error {
+	return t.dump(ctx, func() {
+		maps.DeleteFunc(have, func(k state.Key, _ state.Entry) bool { return k.Kind == kind && k.Scope == scope })
+	}, f)
 }
 
 // dumpDevice puts a device of ours and what belongs to it into have.
 func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Observed) error {
 	off, err := r.checksumOff()
 	if err != nil {
-		return err
+		return fmt.Errorf("asking about its checksums: %w", err)
 	}
 	have[state.LinkKey(r.name)] = r.entry(links, off)
 	if r.foreign {
 		return nil
 	}
-	err = uninterrupted(ctx, func() error {
-		return dumpAddrs(unix.AF_INET, r.index, func(a rawAddr) {
-			if e, ok := a.entry(links); ok && a.index == r.index {
+	err = fill(ctx, have, addrs(unix.AF_INET, r.index), state.KindAddr, r.name, func(payload []byte) {
+		if a, ok := decodeAddr(payload); ok && a.index == r.index {
+			if e, ok := a.entry(links); ok {
 				addAddr(have, e)
 			}
-		})
+		}
 	})
 	if err != nil {
 		return err
 	}
-	err = uninterrupted(ctx, func() error {
-		return dumpNeighs(r.index, func(n rawNeigh) {
-			if e, ok := n.neigh(r.name); ok && e.Owner == state.Ours {
-				have[e.Object.Key()] = e
+	entries := func(t table, kind state.Kind, entry func(rawNeigh, string) (state.Entry, bool)) error {
+		return fill(ctx, have, t, kind, r.name, func(payload []byte) {
+			if n, ok := decodeNeigh(payload); ok && n.ifindex == r.index {
+				if e, ok := entry(n, r.name); ok && e.Owner == state.Ours {
+					have[e.Object.Key()] = e
+				}
 			}
 		})
-	})
+	}
+	err = entries(neighs(r.index), state.KindNeigh, rawNeigh.neigh)
 	if err != nil || r.kind != "vxlan" { // others have entries by themselves, none of ours
 		return err
 	}
-	return uninterrupted(ctx, func() error {
-		return dumpFDB(r.index, func(n rawNeigh) {
-			if e, ok := n.fdb(r.name); ok && e.Owner == state.Ours {
-				have[e.Object.Key()] = e
-			}
-		})
-	})
+	return entries(fdb(r.index), state.KindFDB, rawNeigh.fdb)
 }
 
 // add puts e into have. Of several routes under one key, the kernel lists the one that
@@ -132,13 +119,8 @@ func add(have state.Observed, e state.Entry) {
 	have[k] = e
 }
 
-// dumpRoutes calls f with each route of the main table, as a message's payload.
-func dumpRoutes(f func([]byte)) error {
-	header := [unix.SizeofRtMsg]byte{0: unix.AF_INET, 4: unix.RT_TABLE_MAIN}
-	return dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, header[:], f)
-}
+// mainRoutes are the routes of the main table. A kernel before 4.20 lists those of all.
+var mainRoutes = table{"routes", unix.RTM_GETROUTE, []byte{unix.SizeofRtMsg - 1: 0, 0: unix.AF_INET, 4: unix.RT_TABLE_MAIN}}
 
-// dumpNexthops calls f with each nexthop object, as a message's payload.
-func dumpNexthops(f func([]byte)) error {
-	return dump(unix.RTM_GETNEXTHOP, unix.RTM_NEWNEXTHOP, make([]byte, sizeofNhmsg), f)
-}
+// nexthops are all nexthop objects.
+var nexthops = table{"nexthops", unix.RTM_GETNEXTHOP, make([]byte, sizeofNhmsg)}

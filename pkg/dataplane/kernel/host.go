@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -58,35 +57,33 @@ type DefaultRoute struct {
 
 // Interfaces returns the host's interfaces with their addresses, by index.
 func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
-	at := make(map[int]*Interface)
-	err := dumpLinks(ctx, func() { clear(at) }, func(r rawLink) { at[r.index] = r.iface() })
+	links, err := list(ctx, allLinks, decodeLink)
 	if err != nil {
 		return nil, err
 	}
-	err = uninterrupted(ctx, func() error {
-		for _, i := range at {
-			i.Addrs = nil
-		}
-		return dumpAddrs(unix.AF_UNSPEC, 0, func(r rawAddr) {
-			if i := at[r.index]; i != nil {
-				i.Addrs = append(i.Addrs, r.address())
-			}
-		})
-	})
+	addrs, err := list(ctx, addrs(unix.AF_UNSPEC, 0), decodeAddr)
 	if err != nil {
-		return nil, fmt.Errorf("listing addresses: %w", err)
+		return nil, err
 	}
-	ifaces := make([]Interface, 0, len(at))
-	for _, index := range slices.Sorted(maps.Keys(at)) {
-		ifaces = append(ifaces, *at[index])
+	slices.SortFunc(links, func(a, b rawLink) int { return a.index - b.index })
+	ifaces := make([]Interface, len(links))
+	at := make(map[int]*Interface, len(links))
+	for i, l := range links {
+		ifaces[i] = l.iface()
+		at[l.index] = &ifaces[i]
+	}
+	for _, a := range addrs {
+		if i := at[a.index]; i != nil {
+			i.Addrs = append(i.Addrs, a.address())
+		}
 	}
 	return ifaces, nil
 }
 
 // iface turns the link into an interface without addresses.
-func (r rawLink) iface() *Interface {
+func (r rawLink) iface() Interface {
 	is := func(flag uint32) bool { return r.flags&flag != 0 }
-	i := &Interface{
+	return Interface{
 		Name: r.name, Index: r.index, MTU: r.mtu, Master: r.master, MAC: r.mac,
 		Up:       r.up,
 		Running:  r.up && is(unix.IFF_RUNNING),
@@ -101,7 +98,6 @@ func (r rawLink) iface() *Interface {
 		ProtoDown:    r.protoDown,
 		Forwards:     r.forwards,
 	}
-	return i
 }
 
 // address is the address as that of an interface. One with a peer is in no network.
@@ -126,20 +122,15 @@ func (*Kernel) Forwards() bool {
 // DefaultRoutes returns the IPv4 default routes in the order in which the
 // kernel lists them: lowest metric first.
 func (*Kernel) DefaultRoutes(ctx context.Context) ([]DefaultRoute, error) {
-	var routes []rawRoute
-	err := uninterrupted(ctx, func() error {
-		routes = routes[:0]
-		return dumpRoutes(func(payload []byte) {
-			if len(payload) < unix.SizeofRtMsg || payload[1] != 0 { // the length of the destination
-				return // there may be 50,000
-			}
-			if r, ok := decodeRoute(payload); ok && r.table == unix.RT_TABLE_MAIN && r.typ == unix.RTN_UNICAST {
-				routes = append(routes, r)
-			}
-		})
+	routes, err := list(ctx, mainRoutes, func(payload []byte) (r rawRoute, ok bool) {
+		if len(payload) < unix.SizeofRtMsg || payload[1] != 0 { // the length of the destination
+			return r, false // there may be 50,000
+		}
+		r, ok = decodeRoute(payload)
+		return r, ok && r.table == unix.RT_TABLE_MAIN && r.typ == unix.RTN_UNICAST
 	})
 	if err != nil && !errors.Is(err, unix.ENOENT) { // no route was ever in that table
-		return nil, fmt.Errorf("listing routes: %w", err)
+		return nil, err
 	}
 	var defaults []DefaultRoute
 	for _, r := range routes {

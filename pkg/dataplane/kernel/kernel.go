@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"flanneld/pkg/dataplane"
 )
 
@@ -33,18 +35,44 @@ func (e noLink) Is(err error) bool { return err == dataplane.ErrNoLink }
 
 var errInterrupted = errors.New("the kernel's tables changed meanwhile")
 
-// uninterrupted runs a dump until no change of the kernel's tables came between
-// its parts, a few times at most.
-func uninterrupted(ctx context.Context, dump func() error) error {
+// table is what the kernel is asked to list.
+type table struct {
+	what    string
+	request uint16
+	header  []byte
+}
+
+// dump calls f with the payload of each message of the list, until no change came between
+// its parts, a few times at most. It calls reset before it begins anew.
+func (t table) dump(ctx context.Context, reset func(), f func([]byte)) error {
 	var err error
-	for range 5 {
-		if err = dump(); !errors.Is(err, errInterrupted) || ctx.Err() != nil {
-			return err
+	for try := range 5 {
+		if try > 0 {
+			reset()
+		}
+		switch err = ask(t.request, unix.NLM_F_DUMP, t.header, f); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, errInterrupted) || ctx.Err() != nil:
+			return fmt.Errorf("listing %s: %w", t.what, err)
 		}
 	}
-	return fmt.Errorf("%w: %w", dataplane.ErrIncomplete, err)
+	return fmt.Errorf("listing %s: %w: %w", t.what, dataplane.ErrIncomplete, err)
+}
+
+// list returns what decode makes of a table.
+func list[T any](ctx context.Context, t table, decode func([]byte) (T, bool)) ([]T, error) {
+	var all []T
+	err := t.dump(ctx, func() { all = all[:0] }, func(payload []byte) {
+		if entry, ok := decode(payload); ok {
+			all = append(all, entry)
+		}
+	})
+	return all, err
 }
 
 // HasNexthops reports whether the kernel knows nexthop objects: it does since
 // version 5.3.
-func (k *Kernel) HasNexthops() bool { return dumpNexthops(func([]byte) {}) == nil }
+func (*Kernel) HasNexthops() bool {
+	return nexthops.dump(context.Background(), func() {}, func([]byte) {}) == nil
+}

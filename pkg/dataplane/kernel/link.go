@@ -55,7 +55,7 @@ type rawVXLAN struct {
 	port     uint16
 	learning bool
 	gbp      bool
-	odd      string // what devices of ours do not have, and can't be changed
+	differs  string // what devices of ours do not have, and can't be changed
 }
 
 // decodeLink reads the payload of a RTM_NEWLINK or RTM_DELLINK message.
@@ -111,7 +111,7 @@ func decodeLink(b []byte) (rawLink, bool) {
 		}
 	}
 	if elsewhere {
-		r.vxlan.odd = "with its packets in another network namespace"
+		r.vxlan.differs = "with its packets in another network namespace"
 	}
 	return r, true
 }
@@ -182,16 +182,16 @@ func decodeVXLAN(b []byte) (v rawVXLAN) {
 		case unix.IFLA_VXLAN_GBP:
 			v.gbp = true
 		case unix.IFLA_VXLAN_GROUP, unix.IFLA_VXLAN_GROUP6:
-			v.odd = "with a group or remote"
+			v.differs = "with a group or remote"
 		case unix.IFLA_VXLAN_GPE:
-			v.odd = "with gpe"
+			v.differs = "with gpe"
 		case unix.IFLA_VXLAN_REMCSUM_NOPARTIAL:
-			v.odd = "with remcsum nopartial"
+			v.differs = "with remcsum nopartial"
 		}
 		if d, ok := vxlanDefaults[typ]; ok {
 			for _, x := range data {
 				if x != d.value && (d.value == 0 || x == 0) {
-					v.odd = "with " + d.name
+					v.differs = "with " + d.name
 				}
 			}
 		}
@@ -201,7 +201,7 @@ func decodeVXLAN(b []byte) (v rawVXLAN) {
 
 // tunnel reports whether the device is a VXLAN device like ours in all that
 // can't be changed once it is there.
-func (r rawLink) tunnel() bool { return r.kind == "vxlan" && r.vxlan.odd == "" }
+func (r rawLink) tunnel() bool { return r.kind == "vxlan" && r.vxlan.differs == "" }
 
 // object returns the VXLAN device, as far as the link is one.
 func (r rawLink) object(links *links, checksumOff bool) state.VXLAN {
@@ -220,47 +220,23 @@ func (r rawLink) entry(links *links, checksumOff bool) state.Entry {
 		return r.tunEntry(links)
 	}
 	v := r.object(links, checksumOff)
-	var odd string
+	text := v.String()
 	switch {
 	case r.kind == "":
-		odd = "of no kind"
+		text = "device " + r.name + " of no kind"
 	case r.kind != "vxlan":
-		odd = "of kind " + r.kind
-	case r.vxlan.odd != "":
-		odd = r.vxlan.odd
+		text = "device " + r.name + " of kind " + r.kind
+	case r.vxlan.differs != "":
+		text += " " + r.vxlan.differs
 	default:
-		if odd = r.hindrance(links); odd == "" {
+		why := r.hindrance(links)
+		if why == "" {
 			return state.Entry{Object: v, Owner: state.Ours}
 		}
-	}
-	text := fmt.Sprintf("device %s %s", r.name, odd)
-	if r.kind == "vxlan" {
-		text = v.String() + " " + odd
+		text += " " + why
 	}
 	u := unmanaged{Object: v, text: text, remake: !r.tunnel(), other: r.kind != "vxlan"}
 	return state.Entry{Object: u, Owner: state.Ours}
-}
-
-// hindrance says what of a device of ours keeps packets from going through it, and can be
-// put right where the device is; empty if there is no such thing.
-func (r rawLink) hindrance(links *links) string {
-	switch {
-	case r.master != 0:
-		return "that is a port of " + links.nameOrIndex(r.master)
-	case r.protoDown:
-		return "with protodown on"
-	case r.kind == "vxlan" && r.flags&unix.IFF_NOARP != 0: // it has no MAC addresses of neighbours
-		return "with arp off"
-	case r.noCarrier():
-		return "without a carrier"
-	case r.kind == "tun" && r.queueLen == 0: // others have no queue
-		return "with a txqueuelen of 0"
-	case r.barred:
-		return "with forwarding off"
-	case !r.up:
-		return "that is down"
-	}
-	return ""
 }
 
 // links are the interfaces of the host.
@@ -305,42 +281,29 @@ func (l *links) find(name string) (int, error) {
 	}
 }
 
+// allLinks are the interfaces.
+var allLinks = table{"interfaces", unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg)}
+
 // listLinks returns the interfaces, and apart from those the ones that are ours.
 func listLinks(ctx context.Context) (all *links, ours []rawLink, err error) {
 	before := tun.Own()
-	err = dumpLinks(ctx, func() {
-		all, ours = &links{byIndex: make(map[int]string), byName: make(map[string]link)}, nil
-	}, func(r rawLink) {
+	found, err := list(ctx, allLinks, decodeLink)
+	if err != nil {
+		return nil, nil, err
+	}
+	all = &links{byIndex: make(map[int]string, len(found)), byName: make(map[string]link, len(found))}
+	for _, r := range found {
 		all.byIndex[r.index] = r.name
 		all.byName[r.name] = r.link
 		if isOurs(r.name) {
 			ours = append(ours, r)
 		}
-	})
-	if err != nil {
-		return nil, nil, err
 	}
 	judge(before, ours)
 	for _, r := range ours {
 		all.byName[r.name] = r.link
 	}
 	return all, ours, nil
-}
-
-// dumpLinks calls f with each link, after reset, which it calls whenever it begins.
-func dumpLinks(ctx context.Context, reset func(), f func(rawLink)) error {
-	err := uninterrupted(ctx, func() error {
-		reset()
-		return dump(unix.RTM_GETLINK, unix.RTM_NEWLINK, make([]byte, unix.SizeofIfInfomsg), func(payload []byte) {
-			if r, ok := decodeLink(payload); ok {
-				f(r)
-			}
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("listing interfaces: %w", err)
-	}
-	return nil
 }
 
 // lookUp returns the link of the given name as it is now; false if there is
@@ -363,7 +326,7 @@ func getLink(index int, name string) (r rawLink, ok bool, err error) {
 	if index == 0 {
 		b.attr(unix.IFLA_IFNAME, append([]byte(name), 0))
 	}
-	err = ask(unix.RTM_GETLINK, unix.RTM_NEWLINK, 0, b.buf, func(payload []byte) {
+	err = ask(unix.RTM_GETLINK, 0, b.buf, func(payload []byte) {
 		r, ok = decodeLink(payload)
 	})
 	if errors.Is(err, unix.ENODEV) {

@@ -153,12 +153,12 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 		return fmt.Errorf("the kernel makes it %s", r.entry(k.links, off).Object)
 	}
 	if have.MAC != v.MAC {
-		if err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_ADDRESS, v.MAC[:]) }); err != nil {
+		if err := setLink(r.index, 0, 0, func(b *batch) { b.attr(unix.IFLA_ADDRESS, v.MAC[:]) }); err != nil {
 			return fmt.Errorf("setting its MAC address: %w", err)
 		}
 	}
 	if have.MTU != v.MTU {
-		err := setLink(r.index, func(b *batch) { b.attr32(unix.IFLA_MTU, uint32(v.MTU)) })
+		err := setLink(r.index, 0, 0, func(b *batch) { b.attr32(unix.IFLA_MTU, uint32(v.MTU)) })
 		if errors.Is(err, unix.EINVAL) {
 			return fmt.Errorf("its MTU can't be %d: 50 less than that of %s is the most (%w)", v.MTU, v.Lower, err)
 		}
@@ -171,65 +171,10 @@ func (k *Kernel) adjustLink(v state.VXLAN) error {
 			return fmt.Errorf("switching checksums off: %w", err)
 		}
 	}
-	if err := k.free(r); err != nil {
+	if err := r.removeHindrances(k.links); err != nil {
 		return notMade(v, err)
 	}
 	return nil
-}
-
-// tunQueueLen is what the kernel gives TUN devices, in packets.
-const tunQueueLen = 500
-
-// free removes what rawLink.hindrance finds of a device.
-func (k *Kernel) free(r rawLink) error {
-	for _, step := range []struct {
-		needed bool
-		what   string
-		change func(*batch)
-	}{
-		{r.master != 0, "taking it out of " + k.links.nameOrIndex(r.master), func(b *batch) { b.attr32(unix.IFLA_MASTER, 0) }},
-		{r.protoDown, "setting its protodown off", func(b *batch) {
-			// The kernel keeps it on for as long as there is a reason.
-			reasons := b.nest(unix.IFLA_PROTO_DOWN_REASON)
-			b.attr32(unix.IFLA_PROTO_DOWN_REASON_MASK, ^uint32(0))
-			b.attr32(unix.IFLA_PROTO_DOWN_REASON_VALUE, 0)
-			b.endNest(reasons)
-			b.attr(unix.IFLA_PROTO_DOWN, []byte{0})
-		}},
-		{r.kind == "tun" && r.queueLen == 0, "setting its txqueuelen", func(b *batch) { b.attr32(unix.IFLA_TXQLEN, tunQueueLen) }},
-		{r.barred, "setting its forwarding on", appendForwarding},
-	} {
-		if !step.needed {
-			continue
-		}
-		if err := setLink(r.index, step.change); err != nil {
-			return fmt.Errorf("%s: %w", step.what, err)
-		}
-	}
-	if r.noCarrier() {
-		err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_CARRIER, []byte{1}) })
-		if err != nil && !errors.Is(err, unix.EPERM) { // nobody is attached any more
-			return fmt.Errorf("setting its carrier on: %w", err)
-		}
-	}
-	if r.kind == "vxlan" && r.flags&unix.IFF_NOARP != 0 {
-		if err := setFlags(r.index, 0, unix.IFF_NOARP); err != nil {
-			return fmt.Errorf("setting its arp on: %w", err)
-		}
-	}
-	return setUp(r)
-}
-
-// appendForwarding has an interface forward IPv4 packets that come in. Unlike by
-// /proc/sys, this can be had where that is mounted read-only.
-func appendForwarding(b *batch) {
-	spec := b.nest(unix.IFLA_AF_SPEC)
-	inet := b.nest(unix.AF_INET)
-	settings := b.nest(unix.IFLA_INET_CONF)
-	b.attr32(devconfForwarding, 1)
-	b.endNest(settings)
-	b.endNest(inet)
-	b.endNest(spec)
 }
 
 func deleteLink(name string) error {
@@ -243,34 +188,18 @@ func deleteLink(name string) error {
 	return nil
 }
 
-func setLink(index int, change func(*batch)) error {
-	header := make([]byte, unix.SizeofIfInfomsg)
-	native.PutUint32(header[4:], uint32(index))
-	var b batch
-	b.begin(unix.RTM_NEWLINK, 0, 0, header)
-	change(&b)
-	b.end()
-	return b.exchangeOne()
-}
-
-func setUp(r rawLink) error {
-	if r.up {
-		return nil
-	}
-	if err := setFlags(r.index, unix.IFF_UP, unix.IFF_UP); err != nil {
-		return fmt.Errorf("setting it up: %w", err)
-	}
-	return nil
-}
-
-// setFlags sets those flags of an interface that are in mask.
-func setFlags(index int, flags, mask uint32) error {
+// setLink changes those flags of an interface that are in mask, and the attributes that
+// change adds.
+func setLink(index int, flags, mask uint32, change func(*batch)) error {
 	header := make([]byte, unix.SizeofIfInfomsg)
 	native.PutUint32(header[4:], uint32(index))
 	native.PutUint32(header[8:], flags)
 	native.PutUint32(header[12:], mask)
 	var b batch
 	b.begin(unix.RTM_NEWLINK, 0, 0, header)
+	if change != nil {
+		change(&b)
+	}
 	b.end()
 	return b.exchangeOne()
 }

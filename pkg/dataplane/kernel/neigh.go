@@ -87,27 +87,21 @@ func (r rawNeigh) neigh(dev string) (state.Entry, bool) {
 	return state.Entry{Object: u, Text: u.text}, true
 }
 
-// dumpNeighs calls f with each entry of the neighbour table of a device.
-func dumpNeighs(index int, f func(rawNeigh)) error {
-	var b batch
-	b.buf = append(make([]byte, 0, 32), unix.AF_INET)
-	b.buf = b.buf[:unix.SizeofNdMsg]
+// Tables of neighbours are those of one device. A kernel before 4.20 may list all the same
+// what others have.
+
+// neighs is the table of the neighbours of a device.
+func neighs(index int) table {
+	b := batch{buf: make([]byte, unix.SizeofNdMsg)}
+	b.buf[0] = unix.AF_INET
 	b.attr32(unix.NDA_IFINDEX, uint32(index))
-	return dumpTable(b.buf, index, f)
+	return table{"neighbours", unix.RTM_GETNEIGH, b.buf}
 }
 
-// dumpFDB calls f with each entry of the forwarding database of a device.
-func dumpFDB(index int, f func(rawNeigh)) error {
-	header := [unix.SizeofNdMsg]byte{unix.AF_BRIDGE}
+// fdb is the forwarding database of a device.
+func fdb(index int) table {
+	header := make([]byte, unix.SizeofNdMsg)
+	header[0] = unix.AF_BRIDGE
 	native.PutUint32(header[4:], uint32(index))
-	return dumpTable(header[:], index, f)
-}
-
-func dumpTable(header []byte, index int, f func(rawNeigh)) error {
-	return dump(unix.RTM_GETNEIGH, unix.RTM_NEWNEIGH, header, func(payload []byte) {
-		// A kernel before 4.20 may send those of all devices.
-		if r, ok := decodeNeigh(payload); ok && r.ifindex == index {
-			f(r)
-		}
-	})
+	return table{"the forwarding database", unix.RTM_GETNEIGH, header}
 }

@@ -114,7 +114,7 @@ func (q PathQuery) append(b *batch, seq, flags uint32, in int) {
 func (q PathQuery) ask(flags uint32, in int, f func([]byte)) error {
 	var b batch
 	q.append(&b, 0, flags, in)
-	return ask(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, 0, b.buf[unix.SizeofNlMsghdr:], f)
+	return ask(unix.RTM_GETROUTE, 0, b.buf[unix.SizeofNlMsghdr:], f)
 }
 
 // decodePath reads the answer to a lookup.
@@ -256,25 +256,21 @@ func (n linkNames) name(index int) string {
 	return name
 }
 
+// allRoutes are the IPv4 routes of all tables.
+var allRoutes = table{"routes", unix.RTM_GETROUTE, []byte{unix.SizeofRtMsg - 1: 0, 0: unix.AF_INET}}
+
 // ForeignRoutes returns the routes of all tables that do not bear our mark, have no type
 // of service, and have a destination that counts.
 func (*Kernel) ForeignRoutes(ctx context.Context, counts func(netip.Prefix) bool) ([]TableRoute, error) {
-	var found []rawRoute
-	err := uninterrupted(ctx, func() error {
-		found = found[:0]
-		header := [unix.SizeofRtMsg]byte{unix.AF_INET}
-		return dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, header[:], func(payload []byte) {
-			if len(payload) < unix.SizeofRtMsg || payload[5] == RouteProtocol && payload[4] == unix.RT_TABLE_MAIN {
-				return // there may be 50,000
-			}
-			r, ok := decodeRoute(payload)
-			if ok && r.tos == 0 && r.typ != unix.RTN_BROADCAST && r.typ != unix.RTN_MULTICAST && counts(r.dst) {
-				found = append(found, r)
-			}
-		})
+	found, err := list(ctx, allRoutes, func(payload []byte) (r rawRoute, ok bool) {
+		if len(payload) < unix.SizeofRtMsg || payload[5] == RouteProtocol && payload[4] == unix.RT_TABLE_MAIN {
+			return r, false // there may be 50,000
+		}
+		r, ok = decodeRoute(payload)
+		return r, ok && r.tos == 0 && r.typ != unix.RTN_BROADCAST && r.typ != unix.RTN_MULTICAST && counts(r.dst)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing routes: %w", err)
+		return nil, err
 	}
 	routes := make([]TableRoute, len(found))
 	names := newLinkNames()
@@ -301,20 +297,7 @@ type Rule struct {
 
 // Rules returns the IPv4 routing rules in the order in which the kernel asks them.
 func (*Kernel) Rules(ctx context.Context) ([]Rule, error) {
-	var rules []Rule
-	err := uninterrupted(ctx, func() error {
-		rules = rules[:0]
-		header := [sizeofRuleHdr]byte{unix.AF_INET}
-		return dump(unix.RTM_GETRULE, unix.RTM_NEWRULE, header[:], func(payload []byte) {
-			if r, ok := decodeRule(payload); ok {
-				rules = append(rules, r)
-			}
-		})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("listing routing rules: %w", err)
-	}
-	return rules, nil
+	return list(ctx, table{"routing rules", unix.RTM_GETRULE, []byte{sizeofRuleHdr - 1: 0, 0: unix.AF_INET}}, decodeRule)
 }
 
 func decodeRule(b []byte) (Rule, bool) {

@@ -117,14 +117,10 @@ func messages(b []byte) iter.Seq[message] {
 	}
 }
 
-// dump asks for all there is, and calls f with the payload of each answer,
-// which is valid during the call only.
-func dump(request, answer uint16, header []byte, f func([]byte)) error {
-	return ask(request, answer, unix.NLM_F_DUMP, header, f)
-}
-
-// ask sends one request and calls f with the payload of each answer.
-func ask(request, answer, flags uint16, header []byte, f func([]byte)) error {
+// ask sends a request and calls f with the payload of each answer, which is valid during
+// the call only.
+func ask(request, flags uint16, header []byte, f func([]byte)) error {
+	answer := request - 2 // as all types of messages are numbered
 	s, err := open()
 	if err != nil {
 		return err

@@ -107,8 +107,8 @@ func (k *Kernel) try(v state.VXLAN, lower int) error {
 	if err != nil || !ok {
 		return err
 	}
-	if err := setUp(r); err != nil {
-		return notMade(v, err)
+	if err := setLink(r.index, unix.IFF_UP, unix.IFF_UP, nil); err != nil {
+		return notMade(v, fmt.Errorf("setting it up: %w", err))
 	}
 	return nil
 }

@@ -98,8 +98,8 @@ func (r rawLink) tunEntry(links *links) state.Entry {
 		text := fmt.Sprintf("device %s %s", r.name, what)
 		return state.Entry{Object: unmanaged{Object: t, text: text}, Text: text}
 	}
-	if odd := r.hindrance(links); odd != "" {
-		return state.Entry{Object: unmanaged{Object: t, text: t.String() + " " + odd}, Owner: state.Ours}
+	if why := r.hindrance(links); why != "" {
+		return state.Entry{Object: unmanaged{Object: t, text: t.String() + " " + why}, Owner: state.Ours}
 	}
 	return state.Entry{Object: t, Owner: state.Ours}
 }
@@ -146,16 +146,16 @@ func (k *Kernel) adjustTUN(r rawLink, t state.TUN) error {
 		ignoreRouters(t.Name)
 	}
 	if r.alias != t.Alias {
-		if err := setLink(r.index, func(b *batch) { b.attr(unix.IFLA_IFALIAS, []byte(t.Alias)) }); err != nil {
+		if err := setLink(r.index, 0, 0, func(b *batch) { b.attr(unix.IFLA_IFALIAS, []byte(t.Alias)) }); err != nil {
 			return fmt.Errorf("setting its alias: %w", err)
 		}
 	}
 	if r.mtu != t.MTU {
-		if err := setLink(r.index, func(b *batch) { b.attr32(unix.IFLA_MTU, uint32(t.MTU)) }); err != nil {
+		if err := setLink(r.index, 0, 0, func(b *batch) { b.attr32(unix.IFLA_MTU, uint32(t.MTU)) }); err != nil {
 			return fmt.Errorf("setting its MTU: %w", err)
 		}
 	}
-	return k.free(r)
+	return r.removeHindrances(k.links)
 }
 
 // deleteTUN deletes a device that stays without a process, and that no other one
