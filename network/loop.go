@@ -26,7 +26,7 @@ import (
 type loop struct {
 	name      string
 	dataplane dataplane.Dataplane
-	polled    dataplane.Polled // the same; nil if it tells of changes
+	polled    dataplane.Polled // the same; nil if it reports changes
 	pace      Pace
 	report    func(loopStatus)
 	logs      *logs

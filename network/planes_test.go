@@ -129,7 +129,7 @@ func (p *polledPlane) Apply(ctx context.Context, ops []state.Op) []error {
 	return p.wirePlane.Apply(ctx, ops)
 }
 
-// A dataplane that tells of no changes is looked at when it is due. A step that is for later
+// A dataplane that reports no changes is looked at when it is due. A step that is for later
 // is tried then; one that was not tried also in each pass; and READY waits for one that
 // could not be.
 func TestPolledDataplane(t *testing.T) {

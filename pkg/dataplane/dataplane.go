@@ -67,7 +67,7 @@ type Trier interface {
 	Try(ctx context.Context, before, after []state.Object) error
 }
 
-// Polled is a Dataplane that tells of no changes.
+// Polled is a Dataplane that reports no changes.
 type Polled interface {
 	Dataplane
 	// Due returns when the dataplane is to be dumped again, as of the last Dump and Apply;

@@ -103,7 +103,7 @@ func (t *Dataplane) step(op state.Op) (step, error) {
 	}
 	own := t.own[k]
 	if own == nil {
-		return step{}, dataplane.ErrSettling // the next dump tells
+		return step{}, dataplane.ErrSettling // the next dump takes it
 	}
 	if err := own.conflict(is.nic + is.other); err != nil {
 		return step{}, err
@@ -111,7 +111,7 @@ func (t *Dataplane) step(op state.Op) (step, error) {
 	return t.put(tab, k, n, there), nil
 }
 
-// watchOver begins to watch over the route of another host, or tells that it is
+// watchOver begins to watch over the route of another host, or reports that it is
 // missing.
 func (t *Dataplane) watchOver(k state.Key) error {
 	if _, known := t.peers[k]; !known {

@@ -116,7 +116,7 @@ func (s *session) byID(ctx context.Context, ids ...string) ([]*table, error) {
 
 // ownTable finds the table that the packets of a network interface go by.
 func (s *session) ownTable(ctx context.Context, n nic) (tab *table, isMain bool, err error) {
-	for i, way := range []struct {
+	for i, query := range []struct {
 		what    string
 		filters []types.Filter
 	}{
@@ -126,7 +126,7 @@ func (s *session) ownTable(ctx context.Context, n nic) (tab *table, isMain bool,
 			{Name: aws.String("vpc-id"), Values: []string{n.vpc}},
 		}},
 	} {
-		tables, err := s.describe(ctx, way.what, way.filters...)
+		tables, err := s.describe(ctx, query.what, query.filters...)
 		if err != nil {
 			return nil, false, err
 		}

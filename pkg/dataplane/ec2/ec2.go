@@ -1,7 +1,7 @@
 // Package ec2 keeps routes in the route tables of a VPC of Amazon, and lets this
 // instance's network interface pass packets of others: a dataplane beside the kernel.
 //
-// EC2 tells of no changes, each call takes long, and all hosts of an account share what
+// EC2 reports no changes, each call takes long, and all hosts of an account share what
 // may be asked. So a dump is what the last look has shown, and there is one look a minute.
 // Only the loop of this dataplane waits for EC2: a dump looks if that is due, and a step is
 // a call.
@@ -68,7 +68,7 @@ type Dataplane struct {
 	// passes is whether the network interface passes packets of others; nil if
 	// that is not known.
 	passes  *bool
-	hidden  bool                // EC2 refuses to tell that
+	hidden  bool                // EC2 refuses to say that
 	written map[state.Key]write // lately, by this process
 }
 
@@ -94,7 +94,7 @@ func New(options ...func(*config.LoadOptions) error) *Dataplane {
 }
 
 // Dump implements dataplane.Dataplane. It does not fail: what cannot be seen is not there,
-// and so is not taken away, and the steps that would make it tell why.
+// and so is not taken away, and the steps that would make it report why.
 func (t *Dataplane) Dump(ctx context.Context, want state.Set) (state.Observed, error) {
 	t.expect(want)
 	if t.host.IsValid() && !time.Now().Before(t.due) {
@@ -111,7 +111,7 @@ func (t *Dataplane) Due() time.Time {
 	return t.due
 }
 
-// Watch implements dataplane.Dataplane: EC2 tells of nothing.
+// Watch implements dataplane.Dataplane: EC2 reports nothing.
 func (t *Dataplane) Watch(ctx context.Context, ready func(), _ func(dataplane.Event)) error {
 	ready()
 	<-ctx.Done()

@@ -27,9 +27,9 @@ var (
 	peerDst = netip.MustParsePrefix("10.1.6.0/24")
 )
 
-// world is a VPC of two subnets, the second of which has a table of its own, with an
+// fixture is a VPC of two subnets, the second of which has a table of its own, with an
 // instance in each; and what keeps the routes of the first: a loop as each host has it.
-type world struct {
+type fixture struct {
 	*fakeaws.Cloud
 	*Dataplane
 	t     *testing.T
@@ -50,68 +50,68 @@ type world struct {
 	now map[state.Key]error // failures, as of the last pass
 }
 
-// inWorld runs a test on a clock that leaps to when something happens next.
-func inWorld(t *testing.T, fn func(*world)) {
+// withFixture runs a test on a clock that leaps to when something happens next.
+func withFixture(t *testing.T, fn func(*fixture)) {
 	t.Helper()
-	inWorldWith(t, nil, fn)
+	withFixtureIn(t, nil, fn)
 }
 
-// inWorldWith does so with these variables in the environment.
-func inWorldWith(t *testing.T, env map[string]string, fn func(*world)) {
+// withFixtureIn does so with these variables in the environment.
+func withFixtureIn(t *testing.T, env map[string]string, fn func(*fixture)) {
 	t.Helper()
 	for name, value := range env {
 		t.Setenv(name, value)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fakeaws.Options{})
-		fn(w)
-		w.stop()
+		f := newFixture(t, fakeaws.Options{})
+		fn(f)
+		f.stop()
 	})
 }
 
-func newWorld(t *testing.T, options fakeaws.Options) *world {
-	w := &world{t: t, Cloud: fakeaws.New(options)}
-	_, err := w.AddVPC("10.0.0.0/16") // of others
-	w.check(err)
-	w.vpc, err = w.AddVPC("10.0.0.0/16")
-	w.check(err)
-	first, err := w.vpc.AddSubnet("10.0.1.0/24", "a")
-	w.check(err)
-	second, err := w.vpc.AddSubnet("10.0.2.0/24", "a")
-	w.check(err)
-	w.table = w.vpc.AddRouteTable()
-	w.check(w.table.Associate(second))
-	w.a, err = w.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
-	w.check(err)
-	w.b, err = w.RunInstance(second, fakeaws.InstanceOptions{Role: "node"})
-	w.check(err)
-	w.start(w.a)
-	w.desire(w.vpc.Main.ID)
-	return w
+func newFixture(t *testing.T, options fakeaws.Options) *fixture {
+	f := &fixture{t: t, Cloud: fakeaws.New(options)}
+	_, err := f.AddVPC("10.0.0.0/16") // of others
+	f.check(err)
+	f.vpc, err = f.AddVPC("10.0.0.0/16")
+	f.check(err)
+	first, err := f.vpc.AddSubnet("10.0.1.0/24", "a")
+	f.check(err)
+	second, err := f.vpc.AddSubnet("10.0.2.0/24", "a")
+	f.check(err)
+	f.table = f.vpc.AddRouteTable()
+	f.check(f.table.Associate(second))
+	f.a, err = f.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
+	f.check(err)
+	f.b, err = f.RunInstance(second, fakeaws.InstanceOptions{Role: "node"})
+	f.check(err)
+	f.start(f.a)
+	f.desire(f.vpc.Main.ID)
+	return f
 }
 
 // start is a new daemon on an instance, in place of the one before.
-func (w *world) start(on *fakeaws.Instance, options ...func(*config.LoadOptions) error) {
-	if w.stop != nil {
-		w.stop()
+func (f *fixture) start(on *fakeaws.Instance, options ...func(*config.LoadOptions) error) {
+	if f.stop != nil {
+		f.stop()
 	}
-	w.Dataplane = New(append([]func(*config.LoadOptions) error{
-		config.WithHTTPClient(&http.Client{Transport: w.Transport(on)}),
+	f.Dataplane = New(append([]func(*config.LoadOptions) error{
+		config.WithHTTPClient(&http.Client{Transport: f.Transport(on)}),
 		config.WithBaseEndpoint("http://ec2.test"),
 		config.WithSharedConfigFiles([]string{}), config.WithSharedCredentialsFiles([]string{}),
 	}, options...)...)
-	w.now, w.sent, w.leases = make(map[state.Key]error), nil, make(map[netip.Prefix]*subnet.Lease)
-	w.loop = network.NewReconciler(func(network.Status) {}, network.Plane{
-		Name: "EC2", Dataplane: recorder{w.Dataplane, w}, Pace: network.Pace{RetryFirst: RetryFirst, RetryMost: RetryMost},
+	f.now, f.sent, f.leases = make(map[state.Key]error), nil, make(map[netip.Prefix]*subnet.Lease)
+	f.loop = network.NewReconciler(func(network.Status) {}, network.Plane{
+		Name: "EC2", Dataplane: recorder{f.Dataplane, f}, Pace: network.Pace{RetryFirst: RetryFirst, RetryMost: RetryMost},
 	})
-	ctx, cancel := context.WithCancel(w.t.Context())
+	ctx, cancel := context.WithCancel(f.t.Context())
 	done := make(chan struct{})
-	loop := w.loop
+	loop := f.loop
 	go func() {
 		defer close(done)
 		_ = loop.Run(ctx)
 	}()
-	w.stop = func() { cancel(); <-done }
+	f.stop = func() { cancel(); <-done }
 	synctest.Wait()
 }
 
@@ -119,49 +119,49 @@ func (w *world) start(on *fakeaws.Instance, options ...func(*config.LoadOptions)
 const debounce = 10 * time.Millisecond
 
 // between does something between two calls of the loop.
-func (w *world) between(do func()) {
+func (f *fixture) between(do func()) {
 	synctest.Wait()
-	w.call.Lock()
-	defer w.call.Unlock()
+	f.call.Lock()
+	defer f.call.Unlock()
 	do()
 }
 
-// recorder has the world know of failures.
+// recorder has the fixture know of failures.
 type recorder struct {
 	*Dataplane
-	w *world
+	f *fixture
 }
 
 func (r recorder) Dump(ctx context.Context, want state.Set) (state.Observed, error) {
-	r.w.call.Lock()
+	r.f.call.Lock()
 	have, err := r.Dataplane.Dump(ctx, want)
-	r.w.call.Unlock()
-	r.w.mu.Lock()
-	defer r.w.mu.Unlock()
-	for k := range r.w.now {
+	r.f.call.Unlock()
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	for k := range r.f.now {
 		e, there := have[k]
 		if right := there && e.Object == want[k]; right || want[k] == nil && e.Owner != state.Ours {
-			delete(r.w.now, k)
+			delete(r.f.now, k)
 		}
 	}
 	_, blocked := state.Diff(want, have, slices.Collect(maps.Keys(want)), nil)
 	for _, b := range blocked {
-		r.w.now[b.Want.Key()] = b
+		r.f.now[b.Want.Key()] = b
 	}
 	return have, err
 }
 
 func (r recorder) Apply(ctx context.Context, ops []state.Op) []error {
-	r.w.call.Lock()
+	r.f.call.Lock()
 	errs := r.Dataplane.Apply(ctx, ops)
-	r.w.call.Unlock()
-	r.w.mu.Lock()
-	defer r.w.mu.Unlock()
+	r.f.call.Unlock()
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
 	for i, op := range ops {
 		if errs[i] != nil {
-			r.w.now[op.Key()] = errs[i]
+			r.f.now[op.Key()] = errs[i]
 		} else {
-			delete(r.w.now, op.Key())
+			delete(r.f.now, op.Key())
 		}
 	}
 	return errs
@@ -203,10 +203,10 @@ func (w wanted) Peer(_ backend.Host, _, peer *subnet.Lease) (objects []state.Obj
 }
 
 // ready reports whether the loop has converged.
-func (w *world) ready() bool {
+func (f *fixture) ready() bool {
 	synctest.Wait()
 	select {
-	case <-w.loop.Ready():
+	case <-f.loop.Ready():
 		return true
 	default:
 		return false
@@ -215,14 +215,14 @@ func (w *world) ready() bool {
 
 // set hands on what is wanted. Other objects of this host's own come with another
 // configuration, and those of others with their leases.
-func (w *world) set() {
-	if w.sent == nil || !maps.Equal(w.want, state.Set(w.sent)) {
-		w.loop.SetDesired(w.desired())
+func (f *fixture) set() {
+	if f.sent == nil || !maps.Equal(f.want, state.Set(f.sent)) {
+		f.loop.SetDesired(f.desired())
 	}
 }
 
-func (w *world) desired() network.Desired {
-	was, is := w.sent, wanted(maps.Clone(w.want))
+func (f *fixture) desired() network.Desired {
+	was, is := f.sent, wanted(maps.Clone(f.want))
 	local := func(s wanted) state.Set {
 		own := maps.Clone(state.Set(s))
 		maps.DeleteFunc(own, func(_ state.Key, o state.Object) bool { return isWatch(o) })
@@ -230,8 +230,8 @@ func (w *world) desired() network.Desired {
 	}
 	if was == nil || !maps.Equal(local(was), local(is)) {
 		var err error
-		w.config, err = subnet.ParseConfig([]byte(`{"Network": "` + overlay.String() + `", "Backend": {"Type": "aws-vpc"}}`))
-		w.check(err)
+		f.config, err = subnet.ParseConfig([]byte(`{"Network": "` + overlay.String() + `", "Backend": {"Type": "aws-vpc"}}`))
+		f.check(err)
 	}
 	tables := func(s wanted) map[netip.Prefix]int {
 		n := make(map[netip.Prefix]int)
@@ -245,70 +245,70 @@ func (w *world) desired() network.Desired {
 	before := tables(was)
 	var peers []*subnet.Lease
 	for dst, n := range tables(is) {
-		if w.leases[dst] == nil || before[dst] != n {
-			w.leases[dst] = &subnet.Lease{Subnet: ip.SubnetOf(dst), Revision: uint64(n)}
+		if f.leases[dst] == nil || before[dst] != n {
+			f.leases[dst] = &subnet.Lease{Subnet: ip.SubnetOf(dst), Revision: uint64(n)}
 		}
-		peers = append(peers, w.leases[dst])
+		peers = append(peers, f.leases[dst])
 	}
 	slices.SortFunc(peers, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
-	w.sent = is
+	f.sent = is
 	return network.Desired{
-		Backend: is, Config: w.config, Own: &subnet.Lease{Subnet: ip.SubnetOf(ownDst)},
-		Host:     backend.Host{Iface: "eth0", MTU: 9001, Up: true, Addr: ip.Addrs{V4: w.a.Interface().Addr}},
+		Backend: is, Config: f.config, Own: &subnet.Lease{Subnet: ip.SubnetOf(ownDst)},
+		Host:     backend.Host{Iface: "eth0", MTU: 9001, Up: true, Addr: ip.Addrs{V4: f.a.Interface().Addr}},
 		Networks: []netip.Prefix{overlay}, Peers: peers,
 	}
 }
 
 // desire is what a host wants in some tables.
-func (w *world) desire(tables ...string) { w.desireFor(w.a.Interface().Addr, tables...) }
+func (f *fixture) desire(tables ...string) { f.desireFor(f.a.Interface().Addr, tables...) }
 
-func (w *world) desireFor(host netip.Addr, tables ...string) {
-	w.want = state.Set{}
+func (f *fixture) desireFor(host netip.Addr, tables ...string) {
+	f.want = state.Set{}
 	objects := []state.Object{state.CloudInterface{Host: host}}
 	for _, table := range tables {
 		objects = append(objects, state.CloudRoute{Table: table, Dst: ownDst, Host: host})
 	}
 	for _, o := range objects {
-		w.want[o.Key()] = o
+		f.want[o.Key()] = o
 	}
 }
 
-func (w *world) peer(table string) {
+func (f *fixture) peer(table string) {
 	p := state.CloudRoute{Table: table, Dst: peerDst}
-	w.want[p.Key()] = p
+	f.want[p.Key()] = p
 }
 
 // pass has the loop make a full pass now, and waits for what it does at once.
-func (w *world) pass() {
-	w.t.Helper()
-	w.sent = nil
-	w.set()
+func (f *fixture) pass() {
+	f.t.Helper()
+	f.sent = nil
+	f.set()
 	synctest.Wait()
 	time.Sleep(2 * debounce)
 	synctest.Wait()
 }
 
 // run does so, and passes time.
-func (w *world) run(d time.Duration) {
-	w.t.Helper()
-	w.set()
+func (f *fixture) run(d time.Duration) {
+	f.t.Helper()
+	f.set()
 	time.Sleep(d)
 	synctest.Wait()
 }
 
 // failures are what could not be had.
-func (w *world) failures() map[state.Key]error {
+func (f *fixture) failures() map[state.Key]error {
 	synctest.Wait()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return maps.Clone(w.now)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return maps.Clone(f.now)
 }
 
 // wantCalls checks which calls there were, in any order: some are made at the same time.
-func (w *world) wantCalls(want ...string) {
-	w.t.Helper()
+func (f *fixture) wantCalls(want ...string) {
+	f.t.Helper()
 	var got []string
-	for _, c := range w.Calls() {
+	for _, c := range f.Calls() {
 		text := c.Action
 		if c.Code != "" {
 			text += " " + c.Code
@@ -318,44 +318,44 @@ func (w *world) wantCalls(want ...string) {
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		w.t.Errorf("calls: %q, want %q", got, want)
+		f.t.Errorf("calls: %q, want %q", got, want)
 	}
-	w.ForgetCalls()
+	f.ForgetCalls()
 }
 
-func (w *world) wantFailures(want map[state.Kind]string) {
-	w.t.Helper()
-	now := w.failures()
+func (f *fixture) wantFailures(want map[state.Kind]string) {
+	f.t.Helper()
+	now := f.failures()
 	if len(now) != len(want) {
-		w.t.Errorf("failures: %v", now)
+		f.t.Errorf("failures: %v", now)
 	}
 	for k, err := range now {
 		if err.Error() != want[k.Kind] {
-			w.t.Errorf("%v:\n%v, want\n%s", k, err, want[k.Kind])
+			f.t.Errorf("%v:\n%v, want\n%s", k, err, want[k.Kind])
 		}
 	}
 }
 
 // wantRoute checks where a table leads a destination: to an interface, or nowhere
 // if that is nil.
-func (w *world) wantRoute(table *fakeaws.RouteTable, dst netip.Prefix, to *fakeaws.Interface) {
-	w.t.Helper()
+func (f *fixture) wantRoute(table *fakeaws.RouteTable, dst netip.Prefix, to *fakeaws.Interface) {
+	f.t.Helper()
 	for _, r := range table.Routes() {
 		if r.Dst == dst {
 			if to == nil || r.InterfaceID != to.ID {
-				w.t.Errorf("in %s: %+v, want %+v", table.ID, r, to)
+				f.t.Errorf("in %s: %+v, want %+v", table.ID, r, to)
 			}
 			return
 		}
 	}
 	if to != nil {
-		w.t.Errorf("%s has no route to %s", table.ID, dst)
+		f.t.Errorf("%s has no route to %s", table.ID, dst)
 	}
 }
 
-func (w *world) check(err error) {
-	w.t.Helper()
+func (f *fixture) check(err error) {
+	f.t.Helper()
 	if err != nil {
-		w.t.Fatal(err)
+		f.t.Fatal(err)
 	}
 }

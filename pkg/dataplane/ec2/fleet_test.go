@@ -255,7 +255,7 @@ func BenchmarkFleet(b *testing.B) {
 	for _, n := range []int{1, 100, 500} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for b.Loop() {
-				bubble(b, func(t *testing.T) {
+				onFakeClock(b, func(t *testing.T) {
 					f := newFleet(t, n)
 					b.ReportMetric(f.run(0, 0).Seconds(), "routed-s")
 					calls, all, refused := f.tally()
@@ -274,8 +274,8 @@ func BenchmarkFleet(b *testing.B) {
 	}
 }
 
-// bubble runs a part of a benchmark with time of its own, which only tests can have.
-func bubble(b *testing.B, fn func(*testing.T)) {
+// onFakeClock runs a part of a benchmark with time of its own, which only tests can have.
+func onFakeClock(b *testing.B, fn func(*testing.T)) {
 	b.Helper()
 	if !testing.RunTests(
 		func(string, string) (bool, error) { return true, nil },

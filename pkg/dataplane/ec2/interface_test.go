@@ -43,25 +43,25 @@ func (r addressless) RoundTrip(in *http.Request) (*http.Response, error) {
 
 // An interface that is for IPv6 alone is no obstacle.
 func TestInterfaceWithoutAddress(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: addressless{w.Transport(w.a)}}))
-		w.run(time.Minute)
-		w.wantFailures(nil)
+	withFixture(t, func(f *fixture) {
+		f.start(f.a, config.WithHTTPClient(&http.Client{Transport: addressless{f.Transport(f.a)}}))
+		f.run(time.Minute)
+		f.wantFailures(nil)
 	})
 }
 
 // loseInterface has the host's routes lead to a second interface of its instance, and then
 // takes that away. It returns the address.
-func (w *world) loseInterface() netip.Addr {
-	w.t.Helper()
-	addr := w.a.Interface().Addr.Next().Next().Next()
-	second, err := w.a.Attach(w.a.Interface().Subnet, addr)
-	w.check(err)
-	w.desireFor(addr, w.vpc.Main.ID)
-	w.run(3 * time.Minute)
-	w.wantRoute(w.vpc.Main, ownDst, second)
-	w.check(second.Detach())
-	w.check(second.Delete())
+func (f *fixture) loseInterface() netip.Addr {
+	f.t.Helper()
+	addr := f.a.Interface().Addr.Next().Next().Next()
+	second, err := f.a.Attach(f.a.Interface().Subnet, addr)
+	f.check(err)
+	f.desireFor(addr, f.vpc.Main.ID)
+	f.run(3 * time.Minute)
+	f.wantRoute(f.vpc.Main, ownDst, second)
+	f.check(second.Detach())
+	f.check(second.Delete())
 	return addr
 }
 
@@ -71,15 +71,15 @@ func (w *world) loseInterface() netip.Addr {
 func TestReplacedInterface(t *testing.T) {
 	for name, deleted := range map[string]bool{"leads nowhere": false, "deleted": true} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				addr := w.loseInterface()
+			withFixture(t, func(f *fixture) {
+				addr := f.loseInterface()
 				if deleted {
-					w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+					f.check(f.vpc.Main.DeleteRoute(ownDst.String()))
 				}
-				second, err := w.a.Attach(w.a.Interface().Subnet, addr)
-				w.check(err)
-				w.run(2 * (period + spread))
-				w.wantRoute(w.vpc.Main, ownDst, second)
+				second, err := f.a.Attach(f.a.Interface().Subnet, addr)
+				f.check(err)
+				f.run(2 * (period + spread))
+				f.wantRoute(f.vpc.Main, ownDst, second)
 				if second.SourceDestCheck() {
 					t.Error("the check is on")
 				}
@@ -104,13 +104,13 @@ func (c *metadataCount) RoundTrip(in *http.Request) (*http.Response, error) {
 // An interface that is gone for good is asked for no more often than another one that
 // is not there.
 func TestInterfaceGone(t *testing.T) {
-	inWorld(t, func(w *world) {
-		count := &metadataCount{RoundTripper: w.Transport(w.a)}
-		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: count}))
-		w.loseInterface()
-		w.run(10 * time.Minute)
+	withFixture(t, func(f *fixture) {
+		count := &metadataCount{RoundTripper: f.Transport(f.a)}
+		f.start(f.a, config.WithHTTPClient(&http.Client{Transport: count}))
+		f.loseInterface()
+		f.run(10 * time.Minute)
 		before := count.n.Load()
-		w.run(time.Hour)
+		f.run(time.Hour)
 		const each = 9 // requests to find out who this host is
 		if n := count.n.Load() - before; n == 0 || n > 60*each {
 			t.Errorf("%d requests in an hour", n)
@@ -120,15 +120,15 @@ func TestInterfaceGone(t *testing.T) {
 
 // Looks that are one too many wait their time even if this host's interface leads nowhere.
 func TestReplacedInterfaceThrottled(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.run(3 * time.Minute)
-		w.a.Stop()
-		w.run(5 * time.Minute)
-		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
-		w.run(10 * time.Minute)
-		w.ForgetCalls()
-		w.run(time.Hour)
-		if n := len(w.Calls("DescribeRouteTables")); n == 0 || n > 60 {
+	withFixture(t, func(f *fixture) {
+		f.run(3 * time.Minute)
+		f.a.Stop()
+		f.run(5 * time.Minute)
+		f.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
+		f.run(10 * time.Minute)
+		f.ForgetCalls()
+		f.run(time.Hour)
+		if n := len(f.Calls("DescribeRouteTables")); n == 0 || n > 60 {
 			t.Errorf("%d looks in an hour", n)
 		}
 	})

@@ -43,13 +43,13 @@ func TestSilentMetadata(t *testing.T) {
 
 // Metadata that stops to answer does not keep a route from being put back for long.
 func TestMetadataStops(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.run(3 * time.Minute)
-		w.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true, Delay: time.Hour})
-		w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
-		w.between(func() { w.anew, w.due = true, time.Now() })
-		w.pass()
-		w.run(metadataTime + 2*again)
-		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
+	withFixture(t, func(f *fixture) {
+		f.run(3 * time.Minute)
+		f.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true, Delay: time.Hour})
+		f.check(f.vpc.Main.DeleteRoute(ownDst.String()))
+		f.between(func() { f.anew, f.due = true, time.Now() })
+		f.pass()
+		f.run(metadataTime + 2*again)
+		f.wantRoute(f.vpc.Main, ownDst, f.a.Interface())
 	})
 }

@@ -15,38 +15,38 @@ import (
 
 // A route that nobody has seen is not known to be missing.
 func TestPeerNotSeen(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.peer(w.vpc.Main.ID)
-		w.run(20 * time.Second)
-		w.Deny("DescribeRouteTables")
-		w.check(w.vpc.Main.CreateRoute(peerDst.String(), w.b.Interface().ID))
-		w.run(absentFor + time.Minute)
-		w.wantFailures(nil)
+	withFixture(t, func(f *fixture) {
+		f.peer(f.vpc.Main.ID)
+		f.run(20 * time.Second)
+		f.Deny("DescribeRouteTables")
+		f.check(f.vpc.Main.CreateRoute(peerDst.String(), f.b.Interface().ID))
+		f.run(absentFor + time.Minute)
+		f.wantFailures(nil)
 	})
 }
 
 // The route of another host that leads here is as good as missing.
 func TestPeerLeadsHere(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.peer(w.vpc.Main.ID)
-		w.check(w.vpc.Main.CreateRoute(peerDst.String(), w.a.Interface().ID))
-		w.run(absentFor + 3*time.Minute)
-		if len(w.failures()) != 1 {
-			t.Errorf("failures: %v", w.failures())
+	withFixture(t, func(f *fixture) {
+		f.peer(f.vpc.Main.ID)
+		f.check(f.vpc.Main.CreateRoute(peerDst.String(), f.a.Interface().ID))
+		f.run(absentFor + 3*time.Minute)
+		if len(f.failures()) != 1 {
+			t.Errorf("failures: %v", f.failures())
 		}
 	})
 }
 
 // All that counts for the limit is counted.
 func TestFullTableCount(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.SetRouteLimit(4)
-		w.check(w.vpc.Main.AddEndpoint("pl-0123456789abcdef0", "vpce-0123456789abcdef0"))
+	withFixture(t, func(f *fixture) {
+		f.SetRouteLimit(4)
+		f.check(f.vpc.Main.AddEndpoint("pl-0123456789abcdef0", "vpce-0123456789abcdef0"))
 		for i := range 2 {
-			w.check(w.vpc.Main.CreateRoute(fmt.Sprintf("10.9.%d.0/24", i), w.b.Interface().ID))
+			f.check(f.vpc.Main.CreateRoute(fmt.Sprintf("10.9.%d.0/24", i), f.b.Interface().ID))
 		}
-		w.run(time.Minute)
-		for _, err := range w.failures() {
+		f.run(time.Minute)
+		for _, err := range f.failures() {
 			if !strings.Contains(err.Error(), "the table has 4 routes") {
 				t.Error(err)
 			}
@@ -79,12 +79,12 @@ func TestSameText(t *testing.T) {
 }
 
 // changes counts how often another outcome of a step is told in an hour.
-func (w *world) changes(k state.Key) (n int) {
+func (f *fixture) changes(k state.Key) (n int) {
 	said := ""
 	for range 60 * 60 / 5 {
-		w.run(5 * time.Second)
+		f.run(5 * time.Second)
 		text := ""
-		if err := w.failures()[k]; err != nil {
+		if err := f.failures()[k]; err != nil {
 			text = err.Error()
 		}
 		if text != said {
@@ -97,15 +97,15 @@ func (w *world) changes(k state.Key) (n int) {
 
 // Nor is it told each time that there was no answer.
 func TestSilenceIsSaidOnce(t *testing.T) {
-	inWorld(t, func(w *world) {
-		g := w.behindGate()
-		w.run(3 * time.Minute)
-		w.a.Interface().SetSourceDestCheck(false)
-		w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+	withFixture(t, func(f *fixture) {
+		g := f.behindBarrier()
+		f.run(3 * time.Minute)
+		f.a.Interface().SetSourceDestCheck(false)
+		f.check(f.vpc.Main.DeleteRoute(ownDst.String()))
 		g.shut(false)
-		w.between(func() { delete(w.tables[w.vpc.Main.ID].routes, ownDst) }) // it was seen just before
-		w.pass()
-		n := w.changes(state.CloudRoute{Table: w.vpc.Main.ID, Dst: ownDst}.Key())
+		f.between(func() { delete(f.tables[f.vpc.Main.ID].routes, ownDst) }) // it was seen just before
+		f.pass()
+		n := f.changes(state.CloudRoute{Table: f.vpc.Main.ID, Dst: ownDst}.Key())
 		if g.reopen(); n > 10 {
 			t.Errorf("in an hour of silence, the failure of one step is told %d times", n)
 		}
@@ -114,12 +114,12 @@ func TestSilenceIsSaidOnce(t *testing.T) {
 
 // Nor, where a table was never seen, while it is being looked for.
 func TestSilenceAboutTable(t *testing.T) {
-	inWorld(t, func(w *world) {
-		g := w.behindGate()
-		w.run(3 * time.Minute)
+	withFixture(t, func(f *fixture) {
+		g := f.behindBarrier()
+		f.run(3 * time.Minute)
 		g.shut(false)
-		w.desire(w.vpc.Main.ID, w.table.ID)
-		n := w.changes(state.CloudRoute{Table: w.table.ID, Dst: ownDst}.Key())
+		f.desire(f.vpc.Main.ID, f.table.ID)
+		n := f.changes(state.CloudRoute{Table: f.table.ID, Dst: ownDst}.Key())
 		if g.reopen(); n > 10 {
 			t.Errorf("in an hour of silence, the failure of one step is told %d times", n)
 		}

@@ -13,34 +13,34 @@ import (
 	"flanneld/pkg/state"
 )
 
-// gate is a way to EC2 and back that may be shut: nothing comes through, for as long as
+// barrier is on the way to EC2 and back, and may be shut: nothing comes through, for as long as
 // the caller waits.
-type gate struct {
+type barrier struct {
 	http.RoundTripper
 	mu     sync.Mutex
-	open   chan struct{} // closed if the gate is open
+	open   chan struct{} // closed if the barrier is open
 	behind bool          // EC2 gets what is asked, and the answer is what does not come
 }
 
-func newGate(through http.RoundTripper) *gate {
-	g := &gate{RoundTripper: through, open: make(chan struct{})}
+func newBarrier(through http.RoundTripper) *barrier {
+	g := &barrier{RoundTripper: through, open: make(chan struct{})}
 	close(g.open)
 	return g
 }
 
-func (g *gate) shut(behind bool) {
+func (g *barrier) shut(behind bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.open, g.behind = make(chan struct{}), behind
 }
 
-func (g *gate) reopen() {
+func (g *barrier) reopen() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	close(g.open)
 }
 
-func (g *gate) RoundTrip(in *http.Request) (*http.Response, error) {
+func (g *barrier) RoundTrip(in *http.Request) (*http.Response, error) {
 	g.mu.Lock()
 	open, behind := g.open, g.behind
 	g.mu.Unlock()
@@ -63,59 +63,59 @@ func (g *gate) RoundTrip(in *http.Request) (*http.Response, error) {
 	return out, err
 }
 
-// behindGate has a daemon's calls go through a gate.
-func (w *world) behindGate() *gate {
-	g := newGate(w.Transport(w.a))
-	w.start(w.a, config.WithHTTPClient(&http.Client{Transport: g}))
+// behindBarrier has a daemon's calls go through a barrier.
+func (f *fixture) behindBarrier() *barrier {
+	g := newBarrier(f.Transport(f.a))
+	f.start(f.a, config.WithHTTPClient(&http.Client{Transport: g}))
 	return g
 }
 
 // EC2 that does not answer holds up a pass for as long as a call may take, and no longer;
 // when there is an answer, what waited for it is done.
 func TestSilence(t *testing.T) {
-	inWorld(t, func(w *world) {
-		g := w.behindGate()
-		w.run(3 * time.Minute)
+	withFixture(t, func(f *fixture) {
+		g := f.behindBarrier()
+		f.run(3 * time.Minute)
 		g.shut(false)
-		w.desire(w.vpc.Main.ID, w.table.ID) // two things to do: a look, and a route
-		w.run(callTime)
+		f.desire(f.vpc.Main.ID, f.table.ID) // two things to do: a look, and a route
+		f.run(callTime)
 		for range 20 {
-			for k, err := range w.failures() {
-				if k.Kind != state.KindCloudRoute || k.Scope != w.table.ID || !strings.Contains(err.Error(), "no answer within 10s") {
+			for k, err := range f.failures() {
+				if k.Kind != state.KindCloudRoute || k.Scope != f.table.ID || !strings.Contains(err.Error(), "no answer within 10s") {
 					t.Errorf("%v: %v", k, err)
 				}
 			}
-			if len(w.failures()) != 1 {
-				t.Errorf("failures: %v", w.failures())
+			if len(f.failures()) != 1 {
+				t.Errorf("failures: %v", f.failures())
 			}
-			w.run(callTime)
+			f.run(callTime)
 		}
 		g.reopen()
-		w.run(period + spread)
-		w.wantFailures(nil)
-		w.wantRoute(w.table, ownDst, w.a.Interface())
+		f.run(period + spread)
+		f.wantFailures(nil)
+		f.wantRoute(f.table, ownDst, f.a.Interface())
 	})
 }
 
 // A write whose answer is late is not made again, and READY waits for it.
 func TestLateAnswer(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.a.Interface().SetSourceDestCheck(false)
-		w.start(w.a, config.WithHTTPClient(&http.Client{Transport: &after{
-			RoundTripper: w.Transport(w.a), w: w, action: "CreateRoute", do: func() { time.Sleep(callTime / 2) },
+	withFixture(t, func(f *fixture) {
+		f.a.Interface().SetSourceDestCheck(false)
+		f.start(f.a, config.WithHTTPClient(&http.Client{Transport: &after{
+			RoundTripper: f.Transport(f.a), f: f, action: "CreateRoute", do: func() { time.Sleep(callTime / 2) },
 		}}))
-		w.run(callTime/2 - time.Second)
-		w.peer(w.vpc.Main.ID)
-		w.run(0) // the same step is there to be taken
-		if w.ready() {
+		f.run(callTime/2 - time.Second)
+		f.peer(f.vpc.Main.ID)
+		f.run(0) // the same step is there to be taken
+		if f.ready() {
 			t.Error("ready before the answer")
 		}
-		w.run(2 * time.Second)
-		if !w.ready() {
+		f.run(2 * time.Second)
+		if !f.ready() {
 			t.Error("not ready after the answer")
 		}
-		w.wantFailures(nil)
-		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n != 1 {
+		f.wantFailures(nil)
+		if n := len(f.Calls("CreateRoute", "ReplaceRoute")); n != 1 {
 			t.Errorf("%d writes", n)
 		}
 	})
@@ -123,24 +123,24 @@ func TestLateAnswer(t *testing.T) {
 
 // If EC2 is silent from the start, that is waited for once, and the host is ready without.
 func TestSilentStart(t *testing.T) {
-	inWorld(t, func(w *world) {
-		g := w.behindGate()
+	withFixture(t, func(f *fixture) {
+		g := f.behindBarrier()
 		g.shut(false)
-		w.run(callTime - time.Second)
-		if w.ready() {
+		f.run(callTime - time.Second)
+		if f.ready() {
 			t.Error("ready before it is known that there is no answer")
 		}
-		w.run(time.Second + 2*debounce)
-		if !w.ready() {
+		f.run(time.Second + 2*debounce)
+		if !f.ready() {
 			t.Error("not ready")
 		}
-		for k, err := range w.failures() {
+		for k, err := range f.failures() {
 			if !strings.Contains(err.Error(), "no answer within 10s") {
 				t.Errorf("%v: %v", k, err)
 			}
 		}
-		if len(w.failures()) != 2 {
-			t.Errorf("failures: %v", w.failures())
+		if len(f.failures()) != 2 {
+			t.Errorf("failures: %v", f.failures())
 		}
 		g.reopen()
 	})
@@ -148,16 +148,16 @@ func TestSilentStart(t *testing.T) {
 
 // That writes have no answer is known of all at the same time.
 func TestSilentWrites(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.desire(w.vpc.Main.ID, w.table.ID)
-		g := w.behindGate()
-		w.Deny("CreateRoute")
-		w.pass()
-		w.Allow("CreateRoute")
+	withFixture(t, func(f *fixture) {
+		f.desire(f.vpc.Main.ID, f.table.ID)
+		g := f.behindBarrier()
+		f.Deny("CreateRoute")
+		f.pass()
+		f.Allow("CreateRoute")
 		g.shut(false)
-		w.run(RetryFirst + callTime)
-		for _, table := range []string{w.vpc.Main.ID, w.table.ID} {
-			if err := w.failures()[state.CloudRoute{Table: table, Dst: ownDst}.Key()]; err == nil || !strings.HasSuffix(err.Error(), ": no answer within 10s") {
+		f.run(RetryFirst + callTime)
+		for _, table := range []string{f.vpc.Main.ID, f.table.ID} {
+			if err := f.failures()[state.CloudRoute{Table: table, Dst: ownDst}.Key()]; err == nil || !strings.HasSuffix(err.Error(), ": no answer within 10s") {
 				t.Errorf("%s: %v", table, err)
 			}
 		}
@@ -167,58 +167,58 @@ func TestSilentWrites(t *testing.T) {
 
 // What becomes wanted during a look has one of its own.
 func TestWantedDuringLook(t *testing.T) {
-	inWorld(t, func(w *world) {
-		g := w.behindGate()
-		w.pass()
+	withFixture(t, func(f *fixture) {
+		g := f.behindBarrier()
+		f.pass()
 		time.Sleep(again + time.Second)
 		g.shut(false)
 		time.Sleep(period + spread + time.Second) // a look has begun
-		w.desire(w.vpc.Main.ID, w.table.ID)
-		w.pass()
+		f.desire(f.vpc.Main.ID, f.table.ID)
+		f.pass()
 		g.reopen()
-		w.run(2 * debounce)
-		w.wantFailures(nil)
-		w.wantRoute(w.table, ownDst, w.a.Interface())
+		f.run(2 * debounce)
+		f.wantFailures(nil)
+		f.wantRoute(f.table, ownDst, f.a.Interface())
 	})
 }
 
 // Peers that come and go while EC2 is silent cost no call, and no time.
 func TestPeersInSilence(t *testing.T) {
-	inWorld(t, func(w *world) {
-		g := w.behindGate()
-		w.pass()
-		w.stop()
+	withFixture(t, func(f *fixture) {
+		g := f.behindBarrier()
+		f.pass()
+		f.stop()
 		g.shut(false)
-		w.ForgetCalls()
+		f.ForgetCalls()
 		begin := time.Now()
-		p := state.CloudRoute{Table: w.vpc.Main.ID, Dst: peerDst}
+		p := state.CloudRoute{Table: f.vpc.Main.ID, Dst: peerDst}
 		for _, op := range []state.Op{{Verb: state.Create, Want: p}, {Verb: state.Delete, Have: p}} {
-			if errs := w.Apply(w.t.Context(), []state.Op{op}); errs[0] != nil {
+			if errs := f.Apply(f.t.Context(), []state.Op{op}); errs[0] != nil {
 				t.Error(errs)
 			}
 		}
 		if took := time.Since(begin); took != 0 {
 			t.Errorf("%s", took)
 		}
-		w.wantCalls()
+		f.wantCalls()
 		g.reopen()
 	})
 }
 
 // Whatever is going on, the daemon can end at once.
 func TestEnd(t *testing.T) {
-	for name, prepare := range map[string]func(*world, *gate){
-		"silence":   func(_ *world, g *gate) { g.shut(false) },
-		"throttled": func(w *world, _ *gate) { w.SetLimit(fakeaws.Mutating, fakeaws.Limit{}) },
-		"metadata":  func(w *world, _ *gate) { w.a.SetMetadata(fakeaws.MetadataOptions{Delay: time.Hour}) },
+	for name, prepare := range map[string]func(*fixture, *barrier){
+		"silence":   func(_ *fixture, g *barrier) { g.shut(false) },
+		"throttled": func(f *fixture, _ *barrier) { f.SetLimit(fakeaws.Mutating, fakeaws.Limit{}) },
+		"metadata":  func(f *fixture, _ *barrier) { f.a.SetMetadata(fakeaws.MetadataOptions{Delay: time.Hour}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				g := w.behindGate()
-				prepare(w, g)
-				w.run(time.Second)
+			withFixture(t, func(f *fixture) {
+				g := f.behindBarrier()
+				prepare(f, g)
+				f.run(time.Second)
 				begin := time.Now()
-				w.stop()
+				f.stop()
 				if took := time.Since(begin); took > 0 {
 					t.Errorf("it took %s", took)
 				}
@@ -229,15 +229,15 @@ func TestEnd(t *testing.T) {
 
 // When the API refuses calls for too long, that is what is said.
 func TestThrottledForLong(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Refill: 0.0001})
-		w.run(10 * time.Minute)
+	withFixture(t, func(f *fixture) {
+		f.SetLimit(fakeaws.Mutating, fakeaws.Limit{Refill: 0.0001})
+		f.run(10 * time.Minute)
 		const text = "RequestLimitExceeded: the account makes too many calls"
-		w.wantFailures(map[state.Kind]string{
-			state.KindCloudRoute:     "CreateRoute on " + w.vpc.Main.ID + ": " + text,
-			state.KindCloudInterface: "EC2 drops what pods of this host send and get, while its source/destination check is on: ModifyNetworkInterfaceAttribute on " + w.a.Interface().ID + ": " + text,
+		f.wantFailures(map[state.Kind]string{
+			state.KindCloudRoute:     "CreateRoute on " + f.vpc.Main.ID + ": " + text,
+			state.KindCloudInterface: "EC2 drops what pods of this host send and get, while its source/destination check is on: ModifyNetworkInterfaceAttribute on " + f.a.Interface().ID + ": " + text,
 		})
-		if n := len(w.Calls("CreateRoute", "ModifyNetworkInterfaceAttribute")); n > 100 {
+		if n := len(f.Calls("CreateRoute", "ModifyNetworkInterfaceAttribute")); n > 100 {
 			t.Errorf("%d calls in 10 minutes", n)
 		}
 	})
@@ -245,12 +245,12 @@ func TestThrottledForLong(t *testing.T) {
 
 // An answer that is lost does not make a route wrong, and costs one more call.
 func TestLostAnswer(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.LoseAnswers("CreateRoute", 1)
-		w.run(2 * time.Minute)
-		w.wantFailures(nil)
-		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
-		if n := len(w.Calls("CreateRoute", "ReplaceRoute")); n > 3 {
+	withFixture(t, func(f *fixture) {
+		f.LoseAnswers("CreateRoute", 1)
+		f.run(2 * time.Minute)
+		f.wantFailures(nil)
+		f.wantRoute(f.vpc.Main, ownDst, f.a.Interface())
+		if n := len(f.Calls("CreateRoute", "ReplaceRoute")); n > 3 {
 			t.Errorf("%d writes", n)
 		}
 	})
@@ -258,15 +258,15 @@ func TestLostAnswer(t *testing.T) {
 
 // The budget of retries is for the time of an outage: what succeeds later fills it.
 func TestBudget(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.pass()
-		w.stop() // it makes calls, too
+	withFixture(t, func(f *fixture) {
+		f.pass()
+		f.stop() // it makes calls, too
 		attempts := func() int {
-			w.ForgetCalls()
-			w.LoseAnswers("DescribeRouteTables", 1000)
-			_, _ = w.session.tables(w.t.Context(), []string{w.vpc.Main.ID}, nic{}, false)
-			w.LoseAnswers("DescribeRouteTables", 0)
-			return len(w.Calls())
+			f.ForgetCalls()
+			f.LoseAnswers("DescribeRouteTables", 1000)
+			_, _ = f.session.tables(f.t.Context(), []string{f.vpc.Main.ID}, nic{}, false)
+			f.LoseAnswers("DescribeRouteTables", 0)
+			return len(f.Calls())
 		}
 		if n := attempts(); n != 3 {
 			t.Errorf("%d attempts", n)
@@ -274,7 +274,7 @@ func TestBudget(t *testing.T) {
 		for attempts() > 1 { // until the budget is used up
 		}
 		for range 10 {
-			if _, errs := w.session.tables(w.t.Context(), []string{w.vpc.Main.ID}, nic{}, false); len(errs) > 0 {
+			if _, errs := f.session.tables(f.t.Context(), []string{f.vpc.Main.ID}, nic{}, false); len(errs) > 0 {
 				t.Fatal(errs)
 			}
 		}
@@ -286,18 +286,18 @@ func TestBudget(t *testing.T) {
 
 // Where one delete is refused as too many, the others of the table are not tried either.
 func TestDeletesRefused(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.run(20 * time.Second)
-		w.dead(20)
-		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{})
-		w.run(10 * time.Minute)
-		if n := len(w.Calls("DeleteRoute")); n == 0 || n > 20 {
+	withFixture(t, func(f *fixture) {
+		f.run(20 * time.Second)
+		f.dead(20)
+		f.SetLimit(fakeaws.Mutating, fakeaws.Limit{})
+		f.run(10 * time.Minute)
+		if n := len(f.Calls("DeleteRoute")); n == 0 || n > 20 {
 			t.Errorf("%d calls", n)
 		}
-		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 50, Refill: 5})
-		w.run(3 * time.Minute)
-		w.wantFailures(nil)
-		if n := len(w.vpc.Main.Routes()); n != 2 {
+		f.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 50, Refill: 5})
+		f.run(3 * time.Minute)
+		f.wantFailures(nil)
+		if n := len(f.vpc.Main.Routes()); n != 2 {
 			t.Errorf("%d routes", n)
 		}
 	})
@@ -305,18 +305,18 @@ func TestDeletesRefused(t *testing.T) {
 
 // While there is much to be deleted, and EC2 lets little pass, looks go on.
 func TestDeletesHoldUpNothing(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.SetRouteLimit(200)
-		w.run(20 * time.Second)
-		w.dead(100)
-		w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 1, Refill: 0.05})
-		for len(w.Calls("DeleteRoute")) == 0 {
-			w.run(time.Second)
+	withFixture(t, func(f *fixture) {
+		f.SetRouteLimit(200)
+		f.run(20 * time.Second)
+		f.dead(100)
+		f.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 1, Refill: 0.05})
+		for len(f.Calls("DeleteRoute")) == 0 {
+			f.run(time.Second)
 		}
 		gap, last := time.Duration(0), time.Now()
-		w.ForgetCalls()
-		w.run(30 * time.Minute)
-		for _, c := range w.Calls("DescribeRouteTables") {
+		f.ForgetCalls()
+		f.run(30 * time.Minute)
+		for _, c := range f.Calls("DescribeRouteTables") {
 			gap, last = max(gap, c.Time.Sub(last)), c.Time
 		}
 		if gap = max(gap, time.Since(last)); gap > 2*(period+spread) {

@@ -15,39 +15,39 @@ import (
 )
 
 // crowd adds peers in a table, with routes in the main one or without.
-func (w *world) crowd(table string, n int, routes bool) {
+func (f *fixture) crowd(table string, n int, routes bool) {
 	for i := range n {
 		dst := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i % 256), byte(i / 256 * 16)}), 28)
 		p := state.CloudRoute{Table: table, Dst: dst}
 		if dst.Addr() == ownDst.Addr() {
 			continue
 		}
-		w.want[p.Key()] = p
+		f.want[p.Key()] = p
 		if routes {
-			w.check(w.vpc.Main.CreateRoute(dst.String(), w.b.Interface().ID))
+			f.check(f.vpc.Main.CreateRoute(dst.String(), f.b.Interface().ID))
 		}
 	}
 }
 
 // last starts the daemon of the host whose turn is the last.
-func (w *world) last() {
-	w.start(w.a)
-	w.fraction = 1
+func (f *fixture) last() {
+	f.start(f.a)
+	f.fraction = 1
 }
 
 // until is how long it takes until the host's route is there.
-func (w *world) until(limit time.Duration) time.Duration {
-	w.t.Helper()
+func (f *fixture) until(limit time.Duration) time.Duration {
+	f.t.Helper()
 	begin := time.Now()
 	for time.Since(begin) < limit {
-		w.run(time.Second)
-		for _, r := range w.vpc.Main.Routes() {
-			if r.Dst == ownDst && r.InterfaceID == w.a.Interface().ID {
+		f.run(time.Second)
+		for _, r := range f.vpc.Main.Routes() {
+			if r.Dst == ownDst && r.InterfaceID == f.a.Interface().ID {
 				return time.Since(begin)
 			}
 		}
 	}
-	w.t.Errorf("no route after %s", limit)
+	f.t.Errorf("no route after %s", limit)
 	return limit
 }
 
@@ -68,30 +68,30 @@ func TestTurn(t *testing.T) {
 		{false, 240, false, 120 * time.Second, 122 * time.Second},
 	} {
 		t.Run(fmt.Sprint(c.own, c.peers, c.routes), func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				w.SetRouteLimit(1000)
-				w.last()
-				table := w.vpc.Main.ID
+			withFixture(t, func(f *fixture) {
+				f.SetRouteLimit(1000)
+				f.last()
+				table := f.vpc.Main.ID
 				if c.own {
 					table = ""
-					w.desire(table)
+					f.desire(table)
 				}
-				w.crowd(table, c.peers, c.routes)
-				w.pass()
-				for k, err := range w.failures() {
+				f.crowd(table, c.peers, c.routes)
+				f.pass()
+				for k, err := range f.failures() {
 					if !errors.Is(err, errCrowd) {
 						t.Errorf("%v: %v", k, err)
 					}
 				}
-				if w.ready() != (c.min == 0) {
-					t.Errorf("ready: %t", w.ready())
+				if f.ready() != (c.min == 0) {
+					t.Errorf("ready: %t", f.ready())
 				}
-				if took := w.until(5 * time.Minute); took < c.min || took > c.max {
+				if took := f.until(5 * time.Minute); took < c.min || took > c.max {
 					t.Errorf("%s", took)
 				}
-				w.run(2 * time.Minute)
-				w.wantFailures(nil)
-				if w.a.Interface().SourceDestCheck() {
+				f.run(2 * time.Minute)
+				f.wantFailures(nil)
+				if f.a.Interface().SourceDestCheck() {
 					t.Error("the check is on")
 				}
 			})
@@ -102,59 +102,59 @@ func TestTurn(t *testing.T) {
 // While a host waits for its turn it asks nothing, and nothing is ready. Hosts that
 // become known later count.
 func TestTurnPutOff(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.a.Interface().SetSourceDestCheck(false)
-		w.last()
-		w.crowd(w.vpc.Main.ID, 60, false)
+	withFixture(t, func(f *fixture) {
+		f.a.Interface().SetSourceDestCheck(false)
+		f.last()
+		f.crowd(f.vpc.Main.ID, 60, false)
 		begin := time.Now()
-		w.run(19 * time.Second) // a half second before its turn
-		w.crowd(w.vpc.Main.ID, 240, false)
-		w.run(90 * time.Second)
-		w.wantCalls("DescribeRouteTables")
-		if len(w.failures()) != 2 || w.ready() {
-			t.Errorf("failures: %v", w.failures())
+		f.run(19 * time.Second) // a half second before its turn
+		f.crowd(f.vpc.Main.ID, 240, false)
+		f.run(90 * time.Second)
+		f.wantCalls("DescribeRouteTables")
+		if len(f.failures()) != 2 || f.ready() {
+			t.Errorf("failures: %v", f.failures())
 		}
-		w.until(time.Minute)
+		f.until(time.Minute)
 		if took := time.Since(begin); took != 110*time.Second {
 			t.Errorf("the route is there after %s", took)
 		}
-		w.wantFailures(nil)
-		w.wantCalls("DescribeNetworkInterfaceAttribute", "CreateRoute")
+		f.wantFailures(nil)
+		f.wantCalls("DescribeNetworkInterfaceAttribute", "CreateRoute")
 	})
 }
 
 // A table that all hosts get to know of is such a case, too.
 func TestTurnInNewTable(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.last()
-		w.crowd(w.vpc.Main.ID, 60, false)
-		w.until(time.Minute)
-		w.run(10 * time.Minute)
-		w.desire(w.vpc.Main.ID, w.table.ID)
-		w.crowd(w.vpc.Main.ID, 60, false)
-		w.crowd(w.table.ID, 60, false)
-		w.run(4 * time.Second)
-		w.wantRoute(w.table, ownDst, nil)
-		if routes := w.table.Routes(); len(routes) != 1 {
+	withFixture(t, func(f *fixture) {
+		f.last()
+		f.crowd(f.vpc.Main.ID, 60, false)
+		f.until(time.Minute)
+		f.run(10 * time.Minute)
+		f.desire(f.vpc.Main.ID, f.table.ID)
+		f.crowd(f.vpc.Main.ID, 60, false)
+		f.crowd(f.table.ID, 60, false)
+		f.run(4 * time.Second)
+		f.wantRoute(f.table, ownDst, nil)
+		if routes := f.table.Routes(); len(routes) != 1 {
 			t.Errorf("%+v", routes)
 		}
-		w.run(2 * time.Second)
-		w.wantRoute(w.table, ownDst, w.a.Interface())
+		f.run(2 * time.Second)
+		f.wantRoute(f.table, ownDst, f.a.Interface())
 	})
 }
 
 // A host that was started again finds what it needs, and a route that is lost later is
 // put back as soon as that is seen, however many others are missing.
 func TestNoTurn(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.run(time.Minute)
-		w.last()
-		w.crowd(w.vpc.Main.ID, 800, false)
-		w.run(time.Minute) // to look at all
-		w.wantFailures(nil)
-		w.run(2 * time.Minute)
-		w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
-		if took := w.until(5 * time.Minute); took > period+spread+5*time.Second {
+	withFixture(t, func(f *fixture) {
+		f.run(time.Minute)
+		f.last()
+		f.crowd(f.vpc.Main.ID, 800, false)
+		f.run(time.Minute) // to look at all
+		f.wantFailures(nil)
+		f.run(2 * time.Minute)
+		f.check(f.vpc.Main.DeleteRoute(ownDst.String()))
+		if took := f.until(5 * time.Minute); took > period+spread+5*time.Second {
 			t.Errorf("%s", took)
 		}
 	})
@@ -163,16 +163,16 @@ func TestNoTurn(t *testing.T) {
 // In a crowd a host that was started again looks later whether its interface passes
 // packets, but it does look.
 func TestCheckInCrowd(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.SetRouteLimit(1000)
-		w.run(time.Minute)
-		w.a.Interface().SetSourceDestCheck(true)
-		w.last()
-		w.crowd(w.vpc.Main.ID, 60, true)
-		w.pass()
-		w.wantFailures(nil)
-		w.run(2 * time.Minute)
-		if w.a.Interface().SourceDestCheck() {
+	withFixture(t, func(f *fixture) {
+		f.SetRouteLimit(1000)
+		f.run(time.Minute)
+		f.a.Interface().SetSourceDestCheck(true)
+		f.last()
+		f.crowd(f.vpc.Main.ID, 60, true)
+		f.pass()
+		f.wantFailures(nil)
+		f.run(2 * time.Minute)
+		if f.a.Interface().SourceDestCheck() {
 			t.Error("the check is on")
 		}
 	})
@@ -189,16 +189,16 @@ func TestRefusedInCrowd(t *testing.T) {
 		"write": {fakeaws.Mutating, []string{"CreateRoute"}, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inWorld(t, func(w *world) {
-				w.SetRouteLimit(1000)
-				w.crowd(w.vpc.Main.ID, 240, true)
-				w.SetLimit(c.class, fakeaws.Limit{})
-				w.run(3 * time.Minute)
-				if n := len(w.Calls(c.calls...)); n == 0 || n > c.most {
+			withFixture(t, func(f *fixture) {
+				f.SetRouteLimit(1000)
+				f.crowd(f.vpc.Main.ID, 240, true)
+				f.SetLimit(c.class, fakeaws.Limit{})
+				f.run(3 * time.Minute)
+				if n := len(f.Calls(c.calls...)); n == 0 || n > c.most {
 					t.Errorf("%d calls in 3 minutes", n)
 				}
-				w.SetLimit(c.class, fakeaws.Limit{Burst: 100, Refill: 20})
-				if took := w.until(10 * time.Minute); took > 3*time.Minute {
+				f.SetLimit(c.class, fakeaws.Limit{Burst: 100, Refill: 20})
+				if took := f.until(10 * time.Minute); took > 3*time.Minute {
 					t.Errorf("%s after they are not refused any more", took)
 				}
 			})
@@ -220,12 +220,12 @@ func TestIsThrottled(t *testing.T) {
 
 // What all hosts may not do, they do not try all the time.
 func TestDeniedInCrowd(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.SetRouteLimit(1000)
-		w.crowd(w.vpc.Main.ID, 800, true)
-		w.Deny("CreateRoute")
-		w.run(time.Hour)
-		if n := len(w.Calls("CreateRoute")); n < 10 || n > 30 {
+	withFixture(t, func(f *fixture) {
+		f.SetRouteLimit(1000)
+		f.crowd(f.vpc.Main.ID, 800, true)
+		f.Deny("CreateRoute")
+		f.run(time.Hour)
+		if n := len(f.Calls("CreateRoute")); n < 10 || n > 30 {
 			t.Errorf("%d calls in an hour", n)
 		}
 	})
@@ -234,32 +234,32 @@ func TestDeniedInCrowd(t *testing.T) {
 // Two hosts that want the same route change it to and fro for some time, and then less
 // and less often.
 func TestContested(t *testing.T) {
-	inWorld(t, func(w *world) {
+	withFixture(t, func(f *fixture) {
 		for hour := range 6 {
 			for range 120 {
-				w.run(30 * time.Second)
-				for _, r := range w.vpc.Main.Routes() {
-					if r.Dst == ownDst && r.InterfaceID != w.b.Interface().ID {
-						w.check(w.vpc.Main.ReplaceRoute(ownDst.String(), w.b.Interface().ID))
+				f.run(30 * time.Second)
+				for _, r := range f.vpc.Main.Routes() {
+					if r.Dst == ownDst && r.InterfaceID != f.b.Interface().ID {
+						f.check(f.vpc.Main.ReplaceRoute(ownDst.String(), f.b.Interface().ID))
 					}
 				}
 			}
-			n := len(w.Calls("CreateRoute", "ReplaceRoute"))
-			w.ForgetCalls()
+			n := len(f.Calls("CreateRoute", "ReplaceRoute"))
+			f.ForgetCalls()
 			if hour == 0 && (n < conflictAfter || n > 12) || hour > 0 && n != 2 {
 				t.Errorf("%d writes in hour %d", n, hour)
 			}
 		}
-		w.run(2 * time.Minute)
-		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "it was put back at least 5 times and is led to " + w.b.Interface().ID +
+		f.run(2 * time.Minute)
+		f.wantFailures(map[state.Kind]string{state.KindCloudRoute: "it was put back at least 5 times and is led to " + f.b.Interface().ID +
 			" by others again; does another host keep this subnet? The pauses get longer, up to 30m0s"})
 		// It is at peace, and all is forgotten after some time.
-		w.run(conflictMost + period)
-		w.wantRoute(w.vpc.Main, ownDst, w.a.Interface())
-		w.run(conflictCalm)
+		f.run(conflictMost + period)
+		f.wantRoute(f.vpc.Main, ownDst, f.a.Interface())
+		f.run(conflictCalm)
 		for range conflictAfter {
-			w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
-			if took := w.until(5 * time.Minute); took > period+spread+5*time.Second {
+			f.check(f.vpc.Main.DeleteRoute(ownDst.String()))
+			if took := f.until(5 * time.Minute); took > period+spread+5*time.Second {
 				t.Errorf("%s", took)
 			}
 		}
@@ -268,25 +268,25 @@ func TestContested(t *testing.T) {
 
 // Who only deletes a route is told of as well.
 func TestDeletedAgain(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.run(time.Minute)
+	withFixture(t, func(f *fixture) {
+		f.run(time.Minute)
 		for range 2 * conflictAfter {
-			w.until(time.Hour)
-			w.check(w.vpc.Main.DeleteRoute(ownDst.String()))
+			f.until(time.Hour)
+			f.check(f.vpc.Main.DeleteRoute(ownDst.String()))
 		}
-		w.run(2 * time.Minute)
-		w.wantFailures(map[state.Kind]string{state.KindCloudRoute: "it was put back at least 5 times and is deleted by others again; does another host keep this subnet? The pauses get longer, up to 30m0s"})
+		f.run(2 * time.Minute)
+		f.wantFailures(map[state.Kind]string{state.KindCloudRoute: "it was put back at least 5 times and is deleted by others again; does another host keep this subnet? The pauses get longer, up to 30m0s"})
 	})
 }
 
 // Hosts that are gone, and whose leases are not, are not waited for.
 func TestNoTurnForTheDead(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.SetRouteLimit(1000)
-		w.last()
-		w.crowd(w.vpc.Main.ID, 200, true)
-		w.b.Terminate()
-		if took := w.until(5 * time.Minute); took > 10*time.Second {
+	withFixture(t, func(f *fixture) {
+		f.SetRouteLimit(1000)
+		f.last()
+		f.crowd(f.vpc.Main.ID, 200, true)
+		f.b.Terminate()
+		if took := f.until(5 * time.Minute); took > 10*time.Second {
 			t.Errorf("a lone host that joins has to wait for %s", took)
 		}
 	})
@@ -295,19 +295,19 @@ func TestNoTurnForTheDead(t *testing.T) {
 // A host that can't look for long because calls are refused is ready in the end, and says
 // why.
 func TestReadsRefusedAtStart(t *testing.T) {
-	inWorld(t, func(w *world) {
-		w.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
-		w.run(absentFor - time.Minute)
-		if w.ready() {
+	withFixture(t, func(f *fixture) {
+		f.SetLimit(fakeaws.NonMutating, fakeaws.Limit{})
+		f.run(absentFor - time.Minute)
+		if f.ready() {
 			t.Error("ready")
 		}
-		w.run(6 * time.Minute)
-		for k, err := range w.failures() {
+		f.run(6 * time.Minute)
+		for k, err := range f.failures() {
 			if !strings.Contains(err.Error(), "RequestLimitExceeded") {
 				t.Errorf("%v: %v", k, err)
 			}
 		}
-		if !w.ready() {
+		if !f.ready() {
 			t.Error("the host is not ready after 10 minutes")
 		}
 	})
