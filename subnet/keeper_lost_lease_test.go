@@ -234,8 +234,8 @@ func (r *refusing) Watch(ctx context.Context, yield func(subnet.Snapshot)) error
 	})
 }
 
-// A store that refuses requests is said to be in trouble long before a renewal is due, and
-// what it brings is used.
+// A store that refuses requests is in an outage long before a renewal is due, and what it
+// brings is used.
 func TestRefusedWhileWatching(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := logText(t)
@@ -255,7 +255,7 @@ func TestRefusedWhileWatching(t *testing.T) {
 		}
 		time.Sleep(2 * subnet.LeaseTTL) // our lease is renewed meanwhile
 		if strings.Contains(log(), "etcd reachable again") {
-			t.Errorf("it is said to be over:\n%s", log())
+			t.Errorf("its end is logged:\n%s", log())
 		}
 		store.why.Store(nil)
 		put(t, m, "10.5.0.128/26", attrs("192.0.2.4"), 0)

@@ -21,7 +21,7 @@ func migrateEtcd(ctx context.Context, o *options, out io.Writer) error {
 		From:   v2,
 		To:     v3,
 		DryRun: o.dryRun,
-		Tell:   func(line string) { fmt.Fprintln(out, line) },
+		Report: func(line string) { fmt.Fprintln(out, line) },
 	}
 	return m.Run(ctx)
 }

@@ -46,7 +46,7 @@ func (a *Auto) store(ctx context.Context) (Store, error) {
 	if chosen != nil {
 		return chosen, nil
 	}
-	found, why, err := choose(ctx, a.v2, a.v3, a.memory.Used())
+	found, why, err := detectAPI(ctx, a.v2, a.v3, a.memory.Used())
 	if err != nil {
 		return nil, err
 	}

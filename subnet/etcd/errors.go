@@ -9,7 +9,7 @@ import (
 	"sync"
 )
 
-// Errors of the stores that choose knows.
+// Errors of the stores that detectAPI knows.
 var (
 	// ErrNoAPI: the server answers, and does not have the store's API.
 	ErrNoAPI = errors.New("the server does not offer")

@@ -114,17 +114,17 @@ func (l *Failing) note(f *Failover, failed failures, k int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.names, f.Name(k))
-	news := &UnavailableError{}
+	failing := &UnavailableError{}
 	for _, i := range slices.Sorted(maps.Keys(failed)) {
 		if name := f.Name(i); !l.names[name] && !f.isElsewhere(i) {
 			if l.names == nil {
 				l.names = make(map[string]bool)
 			}
 			l.names[name] = true
-			news.failures = append(news.failures, failed[i])
+			failing.failures = append(failing.failures, failed[i])
 		}
 	}
-	if len(news.failures) > 0 {
-		klog.Infof("going on with the endpoint %s, as others fail: %s", f.Name(k), news.text())
+	if len(failing.failures) > 0 {
+		klog.Infof("going on with the endpoint %s, as others fail: %s", f.Name(k), failing.text())
 	}
 }

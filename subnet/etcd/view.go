@@ -76,7 +76,7 @@ func (v *View) Last() (key string, last Known) {
 	return key, last
 }
 
-// Refuse takes why the server refuses requests, and reports whether that is news.
+// Refuse takes why the server refuses requests, and reports whether that is another reason.
 func (v *View) Refuse(err error) (changed bool) {
 	changed = (err == nil) != (v.Refused == nil) || err != nil && err.Error() != v.Refused.Error()
 	v.Refused = err

@@ -31,8 +31,8 @@ type Watch struct {
 	// or bring only what came after that if it has passed it by now.
 	Verify func(context.Context, *View) error
 	// Follow brings a view up to date with what happens, until that fails. It calls
-	// deliver, with whether there is news.
-	Follow func(ctx context.Context, v *View, deliver func(news bool)) error
+	// deliver, with whether anything changed.
+	Follow func(ctx context.Context, v *View, deliver func(changed bool)) error
 
 	mu      sync.Mutex
 	watched bool // now or before
@@ -82,8 +82,8 @@ func (w *Watch) run(ctx context.Context, v *View, yield func(subnet.Snapshot)) e
 		return err
 	}
 	owed := true // a snapshot, to the caller
-	deliver := func(news bool) {
-		owed = owed || news
+	deliver := func(changed bool) {
+		owed = owed || changed
 		if owed && v.Revision >= v.Target {
 			owed = false
 			yield(v.Snapshot())

@@ -103,7 +103,7 @@ type configAt struct {
 func (s *Store) followConfig(ctx context.Context, after uint64, found chan<- configAt) {
 	for {
 		began := time.Now()
-		news := false
+		happened := false
 		if after > 0 {
 			limited, cancel := context.WithTimeout(ctx, s.pollLimit)
 			rep, err := s.send(limited, s.endpoints[s.failover.Current()], request{
@@ -112,10 +112,10 @@ func (s *Store) followConfig(ctx context.Context, after uint64, found chan<- con
 				query:  url.Values{"wait": {"true"}, "waitIndex": {strconv.FormatUint(after+1, 10)}},
 			})
 			cancel()
-			news = err == nil && rep.Node != nil
+			happened = err == nil && rep.Node != nil
 		}
 		// Whatever it was, it is looked at; without an event, not at once.
-		if !news && once.Sleep(ctx, etcd.Pace-time.Since(began)) != nil {
+		if !happened && once.Sleep(ctx, etcd.Pace-time.Since(began)) != nil {
 			return
 		}
 		c, known := stored(s.get(ctx, s.configKey()))
@@ -142,7 +142,7 @@ func stored(rep *reply, err error) (c configAt, known bool) {
 
 // poll waits for the next event of a view. It calls deliver, from the calling goroutine,
 // when there is none so far, and with what comes from configs meanwhile.
-func (s *Store) poll(ctx context.Context, v *etcd.View, configs <-chan configAt, deliver func(news bool)) (*reply, error) {
+func (s *Store) poll(ctx context.Context, v *etcd.View, configs <-chan configAt, deliver func(changed bool)) (*reply, error) {
 	k := s.failover.Current()
 	e := s.endpoints[k]
 	limited, cancel := context.WithTimeout(ctx, s.pollLimit)

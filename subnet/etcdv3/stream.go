@@ -40,7 +40,7 @@ const (
 var errStuck = fmt.Errorf("the watch stays behind for more than %s", etcd.RequestTimeout)
 
 // follow opens a stream of events from where v is, and brings v up to date with
-// it until it ends. It calls deliver, with whether there is news, from the calling
+// it until it ends. It calls deliver, with whether anything is new, from the calling
 // goroutine.
 func (s *Store) follow(ctx context.Context, v *etcd.View, deliver func(bool)) error {
 	k := s.failover.Current()
@@ -171,12 +171,12 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			if !ok {
 				return st.s.judge(ctx, st.e, reads(st.s.subnetsKey()), <-st.ended, false)
 			}
-			created, news, err := st.apply(ctx, resp)
+			created, updated, err := st.apply(ctx, resp)
 			if err != nil {
 				return err
 			}
 			opened = opened || created
-			deliver(news)
+			deliver(updated)
 			if st.missed {
 				st.missed = false
 				look(true)
@@ -226,20 +226,20 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 }
 
 // apply takes a response and all others that are there already, so that they make
-// one snapshot. It reports whether one of them opened the stream, and whether there
-// is news.
-func (st *stream) apply(ctx context.Context, resp *pb.WatchResponse) (opened, news bool, err error) {
+// one snapshot. It reports whether one of them opened the stream, and whether it
+// changed the view.
+func (st *stream) apply(ctx context.Context, resp *pb.WatchResponse) (opened, updated bool, err error) {
 	for more := true; more; {
 		changed, err := st.s.apply(ctx, st.e, st.v, resp)
 		if err != nil {
-			return opened, news, err
+			return opened, updated, err
 		}
 		if resp.Created && resp.WatchId == configWatch {
 			st.missed = uint64(resp.Header.Revision) > st.v.Config
 		} else {
 			opened = opened || resp.Created
 		}
-		news = news || changed
+		updated = updated || changed
 		if resp.WatchId == answer {
 			st.e.answers.Store(true)
 		}
@@ -249,7 +249,7 @@ func (st *stream) apply(ctx context.Context, resp *pb.WatchResponse) (opened, ne
 			more = false
 		}
 	}
-	return opened, news, nil
+	return opened, updated, nil
 }
 
 // apply takes one response, and reports whether it changed the view. The error

@@ -35,7 +35,7 @@ func continues(v *etcd.View, key string, e *mvccpb.Event) bool {
 }
 
 // setConfig takes what is under the configuration's key as of a revision, and reports
-// whether that is news.
+// whether it is another one.
 func setConfig(v *etcd.View, kvs []*mvccpb.KeyValue, revision int64) (changed bool) {
 	c := subnet.StoredConfig{Missing: len(kvs) == 0}
 	if !c.Missing {

@@ -39,8 +39,8 @@ type Destination interface {
 type Migration struct {
 	From   Source
 	To     Destination
-	DryRun bool         // write nothing, and tell what would be done
-	Tell   func(string) // is called with each thing that was done or left
+	DryRun bool         // write nothing, and report what would be done
+	Report func(string) // is called with each thing that was done or left
 }
 
 // ErrConflict is that both have a lease of one subnet, and of different hosts.
@@ -53,7 +53,7 @@ const atOnce = 64
 // that start stay where they are, so that none misses a lease that was not copied
 // yet. It may be run again, after an error too.
 func (m *Migration) Run(ctx context.Context) error {
-	r := &run{Migration: m, told: make(map[string]bool)}
+	r := &run{Migration: m, handled: make(map[string]bool)}
 	config, there, err := r.configs(ctx)
 	if err != nil {
 		return err
@@ -88,7 +88,7 @@ func (m *Migration) Run(ctx context.Context) error {
 // run is one go.
 type run struct {
 	*Migration
-	told map[string]bool // keys that were dealt with
+	handled map[string]bool // keys that were dealt with
 	// doubtful: anyone can have written what is copied to where only users can write.
 	doubtful bool
 
@@ -132,9 +132,9 @@ func (r *run) compareGuards(ctx context.Context) error {
 	switch {
 	case to && !from:
 		r.doubtful = true
-		r.Tell("version 2 is open, and version 3 has users: anyone who reaches etcd may have written each of the following; delete what no host of yours wrote")
+		r.Report("version 2 is open, and version 3 has users: anyone who reaches etcd may have written each of the following; delete what no host of yours wrote")
 	case from && !to:
-		r.Tell("version 2 has users, and version 3 is open: daemons with -etcd-api=auto stay in version 2 until version 3 has users, too")
+		r.Report("version 2 has users, and version 3 is open: daemons with -etcd-api=auto stay in version 2 until version 3 has users, too")
 	}
 	return nil
 }
@@ -189,14 +189,14 @@ func (r *run) leases(ctx context.Context) error {
 	}
 	var all []*lease
 	for _, e := range from {
-		if r.told[e.Key] {
+		if r.handled[e.Key] {
 			continue
 		}
 		l, err := parse(e)
 		if err != nil {
-			r.told[e.Key] = true
+			r.handled[e.Key] = true
 			r.unusable++
-			r.Tell(fmt.Sprintf("left %s, which cannot be used: %v", printable.Name(e.Key), err))
+			r.Report(fmt.Sprintf("left %s, which cannot be used: %v", printable.Name(e.Key), err))
 			continue
 		}
 		l.there = there[e.Key]
@@ -242,8 +242,8 @@ func (r *run) some(ctx context.Context, all []*lease) error {
 	err := g.Wait()
 	for i, l := range all {
 		if done[i] {
-			r.told[l.Key] = true
-			r.tell(l)
+			r.handled[l.Key] = true
+			r.report(l)
 		}
 	}
 	return err
@@ -261,8 +261,8 @@ func (l *lease) copy(ctx context.Context, to Destination) (*subnet.Entry, error)
 	return there, nil
 }
 
-// tell says what became of a lease.
-func (r *run) tell(l *lease) {
+// report says what became of a lease.
+func (r *run) report(l *lease) {
 	of := fmt.Sprintf("%s of %s", l.sub, l.attrs.PublicIP)
 	if r.doubtful {
 		of += " (" + machine(l.attrs) + ")"
@@ -280,11 +280,11 @@ func (r *run) tell(l *lease) {
 		r.copies(fmt.Sprintf("lease %s, %s left", of, short(time.Until(l.Expires))))
 	case !same:
 		r.conflicts++
-		r.Tell(fmt.Sprintf("conflict: version 2 has %s, and version 3 has it of %s; left alone", of, who))
+		r.Report(fmt.Sprintf("conflict: version 2 has %s, and version 3 has it of %s; left alone", of, who))
 	default:
 		r.there++
 		if l.reserved() && !l.there.Expires.IsZero() {
-			r.Tell(fmt.Sprintf("left reservation %s: version 3 has it with an end; write it there without one to reserve it", of))
+			r.Report(fmt.Sprintf("left reservation %s: version 3 has it with an end; write it there without one to reserve it", of))
 		}
 	}
 }
@@ -315,10 +315,10 @@ func (l *lease) holder() (who string, same bool) {
 // copies tells of something that is copied.
 func (r *run) copies(what string) {
 	if r.DryRun {
-		r.Tell("would copy " + what)
+		r.Report("would copy " + what)
 		return
 	}
-	r.Tell("copied " + what)
+	r.Report("copied " + what)
 }
 
 func (r *run) summarize() {
@@ -334,9 +334,9 @@ func (r *run) summarize() {
 			text += fmt.Sprintf(", %d %s", part.n, part.text)
 		}
 	}
-	r.Tell(text)
+	r.Report(text)
 	if !r.ends.IsZero() && !r.DryRun && r.conflicts == 0 {
-		r.Tell(fmt.Sprintf("restart all daemons within %s: then the first of the copies ends", short(time.Until(r.ends))))
+		r.Report(fmt.Sprintf("restart all daemons within %s: then the first of the copies ends", short(time.Until(r.ends))))
 	}
 }
 

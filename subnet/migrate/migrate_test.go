@@ -49,21 +49,21 @@ func TestMigrate(t *testing.T) {
 		"would copy the network's configuration",
 		"leases: 4 to copy, 5 not usable",
 	}, left...)
-	told, err := s.migrate(dry)
+	reported, err := s.migrate(dry)
 	check(t, err)
-	tells(t, told, would...)
+	reports(t, reported, would...)
 	if all := s.all(); len(all) > 0 {
 		t.Errorf("the dry run wrote %v", all)
 	}
 	s.checkLeases(0)
 
-	told, err = s.migrate(nil)
+	reported, err = s.migrate(nil)
 	check(t, err)
 	did := []string{"restart all daemons within 1m: then the first of the copies ends"}
 	for _, line := range would {
 		did = append(did, strings.NewReplacer("would copy", "copied", "to copy", "copied").Replace(line))
 	}
-	tells(t, told, did...)
+	reports(t, reported, did...)
 	first := s.all()
 	for key, want := range map[string]struct {
 		value string
@@ -79,9 +79,9 @@ func TestMigrate(t *testing.T) {
 	s.checkLeases(3)
 
 	// Again: nothing changes.
-	told, err = s.migrate(nil)
+	reported, err = s.migrate(nil)
 	check(t, err)
-	tells(t, told, append(left, "leases: 0 copied, 4 in version 3 already, 5 not usable")...)
+	reports(t, reported, append(left, "leases: 0 copied, 4 in version 3 already, 5 not usable")...)
 	for key, w := range s.all() {
 		if w.revision != first[key].revision || w.lease != first[key].lease {
 			t.Errorf("%s was %+v and is %+v", key, first[key], w)
@@ -103,11 +103,11 @@ func TestWhatIsThere(t *testing.T) {
 	before := s.all()
 	wantConflict := func(change func(*Migration), config ...string) {
 		t.Helper()
-		told, err := s.migrate(change)
+		reported, err := s.migrate(change)
 		if !errors.Is(err, ErrConflict) {
 			t.Errorf("the error is %v", err)
 		}
-		tells(t, told, append(config,
+		reports(t, reported, append(config,
 			"left reservation 10.5.2.0/24 of 192.0.2.2: version 3 has it with an end; write it there without one to reserve it",
 			"conflict: version 2 has 10.5.3.0/24 of 192.0.2.3, and version 3 has it of 192.0.2.1; left alone")...)
 	}
@@ -121,16 +121,16 @@ func TestWhatIsThere(t *testing.T) {
 	s.checkLeases(3)
 
 	s.v3(key3, "garbage", 0)
-	told, err := s.migrate(nil)
-	if !errors.Is(err, ErrConflict) || !strings.Contains(strings.Join(told, "\n"), "of nobody that can be told") {
-		t.Errorf("with garbage in its place: %v, %q", err, told)
+	reported, err := s.migrate(nil)
+	if !errors.Is(err, ErrConflict) || !strings.Contains(strings.Join(reported, "\n"), "of nobody that can be told") {
+		t.Errorf("with garbage in its place: %v, %q", err, reported)
 	}
 
 	_, err = s.Delete(t.Context(), prefix+"/"+key3)
 	check(t, err)
-	told, err = s.migrate(nil)
+	reported, err = s.migrate(nil)
 	check(t, err)
-	tells(t, told, "left reservation 10.5.2.0/24", "copied lease 10.5.3.0/24 of 192.0.2.3, 59m left",
+	reports(t, reported, "left reservation 10.5.2.0/24", "copied lease 10.5.3.0/24 of 192.0.2.3, 59m left",
 		"copied the network's configuration", "leases: 1 copied, 2 in version 3 already", "restart all daemons within 59m")
 }
 
@@ -148,9 +148,9 @@ func TestConfigDiffers(t *testing.T) {
 	}
 	s.checkLeases(0)
 	s.v3("config", `{"Network":"10.5.0.0/16"}`, 0) // the same, in other words
-	told, err := s.migrate(nil)
+	reported, err := s.migrate(nil)
 	check(t, err)
-	tells(t, told, "copied lease 10.5.1.0/24", "leases: 1 copied", "restart all daemons")
+	reports(t, reported, "copied lease 10.5.1.0/24", "leases: 1 copied", "restart all daemons")
 	if all := s.all(); all["config"].value != `{"Network":"10.5.0.0/16"}` {
 		t.Errorf("there are %v", all)
 	}
@@ -198,13 +198,13 @@ func TestBesideDaemons(t *testing.T) {
 			}}
 		}
 	}
-	told, err := s.migrate(during(1, func() {
+	reported, err := s.migrate(during(1, func() {
 		s.v2(key3, value3, time.Hour)
 		s.v3(key1, value1, time.Hour)
 		s.v3(key2, value3, time.Hour)
 	}))
 	etcdtest.CheckError(t, "a conflict that was not there at first", err, "the configuration is not copied until that is put right")
-	tells(t, told, "copied lease 10.5.3.0/24", "leases: 1 copied, 1 in version 3 already, 1 in conflict",
+	reports(t, reported, "copied lease 10.5.3.0/24", "leases: 1 copied, 1 in version 3 already, 1 in conflict",
 		"conflict: version 2 has 10.5.2.0/24 of 192.0.2.2, and version 3 has it of 192.0.2.3")
 	s.checkLeases(3) // and not those that were for nothing
 
@@ -230,7 +230,7 @@ func TestStopped(t *testing.T) {
 		s.v2(fmt.Sprintf("subnets/10.5.%d.0-24", i), value1, time.Hour)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	m := &Migration{Tell: func(string) { cancel() }}
+	m := &Migration{Report: func(string) { cancel() }}
 	m.From, m.To = s.stores()
 	if err := m.Run(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("the error is %v", err)
@@ -239,10 +239,10 @@ func TestStopped(t *testing.T) {
 		t.Errorf("there are %d keys, want %d", n, atOnce)
 	}
 	s.checkLeases(atOnce)
-	told, err := s.migrate(nil)
+	reported, err := s.migrate(nil)
 	check(t, err)
-	if want := fmt.Sprintf("leases: %d copied, %[1]d in version 3 already", atOnce); !slices.Contains(told, want) {
-		t.Errorf("it did not tell %q", want)
+	if want := fmt.Sprintf("leases: %d copied, %[1]d in version 3 already", atOnce); !slices.Contains(reported, want) {
+		t.Errorf("it did not report %q", want)
 	}
 }
 

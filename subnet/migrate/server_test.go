@@ -132,27 +132,27 @@ func (s *server) stores() (*etcdv2.Store, *etcdv3.Store) {
 	return v2, v3
 }
 
-// migrate returns what it told.
+// migrate returns what it reported.
 func (s *server) migrate(change func(*Migration)) ([]string, error) {
 	s.t.Helper()
-	var told []string
-	m := &Migration{Tell: func(line string) { told = append(told, line) }}
+	var reported []string
+	m := &Migration{Report: func(line string) { reported = append(reported, line) }}
 	m.From, m.To = s.stores()
 	if change != nil {
 		change(m)
 	}
 	err := m.Run(s.t.Context())
-	return told, err
+	return reported, err
 }
 
 func dry(m *Migration) { m.DryRun = true }
 
-// tells checks what was told, but for the minutes that are left.
-func tells(t testing.TB, got []string, want ...string) {
+// reports checks what was reported, but for the minutes that are left.
+func reports(t testing.TB, got []string, want ...string) {
 	t.Helper()
 	if len(got) != len(want) || slices.ContainsFunc(got, func(g string) bool {
 		return !slices.ContainsFunc(want, func(w string) bool { return strings.HasPrefix(g, w) })
 	}) {
-		t.Errorf("it told\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		t.Errorf("it reported\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
 }

@@ -51,7 +51,7 @@ func (s *server) configure(config *string) {
 	s.revision++
 	s.config = config
 	c := s.stored()
-	s.tell(change{config: &c, at: s.revision})
+	s.notify(change{config: &c, at: s.revision})
 }
 
 func (s *server) subscribe() (*changes, []subnet.Entry, subnet.StoredConfig, uint64) {
@@ -116,7 +116,7 @@ func (s *server) put(key, value string, ttl time.Duration) subnet.Entry {
 		})
 	}
 	s.entries[key] = e
-	s.tell(change{Entry: e.Entry, at: s.revision})
+	s.notify(change{Entry: e.Entry, at: s.revision})
 	return e.Entry
 }
 
@@ -127,7 +127,7 @@ func (s *server) remove(key string) {
 	s.revision++
 	s.stopExpiry(key)
 	delete(s.entries, key)
-	s.tell(change{Entry: subnet.Entry{Key: key}, gone: true, at: s.revision})
+	s.notify(change{Entry: subnet.Entry{Key: key}, gone: true, at: s.revision})
 }
 
 func (s *server) stopExpiry(key string) {
@@ -136,7 +136,7 @@ func (s *server) stopExpiry(key string) {
 	}
 }
 
-func (s *server) tell(c change) {
+func (s *server) notify(c change) {
 	for _, w := range s.watchers {
 		w.pending = append(w.pending, c)
 		select {

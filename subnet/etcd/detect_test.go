@@ -28,7 +28,7 @@ type remembered int
 func (r *remembered) Used() int       { return int(*r) }
 func (r *remembered) Use(version int) { *r = remembered(version) }
 
-func TestChoose(t *testing.T) {
+func TestDetectAPI(t *testing.T) {
 	// What an API has to say: a configuration, one with a lease, nothing, or
 	// that it can't be had. "users" says that only users can write it.
 	const config, lease, other, nothing = "configuration", "lease", "another configuration", "nothing"
@@ -113,7 +113,7 @@ func TestChoose(t *testing.T) {
 		for _, used := range []int{0, 2, 3} {
 			name := fmt.Sprintf("v2 %s, v3 %s, last used %d", test.v2, test.v3, used)
 			v2, v3 := store(test.v2), store(test.v3)
-			got, why, err := choose(t.Context(), v2, v3, used)
+			got, why, err := detectAPI(t.Context(), v2, v3, used)
 			version := 0
 			if got != nil {
 				version = got.version
@@ -138,10 +138,10 @@ func TestChoose(t *testing.T) {
 func all(version int) [4]int { return [4]int{version, version, version, version} }
 
 // What cannot be found out about users is asked for again.
-func TestChooseWithoutAnswerAboutUsers(t *testing.T) {
+func TestDetectAPIWithoutAnswerAboutUsers(t *testing.T) {
 	v2, v3 := silent{memory{Memory: subnettest.NewMemory()}}, memory{Memory: subnettest.NewMemory()}
 	v3.SetConfig("{}")
-	if got, _, err := choose(t.Context(), v2, v3, 0); got != nil || !errors.Is(err, errSilent) {
+	if got, _, err := detectAPI(t.Context(), v2, v3, 0); got != nil || !errors.Is(err, errSilent) {
 		t.Errorf("chose %v, %v", got, err)
 	}
 }
@@ -163,12 +163,12 @@ func (slow) Config(ctx context.Context) ([]byte, error) {
 }
 
 // Time may run out over servers that hang: what the others said holds.
-func TestChooseBesideHungServers(t *testing.T) {
+func TestDetectAPIBesideHungServers(t *testing.T) {
 	v2, v3 := slow{memory{Memory: subnettest.NewMemory()}}, memory{Memory: subnettest.NewMemory()}
 	v3.SetConfig("{}")
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if got, _, err := choose(ctx, v2, v3, 0); got == nil || got.store != Store(v3) || err != nil {
+	if got, _, err := detectAPI(ctx, v2, v3, 0); got == nil || got.store != Store(v3) || err != nil {
 		t.Errorf("chose %v, %v", got, err)
 	}
 }

@@ -44,7 +44,7 @@ func (a *answer) askGuard(ctx context.Context) {
 	a.guarded = guarded
 }
 
-// choose returns the store of the API that the network is in, and how that is
+// detectAPI returns the store of the API that the network is in, and how that is
 // known. used is the version that this host used last, or 0.
 //
 // The network is where its configuration is; the APIs do not see each other's keys,
@@ -57,7 +57,7 @@ func (a *answer) askGuard(ctx context.Context) {
 // The error says why the network's API can't be known yet, and is to be followed by
 // another try; it wraps subnet.ErrNoConfig if a configuration has to be written or
 // corrected first.
-func choose(ctx context.Context, v2, v3 Store, used int) (chosen *answer, why string, err error) {
+func detectAPI(ctx context.Context, v2, v3 Store, used int) (chosen *answer, why string, err error) {
 	a2, a3 := &answer{version: 2, store: v2}, &answer{version: 3, store: v3}
 	both := func(ask func(*answer)) {
 		var g sync.WaitGroup
@@ -71,7 +71,7 @@ func choose(ctx context.Context, v2, v3 Store, used int) (chosen *answer, why st
 	}
 	switch {
 	case a2.has() && a3.has():
-		return chooseOfTwo(ctx, a2, a3, used)
+		return preferred(ctx, a2, a3, used)
 	case a2.has() && alone(a2, a3, used):
 		return a2, whyAlone(a2, a3), nil
 	case a3.has() && alone(a3, a2, used):
@@ -116,8 +116,8 @@ func whyAlone(a, other *answer) string {
 	return onlyConfig
 }
 
-// chooseOfTwo chooses where both APIs have a configuration.
-func chooseOfTwo(ctx context.Context, a2, a3 *answer, used int) (*answer, string, error) {
+// preferred is the one to use where both APIs have a configuration.
+func preferred(ctx context.Context, a2, a3 *answer, used int) (*answer, string, error) {
 	guarded, open := a3, a2
 	if a2.guarded {
 		guarded, open = a2, a3
