@@ -95,41 +95,33 @@ func (rs *Ruleset) Steps() int { return rs.steps }
 
 // list reads what chains there are in nf_tables.
 func (rs *Ruleset) list() error {
-	tables, err := rs.conn.Tables(unix.AF_UNSPEC)
-	if err != nil {
-		return err
-	}
 	dormant := make(map[chainKey]bool)
-	for _, t := range tables {
-		dormant[chainKey{t.Family, t.Name, ""}] = t.Dormant
-	}
-	chains, err := rs.conn.Chains(unix.AF_UNSPEC)
-	if err != nil {
+	if err := rs.conn.Tables(func(t nfdump.Table) { dormant[chainKey{t.Family, t.Name, ""}] = t.Dormant }, unix.AF_UNSPEC); err != nil {
 		return err
 	}
-	for _, one := range chains {
+	return rs.conn.Chains(func(one nfdump.Chain) {
 		c := &chain{family: one.Family, table: one.Table, name: one.Name}
 		if netfilter.IsOurs(c.family, c.table, c.name) || dormant[chainKey{c.family, c.table, ""}] {
-			continue
+			return
 		}
 		rs.chains[c.key()] = c
 		if one.Type != "" {
-			c.base = &base{typ: one.Type, hook: one.Hook, prio: one.Prio, drops: one.Policy == nfdump.Drop, ifaces: devices(one.HookAttrs)}
+			c.base = &base{typ: one.Type, hook: one.Hook, prio: one.Prio, drops: one.Policy == nfdump.Drop, ifaces: devices(one.HookData)}
 			rs.bases = append(rs.bases, c)
 		}
-	}
-	return nil
+	}, unix.AF_UNSPEC)
 }
 
 func (c *chain) key() chainKey { return chainKey{c.family, c.table, c.name} }
 
 // devices are the interfaces of a chain: names, or with a star what they begin with.
-func devices(hook nfdump.Attrs) []string {
+func devices(data []byte) []string {
 	const (
 		nftaHookDevs     = 4
 		nftaDevicePrefix = 2
 	)
 	var all []string
+	hook, _ := nfdump.Attributes(data)
 	if one := hook.Text(unix.NFTA_HOOK_DEV); one != "" {
 		all = append(all, one)
 	}
@@ -152,14 +144,15 @@ func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
 		err := rs.compileLegacy(c)
 		return c.rules, err
 	}
-	rules, err := rs.conn.Rules(c.family, c.table, c.name)
-	for _, r := range rules {
+	var failed error
+	err := rs.conn.Rules(func(r nfdump.Rule) {
 		if r.Chain == c.name {
-			one, e := rs.compile(c, r)
+			one, err := rs.compile(c, r)
 			c.rules = append(c.rules, one)
-			err = errors.Join(err, e)
+			failed = errors.Join(failed, err)
 		}
-	}
+	}, c.family, c.table, c.name)
+	err = errors.Join(err, failed)
 	if err != nil {
 		rs.err = errors.Join(rs.err, fmt.Errorf("reading chain %s of table %s: %w", c.name, c.table, err))
 		return nil, err
@@ -171,9 +164,9 @@ func (rs *Ruleset) rulesOf(c *chain) ([]rule, error) {
 func (rs *Ruleset) compile(c *chain, from nfdump.Rule) (rule, error) {
 	r := rule{id: from.ID()}
 	var failed error
-	for _, e := range from.Exprs {
-		data, err := nfdump.Attributes(e.Data)
-		if s := rs.expression(c, e.Name, data); s != nil {
+	for name, data := range from.Exprs() {
+		a, err := nfdump.Attributes(data)
+		if s := rs.expression(c, name, a); s != nil {
 			r.steps = append(r.steps, s)
 		}
 		failed = errors.Join(failed, err)

@@ -59,12 +59,8 @@ func (k nfIPTables) digestOnce(c *nfdump.Conn) (digest iptDigest, err error) {
 		digest.shared[i] = fmt.Sprintf("%x", shared.Sum64())
 		_, _ = all.WriteString(digest.shared[i])
 		if p.whole {
-			rules, err := readRules(c, unix.NFPROTO_IPV4, p.table)
-			if err != nil {
+			if err := c.Rules(func(r nfdump.Rule) { nfRule{r}.addTo(&all) }, unix.NFPROTO_IPV4, p.table); err != nil {
 				return digest, err
-			}
-			for _, r := range rules {
-				r.addTo(&all)
 			}
 		}
 	}

@@ -41,10 +41,9 @@ func (t nfListed) isXT() bool {
 
 // listTables lists what tables and chains there are, and not ours.
 func listTables(c *nfdump.Conn) (tables []nfListed, err error) {
-	chains, err := c.Chains(unix.AF_UNSPEC)
-	for _, one := range chains {
+	err = c.Chains(func(one nfdump.Chain) {
 		if isOurTable(one.Family, one.Table) {
-			continue
+			return
 		}
 		i := slices.IndexFunc(tables, func(t nfListed) bool { return t.family == one.Family && t.name == one.Table })
 		if i < 0 {
@@ -52,7 +51,7 @@ func listTables(c *nfdump.Conn) (tables []nfListed, err error) {
 			tables = append(tables, nfListed{one.Family, one.Table, make(map[nfName]nfdump.Chain)})
 		}
 		tables[i].chains[one.Name] = one
-	}
+	}, unix.AF_UNSPEC)
 	return tables, err
 }
 
@@ -66,17 +65,18 @@ func (t nfListed) save(c *nfdump.Conn, p place) (map[string]*iptChain, error) {
 			chains[name].policy = map[uint32]string{nfdump.Drop: string(dropped), nfdump.Accept: string(accept)}[c.Policy]
 		}
 	}
-	rules, err := readRules(c, t.family, t.name)
-	for _, n := range rules {
-		if chain := chains[n.Chain]; chain != nil {
-			var r iptRule
-			if slices.Contains(p.chains(), n.Chain) {
-				r = parseRule(n.text(addrSize(t.family)))
-			}
-			r.handle = nfdump.Rule(n).ID()
-			chain.rules = append(chain.rules, r)
+	err := c.Rules(func(from nfdump.Rule) {
+		chain := chains[from.Chain]
+		if chain == nil {
+			return
 		}
-	}
+		var r iptRule
+		if slices.Contains(p.chains(), from.Chain) {
+			r = parseRule(nfRule{from}.text(addrSize(t.family)))
+		}
+		r.handle = from.ID()
+		chain.rules = append(chain.rules, r)
+	}, t.family, t.name)
 	return chains, err
 }
 

@@ -33,7 +33,7 @@ type nfChain struct {
 }
 
 // nfRule is a rule.
-type nfRule nfdump.Rule
+type nfRule struct{ nfdump.Rule }
 
 // nfAsk calls ask with a connection to nf_tables, again if rules changed meanwhile.
 func nfAsk(ctx context.Context, what string, ask func(*nfdump.Conn) error) error {
@@ -62,40 +62,27 @@ func nfError(what string, err error) error {
 // readTable returns a table of a family with those of the named chains that there
 // are; nil if there is no such table.
 func readTable(c *nfdump.Conn, family byte, name string, chains ...nfName) (*nfTable, error) {
-	tables, err := c.Tables(family, name)
-	if len(tables) == 0 || err != nil {
+	var t *nfTable
+	if err := c.Tables(func(there nfdump.Table) { t = &nfTable{there, make(map[nfName]*nfChain)} }, family, name); t == nil || err != nil {
 		return nil, err
 	}
-	t := &nfTable{tables[0], make(map[nfName]*nfChain)}
 	for _, chain := range chains {
-		there, err := c.Chains(family, name, chain)
-		if err != nil {
+		if err := c.Chains(func(there nfdump.Chain) { t.chains[chain] = &nfChain{Chain: there} }, family, name, chain); err != nil {
 			return nil, err
 		}
-		for _, one := range there {
-			rules, err := readRules(c, family, name, chain)
-			if err != nil {
+		if one := t.chains[chain]; one != nil {
+			if err := c.Rules(func(r nfdump.Rule) { one.rules = append(one.rules, nfRule{r}) }, family, name, chain); err != nil {
 				return nil, err
 			}
-			t.chains[chain] = &nfChain{one, rules}
 		}
 	}
 	return t, nil
 }
 
-// readRules returns the rules of a table, or of one of its chains.
-func readRules(c *nfdump.Conn, family byte, table string, chain ...nfName) (rules []nfRule, err error) {
-	all, err := c.Rules(family, table, chain...)
-	for _, r := range all {
-		rules = append(rules, nfRule(r))
-	}
-	return rules, err
-}
-
 // comment returns what a rule's comment is, or in iptables' form.
 func (n nfRule) comment() string {
-	for _, e := range n.Exprs {
-		if a, err := nfdump.Attributes(e.Data); e.Name == "match" && err == nil && a.Text(unix.NFTA_MATCH_NAME) == "comment" {
+	for name, data := range n.Exprs() {
+		if a, err := nfdump.Attributes(data); name == "match" && err == nil && a.Text(unix.NFTA_MATCH_NAME) == "comment" {
 			text, _, _ := strings.Cut(string(a[unix.NFTA_MATCH_INFO]), "\x00")
 			return text
 		}
@@ -110,10 +97,10 @@ func (n nfRule) addTo(h *maphash.Hash) {
 	for _, part := range [][]byte{[]byte(n.Chain), n.Handle, n.Userdata} {
 		_, _ = h.Write(part)
 	}
-	for _, e := range n.Exprs {
-		if e.Name != "counter" {
-			_, _ = h.WriteString(e.Name)
-			_, _ = h.Write(e.Data)
+	for name, data := range n.Exprs() {
+		if name != "counter" {
+			_, _ = h.WriteString(name)
+			_, _ = h.Write(data)
 		}
 	}
 }
@@ -144,33 +131,33 @@ const register = unix.NFT_REG_1
 func (n nfRule) rule(size int, xt bool) (r rule, ok bool) {
 	var load, mask nfdump.Attrs // what is in the register
 	var loaded string
-	for _, e := range n.Exprs {
-		a, err := nfdump.Attributes(e.Data)
-		if err != nil || r.verdict != "" && e.Name != "counter" {
+	for name, data := range n.Exprs() {
+		a, err := nfdump.Attributes(data)
+		if err != nil || r.verdict != "" && name != "counter" {
 			return rule{}, false
 		}
 		switch {
-		case xt && (e.Name == "counter" || e.Name == "match" && a.Text(unix.NFTA_MATCH_NAME) == "comment"):
-		case e.Name == "meta" && a.Number(unix.NFTA_META_DREG) == register && loaded == "",
-			e.Name == "payload" && a.Number(unix.NFTA_PAYLOAD_DREG) == register && loaded == "":
-			load, mask, loaded = a, nfdump.Attrs{}, e.Name
-		case e.Name == "bitwise" && loaded != "" && mask[unix.NFTA_BITWISE_MASK] == nil && isMask(a):
+		case xt && (name == "counter" || name == "match" && a.Text(unix.NFTA_MATCH_NAME) == "comment"):
+		case name == "meta" && a.Number(unix.NFTA_META_DREG) == register && loaded == "",
+			name == "payload" && a.Number(unix.NFTA_PAYLOAD_DREG) == register && loaded == "":
+			load, mask, loaded = a, nfdump.Attrs{}, name
+		case name == "bitwise" && loaded != "" && mask[unix.NFTA_BITWISE_MASK] == nil && isMask(a):
 			mask = a
-		case e.Name == "cmp" && a.Number(unix.NFTA_CMP_SREG) == register:
+		case name == "cmp" && a.Number(unix.NFTA_CMP_SREG) == register:
 			if !r.take(loaded, load, nfdump.Data(mask[unix.NFTA_BITWISE_MASK]), a, size) {
 				return rule{}, false
 			}
 			loaded = ""
 		case loaded != "":
 			return rule{}, false
-		case e.Name == "immediate":
+		case name == "immediate":
 			r.verdict = verdictOf(a)
-		case e.Name == "masq" && a[unix.NFTA_MASQ_REG_PROTO_MIN] == nil:
+		case name == "masq" && a[unix.NFTA_MASQ_REG_PROTO_MIN] == nil:
 			const fullyRandom = 1 << 4 // NF_NAT_RANGE_PROTO_RANDOM_FULLY
 			if flags := a.Number(unix.NFTA_MASQ_FLAGS); flags&^fullyRandom == 0 {
 				r.verdict, r.random = masquerade, flags != 0
 			}
-		case xt && e.Name == "target" && a.Text(unix.NFTA_TARGET_NAME) == string(masquerade):
+		case xt && name == "target" && a.Text(unix.NFTA_TARGET_NAME) == string(masquerade):
 			r.verdict = masquerade
 		default:
 			return rule{}, false

@@ -14,19 +14,14 @@ import (
 func nfRuleOf(t *testing.T, exprs []expr.Any) (n nfRule) {
 	t.Helper()
 	for _, e := range exprs {
-		if e == nil {
-			n.Exprs = append(n.Exprs, nfdump.Expr{Name: "unknown"})
-			continue
+		b := nfdump.Name(unix.NFTA_EXPR_NAME, "unknown")
+		if e != nil {
+			var err error
+			if b, err = expr.Marshal(unix.NFPROTO_IPV4, e); err != nil {
+				t.Fatal(err)
+			}
 		}
-		b, err := expr.Marshal(unix.NFPROTO_IPV4, e)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := nfdump.Attributes(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.Exprs = append(n.Exprs, nfdump.Expr{Name: a.Text(unix.NFTA_EXPR_NAME), Data: a[unix.NFTA_EXPR_DATA]})
+		n.Expressions = append(n.Expressions, nfdump.Nest(unix.NFTA_LIST_ELEM, b)...)
 	}
 	return n
 }
