@@ -145,7 +145,7 @@ func (c *Conn) Generation() (uint32, error) {
 }
 
 // Attempts is how often rules are read that change meanwhile.
-const Attempts = 3
+const Attempts = 5
 
 // Consistently calls read, again if anything in nf_tables changed meanwhile. ErrChanging is in
 // the error if it always did.

@@ -53,7 +53,7 @@ type way interface {
 
 	// apply takes one step. Create and Replace leave the rules of op.Want in our
 	// chain, once and as a whole; and take away, in the same atomic change or
-	// after it, whatever dump calls odd under the same key or under restKey. The
+	// after it, whatever dump calls unmanaged under the same key or under restKey. The
 	// rules of other networks in our chain stay. Delete takes away what is there
 	// under the key, and the chains with the last rules in them; that nothing
 	// is, is no failure. Rules and chains of others are not touched.

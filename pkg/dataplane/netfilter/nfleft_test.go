@@ -1,6 +1,7 @@
 package netfilter
 
 import (
+	"errors"
 	"os"
 	"testing"
 
@@ -63,6 +64,40 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 				t.Errorf("there was\n%s\nand is\n%s", before, after)
 			}
 		})
+	}
+}
+
+// Of two networks with rules in the same chains, one goes without the program; nothing that is
+// to be written is.
+func TestOneOfTwoNetworksWithoutIPTables(t *testing.T) {
+	dataplanetest.NeedNetns(t)
+	h := freshIPTables(t, state.IPTablesNFT)
+	other := dataplanetest.RulesWish(state.IPTablesNFT)
+	clear(other)
+	for _, o := range []state.Object{
+		state.Masquerade{Backend: state.IPTablesNFT, Network: prefix("10.64.0.0/12"), Own: prefix("10.66.0.0/24"), Exclude: "10.1.0.0/16"},
+		state.Forward{Backend: state.IPTablesNFT, Network: prefix("10.64.0.0/12")},
+	} {
+		other[o.Key()] = o
+	}
+	settle(t, New(true), other)
+	left := h.rules(t)
+	both := dataplanetest.RulesWish(state.IPTablesNFT)
+	for k, o := range other {
+		both[k] = o
+	}
+	settle(t, New(true), both)
+	w := withoutIPTables(t)
+	for _, o := range dataplanetest.RulesWish(state.IPTablesNFT) {
+		if err := w.apply(t.Context(), state.Op{Verb: state.Replace, Want: o}); !errors.Is(err, errAbsent) {
+			t.Errorf("writing %s: %v", o, err)
+		}
+		if err := w.apply(t.Context(), state.Op{Verb: state.Delete, Have: o}); err != nil {
+			t.Errorf("deleting %s: %v", o, err)
+		}
+	}
+	if now := h.rules(t); now != left {
+		t.Errorf("there is left\n%s\nwant\n%s", now, left)
 	}
 }
 
