@@ -33,7 +33,7 @@ func cleanUp(ctx context.Context, networks []netip.Prefix, t dataplane.Dataplane
 	defer to.infos.Stop()
 	defer to.warnings.Stop()
 	r := newLoop(Plane{Dataplane: t}, to, func(loopStatus) {})
-	r.desired = planeDesired{spec: Desired{Networks: networks}, want: make(state.Set)}
+	r.desired = planeDesired{bounds: bounds{spec: Desired{Networks: networks}}, want: make(state.Set)}
 	ours := func() (state.Set, error) {
 		have, err := t.Dump(ctx, r.desired.want)
 		if err != nil {

@@ -84,7 +84,7 @@ func desire(peers ...*subnet.Lease) Desired {
 	}
 }
 
-// largeDesired is as wish, in a network large enough for nexthop objects.
+// largeDesired is as desire, in a network large enough for nexthop objects.
 func largeDesired(peers ...*subnet.Lease) Desired {
 	w := desire(peers...)
 	w.Host.Nexthops = true

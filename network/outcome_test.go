@@ -9,7 +9,7 @@ import (
 
 // checkHost checks all that a host has in the end.
 func (h *history) checkHost() {
-	w := h.wished()
+	w := h.desired()
 	var p planned
 	p.set(w)
 	h.checkDevices(w, p.want)

@@ -10,18 +10,24 @@ import (
 	"flanneld/subnet"
 )
 
-// planeDesired is what one dataplane is to have, and what decides whose the rest is.
-type planeDesired struct {
+// bounds are what decides whose the objects on a host are, and which stay, beside what is
+// wanted. The maps are never changed.
+type bounds struct {
 	spec       Desired
-	want       state.Set // nil before the first desired state
-	devices    map[string]bool
-	local      map[state.Key]bool
-	unreadable []ip.Subnet
+	devices    map[string]bool    // that are wanted
+	local      map[state.Key]bool // what is wanted for no peer, but for this host itself
+	unreadable []ip.Subnet        // all whose objects stay
+}
+
+// planeDesired is what one dataplane is to have.
+type planeDesired struct {
+	bounds
+	want state.Set // nil before the first desired state
 }
 
 // take makes a change. It returns the keys of the objects that it changes.
 func (d *planeDesired) take(c change) iter.Seq[state.Key] {
-	d.spec, d.devices, d.local, d.unreadable = c.spec, c.devices, c.local, c.unreadable
+	d.bounds = c.bounds
 	if c.all {
 		d.want = c.want
 		return func(func(state.Key) bool) {}

@@ -17,7 +17,7 @@ func partial(w Desired) Desired {
 // Before the leases are known, what is missing is added, and nothing that is there is
 // deleted or changed: neither what is for a peer that was not saved, nor what leads to one
 // by another way.
-func TestPartialWishAddsAndKeeps(t *testing.T) {
+func TestPartialDesiredStateAddsAndKeeps(t *testing.T) {
 	gw := func(n, via int) *subnet.Lease { return written(lease(n, via)) }
 	for name, c := range map[string]struct {
 		lease func(n, via int) *subnet.Lease
@@ -67,7 +67,7 @@ func TestPartialWishAddsAndKeeps(t *testing.T) {
 
 // What was as saved at first, and is not any more, is put right all the same: nobody but
 // this daemon learns where peers are.
-func TestPartialWishRepairs(t *testing.T) {
+func TestPartialDesiredStateRepairs(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		w := partial(vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2)))
 		r.there(w)
@@ -90,7 +90,7 @@ func TestPartialWishRepairs(t *testing.T) {
 }
 
 // A route by what is not the external interface any more leads nowhere.
-func TestPartialWishLeavesAFormerInterface(t *testing.T) {
+func TestPartialDesiredStateLeavesAFormerInterface(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		r.check(r.fake.AddLink("eth1"))
 		r.check(r.fake.AddAddr("eth1", hostNet))
@@ -105,7 +105,7 @@ func TestPartialWishLeavesAFormerInterface(t *testing.T) {
 }
 
 // What flannel made, which ran here in between, may be newer than the file, too.
-func TestPartialWishLeavesAnUnmarkedRoute(t *testing.T) {
+func TestPartialDesiredStateLeavesAnUnmarkedRoute(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(boot(route(1, 9))))
 		r.check(r.fake.AddRoute(boot(route(2, 2))))

@@ -16,7 +16,7 @@ import (
 	"flanneld/subnet"
 )
 
-// pathFixture answers as a host that has all routes that are wished, and foreign ones.
+// pathFixture answers as a host that has all routes that are desired, and foreign ones.
 type pathFixture struct {
 	PathView
 	mu      sync.Mutex
@@ -126,7 +126,7 @@ func withPaths(t *testing.T, f func(p *Paths, w *pathFixture, reported func() []
 	})
 }
 
-func pathWish(first, last int) Desired {
+func pathDesired(first, last int) Desired {
 	var peers []*subnet.Lease
 	for n := first; n <= last; n++ {
 		peers = append(peers, lease(n, n))
@@ -144,8 +144,8 @@ func foreign(dst string) kernel.TableRoute {
 func TestPathsOfManyPeers(t *testing.T) {
 	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
 		const peers = 20 * pathCheckAll
-		wished := pathWish(1, peers)
-		p.SetDesired(wished)
+		desired := pathDesired(1, peers)
+		p.SetDesired(desired)
 		if asked := w.change(p, nil); len(asked) < peers {
 			t.Errorf("at first, %d were asked about", len(asked))
 		}
@@ -159,7 +159,7 @@ func TestPathsOfManyPeers(t *testing.T) {
 		// What is about many is found with some of them; it is one obstacle.
 		w.change(p, func() { w.foreign = []kernel.TableRoute{foreign("10.0.0.0/9")}; w.foreign[0].Table = 52 })
 		o := reported()
-		if len(o) != 1 || o[0].Subject != "peers in "+wished.Config.Network().V4.String() {
+		if len(o) != 1 || o[0].Subject != "peers in "+desired.Config.Network().V4.String() {
 			t.Fatalf("obstacles %q", o)
 		}
 		w.change(p, nil)
@@ -174,8 +174,8 @@ func TestPathsOfManyPeers(t *testing.T) {
 		w.mu.Lock()
 		w.foreign, w.asked = []kernel.TableRoute{foreign("10.0.200.1/32")}, nil
 		w.mu.Unlock()
-		more := wished
-		more.Peers = append(slices.Clone(wished.Peers), lease(200<<8|1, 200<<8|1))
+		more := desired
+		more.Peers = append(slices.Clone(desired.Peers), lease(200<<8|1, 200<<8|1))
 		p.SetDesired(more)
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -191,7 +191,7 @@ func TestPathsOfManyPeers(t *testing.T) {
 // What is missing of ours, because nothing can be had, is no obstacle.
 func TestNoPathIsNoObstacle(t *testing.T) {
 	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
-		p.SetDesired(pathWish(1, 9))
+		p.SetDesired(pathDesired(1, 9))
 		w.change(p, func() { w.down = true })
 		if o := reported(); len(o) > 0 {
 			t.Errorf("obstacles %q", o)
@@ -202,7 +202,7 @@ func TestNoPathIsNoObstacle(t *testing.T) {
 // A route of ours that is back while the kernel is being asked is in nobody's way.
 func TestRestoredRouteIsNoObstacle(t *testing.T) {
 	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
-		p.SetDesired(pathWish(1, 9))
+		p.SetDesired(pathDesired(1, 9))
 		w.change(p, func() { w.late = true })
 		if o := reported(); len(o) > 0 {
 			t.Errorf("obstacles %q", o)
@@ -214,27 +214,27 @@ func TestRestoredRouteIsNoObstacle(t *testing.T) {
 // while there is no way at all.
 func TestLinksFollowRoutes(t *testing.T) {
 	withPaths(t, func(p *Paths, w *pathFixture, _ func() []Obstacle, moved *int) {
-		wished := directDesired(lease(1, 1), lease(2, 2))
+		desired := directDesired(lease(1, 1), lease(2, 2))
 		w.routed[peerAddr(2)] = true
-		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), wished.Peers[:1])
-		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), wished.Peers)
-		first := p.Links(wished.Backend)
+		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), desired.Peers[:1])
+		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), desired.Peers)
+		first := p.Links(desired.Backend)
 		if !first.OnLink("eth0", peerAddr(1)) || first.OnLink("eth0", peerAddr(2)) || first.OnLink("eth1", peerAddr(1)) || first.OnLink("eth0", peerAddr(3)) {
 			t.Error("it is not known who is on the link")
 		}
 		// An answer once given stays the same.
-		p.Learn(t.Context(), wished.Backend, hostNet.Addr(), []*subnet.Lease{lease(3, 3)})
+		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), []*subnet.Lease{lease(3, 3)})
 		if first.OnLink("eth0", peerAddr(3)) {
 			t.Error("an answer changed")
 		}
-		p.SetDesired(wished)
+		p.SetDesired(desired)
 		w.change(p, nil)
 		w.change(p, func() { w.down = true })
-		if *moved != 0 || p.Links(wished.Backend) != first {
+		if *moved != 0 || p.Links(desired.Backend) != first {
 			t.Errorf("answers changed %d times for no reason", *moved)
 		}
 		w.change(p, func() { w.down, w.routed = false, map[netip.Addr]bool{peerAddr(1): true} })
-		second := p.Links(wished.Backend)
+		second := p.Links(desired.Backend)
 		if *moved != 1 || second == first || second.OnLink("eth0", peerAddr(1)) || !second.OnLink("eth0", peerAddr(2)) {
 			t.Errorf("after %d changes it is not known who is on the link", *moved)
 		}

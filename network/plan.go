@@ -62,16 +62,13 @@ type plan struct {
 
 // change is what a new desired state changes for one dataplane.
 type change struct {
-	spec Desired
+	bounds
 	// want has the objects that change, nil for one that is not wanted any more; all that
 	// are wanted, if all is set.
 	want state.Set
 	all  bool
 	// needFullPass is set if what is there has to be seen for it.
 	needFullPass bool
-	devices      map[string]bool    // as in plan, and never changed
-	local        map[state.Key]bool // as in plan, and never changed
-	unreadable   []ip.Subnet        // all whose objects stay
 }
 
 // newPlan returns a plan for dataplanes, of which each but the first has certain kinds of
@@ -102,10 +99,10 @@ func (p *plan) set(w Desired) []change {
 	}
 	// What is there for an unreadable lease is seen by a full pass alone.
 	full := all || p.reread || old.Partial != w.Partial || !slices.Equal(old.Unreadable, w.Unreadable) || !slices.Equal(old.Networks, w.Networks)
-	unreadable := slices.AppendSeq(slices.Clone(w.Unreadable), maps.Keys(p.unreadable))
+	b := bounds{w, p.devices, p.local, slices.AppendSeq(slices.Clone(w.Unreadable), maps.Keys(p.unreadable))}
 	for i := range p.changes {
 		c := &p.changes[i]
-		c.spec, c.all, c.needFullPass, c.devices, c.local, c.unreadable = w, all, full, p.devices, p.local, unreadable
+		c.bounds, c.all, c.needFullPass = b, all, full
 	}
 	return p.changes
 }

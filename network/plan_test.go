@@ -31,7 +31,7 @@ func unseen(a, b state.Set, changed map[state.Key]bool) []state.Key {
 
 // A plan that follows the desired states one by one is the plan that the last of them
 // would make alone, and the keys that it calls changed are those that changed.
-func TestPlanFollowsWishes(t *testing.T) {
+func TestPlanFollowsDesiredStates(t *testing.T) {
 	for name, c := range map[string]struct {
 		spec  func(...*subnet.Lease) Desired
 		lease func(*rand.Rand, int) *subnet.Lease
@@ -158,7 +158,7 @@ func TestPlanSwitchesToNexthops(t *testing.T) {
 	}
 }
 
-func TestPlanSameWishChangesNothing(t *testing.T) {
+func TestPlanSameDesiredStateChangesNothing(t *testing.T) {
 	var p planned
 	p.set(desire(lease(1, 1), lease(2, 2)))
 	// Other leases, that say the same.
@@ -168,7 +168,7 @@ func TestPlanSameWishChangesNothing(t *testing.T) {
 }
 
 func TestPlanKeeps(t *testing.T) {
-	p := planeDesired{unreadable: []ip.Subnet{peerSubnet(1)}, devices: map[string]bool{"flannel.1": true}}
+	p := planeDesired{bounds: bounds{unreadable: []ip.Subnet{peerSubnet(1)}, devices: map[string]bool{"flannel.1": true}}}
 	base, mac := peerSubnet(1).V4.Addr(), state.MAC{2, 1}
 	neigh := state.Neigh{Dev: "flannel.1", Addr: base, MAC: mac}
 	keep := p.retained(state.Observed{neigh.Key(): {Object: neigh, Owner: state.Ours}})

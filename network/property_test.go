@@ -278,9 +278,9 @@ func (h *history) readable(n int) {
 	}
 }
 
-func (h *history) desire() { h.SetDesired(h.wished()) }
+func (h *history) desire() { h.SetDesired(h.desired()) }
 
-func (h *history) wished() Desired {
+func (h *history) desired() Desired {
 	w := h.modeWish(slices.Collect(maps.Values(h.leases))...)
 	w.Host.Nexthops = h.nexthops
 	for _, n := range slices.Sorted(maps.Keys(h.unreadable)) {

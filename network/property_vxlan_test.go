@@ -255,7 +255,7 @@ func (h *history) tidies(op state.Op) bool {
 // someone else are there.
 func (h *history) checkOldDevices() {
 	var p planned
-	p.set(h.wished())
+	p.set(h.desired())
 	for k, e := range h.dump() {
 		if k.Kind == state.KindLink && p.want[k] == nil && !h.foundForeign(k.Scope) {
 			h.Errorf("there is %s", e.Object)

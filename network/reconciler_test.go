@@ -13,7 +13,7 @@ import (
 
 var errRefused = errors.New("refused")
 
-func TestNothingHappensBeforeTheFirstWish(t *testing.T) {
+func TestNothingHappensBeforeTheFirstDesiredState(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
 		r.start()
@@ -176,7 +176,7 @@ func TestDeletedRouteIsRestored(t *testing.T) {
 	})
 }
 
-func TestLostHintsAreMadeUpFor(t *testing.T) {
+func TestLostEventsAreMadeUpFor(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
@@ -233,7 +233,7 @@ func TestLinkRecreatedHeals(t *testing.T) {
 }
 
 // A lease that comes right after the link was made anew is not lost.
-func TestWishRightAfterLinkRecreated(t *testing.T) {
+func TestDesiredStateRightAfterLinkRecreated(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
@@ -248,7 +248,7 @@ func TestWishRightAfterLinkRecreated(t *testing.T) {
 	})
 }
 
-// A wish that changes is granted without a dump of everything.
+// A desired state that changes is followed without a dump of everything.
 func TestQuickPass(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		r.start()
@@ -282,7 +282,7 @@ func TestStoppingLeavesForwardingInPlace(t *testing.T) {
 	}
 }
 
-func TestResyncRepairsWhatNoHintTold(t *testing.T) {
+func TestResyncRepairsWhatNoEventReported(t *testing.T) {
 	bubble(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))

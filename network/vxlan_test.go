@@ -191,7 +191,7 @@ func (r *fixture) fdbOf(n int) state.FDB {
 }
 
 // A wish that changes everything is granted in no time, whatever it was before.
-func TestVxlanWishes(t *testing.T) {
+func TestVxlanDesiredStates(t *testing.T) {
 	alter := func(change func(*Desired)) Desired {
 		w := vxlanDesired(manyLeases(vxlanLease)...)
 		w.Own = &subnet.Lease{Subnet: w.Own.Subnet, Attrs: w.Own.Attrs}
