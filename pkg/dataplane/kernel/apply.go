@@ -175,7 +175,7 @@ func deviceOf(o state.Object) string {
 // refuses, by its sequence number. It returns nil once the kernel has answered
 // all, up to the message numbered last.
 func (s *socket) exchange(batch []byte, last uint32, failed func(seq uint32, errno syscall.Errno, text string)) error {
-	// Without these, answers are longer and say less.
+	// Without these, answers are longer, and have no texts.
 	_ = s.set(unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	_ = s.set(unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
 	s.patience(answerTimeout)
@@ -235,7 +235,7 @@ func explain(op state.Op, errno syscall.Errno, text string) error {
 	case kind == state.KindNeigh && (errno == unix.ENOBUFS || errno == unix.ENOMEM):
 		return fmt.Errorf("the neighbour table may be full: see net.ipv4.neigh.default.gc_thresh3, which kernels before 5.0 apply to such entries too (%w)", err)
 	case errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH:
-		// The step tells the next hop; many have this reason in common.
+		// The step names the next hop; many have this reason in common.
 		var dev string
 		switch w := op.Want.(type) {
 		case state.Nexthop:

@@ -109,7 +109,7 @@ func FuzzDecodeAddr(f *testing.F) {
 func FuzzDecodeLink(f *testing.F) {
 	v := vxlan()
 	var b batch
-	b.appendLink(v, 3)
+	b.appendVXLAN(v, 3)
 	f.Add(b.buf[unix.SizeofNlMsghdr:], v.VNI, v.Port, v.MTU, v.Local.AsSlice(), v.MAC[:], false, false)
 	f.Add([]byte{}, uint32(0), uint16(0), 0, []byte{}, []byte{}, true, true)
 	f.Fuzz(func(t *testing.T, payload []byte, vni uint32, port uint16, mtu int, local, mac []byte, gbp, learning bool) {
@@ -128,7 +128,7 @@ func FuzzDecodeLink(f *testing.F) {
 			GBP: gbp, Learning: learning, MAC: m, MTU: mtu, TxChecksumOff: true,
 		}
 		var b batch
-		b.appendLink(want, 3)
+		b.appendVXLAN(want, 3)
 		p := b.sizes(t)
 		native.PutUint32(p[4:], 4)
 		native.PutUint32(p[8:], unix.IFF_UP)

@@ -185,7 +185,7 @@ func TestMakeDeviceFails(t *testing.T) {
 	o.apply(create(vxlan()))
 	o.is(vxlan())
 
-	if err := notMade(vxlan(), unix.EOPNOTSUPP); !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "module vxlan") {
+	if err := explainVXLAN(vxlan(), unix.EOPNOTSUPP); !errors.Is(err, unix.EOPNOTSUPP) || !strings.Contains(err.Error(), "module vxlan") {
 		t.Error(err)
 	}
 }

@@ -45,13 +45,12 @@ func (r rawLink) hindrances(links *links) []hindrance {
 		{present: r.kind == "tun" && r.queueLen == 0, text: "with a txqueuelen of 0", removal: "setting its txqueuelen", change: func(b *batch) {
 			b.attr32(unix.IFLA_TXQLEN, tunQueueLen)
 		}},
-		{present: r.barred, text: "with forwarding off", removal: "setting its forwarding on", change: appendForwarding},
+		{present: r.forwardingOff, text: "with forwarding off", removal: "setting its forwarding on", change: appendForwarding},
 		{present: !r.up, text: "that is down", removal: "setting it up", flags: unix.IFF_UP, mask: unix.IFF_UP},
 	}
 }
 
-// hindrance says what of a device keeps packets from going through it; empty if nothing
-// does.
+// hindrance is the text of the first that is present; empty if there is none.
 func (r rawLink) hindrance(links *links) string {
 	for _, h := range r.hindrances(links) {
 		if h.present {

@@ -114,7 +114,9 @@ func (r rawAddr) address() Address {
 
 // Forwards reports whether this host forwards IPv4 packets at all: whether interfaces that
 // it will have do. That is for the administrator to decide.
-func (*Kernel) Forwards() bool {
+func (*Kernel) Forwards() bool { return hostForwards() }
+
+func hostForwards() bool {
 	value, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
 	return err == nil && strings.TrimSpace(string(value)) != "0"
 }

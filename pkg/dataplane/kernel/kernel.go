@@ -26,7 +26,7 @@ type Kernel struct {
 // New returns the kernel of the network namespace of the calling process.
 func New() *Kernel { return &Kernel{links: &links{}} }
 
-// noLink is a dataplane.ErrNoLink that says more.
+// noLink is a dataplane.ErrNoLink with its cause.
 type noLink string
 
 func (e noLink) Error() string { return string(e) }

@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"os"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -43,19 +44,8 @@ type rawLink struct {
 	protoDown bool
 	queueLen  uint32 // of packets to be sent
 	forwards  bool   // IPv4 packets that come in
-	// barred is set if it does not, while the host does. That is known from elsewhere.
-	barred bool
-}
-
-// rawVXLAN is what a message says of a VXLAN device.
-type rawVXLAN struct {
-	vni      uint32
-	lower    int
-	local    netip.Addr
-	port     uint16
-	learning bool
-	gbp      bool
-	differs  string // what devices of ours do not have, and can't be changed
+	// forwardingOff is set if it does not, while the host does. The message does not have it.
+	forwardingOff bool
 }
 
 // decodeLink reads the payload of a RTM_NEWLINK or RTM_DELLINK message.
@@ -67,7 +57,7 @@ func decodeLink(b []byte) (rawLink, bool) {
 	r.index, r.flags = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])
 	r.up = r.flags&unix.IFF_UP != 0
 	elsewhere := false
-	r.forwards, r.queueLen = true, 1 // unless told otherwise
+	r.forwards, r.queueLen = true, 1 // unless the message has them
 	r.tun = rawTUN{tap: native.Uint16(b[2:]) == unix.ARPHRD_ETHER}
 	var info []byte
 	for typ, data := range attrs(b[unix.SizeofIfInfomsg:]) {
@@ -121,7 +111,7 @@ func decodeLink(b []byte) (rawLink, bool) {
 const devconfForwarding = 1
 
 // decodeForwards reads from the IFLA_AF_SPEC of a link message whether the interface
-// forwards IPv4 packets that come in. Without any IPv4 settings it has nothing to say.
+// forwards IPv4 packets that come in. Without any IPv4 settings nothing is against it.
 func decodeForwards(b []byte) bool {
 	forwards := true
 	for family, data := range attrs(b) {
@@ -137,106 +127,13 @@ func decodeForwards(b []byte) bool {
 	return forwards
 }
 
-// vxlanDefaults are the settings that this program leaves alone. One that a
-// kernel does not know is as it should be. UDP checksums are not among them: a
-// kernel before 4.6 makes devices without, and either is understood everywhere.
-var vxlanDefaults = map[uint16]struct {
-	name  string
-	value byte // all bytes of it
-}{
-	unix.IFLA_VXLAN_TTL:               {"ttl", 0},
-	unix.IFLA_VXLAN_TOS:               {"tos", 0},
-	unix.IFLA_VXLAN_PORT_RANGE:        {"srcport", 0},
-	unix.IFLA_VXLAN_PROXY:             {"proxy", 0},
-	unix.IFLA_VXLAN_RSC:               {"rsc", 0},
-	unix.IFLA_VXLAN_L2MISS:            {"l2miss", 0},
-	unix.IFLA_VXLAN_L3MISS:            {"l3miss", 0},
-	unix.IFLA_VXLAN_UDP_ZERO_CSUM6_TX: {"udp6zerocsumtx", 0},
-	unix.IFLA_VXLAN_UDP_ZERO_CSUM6_RX: {"udp6zerocsumrx", 0},
-	unix.IFLA_VXLAN_REMCSUM_TX:        {"remcsumtx", 0},
-	unix.IFLA_VXLAN_REMCSUM_RX:        {"remcsumrx", 0},
-	unix.IFLA_VXLAN_COLLECT_METADATA:  {"external", 0},
-	unix.IFLA_VXLAN_LABEL:             {"flowlabel", 0},
-	unix.IFLA_VXLAN_TTL_INHERIT:       {"ttl inherit", 0},
-	unix.IFLA_VXLAN_DF:                {"df", 0},
-	unix.IFLA_VXLAN_VNIFILTER:         {"vnifilter", 0},
-	unix.IFLA_VXLAN_LIMIT:             {"maxaddress", 0},
-	unix.IFLA_VXLAN_LOCALBYPASS:       {"nolocalbypass", 1},
-}
-
-func decodeVXLAN(b []byte) (v rawVXLAN) {
-	for typ, data := range attrs(b) {
-		switch typ {
-		case unix.IFLA_VXLAN_ID:
-			v.vni = u32(data)
-		case unix.IFLA_VXLAN_LINK:
-			v.lower = int(u32(data))
-		case unix.IFLA_VXLAN_LOCAL, unix.IFLA_VXLAN_LOCAL6:
-			v.local, _ = netip.AddrFromSlice(data)
-		case unix.IFLA_VXLAN_PORT:
-			if len(data) >= 2 {
-				v.port = uint16(data[0])<<8 | uint16(data[1])
-			}
-		case unix.IFLA_VXLAN_LEARNING:
-			v.learning = len(data) > 0 && data[0] != 0
-		case unix.IFLA_VXLAN_GBP:
-			v.gbp = true
-		case unix.IFLA_VXLAN_GROUP, unix.IFLA_VXLAN_GROUP6:
-			v.differs = "with a group or remote"
-		case unix.IFLA_VXLAN_GPE:
-			v.differs = "with gpe"
-		case unix.IFLA_VXLAN_REMCSUM_NOPARTIAL:
-			v.differs = "with remcsum nopartial"
-		}
-		if d, ok := vxlanDefaults[typ]; ok {
-			for _, x := range data {
-				if x != d.value && (d.value == 0 || x == 0) {
-					v.differs = "with " + d.name
-				}
-			}
-		}
-	}
-	return v
-}
-
-// tunnel reports whether the device is a VXLAN device like ours in all that
-// can't be changed once it is there.
-func (r rawLink) tunnel() bool { return r.kind == "vxlan" && r.vxlan.differs == "" }
-
-// object returns the VXLAN device, as far as the link is one.
-func (r rawLink) object(links *links, checksumOff bool) state.VXLAN {
-	v := state.VXLAN{Name: r.name, MAC: r.mac, MTU: r.mtu, TxChecksumOff: checksumOff}
-	if r.kind == "vxlan" {
-		v.VNI, v.Port, v.Lower, v.Local = r.vxlan.vni, r.vxlan.port, links.name(r.vxlan.lower), r.vxlan.local
-		v.GBP, v.Learning = r.vxlan.gbp, r.vxlan.learning
-	}
-	return v
-}
-
 // entry turns the link, which has a name of ours, into what it is to the
 // reconciler.
 func (r rawLink) entry(links *links, checksumOff bool) state.Entry {
 	if isTUN(r.name) {
 		return r.tunEntry(links)
 	}
-	v := r.object(links, checksumOff)
-	text := v.String()
-	switch {
-	case r.kind == "":
-		text = "device " + r.name + " of no kind"
-	case r.kind != "vxlan":
-		text = "device " + r.name + " of kind " + r.kind
-	case r.vxlan.differs != "":
-		text += " " + r.vxlan.differs
-	default:
-		why := r.hindrance(links)
-		if why == "" {
-			return state.Entry{Object: v, Owner: state.Ours}
-		}
-		text += " " + why
-	}
-	u := unmanaged{Object: v, text: text, remake: !r.tunnel(), other: r.kind != "vxlan"}
-	return state.Entry{Object: u, Owner: state.Ours}
+	return r.vxlanEntry(links, checksumOff)
 }
 
 // links are the interfaces of the host.
@@ -299,7 +196,7 @@ func listLinks(ctx context.Context) (all *links, ours []rawLink, err error) {
 			ours = append(ours, r)
 		}
 	}
-	judge(before, ours)
+	complete(before, ours)
 	for _, r := range ours {
 		all.byName[r.name] = r.link
 	}
@@ -313,7 +210,7 @@ func lookUp(name string) (r rawLink, ok bool, err error) {
 	r, ok, err = getLink(0, name)
 	if ok {
 		found := []rawLink{r}
-		judge(before, found)
+		complete(before, found)
 		r = found[0]
 	}
 	return r, ok, err
@@ -340,4 +237,79 @@ func macOf(b []byte) (state.MAC, bool) {
 		return state.MAC{}, false
 	}
 	return state.MAC(b), true
+}
+
+// applyLinks takes steps that are about devices. Devices are few and their
+// steps have parts, so they go one by one; and after them the interfaces are
+// not those of the last dump.
+func (k *Kernel) applyLinks(ctx context.Context, ops []state.Op, errs []error) {
+	k.devices.Lock()
+	defer k.devices.Unlock()
+	for i, op := range ops {
+		errs[i] = k.applyLink(op)
+	}
+	if all, _, err := listLinks(ctx); err == nil {
+		k.links = all // else what needs a new device fails, and is tried again
+	}
+}
+
+func (k *Kernel) applyLink(op state.Op) error {
+	switch w := op.Want.(type) {
+	case state.TUN:
+		if op.Verb == state.Create {
+			return k.createTUN(w)
+		}
+		return k.repairTUN(w)
+	case state.VXLAN:
+		if op.Verb == state.Create {
+			return k.createVXLAN(w)
+		}
+		return k.repairVXLAN(w)
+	}
+	if isTUN(op.Key().Scope) {
+		return deleteTUN(op.Key().Scope)
+	}
+	return deleteLink(op.Key().Scope)
+}
+
+// ignoreRouters ends the kernel's own way to learn routers, which is not for a
+// device between nodes. Where this is not allowed, it does little harm.
+func ignoreRouters(dev string) {
+	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
+}
+
+func deleteLink(name string) error {
+	var b batch
+	b.begin(unix.RTM_DELLINK, 0, 0, make([]byte, unix.SizeofIfInfomsg))
+	b.attr(unix.IFLA_IFNAME, append([]byte(name), 0))
+	b.end()
+	if err := b.exchangeOne(); err != nil && !errors.Is(err, unix.ENODEV) {
+		return err
+	}
+	return nil
+}
+
+// setLink changes those flags of an interface that are in mask, and the attributes that
+// change adds.
+func setLink(index int, flags, mask uint32, change func(*batch)) error {
+	header := make([]byte, unix.SizeofIfInfomsg)
+	native.PutUint32(header[4:], uint32(index))
+	native.PutUint32(header[8:], flags)
+	native.PutUint32(header[12:], mask)
+	var b batch
+	b.begin(unix.RTM_NEWLINK, 0, 0, header)
+	if change != nil {
+		change(&b)
+	}
+	b.end()
+	return b.exchangeOne()
+}
+
+// exchangeOne sends the one message of the batch, and returns what the kernel
+// has against it.
+func (b *batch) exchangeOne() (err error) {
+	s := &sender{}
+	defer s.close()
+	lost := s.send(b, 0, func(_ uint32, errno syscall.Errno, text string) { err = refusal(errno, text) })
+	return errors.Join(lost, err)
 }

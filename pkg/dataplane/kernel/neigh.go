@@ -72,14 +72,14 @@ func decodeNeigh(b []byte) (rawNeigh, bool) {
 }
 
 // neigh returns the entry of the IPv4 neighbour table of a device of ours; false
-// if it is none. One that is not permanent, or otherwise odd, comes and goes by
+// if it is none. One that is not permanent, or otherwise unlike ours, comes and goes by
 // itself, or with what replaces it: it is no one's.
 func (r rawNeigh) neigh(dev string) (state.Entry, bool) {
 	if r.family != unix.AF_INET || !r.dst.Is4() || r.flags&unix.NTF_PROXY != 0 {
 		return state.Entry{}, false
 	}
 	n := state.Neigh{Dev: dev, Addr: r.dst, MAC: r.mac}
-	// Who says an address is there, with ip-neighbour(8)'s "proto", is no matter.
+	// Who claims that an address is there, with ip-neighbour(8)'s "proto", is no matter.
 	if r.state == unix.NUD_PERMANENT && r.flags == 0 && r.hasMAC && (r.extra == 0 || r.extra == ndaProtocol) {
 		return state.Entry{Object: n, Owner: state.Ours}, true
 	}

@@ -32,7 +32,7 @@ type Path struct {
 // A batch of lookups is bounded by its answers, which must fit the default receive buffer.
 const lookupBatch = 64
 
-// Paths looks up the ways of packets. An error says that they could not be asked for.
+// Paths looks up the ways of packets. It fails if the kernel could not be asked.
 func (*Kernel) Paths(ctx context.Context, queries []PathQuery) ([]Path, error) {
 	s, err := open()
 	if err != nil {
@@ -144,7 +144,7 @@ type TableRoute struct {
 	Protocol byte
 	Type     byte
 	text     string
-	selector string // what tells the route from others
+	selector string // what distinguishes the route from others
 }
 
 // Kernel reports whether the kernel made the route, for an address of an interface.
@@ -200,7 +200,7 @@ func TableName(table uint32) string {
 }
 
 // Matched returns the route that decides the way of a packet; false if none does, or
-// if the kernel, before 4.13, does not tell.
+// if the kernel, before 4.13, does not answer that.
 func (*Kernel) Matched(q PathQuery) (TableRoute, bool, error) {
 	names := newLinkNames()
 	in, ok := names.index(q.IIF)

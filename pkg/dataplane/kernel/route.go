@@ -47,7 +47,7 @@ func (b *batch) routeMessage(typ, flags uint16, seq uint32, r state.Route, ifind
 	b.end()
 }
 
-// byDevice reports whether nothing but its device tells where the route leads.
+// byDevice reports whether a route has a device only, and no next hop.
 func byDevice(r state.Route) bool { return r.Dev != "" && !r.Via.IsValid() && r.Nexthop == 0 }
 
 func familyOf(a netip.Addr) byte {

@@ -95,20 +95,20 @@ func (k *Kernel) deleteTrial(all *links) error {
 
 func (k *Kernel) try(v state.VXLAN, lower int) error {
 	var b batch
-	b.appendLink(v, lower)
+	b.appendVXLAN(v, lower)
 	err := b.exchangeOne()
 	if errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("another VXLAN device has the VNI %d and the UDP port %d (%w)", v.VNI, v.Port, err)
 	}
 	if err != nil {
-		return notMade(v, err)
+		return explainVXLAN(v, err)
 	}
 	r, ok, err := lookUp(v.Name)
 	if err != nil || !ok {
 		return err
 	}
 	if err := setLink(r.index, unix.IFF_UP, unix.IFF_UP, nil); err != nil {
-		return notMade(v, fmt.Errorf("setting it up: %w", err))
+		return explainVXLAN(v, fmt.Errorf("setting it up: %w", err))
 	}
 	return nil
 }

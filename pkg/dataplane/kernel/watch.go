@@ -22,8 +22,8 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(dataplane.Ev
 		if ctx.Err() != nil || !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
-		// A socket that was overrun goes on to drop what comes, and does not
-		// say so again, until all it holds is read. A new one misses nothing.
+		// A socket that was overrun drops what comes, without a further error, until all
+		// that it holds is read. A new one misses nothing.
 		ready = func() { emit(dataplane.Event{Lost: true}) }
 	}
 }
@@ -112,7 +112,7 @@ func (w watcher) take(m message) {
 }
 
 // link reports one whose name was, or is, r's. What is renamed is notified
-// once, and there is news about two names.
+// once, and two names have changed.
 func (w watcher) link(r rawLink, gone bool) {
 	was, known := w.names.byIndex[r.index]
 	before := w.links[r.index]
@@ -122,7 +122,7 @@ func (w watcher) link(r rawLink, gone bool) {
 		delete(w.links, r.index)
 	}
 	if !gone && before == r && !isOurs(r.name) {
-		return // that a device was put on top of it, say
+		return // such as that a device was put on top of it
 	}
 	if known && was != r.name {
 		w.reportLink(was)
@@ -137,8 +137,8 @@ func (w watcher) link(r rawLink, gone bool) {
 }
 
 // reportLink reports that something happened to a link. Of a device of ours it reports
-// what that is now, for the notification does not say it all, and is a late one
-// where this program itself is at work on it.
+// what that is now: the notification does not have it all, and is late where this program
+// itself changes the device.
 func (w watcher) reportLink(name string) {
 	e := dataplane.Event{Iface: name}
 	if isOurs(name) {

@@ -10,14 +10,14 @@ import (
 	"flanneld/pkg/tun"
 )
 
-// rawTUN is what a message says of a TUN device. A kernel before 4.17 says
+// rawTUN is what a message has about a TUN device. With a kernel before 4.17 it has
 // nothing.
 type rawTUN struct {
-	tap      bool
-	fleeting bool // gone with the process that holds it
-	several  bool // made for several queues; of others it is not told how many there are
-	queues   int
-	own      int // queues of this process, which is known from elsewhere
+	tap           bool
+	nonPersistent bool // gone with the process that holds it
+	multiQueue    bool // made for several queues; of others the number is not known
+	queues        int
+	own           int // queues of this process, which is known from elsewhere
 }
 
 func (t *rawTUN) decode(b []byte) {
@@ -29,9 +29,9 @@ func (t *rawTUN) decode(b []byte) {
 		case unix.IFLA_TUN_TYPE:
 			t.tap = data[0] != unix.IFF_TUN
 		case unix.IFLA_TUN_PERSIST:
-			t.fleeting = data[0] == 0
+			t.nonPersistent = data[0] == 0
 		case unix.IFLA_TUN_MULTI_QUEUE:
-			t.several = data[0] != 0
+			t.multiQueue = data[0] != 0
 		case unix.IFLA_TUN_NUM_QUEUES, unix.IFLA_TUN_NUM_DISABLED_QUEUES:
 			t.queues += int(u32(data))
 		}
@@ -40,13 +40,13 @@ func (t *rawTUN) decode(b []byte) {
 
 // held reports whether another process is attached to a TUN device.
 func (r rawLink) held() bool {
-	return tun.Attached(r.tun.several, r.tun.queues, r.flags&unix.IFF_LOWER_UP != 0) > r.tun.own
+	return tun.Attached(r.tun.multiQueue, r.tun.queues, r.flags&unix.IFF_LOWER_UP != 0) > r.tun.own
 }
 
-// judge finds out whose the links are that have names of ours. Queues of this
-// process, by device, are given as of before the links were asked for; it may
-// have attached or detached in the meantime.
-func judge(before map[string]int, ours []rawLink) {
+// complete sets what messages do not have about links whose names are ours, and so whose
+// they are. Queues of this process, by device, are given as of before the links were asked
+// for: it may have attached or detached in the meantime.
+func complete(before map[string]int, ours []rawLink) {
 	after := before
 	if len(ours) > 0 {
 		after = tun.Own()
@@ -54,8 +54,8 @@ func judge(before map[string]int, ours []rawLink) {
 	for i := range ours {
 		r := &ours[i]
 		r.tun.own = max(before[r.name], after[r.name])
-		r.foreign = r.inTheWay() != ""
-		r.barred = !r.forwards && (*Kernel)(nil).Forwards()
+		r.foreign = r.foreignReason() != ""
+		r.forwardingOff = !r.forwards && hostForwards()
 	}
 }
 
@@ -66,11 +66,11 @@ func (r rawLink) noCarrier() bool {
 	return attached && r.up && r.flags&unix.IFF_LOWER_UP == 0
 }
 
-// inTheWay says what a link is that has the name of a TUN device of ours and is
-// none, nor can be made into one; empty of any other link. A name like flannel0
+// foreignReason says why a link is foreign: it has the name of a TUN device of ours, is
+// none, and cannot be made into one. It is empty for any other link. A name like flannel0
 // is nothing special: such a link may well be of use to someone. So it takes our
 // alias, or that this process is attached, and no other.
-func (r rawLink) inTheWay() string {
+func (r rawLink) foreignReason() string {
 	switch {
 	case !isTUN(r.name):
 		return ""
@@ -80,7 +80,7 @@ func (r rawLink) inTheWay() string {
 		return "of kind " + r.kind
 	case r.tun.tap:
 		return "of kind tap"
-	case r.tun.fleeting:
+	case r.tun.nonPersistent:
 		return "of kind tun that belongs to another process"
 	case r.held():
 		return "of kind tun that another process is attached to"
@@ -94,8 +94,8 @@ func (r rawLink) inTheWay() string {
 // it is to the reconciler.
 func (r rawLink) tunEntry(links *links) state.Entry {
 	t := state.TUN{Name: r.name, MTU: r.mtu, Alias: r.alias}
-	if what := r.inTheWay(); what != "" {
-		text := fmt.Sprintf("device %s %s", r.name, what)
+	if why := r.foreignReason(); why != "" {
+		text := fmt.Sprintf("device %s %s", r.name, why)
 		return state.Entry{Object: unmanaged{Object: t, text: text}, Text: text}
 	}
 	if why := r.hindrance(links); why != "" {
@@ -104,10 +104,9 @@ func (r rawLink) tunEntry(links *links) state.Entry {
 	return state.Entry{Object: t, Owner: state.Ours}
 }
 
-// makeTUN makes a device where there is none, which netlink can't; of one that
-// cannot be as wanted nothing stays. It may have as many queues as its user has
-// a need of.
-func (k *Kernel) makeTUN(t state.TUN) error {
+// createTUN makes a device where there is none, which netlink can't. If it cannot be as
+// wanted, nothing stays. It may have as many queues as its user needs.
+func (k *Kernel) createTUN(t state.TUN) error {
 	if _, err := tun.Create(t.Name, t.Alias); err != nil {
 		return err
 	}
@@ -125,21 +124,21 @@ func (k *Kernel) makeTUN(t state.TUN) error {
 	return nil
 }
 
-// mendTUN makes a device right that is there, in place. It never makes way for
-// one: what else has the name is not ours.
-func (k *Kernel) mendTUN(t state.TUN) error {
+// repairTUN makes a device that is there as wanted, in place. It deletes none for another:
+// what else has the name is not ours.
+func (k *Kernel) repairTUN(t state.TUN) error {
 	r, ok, err := lookUp(t.Name)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		return k.makeTUN(t)
+		return k.createTUN(t)
 	}
 	return k.adjustTUN(r, t)
 }
 
 func (k *Kernel) adjustTUN(r rawLink, t state.TUN) error {
-	if err := r.spare(); err != nil {
+	if err := r.checkOurs(); err != nil {
 		return err
 	}
 	if !r.up {
@@ -165,7 +164,7 @@ func deleteTUN(name string) error {
 	if !ok || err != nil {
 		return err
 	}
-	if err := r.spare(); err != nil {
+	if err := r.checkOurs(); err != nil {
 		return err
 	}
 	if r.tun.own > 0 {
@@ -177,14 +176,14 @@ func deleteTUN(name string) error {
 	return nil // gone since
 }
 
-// spare returns why the link is not to be touched; nil if it may be.
-func (r rawLink) spare() error {
-	what := r.inTheWay()
+// checkOurs returns an error if the link is foreign.
+func (r rawLink) checkOurs() error {
+	why := r.foreignReason()
 	switch {
-	case what == "":
+	case why == "":
 		return nil
 	case r.kind == "tun" && r.held():
 		return fmt.Errorf("device %s is not ours: %w", r.name, tun.ErrHeld)
 	}
-	return fmt.Errorf("device %s %s is in the way, and not ours: it has to be removed by hand", r.name, what)
+	return fmt.Errorf("device %s %s is in the way, and not ours: it has to be removed by hand", r.name, why)
 }
