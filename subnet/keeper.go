@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -64,10 +65,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	k.outage.notify = k.StoreDown
 	k.snapshots = once.NewSlot[Snapshot]()
-	watching := make(chan struct{})
-	close(watching) // not yet
+	var watching sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
-	defer func() { cancel(); <-watching; k.outage.stop() }()
+	defer func() { cancel(); watching.Wait(); k.outage.stop() }()
 
 	s := state{
 		margin: k.Margin, configKey: k.ConfigKey,
@@ -85,11 +85,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.pass(n)
 		}
 		if s.mode == online && !wasOnline {
-			watching = make(chan struct{})
-			go func() {
-				defer close(watching)
-				k.watch(ctx)
-			}()
+			watching.Go(func() { k.watch(ctx) })
 		}
 		e = k.carryOut(ctx, a)
 		if ctx.Err() != nil {
@@ -151,23 +147,15 @@ func (k *Keeper) pass(n report) {
 	case storeWorks:
 		k.outage.over()
 	case logLine:
-		switch n.level {
-		case verbose:
+		switch {
+		case n.level == verbose:
 			klog.V(1).Info(n.text)
-		case info:
+		case n.level == info:
 			klog.Info(n.text)
-		case warning:
-			klog.Warning(n.text)
-		case warningEvent:
-			if k.log.Event(n.text) {
-				klog.Warning(n.text)
-			}
-		case warningState:
-			if k.log.State(n.topic, n.text) {
-				klog.Warning(n.text)
-			}
-		case severe:
+		case n.level == severe:
 			klog.Error(n.text)
+		case n.level == warning, n.level == warningEvent && k.log.Event(n.text), n.level == warningState && k.log.State(n.topic, n.text):
+			klog.Warning(n.text)
 		}
 	}
 }

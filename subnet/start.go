@@ -34,6 +34,7 @@ func (t *turn) fail(err error) {
 			t.retry.Reset()
 		}
 	}
+	longest := retryMost
 	switch {
 	case beaten:
 		// Another host was faster. It can't have been faster with all of the others, too.
@@ -49,6 +50,7 @@ func (t *turn) fail(err error) {
 	case t.mode == online:
 		t.notify(storeFailed{err})
 	default:
+		longest = configPoll
 		if why := steady(err); why != t.waitsFor { // which subnet was asked for does not matter
 			t.waitsFor = why
 			t.waitFor("waiting for the store: " + err.Error())
@@ -58,10 +60,8 @@ func (t *turn) fail(err error) {
 			t.todo = []goal{loadSaved{}, adoptSaved{}}
 			return
 		}
-		t.retryIn(min(t.retry.Next(t.source()), configPoll))
-		return
 	}
-	t.retryIn(t.retry.Next(t.source()))
+	t.retryIn(min(t.retry.Next(t.source()), longest))
 }
 
 // configRemedy says where the configuration is that an error is about, if it is about one.
