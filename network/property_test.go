@@ -281,7 +281,7 @@ func (h *history) readable(n int) {
 func (h *history) desire() { h.SetDesired(h.desired()) }
 
 func (h *history) desired() Desired {
-	w := h.modeWish(slices.Collect(maps.Values(h.leases))...)
+	w := h.modeDesired(slices.Collect(maps.Values(h.leases))...)
 	w.Host.Nexthops = h.nexthops
 	for _, n := range slices.Sorted(maps.Keys(h.unreadable)) {
 		w.Unreadable = append(w.Unreadable, peerSubnet(n))

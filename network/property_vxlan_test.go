@@ -24,7 +24,7 @@ const (
 
 var modeConfigs = [modes]*subnet.Config{modeHostGW: {}, modeVxlan: {}, modeDirect: {}, modeOther: {}}
 
-func (h *history) modeWish(peers ...*subnet.Lease) Desired {
+func (h *history) modeDesired(peers ...*subnet.Lease) Desired {
 	var w Desired
 	switch h.mode {
 	case modeHostGW:

@@ -51,7 +51,7 @@ func (p *planned) set1(t *testing.T, w Desired) {
 func (p *planned) wantServed(t *testing.T, served []state.FDB, neighs []state.Neigh, problems map[int]string) {
 	t.Helper()
 	want := make(state.Set)
-	for _, o := range vxlanDesired().Backend.Local(p.plan.spec.Host, ip.Subnet{}, p.plan.spec.Own) {
+	for _, o := range vxlanDesired().Backend.Local(p.spec.Host, ip.Subnet{}, p.spec.Own) {
 		want[o.Key()] = o
 	}
 	for _, f := range served {

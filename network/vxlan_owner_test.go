@@ -228,10 +228,10 @@ func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 					r.SetDesired(w)
 					r.pass(time.Minute)
 					if why := r.unlike(desire(good)); why != "" {
-						r.Fatalf("wish %d: %s", i, why)
+						r.Fatalf("desired state %d: %s", i, why)
 					}
 					if why := r.unlike(w); why != "" {
-						r.Fatalf("wish %d: %s", i, why)
+						r.Fatalf("desired state %d: %s", i, why)
 					}
 				}
 				for _, op := range r.fake.Applied() {

@@ -190,7 +190,7 @@ func (r *fixture) fdbOf(n int) state.FDB {
 	return state.FDB{}
 }
 
-// A wish that changes everything is granted in no time, whatever it was before.
+// A desired state that changes everything is in place in no time, whatever it was before.
 func TestVxlanDesiredStates(t *testing.T) {
 	alter := func(change func(*Desired)) Desired {
 		w := vxlanDesired(manyLeases(vxlanLease)...)
@@ -206,7 +206,7 @@ func TestVxlanDesiredStates(t *testing.T) {
 	config := func(section string) Desired {
 		return backendDesired(&subnet.Config{BackendType: "vxlan"}, section, manyLeases(vxlanLease)...)
 	}
-	wishes := map[string]Desired{
+	desired := map[string]Desired{
 		"host-gw":         desire(hostGW...),
 		"large host-gw":   largeDesired(hostGW...),
 		"vxlan":           vxlanDesired(manyLeases(vxlanLease)...),
@@ -227,8 +227,8 @@ func TestVxlanDesiredStates(t *testing.T) {
 		"own subnet":      alter(func(w *Desired) { w.Own.Subnet = ip.SubnetOf(netip.MustParsePrefix("10.253.0.0/24")) }),
 		"other peers":     vxlanDesired(manyLeases(func(n, via int) *subnet.Lease { return vxlanLease(n+10, via+5) })...),
 	}
-	for was, from := range wishes {
-		for is, to := range wishes {
+	for was, from := range desired {
+		for is, to := range desired {
 			t.Run(was+" to "+is, func(t *testing.T) {
 				bubble(t, func(r *fixture) {
 					r.addForeign()
@@ -298,7 +298,7 @@ func TestVxlanQuickPass(t *testing.T) {
 			r.SetDesired(w)
 			synctest.Wait()
 			if why := r.unlike(w); why != "" {
-				r.Fatalf("wish %d: %s", i, why)
+				r.Fatalf("desired state %d: %s", i, why)
 			}
 			r.pass(time.Second)
 		}

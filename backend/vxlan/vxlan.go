@@ -43,7 +43,7 @@ type leaseData struct {
 // UsesLinks implements backend.Direct.
 func (b vxlan) UsesLinks() bool { return b.DirectRouting }
 
-func (b vxlan) Device(backend.Host) string { return "flannel." + strconv.Itoa(int(b.VNI)) }
+func (b vxlan) Device(backend.Host) string { return "flannel." + strconv.Itoa(b.VNI) }
 
 func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
 
