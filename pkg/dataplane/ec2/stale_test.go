@@ -66,6 +66,40 @@ func TestDeleteLeasedMeanwhile(t *testing.T) {
 	})
 }
 
+// slow is the way to an EC2 that takes its time.
+type slow struct{ http.RoundTripper }
+
+func (s slow) RoundTrip(in *http.Request) (*http.Response, error) {
+	time.Sleep(200 * time.Millisecond)
+	return s.RoundTripper.RoundTrip(in)
+}
+
+// Deletes that take long do not go on with what was wanted when they began: what has a lease
+// by then stays, whether or not its host has led the route to itself.
+func TestDeletesTakeLong(t *testing.T) {
+	withFixture(t, func(f *fixture) {
+		f.start(f.a, config.WithHTTPClient(&http.Client{Transport: slow{f.Transport(f.a)}}))
+		f.run(20 * time.Second)
+		dsts := f.dead(20)
+		for len(f.Calls("DeleteRoute")) == 0 {
+			f.run(fresh / 10)
+		}
+		for _, dst := range dsts {
+			p := state.CloudRoute{Table: f.vpc.Main.ID, Dst: dst}
+			f.want[p.Key()] = p
+		}
+		f.run(2 * fresh)
+		f.ForgetCalls()
+		f.run(time.Minute)
+		if n := len(f.Calls("DeleteRoute")); n > 0 {
+			t.Errorf("%d deletes of what has a lease", n)
+		}
+		if n := len(f.vpc.Main.Routes()); n < len(dsts)/2 {
+			t.Errorf("%d routes are left", n)
+		}
+	})
+}
+
 // A route that is to be deleted may be gone by then.
 func TestDeleteGone(t *testing.T) {
 	withFixture(t, func(f *fixture) {
@@ -144,7 +178,11 @@ func TestPutNoMore(t *testing.T) {
 		f.pass()
 		f.Allow("CreateRoute")
 		g.shut(true)
+		f.ForgetCalls()
 		f.pass() // routes are on their way, and more of them are to be made after that
+		if n := len(f.Calls("CreateRoute")); n != callsAtOnce {
+			t.Errorf("%d routes at once", n)
+		}
 		// The lease is lost, and another host has the subnet.
 		f.want = state.Set{}
 		host := f.a.Interface().Addr
