@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
 
@@ -14,8 +13,6 @@ import (
 // batchSize is how many steps go to the kernel in one call. If each of them
 // fails, the answers still fit the default receive buffer.
 const batchSize = 200
-
-var errAnswerLost = errors.New("the kernel's answer was lost")
 
 // Apply sends ops in batches of netlink messages. The kernel answers for each
 // message that fails, and for the last one of a batch; no answer is success.
@@ -178,27 +175,18 @@ func (s *socket) exchange(batch []byte, last uint32, failed func(seq uint32, err
 	// Without these, answers are longer, and have no texts.
 	_ = s.set(unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	_ = s.set(unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
-	s.patience(answerTimeout)
 	if err := s.send(batch); err != nil {
 		return err
 	}
-	for {
-		answers, err := s.receive()
-		if err != nil {
-			return fmt.Errorf("%w: %w", errAnswerLost, err)
+	return s.answers(func(a message) (done bool) {
+		if a.typ != unix.NLMSG_ERROR || len(a.data) < 4 {
+			return false
 		}
-		for a := range messages(answers) {
-			if a.typ != unix.NLMSG_ERROR || len(a.data) < 4 {
-				continue
-			}
-			if errno := -int32(native.Uint32(a.data)); errno != 0 {
-				failed(a.seq, syscall.Errno(errno), extendedText(a))
-			}
-			if a.seq == last {
-				return nil
-			}
+		if errno := -int32(native.Uint32(a.data)); errno != 0 {
+			failed(a.seq, syscall.Errno(errno), extendedText(a))
 		}
-	}
+		return a.seq == last
+	})
 }
 
 // extendedText returns what the kernel says about an error, beyond its number.

@@ -68,28 +68,21 @@ func (s *socket) lookUp(queries []PathQuery, paths []Path, names linkNames) erro
 	if left == 0 {
 		return nil
 	}
-	s.patience(answerTimeout)
 	if err := s.send(b.buf); err != nil {
 		return err
 	}
-	for left > 0 {
-		answers, err := s.receive()
-		if err != nil {
-			return fmt.Errorf("%w: %w", errAnswerLost, err)
+	return s.answers(func(m message) (done bool) {
+		if int(m.seq) >= len(queries) {
+			return false
 		}
-		for m := range messages(answers) {
-			if int(m.seq) >= len(queries) {
-				continue
-			}
-			left--
-			if m.typ == unix.NLMSG_ERROR {
-				paths[m.seq] = Path{Err: syscall.Errno(-int32(u32(m.data)))}
-			} else {
-				paths[m.seq] = decodePath(m.data, names)
-			}
+		left--
+		if m.typ == unix.NLMSG_ERROR {
+			paths[m.seq] = Path{Err: syscall.Errno(-int32(u32(m.data)))}
+		} else {
+			paths[m.seq] = decodePath(m.data, names)
 		}
-	}
-	return nil
+		return left == 0
+	})
 }
 
 // append adds the message that asks q.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -90,8 +91,23 @@ func (s *socket) receive() ([]byte, error) {
 	}
 }
 
-// patience sets the time for all that is received from now on.
-func (s *socket) patience(d time.Duration) { _ = s.file.SetReadDeadline(time.Now().Add(d)) }
+var errAnswerLost = errors.New("the kernel's answer was lost")
+
+// answers calls f with the messages that come, until f has what it waited for.
+func (s *socket) answers(f func(message) (done bool)) error {
+	for {
+		_ = s.file.SetReadDeadline(time.Now().Add(answerTimeout))
+		part, err := s.receive()
+		if err != nil {
+			return fmt.Errorf("%w: %w", errAnswerLost, err)
+		}
+		for m := range messages(part) {
+			if f(m) {
+				return nil
+			}
+		}
+	}
+}
 
 // message is one netlink message.
 type message struct {
@@ -137,29 +153,21 @@ func ask(request, flags uint16, header []byte, f func([]byte)) error {
 		return err
 	}
 	interrupted := false
-	for {
-		s.patience(answerTimeout)
-		part, err := s.receive()
-		if err != nil {
-			return fmt.Errorf("%w: %w", errAnswerLost, err)
-		}
-		for m := range messages(part) {
-			interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
-			switch m.typ {
-			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
-				if errno := -int32(u32(m.data)); errno != 0 {
-					return syscall.Errno(errno)
-				}
-				if interrupted {
-					return errInterrupted
-				}
-				return nil
-			case answer:
-				f(m.data)
+	var refused error
+	lost := s.answers(func(m message) (done bool) {
+		interrupted = interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+		switch m.typ {
+		case unix.NLMSG_DONE, unix.NLMSG_ERROR:
+			if errno := -int32(u32(m.data)); errno != 0 {
+				refused = syscall.Errno(errno)
+			} else if interrupted {
+				refused = errInterrupted
 			}
-			if m.flags&unix.NLM_F_MULTI == 0 {
-				return nil
-			}
+			return true
+		case answer:
+			f(m.data)
 		}
-	}
+		return m.flags&unix.NLM_F_MULTI == 0
+	})
+	return cmp.Or(lost, refused)
 }
