@@ -59,8 +59,8 @@ func Files(ctx context.Context, dir string, order ...string) (broken []string, e
 	file := func(at token.Pos) string { return filepath.Base(set.Position(at).Filename) }
 	found := make(map[string]bool) // one line for all uses of one thing in one file
 	for id, object := range uses {
-		if !object.Pos().IsValid() || set.File(object.Pos()) == nil {
-			continue // of another package
+		if object.Pkg() == nil || object.Pkg().Path() != dir {
+			continue // of another package, which may have files of the same names
 		}
 		user, used := file(id.Pos()), file(object.Pos())
 		if user != used && place[user] < place[used] {

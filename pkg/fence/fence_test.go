@@ -13,10 +13,14 @@ func TestFiles(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{
 		"go.mod":      "module m\n",
-		"low.go":      "package m\n\nimport \"fmt\"\n\ntype thing struct{ field int }\n\nfunc (t thing) String() string { return fmt.Sprint(t.field) }\n",
+		"low.go":      "package m\n\nimport (\n\t\"fmt\"\n\n\t\"m/sub\"\n)\n\nvar _ = sub.Other\n\ntype thing struct{ field int }\n\nfunc (t thing) String() string { return fmt.Sprint(t.field) }\n",
 		"high.go":     "package m\n\nfunc make() thing { return thing{field: 1} }\n",
+		"sub/high.go": "package sub\n\nvar Other int\n", // no file of the package
 		"low_test.go": "package m\n\nvar _ = make()\n",
 	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
