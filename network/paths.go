@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/once"
@@ -82,8 +83,15 @@ func (p *Paths) SetDesired(w Desired) {
 	once.Wake(p.wake)
 }
 
-// Rerouted tells that routes, rules or interfaces changed.
-func (p *Paths) Rerouted() {
+// Event takes an event of the kernel.
+func (p *Paths) Event(e dataplane.Event) {
+	if e.Paths || e.Lost || e.Iface != "" {
+		p.reroute()
+	}
+}
+
+// reroute takes that routes, rules or interfaces changed.
+func (p *Paths) reroute() {
 	p.mu.Lock()
 	p.rerouted = true
 	p.mu.Unlock()
@@ -105,7 +113,7 @@ func (p *Paths) Run(ctx context.Context) error {
 		pause := time.Duration(0)
 		if err := p.check(ctx); err != nil && ctx.Err() == nil {
 			klog.V(1).Infof("checking which way packets take, trying again: %v", err)
-			p.Rerouted()
+			p.reroute()
 			pause = time.Second
 		}
 		if err := once.Sleep(ctx, max(pause, min((pathLoad-1)*time.Since(start), pathPauseMost))); err != nil {

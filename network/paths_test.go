@@ -92,7 +92,7 @@ func (w *pathFixture) change(p *Paths, f func()) []netip.Addr {
 		f()
 	}
 	w.mu.Unlock()
-	p.Rerouted()
+	p.reroute()
 	time.Sleep(time.Minute)
 	synctest.Wait()
 	w.mu.Lock()

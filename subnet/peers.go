@@ -1,8 +1,13 @@
 package subnet
 
 import (
+	"fmt"
 	"slices"
 	"time"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/notice"
+	"flanneld/pkg/printable"
 )
 
 // Peers are the leases of the other hosts that a host goes by: those in the store that can
@@ -11,25 +16,75 @@ type Peers struct {
 	vetter  Vetter
 	linger  Linger
 	backend string // type of the backend
+
+	log      notice.Log
+	problems map[string]Problem // of leases, by key
+	unlogged map[string]bool    // which of them are to be logged, if they stay
 }
 
-// Update takes what a host holds. It returns the leases to go by, what is wrong with others,
-// and when to update again although nothing changed; the zero time for never.
-func (p *Peers) Update(h Holding, self Self, now time.Time) (peers []*Lease, problems []Problem, next time.Time) {
+// PeersView is what a host goes by at some time.
+type PeersView struct {
+	Peers    []*Lease // by subnet
+	InStore  int      // how many of them are there
+	Problems int      // how many leases cannot be used
+	// Unreadable are the subnets of those for which the host is left as it is.
+	Unreadable []ip.Subnet
+	// News are what is to be logged.
+	News []string
+	// Next is when to update again although nothing changed; zero for never.
+	Next time.Time
+}
+
+// LogRetry is how soon it is tried again to log what came and went too often: it is
+// logged if it stays.
+const LogRetry = time.Minute
+
+// Update takes what a host holds.
+func (p *Peers) Update(h Holding, self Self, now time.Time) PeersView {
 	if p.backend != h.Config.BackendType {
 		p.linger, p.backend = Linger{}, h.Config.BackendType
 	}
-	peers, problems = p.vetter.Vet(h.Config, h.Own, self, h.Snapshot)
+	peers, problems := p.vetter.Vet(h.Config, h.Own, self, h.Snapshot)
+	v := PeersView{InStore: len(peers), Problems: len(problems)}
 	withdrawn := make(map[string]bool)
 	for _, r := range problems {
-		if r.Withdraw {
+		switch {
+		case r.Withdraw:
 			withdrawn[r.Key] = true
+		case r.Subnet.IsValid():
+			v.Unreadable = append(v.Unreadable, r.Subnet)
 		}
 	}
-	peers, next = p.linger.Apply(peers, h.Own.Subnet, now, func(l *Lease) bool {
+	v.Peers, v.Next = p.linger.Apply(peers, h.Own.Subnet, now, func(l *Lease) bool {
 		return !withdrawn[l.Subnet.Key()] && !p.vetter.unfit(l).withdraw
 	})
-	return peers, problems, next
+	v.News = p.news(problems)
+	if again := now.Add(LogRetry); len(p.unlogged) > 0 && (v.Next.IsZero() || again.Before(v.Next)) {
+		v.Next = again
+	}
+	return v
+}
+
+// news takes what is wrong with leases, and returns what of that is to be logged.
+func (p *Peers) news(problems []Problem) (news []string) {
+	now, unlogged := make(map[string]Problem, len(problems)), make(map[string]bool)
+	for _, is := range problems {
+		now[is.Key] = is
+		was, known := p.problems[is.Key]
+		// Beside which others a lease cannot be used changes with these.
+		same := known && was.Withdraw && is.Withdraw && was.Revision == is.Revision
+		if (was.Reason == is.Reason || same) && !p.unlogged[is.Key] {
+			continue
+		}
+		text := fmt.Sprintf("lease %s cannot be used and is left alone: %s", printable.Name(is.Key), is.Reason)
+		if p.log.Event(text) {
+			news = append(news, text)
+		} else {
+			unlogged[is.Key] = true
+		}
+	}
+	p.problems, p.unlogged = now, unlogged
+	return news
 }
 
 // Gone returns the leases to go by that are not in the store any more.

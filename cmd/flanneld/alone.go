@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -152,66 +150,6 @@ func ownerOf(socket string) (uid uint32, err error) {
 		return 0, err
 	}
 	return c.Uid, nil
-}
-
-func networkName(n netip.Prefix) string { return "network/" + n.String() }
-
-// takenAgain is how soon is looked again whether another daemon has a network: each desired state
-// asks, and anyone may bind sockets that do not answer.
-const takenAgain = time.Second
-
-// verdict is whether a network was taken at some time.
-type verdict struct {
-	is bool
-	at time.Time
-}
-
-// taken reports whether some process has bound a network, or may have. The caller holds
-// d.mu.
-func (d *daemon) taken(n netip.Prefix) bool {
-	v, known := d.verdicts[n]
-	if !known || time.Since(v.at) >= takenAgain {
-		is, err := d.sockets.bound(networkName(n), "")
-		v = verdict{is || err != nil, time.Now()}
-		if d.verdicts == nil {
-			d.verdicts = make(map[netip.Prefix]verdict)
-		}
-		d.verdicts[n] = v
-	}
-	return v.is
-}
-
-// claimNetworks binds the networks that this host is in now, and no others. That another
-// daemon has one, too, is no trouble of its own.
-func (d *daemon) claimNetworks(current []netip.Prefix) {
-	for n, release := range d.claims {
-		if !slices.Contains(current, n) {
-			release()
-			delete(d.claims, n)
-		}
-	}
-	for _, n := range current {
-		if d.claims[n] != nil {
-			continue
-		}
-		if _, release, err := bind(networkName(n)); err == nil {
-			if d.claims == nil {
-				d.claims = make(map[netip.Prefix]func())
-			}
-			d.claims[n] = release
-		}
-	}
-}
-
-// formerly returns the networks that this host is in or was in, without those that
-// another daemon has now.
-func (d *daemon) formerly(current []netip.Prefix) []netip.Prefix {
-	if d.options.rules == nil {
-		return d.networks // not a real host
-	}
-	return slices.DeleteFunc(slices.Clone(d.networks), func(n netip.Prefix) bool {
-		return !slices.Contains(current, n) && d.taken(n)
-	})
 }
 
 // resolve returns the one path of a file that has several: /var/run is /run on most

@@ -56,10 +56,10 @@ func TestFormerNetworkThatDoesNotAnswer(t *testing.T) {
 	must(t, unix.Listen(l, 0))
 	for unix.Connect(socket(), name) == nil {
 	}
-	d := daemon{sockets: make(sockets)}
+	s := networks{sockets: make(sockets)}
 	start := time.Now()
 	for range 50 {
-		if d.taken(n) {
+		if s.taken(n) {
 			t.Fatal("it is taken")
 		}
 	}
@@ -70,7 +70,7 @@ func TestFormerNetworkThatDoesNotAnswer(t *testing.T) {
 	must(t, err)
 	defer release()
 	time.Sleep(takenAgain)
-	if !d.taken(n) {
+	if !s.taken(n) {
 		t.Error("it is not taken by a daemon that has it")
 	}
 }

@@ -15,9 +15,6 @@ import (
 	"flanneld/pkg/dataplane/netfilter"
 )
 
-// version is set when the program is linked.
-var version = "dev"
-
 func main() { os.Exit(start(kernel.New())) }
 
 // start is the program on the given host. It returns the exit status.

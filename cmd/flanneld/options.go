@@ -22,6 +22,9 @@ import (
 	"flanneld/subnet/etcd"
 )
 
+// version is set when the program is linked.
+var version = "dev"
+
 // options is the command line and the environment, validated.
 type options struct {
 	etcd        etcd.Options

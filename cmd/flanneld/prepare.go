@@ -1,25 +1,13 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"fmt"
 	"net/netip"
-	"os"
 
 	"flanneld/backend"
-	"flanneld/network"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/subnet"
 )
-
-// prepared is a backend and the configuration that it was made from.
-type prepared struct {
-	config  *subnet.Config
-	backend backend.Backend
-	rules   network.Rules
-}
 
 // prepare makes the backend that a configuration names, and what it wants our
 // lease to say.
@@ -44,15 +32,12 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	}
 	d.mu.Lock()
 	before := d.prepared.rules // also while there is no lease, so that it is logged once
-	if before.Backend == "" {
-		before = d.rules
-	}
 	d.mu.Unlock()
-	rules := d.chooseRules(ctx, c, before, false)
+	rules := d.rules.choose(ctx, c, before, false)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.host.Prepared = device
-	if d.sawAddresses(ifaces) {
+	if d.addresses.Take(ifaces) {
 		d.updateDesired()
 	}
 	if err := backend.CheckMTU(b, d.host); err != nil {
@@ -63,14 +48,14 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 		return subnet.Attrs{}, nil, err
 	}
 	attrs.Machine = machineName(d.options.iface.MachineID)
-	d.prepared = prepared{c, b, rules}
+	d.prepared = setup{c, b, rules}
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }
 
 // try reports why this host would not have what a changed configuration asks for.
 func (d *daemon) try(ctx context.Context, c *subnet.Config, b backend.Backend) error {
 	d.mu.Lock()
-	had, was, own, h := d.holding.Config, d.backend, d.holding.Own, d.host
+	had, was, own, h := d.holding.Config, d.current.backend, d.holding.Own, d.host
 	d.mu.Unlock()
 	if own == nil || c == had {
 		return nil
@@ -82,7 +67,7 @@ func (d *daemon) try(ctx context.Context, c *subnet.Config, b backend.Backend) e
 // this process runs, it is the same. The keeper alone calls it.
 func (d *daemon) prepareDevice(ctx context.Context, c *subnet.Config, b backend.Backend) (string, error) {
 	d.mu.Lock()
-	has, former := d.host.Prepared, d.networks
+	has, former := d.host.Prepared, d.networks.all
 	d.mu.Unlock()
 	p, ok := b.(backend.Preparer)
 	if !ok || has != "" {
@@ -112,33 +97,4 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		}
 	}
 	return p
-}
-
-// machineName is what leases call this machine: its name for people, and of its ID
-// what does not give that away.
-func machineName(id string) string {
-	name, _ := os.Hostname()
-	return fmt.Sprintf("%s %x", name, sha256.Sum256([]byte("flanneld "+id)))[:len(name)+1+12]
-}
-
-// machineID tells this machine from others, those aside that were made from the
-// same image; it is the host name if it can't be known.
-func machineID() string {
-	if id := readMachineID("/etc/machine-id", "/var/lib/dbus/machine-id"); id != "" {
-		return id
-	}
-	name, _ := os.Hostname()
-	return name
-}
-
-// readMachineID returns the ID in the first of the files that has one, or nothing.
-// An image that is yet to become a machine says instead that it has none.
-func readMachineID(files ...string) string {
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if id := string(bytes.TrimSpace(content)); err == nil && id != "" && id != "uninitialized" {
-			return id
-		}
-	}
-	return ""
 }

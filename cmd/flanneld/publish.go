@@ -9,36 +9,74 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"flanneld/backend"
 	"flanneld/network"
 	"flanneld/pkg/once"
+	"flanneld/subnet"
 )
 
 // recheck is how often subnet.env is looked at: it is gone after someone cleared
 // /run, say.
 const recheck = 10 * time.Second
 
-// env is what subnet.env should say. Its MTU is that of the device as it is, not as
-// it is about to be. The caller holds d.mu.
-func (d *daemon) env() network.Env {
-	return network.Env{
-		Network: d.holding.Config.Network(),
-		Subnet:  d.holding.Own.Subnet,
-		MTU:     d.backend.MTU(d.status.Host),
-		IPMasq:  d.options.ipMasq,
-	}
+// publisher writes subnet.env once the host is as it should be, tells systemd, and keeps
+// both right from then on.
+type publisher struct {
+	file      string
+	ipMasq    bool
+	ready     <-chan struct{} // closed once the host is as it should be
+	systemd   *systemd
+	obstacles *network.Obstacles
+	changed   chan struct{}
+
+	mu sync.Mutex
+	facts
 }
 
-// publishEnv writes subnet.env once the host is as it should be, tells systemd,
-// and keeps both right from then on.
-func (d *daemon) publishEnv(ctx context.Context) error {
+func newPublisher(o *options, ready <-chan struct{}, s *systemd, obstacles *network.Obstacles) *publisher {
+	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1)}
+	obstacles.Changed = func() { once.Wake(p.changed) }
+	return p
+}
+
+// facts are what is published.
+type facts struct {
+	holding     subnet.Holding
+	backend     backend.Backend
+	host        backend.Host
+	peers       int
+	unusable    int // leases
+	reconciled  network.Status
+	unseen      error     // why the external interface cannot be followed
+	storeDown   time.Time // since when the store cannot be used; zero if it can
+	storeFailed error     // why
+}
+
+// update changes what is published.
+func (p *publisher) update(change func(*facts)) {
+	p.mu.Lock()
+	change(&p.facts)
+	p.mu.Unlock()
+	once.Wake(p.changed)
+}
+
+func (p *publisher) now() facts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.facts
+}
+
+// Run publishes until ctx ends.
+func (p *publisher) Run(ctx context.Context) error {
 	// Until then nearly all that is allocated stays.
 	usual := debug.SetGCPercent(200)
-	err := d.awaitReady(ctx)
+	err := p.awaitReady(ctx)
 	debug.SetGCPercent(usual)
 	if err != nil {
 		return err
@@ -48,10 +86,9 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 	tick := time.NewTicker(recheck)
 	defer tick.Stop()
 	for {
-		d.mu.Lock()
-		env, status := d.env(), d.statusText()
-		d.mu.Unlock()
-		changed, err := env.Write(d.options.subnetFile)
+		now := p.now()
+		env := now.env(p.ipMasq)
+		changed, err := env.Write(p.file)
 		if err != nil {
 			if err.Error() != said {
 				said = err.Error()
@@ -60,24 +97,24 @@ func (d *daemon) publishEnv(ctx context.Context) error {
 					what = "what it says is out of date"
 				}
 				klog.Errorf("%s, trying again: %v", what, err)
-			} else if !first && folderLost(d.options.subnetFile, err) {
+			} else if !first && folderLost(p.file, err) {
 				return fmt.Errorf("%w: its folder was removed, and whoever starts this daemon has to make it", err)
 			}
-			d.systemd.status(said)
+			p.systemd.status(said)
 			if err := once.Sleep(ctx, retryPause); err != nil {
 				return err
 			}
 			continue
 		}
 		if changed {
-			klog.Infof("wrote %s: %s", d.options.subnetFile, strings.Join(strings.Fields(env.String()), " "))
+			klog.Infof("wrote %s: %s", p.file, strings.Join(strings.Fields(env.String()), " "))
 		}
 		first, said = false, ""
-		d.systemd.ready(status)
+		p.systemd.ready(now.text(p.obstacles.Text()))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-d.publish:
+		case <-p.changed:
 		case <-tick.C:
 		}
 	}
@@ -96,71 +133,69 @@ func folderLost(file string, err error) bool {
 
 // awaitReady waits until the host is as it should be, and tells systemd why it is
 // not, once there is a subnet to tell of.
-func (d *daemon) awaitReady(ctx context.Context) error {
+func (p *publisher) awaitReady(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-d.reconciler.Ready():
+		case <-p.ready:
 			return nil
-		case <-d.publish:
-			var text string
-			d.mu.Lock()
-			if d.holding.Own != nil {
-				text = d.statusText()
-			}
-			d.mu.Unlock()
-			if text != "" {
-				d.systemd.status("not ready: " + text)
+		case <-p.changed:
+			if now := p.now(); now.holding.Own != nil {
+				p.systemd.status("not ready: " + now.text(p.obstacles.Text()))
 			}
 		}
 	}
 }
 
-// trouble takes why the store cannot be used, or nil if it can.
-func (d *daemon) trouble(why error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	switch {
-	case why == nil:
-		d.storeDown, d.storeFails = time.Time{}, ""
-	case d.storeDown.IsZero():
-		d.storeDown = time.Now()
-		fallthrough
-	default:
-		d.storeFails = why.Error()
+// noteStore takes why the store cannot be used, or nil if it can.
+func (f *facts) noteStore(why error) {
+	if f.storeFailed = why; why == nil {
+		f.storeDown = time.Time{}
+	} else if f.storeDown.IsZero() {
+		f.storeDown = time.Now()
 	}
-	once.Wake(d.publish)
 }
 
-// statusText says how things are, in one line. The caller holds d.mu.
-func (d *daemon) statusText() string {
-	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", d.holding.Own.Subnet, d.host.Iface, d.host.PublicIP, d.holding.Config.BackendType, d.peers)
-	if d.holding.Holder != "" {
-		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", d.holding.Holder)
+// env is what subnet.env should say. Its MTU is that of the device as it is, not as
+// it is about to be.
+func (f *facts) env(ipMasq bool) network.Env {
+	return network.Env{
+		Network: f.holding.Config.Network(),
+		Subnet:  f.holding.Own.Subnet,
+		MTU:     f.backend.MTU(f.reconciled.Host),
+		IPMasq:  ipMasq,
 	}
-	if why := d.holding.Unfollowed; why != "" {
+}
+
+// text says how things are, in one line.
+func (f *facts) text(obstacles string) string {
+	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, f.host.Iface, f.host.PublicIP, f.holding.Config.BackendType, f.peers)
+	if f.holding.Holder != "" {
+		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", f.holding.Holder)
+	}
+	if why := f.holding.Unfollowed; why != "" {
 		text += ", not followed: " + why
 	}
-	if d.status.Missing > 0 {
-		text += fmt.Sprintf(", %d of %d objects not in place", d.status.Missing, d.status.Wanted)
+	if f.reconciled.Missing > 0 {
+		text += fmt.Sprintf(", %d of %d objects not in place", f.reconciled.Missing, f.reconciled.Wanted)
 	}
-	if n := len(d.problems) + d.status.Useless; n > 0 {
+	if n := f.unusable + f.reconciled.Useless; n > 0 {
 		text += fmt.Sprintf(", %d leases unusable", n)
 	}
-	if !d.host.Up {
-		text += ", " + d.host.Iface + " is down"
+	if !f.host.Up {
+		text += ", " + f.host.Iface + " is down"
 	}
-	if d.lostSight != "" {
-		text += ", " + d.lostSight
+	if f.unseen != nil {
+		text += ", " + f.unseen.Error()
 	}
-	if obstacles := d.obstacles.text(); obstacles != "" {
+	if obstacles != "" {
 		text += ", packets are kept from their way: " + obstacles
 	}
-	if !d.storeDown.IsZero() {
-		text += ", etcd cannot be used since " + d.storeDown.Format(time.TimeOnly)
-		if d.storeFails != "" {
-			text += ": " + d.storeFails
+	if !f.storeDown.IsZero() {
+		text += ", etcd cannot be used since " + f.storeDown.Format(time.TimeOnly)
+		if f.storeFailed != nil {
+			text += ": " + f.storeFailed.Error()
 		}
 	}
 	return text

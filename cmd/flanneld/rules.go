@@ -4,97 +4,105 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
 	"flanneld/pkg/dataplane/netfilter"
+	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
 
-// chooseRules returns the rules for packets that the options ask for, in the ways that go
-// with a configuration and with this host. before is what was chosen last; with keep, what
-// others by iptables were the reason for stays, as they may be about to be started again.
-func (d *daemon) chooseRules(ctx context.Context, c *subnet.Config, before network.Rules, keep bool) network.Rules {
-	o := d.options
-	r := network.Rules{Masquerade: o.ipMasq, Forward: o.forwardRules, RandomFully: o.ipMasq && o.fullyRandom}
-	if o.rules == nil || !r.Masquerade && !r.Forward {
+// rules chooses the rules for packets that the options ask for, in the ways that go with a
+// configuration and with this host.
+type rules struct {
+	plane *netfilter.Dataplane // nil if rules are to be left alone
+	mode  netfilter.Mode
+	want  network.Rules // but for the ways
+	// touched is called when others changed rules.
+	touched func()
+	log     notice.Log
+	said    atomic.Pointer[string] // by which way they are written, and why, as it was logged
+}
+
+func newRules(o *options) *rules {
+	return &rules{plane: o.rules, mode: netfilter.Mode(o.masqMode), want: network.Rules{
+		Masquerade: o.ipMasq, Forward: o.forwardRules, RandomFully: o.ipMasq && o.fullyRandom,
+	}}
+}
+
+// choose returns the rules for a configuration. before is what was chosen last; with keep,
+// what others by iptables were the reason for stays, as they may be about to be started
+// again.
+func (r *rules) choose(ctx context.Context, c *subnet.Config, before network.Rules, keep bool) network.Rules {
+	now := r.want
+	if r.plane == nil || !now.Masquerade && !now.Forward {
 		return network.Rules{}
 	}
-	if r.Backend = before.Backend; !keep || r.Backend == "" || r.Backend == state.NFTables {
+	if now.Backend = before.Backend; !keep || now.Backend == "" || now.Backend == state.NFTables {
 		var why string
-		if r.Backend, why = o.rules.Choose(ctx, netfilter.Mode(o.masqMode), c.NFTables); r.Backend != before.Backend {
-			text := fmt.Sprintf("rules for packets are written by %s: %s", r.Backend, why)
-			d.mu.Lock()
-			said := d.saidWay
-			d.saidWay = text
-			d.mu.Unlock()
-			if text != said && d.notices.Event(text) {
+		if now.Backend, why = r.plane.Choose(ctx, r.mode, c.NFTables); now.Backend != before.Backend {
+			text := fmt.Sprintf("rules for packets are written by %s: %s", now.Backend, why)
+			if said := r.said.Swap(&text); (said == nil || *said != text) && r.log.Event(text) {
 				klog.Info(text)
 			}
 		}
 	}
-	if !r.Forward {
-		return r
+	if !now.Forward {
+		return now
 	}
-	refusing := o.rules.Refusing(ctx)
+	refusing := r.plane.Refusing(ctx)
 	for _, way := range []state.RuleBackend{state.IPTablesNFT, state.IPTablesLegacy} {
 		had := before.Backend == way || slices.Contains(before.ForwardAlso, way)
 		what := refusing[way]
-		if way == r.Backend || what == "" && (!keep || !had) {
+		if way == now.Backend || what == "" && (!keep || !had) {
 			continue
 		}
-		r.ForwardAlso = append(r.ForwardAlso, way)
+		now.ForwardAlso = append(now.ForwardAlso, way)
 		if !had {
-			if text := fmt.Sprintf("pods' packets are let through by %s, too: %s", way, what); d.notices.Event(text) {
+			if text := fmt.Sprintf("pods' packets are let through by %s, too: %s", way, what); r.log.Event(text) {
 				klog.Info(text)
 			}
 		}
 	}
-	return r
+	return now
+}
+
+// await waits until ready is closed.
+func await(ctx context.Context, ready <-chan struct{}) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-ready:
+		return nil
+	}
 }
 
 // rulesPause lets someone who sets up rules of iptables, such as docker, come to an
 // end.
 const rulesPause = time.Second
 
-// followRules goes over to iptables when others on this host begin to use it, and lets
-// packets through wherever they begin to refuse them: what they drop, only rules in the
-// same tables let through.
-func (d *daemon) followRules(ctx context.Context) error {
-	if d.options.rules == nil {
-		return nil
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-d.reconciler.Ready():
+// follow goes over to iptables when others on this host begin to use it, and lets packets
+// through wherever they begin to refuse them: what they drop, only rules in the same tables
+// let through: settled is called a moment after they changed rules.
+func (r *rules) follow(ctx context.Context, ready <-chan struct{}, settled func(context.Context)) error {
+	if err := await(ctx, ready); err != nil {
+		return err
 	}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-d.options.rules.Touched():
+		case <-r.plane.Touched():
 		}
-		once.Wake(d.filters)
+		r.touched()
 		if err := once.Sleep(ctx, rulesPause); err != nil {
 			return err
 		}
-		d.mu.Lock()
-		c, before := d.holding.Config, d.rules
-		d.mu.Unlock()
-		if c == nil {
-			continue
-		}
-		now := d.chooseRules(ctx, c, before, true)
-		d.mu.Lock()
-		if d.prepared.config == c && !now.Equal(before) && ctx.Err() == nil {
-			d.prepared.rules, d.rules = now, now
-			d.updateDesired()
-		}
-		d.mu.Unlock()
+		settled(ctx)
 	}
 }

@@ -4,17 +4,15 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"k8s.io/klog/v2"
 
-	"flanneld/backend"
 	"flanneld/pkg/once"
-	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
 
@@ -55,19 +53,6 @@ func (o *options) saved() (subnet.Saved, error) {
 	return subnet.LoadSaved(o.savedFile(), o.savedStore())
 }
 
-// reportOffHost tells what stays because it is not on this host.
-func reportOffHost(s subnet.Saved, out io.Writer) {
-	b, err := backends.New(s.Config)
-	if err != nil {
-		return // it was never in use
-	}
-	for _, object := range b.Local(backend.Host{}, s.Config.Network(), s.Own) {
-		if text := state.OffHost(object); text != "" {
-			fmt.Fprintf(out, "left %s\n", text)
-		}
-	}
-}
-
 // The file is written as a whole. So the larger it is, the longer it rests after that, for
 // a large network may change all the time; a small one is followed within a second.
 const (
@@ -85,40 +70,58 @@ func perLease(h subnet.Holding, base, lease time.Duration) time.Duration {
 	return base + time.Duration(len(h.Snapshot.Leases))*lease
 }
 
-// resume goes on by what this host had when it last ran. The caller holds d.mu.
-func (d *daemon) resume(s subnet.Saved, h subnet.Holding) {
-	// A daemon that runs writes the file now and then. Whatever is older may be of long ago.
-	if age := d.begun.Sub(s.At); age >= 0 && age <= 2*perLease(s.Holding, saveAgain, saveAgainLease) {
-		d.others.Resume(s, h, d.self(), time.Now())
-	}
+// saver keeps the file as the keeper's holding is.
+type saver struct {
+	file, store string
+	changed     chan struct{}
+
+	mu       sync.Mutex
+	holding  subnet.Holding
+	vanished []subnet.Vanished
+	written  subnet.Holding // that the file has, as far as it is known
 }
 
-// save keeps the file as the keeper's holding is.
-func (d *daemon) save(ctx context.Context) error {
-	file := d.options.savedFile()
-	if file == "" {
+func newSaver(o *options) *saver {
+	return &saver{file: o.savedFile(), store: o.savedStore(), changed: make(chan struct{}, 1)}
+}
+
+// found takes what is in the file at the start.
+func (s *saver) found(h subnet.Holding) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.written = h
+}
+
+// set takes what is to be saved.
+func (s *saver) set(h subnet.Holding, vanished []subnet.Vanished) {
+	s.mu.Lock()
+	s.holding, s.vanished = h, vanished
+	s.mu.Unlock()
+	once.Wake(s.changed)
+}
+
+// Run saves until ctx ends, and returns ctx.Err().
+func (s *saver) Run(ctx context.Context) error {
+	if s.file == "" {
 		return nil
 	}
-	var last subnet.Holding
-	var written, next time.Time // the latter is when it may be written again
+	var at, next time.Time // when it was written, and when it may be again
 	failed := ""
 	write := func(h subnet.Holding, vanished []subnet.Vanished) {
-		if h.Own == nil || last.Config != nil && h.SameSaved(last) {
-			return
-		}
-		err := h.Save(file, d.options.savedStore(), vanished...)
-		written = time.Now()
-		next = written.Add(perLease(h, saveRest, saveRestLease))
+		err := h.Save(s.file, s.store, vanished...)
+		at = time.Now()
+		next = at.Add(perLease(h, saveRest, saveRestLease))
 		if err == nil {
-			last, failed = h, ""
+			failed = ""
+			s.found(h)
 			return
 		}
 		if err.Error() != failed {
 			failed = err.Error()
 			klog.Warningf("a start without etcd would not be possible: %v", err)
 		}
-		next = written.Add(max(saveRetry, time.Until(next)))
-		once.Wake(d.unsaved) // it may be better next time
+		next = at.Add(max(saveRetry, time.Until(next)))
+		once.Wake(s.changed) // it may be better next time
 	}
 	again := time.NewTicker(saveAgain)
 	defer again.Stop()
@@ -126,29 +129,27 @@ func (d *daemon) save(ctx context.Context) error {
 	defer rested.Stop()
 	for {
 		ended := ctx.Err() != nil
-		d.mu.Lock()
-		h, vanished := d.holding, d.others.Gone()
-		if d.inFile.Own != nil {
-			last, d.inFile = d.inFile, subnet.Holding{}
-		}
-		d.mu.Unlock()
+		s.mu.Lock()
+		h, vanished, last := s.holding, s.vanished, s.written
+		s.mu.Unlock()
 		// Another configuration or subnet comes rarely, and without it the file is of no use.
 		vital := failed == "" && last.Config != nil && h.Own != nil && (h.Config != last.Config || h.Own.Subnet != last.Own.Subnet)
-		if left := time.Until(next); left <= 0 || vital || ended {
-			write(h, vanished)
-		} else {
+		switch left := time.Until(next); {
+		case left > 0 && !vital && !ended:
 			rested.Reset(left)
+		case h.Own != nil && (last.Config == nil || !h.SameSaved(last)):
+			write(h, vanished)
 		}
 		if ended {
 			return ctx.Err()
 		}
 		select {
 		case <-ctx.Done():
-		case <-d.unsaved:
+		case <-s.changed:
 		case <-rested.C:
 		case <-again.C:
-			if time.Since(written) >= perLease(h, saveAgain, saveAgainLease)-time.Second {
-				last = subnet.Holding{}
+			if time.Since(at) >= perLease(h, saveAgain, saveAgainLease)-time.Second {
+				s.found(subnet.Holding{})
 			}
 		}
 	}

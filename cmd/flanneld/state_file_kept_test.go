@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"flanneld/pkg/ip"
-	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
 
@@ -54,14 +53,14 @@ func TestStateFileIsKept(t *testing.T) {
 		}
 		o := &options{stateDir: dir}
 		o.etcd.Prefix = "/net"
-		d := &daemon{options: o, unsaved: make(chan struct{}, 1), holding: subnet.Holding{Config: config, Own: own}}
+		s := newSaver(o)
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			_ = d.save(ctx)
+			_ = s.Run(ctx)
 		}()
-		once.Wake(d.unsaved)
+		s.set(subnet.Holding{Config: config, Own: own}, nil)
 		for what, spoil := range map[string]func(){
 			"nothing":   func() {},
 			"deleted":   func() { must(t, os.Remove(o.savedFile())) },

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net"
 	"os"
 	"strings"
@@ -51,6 +52,30 @@ func (s *systemd) alive() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.notify(sd.SdNotifyWatchdog)
+}
+
+// watchdog tells systemd that the daemon is alive, twice in the time that its unit's
+// WatchdogSec allows. One that is frozen does not, nor one that is stuck in a lock:
+// awaitLock waits for what all parts of the daemon need now and then.
+func (s *systemd) watchdog(ctx context.Context, awaitLock func()) error {
+	allowed, err := sd.SdWatchdogEnabled(false)
+	if err != nil {
+		klog.Warningf("systemd will not be told that this daemon is alive: %v", err)
+	}
+	if allowed <= 0 {
+		return nil
+	}
+	tick := time.NewTicker(allowed / 2)
+	defer tick.Stop()
+	for {
+		awaitLock()
+		s.alive()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 func (s *systemd) tell(text string) {

@@ -104,7 +104,7 @@ func TestWatchdogSeesTheLock(t *testing.T) {
 	d := new(daemon)
 	d.mu.Lock()
 	done := make(chan error)
-	go func() { done <- d.watchdog(ctx) }()
+	go func() { done <- new(systemd).watchdog(ctx, d.awaitLock) }()
 	if got := next(t, conn, 500*time.Millisecond); got != "" {
 		t.Errorf("while it is stuck, it says %q", got)
 	}

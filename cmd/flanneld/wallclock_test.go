@@ -27,8 +27,8 @@ var wallClock = map[string][]string{
 	"UTC":          {"subnet/etcd/diagnose.go"}, // when a certificate ends
 	"In":           nil,
 	"Truncate":     nil,
-	"Expiration":   {"subnet/etcdv2/request.go"},                     // a time of etcd's wall clock, in JSON
-	"ClockGettime": {"subnet/keeper.go", "cmd/flanneld/firewall.go"}, // of clocks that nobody can set
+	"Expiration":   {"subnet/etcdv2/request.go"},                 // a time of etcd's wall clock, in JSON
+	"ClockGettime": {"subnet/keeper.go", "network/firewalls.go"}, // of clocks that nobody can set
 }
 
 // elsewhere are uses of such names that have nothing to do with time.

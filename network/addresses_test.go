@@ -1,4 +1,4 @@
-package main
+package network
 
 import (
 	"net/netip"
@@ -12,13 +12,13 @@ import (
 func TestAddressesOfContainers(t *testing.T) {
 	iface := func(addrs ...string) kernel.Interface {
 		var i kernel.Interface
-		for _, a := range addrs {
-			i.Addrs = append(i.Addrs, kernel.Address{Prefix: netip.MustParsePrefix(a)})
+		for _, addr := range addrs {
+			i.Addrs = append(i.Addrs, kernel.Address{Prefix: netip.MustParsePrefix(addr)})
 		}
 		return i
 	}
 	eth0, docker0 := iface("192.168.0.2/24", "fe80::1/64", "fd00::2/64"), iface("10.5.3.1/24")
-	var d daemon
+	var a Addresses
 	for i, step := range []struct {
 		ifaces  []kernel.Interface
 		changed bool
@@ -32,7 +32,7 @@ func TestAddressesOfContainers(t *testing.T) {
 		{[]kernel.Interface{eth0}, true},
 		{[]kernel.Interface{iface("192.168.0.2/24", "fe80::1/64", "fd00::3/64")}, true},
 	} {
-		if changed := d.sawAddresses(step.ifaces); changed != step.changed {
+		if changed := a.Take(step.ifaces); changed != step.changed {
 			t.Errorf("step %d: other addresses: %v, want %v", i, changed, step.changed)
 		}
 	}

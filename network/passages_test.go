@@ -1,4 +1,4 @@
-package main
+package network
 
 import (
 	"net/netip"
@@ -12,7 +12,7 @@ import (
 
 // Whoever may name an interface puts no command of theirs into one that an administrator is
 // told to give.
-func TestRemediesQuoteInterfaces(t *testing.T) {
+func TestPassageRemediesQuoteInterfaces(t *testing.T) {
 	b, err := hostgw.Type.New(nil)
 	if err != nil {
 		t.Fatal(err)

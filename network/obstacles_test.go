@@ -1,58 +1,55 @@
-package main
+package network
 
 import (
 	"bytes"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"k8s.io/klog/v2"
-
-	"flanneld/network"
 )
 
-func obstacle(i int) network.Obstacle {
-	return network.Obstacle{Subject: fmt.Sprintf("10.5.%d.0/24", i), Problem: "a rule is in the way", Remedy: "ip rule del"}
+func obstacle(i int) Obstacle {
+	return Obstacle{Subject: fmt.Sprintf("10.5.%d.0/24", i), Problem: "a rule is in the way", Remedy: "ip rule del"}
 }
 
 func TestObstaclesAreReportedOnceTheyLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		changes := 0
-		o := obstacles{changed: func() { changes++ }}
-		defer o.stop()
+		o := Obstacles{Changed: func() { changes++ }}
+		defer o.Stop()
 		check := func(want string, wantChanges int) {
 			t.Helper()
 			synctest.Wait()
-			if got := o.text(); got != want || changes != wantChanges {
+			if got := o.Text(); got != want || changes != wantChanges {
 				t.Fatalf("after %d changes: %q, want %q after %d", changes, got, want, wantChanges)
 			}
 		}
 		text := obstacle(1).String()
 
-		o.report("routes", []network.Obstacle{obstacle(1)})
+		o.Report("routes", []Obstacle{obstacle(1)})
 		time.Sleep(obstacleDebounce / 2)
 		check("", 0)
-		o.report("routes", nil) // over before it was worth a line
+		o.Report("routes", nil) // over before it was worth a line
 		time.Sleep(2 * obstacleDebounce)
 		check("", 0)
 
-		o.report("routes", []network.Obstacle{obstacle(1)})
+		o.Report("routes", []Obstacle{obstacle(1)})
 		time.Sleep(obstacleDebounce / 2)
-		o.report("rules", nil) // another source says nothing about it
+		o.Report("rules", nil) // another source says nothing about it
 		time.Sleep(obstacleDebounce/2 + time.Millisecond)
 		check(text, 1)
 
-		o.report("routes", nil) // gone for a moment only
+		o.Report("routes", nil) // gone for a moment only
 		time.Sleep(obstacleDebounce / 2)
-		o.report("routes", []network.Obstacle{obstacle(1)})
+		o.Report("routes", []Obstacle{obstacle(1)})
 		time.Sleep(2 * obstacleDebounce)
 		check(text, 1)
 
-		o.report("routes", nil)
+		o.Report("routes", nil)
 		time.Sleep(obstacleDebounce + time.Millisecond)
 		check("", 2)
 	})
@@ -60,16 +57,16 @@ func TestObstaclesAreReportedOnceTheyLast(t *testing.T) {
 
 func TestManyObstaclesAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var o obstacles
-		defer o.stop()
-		var all []network.Obstacle
+		var o Obstacles
+		defer o.Stop()
+		var all []Obstacle
 		for i := range maxObstacles + 3 {
 			all = append(all, obstacle(i))
 		}
-		o.report("routes", all)
+		o.Report("routes", all)
 		time.Sleep(obstacleDebounce + time.Millisecond)
 		synctest.Wait()
-		got := o.text()
+		got := o.Text()
 		if n := strings.Count(got, "a rule is in the way"); n != maxObstacles || !strings.HasSuffix(got, "3 more obstacles") {
 			t.Fatalf("%d are named in %q", n, got)
 		}
@@ -80,15 +77,15 @@ func TestManyObstaclesAreCounted(t *testing.T) {
 func TestObstacleThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 	log := klogged(t, func() {
 		synctest.Test(t, func(*testing.T) {
-			var o obstacles
-			defer o.stop()
+			var o Obstacles
+			defer o.Stop()
 			for range 9 {
-				o.report("routes", []network.Obstacle{obstacle(1)})
+				o.Report("routes", []Obstacle{obstacle(1)})
 				time.Sleep(5 * obstacleDebounce)
-				o.report("routes", nil)
+				o.Report("routes", nil)
 				time.Sleep(5 * obstacleDebounce)
 			}
-			o.report("routes", []network.Obstacle{obstacle(1)})
+			o.Report("routes", []Obstacle{obstacle(1)})
 			time.Sleep(time.Hour)
 			synctest.Wait()
 		})
@@ -103,13 +100,8 @@ func TestObstacleThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 func klogged(t *testing.T, f func()) string {
 	t.Helper()
 	var b bytes.Buffer // klog writes under a lock
-	klog.LogToStderr(false)
-	klog.SetOutput(io.Discard)
-	klog.SetOutputBySeverity("INFO", &b) // gets those that are worse, too
-	defer func() {
-		klog.LogToStderr(true)
-		klog.SetOutput(os.Stderr)
-	}()
+	klog.SetOutput(&b)
+	defer klog.SetOutput(io.Discard)
 	f()
 	klog.Flush()
 	return b.String()

@@ -1,4 +1,4 @@
-package main
+package network
 
 import (
 	"cmp"
@@ -11,9 +11,27 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"flanneld/network"
 	"flanneld/pkg/notice"
 )
+
+// Obstacle is something on this host that keeps packets from their way and is not ours
+// to remove: a foreign rule, route or setting.
+type Obstacle struct {
+	// Subject is what cannot be reached or does not work: "10.5.3.0/24", "flannel.1".
+	Subject string
+	// Problem says what is in the way, and names it.
+	Problem string
+	// Remedy is the command, or the commands, that an administrator can give.
+	Remedy string
+}
+
+func (o Obstacle) String() string {
+	text := o.Subject + ": " + o.Problem
+	if o.Remedy != "" {
+		text += "; mend it by: " + o.Remedy
+	}
+	return text
+}
 
 const (
 	// obstacleDebounce is how long an obstacle must be there before it is reported, and
@@ -22,22 +40,27 @@ const (
 	obstacleDebounce = time.Second
 	// maxObstacles bounds how many are named in the status.
 	maxObstacles = 5
+	// obstacleRetry is how soon it is tried again to log one that came and went too often:
+	// it is logged if it stays.
+	obstacleRetry = time.Minute
 )
 
-// obstacles are what keeps packets from their way on this host. Each source reports its
+// Obstacles are what keeps packets from their way on this host. Each source reports its
 // own as a whole. The zero value is empty.
-type obstacles struct {
+type Obstacles struct {
+	// Changed is called, if set, when Text returns something else.
+	Changed func()
+
 	mu      sync.Mutex
 	known   map[obstacleKey]*sighting
 	timer   *time.Timer
 	stopped bool
 	log     notice.Log
-	changed func() // is called, if set, when text returns something else
 }
 
 type obstacleKey struct {
 	source string
-	network.Obstacle
+	Obstacle
 }
 
 // sighting is what is known of one obstacle.
@@ -48,8 +71,8 @@ type sighting struct {
 	logged   bool
 }
 
-// report replaces what a source has reported before.
-func (o *obstacles) report(source string, now []network.Obstacle) {
+// Report replaces what a source has reported before.
+func (o *Obstacles) Report(source string, now []Obstacle) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.known == nil {
@@ -72,7 +95,7 @@ func (o *obstacles) report(source string, now []network.Obstacle) {
 }
 
 // update moves what has lasted into the log and the status. The caller holds o.mu.
-func (o *obstacles) update() {
+func (o *Obstacles) update() {
 	if o.timer != nil {
 		o.timer.Stop()
 	}
@@ -106,7 +129,7 @@ func (o *obstacles) update() {
 			if s.logged = o.log.Event(k.source + ": " + k.String()); s.logged {
 				appeared = append(appeared, k.String())
 			} else {
-				lookIn(unsaidPause)
+				lookIn(obstacleRetry)
 			}
 		}
 	}
@@ -119,8 +142,8 @@ func (o *obstacles) update() {
 	}
 	logSums(klog.Warningf, "packets are kept from their way", appeared)
 	logSums(klog.Infof, "no longer in the way", gone)
-	if status && o.changed != nil {
-		o.changed()
+	if status && o.Changed != nil {
+		o.Changed()
 	}
 }
 
@@ -131,8 +154,8 @@ func logSums(logf func(string, ...any), what string, texts []string) {
 	}
 }
 
-// text describes the obstacles for the status, in one line; empty if there are none.
-func (o *obstacles) text() string {
+// Text describes the obstacles for the status, in one line; empty if there are none.
+func (o *Obstacles) Text() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var texts []string
@@ -148,7 +171,7 @@ func (o *obstacles) text() string {
 }
 
 // sorted returns the keys in an order that does not change. The caller holds o.mu.
-func (o *obstacles) sorted() []obstacleKey {
+func (o *Obstacles) sorted() []obstacleKey {
 	return slices.SortedFunc(maps.Keys(o.known), func(a, b obstacleKey) int {
 		return cmp.Or(
 			strings.Compare(a.source, b.source),
@@ -159,8 +182,8 @@ func (o *obstacles) sorted() []obstacleKey {
 	})
 }
 
-// stop ends what would still happen later.
-func (o *obstacles) stop() {
+// Stop ends what would still happen later.
+func (o *Obstacles) Stop() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.stopped = true

@@ -1,173 +1,17 @@
-package main
+package network
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-	"k8s.io/klog/v2"
 
-	"flanneld/backend"
-	"flanneld/network"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/firewall"
-	"flanneld/pkg/once"
 	"flanneld/pkg/state"
-	"flanneld/subnet"
 )
-
-const (
-	// firewallQuiet is how long packet filters must not change before they are examined:
-	// whoever changes them comes to an end first, and then our own rules are put right.
-	firewallQuiet = 2 * time.Second
-	// firewallAgain is the same once something was found: when that is mended, it is said
-	// soon.
-	firewallAgain = 200 * time.Millisecond
-	// firewallLongest is how long filters that change all the time are not examined.
-	firewallLongest = 4 * time.Second
-	// firewallRest is how long they are left alone after they were, at least.
-	firewallRest = 500 * time.Millisecond
-	// firewallRetry is how soon they are examined again after that failed.
-	firewallRetry = 30 * time.Second
-	// firewallShare is how many times as long as it took of a processor they are left alone.
-	firewallShare = 20
-)
-
-// followFirewalls reports what others' packet filters keep from its way, whenever they
-// change, or what has to pass them.
-func (d *daemon) followFirewalls(ctx context.Context) error {
-	if d.options.rules == nil {
-		return nil
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-d.reconciler.Ready():
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.watchFirewalls(ctx) })
-	g.Go(func() error { return d.examineFirewalls(ctx) })
-	return g.Wait()
-}
-
-// watchFirewalls passes on that packet filters changed.
-func (d *daemon) watchFirewalls(ctx context.Context) error {
-	for {
-		err := firewall.Watch(ctx, func() { once.Wake(d.filters) })
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err == nil {
-			return nil
-		}
-		if d.notices.State("watching the packet filters", err.Error()) {
-			klog.Errorf("watching the packet filters, trying again: %v", err)
-		}
-		if err := once.Sleep(ctx, retryPause); err != nil {
-			return err
-		}
-	}
-}
-
-func (d *daemon) examineFirewalls(ctx context.Context) error {
-	again := time.AfterFunc(firewallRetry, func() { once.Wake(d.filters) })
-	again.Stop()
-	defer again.Stop()
-	pause := firewallQuiet
-	for {
-		if err := d.awaitQuiet(ctx, pause); err != nil {
-			return err
-		}
-		var found []network.Obstacle
-		var err error
-		took := processorTime(func() { found, err = d.findFirewalls(ctx) })
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, firewall.ErrChanging):
-			once.Wake(d.filters) // what was found before stays
-		case err != nil:
-			if d.notices.State("packet filters", err.Error()) {
-				klog.Warningf("it is not known whether a firewall on this host is in the way: %v", err)
-			}
-			again.Reset(firewallRetry) // no change may follow
-		default:
-			d.notices.Over("packet filters")
-			pause = firewallQuiet
-			if len(found) > 0 {
-				pause = firewallAgain
-			}
-			d.obstacles.report("firewall", found)
-		}
-		if err := once.Sleep(ctx, max(firewallRest, firewallShare*took)); err != nil {
-			return err
-		}
-	}
-}
-
-// processorTime returns how long f has a processor: on a busy machine it takes longer.
-func processorTime(f func()) time.Duration {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var before, after unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &before)
-	f()
-	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &after)
-	return time.Duration(after.Nano() - before.Nano())
-}
-
-// awaitQuiet waits for a change, and then until there is no other one for as long as pause.
-func (d *daemon) awaitQuiet(ctx context.Context, pause time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-d.filters:
-	}
-	quiet, longest := time.NewTimer(pause), time.NewTimer(firewallLongest)
-	defer quiet.Stop()
-	defer longest.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-d.filters:
-			quiet.Reset(pause)
-		case <-quiet.C:
-			return nil
-		case <-longest.C:
-			return nil
-		}
-	}
-}
-
-// findFirewalls returns what packet filters keep from its way now.
-func (d *daemon) findFirewalls(ctx context.Context) ([]network.Obstacle, error) {
-	ifaces, err := d.machine.Interfaces(ctx)
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	t := newTraffic(d.backend, d.host, d.holding, d.desiredPeers, ifaces)
-	d.podsIface = t.pods.Name
-	d.mu.Unlock()
-	var found, before []network.Obstacle
-	looks := 0
-	err = firewall.Read(ctx, func(rs *firewall.Ruleset) {
-		before, found = found, t.examine(rs)
-		looks++
-	})
-	if errors.Is(err, firewall.ErrChanging) && looks > 1 && slices.Equal(before, found) {
-		err = nil // what changes all the time has nothing to do with it
-	}
-	return found, err
-}
 
 // traffic is what has to pass this host's packet filters.
 type traffic struct {
@@ -197,22 +41,22 @@ const (
 )
 
 // newTraffic tells what passes on a host.
-func newTraffic(b backend.Backend, h backend.Host, holding subnet.Holding, peers []*subnet.Lease, ifaces []kernel.Interface) traffic {
-	if holding.Own == nil {
+func newTraffic(w *Desired, ifaces []kernel.Interface) traffic {
+	if w == nil {
 		return traffic{}
 	}
-	t := traffic{addr: h.Addr.V4, own: holding.Own.Subnet.V4, network: holding.Config.Network().V4}
+	t := traffic{addr: w.Host.Addr.V4, own: w.Own.Subnet.V4, network: w.Config.Network().V4}
 	tunnel := ""
-	for _, o := range b.Local(h, holding.Config.Network(), holding.Own) {
+	for _, o := range w.Backend.Local(w.Host, w.Config.Network(), w.Own) {
 		if d, ok := state.DatagramsOf(o); ok {
 			tunnel, t.port, t.srcPort = d.Dev, d.Port, d.SrcPort
 		}
 	}
-	t.external, t.tunnel = firewall.Iface{Name: h.Iface}, firewall.Iface{Name: tunnel, Pods: true}
+	t.external, t.tunnel = firewall.Iface{Name: w.Host.Iface}, firewall.Iface{Name: tunnel, Pods: true}
 	for _, i := range ifaces {
 		is := firewall.Iface{Name: i.Name, Index: i.Index, Bridge: i.Bridge}
 		switch i.Name {
-		case h.Iface:
+		case w.Host.Iface:
 			t.external = is
 		case tunnel:
 			is.Pods = true
@@ -224,10 +68,10 @@ func newTraffic(b backend.Backend, h backend.Host, holding subnet.Holding, peers
 			}
 		}
 	}
-	some := min(len(peers), maxRemotes)
+	some := min(len(w.Peers), maxRemotes)
 	for n := range some {
-		l := peers[n*len(peers)/some]
-		objects, err := b.Peer(h, holding.Own, l)
+		l := w.Peers[n*len(w.Peers)/some]
+		objects, err := w.Backend.Peer(w.Host, w.Own, l)
 		if err != nil || len(objects) == 0 {
 			continue
 		}
@@ -260,7 +104,7 @@ type closed struct {
 var anyone = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 
 // examine leads samples of the traffic through rules.
-func (t traffic) examine(rs *firewall.Ruleset) []network.Obstacle {
+func (t traffic) examine(rs *firewall.Ruleset) []Obstacle {
 	var all []*closed
 	add := func(p firewall.Packet, port bool, r *remote) (found, vague bool) {
 		drops, vague := rs.Drops(p)
@@ -301,7 +145,7 @@ func (t traffic) examine(rs *firewall.Ruleset) []network.Obstacle {
 			}
 		}
 	}
-	var obstacles []network.Obstacle
+	var obstacles []Obstacle
 	for _, c := range all {
 		obstacles = append(obstacles, t.obstacle(c))
 	}
@@ -359,7 +203,7 @@ func (c *closed) sameAs(d closed) bool {
 // maxNamed is how many peers an obstacle names.
 const maxNamed = 3
 
-func (t traffic) obstacle(c *closed) network.Obstacle {
+func (t traffic) obstacle(c *closed) Obstacle {
 	who := "peers"
 	if all := len(c.peers) == len(t.peers); !c.all && !all {
 		who = strings.Join(c.peers[:min(len(c.peers), maxNamed)], ", ")
@@ -372,7 +216,7 @@ func (t traffic) obstacle(c *closed) network.Obstacle {
 		if c.outbound {
 			what = fmt.Sprintf("to %s by %s", who, t.external.Name)
 		}
-		return network.Obstacle{
+		return Obstacle{
 			Subject: fmt.Sprintf("UDP port %d", t.port),
 			Problem: fmt.Sprintf("%s drops the tunnel's datagrams %s (%s)", c.drop.TableName(), what, c.drop.Rule()),
 			Remedy:  c.drop.OpenPort(t.port, c.outbound),
@@ -390,7 +234,7 @@ func (t traffic) obstacle(c *closed) network.Obstacle {
 	} else {
 		who = "pods here and at " + who
 	}
-	return network.Obstacle{
+	return Obstacle{
 		Subject: t.network.String(),
 		Problem: fmt.Sprintf("%s drops %s between %s (%s)", c.drop.TableName(), what, who, c.drop.Rule()),
 		Remedy:  c.drop.OpenNetwork(t.network),

@@ -1,4 +1,4 @@
-package main
+package network
 
 import (
 	"errors"
@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"flanneld/backend"
-	"flanneld/network"
 	"flanneld/pkg/ip"
 )
 
@@ -23,22 +22,22 @@ func TestFollower(t *testing.T) {
 	larger := eth0
 	larger.MTU = 9000
 	gone := errors.New("gone")
-	alone := network.Sight{Now: eth0, Next: eth0, Works: true}
-	better := network.Sight{Now: eth0, Next: eth1, Works: true}
-	useless := network.Sight{Now: eth0, Next: eth1}
-	lost := network.Sight{Now: eth0, Next: eth0, Lost: gone}
-	replaced := network.Sight{Now: eth0, Next: eth1, Lost: gone}
-	other := network.Sight{Now: eth0, Next: eth2, Lost: gone}
+	alone := Sight{Now: eth0, Next: eth0, Works: true}
+	better := Sight{Now: eth0, Next: eth1, Works: true}
+	useless := Sight{Now: eth0, Next: eth1}
+	lost := Sight{Now: eth0, Next: eth0, Lost: gone}
+	replaced := Sight{Now: eth0, Next: eth1, Lost: gone}
+	other := Sight{Now: eth0, Next: eth2, Lost: gone}
 	type step struct {
 		after   time.Duration
-		sight   network.Sight
+		sight   Sight
 		want    backend.Host
 		problem bool
 	}
 	const ms = time.Millisecond
 	for name, steps := range map[string][]step{
 		"nothing changes":                  {{0, alone, eth0, false}, {time.Hour, alone, eth0, false}},
-		"its MTU":                          {{0, network.Sight{Now: larger, Next: larger, Works: true}, larger, false}},
+		"its MTU":                          {{0, Sight{Now: larger, Next: larger, Works: true}, larger, false}},
 		"lost for a moment":                {{0, lost, eth0, false}, {400 * ms, lost, eth0, false}, {400 * ms, alone, eth0, false}, {900 * ms, lost, eth0, false}},
 		"lost":                             {{0, lost, eth0, false}, {1000 * ms, lost, eth0, true}, {time.Hour, lost, eth0, true}, {ms, alone, eth0, false}},
 		"replaced for a moment":            {{0, replaced, eth0, false}, {490 * ms, replaced, eth0, false}, {ms, alone, eth0, false}, {490 * ms, replaced, eth0, false}, {490 * ms, replaced, eth0, false}},
@@ -71,24 +70,24 @@ func TestFollower(t *testing.T) {
 // went before; not if it is over within a second.
 func TestExternalInterfaceLogged(t *testing.T) {
 	for name, c := range map[string]struct {
-		see func(d *daemon, good bool)
+		see func(x *External, good bool)
 		bad string
 	}{
-		"lost": {func(d *daemon, good bool) {
+		"lost": {func(x *External, good bool) {
 			if good {
-				d.sawInterface(nil)
+				x.logProblem(nil)
 			} else {
-				d.sawInterface(errors.New("no address"))
+				x.logProblem(errors.New("no address"))
 			}
 		}, "no address"},
-		"down": {func(d *daemon, good bool) { d.sawUp(backend.Host{Iface: "eth0", Up: good}) }, "eth0 is down"},
+		"down": {func(x *External, good bool) { x.logDown(backend.Host{Iface: "eth0", Up: good}) }, "eth0 is down"},
 	} {
 		log := klogged(t, func() {
 			synctest.Test(t, func(*testing.T) {
-				var d daemon
+				var x External
 				see := func(good bool, during time.Duration) {
 					for begin := time.Now(); time.Since(begin) < during; time.Sleep(time.Second / 2) {
-						c.see(&d, good)
+						c.see(&x, good)
 					}
 				}
 				for range 9 {
@@ -111,10 +110,10 @@ func TestExternalInterfaceLogged(t *testing.T) {
 		bad, good := strings.Count(log, c.bad), strings.Count(log, "the external interface is there again")+strings.Count(log, "eth0 is up")
 		if blinks := klogged(t, func() {
 			synctest.Test(t, func(*testing.T) {
-				var d daemon
-				d.sawUp(backend.Host{Iface: "eth0"})
+				var x External
+				x.logDown(backend.Host{Iface: "eth0"})
 				time.Sleep(time.Second / 2)
-				d.sawUp(backend.Host{Iface: "eth0", Up: true})
+				x.logDown(backend.Host{Iface: "eth0", Up: true})
 			})
 		}); blinks != "" {
 			t.Errorf("what is over within a second is logged:\n%s", blinks)

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/backend"
+	"flanneld/backend/udp"
+	"flanneld/network"
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
+	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
+	"flanneld/subnet"
+)
+
+// daemon makes the state that is desired, of what the keeper holds and what is known of this
+// host, and passes it on to all parts that go by it.
+type daemon struct {
+	begun    time.Time
+	options  *options
+	machine  host
+	previous ip.Subnet                    // that this host had when it last ran
+	saved    func() (subnet.Saved, error) // what was saved then; nil for nothing
+	refresh  chan struct{}                // our lease may have to say something else
+	due      once.Slot[time.Time]         // when time alone changes what is desired
+	warnings notice.Gather
+	log      notice.Log
+
+	reconciler *network.Reconciler
+	addresses  *network.Addresses
+	paths      *network.Paths // nil if the machine has none to be seen
+	followers  []follower
+	rules      *rules
+	publisher  *publisher
+	saver      *saver
+
+	mu       sync.Mutex
+	host     backend.Host
+	prepared setup // for what the keeper is about to hold
+	current  setup // for what it holds
+	holding  subnet.Holding
+	peers    subnet.Peers
+	networks networks
+	inside   string // what was logged of hosts inside Network
+}
+
+// follower goes by what is desired, and by events of the kernel.
+type follower interface {
+	SetDesired(w network.Desired)
+	Event(e dataplane.Event)
+	Run(ctx context.Context) error
+}
+
+// setup is what goes with a configuration.
+type setup struct {
+	config  *subnet.Config
+	backend backend.Backend
+	rules   network.Rules
+}
+
+// event takes an event of the kernel, which the reconciler takes after it.
+func (d *daemon) event(e dataplane.Event) {
+	d.addresses.Event(e)
+	for _, f := range d.followers {
+		f.Event(e)
+	}
+}
+
+// sawExternal takes the external interface, and why it cannot be seen as it was.
+func (d *daemon) sawExternal(now backend.Host, unseen error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now.Nexthops, now.Prepared, now.Links = d.host.Nexthops, d.host.Prepared, d.host.Links
+	if now != d.host {
+		d.host = now
+		d.updateDesired()
+		once.Wake(d.refresh)
+	}
+	d.publisher.update(func(f *facts) { f.host, f.unseen = now, unseen })
+}
+
+// rulesSettled takes that others changed rules for packets a moment ago.
+func (d *daemon) rulesSettled(ctx context.Context) {
+	d.mu.Lock()
+	s := d.current
+	d.mu.Unlock()
+	if s.config == nil {
+		return
+	}
+	now := d.rules.choose(ctx, s.config, s.rules, true)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.prepared.config == s.config && !now.Equal(s.rules) && ctx.Err() == nil {
+		d.prepared.rules, d.current.rules = now, now
+		d.updateDesired()
+	}
+}
+
+// holds takes what the keeper has got.
+func (d *daemon) holds(ctx context.Context, h subnet.Holding) {
+	var saved subnet.Saved
+	if d.saved != nil {
+		saved, _ = d.saved()
+		d.saved = nil // it may be large
+	}
+	if saved.Own != nil {
+		d.saver.found(saved.Holding)
+	}
+	if d.paths != nil { // before the backend has to know
+		d.mu.Lock()
+		b, from := d.setupFor(h.Config).backend, d.host.Addr.V4
+		d.mu.Unlock()
+		d.paths.Learn(ctx, b, from, h.Snapshot.Leases)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.current = d.setupFor(h.Config)
+	if h.Config != d.holding.Config {
+		d.warn("network configuration: ", backends.Remarks(h.Config, d.host))
+		if d.holding.Config == nil && saved.Own != nil {
+			d.resume(saved, h)
+		}
+		d.networks.enter(h.Config.Network().Prefixes())
+	}
+	d.holding = h
+	d.updateDesired()
+	d.saver.set(h, d.peers.Gone())
+}
+
+// setupFor returns what goes with a configuration that the keeper holds. The caller holds
+// d.mu.
+func (d *daemon) setupFor(c *subnet.Config) setup {
+	if c == d.prepared.config {
+		return d.prepared
+	}
+	return d.current
+}
+
+// resume goes on by what this host had when it last ran. The caller holds d.mu.
+func (d *daemon) resume(s subnet.Saved, h subnet.Holding) {
+	// A daemon that runs writes the file now and then. Whatever is older may be of long ago.
+	if age := d.begun.Sub(s.At); age >= 0 && age <= 2*perLease(s.Holding, saveAgain, saveAgainLease) {
+		d.peers.Resume(s, h, d.self(), time.Now())
+	}
+}
+
+// self returns what is known of this host's addresses. The caller holds d.mu.
+func (d *daemon) self() subnet.Self {
+	return subnet.Self{Addr: d.host.Addr, Link: d.host.Net, All: d.addresses.All()}
+}
+
+// warn logs texts, those of a kind in one line.
+func (d *daemon) warn(what string, texts []string) {
+	for _, text := range notice.Sum(texts) {
+		klog.Warning(what + text)
+	}
+}
+
+// awaitLock waits for what all parts of the daemon need now and then.
+func (d *daemon) awaitLock() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+}
+
+// update passes on what is desired by what is known now.
+func (d *daemon) update() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.updateDesired()
+}
+
+// Run updates what is desired whenever time alone changes it.
+func (d *daemon) Run(ctx context.Context) error {
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case at := <-d.due:
+			if timer.Stop(); !at.IsZero() {
+				timer.Reset(time.Until(at))
+			}
+		case <-timer.C:
+			d.update()
+		}
+	}
+}
+
+// updateDesired passes on what is desired. The caller holds d.mu.
+func (d *daemon) updateDesired() {
+	h := d.holding
+	if h.Own == nil {
+		return
+	}
+	now := d.peers.Update(h, d.self(), time.Now())
+	d.warnings.Add(now.News...)
+	next := now.Next
+	if again := time.Now().Add(subnet.LogRetry); !d.logInside(h.Config) && (next.IsZero() || again.Before(next)) {
+		next = again
+	}
+	d.due.Put(next)
+	d.chooseNexthops(now.InStore)
+	if d.paths != nil {
+		d.host.Links = d.paths.Links(d.current.backend)
+	}
+	w := network.Desired{
+		Backend:    d.current.backend,
+		Config:     h.Config,
+		Host:       d.host,
+		Own:        h.Own,
+		Rules:      d.current.rules,
+		Networks:   d.networks.own(h.Config.Network().Prefixes()),
+		Peers:      now.Peers,
+		Unreadable: now.Unreadable,
+		Partial:    h.Partial,
+	}
+	d.reconciler.SetDesired(w)
+	for _, f := range d.followers {
+		f.SetDesired(w)
+	}
+	d.publisher.update(func(f *facts) {
+		f.holding, f.backend, f.host, f.peers, f.unusable = h, w.Backend, w.Host, now.InStore, now.Problems
+	})
+}
+
+// logInside logs what does not work on this host because Network holds its own network, or
+// a part of that. It reports whether all is logged that is to be; the caller holds d.mu.
+func (d *daemon) logInside(c *subnet.Config) bool {
+	text := hostsInside(c, d.host)
+	switch {
+	case text == d.inside:
+	case text == "":
+		d.inside = ""
+	case d.log.Event(text):
+		d.inside = text
+		d.warnings.Add(text)
+	default:
+		return false
+	}
+	return true
+}
+
+func hostsInside(c *subnet.Config, h backend.Host) string {
+	network, link := c.V4.Network, h.Net.V4
+	if !network.Overlaps(link) {
+		return ""
+	}
+	text := fmt.Sprintf("Network %s overlaps %s, the network of %s: what pods send there keeps its source, also with -ip-masq, so machines there that run no flanneld cannot answer; and no subnet of a host should hold the address of such a machine, which SubnetMin and SubnetMax can prevent",
+		network, link, h.Iface)
+	if c.BackendType == udp.Type.Name {
+		text += fmt.Sprintf("; whatever else is in %s cannot be reached but through the tunnel", network)
+	}
+	return text
+}
+
+// Routes by way of nexthop objects are for networks where plain ones get slow:
+// each plain route costs the kernel a comparison with every other one. In small
+// networks plain routes are easier to read. The changes are far enough apart
+// that a network does not go to and fro.
+const (
+	nexthopsFrom = 2000 // peers
+	plainBelow   = 1000
+)
+
+// chooseNexthops decides between plain routes and nexthop objects for so many
+// peers. The caller holds d.mu.
+func (d *daemon) chooseNexthops(peers int) {
+	switch was := d.host.Nexthops; {
+	case !was && peers >= nexthopsFrom && d.machine.HasNexthops():
+		d.host.Nexthops = true
+	case was && peers < plainBelow:
+		d.host.Nexthops = false
+	}
+}

@@ -1,0 +1,29 @@
+package main_test
+
+import (
+	"testing"
+
+	"flanneld/pkg/fence"
+)
+
+// Each file uses only those before it.
+func TestOrderOfFiles(t *testing.T) {
+	broken, err := fence.Files(t.Context(), ".",
+		"log.go",
+		// the options, and the tables of what they and the configuration name
+		"flannelflags.go", "options.go", "backends.go",
+		// this host, and what it had before
+		"machine.go", "saved.go", "store.go", "previous.go", "alone.go", "networks.go",
+		// the parts of the daemon, and how they are tied together
+		"systemd.go", "counters.go", "choose.go", "rules.go", "publish.go", "desired.go", "prepare.go", "daemon.go",
+		// what is done instead of its work
+		"release.go", "cleanup.go", "migrate.go",
+		"main.go",
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range broken {
+		t.Error(b)
+	}
+}

@@ -1,0 +1,238 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/backend"
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
+)
+
+const (
+	// followPause lets the events of one change come in before it is looked at.
+	followPause = 10 * time.Millisecond
+	// lookAroundPause is how long after events of other interfaces, which may come by
+	// the hundreds, there is one look for all of them. It is longer where a look takes
+	// long, so that looks keep a processor busy for a twentieth of the time at most.
+	lookAroundPause = 300 * time.Millisecond
+	// lostPause is how long the address must be away before the peers are told
+	// another one: many changes take it away and bring it back.
+	lostPause = 500 * time.Millisecond
+	// betterPause is how long there must be a better choice than one that works, so
+	// that an interface whose link comes and goes does not take the peers to and fro.
+	betterPause = 3 * time.Second
+	// lostReport is how long there must be no choice, or the interface be down, before
+	// that is an error.
+	lostReport = time.Second
+	// lostRetry is how soon an interface is looked for again that is lost or cannot be seen.
+	lostRetry = time.Second
+	// downReminder is how soon it is tried again to log that it is down.
+	downReminder = time.Minute
+)
+
+// External follows the external interface.
+type External struct {
+	selection Selection
+	view      View
+	looks     func()
+	report    func(backend.Host, error)
+
+	host             backend.Host
+	look, lookAround chan struct{} // the interface may have changed; another one may be the better choice
+	log              notice.Log
+	changes          notice.Gather
+	downSince        time.Time // since when it is down; zero if it is not
+	names            atomic.Pointer[externalNames]
+	device           atomic.Pointer[string] // the backend's own, which never is a choice
+}
+
+// externalNames are interfaces: the external one, and that which may become it.
+type externalNames struct{ now, next string }
+
+// NewExternal returns what follows h, which was chosen by s. From Run, it calls looks before
+// each look, and then report with what Selection says of the interface that counts from then
+// on, and with why it cannot be seen as it was; nil if it can.
+func NewExternal(s Selection, v View, h backend.Host, looks func(), report func(backend.Host, error)) *External {
+	x := &External{
+		selection: s, view: v, looks: looks, report: report, host: h,
+		look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), changes: notice.Gather{Logf: klog.Infof},
+	}
+	x.names.Store(&externalNames{now: h.Iface})
+	return x
+}
+
+// SetDesired replaces what is desired.
+func (x *External) SetDesired(w Desired) {
+	device := w.Backend.Device(w.Host)
+	x.device.Store(&device)
+}
+
+// Event takes an event of the kernel. What happens to other interfaces may make one of them
+// the better choice.
+func (x *External) Event(e dataplane.Event) {
+	names, device := x.names.Load(), x.device.Load()
+	ours := device != nil && *device == e.Iface
+	switch {
+	case e.Lost || e.Defaults || e.Iface != "" && (e.Iface == names.now || e.Iface == names.next):
+		once.Wake(x.look)
+	case e.Iface != "" && !ours, e.Paths && x.selection.CanReach.IsValid():
+		once.Wake(x.lookAround)
+	}
+}
+
+// Run follows the interface until ctx ends, and returns ctx.Err().
+func (x *External) Run(ctx context.Context) error {
+	defer x.changes.Stop()
+	var f follower
+	timer := time.NewTimer(time.Hour) // the only one, however many events there are
+	timer.Stop()
+	defer timer.Stop()
+	var due time.Time      // when it fires; zero if it was stopped
+	var took time.Duration // to look: default routes are found among all
+	lookIn := func(pause time.Duration) {
+		if at := time.Now().Add(pause); due.IsZero() || at.Before(due) {
+			due = at
+			timer.Reset(pause)
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-x.lookAround:
+			lookIn(max(lookAroundPause, 20*took))
+			continue
+		case <-x.look:
+		case <-timer.C:
+		}
+		if err := once.Sleep(ctx, followPause); err != nil {
+			return err
+		}
+		timer.Stop()
+		due = time.Time{}
+		x.looks()
+		begin := time.Now()
+		sight, err := x.selection.Follow(ctx, x.view, x.host)
+		took = time.Since(begin)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			x.logProblem(err)
+			x.report(x.host, err)
+			lookIn(lostRetry)
+			continue
+		}
+		now, pause := f.follow(time.Now(), sight)
+		if pause > 0 {
+			lookIn(pause)
+		}
+		x.logProblem(f.problem)
+		if pause := x.logDown(now); pause > 0 {
+			lookIn(pause)
+		}
+		x.names.Store(&externalNames{now.Iface, f.next.Iface})
+		x.logChange(x.host, now)
+		x.host = now
+		x.report(now, f.problem)
+	}
+}
+
+// logChange logs how the external interface changed.
+func (x *External) logChange(was, now backend.Host) {
+	say := func(format string, a ...any) { x.changes.Add(fmt.Sprintf(format, a...)) }
+	if now.Iface != was.Iface || now.Addr != was.Addr || now.MTU != was.MTU {
+		say("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
+	}
+	switch {
+	case now.OwnsPublicIP && !was.OwnsPublicIP:
+		say("the public address %s is one of this host now", now.PublicIP)
+	case !now.OwnsPublicIP && was.OwnsPublicIP:
+		say("the public address %s is none of this host any more", now.PublicIP)
+	}
+}
+
+// follower decides when a change of the external interface is there to stay.
+type follower struct {
+	next    backend.Host // the better choice
+	since   time.Time    // it is that
+	lost    time.Time    // the interface or its address is, since
+	problem error        // there is no choice
+}
+
+// follow returns which interface counts at a time, and how soon to look again; 0 if only
+// after an event.
+func (f *follower) follow(now time.Time, s Sight) (backend.Host, time.Duration) {
+	if s.Lost == nil {
+		f.lost, f.problem = time.Time{}, nil
+	} else if f.lost.IsZero() {
+		f.lost = now
+	}
+	if s.Next.Iface != s.Now.Iface || s.Next.Addr != s.Now.Addr {
+		if f.next.Iface != s.Next.Iface || f.next.Addr != s.Next.Addr {
+			f.next, f.since = s.Next, now
+		}
+		pause := lostPause
+		if s.Works {
+			pause = betterPause
+		}
+		if left := pause - now.Sub(f.since); left > 0 {
+			return s.Now, left
+		}
+		*f = follower{}
+		return s.Next, 0
+	}
+	f.next = backend.Host{}
+	switch {
+	case s.Lost == nil:
+		return s.Now, 0
+	case now.Sub(f.lost) < lostReport:
+		return s.Now, lostReport - now.Sub(f.lost)
+	}
+	f.problem = s.Lost
+	return s.Now, lostRetry
+}
+
+const externalInterface = "the external interface"
+
+// logProblem logs why the external interface cannot be seen as it was, or that it can again.
+func (x *External) logProblem(err error) {
+	switch {
+	case err != nil:
+		if x.log.State(externalInterface, err.Error()) {
+			klog.Errorf("%s: %v", externalInterface, err)
+		}
+	case x.log.Over(externalInterface):
+		klog.Info("the external interface is there again")
+	}
+}
+
+const externalDown = "the external interface is down"
+
+// logDown logs that the external interface is down, once that lasts, and its end. It returns
+// how soon to look again; 0 if only after an event.
+func (x *External) logDown(now backend.Host) time.Duration {
+	if now.Up {
+		x.downSince = time.Time{}
+		if x.log.Over(externalDown) {
+			klog.Infof("the external interface %s is up", now.Iface)
+		}
+		return 0
+	}
+	if x.downSince.IsZero() {
+		x.downSince = time.Now()
+	}
+	if left := lostReport - time.Since(x.downSince); left > 0 {
+		return left
+	}
+	if text := fmt.Sprintf("the external interface %s is down", now.Iface); x.log.State(externalDown, text) {
+		klog.Warning(text)
+	}
+	return downReminder
+}

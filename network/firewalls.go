@@ -1,0 +1,190 @@
+package network
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
+
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/firewall"
+	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
+)
+
+const (
+	// firewallQuiet is how long packet filters must not change before they are examined:
+	// whoever changes them comes to an end first, and then our own rules are put right.
+	firewallQuiet = 2 * time.Second
+	// firewallAgain is the same once something was found: when that is mended, it is said
+	// soon.
+	firewallAgain = 200 * time.Millisecond
+	// firewallLongest is how long filters that change all the time are not examined.
+	firewallLongest = 4 * time.Second
+	// firewallRest is how long they are left alone after they were, at least.
+	firewallRest = 500 * time.Millisecond
+	// firewallRetry is how soon they are examined again after that failed.
+	firewallRetry = 30 * time.Second
+	// firewallWatchRetry is how soon they are watched again after that ended.
+	firewallWatchRetry = time.Second
+	// firewallShare is how many times as long as it took of a processor they are left alone.
+	firewallShare = 20
+)
+
+// Firewalls report what others' packet filters keep from its way, whenever they change, or
+// what has to pass them.
+type Firewalls struct {
+	view    View
+	report  func([]Obstacle)
+	changed chan struct{}
+	log     notice.Log
+	desired atomic.Pointer[Desired]
+	pods    atomic.Pointer[string] // the interface that this host's pods are behind; empty if that is not known
+}
+
+// NewFirewalls returns Firewalls that call report from Run.
+func NewFirewalls(view View, report func([]Obstacle)) *Firewalls {
+	return &Firewalls{view: view, report: report, changed: make(chan struct{}, 1)}
+}
+
+// SetDesired replaces what is desired.
+func (f *Firewalls) SetDesired(w Desired) {
+	f.desired.Store(&w)
+	f.Changed()
+}
+
+// Event takes an event of the kernel.
+func (f *Firewalls) Event(e dataplane.Event) {
+	pods := f.pods.Load()
+	if e.Lost || e.Iface != "" && (pods == nil || *pods == "" || *pods == e.Iface) {
+		f.Changed()
+	}
+}
+
+// Changed tells that packet filters changed.
+func (f *Firewalls) Changed() { once.Wake(f.changed) }
+
+// Run reports until ctx ends, and returns ctx.Err().
+func (f *Firewalls) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.watch(ctx) })
+	g.Go(func() error { return f.examine(ctx) })
+	return g.Wait()
+}
+
+// watch passes on that packet filters changed.
+func (f *Firewalls) watch(ctx context.Context) error {
+	for {
+		err := firewall.Watch(ctx, f.Changed)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			return nil
+		}
+		if f.log.State("watching the packet filters", err.Error()) {
+			klog.Errorf("watching the packet filters, trying again: %v", err)
+		}
+		if err := once.Sleep(ctx, firewallWatchRetry); err != nil {
+			return err
+		}
+	}
+}
+
+// examine reports what the filters drop.
+func (f *Firewalls) examine(ctx context.Context) error {
+	again := time.AfterFunc(firewallRetry, f.Changed)
+	again.Stop()
+	defer again.Stop()
+	pause := firewallQuiet
+	for {
+		if err := f.awaitQuiet(ctx, pause); err != nil {
+			return err
+		}
+		var found []Obstacle
+		var err error
+		took := processorTime(func() { found, err = f.find(ctx) })
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, firewall.ErrChanging):
+			f.Changed() // what was found before stays
+		case err != nil:
+			if f.log.State("packet filters", err.Error()) {
+				klog.Warningf("it is not known whether a firewall on this host is in the way: %v", err)
+			}
+			again.Reset(firewallRetry) // no change may follow
+		default:
+			f.log.Over("packet filters")
+			pause = firewallQuiet
+			if len(found) > 0 {
+				pause = firewallAgain
+			}
+			f.report(found)
+		}
+		if err := once.Sleep(ctx, max(firewallRest, firewallShare*took)); err != nil {
+			return err
+		}
+	}
+}
+
+// processorTime returns how long f has a processor: on a busy machine it takes longer.
+func processorTime(f func()) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, after unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &before)
+	f()
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &after)
+	return time.Duration(after.Nano() - before.Nano())
+}
+
+// awaitQuiet waits for a change, and then until there is no other one for as long as pause.
+func (f *Firewalls) awaitQuiet(ctx context.Context, pause time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-f.changed:
+	}
+	quiet, longest := time.NewTimer(pause), time.NewTimer(firewallLongest)
+	defer quiet.Stop()
+	defer longest.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-f.changed:
+			quiet.Reset(pause)
+		case <-quiet.C:
+			return nil
+		case <-longest.C:
+			return nil
+		}
+	}
+}
+
+// find returns what packet filters keep from its way now.
+func (f *Firewalls) find(ctx context.Context) ([]Obstacle, error) {
+	ifaces, err := f.view.Interfaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	t := newTraffic(f.desired.Load(), ifaces)
+	f.pods.Store(&t.pods.Name)
+	var found, before []Obstacle
+	looks := 0
+	err = firewall.Read(ctx, func(rs *firewall.Ruleset) {
+		before, found = found, t.examine(rs)
+		looks++
+	})
+	if errors.Is(err, firewall.ErrChanging) && looks > 1 && slices.Equal(before, found) {
+		err = nil // what changes all the time has nothing to do with it
+	}
+	return found, err
+}

@@ -1,0 +1,152 @@
+package network
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"flanneld/backend"
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/notice"
+	"flanneld/pkg/once"
+	"flanneld/pkg/printable"
+)
+
+const (
+	// passagePause is how long at least it is from one look at the interfaces to the next:
+	// containers that come and go bring many changes.
+	passagePause = 500 * time.Millisecond
+	// passageRetry is how soon they are looked at again after that failed.
+	passageRetry = time.Second
+)
+
+// PassageView is what can be seen of the interfaces by which packets pass through the host.
+type PassageView interface {
+	Interfaces(ctx context.Context) ([]kernel.Interface, error)
+	Forwards() bool
+}
+
+// Passages report what keeps this host, or interfaces that are not ours, from passing
+// packets on.
+type Passages struct {
+	view    PassageView
+	report  func([]Obstacle)
+	look    chan struct{} // interfaces, or what is needed of them, may have changed
+	desired atomic.Pointer[Desired]
+}
+
+// NewPassages returns Passages that do nothing before the first desired state. They call
+// report from Run.
+func NewPassages(view PassageView, report func([]Obstacle)) *Passages {
+	return &Passages{view: view, report: report, look: make(chan struct{}, 1)}
+}
+
+// SetDesired replaces what is desired.
+func (p *Passages) SetDesired(w Desired) {
+	was := p.desired.Swap(&w)
+	if was == nil || was.Config != w.Config || was.Own.Subnet != w.Own.Subnet || was.Host.Iface != w.Host.Iface || was.Host.Prepared != w.Host.Prepared {
+		once.Wake(p.look)
+	}
+}
+
+// Event takes an event of the kernel.
+func (p *Passages) Event(e dataplane.Event) {
+	if e.Lost || e.Forwarding || e.Iface != "" {
+		once.Wake(p.look)
+	}
+}
+
+// Run reports until ctx ends, and returns ctx.Err().
+func (p *Passages) Run(ctx context.Context) error {
+	var log notice.Log
+	const topic = "forwarding"
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.look:
+		}
+		if err := once.Sleep(ctx, passagePause); err != nil {
+			return err
+		}
+		w := p.desired.Load()
+		if w == nil {
+			continue
+		}
+		ifaces, err := p.view.Interfaces(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil:
+			log.Over(topic)
+			p.report(closedPassages(ifaces, p.view.Forwards(), w.Backend, w.Host, w.Own.Subnet.V4))
+			continue
+		case log.State(topic, err.Error()):
+			klog.Warningf("whether this host forwards packets is not known: %v", err)
+		}
+		if err := once.Sleep(ctx, passageRetry); err != nil {
+			return err
+		}
+		once.Wake(p.look)
+	}
+}
+
+// closedPassages returns what keeps packets of the overlay from passing through the
+// host. They come in by the interface that pods are behind and, from other hosts, by the
+// backend's device or the external interface.
+func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Backend, host backend.Host, own netip.Prefix) []Obstacle {
+	var obstacles []Obstacle
+	var closed []string
+	entrances := 0
+	device := b.Device(host)
+	hasPods := func(i kernel.Interface) bool {
+		return slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return own.Contains(a.Prefix.Addr()) })
+	}
+	elsewhere := slices.ContainsFunc(ifaces, func(i kernel.Interface) bool { return i.Up && i.Name != device && hasPods(i) })
+	for _, i := range ifaces {
+		if i.Name == host.Iface && i.NoCarrier {
+			o := Obstacle{Subject: i.Name, Problem: "it has no carrier: no packet leaves this host or comes in"}
+			if i.ProtoDown {
+				o.Remedy = "ip link set " + printable.Word(i.Name) + " protodown off"
+			}
+			obstacles = append(obstacles, o)
+		}
+		pods := hasPods(i)
+		if pods && !i.Up && !elsewhere {
+			obstacles = append(obstacles, Obstacle{
+				Subject: i.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + printable.Word(i.Name) + " up",
+			})
+		}
+		if !pods && i.Name != device && (i.Name != host.Iface || !b.Unencapsulated()) {
+			continue
+		}
+		entrances++
+		if !i.Forwards {
+			closed = append(closed, i.Name)
+		}
+	}
+	switch {
+	case !hostForwards && (len(closed) > 0 || entrances == 0):
+		obstacles = append(obstacles, Obstacle{
+			Subject: own.String(),
+			Problem: "this host forwards no packets: net.ipv4.ip_forward is 0",
+			Remedy:  "sysctl -w net.ipv4.ip_forward=1",
+		})
+	case hostForwards:
+		for _, name := range closed {
+			setting := "net.ipv4.conf." + strings.ReplaceAll(name, ".", "/") + ".forwarding"
+			obstacles = append(obstacles, Obstacle{
+				Subject: name,
+				Problem: "packets that come in there are not forwarded: " + setting + " is 0",
+				Remedy:  "sysctl -w " + printable.Word(setting+"=1"),
+			})
+		}
+	}
+	return obstacles
+}
