@@ -1,6 +1,9 @@
 package state
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Device is an object of KindLink.
 type Device interface {
@@ -25,6 +28,15 @@ const (
 
 // LinkKey is the key of the device of a name, whatever its kind.
 func LinkKey(name string) Key { return Key{Kind: KindLink, Scope: name} }
+
+// IsDeviceName reports whether a device of that name belongs to this program.
+func IsDeviceName(name string) bool { return IsVXLANName(name) || IsTUNName(name) }
+
+// isNumbered reports whether a name is a prefix and a number.
+func isNumbered(name, prefix string) bool {
+	digits, ok := strings.CutPrefix(name, prefix)
+	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+}
 
 // IsDevice reports whether an object is a device.
 func IsDevice(o Object) bool { return o != nil && o.Key().Kind == KindLink }

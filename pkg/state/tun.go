@@ -23,6 +23,9 @@ func TUNAlias(network netip.Prefix) string { return tunAlias + network.String() 
 // IsTUNAlias reports whether an alias is that of some network's TUN device.
 func IsTUNAlias(alias string) bool { return strings.HasPrefix(alias, tunAlias) }
 
+// IsTUNName reports whether a name is that of a TUN device of ours: flannel and a number.
+func IsTUNName(name string) bool { return isNumbered(name, "flannel") }
+
 // Key is the name.
 func (t TUN) Key() Key { return LinkKey(t.Name) }
 

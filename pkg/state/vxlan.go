@@ -22,6 +22,10 @@ type VXLAN struct {
 	TxChecksumOff bool
 }
 
+// IsVXLANName reports whether a name is that of a VXLAN device of ours: flannel, a dot and
+// a number.
+func IsVXLANName(name string) bool { return isNumbered(name, "flannel.") }
+
 // Key is the name.
 func (v VXLAN) Key() Key { return LinkKey(v.Name) }
 

@@ -247,19 +247,19 @@ func validate(op state.Op) {
 	}
 	switch k := op.Key(); k.Kind {
 	case state.KindLink:
-		ok = isOurs(k.Scope)
+		ok = state.IsDeviceName(k.Scope)
 	case state.KindAddr, state.KindNeigh:
-		ok = isOurs(k.Scope) && k.Prefix.IsValid()
+		ok = state.IsDeviceName(k.Scope) && k.Prefix.IsValid()
 	case state.KindFDB:
-		ok = isOurs(k.Scope) && k.MAC.IsUnicast()
+		ok = state.IsDeviceName(k.Scope) && k.MAC.IsUnicast()
 	case state.KindRoute:
 		ok = k.Prefix.IsValid()
 	case state.KindNexthop:
 		ok = k.ID != 0
 	case state.KindTunnel:
-		ok = isTUN(k.Scope)
+		ok = state.IsTUNName(k.Scope)
 	case state.KindTunnelPeer:
-		ok = isTUN(k.Scope) && k.Prefix.IsValid()
+		ok = state.IsTUNName(k.Scope) && k.Prefix.IsValid()
 	case state.KindMasquerade, state.KindForward:
 		ok = k.Scope != "" && k.Prefix.IsValid()
 	default:
@@ -270,9 +270,9 @@ func validate(op state.Op) {
 	case state.Masquerade:
 		ok = ok && w.Own.IsValid()
 	case state.VXLAN:
-		ok = ok && w.MAC.IsUnicast() && isVXLAN(w.Name)
+		ok = ok && w.MAC.IsUnicast() && state.IsVXLANName(w.Name)
 	case state.TUN:
-		ok = ok && isTUN(w.Name)
+		ok = ok && state.IsTUNName(w.Name)
 	case state.TunnelPeer:
 		ok = ok && w.Host.IsValid()
 	case state.Neigh:

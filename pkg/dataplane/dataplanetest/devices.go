@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -15,24 +14,12 @@ import (
 // overhead of VXLAN over IPv4, in bytes.
 const overhead = 50
 
-// isOurs reports whether a link of that name is one of flannel's: isVXLAN and
-// isTUN tell of which kind.
-func isOurs(name string) bool { return isVXLAN(name) || isTUN(name) }
-
-func isVXLAN(name string) bool { return numbered(name, "flannel.") }
-func isTUN(name string) bool   { return numbered(name, "flannel") }
-
-func numbered(name, prefix string) bool {
-	digits, ok := strings.CutPrefix(name, prefix)
-	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
-}
-
 func sorted[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 // linkEntry is what the link is to the reconciler.
 func (f *Fake) linkEntry(name string) state.Entry {
 	l := f.links[name]
-	if isTUN(name) {
+	if state.IsTUNName(name) {
 		return l.tunEntry(name)
 	}
 	if l.vxlan == nil {
@@ -65,7 +52,7 @@ func (*Fake) vxlan(l *link) state.VXLAN {
 // dumpDevices adds the devices of ours, and what is theirs.
 func (f *Fake) dumpDevices(have state.Observed) {
 	for name, l := range f.links {
-		if !isOurs(name) {
+		if !state.IsDeviceName(name) {
 			continue
 		}
 		have[state.LinkKey(name)] = f.linkEntry(name)
@@ -153,7 +140,7 @@ func (f *Fake) Devices() []state.VXLAN {
 	defer f.mu.Unlock()
 	var all []state.VXLAN
 	for _, name := range sorted(f.links) {
-		if l := f.links[name]; isOurs(name) && l.vxlan != nil && l.up && len(l.hindered) == 0 {
+		if l := f.links[name]; state.IsDeviceName(name) && l.vxlan != nil && l.up && len(l.hindered) == 0 {
 			all = append(all, f.vxlan(l))
 		}
 	}

@@ -301,7 +301,7 @@ func connected(dev string) alias { return alias{dev: dev, link: true, protocol: 
 // linkEvent is about a link as it is. Only devices of ours have a key.
 func (f *Fake) linkEvent(name string) dataplane.Event {
 	e := dataplane.Event{Iface: name}
-	if isOurs(name) {
+	if state.IsDeviceName(name) {
 		e.Key, e.Entry = state.LinkKey(name), f.linkEntry(name)
 	}
 	return e

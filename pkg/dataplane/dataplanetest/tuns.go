@@ -24,7 +24,7 @@ type tunLink struct {
 // none, or is held by another process, or nothing says that it is ours. So are
 // then its addresses, and the routes to it.
 func (l *link) foreign(name string) bool {
-	if !isTUN(name) {
+	if !state.IsTUNName(name) {
 		return false
 	}
 	t := l.tun
@@ -48,7 +48,7 @@ func (l *link) untouchable(name string) error {
 // ours reports whether what a link has is ours.
 func (f *Fake) ours(name string) bool {
 	l := f.links[name]
-	return l != nil && isOurs(name) && !l.foreign(name)
+	return l != nil && state.IsDeviceName(name) && !l.foreign(name)
 }
 
 func (l *link) tunEntry(name string) state.Entry {
@@ -145,7 +145,7 @@ func (f *Fake) TUNs() []state.TUN {
 	defer f.mu.Unlock()
 	var all []state.TUN
 	for _, name := range sorted(f.links) {
-		if t, ok := f.links[name].tunEntry(name).Object.(state.TUN); ok && isTUN(name) {
+		if t, ok := f.links[name].tunEntry(name).Object.(state.TUN); ok && state.IsTUNName(name) {
 			all = append(all, t)
 		}
 	}

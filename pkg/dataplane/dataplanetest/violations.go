@@ -59,7 +59,7 @@ func (f *Fake) inspect(op state.Op) {
 // count if it failed, or may not be known yet.
 func (f *Fake) inspectWay(op state.Op, dev string, via netip.Addr) {
 	l := f.links[dev]
-	if l == nil || l.vxlan == nil || !isOurs(dev) {
+	if l == nil || l.vxlan == nil || !state.IsDeviceName(dev) {
 		return
 	}
 	absent := func(k state.Key) bool { return !f.failed[k] && f.known(f.lost[k]) }

@@ -112,17 +112,6 @@ func change(have, want state.Object) state.Op {
 	return state.Op{Verb: state.Replace, Want: want, Have: have}
 }
 
-func TestDeviceNames(t *testing.T) {
-	for name, want := range map[string]bool{
-		"flannel.1": true, "flannel.4096": true, "flannel0": true, "flannel17": true, "flannel.": false, "flannel": false, "flannel.1x": false,
-		"flannel-v6.1": false, "flannel0x": false, "flannel0.1": false, "flannel-1": false, "xflannel0": false, "xflannel.1": false, "flannel.-1": false, "": false, "eth0": false,
-	} {
-		if isOurs(name) != want {
-			t.Errorf("%q is ours: %v", name, !want)
-		}
-	}
-}
-
 func TestMakeDevice(t *testing.T) {
 	o := newOverlay(t)
 	for i, alter := range []func(*state.VXLAN){

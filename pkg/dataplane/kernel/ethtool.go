@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/state"
 )
 
 // ethtoolValue is the argument of the simple ethtool commands.
@@ -45,7 +47,7 @@ func txChecksumOff(dev string) (bool, error) {
 
 // checksumOff is txChecksumOff of a link, where it matters.
 func (r rawLink) checksumOff() (bool, error) {
-	if isTUN(r.name) {
+	if state.IsTUNName(r.name) {
 		return false, nil
 	}
 	return txChecksumOff(r.name)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -13,20 +12,6 @@ import (
 	"flanneld/pkg/state"
 	"flanneld/pkg/tun"
 )
-
-// isOurs reports whether a device of that name belongs to this program: a VXLAN
-// device is flannel, a dot and a number, and a TUN device is without the dot.
-func isOurs(name string) bool { return numbered(name, "flannel.") || isTUN(name) }
-
-func isTUN(name string) bool { return numbered(name, "flannel") }
-
-func numbered(name, prefix string) bool {
-	digits, ok := strings.CutPrefix(name, prefix)
-	for i := range len(digits) {
-		ok = ok && digits[i] >= '0' && digits[i] <= '9'
-	}
-	return ok && digits != ""
-}
 
 // rawLink is a link message, decoded.
 type rawLink struct {
@@ -130,7 +115,7 @@ func decodeForwards(b []byte) bool {
 // entry turns the link, which has a name of ours, into what it is to the
 // reconciler.
 func (r rawLink) entry(links *links, checksumOff bool) state.Entry {
-	if isTUN(r.name) {
+	if state.IsTUNName(r.name) {
 		return r.tunEntry(links)
 	}
 	return r.vxlanEntry(links, checksumOff)
@@ -161,7 +146,7 @@ func (l *links) nameOrIndex(index int) string {
 }
 
 // ours reports whether a device's name is ours, and what it has.
-func (l *links) ours(name string) bool { return isOurs(name) && !l.byName[name].foreign }
+func (l *links) ours(name string) bool { return state.IsDeviceName(name) && !l.byName[name].foreign }
 
 // find returns the index of the interface called name, if it is up, and not
 // someone else's in the place of ours.
@@ -192,7 +177,7 @@ func listLinks(ctx context.Context) (all *links, ours []rawLink, err error) {
 	for _, r := range found {
 		all.byIndex[r.index] = r.name
 		all.byName[r.name] = r.link
-		if isOurs(r.name) {
+		if state.IsDeviceName(r.name) {
 			ours = append(ours, r)
 		}
 	}
@@ -266,7 +251,7 @@ func (k *Kernel) applyLink(op state.Op) error {
 		}
 		return k.repairVXLAN(w)
 	}
-	if isTUN(op.Key().Scope) {
+	if state.IsTUNName(op.Key().Scope) {
 		return deleteTUN(op.Key().Scope)
 	}
 	return deleteLink(op.Key().Scope)

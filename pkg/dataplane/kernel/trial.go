@@ -47,7 +47,7 @@ func (k *Kernel) Try(ctx context.Context, before, after []state.Object) error {
 	defer k.devices.Unlock()
 	all, _, err := listLinks(ctx)
 	if err != nil {
-		return fmt.Errorf("listing interfaces: %w", err)
+		return err
 	}
 	lower, ok := all.byName[want.Lower]
 	if !ok {

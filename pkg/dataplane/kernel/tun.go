@@ -72,7 +72,7 @@ func (r rawLink) noCarrier() bool {
 // alias, or that this process is attached, and no other.
 func (r rawLink) foreignReason() string {
 	switch {
-	case !isTUN(r.name):
+	case !state.IsTUNName(r.name):
 		return ""
 	case r.kind == "":
 		return "of no kind"

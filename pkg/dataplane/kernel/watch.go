@@ -121,13 +121,13 @@ func (w watcher) link(r rawLink, gone bool) {
 		delete(w.names.byIndex, r.index)
 		delete(w.links, r.index)
 	}
-	if !gone && before == r && !isOurs(r.name) {
+	if !gone && before == r && !state.IsDeviceName(r.name) {
 		return // such as that a device was put on top of it
 	}
 	if known && was != r.name {
 		w.reportLink(was)
 	}
-	if gone && isOurs(r.name) {
+	if gone && state.IsDeviceName(r.name) {
 		delete(w.names.byName, r.name)
 		// What was on it is gone, too, even if there is another one by now.
 		w.emit(dataplane.Event{Iface: r.name, Key: state.LinkKey(r.name), Gone: true})
@@ -141,7 +141,7 @@ func (w watcher) link(r rawLink, gone bool) {
 // itself changes the device.
 func (w watcher) reportLink(name string) {
 	e := dataplane.Event{Iface: name}
-	if isOurs(name) {
+	if state.IsDeviceName(name) {
 		entry, there, err := w.k.now(name, w.names)
 		if err != nil {
 			e.Lost = true // find out by a look at everything
@@ -192,7 +192,7 @@ func (w watcher) settings(m message) {
 	if !forwarding {
 		return
 	}
-	if name := w.names.name(index); isOurs(name) {
+	if name := w.names.name(index); state.IsDeviceName(name) {
 		w.reportLink(name)
 	}
 	w.emit(dataplane.Event{Forwarding: true})
