@@ -4,8 +4,10 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -138,4 +140,41 @@ func imports(t *testing.T) map[string][]string {
 		t.Fatal(err)
 	}
 	return direct
+}
+
+// The walks through the code name what there is.
+func TestWalks(t *testing.T) {
+	read := func(name string) string {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join("../..", name))
+		if err != nil {
+			t.Error(err)
+		}
+		return string(b)
+	}
+	_, walks, ok := strings.Cut(read("Documentation/design.md"), "\n## Four walks through the code\n")
+	if walks, _, _ = strings.Cut(walks, "\n## "); !ok {
+		t.Fatal("there are none")
+	}
+	var file, code string
+	stops := 0
+	for _, quoted := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(walks, -1) {
+		name := quoted[1]
+		switch {
+		case strings.HasSuffix(name, ".go"):
+			file, code = name, read(name)
+		case strings.HasSuffix(name, "/"):
+			if _, err := os.Stat(filepath.Join("../..", name)); err != nil {
+				t.Error(err)
+			}
+		case token.IsIdentifier(name):
+			stops++
+			if !regexp.MustCompile(`(?m)^(func|type|var) (\([^)]*\) )?` + name + `\b`).MatchString(code) {
+				t.Errorf("%s does not declare %s", file, name)
+			}
+		}
+	}
+	if stops < 40 {
+		t.Errorf("only %d stops were found", stops)
+	}
 }
