@@ -100,6 +100,28 @@ func TestOutdatedSteps(t *testing.T) {
 	})
 }
 
+// A dataplane of which nothing could be tried, since another thing was desired by then, has
+// not converged.
+func TestOutdatedStepsAreNotTried(t *testing.T) {
+	d := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Minute}
+	oneLoop(t, d, func(set func(...*subnet.Lease), ready func() bool) {
+		set(lease(1, 1))
+		time.Sleep(time.Second) // it is asked what is there
+		set(lease(1, 2))
+		time.Sleep(90 * time.Second) // and asked again
+		if ready() {
+			t.Error("ready before anything was tried")
+		}
+		time.Sleep(time.Hour)
+		if !ready() {
+			t.Error("not ready in the end")
+		}
+		if want := []string{"adding " + route(1, 2).String()}; !slices.Equal(d.steps, want) {
+			t.Errorf("steps %q, want %q", d.steps, want)
+		}
+	})
+}
+
 // polledPlane is looked at when it says so, and says when a step is to be tried again.
 type polledPlane struct {
 	wirePlane

@@ -5,12 +5,17 @@ import (
 	"errors"
 	"slices"
 
+	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
 )
 
 // errUnmet is why a step is not taken. The step that it waits for has a failure
 // of its own, and is what there is to report.
 var errUnmet = errors.New("what it depends on could not be had")
+
+// errOutdated is why a step is not taken that is about what is desired otherwise by now. The
+// next pass knows better; until then nothing was tried.
+var errOutdated = dataplane.Later{Err: errUnmet, Pending: true}
 
 // unmet says which steps must wait for others that failed.
 type unmet struct {
@@ -81,9 +86,11 @@ func (r *loop) applyStages(ctx context.Context, ops []state.Op, missing *unmet) 
 	for start, end := 0, 0; start < len(ops); start = end {
 		var held bool
 		for ; end < len(ops) && sameStage(ops[start], ops[end]); end++ {
-			if missing.blocked(ops[end]) || r.outdated(ops[end]) {
-				errs[end] = errUnmet
-				held = true
+			switch {
+			case r.outdated(ops[end]):
+				errs[end], held = errOutdated, true
+			case missing.blocked(ops[end]):
+				errs[end], held = errUnmet, true
 			}
 		}
 		if !held {
@@ -127,7 +134,7 @@ func sameStage(first, op state.Op) bool {
 }
 
 // outdated reports whether a step is about what is by now desired otherwise than when it
-// was decided on, as happens while a dataplane is slow. The next pass knows better.
+// was decided on, as happens while a dataplane is slow.
 func (r *loop) outdated(op state.Op) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
