@@ -292,7 +292,7 @@ func (g *guide) testTakingOff(h *host) {
 	}
 	left := func() string {
 		g.t.Helper()
-		return h.run("sh", "-c", "find /run/flannel /var/lib/flannel -type f; ip -o link | grep -o flannel.1; nft list tables")
+		return h.run("sh", "-c", "find /run/flannel /var/lib/flannel -type f ! -name '*.tmp' | sort; ip -o link | grep -o flannel.1; nft list tables")
 	}
 	if all := leases(); !strings.Contains(all, subnet) {
 		g.t.Fatalf("there is no lease of %s, but\n%s", subnet, all)
