@@ -109,7 +109,7 @@ func (r *loop) noteFailures() {
 	var until time.Time
 	broken := make(map[state.Key]bool)
 	for k, f := range r.failures {
-		if state.IsDevice(r.desired.want[k]) && r.have[k].Owner != state.Foreign { // what another's device does does not concern us
+		if state.IsDevice(r.desired.want[k]) && !f.blocked { // by another's device: with that gone, it is tried at once
 			broken[k] = true
 		}
 		if f.routed && !f.blocked && f.since.Add(awaitRoutesMost).After(until) {
