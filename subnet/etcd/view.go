@@ -19,6 +19,7 @@ type View struct {
 	// Refused is why the server refuses requests beside what it brings; or nil.
 	Refused error
 
+	owed      bool // something changed since the last snapshot that Run's caller got
 	assembler subnet.Assembler
 }
 
@@ -39,7 +40,7 @@ func (v *View) Snapshot() subnet.Snapshot {
 // Reset takes a complete listing.
 func (v *View) Reset(entries []subnet.Entry, revision uint64, cluster string) {
 	v.assembler.Reset(entries)
-	*v = View{Known: make(map[string]Known, len(entries)), Listed: true, Revision: revision, Cluster: cluster, assembler: v.assembler}
+	*v = View{Known: make(map[string]Known, len(entries)), Listed: true, Revision: revision, Cluster: cluster, owed: true, assembler: v.assembler}
 	for _, e := range entries {
 		v.Known[e.Key] = Known{Revision: e.Revision, Ends: e.Expires}
 	}
@@ -63,7 +64,9 @@ func (v *View) SetConfig(c subnet.StoredConfig, revision uint64) (changed bool) 
 		return false
 	}
 	v.Config = revision
-	return v.assembler.SetConfig(c)
+	changed = v.assembler.SetConfig(c)
+	v.owed = v.owed || changed
+	return changed
 }
 
 // Last is the entry that was written last, or "".
@@ -80,5 +83,6 @@ func (v *View) Last() (key string, last Known) {
 func (v *View) Refuse(err error) (changed bool) {
 	changed = (err == nil) != (v.Refused == nil) || err != nil && err.Error() != v.Refused.Error()
 	v.Refused = err
+	v.owed = v.owed || changed
 	return changed
 }

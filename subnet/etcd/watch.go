@@ -81,11 +81,11 @@ func (w *Watch) run(ctx context.Context, v *View, yield func(subnet.Snapshot)) e
 	if err := w.Verify(ctx, v); err != nil {
 		return err
 	}
-	owed := true // a snapshot, to the caller
+	v.owed = true // this caller has seen none
 	deliver := func(changed bool) {
-		owed = owed || changed
-		if owed && v.Revision >= v.Target {
-			owed = false
+		v.owed = v.owed || changed
+		if v.owed && v.Revision >= v.Target {
+			v.owed = false
 			yield(v.Snapshot())
 		}
 	}
@@ -98,7 +98,7 @@ func (w *Watch) run(ctx context.Context, v *View, yield func(subnet.Snapshot)) e
 			if err := w.List(ctx, v); err != nil {
 				return err
 			}
-			listed, owed = time.Now(), true
+			listed = time.Now()
 		}
 		deliver(false)
 		started := time.Now()
@@ -111,11 +111,9 @@ func (w *Watch) run(ctx context.Context, v *View, yield func(subnet.Snapshot)) e
 		case !Unanswered(err) || time.Since(started) < Pace:
 			return err
 		default:
-			refused := v.Refused
 			if err := w.Verify(ctx, v); err != nil {
 				return err
 			}
-			owed = owed || refused != nil && v.Refused == nil
 		}
 	}
 }

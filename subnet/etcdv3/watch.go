@@ -43,7 +43,8 @@ func (s *Store) verify(ctx context.Context, v *etcd.View) error {
 		kvs := resp.Responses[2].GetResponseRange().Kvs
 		v.Listed = len(kvs) == 1 && uint64(kvs[0].ModRevision) == last.Revision
 	}
-	v.Target, v.Refused = uint64(resp.Header.Revision), nil
+	v.Target = uint64(resp.Header.Revision)
+	v.Refuse(nil)
 	if v.Listed {
 		setConfig(v, resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
 	}

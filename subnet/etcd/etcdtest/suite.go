@@ -106,6 +106,7 @@ func Suite(t *testing.T, a API) {
 		"WatchServerReplaced":  testWatchServerReplaced,
 		"WatchServerSetBack":   testWatchServerSetBack,
 		"WatchBreak":           testWatchBreak,
+		"WatchBreakConfig":     testWatchBreakConfig,
 		"WatchOtherWrites":     testWatchOtherWrites,
 		"WatchEndsWithContext": testWatchEndsWithContext,
 	} {
@@ -327,6 +328,27 @@ func testWatchBreak(t *testing.T, a API) {
 			s.checkLists(t, lists)
 		})
 	}
+}
+
+// A configuration that was written behind a connection which brought nothing more is shown
+// when that breaks, though no lease was written.
+func testWatchBreakConfig(t *testing.T, a API) {
+	server := a.Start(t, Config{})
+	p := NewProxy(t, server.Server)
+	server.Put(t, Prefix+"/config", "first", 0)
+	server.Put(t, LeaseKey(1), Value(1), 0)
+	s := a.open(t, p.URL, server.URL)
+	s.Pin(0)
+	configured := func(text string) func(subnet.Snapshot) bool {
+		return func(got subnet.Snapshot) bool { return got.Config != nil && got.Config.Text == text }
+	}
+	w := Watch(t, s)
+	w.Until(t, "the configuration", configured("first"))
+	p.Stalled.Store(true)
+	time.Sleep(etcd.Pace)
+	server.Put(t, Prefix+"/config", "second", 0)
+	p.Cut()
+	w.Until(t, "the other configuration", configured("second"))
 }
 
 // What others write far from the leases must not cost a listing.
