@@ -28,7 +28,8 @@ type Watch struct {
 	// Verify finds out whether the server still has the history that a view follows, and
 	// how far it has gone on: it sets Listed and Target. A server that was set back, to
 	// nothing or to a backup, would have us wait for a revision that it has yet to reach,
-	// or bring only what came after that if it has passed it by now.
+	// or bring only what came after that if it has passed it by now. It is called before
+	// List, too, for what that leaves out.
 	Verify func(context.Context, *View) error
 	// Follow brings a view up to date with what happens, until that fails. It calls
 	// deliver, with whether anything changed.
@@ -110,10 +111,9 @@ func (w *Watch) run(ctx context.Context, v *View, yield func(subnet.Snapshot)) e
 			v.Listed = false
 		case !Unanswered(err) || time.Since(started) < Pace:
 			return err
-		default:
-			if err := w.Verify(ctx, v); err != nil {
-				return err
-			}
+		}
+		if err := w.Verify(ctx, v); err != nil {
+			return err
 		}
 	}
 }

@@ -117,7 +117,9 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 func (s *Store) list(ctx context.Context, v *etcd.View) error {
 	entries, rep, err := s.entries(ctx)
 	if err == nil {
+		config := v.Config // verify has just read it
 		v.Reset(entries, rep.index, rep.cluster)
+		v.Config = min(config, rep.index)
 	}
 	return err
 }

@@ -61,8 +61,9 @@ func (s *Store) follow(ctx context.Context, v *etcd.View, deliver func(bool)) er
 	}
 }
 
-// verify is etcd.Watch.Verify. It takes the configuration, too. If all that it lost is that keys were
-// deleted, that shows with the next event of one of them only.
+// verify is etcd.Watch.Verify. It takes the configuration, too, which a listing has not. If
+// all that the server lost is that keys were deleted, that shows with the next event of one
+// of them only.
 func (s *Store) verify(ctx context.Context, v *etcd.View) error {
 	rep, err := s.get(ctx, s.configKey())
 	if etcd.Unanswered(err) {

@@ -126,6 +126,36 @@ func TestQuietPollMovesOn(t *testing.T) {
 	}
 }
 
+// A server that has forgotten what happened each time it is asked shows the configuration
+// all the same.
+func TestConfigBesideLostHistory(t *testing.T) {
+	t.Parallel()
+	var index atomic.Int32 // of the configuration
+	index.Store(5)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Etcd-Cluster-Id", "c1")
+		w.Header().Set("X-Etcd-Index", fmt.Sprint(index.Load()))
+		switch {
+		case r.URL.Query().Get("wait") != "":
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"errorCode":401,"message":"The event in requested index is outdated and cleared","index":5}`)
+		case strings.HasSuffix(r.URL.Path, "/config"):
+			_, _ = fmt.Fprintf(w, `{"action":"get","node":{"key":"%s/config","value":"%d","modifiedIndex":%[2]d,"createdIndex":%[2]d}}`, prefix, index.Load())
+		default:
+			_, _ = fmt.Fprintf(w, `{"action":"get","node":{"key":"%s/subnets","dir":true,"nodes":[{"key":"%s","value":%q,"modifiedIndex":4,"createdIndex":4}]}}`, prefix, leaseKey(1), value(1))
+		}
+	}))
+	defer server.Close()
+	w := etcdtest.Watch(t, newStore(t, Options{Endpoints: []string{server.URL}}))
+	defer w.Stop()
+	for _, i := range []int32{5, 6} {
+		index.Store(i)
+		w.Until(t, "the configuration", func(got subnet.Snapshot) bool {
+			return len(got.Leases) == 1 && got.Config != nil && got.Config.Text == fmt.Sprint(i)
+		})
+	}
+}
+
 // A server that keeps a long poll but has no majority behind it is left.
 func TestServerWithoutMajority(t *testing.T) {
 	t.Parallel()
