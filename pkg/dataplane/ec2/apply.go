@@ -243,10 +243,15 @@ func isNoRoute(err error) bool {
 		r.code == "InvalidParameterValue" && strings.Contains(r.message, "no route defined"))
 }
 
+// errSeenAnew is why a route is not deleted that was looked at for it: that may have taken
+// long, and the next pass, which is at once, knows whose leases there are by now.
+var errSeenAnew = dataplane.Later{Err: dataplane.ErrSettling, After: 1, Untried: true}
+
 // delete takes away routes that lead here or nowhere, and that nobody wants. Somebody may
 // by now: so each was just seen, and those that are not done soon wait for the next pass,
 // which knows the leases.
 func (t *Dataplane) delete(ctx context.Context, ops []state.Op, errs []error) {
+	looks := t.looks
 	var begin time.Time
 	var stop error
 	for i, op := range ops {
@@ -265,17 +270,18 @@ func (t *Dataplane) delete(ctx context.Context, ops []state.Op, errs []error) {
 			if begin.IsZero() {
 				begin = time.Now()
 			}
-			errs[i] = t.spaced(t.remove(ctx, k))
-			if isThrottled(errs[i]) || codeOf(errs[i]) == denied || unanswered(errs[i]) {
+			errs[i] = t.spaced(t.remove(ctx, k, looks))
+			if isThrottled(errs[i]) || codeOf(errs[i]) == denied || unanswered(errs[i]) || errors.Is(errs[i], errSeenAnew) {
 				stop = errs[i]
 			}
 		}
 	}
 }
 
-// remove deletes a route that is gone already for all that its packets can tell. If the
-// answer is lost, that is not tried again: by then it may be the route of a new lease.
-func (t *Dataplane) remove(ctx context.Context, k state.Key) error {
+// remove deletes a route that is gone already for all that its packets can tell. looks is how
+// many looks there were when its step was decided on. If the answer is lost, that is not tried
+// again: by then it may be the route of a new lease.
+func (t *Dataplane) remove(ctx context.Context, k state.Key, looks int) error {
 	if tab := t.tables[k.Scope]; tab != nil && time.Since(tab.seen) > fresh {
 		t.look(ctx)
 	}
@@ -289,6 +295,9 @@ func (t *Dataplane) remove(ctx context.Context, k state.Key) error {
 	}
 	if _, live := t.peers[k]; live || time.Since(tab.seen) > fresh || t.entry(k, r).Owner != state.Ours {
 		return dataplane.ErrSettling // it has a lease, the look failed, or has shown something else
+	}
+	if t.looks != looks {
+		return errSeenAnew
 	}
 	s, dst := t.session, k.Prefix.String()
 	err := s.do(ctx, "DeleteRoute", tab.id, func(ctx context.Context) error {

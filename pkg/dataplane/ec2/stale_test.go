@@ -13,6 +13,7 @@ import (
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
+	"flanneld/subnet"
 )
 
 // dead makes routes to an instance that is gone.
@@ -97,6 +98,42 @@ func TestDeletesTakeLong(t *testing.T) {
 		if n := len(f.vpc.Main.Routes()); n < len(dsts)/2 {
 			t.Errorf("%d routes are left", n)
 		}
+	})
+}
+
+// A look before a delete may take long. What has a lease by the time that it is answered
+// stays, although the lease came too late for the pass.
+func TestLeasedDuringLookOfDelete(t *testing.T) {
+	withFixture(t, func(f *fixture) {
+		way := &after{RoundTripper: f.Transport(f.a), f: f, action: "DescribeRouteTables"}
+		f.start(f.a, config.WithHTTPClient(&http.Client{Transport: way}))
+		dst := netip.MustParsePrefix("10.1.7.0/24")
+		p := state.CloudRoute{Table: f.vpc.Main.ID, Dst: dst}
+		f.want[p.Key()] = p
+		f.run(20 * time.Second)
+		f.check(f.vpc.Main.CreateRoute(dst.String(), f.a.Interface().ID)) // as of a former lease
+		f.run(2 * period)
+		delete(f.want, p.Key()) // the lease ends, and the subnet has the next one while EC2 answers
+		ended := f.desired()
+		f.want[p.Key()] = p
+		leased := f.desired()
+		time.Sleep(2 * fresh)
+		f.ForgetCalls()
+		way.do = func() {
+			f.loop.SetDesired(leased)
+			time.Sleep(time.Second)
+			f.check(f.vpc.Main.ReplaceRoute(dst.String(), f.b.Interface().ID))
+		}
+		ended.Config = &subnet.Config{V4: ended.Config.V4}
+		f.loop.SetDesired(ended)
+		f.run(2 * time.Minute)
+		if way.do != nil {
+			t.Error("nobody looked")
+		}
+		if n := len(f.Calls("DeleteRoute")); n > 0 {
+			t.Errorf("%d deletes of what has a lease", n)
+		}
+		f.wantRoute(f.vpc.Main, dst, f.b.Interface())
 	})
 }
 
