@@ -182,6 +182,39 @@ func TestCreateAtOnce(t *testing.T) {
 	}
 }
 
+// A program that is started meanwhile does not hold a device.
+func TestCreateIsNotInherited(t *testing.T) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	started := 0
+	go func() {
+		defer close(ended)
+		for ; ; started++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			out, err := exec.Command("sh", "-c", "for f in /proc/$$/fd/*; do readlink $f; done; true").CombinedOutput()
+			if err != nil || strings.Contains(string(out), "/dev/net/tun") {
+				t.Errorf("%v: it has\n%s", err, out)
+				return
+			}
+		}
+	}()
+	inHost(t, func(t *testing.T) {
+		for range 200 {
+			name, err := tun.Create("flannel%d", alias)
+			check(t, err)
+			check(t, tun.Delete(name))
+		}
+	})
+	close(stop)
+	<-ended
+	if started < 10 {
+		t.Errorf("only %d programs were started", started)
+	}
+}
+
 func TestQueuesAndFeatures(t *testing.T) {
 	inHost(t, func(t *testing.T) {
 		several, single := create(t, "flannel%d"), "flannel1"
