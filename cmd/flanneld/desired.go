@@ -221,13 +221,13 @@ func (d *daemon) updateDesired() {
 		Unreadable: now.Unreadable,
 		Partial:    h.Partial,
 	}
-	d.reconciler.SetDesired(w)
-	for _, f := range d.followers {
-		f.SetDesired(w)
-	}
 	d.publisher.update(func(f *facts) {
 		f.holding, f.backend, f.host, f.peers, f.unusable = h, w.Backend, w.Host, now.InStore, now.Problems
 	})
+	for _, f := range d.followers {
+		f.SetDesired(w)
+	}
+	d.reconciler.SetDesired(w) // the last: with it the host may be ready, which the others wait for
 }
 
 // logInside logs what does not work on this host because Network holds its own network, or
