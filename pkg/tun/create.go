@@ -33,7 +33,14 @@ func create(pattern, alias string) (name string, err error) {
 	if !numbered {
 		first = making
 	}
-	device, file, err := openNew(first)
+	// A program that this process starts has all its files until it is executed, and this one
+	// longer: the water package opens it without O_CLOEXEC. It would be attached to the device.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	device, err := water.New(water.Config{
+		DeviceType:             water.TUN,
+		PlatformSpecificParams: water.PlatformSpecificParams{Name: first, MultiQueue: true},
+	})
 	if err != nil {
 		return "", err
 	}
@@ -52,30 +59,14 @@ func create(pattern, alias string) (name string, err error) {
 			return "", fmt.Errorf("naming it: %w", err)
 		}
 	}
+	file, ok := device.ReadWriteCloser.(*os.File)
+	if !ok {
+		return "", errors.New("it is not a file")
+	}
 	if err := unix.IoctlSetInt(int(file.Fd()), unix.TUNSETPERSIST, 1); err != nil {
 		return "", fmt.Errorf("having it stay: %w", err)
 	}
 	return name, nil
-}
-
-// openNew makes a device that no other program gets hold of. The water package opens it without
-// O_CLOEXEC: what this process starts before the flag is set would be attached to the device.
-func openNew(name string) (*water.Interface, *os.File, error) {
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	device, err := water.New(water.Config{
-		DeviceType:             water.TUN,
-		PlatformSpecificParams: water.PlatformSpecificParams{Name: name, MultiQueue: true},
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	file, ok := device.ReadWriteCloser.(*os.File)
-	if !ok {
-		return nil, nil, errors.Join(errors.New("it is not a file"), device.Close())
-	}
-	syscall.CloseOnExec(int(file.Fd()))
-	return device, file, nil
 }
 
 // Delete removes a persistent device that no process is attached to, else it
