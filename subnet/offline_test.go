@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/pkg/once"
 	"flanneld/subnet"
 	"flanneld/subnet/subnettest"
 )
@@ -65,6 +66,41 @@ func TestStartsOffline(t *testing.T) {
 			t.Errorf("it holds %+v", now)
 		}
 	})
+}
+
+// A store that takes half a second for its answers, and says that there is no configuration,
+// can be reached: for the configuration that is saved it takes one that cannot.
+func TestSlowStoreIsNoOutage(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		h := start(t, m.Join(), me)
+		saved := savedHere(t, dir, h.held())
+		h.stop()
+		m.UnsetConfig()
+		client := m.Join()
+		var outages outages
+		h = start(t, slow{client}, me, saved, outages.option)
+		time.Sleep(time.Minute)
+		if h.held().Own != nil || outages.n.Load() > 0 {
+			t.Errorf("it holds %+v after %d outages", h.held(), outages.n.Load())
+		}
+		client.Fail(errDown)
+		time.Sleep(8 * time.Second)
+		if h.held().Own == nil {
+			t.Error("it does not start without the store")
+		}
+	})
+}
+
+// slow is a store that takes half a second to read the configuration.
+type slow struct{ subnet.Store }
+
+func (s slow) Config(ctx context.Context) ([]byte, error) {
+	if err := once.Sleep(ctx, 500*time.Millisecond); err != nil {
+		return nil, err
+	}
+	return s.Store.Config(ctx)
 }
 
 // The host got another name since it ran: what was saved is its own all the same, and

@@ -53,7 +53,7 @@ type state struct {
 	outdated bool // it may say something else by now
 
 	// What the attempt to get a lease has learned.
-	begun    time.Time // when the first attempt was made
+	begun    time.Time // when the store was first tried since it last worked
 	waitsFor string    // the failure of the store in the last report; empty for something else
 	attempt  attempt
 	listed   Snapshot // the latest answer of listLeases
