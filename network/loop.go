@@ -14,6 +14,7 @@ import (
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
+	"flanneld/subnet"
 )
 
 // loop makes one dataplane look as desired, and keeps it so.
@@ -59,9 +60,10 @@ type loop struct {
 // loopStatus is how well a dataplane matches what is desired.
 type loopStatus struct {
 	wanted, missing int
-	// host is what the dataplane was last made for, with all that is essential in place;
-	// zero before that.
-	host backend.Host
+	// host and config are what the dataplane was last made for, with all that is essential
+	// in place; zero before that.
+	host   backend.Host
+	config *subnet.Config
 }
 
 // failure is an object that could not be had.
@@ -309,9 +311,10 @@ func (r *loop) putOff(resetBackoff bool) {
 
 // reportStatus reports the status if it changed.
 func (r *loop) reportStatus() {
-	s := loopStatus{wanted: len(r.desired.want), missing: len(r.failures), host: r.status.host}
+	s := r.status
+	s.wanted, s.missing = len(r.desired.want), len(r.failures)
 	if r.connected() {
-		s.host = r.desired.spec.Host
+		s.host, s.config = r.desired.spec.Host, r.desired.spec.Config
 	}
 	if s != r.status {
 		r.status = s

@@ -190,6 +190,55 @@ func TestPolledDataplane(t *testing.T) {
 	}
 }
 
+// What a dataplane had converged to before there is another configuration does not count.
+func TestReadyWithTheConfigurationInForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		kernel := &wirePlane{have: make(state.Observed)}
+		rules := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Minute, err: dataplane.Later{Err: errors.New("no time"), Pending: true}}
+		r := NewReconciler(func(Status) {}, Plane{Dataplane: kernel}, Plane{Dataplane: rules, Kinds: []state.Kind{state.KindMasquerade, state.KindForward}})
+		ctx, cancel := context.WithCancel(t.Context())
+		var g sync.WaitGroup
+		g.Go(func() { _ = r.Run(ctx) })
+		defer g.Wait()
+		defer cancel()
+		ready := func() bool {
+			synctest.Wait()
+			select {
+			case <-r.Ready():
+				return true
+			default:
+				return false
+			}
+		}
+		w := rulesDesired(t, rulesConfig, Rules{})
+		w.Host.Up = true
+		down := w
+		down.Host.Up = false
+		r.SetDesired(down)
+		time.Sleep(time.Hour)
+		if ready() {
+			t.Error("ready while the external interface is down")
+		}
+		// Nothing was wanted of the rules, and with another configuration there is.
+		r.SetDesired(w)
+		time.Sleep(time.Millisecond) // the kernel is at once as wanted
+		other := *w.Config
+		w.Config, w.Rules = &other, Rules{Backend: state.NFTables, Forward: true}
+		r.SetDesired(w)
+		time.Sleep(3 * time.Hour)
+		if ready() {
+			t.Error("ready without the rules that the configuration asks for")
+		}
+		rules.mu.Lock()
+		rules.err = nil
+		rules.mu.Unlock()
+		time.Sleep(3 * time.Hour)
+		if !ready() {
+			t.Error("not ready in the end")
+		}
+	})
+}
+
 // A dataplane that takes an hour for each answer, or cannot try yet, holds up READY and
 // nothing else. Each has the objects of its kinds, and what is not wanted of them goes.
 func TestOneDataplaneDoesNotWaitForAnother(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
+	"flanneld/subnet"
 )
 
 // Plane is a dataplane and how it is kept as desired.
@@ -66,7 +67,8 @@ type Reconciler struct {
 
 	logs *logs
 
-	statusMu  sync.Mutex // held while it is reported
+	statusMu  sync.Mutex     // held while it is reported
+	config    *subnet.Config // of what is desired
 	ofLoops   []loopStatus
 	status    Status
 	converged bool
@@ -113,9 +115,9 @@ func (r *Reconciler) Try(ctx context.Context, before, after []state.Object) erro
 	return nil
 }
 
-// Ready is closed once every dataplane has converged: each object of a desired state has been tried,
-// the device and addresses of the host itself are in place, and nothing waits for an
-// interface that is down, or could not be tried yet.
+// Ready is closed once every dataplane has converged with the configuration in force: each
+// object of a desired state has been tried, the device and addresses of the host itself are in
+// place, and nothing waits for an interface that is down, or could not be tried yet.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 // Run reconciles until ctx ends, and returns ctx.Err().
@@ -146,13 +148,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 
 // replan hands on what a desired state changes.
 func (r *Reconciler) replan(w Desired) {
-	for i, c := range r.plan.set(w) {
+	changes := r.plan.set(w)
+	r.update(func() { r.config, r.status.Useless = w.Config, len(r.plan.problems) })
+	for i, c := range changes {
 		if c.needFullPass || len(c.want) > 0 {
 			r.loops[i].set(c)
 		}
 	}
 	r.logUseless()
-	r.update(func() { r.status.Useless = len(r.plan.problems) })
 }
 
 // logUseless logs, once, of which leases the backend can make nothing.
@@ -182,11 +185,11 @@ func (r *Reconciler) update(change func()) {
 	before := r.status
 	change()
 	s := Status{Useless: r.status.Useless, Host: r.ofLoops[0].host}
-	converged := true
+	converged := r.config != nil
 	for _, l := range r.ofLoops {
 		s.Wanted += l.wanted
 		s.Missing += l.missing
-		converged = converged && l.host != backend.Host{}
+		converged = converged && l.config == r.config
 	}
 	if r.status = s; s != before {
 		r.report(s)
