@@ -101,7 +101,7 @@ type fixture struct {
 	status Status
 }
 
-// newFixture must be called in a bubble. The reconciler works until the test ends.
+// newFixture must be called in fakeClock. The reconciler works until the test ends.
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	r := &fixture{T: t, fake: dataplanetest.NewFake()}
@@ -214,8 +214,8 @@ func deletions(ops []state.Op) (all []string) {
 	return all
 }
 
-// bubble runs a test with time of its own.
-func bubble(t *testing.T, test func(*fixture)) {
+// fakeClock runs a test with time of its own.
+func fakeClock(t *testing.T, test func(*fixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) { test(newFixture(t)) })
 }

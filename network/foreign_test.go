@@ -13,7 +13,7 @@ import (
 )
 
 func TestForeignRouteStaysAndBlocks(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddLink("eth1"))
 		r.check(r.fake.AddRoute(static(route(1, 9))))
 		elsewhere := boot(state.Route{Dst: route(2, 9).Dst, Dev: "eth1"})
@@ -37,7 +37,7 @@ func TestForeignRouteStaysAndBlocks(t *testing.T) {
 }
 
 func TestForeignRouteServes(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(static(route(1, 1))))
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
@@ -55,7 +55,7 @@ func TestForeignRouteServes(t *testing.T) {
 // A route that was there at the last dump need not be there when a lease calls
 // for it.
 func TestForeignRouteServedOnce(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(static(route(1, 1))))
 		r.start()
 		r.SetDesired(desire())
@@ -69,7 +69,7 @@ func TestForeignRouteServedOnce(t *testing.T) {
 }
 
 func TestRouteOfOlderFlannelIsAdopted(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(boot(route(1, 1))))
 		r.check(r.fake.AddRoute(boot(route(2, 2))))
 		r.start()
@@ -88,7 +88,7 @@ func TestRouteOfOlderFlannelIsAdopted(t *testing.T) {
 
 // What could be adopted at the last dump may have become someone else's since.
 func TestAdoptableRouteThatBecameForeign(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(boot(route(1, 1))))
 		r.start()
 		r.SetDesired(desire())
@@ -102,7 +102,7 @@ func TestAdoptableRouteThatBecameForeign(t *testing.T) {
 }
 
 func TestOursReplacedByForeign(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -120,7 +120,7 @@ func TestOursReplacedByForeign(t *testing.T) {
 
 // What is behind ours does no harm, and is no problem.
 func TestForeignBehindOurs(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -142,7 +142,7 @@ func TestForeignBehindOurs(t *testing.T) {
 // An unmarked route that leads elsewhere is replaced in place, one by our device, too;
 // one with our mark behind it changes nothing.
 func TestUnmarkedRouteIsReplaced(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(boot(route(1, 9))))
 		r.check(r.fake.AddRoute(boot(route(2, 9))))
 		r.check(r.fake.AppendRoute(ours(route(2, 2))))
@@ -161,7 +161,7 @@ func TestUnmarkedRouteIsReplaced(t *testing.T) {
 
 // By a device that is left from another configuration, an unmarked route is the overlay's.
 func TestUnmarkedRouteByDeviceOfOurs(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(vxlanDesired(lease(1, 1)))
 		r.pass(time.Second)
@@ -174,7 +174,7 @@ func TestUnmarkedRouteByDeviceOfOurs(t *testing.T) {
 
 // A second route with our mark goes, whichever of the two is wanted.
 func TestSecondRouteWithOurMark(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -190,7 +190,7 @@ func TestSecondRouteWithOurMark(t *testing.T) {
 
 // A route whose addition was said to fail, and did not, goes with its lease.
 func TestLostAnswerLeavesNothingBehind(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.fake.SetFaults(dataplanetest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseAnswer: 1})
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
@@ -205,7 +205,7 @@ func TestLostAnswerLeavesNothingBehind(t *testing.T) {
 // A failure that has nothing foreign about it waits for its time, whatever else
 // happens.
 func TestFailureWaitsForItsTime(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.fake.Refuse(route(1, 1).Key(), unix.ENOMEM)
 		r.start()
 		r.SetDesired(desire(lease(1, 1), lease(2, 2)))

@@ -18,7 +18,7 @@ func lines(t *testing.T, test func(*fixture)) []string {
 	var log bytes.Buffer // klog writes under a lock
 	klog.SetOutput(&log)
 	defer klog.SetOutput(io.Discard)
-	bubble(t, test)
+	fakeClock(t, test)
 	klog.Flush()
 	var all []string
 	for line := range strings.Lines(log.String()) {

@@ -22,7 +22,7 @@ func (r *fixture) wantApplied(from int, want ...state.Op) {
 
 // A nexthop comes before the route that refers to it, and goes after it.
 func TestNexthopOrder(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(largeDesired(lease(1, 1)))
 		r.pass(time.Second)
@@ -51,7 +51,7 @@ func TestNexthopOrder(t *testing.T) {
 
 // To nexthops and back, no route is absent for a moment.
 func TestChangeToNexthopsAndBack(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(boot(route(3, 3))))
 		r.start()
 		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
@@ -87,7 +87,7 @@ func TestChangeToNexthopsAndBack(t *testing.T) {
 func TestNexthopsOfEarlierTimes(t *testing.T) {
 	for name, first := range map[string]Desired{"small": desire(lease(1, 2), lease(2, 2)), "large": largeDesired(lease(1, 2), lease(2, 2))} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				old := nexthop(1, 1)
 				r.check(r.fake.AddNexthop(dataplanetest.Nexthop{Nexthop: old, Protocol: dataplanetest.ProtoOurs}))
 				r.check(r.fake.AddNexthop(dataplanetest.Nexthop{Nexthop: nexthop(9, 9), Protocol: dataplanetest.ProtoOurs}))
@@ -113,7 +113,7 @@ func TestNexthopsOfEarlierTimes(t *testing.T) {
 }
 
 func TestUnreadableLeaseKeepsItsNexthop(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)
@@ -134,7 +134,7 @@ func TestUnreadableLeaseKeepsItsNexthop(t *testing.T) {
 // With a nexthop, the route that refers to it goes, and nothing is told of that
 // route.
 func TestNexthopsChangedByHand(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 		heals := func() {
@@ -172,7 +172,7 @@ func TestNexthopsChangedByHand(t *testing.T) {
 func TestForeignNexthop(t *testing.T) {
 	for name, w := range map[string]Desired{"from the start": largeDesired(), "later": desire(lease(1, 1))} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				foreign := dataplanetest.Nexthop{Nexthop: nexthop(1, 9), Protocol: dataplanetest.ProtoStatic}
 				r.check(r.fake.AddNexthop(foreign))
 				r.start()
@@ -231,7 +231,7 @@ func TestNexthopFails(t *testing.T) {
 
 // A nexthop stays for as long as a route that can't be changed refers to it.
 func TestRouteFailsOnTheWayBack(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(largeDesired(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)

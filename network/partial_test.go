@@ -30,7 +30,7 @@ func TestPartialDesiredStateAddsAndKeeps(t *testing.T) {
 		"vxlan, direct":       {vxlanLease, directDesired},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				same, before, moved, joined, known := c.lease(1, 1), c.lease(2, 2), c.lease(2, 5), c.lease(3, 3), c.lease(4, 4)
 				there := c.spec(same, moved, joined)
 				r.there(there)
@@ -68,7 +68,7 @@ func TestPartialDesiredStateAddsAndKeeps(t *testing.T) {
 // What was as saved at first, and is not any more, is put right all the same: nobody but
 // this daemon learns where peers are.
 func TestPartialDesiredStateRepairs(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		w := partial(vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2)))
 		r.there(w)
 		r.start()
@@ -91,7 +91,7 @@ func TestPartialDesiredStateRepairs(t *testing.T) {
 
 // A route by what is not the external interface any more leads nowhere.
 func TestPartialDesiredStateLeavesAFormerInterface(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddLink("eth1"))
 		r.check(r.fake.AddAddr("eth1", hostNet))
 		former := route(1, 1)
@@ -106,7 +106,7 @@ func TestPartialDesiredStateLeavesAFormerInterface(t *testing.T) {
 
 // What flannel made, which ran here in between, may be newer than the file, too.
 func TestPartialDesiredStateLeavesAnUnmarkedRoute(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(boot(route(1, 9))))
 		r.check(r.fake.AddRoute(boot(route(2, 2))))
 		r.start()

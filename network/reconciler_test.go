@@ -14,7 +14,7 @@ import (
 var errRefused = errors.New("refused")
 
 func TestNothingHappensBeforeTheFirstDesiredState(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
 		r.start()
 		r.pass(time.Hour)
@@ -30,7 +30,7 @@ func TestNothingHappensBeforeTheFirstDesiredState(t *testing.T) {
 }
 
 func TestReadyAfterTheFirstPassEvenIfAnObjectFails(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
@@ -45,7 +45,7 @@ func TestReadyAfterTheFirstPassEvenIfAnObjectFails(t *testing.T) {
 }
 
 func TestInterruptedDumpChangesNothing(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
 		r.fake.InterruptDumps(3)
 		r.start()
@@ -64,7 +64,7 @@ func TestInterruptedDumpChangesNothing(t *testing.T) {
 }
 
 func TestUnreadableLeaseKeepsItsObject(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(ours(route(1, 1))))
 		r.start()
 		w := desire(lease(2, 2))
@@ -90,7 +90,7 @@ func TestUnreadableLeaseKeepsItsObject(t *testing.T) {
 
 // What is kept and deleted meanwhile is not taken to be there.
 func TestUnreadableLeaseBecomesReadable(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		synctest.Wait()
@@ -107,7 +107,7 @@ func TestUnreadableLeaseBecomesReadable(t *testing.T) {
 }
 
 func TestOneFailureDoesNotStopOthers(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(ours(route(9, 9))))
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
@@ -126,7 +126,7 @@ func TestOneFailureDoesNotStopOthers(t *testing.T) {
 }
 
 func TestBackoffOfOneObject(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
@@ -151,7 +151,7 @@ func TestBackoffOfOneObject(t *testing.T) {
 }
 
 func TestBackoffBeginsShort(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.fake.Refuse(route(1, 1).Key(), errRefused)
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
@@ -163,7 +163,7 @@ func TestBackoffBeginsShort(t *testing.T) {
 }
 
 func TestDeletedRouteIsRestored(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -177,7 +177,7 @@ func TestDeletedRouteIsRestored(t *testing.T) {
 }
 
 func TestLostEventsAreMadeUpFor(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -189,7 +189,7 @@ func TestLostEventsAreMadeUpFor(t *testing.T) {
 }
 
 func TestRouteWithOurMarkThatNobodyWantsIsRemoved(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire())
 		r.pass(time.Second)
@@ -200,7 +200,7 @@ func TestRouteWithOurMarkThatNobodyWantsIsRemoved(t *testing.T) {
 }
 
 func TestLinkDownAndUpHeals(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1), lease(2, 2)))
 		r.pass(time.Second)
@@ -218,7 +218,7 @@ func TestLinkDownAndUpHeals(t *testing.T) {
 }
 
 func TestLinkRecreatedHeals(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -234,7 +234,7 @@ func TestLinkRecreatedHeals(t *testing.T) {
 
 // A lease that comes right after the link was made anew is not lost.
 func TestDesiredStateRightAfterLinkRecreated(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -250,7 +250,7 @@ func TestDesiredStateRightAfterLinkRecreated(t *testing.T) {
 
 // A desired state that changes is followed without a dump of everything.
 func TestQuickPass(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)
@@ -270,7 +270,7 @@ func TestQuickPass(t *testing.T) {
 func TestStoppingLeavesForwardingInPlace(t *testing.T) {
 	var fake *dataplanetest.Fake
 	t.Run("a run", func(t *testing.T) {
-		bubble(t, func(r *fixture) {
+		fakeClock(t, func(r *fixture) {
 			fake = r.fake
 			r.start()
 			r.SetDesired(desire(lease(1, 1)))
@@ -283,7 +283,7 @@ func TestStoppingLeavesForwardingInPlace(t *testing.T) {
 }
 
 func TestResyncRepairsWhatNoEventReported(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(desire(lease(1, 1)))
 		r.pass(time.Second)

@@ -57,7 +57,7 @@ func (r *fixture) wantRules(want state.Set) {
 }
 
 func TestRules(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		const excluded = "192.0.2.0/24 198.51.100.0/24"
 		right := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", excluded)
 		r.start()
@@ -112,7 +112,7 @@ func TestRules(t *testing.T) {
 // When rules are written in another way, or for another network, the new ones are
 // there before the old ones go.
 func TestRulesChangeWay(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		w := rulesDesired(t, rulesConfig, allRules)
 		r.SetDesired(w)
@@ -145,7 +145,7 @@ func TestRulesChangeWay(t *testing.T) {
 
 // Rules that cannot be had are told of, tried again, and hold up nothing else.
 func TestRulesRefused(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		right := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24 198.51.100.0/24")
 		for k := range right {
 			r.fake.Refuse(k, unix.EOPNOTSUPP)
@@ -226,7 +226,7 @@ func TestRulesSettling(t *testing.T) {
 
 // Packets are let through in several ways, while one of them masquerades.
 func TestRulesForwardAlso(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		rules := allRules
 		rules.ForwardAlso = []state.RuleBackend{state.IPTablesLegacy}

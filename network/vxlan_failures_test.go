@@ -50,7 +50,7 @@ func TestReadyWithTheDevice(t *testing.T) {
 		}, nil, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				c.spoil(r)
 				r.start()
 				r.SetDesired(c.spec)
@@ -72,7 +72,7 @@ func TestReadyWithTheDevice(t *testing.T) {
 
 // A device that is made anew has all that was on it in the same pass.
 func TestDeviceMadeAnewAtOnce(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.there(backendDesired(&subnet.Config{}, `{"Port":4789}`, vxlanLease(1, 1), vxlanLease(2, 2)))
 		r.fake.SetDeaf(true)
 		r.start()
@@ -115,7 +115,7 @@ func TestVxlanDependencies(t *testing.T) {
 		"route, by hops":  {largeVxlanDesired(vxlanLease(1, 1)), vxlanDesired(), direct.Key(), tunnelledHop},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				r.start()
 				r.SetDesired(c.from)
 				r.pass(time.Second)
@@ -139,7 +139,7 @@ func TestVxlanDependencies(t *testing.T) {
 
 // A quick pass, too, leaves what something still uses that could not be changed.
 func TestQuickPassAfterFailure(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		second := farLease(2, 1)
 		r.start()
 		r.SetDesired(directDesired(farLease(1, 1), second))
@@ -162,7 +162,7 @@ func TestQuickPassAfterFailure(t *testing.T) {
 
 // A device that cannot have its MTU does not keep new peers out.
 func TestDeviceThatCannotBeAltered(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
@@ -181,7 +181,7 @@ func TestDeviceThatCannotBeAltered(t *testing.T) {
 
 // Where something of someone else is in the way of a route, the rest is there.
 func TestForeignRouteIntoTheTunnel(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.check(r.fake.AddRoute(static(route(1, 9))))
 		r.start()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
@@ -200,7 +200,7 @@ func TestForeignRouteIntoTheTunnel(t *testing.T) {
 
 // The device comes back with its interface even if that took long.
 func TestVxlanLongWithoutInterface(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		w := vxlanDesired(vxlanLease(1, 1))
 		r.start()
 		r.SetDesired(w)
@@ -220,7 +220,7 @@ func TestVxlanLongWithoutInterface(t *testing.T) {
 // What this host is said to be made for is what it is made for: a device that
 // refuses its new MTU still has the old one.
 func TestStatusTellsTheHostAsItIs(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.fake.Refuse(device().Key(), unix.EBUSY)
 		r.start()
 		w := vxlanDesired(vxlanLease(1, 1))

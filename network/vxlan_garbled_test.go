@@ -17,7 +17,7 @@ func TestVxlanGarbledData(t *testing.T) {
 	for name, desire := range map[string]func(...*subnet.Lease) Desired{"small": vxlanDesired, "large": largeVxlanDesired} {
 		for _, data := range []string{"", `"x"`, `{}`, `{"VNI":1,"VtepMAC":"nonsense"}`} {
 			t.Run(name+data, func(t *testing.T) {
-				bubble(t, func(r *fixture) {
+				fakeClock(t, func(r *fixture) {
 					garbled := vxlanLease(1, 1)
 					garbled.BackendData = data
 					stays := func() {

@@ -51,7 +51,7 @@ func TestVxlanAfterAnEarlierRun(t *testing.T) {
 	now := []*subnet.Lease{withMAC(vxlanLease(2, 2), hostMAC(22)), moved, vxlanLease(4, 4), vxlanLease(5, 5)}
 	for name, desire := range map[string]func(...*subnet.Lease) Desired{"small": vxlanDesired, "large": largeVxlanDesired} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				r.addForeign()
 				r.there(desire(before...))
 				stale := netip.MustParsePrefix("10.9.9.0/32")
@@ -96,7 +96,7 @@ func TestDevicesOfAnEarlierConfiguration(t *testing.T) {
 	in, out := netip.MustParsePrefix("10.7.0.0/32"), netip.MustParsePrefix("203.0.113.7/32")
 	for name, w := range map[string]Desired{"vxlan": vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2)), "host-gw": desire(lease(1, 1), lease(2, 2))} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				old := backendDesired(&subnet.Config{}, `{"VNI":2}`, vxlanLease(1, 7), vxlanLease(3, 8))
 				r.there(old)
 				f := foreignFDB
@@ -163,7 +163,7 @@ func TestDevicesOfAnEarlierConfiguration(t *testing.T) {
 
 // A device that cannot be deleted at first is ours until it is.
 func TestOldDeviceThatStays(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		old := device()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
@@ -188,7 +188,7 @@ func TestOldDeviceThatStays(t *testing.T) {
 func TestOldEntryThatStays(t *testing.T) {
 	for name, w := range map[string]Desired{"gone": vxlanDesired(), "moved": vxlanDesired(vxlanLease(1, 2))} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				r.start()
 				r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 				r.pass(time.Second)
@@ -209,7 +209,7 @@ func TestOldEntryThatStays(t *testing.T) {
 func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 	for name, desire := range map[string]func(...*subnet.Lease) Desired{"small": vxlanDesired, "large": largeVxlanDesired} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(r *fixture) {
+			fakeClock(t, func(r *fixture) {
 				good := vxlanLease(1, 1)
 				r.there(desire(good, vxlanLease(3, 3)))
 				r.start()
@@ -258,7 +258,7 @@ func TestUnreadableLeaseKeepsItsEntries(t *testing.T) {
 // An FDB entry that was kept for an unreadable lease is ours even when the
 // neighbour that told so has gone.
 func TestKeptEntryGoesAtLast(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)
@@ -277,7 +277,7 @@ func TestKeptEntryGoesAtLast(t *testing.T) {
 
 // An unreadable lease keeps what was made for it while its last state lingered.
 func TestUnreadableLeaseLingersOnAFlappingDevice(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		lingers, gone := vxlanDesired(vxlanLease(1, 1)), vxlanDesired()
 		lingers.Unreadable = []ip.Subnet{peerSubnet(1)}

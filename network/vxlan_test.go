@@ -153,7 +153,7 @@ func TestVxlanHeals(t *testing.T) {
 			"small": vxlanDesired(manyLeases(vxlanLease)...), "large": largeVxlanDesired(manyLeases(vxlanLease)...), "direct": directDesired(manyLeases(farLease)...),
 		} {
 			t.Run(c.name+", "+name, func(t *testing.T) {
-				bubble(t, func(r *fixture) {
+				fakeClock(t, func(r *fixture) {
 					r.addForeign()
 					r.start()
 					r.SetDesired(w)
@@ -230,7 +230,7 @@ func TestVxlanDesiredStates(t *testing.T) {
 	for was, from := range desired {
 		for is, to := range desired {
 			t.Run(was+" to "+is, func(t *testing.T) {
-				bubble(t, func(r *fixture) {
+				fakeClock(t, func(r *fixture) {
 					r.addForeign()
 					r.start()
 					r.SetDesired(from)
@@ -285,7 +285,7 @@ func (r *fixture) dump() state.Observed {
 
 // A quick pass does for leases that come, move and go.
 func TestVxlanQuickPass(t *testing.T) {
-	bubble(t, func(r *fixture) {
+	fakeClock(t, func(r *fixture) {
 		r.start()
 		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
 		r.pass(time.Second)

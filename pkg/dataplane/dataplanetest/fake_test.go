@@ -23,7 +23,7 @@ func TestFake(t *testing.T) {
 // The fake knows when someone else's route is overwritten.
 func TestFakeViolations(t *testing.T) {
 	f := NewFake()
-	r := &rig{T: t, target: f, host: f}
+	r := &fixture{T: t, target: f, host: f}
 	r.check(f.AddLink("eth0"))
 	r.check(f.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
@@ -42,7 +42,7 @@ func TestFakeNexthopViolations(t *testing.T) {
 		remove(nexthop(7, "192.168.5.11")),
 	} {
 		f := NewFake()
-		r := &rig{T: t, target: f, host: f}
+		r := &fixture{T: t, target: f, host: f}
 		r.check(f.AddLink("eth0"))
 		r.check(f.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
 		r.check(f.AddNexthop(Nexthop{nexthop(7, "192.168.5.11"), ProtoStatic}))

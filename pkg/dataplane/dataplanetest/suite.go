@@ -16,7 +16,7 @@ import (
 func Suite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Host)) {
 	for _, c := range []struct {
 		name string
-		test func(*rig)
+		test func(*fixture)
 	}{
 		{"Create", testCreate},
 		{"CreateWhatIsThere", testCreateWhatIsThere},
@@ -114,7 +114,7 @@ func Suite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Host)) {
 		{"DeviceRouteEvents", testDeviceRouteEvents},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &rig{T: t}
+			r := &fixture{T: t}
 			r.target, r.host = fresh(t)
 			r.check(r.host.AddLink("eth0"))
 			r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
@@ -127,8 +127,8 @@ func Suite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Host)) {
 // patience is how long to wait for what must come.
 const patience = 20 * time.Second
 
-// rig is a host with one link, eth0, in 192.168.5.0/24.
-type rig struct {
+// fixture is a host with one link, eth0, in 192.168.5.0/24.
+type fixture struct {
 	*testing.T
 	target dataplane.Dataplane
 	host   Host
@@ -147,14 +147,14 @@ func replace(have, want state.Object) state.Op {
 	return state.Op{Verb: state.Replace, Want: want, Have: have}
 }
 
-func (r *rig) check(err error) {
+func (r *fixture) check(err error) {
 	r.Helper()
 	if err != nil {
 		r.Fatal(err)
 	}
 }
 
-func (r *rig) dump() state.Observed {
+func (r *fixture) dump() state.Observed {
 	r.Helper()
 	have, err := r.target.Dump(r.Context(), nil)
 	r.check(err)
@@ -162,7 +162,7 @@ func (r *rig) dump() state.Observed {
 }
 
 // apply takes steps that must succeed.
-func (r *rig) apply(ops ...state.Op) {
+func (r *fixture) apply(ops ...state.Op) {
 	r.Helper()
 	for i, err := range r.target.Apply(r.Context(), ops) {
 		if err != nil {
@@ -172,7 +172,7 @@ func (r *rig) apply(ops ...state.Op) {
 }
 
 // refused takes a step that must fail, in the way of want unless that is nil.
-func (r *rig) refused(op state.Op, want error) {
+func (r *fixture) refused(op state.Op, want error) {
 	r.Helper()
 	err := r.target.Apply(r.Context(), []state.Op{op})[0]
 	if err == nil || want != nil && !errors.Is(err, want) {
@@ -182,7 +182,7 @@ func (r *rig) refused(op state.Op, want error) {
 
 // wantEntry checks that a dump holds, under the key of want, just what is
 // there, and whose.
-func (r *rig) wantEntry(want state.Object, owner state.Owner, behind bool) {
+func (r *fixture) wantEntry(want state.Object, owner state.Owner, behind bool) {
 	r.Helper()
 	e, ok := r.dump()[want.Key()]
 	if !ok {
@@ -193,7 +193,7 @@ func (r *rig) wantEntry(want state.Object, owner state.Owner, behind bool) {
 	}
 }
 
-func (r *rig) wantNone(o state.Object) {
+func (r *fixture) wantNone(o state.Object) {
 	r.Helper()
 	if e, ok := r.dump()[o.Key()]; ok {
 		r.Fatalf("there is %+v", e)
@@ -201,7 +201,7 @@ func (r *rig) wantNone(o state.Object) {
 }
 
 // diff is what state.Diff makes of one desired state and a fresh dump.
-func (r *rig) diff(want state.Object) ([]state.Op, []state.Blocked) {
+func (r *fixture) diff(want state.Object) ([]state.Op, []state.Blocked) {
 	r.Helper()
 	k := want.Key()
 	return state.Diff(state.Set{k: want}, r.dump(), []state.Key{k}, func(state.Object) bool { return false })
@@ -209,16 +209,16 @@ func (r *rig) diff(want state.Object) ([]state.Op, []state.Blocked) {
 
 // watching is a watch under way.
 type watching struct {
-	*rig
+	*fixture
 	events chan dataplane.Event
 	stop   func() error
 }
 
 // watch returns once nothing escapes the watch.
-func (r *rig) watch() *watching {
+func (r *fixture) watch() *watching {
 	r.Helper()
 	ctx, cancel := context.WithCancel(r.Context())
-	w := &watching{rig: r, events: make(chan dataplane.Event)}
+	w := &watching{fixture: r, events: make(chan dataplane.Event)}
 	ready, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
 		ended <- r.target.Watch(ctx, func() { close(ready) }, func(e dataplane.Event) {

@@ -11,14 +11,14 @@ import (
 	"flanneld/pkg/state"
 )
 
-func testCreate(r *rig) {
+func testCreate(r *fixture) {
 	a := route("10.1.1.0/24", "192.168.5.11")
 	r.wantNone(a)
 	r.apply(create(a))
 	r.wantEntry(a, state.Ours, false)
 }
 
-func testCreateWhatIsThere(r *rig) {
+func testCreateWhatIsThere(r *fixture) {
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
 	r.apply(create(a))
 	for _, op := range []state.Op{create(a), create(b)} {
@@ -27,7 +27,7 @@ func testCreateWhatIsThere(r *rig) {
 	r.wantEntry(a, state.Ours, false)
 }
 
-func testReplace(r *rig) {
+func testReplace(r *fixture) {
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
 	r.apply(create(a))
 	r.apply(replace(a, b))
@@ -41,7 +41,7 @@ func testReplace(r *rig) {
 
 // Of several routes to one destination a kernel replaces the first, whosever
 // it is; and never by one that is further behind.
-func testReplaceTakesFirst(r *rig) {
+func testReplaceTakesFirst(r *fixture) {
 	a, b, c := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
 	r.apply(create(a))
 	r.check(r.host.AppendRoute(marked(b, ProtoStatic)))
@@ -54,7 +54,7 @@ func testReplaceTakesFirst(r *rig) {
 	r.wantEntry(b, state.Foreign, false)
 }
 
-func testDelete(r *rig) {
+func testDelete(r *fixture) {
 	a := route("10.1.1.0/24", "192.168.5.11")
 	r.apply(create(a))
 	r.apply(remove(a))
@@ -67,7 +67,7 @@ func testDelete(r *rig) {
 }
 
 // Nothing but our own route, to this next hop, is deleted.
-func testDeleteIsExact(r *rig) {
+func testDeleteIsExact(r *fixture) {
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
 	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
 	r.apply(remove(a), remove(b))
@@ -78,7 +78,7 @@ func testDeleteIsExact(r *rig) {
 }
 
 // What bears our mark and is not like our routes can be deleted all the same.
-func testDeleteOddOnes(r *rig) {
+func testDeleteOddOnes(r *fixture) {
 	odd := Route{Route: state.Route{Dst: netip.MustParsePrefix("10.1.1.0/24"), Dev: "eth0"}, Protocol: ProtoOurs, ScopeLink: true}
 	r.check(r.host.AddRoute(odd))
 	e := r.dump()[odd.Key()]
@@ -98,7 +98,7 @@ func many(n int) []state.Route {
 }
 
 // Each error of a batch belongs to one step.
-func testBatch(r *rig) {
+func testBatch(r *fixture) {
 	const n = 5000
 	routes := many(n)
 	wantErr := func(i int) error {
@@ -141,7 +141,7 @@ func testBatch(r *rig) {
 }
 
 // A batch in which every step fails has the most to answer.
-func testBatchOfFailures(r *rig) {
+func testBatchOfFailures(r *fixture) {
 	const n = 1000
 	ops := make([]state.Op, n)
 	for i, a := range many(n) {
@@ -155,7 +155,7 @@ func testBatchOfFailures(r *rig) {
 	}
 }
 
-func testOffLink(r *rig) {
+func testOffLink(r *fixture) {
 	a := route("10.1.1.0/24", "172.31.0.1")
 	r.refused(create(a), unix.ENETUNREACH)
 	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("172.31.0.2/16")))

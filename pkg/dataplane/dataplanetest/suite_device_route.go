@@ -15,7 +15,7 @@ func through(a state.Route, via string) state.Route {
 }
 
 // A route may lead to a device, and to no one there.
-func testDeviceRoute(r *rig) {
+func testDeviceRoute(r *fixture) {
 	t, a := tunDevice(), tunRoute()
 	r.apply(create(t), create(a)) // it needs no address
 	r.wantEntry(a, state.Ours, false)
@@ -43,7 +43,7 @@ func testDeviceRoute(r *rig) {
 }
 
 // With a gateway or without is a difference.
-func testDeviceRouteOrNot(r *rig) {
+func testDeviceRouteOrNot(r *fixture) {
 	r.apply(create(tunDevice()))
 	a := tunRoute()
 	b := through(a, "10.1.2.3")
@@ -66,7 +66,7 @@ func testDeviceRouteOrNot(r *rig) {
 
 // Without a gateway the kernel can't be told which route to delete of those on
 // the device; but with another mark, or by a nexthop, none is.
-func testDeviceRouteDeleted(r *rig) {
+func testDeviceRouteDeleted(r *fixture) {
 	r.apply(create(tunDevice()))
 	a, n := tunRoute(), nexthop(7, "192.168.5.11")
 	b := through(a, "10.1.2.3")
@@ -83,7 +83,7 @@ func testDeviceRouteDeleted(r *rig) {
 	r.wantEntry(a, state.Foreign, false)
 }
 
-func testDeviceRouteAdopted(r *rig) {
+func testDeviceRouteAdopted(r *fixture) {
 	a := tunRoute()
 	r.check(r.host.AddTUN(a.Dev, tunDevice().Alias, true))
 	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
@@ -103,7 +103,7 @@ func testDeviceRouteAdopted(r *rig) {
 }
 
 // A route with the scope of its link is not as ours.
-func testDeviceRouteOfLink(r *rig) {
+func testDeviceRouteOfLink(r *fixture) {
 	a := tunRoute()
 	r.apply(create(tunDevice()))
 	link := func(protocol int) Route { return Route{Route: a, Protocol: protocol, ScopeLink: true} }
@@ -125,7 +125,7 @@ func testDeviceRouteOfLink(r *rig) {
 	}
 }
 
-func testDeviceRouteEvents(r *rig) {
+func testDeviceRouteEvents(r *fixture) {
 	a := tunRoute()
 	r.apply(create(tunDevice()))
 	w := r.watch()

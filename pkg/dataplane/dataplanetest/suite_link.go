@@ -9,7 +9,7 @@ import (
 
 // A link that goes down takes its routes along, and nothing can be added until
 // it is up.
-func testLinkDown(r *rig) {
+func testLinkDown(r *fixture) {
 	a := route("10.1.1.0/24", "192.168.5.11")
 	r.apply(create(a))
 	r.check(r.host.SetLink("eth0", false))
@@ -26,7 +26,7 @@ func testLinkDown(r *rig) {
 }
 
 // A target knows the link by its name, as of the last dump.
-func testLinkRecreated(r *rig) {
+func testLinkRecreated(r *fixture) {
 	a := route("10.1.1.0/24", "192.168.5.11")
 	r.apply(create(a))
 	r.check(r.host.AddLink("eth1"))
@@ -42,7 +42,7 @@ func testLinkRecreated(r *rig) {
 	r.wantEntry(a, state.Ours, false)
 }
 
-func testLastAddressGone(r *rig) {
+func testLastAddressGone(r *fixture) {
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.2.0/24", "192.168.6.11")
 	first, second := netip.MustParsePrefix("192.168.5.1/24"), netip.MustParsePrefix("192.168.6.1/24")
 	r.check(r.host.AddAddr("eth0", second))

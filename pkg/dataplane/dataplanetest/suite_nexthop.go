@@ -20,7 +20,7 @@ func by(dst string, n state.Nexthop) state.Route {
 	return state.Route{Dst: netip.MustParsePrefix(dst), Via: n.Via, Dev: n.Dev, Nexthop: n.ID}
 }
 
-func testNexthop(r *rig) {
+func testNexthop(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	a := by("10.1.1.0/24", n)
 	r.wantNone(n)
@@ -38,7 +38,7 @@ func testNexthop(r *rig) {
 	r.wantNone(n)
 }
 
-func testNexthopOffLink(r *rig) {
+func testNexthopOffLink(r *fixture) {
 	n, off := nexthop(7, "192.168.5.11"), nexthop(7, "172.31.0.1")
 	r.refused(create(off), unix.ENETUNREACH)
 	r.refused(replace(n, off), unix.ENETUNREACH)
@@ -52,7 +52,7 @@ func testNexthopOffLink(r *rig) {
 }
 
 // A nexthop that is replaced takes along the routes that refer to it.
-func testNexthopReplaced(r *rig) {
+func testNexthopReplaced(r *fixture) {
 	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
 	a, b := "10.1.1.0/24", "10.1.2.0/24"
 	r.apply(create(n), create(by(a, n)), create(by(b, n)))
@@ -67,7 +67,7 @@ func testNexthopReplaced(r *rig) {
 }
 
 // With a nexthop go the routes that refer to it.
-func testNexthopDeleted(r *rig) {
+func testNexthopDeleted(r *fixture) {
 	n, other := nexthop(7, "192.168.5.11"), nexthop(8, "192.168.5.11")
 	a, b, plain := by("10.1.1.0/24", n), by("10.1.2.0/24", other), route("10.1.3.0/24", "192.168.5.11")
 	r.apply(create(n), create(other), create(a), create(b), create(plain))
@@ -83,7 +83,7 @@ func testNexthopDeleted(r *rig) {
 }
 
 // What has the number of a nexthop of ours and not our mark is not ours.
-func testNexthopForeign(r *rig) {
+func testNexthopForeign(r *fixture) {
 	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
 	for _, protocol := range []int{0, ProtoBoot, ProtoStatic} {
 		r.check(r.host.AddNexthop(Nexthop{n, protocol}))
@@ -105,7 +105,7 @@ func testNexthopForeign(r *rig) {
 
 // What bears our mark and is not like our nexthops can be replaced and deleted
 // all the same.
-func testNexthopOdd(r *rig) {
+func testNexthopOdd(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	odd := Nexthop{state.Nexthop{ID: 7, Dev: "eth0"}, ProtoOurs}
 	for _, next := range []func(there state.Object){
@@ -123,7 +123,7 @@ func testNexthopOdd(r *rig) {
 }
 
 // A link that goes down takes its nexthops along, and the routes by these.
-func testNexthopLinkDown(r *rig) {
+func testNexthopLinkDown(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	a := by("10.1.1.0/24", n)
 	r.apply(create(n), create(a))
@@ -141,7 +141,7 @@ func testNexthopLinkDown(r *rig) {
 	r.wantEntry(a, state.Ours, false)
 }
 
-func testNexthopLinkRecreated(r *rig) {
+func testNexthopLinkRecreated(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	a := by("10.1.1.0/24", n)
 	r.apply(create(n), create(a))
@@ -160,7 +160,7 @@ func testNexthopLinkRecreated(r *rig) {
 
 // Other than plain routes, nexthops and the routes by them outlive the
 // addresses.
-func testNexthopLastAddressGone(r *rig) {
+func testNexthopLastAddressGone(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	a := by("10.1.1.0/24", n)
 	r.apply(create(n), create(a))
@@ -174,7 +174,7 @@ func testNexthopLastAddressGone(r *rig) {
 }
 
 // A plain route becomes one by a nexthop, and back, each in place.
-func testRouteToAndFromNexthop(r *rig) {
+func testRouteToAndFromNexthop(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	plain, a := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", n)
 	r.apply(create(plain))
@@ -199,7 +199,7 @@ func testRouteToAndFromNexthop(r *rig) {
 }
 
 // The route of an older flannel becomes ours by a nexthop.
-func testRouteByNexthopAdopted(r *rig) {
+func testRouteByNexthopAdopted(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	plain, a := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", n)
 	r.check(r.host.AddRoute(marked(plain, ProtoBoot)))
@@ -212,7 +212,7 @@ func testRouteByNexthopAdopted(r *rig) {
 }
 
 // Only our own route by this nexthop is deleted.
-func testRouteByNexthopDeleteIsExact(r *rig) {
+func testRouteByNexthopDeleteIsExact(r *fixture) {
 	n, m := nexthop(7, "192.168.5.11"), nexthop(8, "192.168.5.11")
 	a := by("10.1.1.0/24", n)
 	plain, other := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", m)
@@ -234,7 +234,7 @@ func testRouteByNexthopDeleteIsExact(r *rig) {
 	r.wantEntry(other, state.Foreign, false)
 }
 
-func testRouteByUnknownNexthop(r *rig) {
+func testRouteByUnknownNexthop(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
 	a, plain := by("10.1.1.0/24", n), route("10.1.1.0/24", "192.168.5.11")
 	r.refused(create(a), unix.EINVAL)
@@ -247,7 +247,7 @@ func testRouteByUnknownNexthop(r *rig) {
 }
 
 // Errors of a batch of both kinds belong to their steps.
-func testNexthopBatch(r *rig) {
+func testNexthopBatch(r *fixture) {
 	const n = 1000
 	var ops, routes []state.Op
 	for i, plain := range many(n) {
@@ -279,7 +279,7 @@ func testNexthopBatch(r *rig) {
 }
 
 // What is told of a nexthop's end is its end, and not that of routes.
-func testNexthopEvents(r *rig) {
+func testNexthopEvents(r *fixture) {
 	w := r.watch()
 	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
 	a, b := "10.1.1.0/24", "10.1.2.0/24"

@@ -9,7 +9,7 @@ import (
 )
 
 // A route that an older flannel made becomes ours without a moment's absence.
-func testAdopt(r *rig) {
+func testAdopt(r *fixture) {
 	a := route("10.1.1.0/24", "192.168.5.11")
 	r.check(r.host.AddRoute(marked(a, ProtoBoot)))
 	r.wantEntry(a, state.Adoptable, false)
@@ -21,7 +21,7 @@ func testAdopt(r *rig) {
 	r.wantEntry(a, state.Ours, false)
 }
 
-func testForeignBlocks(r *rig) {
+func testForeignBlocks(r *fixture) {
 	foreign, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
 	r.check(r.host.AddRoute(marked(foreign, ProtoStatic)))
 	ops, blocked := r.diff(want)
@@ -33,7 +33,7 @@ func testForeignBlocks(r *rig) {
 }
 
 // An unmarked route that leads elsewhere, as an older flannel leaves it, is replaced.
-func testUnmarkedReplaced(r *rig) {
+func testUnmarkedReplaced(r *fixture) {
 	left, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
 	r.check(r.host.AddRoute(marked(left, ProtoBoot)))
 	ops, blocked := r.diff(want)
@@ -47,7 +47,7 @@ func testUnmarkedReplaced(r *rig) {
 	}
 }
 
-func testForeignServes(r *rig) {
+func testForeignServes(r *fixture) {
 	a := route("10.1.1.0/24", "192.168.5.11")
 	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
 	r.wantEntry(a, state.Foreign, false)
@@ -57,7 +57,7 @@ func testForeignServes(r *rig) {
 }
 
 // What is behind ours, under the same key, is of no consequence.
-func testForeignBehind(r *rig) {
+func testForeignBehind(r *fixture) {
 	a, b, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
 	r.apply(create(a))
 	r.check(r.host.AppendRoute(marked(foreign, ProtoStatic)))
@@ -75,7 +75,7 @@ func testForeignBehind(r *rig) {
 	r.wantEntry(foreign, state.Foreign, false)
 }
 
-func testOursBehindForeign(r *rig) {
+func testOursBehindForeign(r *fixture) {
 	a, b, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
 	r.check(r.host.AddRoute(marked(foreign, ProtoStatic)))
 	r.check(r.host.AppendRoute(marked(a, ProtoOurs)))
@@ -113,7 +113,7 @@ func testOursBehindForeign(r *rig) {
 }
 
 // Two routes that bear our mark end as one, whichever of them is wanted.
-func testTwoOfOurs(r *rig) {
+func testTwoOfOurs(r *fixture) {
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
 	for _, want := range []state.Route{a, b} {
 		r.apply(create(a))
@@ -129,7 +129,7 @@ func testTwoOfOurs(r *rig) {
 }
 
 // A route of ours with another metric is another one, and gives way to that of metric 0.
-func testYieldingMetric(r *rig) {
+func testYieldingMetric(r *fixture) {
 	a := route("10.1.0.0/16", "192.168.5.11")
 	a.Metric = state.YieldingMetric
 	first := route("10.1.0.0/16", "192.168.5.12")
@@ -169,7 +169,7 @@ func testYieldingMetric(r *rig) {
 }
 
 // Other metrics have no key.
-func testOtherMetric(r *rig) {
+func testOtherMetric(r *fixture) {
 	a := route("10.1.1.0/24", "192.168.5.11")
 	foreign := Route{Route: route("10.1.1.0/24", "192.168.5.13"), Protocol: ProtoStatic}
 	foreign.Metric = 100

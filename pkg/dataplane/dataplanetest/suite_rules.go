@@ -63,7 +63,7 @@ func setOf(objects ...state.Object) state.Set {
 func RulesSuite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, RulesHost)) {
 	for _, c := range []struct {
 		name string
-		test func(*rulesRig)
+		test func(*rulesFixture)
 	}{
 		{"Create", testRulesCreate},
 		{"Change", testRulesChange},
@@ -78,10 +78,10 @@ func RulesSuite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Rules
 		{"QuietEvents", testRulesQuietEvents},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &rulesRig{rig: &rig{T: t}}
+			r := &rulesFixture{fixture: &fixture{T: t}}
 			r.target, r.RulesHost = fresh(t)
-			r.fresh = func(t *testing.T) *rulesRig {
-				r := &rulesRig{rig: &rig{T: t}}
+			r.fresh = func(t *testing.T) *rulesFixture {
+				r := &rulesFixture{fixture: &fixture{T: t}}
 				r.target, r.RulesHost = fresh(t)
 				return r
 			}
@@ -90,15 +90,15 @@ func RulesSuite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Rules
 	}
 }
 
-type rulesRig struct {
-	*rig
+type rulesFixture struct {
+	*fixture
 	RulesHost
-	fresh func(*testing.T) *rulesRig
+	fresh func(*testing.T) *rulesFixture
 }
 
 // reconcile makes the rules of the way as wanted, as the reconciler does, and
 // returns the steps that it took.
-func (r *rulesRig) reconcile(want state.Set) []state.Op {
+func (r *rulesFixture) reconcile(want state.Set) []state.Op {
 	r.Helper()
 	for {
 		ops, blocked := Steps(want, r.dump())
@@ -133,7 +133,7 @@ func Steps(want state.Set, have state.Observed) ([]state.Op, []state.Blocked) {
 }
 
 // settled makes the rules as wanted and checks that nothing is left to do.
-func (r *rulesRig) settled(want state.Set) string {
+func (r *rulesFixture) settled(want state.Set) string {
 	r.Helper()
 	r.dump() // sees that there was a change
 	time.Sleep(r.Settle)
@@ -157,7 +157,7 @@ func (r *rulesRig) settled(want state.Set) string {
 	return before
 }
 
-func testRulesCreate(r *rulesRig) {
+func testRulesCreate(r *rulesFixture) {
 	none := r.Rules(r)
 	if ops := r.reconcile(nil); len(ops) > 0 {
 		r.Fatalf("of nothing there is to do: %v", ops)
@@ -174,7 +174,7 @@ func testRulesCreate(r *rulesRig) {
 	}
 }
 
-func testRulesChange(r *rulesRig) {
+func testRulesChange(r *rulesFixture) {
 	want := RulesWish(r.Backend)
 	first := r.settled(want)
 	var m state.Masquerade
@@ -210,7 +210,7 @@ func testRulesChange(r *rulesRig) {
 	}
 }
 
-func (r *rulesRig) generation() uint32 {
+func (r *rulesFixture) generation() uint32 {
 	if r.Generation == nil {
 		return 0
 	}
@@ -219,7 +219,7 @@ func (r *rulesRig) generation() uint32 {
 
 // Whoever looks finds the rules of one desired state or the other, and those of the
 // network that does not change.
-func testRulesAtomic(r *rulesRig) {
+func testRulesAtomic(r *rulesFixture) {
 	want := RulesWish(r.Backend)
 	var both [2]state.Set
 	for i, own := range []string{"10.1.5.0/24", "10.1.6.0/24"} {
@@ -264,7 +264,7 @@ func testRulesAtomic(r *rulesRig) {
 	<-looked
 }
 
-func testRulesSpoiled(r *rulesRig) {
+func testRulesSpoiled(r *rulesFixture) {
 	for name, spoil := range r.Spoils {
 		r.Run(name, func(t *testing.T) {
 			r := r.fresh(t)
@@ -283,7 +283,7 @@ func testRulesSpoiled(r *rulesRig) {
 	}
 }
 
-func testRulesOthers(r *rulesRig) {
+func testRulesOthers(r *rulesFixture) {
 	r.Others(r)
 	theirs := r.Rules(r)
 	if ops := r.reconcile(nil); len(ops) > 0 {
@@ -301,7 +301,7 @@ func testRulesOthers(r *rulesRig) {
 	}
 }
 
-func testRulesTwoNetworks(r *rulesRig) {
+func testRulesTwoNetworks(r *rulesFixture) {
 	none := r.Rules(r)
 	one := RulesWish(r.Backend)
 	two := setOf(
@@ -332,7 +332,7 @@ func testRulesTwoNetworks(r *rulesRig) {
 	}
 }
 
-func testRulesDeleteTwice(r *rulesRig) {
+func testRulesDeleteTwice(r *rulesFixture) {
 	want := RulesWish(r.Backend)
 	r.settled(want)
 	for range 2 {
@@ -343,7 +343,7 @@ func testRulesDeleteTwice(r *rulesRig) {
 	r.settled(nil)
 }
 
-func testRulesOld(r *rulesRig) {
+func testRulesOld(r *rulesFixture) {
 	for version, old := range r.Old {
 		r.Run(version, func(t *testing.T) {
 			right := r.fresh(t).settled(RulesWish(r.Backend))
@@ -356,7 +356,7 @@ func testRulesOld(r *rulesRig) {
 	}
 }
 
-func testRulesOldUnwanted(r *rulesRig) {
+func testRulesOldUnwanted(r *rulesFixture) {
 	for version, old := range r.Old {
 		r.Run(version, func(t *testing.T) {
 			r := r.fresh(t)

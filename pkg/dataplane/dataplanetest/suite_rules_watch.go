@@ -14,7 +14,7 @@ func wrong(want state.Set, e dataplane.Event) bool {
 	return (o == nil) != e.Gone || o != e.Entry.Object
 }
 
-func testRulesEvents(r *rulesRig) {
+func testRulesEvents(r *rulesFixture) {
 	r.Others(r)
 	want := RulesWish(r.Backend)
 	w := r.watch()
@@ -75,7 +75,7 @@ func (w *watching) quiet() int {
 	}
 }
 
-func testRulesQuietEvents(r *rulesRig) {
+func testRulesQuietEvents(r *rulesFixture) {
 	if !r.Quiet {
 		r.Skip("this way cannot tell")
 	}

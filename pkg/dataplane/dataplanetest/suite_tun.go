@@ -24,7 +24,7 @@ func tunRoute() state.Route {
 }
 
 // tunnelled makes a TUN device with its address and route, and returns them.
-func (r *rig) tunnelled() (state.TUN, []state.Object) {
+func (r *fixture) tunnelled() (state.TUN, []state.Object) {
 	r.Helper()
 	t, on := tunDevice(), []state.Object{tunAddr(), tunRoute()}
 	r.apply(append(creations(t), creations(on...)...)...)
@@ -32,7 +32,7 @@ func (r *rig) tunnelled() (state.TUN, []state.Object) {
 }
 
 // wantForeign checks that what has the key of o is not as we make it, nor ours.
-func (r *rig) wantForeign(o state.Object) state.Object {
+func (r *fixture) wantForeign(o state.Object) state.Object {
 	r.Helper()
 	e, ok := r.dump()[o.Key()]
 	if !ok || asMade(e.Object) || e.Owner != state.Foreign || e.Text == "" {
@@ -44,7 +44,7 @@ func (r *rig) wantForeign(o state.Object) state.Object {
 	return e.Object
 }
 
-func testTUN(r *rig) {
+func testTUN(r *fixture) {
 	for _, name := range []string{"flannel0", "flannel12"} {
 		t := tunDevice()
 		t.Name = name
@@ -73,7 +73,7 @@ func testTUN(r *rig) {
 }
 
 // What is wrong about a device is altered without a loss.
-func testTUNAltered(r *rig) {
+func testTUNAltered(r *fixture) {
 	t, on := r.tunnelled()
 	r.apply(replace(t, t))
 	r.wantThere(append(on, t)...)
@@ -89,7 +89,7 @@ func testTUNAltered(r *rig) {
 	r.wantThere(append(on, t)...)
 }
 
-func testTUNMTU(r *rig) {
+func testTUNMTU(r *fixture) {
 	t := tunDevice()
 	for _, mtu := range []int{67, 65536} {
 		t.MTU = mtu
@@ -107,7 +107,7 @@ func testTUNMTU(r *rig) {
 }
 
 // A device that goes down keeps its addresses, and nothing else.
-func testTUNDown(r *rig) {
+func testTUNDown(r *fixture) {
 	t, _ := r.tunnelled()
 	r.check(r.host.SetLink(t.Name, false))
 	odd := r.wantOdd(t)
@@ -124,7 +124,7 @@ func testTUNDown(r *rig) {
 
 // A device that is up and carries no packets is not as wanted, which is told. It is put
 // right in place.
-func testTUNHindered(r *rig) {
+func testTUNHindered(r *fixture) {
 	t, on := r.tunnelled()
 	detach, err := r.host.Attach(t.Name, true) // else it has no carrier anyway
 	r.check(err)
@@ -147,7 +147,7 @@ func testTUNHindered(r *rig) {
 }
 
 // With a device goes all that is on it, and nothing can be put there.
-func testTUNDeleted(r *rig) {
+func testTUNDeleted(r *fixture) {
 	t, on := r.tunnelled()
 	r.check(r.host.DelLink(t.Name))
 	for _, o := range on {
@@ -170,7 +170,7 @@ func testTUNDeleted(r *rig) {
 }
 
 // A device that ends with its process is that process's, with all that it has.
-func testTUNOfAnotherProcess(r *rig) {
+func testTUNOfAnotherProcess(r *fixture) {
 	t, a := tunDevice(), tunAddr()
 	r.check(r.host.AddTUN(t.Name, t.Alias, false))
 	r.check(r.host.AddAddr(t.Name, a.Prefix))
@@ -193,7 +193,7 @@ func testTUNOfAnotherProcess(r *rig) {
 
 // A device is ours by its name and alias, and so is what it has; another alias of
 // ours is replaced.
-func testTUNFound(r *rig) {
+func testTUNFound(r *fixture) {
 	t, a := tunDevice(), tunAddr()
 	for _, alias := range []string{t.Alias, "flanneld 10.9.0.0/16"} {
 		r.check(r.host.AddTUN(t.Name, alias, true))
@@ -214,7 +214,7 @@ func testTUNFound(r *rig) {
 
 // One without such an alias is not, but while this process is attached; so it
 // can be put right.
-func testTUNWithoutAlias(r *rig) {
+func testTUNWithoutAlias(r *fixture) {
 	t, a := tunDevice(), tunAddr()
 	for _, alias := range []string{"", "tunnel to nowhere", "flanneld"} {
 		r.check(r.host.AddTUN(t.Name, alias, true))
@@ -245,7 +245,7 @@ func testTUNWithoutAlias(r *rig) {
 
 // A device that another process is attached to is that process's, with all that
 // it has, also the routes to it, for as long as that lasts.
-func testTUNHeld(r *rig) {
+func testTUNHeld(r *fixture) {
 	t, on := r.tunnelled()
 	detach, err := r.host.Attach(t.Name, false)
 	r.check(err)
@@ -271,7 +271,7 @@ func testTUNHeld(r *rig) {
 }
 
 // What is no TUN device at all is not removed, whatever its name.
-func testTUNInTheWay(r *rig) {
+func testTUNInTheWay(r *fixture) {
 	t := tunDevice()
 	v := device()
 	v.Name = t.Name
@@ -294,7 +294,7 @@ func testTUNInTheWay(r *rig) {
 
 // A TUN device by the name of a VXLAN device is not as it has to be; one by a
 // name of others is none of ours.
-func testTUNByAnotherName(r *rig) {
+func testTUNByAnotherName(r *fixture) {
 	v := device()
 	r.check(r.host.AddTUN(v.Name, tunDevice().Alias, true))
 	r.apply(replace(r.wantOdd(v), v))
@@ -308,7 +308,7 @@ func testTUNByAnotherName(r *rig) {
 	}
 }
 
-func testTUNEvents(r *rig) {
+func testTUNEvents(r *fixture) {
 	w := r.watch()
 	t, a := tunDevice(), tunAddr()
 	is := func(t state.TUN) func(dataplane.Event) bool {
@@ -365,7 +365,7 @@ func testTUNEvents(r *rig) {
 }
 
 // What another process's device has does not look like ours.
-func testForeignTUNEvents(r *rig) {
+func testForeignTUNEvents(r *fixture) {
 	w := r.watch()
 	t, a := tunDevice(), tunAddr()
 	r.check(r.host.AddTUN(t.Name, t.Alias, false))

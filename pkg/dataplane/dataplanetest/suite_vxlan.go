@@ -63,7 +63,7 @@ func creations(objects ...state.Object) []state.Op {
 
 // overlay makes a device with its address and one peer, and returns what stands
 // on the device.
-func (r *rig) overlay() (state.VXLAN, peer) {
+func (r *fixture) overlay() (state.VXLAN, peer) {
 	r.Helper()
 	v, p := device(), peerOf(0)
 	r.apply(creations(append([]state.Object{v, deviceAddr()}, p.objects()...)...)...)
@@ -71,7 +71,7 @@ func (r *rig) overlay() (state.VXLAN, peer) {
 }
 
 // wantThere checks that a dump holds each as it is wanted, and ours.
-func (r *rig) wantThere(objects ...state.Object) {
+func (r *fixture) wantThere(objects ...state.Object) {
 	r.Helper()
 	have := r.dump()
 	for _, o := range objects {
@@ -81,7 +81,7 @@ func (r *rig) wantThere(objects ...state.Object) {
 	}
 }
 
-func (r *rig) wantGone(objects ...state.Object) {
+func (r *fixture) wantGone(objects ...state.Object) {
 	r.Helper()
 	have := r.dump()
 	for _, o := range objects {
@@ -102,7 +102,7 @@ func asMade(o state.Object) bool {
 
 // wantOdd checks that there is something of ours that is not as we make it, and
 // returns it.
-func (r *rig) wantOdd(o state.Object) state.Object {
+func (r *fixture) wantOdd(o state.Object) state.Object {
 	r.Helper()
 	e, ok := r.dump()[o.Key()]
 	if !ok || asMade(e.Object) || e.Owner != state.Ours {
@@ -111,7 +111,7 @@ func (r *rig) wantOdd(o state.Object) state.Object {
 	return e.Object
 }
 
-func testDevice(r *rig) {
+func testDevice(r *fixture) {
 	v := device()
 	r.wantGone(v)
 	r.apply(create(v))
@@ -129,7 +129,7 @@ func testDevice(r *rig) {
 }
 
 // All that a device can be is read back.
-func testDeviceFeatures(r *rig) {
+func testDeviceFeatures(r *fixture) {
 	for i, change := range []func(*state.VXLAN){
 		func(v *state.VXLAN) { v.VNI = 1<<24 - 1 }, func(v *state.VXLAN) { v.Port = 4789 }, func(v *state.VXLAN) { v.GBP = true },
 		func(v *state.VXLAN) { v.Learning = true }, func(v *state.VXLAN) { v.TxChecksumOff = true },
@@ -148,7 +148,7 @@ func testDeviceFeatures(r *rig) {
 }
 
 // What is made in a call is there for the rest of it, and for the next.
-func testDeviceAtOnce(r *rig) {
+func testDeviceAtOnce(r *fixture) {
 	v, p := r.overlay()
 	r.wantThere(append(p.objects(), v, deviceAddr())...)
 	r.apply(remove(p.route), remove(p.nexthop), remove(p.fdb), remove(p.neigh), remove(deviceAddr()), remove(v))
@@ -162,7 +162,7 @@ func testDeviceAtOnce(r *rig) {
 	r.wantGone(append(p.objects(), v, deviceAddr())...)
 }
 
-func testDeviceLower(r *rig) {
+func testDeviceLower(r *fixture) {
 	v := device()
 	v.Lower = "eth9"
 	r.refused(create(v), dataplane.ErrNoLink)
@@ -180,7 +180,7 @@ func testDeviceLower(r *rig) {
 }
 
 // What can be altered without a loss is.
-func testDeviceAltered(r *rig) {
+func testDeviceAltered(r *fixture) {
 	v, p := r.overlay()
 	on := append(p.objects(), deviceAddr())
 	alter := func(change func(*state.VXLAN)) {
@@ -211,7 +211,7 @@ func testDeviceAltered(r *rig) {
 }
 
 // A packet and what is put around it must fit the lower interface.
-func testDeviceMTU(r *rig) {
+func testDeviceMTU(r *fixture) {
 	v, p := r.overlay()
 	large := v
 	large.MTU = 1451
@@ -230,7 +230,7 @@ func testDeviceMTU(r *rig) {
 }
 
 // A device that has to be made anew has nothing on it.
-func testDeviceReplaced(r *rig) {
+func testDeviceReplaced(r *fixture) {
 	v, p := r.overlay()
 	on := append(p.objects(), deviceAddr())
 	for i, change := range []func(*state.VXLAN){
@@ -254,7 +254,7 @@ func testDeviceReplaced(r *rig) {
 }
 
 // A device of another kind has our name, so it is ours to replace or delete.
-func testDeviceOfAnotherKind(r *rig) {
+func testDeviceOfAnotherKind(r *fixture) {
 	v := device()
 	r.check(r.host.AddLink(v.Name))
 	r.check(r.host.AddAddr(v.Name, deviceAddr().Prefix))
@@ -271,7 +271,7 @@ func testDeviceOfAnotherKind(r *rig) {
 }
 
 // No two devices listen for the same packets.
-func testDeviceTwice(r *rig) {
+func testDeviceTwice(r *fixture) {
 	v, w := device(), device()
 	w.Name, w.MAC[5] = "flannel.2", 7
 	r.check(r.host.AddVXLAN(w))
@@ -287,7 +287,7 @@ func testDeviceTwice(r *rig) {
 }
 
 // Of other links, and what is theirs, there is no word.
-func testDevicesOfOthers(r *rig) {
+func testDevicesOfOthers(r *fixture) {
 	for i, name := range []string{"vxlan1", "flannel", "flannel.", "flannel.x1", "flannel.1x", "xflannel.1"} {
 		v, p := device(), peerOf(i)
 		v.Name, v.VNI = name, uint32(1+i)

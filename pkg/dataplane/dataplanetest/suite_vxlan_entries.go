@@ -10,7 +10,7 @@ import (
 	"flanneld/pkg/state"
 )
 
-func testDeviceAddr(r *rig) {
+func testDeviceAddr(r *fixture) {
 	v, a := device(), deviceAddr()
 	r.refused(create(a), dataplane.ErrNoLink)
 	r.apply(remove(a))
@@ -35,7 +35,7 @@ func testDeviceAddr(r *rig) {
 	r.wantThere(a)
 }
 
-func testNeigh(r *rig) {
+func testNeigh(r *fixture) {
 	v, n := device(), peerOf(0).neigh
 	other := n
 	other.MAC[5] = 99
@@ -64,7 +64,7 @@ func testNeigh(r *rig) {
 }
 
 // What the kernel learned is not ours, and gives way.
-func testNeighNotPermanent(r *rig) {
+func testNeighNotPermanent(r *fixture) {
 	v, n := device(), peerOf(0).neigh
 	r.apply(create(v))
 	for _, op := range []state.Op{create(n), replace(n, n)} {
@@ -75,7 +75,7 @@ func testNeighNotPermanent(r *rig) {
 	}
 }
 
-func testFDB(r *rig) {
+func testFDB(r *fixture) {
 	v, d := device(), peerOf(0).fdb
 	other := d
 	other.Dst = other.Dst.Next()
@@ -108,7 +108,7 @@ func testFDB(r *rig) {
 
 // A unicast address is at one host: what is appended counts only if it is the
 // first.
-func testFDBAppended(r *rig) {
+func testFDBAppended(r *fixture) {
 	v, d := device(), peerOf(0).fdb
 	other := d
 	other.Dst = other.Dst.Next()
@@ -123,7 +123,7 @@ func testFDBAppended(r *rig) {
 }
 
 // Errors of a batch of all kinds belong to their steps.
-func testDeviceBatch(r *rig) {
+func testDeviceBatch(r *fixture) {
 	const n = 2000
 	v := device()
 	ops := creations(v, deviceAddr())
@@ -183,7 +183,7 @@ func testDeviceBatch(r *rig) {
 }
 
 // A device that is full can be made anew and filled again.
-func testFullDeviceReplaced(r *rig) {
+func testFullDeviceReplaced(r *fixture) {
 	const n = 2000
 	v := device()
 	w := v

@@ -10,7 +10,7 @@ import (
 )
 
 // A device that goes down keeps its addresses and FDB entries, and nothing else.
-func testDeviceDown(r *rig) {
+func testDeviceDown(r *fixture) {
 	v, p := r.overlay()
 	q := peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb), create(q.plain()))
@@ -43,7 +43,7 @@ func testDeviceDown(r *rig) {
 
 // A device that is up and carries no packets is not as wanted, which is told. It is put
 // right in place; one that is made anew is right, too.
-func testDeviceHindered(r *rig) {
+func testDeviceHindered(r *fixture) {
 	v, p := r.overlay()
 	w := r.watch()
 	q := peerOf(1)
@@ -82,7 +82,7 @@ func testDeviceHindered(r *rig) {
 }
 
 // With a device goes all that is on it, and nothing can be put there.
-func testDeviceDeleted(r *rig) {
+func testDeviceDeleted(r *fixture) {
 	v, p := r.overlay()
 	on := append(p.objects(), deviceAddr())
 	r.check(r.host.DelLink(v.Name))
@@ -108,7 +108,7 @@ func testDeviceDeleted(r *rig) {
 	r.wantThere(append(on, v)...)
 }
 
-func testLowerDeleted(r *rig) {
+func testLowerDeleted(r *fixture) {
 	v, p := r.overlay()
 	on := append(p.objects(), deviceAddr(), v)
 	r.check(r.host.DelLink("eth0"))
@@ -121,7 +121,7 @@ func testLowerDeleted(r *rig) {
 	r.wantThere(on...)
 }
 
-func testLowerDown(r *rig) {
+func testLowerDown(r *fixture) {
 	v, p := r.overlay()
 	on := append(p.objects(), deviceAddr(), v)
 	r.check(r.host.SetLink("eth0", false))
@@ -137,7 +137,7 @@ func testLowerDown(r *rig) {
 
 // With its last address a device loses its neighbours and plain routes, onlink
 // or not.
-func testDeviceLastAddressGone(r *rig) {
+func testDeviceLastAddressGone(r *fixture) {
 	v, p := r.overlay()
 	q := peerOf(1)
 	second := state.Addr{Dev: v.Name, Prefix: netip.MustParsePrefix("10.1.9.0/32")}
@@ -153,7 +153,7 @@ func testDeviceLastAddressGone(r *rig) {
 }
 
 // Who says onlink vouches for where the other host is.
-func testOnlink(r *rig) {
+func testOnlink(r *fixture) {
 	v, p := r.overlay()
 	q := peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb))
@@ -180,7 +180,7 @@ func testOnlink(r *rig) {
 }
 
 // Onlink or not is a difference, even where both can be.
-func testOnlinkOrNot(r *rig) {
+func testOnlinkOrNot(r *fixture) {
 	a, n := route("10.1.1.0/24", "192.168.5.11"), nexthop(7, "192.168.5.11")
 	on, onHop := a, n
 	on.Onlink, onHop.Onlink = true, true

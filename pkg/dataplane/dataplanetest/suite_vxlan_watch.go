@@ -28,7 +28,7 @@ func oddDevice(v state.VXLAN) func(dataplane.Event) bool {
 	}
 }
 
-func testDeviceEvents(r *rig) {
+func testDeviceEvents(r *fixture) {
 	w := r.watch()
 	v := device()
 	r.apply(create(v))
@@ -64,7 +64,7 @@ func testDeviceEvents(r *rig) {
 	w.expect("the device gone with the lower one", goneKey(v))
 }
 
-func testDeviceAddrEvents(r *rig) {
+func testDeviceAddrEvents(r *fixture) {
 	v, a := device(), deviceAddr()
 	r.apply(create(v))
 	w := r.watch()
@@ -84,7 +84,7 @@ func testDeviceAddrEvents(r *rig) {
 	w.expect("our address, gone with the device", removed)
 }
 
-func testNeighEvents(r *rig) {
+func testNeighEvents(r *fixture) {
 	v, n := device(), peerOf(0).neigh
 	r.apply(create(v), create(deviceAddr()))
 	w := r.watch()
@@ -123,7 +123,7 @@ func testNeighEvents(r *rig) {
 	}
 }
 
-func testFDBEvents(r *rig) {
+func testFDBEvents(r *fixture) {
 	v, d := device(), peerOf(0).fdb
 	r.apply(create(v))
 	w := r.watch()
@@ -149,7 +149,7 @@ func testFDBEvents(r *rig) {
 }
 
 // Only the devices of ours have keys, and what is theirs.
-func testOtherDeviceEvents(r *rig) {
+func testOtherDeviceEvents(r *fixture) {
 	v := device()
 	v.Name, v.VNI = "vxlan1", 9
 	w := r.watch()
@@ -179,7 +179,7 @@ func testOtherDeviceEvents(r *rig) {
 }
 
 // Nexthops and routes of a device are told with their link.
-func testOnlinkEvents(r *rig) {
+func testOnlinkEvents(r *fixture) {
 	v, p := r.overlay()
 	q := peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb))

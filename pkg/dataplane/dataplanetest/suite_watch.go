@@ -20,7 +20,7 @@ func ofIface(name string) func(dataplane.Event) bool {
 	return func(e dataplane.Event) bool { return e.Iface == name }
 }
 
-func testRouteEvents(r *rig) {
+func testRouteEvents(r *fixture) {
 	w := r.watch()
 	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
 	r.apply(create(a))
@@ -41,7 +41,7 @@ func testRouteEvents(r *rig) {
 	w.expect("ours deleted by someone else", about(a, state.Ours, true))
 }
 
-func testLinkEvents(r *rig) {
+func testLinkEvents(r *fixture) {
 	r.apply(create(route("10.1.1.0/24", "192.168.5.11")))
 	w := r.watch()
 	r.check(r.host.SetLink("eth0", false))
@@ -56,7 +56,7 @@ func testLinkEvents(r *rig) {
 	w.expect("the link made again", ofIface("eth0"))
 }
 
-func testAddressEvents(r *rig) {
+func testAddressEvents(r *fixture) {
 	w := r.watch()
 	p := netip.MustParsePrefix("192.168.6.1/24")
 	r.check(r.host.AddAddr("eth0", p))
@@ -65,7 +65,7 @@ func testAddressEvents(r *rig) {
 	w.expect("an address removed", ofIface("eth0"))
 }
 
-func testDefaultRouteEvents(r *rig) {
+func testDefaultRouteEvents(r *fixture) {
 	w := r.watch()
 	for _, metric := range []uint32{0, 100} {
 		d := Route{Route: route("0.0.0.0/0", "192.168.5.254"), Protocol: ProtoStatic}
@@ -81,7 +81,7 @@ func testDefaultRouteEvents(r *rig) {
 }
 
 // If a watcher does not keep up, it is told so.
-func testEventsLost(r *rig) {
+func testEventsLost(r *fixture) {
 	w := r.watch()
 	routes := many(5000)
 	ops := make([]state.Op, len(routes))
@@ -102,7 +102,7 @@ func testEventsLost(r *rig) {
 	w.expect("a route after the loss", about(a, state.Ours, false))
 }
 
-func testWatchEnds(r *rig) {
+func testWatchEnds(r *fixture) {
 	w := r.watch()
 	if err := w.stop(); !errors.Is(err, context.Canceled) {
 		r.Error(err)

@@ -14,7 +14,7 @@ import (
 // The fake's tunnels need their devices, and are needed by their peers.
 func TestFakeTunnels(t *testing.T) {
 	f := NewFake()
-	r := &rig{T: t, target: f, host: f}
+	r := &fixture{T: t, target: f, host: f}
 	r.dump()
 	d := tunDevice()
 	tunnel := state.Tunnel{

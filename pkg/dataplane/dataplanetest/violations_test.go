@@ -20,57 +20,57 @@ func TestFakeOverlayViolations(t *testing.T) {
 	refusal := errors.New("no")
 	for _, c := range []struct {
 		name       string
-		does       func(*rig, *Fake)
+		does       func(*fixture, *Fake)
 		violations int
 	}{
-		{"in order", func(r *rig, _ *Fake) {
+		{"in order", func(r *fixture, _ *Fake) {
 			r.apply(creations(p.objects()...)...)
 			r.apply(replace(p.route, p.plain()), remove(p.nexthop))
 			r.apply(remove(p.plain()), remove(p.fdb), remove(p.neigh))
 		}, 0},
-		{"no neighbour", func(r *rig, _ *Fake) { r.apply(create(p.fdb), create(p.nexthop)) }, 1},
-		{"no FDB entry", func(r *rig, _ *Fake) { r.apply(create(p.neigh), create(p.plain())) }, 1},
-		{"none for the route by nexthop", func(r *rig, _ *Fake) {
+		{"no neighbour", func(r *fixture, _ *Fake) { r.apply(create(p.fdb), create(p.nexthop)) }, 1},
+		{"no FDB entry", func(r *fixture, _ *Fake) { r.apply(create(p.neigh), create(p.plain())) }, 1},
+		{"none for the route by nexthop", func(r *fixture, _ *Fake) {
 			r.apply(create(p.neigh), create(p.nexthop), create(p.route))
 		}, 2},
-		{"a neighbour deleted too early", func(r *rig, _ *Fake) {
+		{"a neighbour deleted too early", func(r *fixture, _ *Fake) {
 			r.apply(creations(p.objects()...)...)
 			r.apply(remove(p.neigh))
 		}, 1},
-		{"an FDB entry deleted too early", func(r *rig, _ *Fake) {
+		{"an FDB entry deleted too early", func(r *fixture, _ *Fake) {
 			r.apply(create(p.neigh), create(p.fdb), create(p.plain()))
 			time.Sleep(time.Second)
 			r.apply(remove(p.fdb), create(p.fdb))
 		}, 1},
-		{"another neighbour's", func(r *rig, _ *Fake) {
+		{"another neighbour's", func(r *fixture, _ *Fake) {
 			q := p.neigh
 			q.MAC[5]++
 			r.apply(creations(p.objects()...)...)
 			r.apply(replace(p.neigh, q), create(state.FDB{Dev: q.Dev, MAC: q.MAC, Dst: p.fdb.Dst}), remove(p.fdb))
 		}, 0},
-		{"the neighbour failed", func(r *rig, f *Fake) {
+		{"the neighbour failed", func(r *fixture, f *Fake) {
 			f.Refuse(p.neigh.Key(), refusal)
 			r.refused(create(p.neigh), refusal)
 			r.apply(create(p.fdb), create(p.nexthop), create(p.route))
 		}, 0},
-		{"the route's end failed", func(r *rig, f *Fake) {
+		{"the route's end failed", func(r *fixture, f *Fake) {
 			r.apply(creations(p.objects()...)...)
 			f.Refuse(p.route.Key(), refusal)
 			r.refused(remove(p.route), refusal)
 			r.apply(remove(p.fdb), remove(p.neigh))
 		}, 0},
-		{"lost just now", func(r *rig, f *Fake) {
+		{"lost just now", func(r *fixture, f *Fake) {
 			r.apply(create(p.neigh), create(p.fdb))
 			r.check(f.SetMAC("flannel.1", state.MAC{2, 1}))
 			r.apply(create(p.nexthop))
 		}, 0},
-		{"lost long ago", func(r *rig, f *Fake) {
+		{"lost long ago", func(r *fixture, f *Fake) {
 			r.apply(create(p.neigh), create(p.fdb))
 			r.check(f.SetMAC("flannel.1", state.MAC{2, 1}))
 			time.Sleep(time.Second)
 			r.apply(create(p.nexthop))
 		}, 1},
-		{"a learned neighbour deleted", func(r *rig, f *Fake) {
+		{"a learned neighbour deleted", func(r *fixture, f *Fake) {
 			r.check(f.AddNeigh(p.neigh, false))
 			time.Sleep(time.Second)
 			r.apply(remove(p.neigh))
@@ -79,7 +79,7 @@ func TestFakeOverlayViolations(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := NewFake()
-				r := &rig{T: t, target: f, host: f}
+				r := &fixture{T: t, target: f, host: f}
 				r.check(f.AddLink("eth0"))
 				r.dump()
 				r.apply(create(device()))
@@ -95,7 +95,7 @@ func TestFakeOverlayViolations(t *testing.T) {
 // The faults do to devices, and what is on them, what they do to routes.
 func TestFakeFaults(t *testing.T) {
 	f := NewFake()
-	r := &rig{T: t, target: f, host: f}
+	r := &fixture{T: t, target: f, host: f}
 	r.check(f.AddLink("eth0"))
 	r.dump()
 	p := peerOf(0)
@@ -139,7 +139,7 @@ func TestFakeIsDeterministic(t *testing.T) {
 	for i := range told {
 		synctest.Test(t, func(t *testing.T) {
 			f := NewFake()
-			r := &rig{T: t, target: f, host: f}
+			r := &fixture{T: t, target: f, host: f}
 			w := &watch{more: make(chan struct{}, 1)}
 			f.setWatch(w)
 			r.check(f.AddLink("eth0"))

@@ -18,7 +18,7 @@ import (
 // overlay is a host with eth0 in 192.168.5.0/24, for a device on it.
 type overlay struct {
 	*testing.T
-	hand
+	manual
 	k *Kernel
 }
 

@@ -12,11 +12,11 @@ import (
 	"flanneld/pkg/dataplane/dataplanetest"
 )
 
-// hand changes the namespace as someone else would. Its links are ends of veth
+// manual changes the namespace as someone else would. Its links are ends of veth
 // pairs; the other end of eth0 is called eth0-far.
-type hand struct{}
+type manual struct{}
 
-func (hand) AddLink(name string) error {
+func (manual) AddLink(name string) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	v := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "-far"}
@@ -35,22 +35,22 @@ func (hand) AddLink(name string) error {
 	return nil
 }
 
-func (hand) DelLink(name string) error {
+func (manual) DelLink(name string) error {
 	return onLink(name, netlink.LinkDel)
 }
 
-func (hand) SetLink(name string, up bool) error {
+func (manual) SetLink(name string, up bool) error {
 	if up {
 		return onLink(name, netlink.LinkSetUp)
 	}
 	return onLink(name, netlink.LinkSetDown)
 }
 
-func (hand) AddAddr(name string, p netip.Prefix) error {
+func (manual) AddAddr(name string, p netip.Prefix) error {
 	return onLink(name, func(l netlink.Link) error { return netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)}) })
 }
 
-func (hand) DelAddr(name string, p netip.Prefix) error {
+func (manual) DelAddr(name string, p netip.Prefix) error {
 	return onLink(name, func(l netlink.Link) error { return netlink.AddrDel(l, &netlink.Addr{IPNet: ipNet(p)}) })
 }
 
@@ -60,15 +60,15 @@ const (
 	replace  = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 )
 
-func (hand) AddRoute(r dataplanetest.Route) error     { return edit(r, unix.RTM_NEWROUTE, addNew) }
-func (hand) AppendRoute(r dataplanetest.Route) error  { return edit(r, unix.RTM_NEWROUTE, appendTo) }
-func (hand) ReplaceRoute(r dataplanetest.Route) error { return edit(r, unix.RTM_NEWROUTE, replace) }
-func (hand) DelRoute(r dataplanetest.Route) error     { return edit(r, unix.RTM_DELROUTE, 0) }
+func (manual) AddRoute(r dataplanetest.Route) error     { return edit(r, unix.RTM_NEWROUTE, addNew) }
+func (manual) AppendRoute(r dataplanetest.Route) error  { return edit(r, unix.RTM_NEWROUTE, appendTo) }
+func (manual) ReplaceRoute(r dataplanetest.Route) error { return edit(r, unix.RTM_NEWROUTE, replace) }
+func (manual) DelRoute(r dataplanetest.Route) error     { return edit(r, unix.RTM_DELROUTE, 0) }
 
-func (hand) AddNexthop(n dataplanetest.Nexthop) error     { return editNexthop(n, addNew) }
-func (hand) ReplaceNexthop(n dataplanetest.Nexthop) error { return editNexthop(n, replace) }
+func (manual) AddNexthop(n dataplanetest.Nexthop) error     { return editNexthop(n, addNew) }
+func (manual) ReplaceNexthop(n dataplanetest.Nexthop) error { return editNexthop(n, replace) }
 
-func (hand) DelNexthop(id uint32) error {
+func (manual) DelNexthop(id uint32) error {
 	var b batch
 	b.begin(unix.RTM_DELNEXTHOP, 0, 0, make([]byte, sizeofNhmsg))
 	b.attr32(unix.NHA_ID, id)
@@ -129,7 +129,7 @@ func ipNet(p netip.Prefix) *net.IPNet {
 }
 
 // freshHost returns the namespace without links, lo aside.
-func freshHost(t *testing.T) hand {
+func freshHost(t *testing.T) manual {
 	t.Helper()
 	dataplanetest.NeedNetns(t)
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
@@ -150,5 +150,5 @@ func freshHost(t *testing.T) hand {
 			}
 		}
 	})
-	return hand{}
+	return manual{}
 }

@@ -45,7 +45,7 @@ type signed struct {
 
 // send signs and sends a request by hand. It returns the status and the code of
 // the error.
-func (w *world) send(t *testing.T, s signed) (status int, code string) {
+func (w *fixture) send(t *testing.T, s signed) (status int, code string) {
 	t.Helper()
 	body := url.Values{"Action": {s.action}, "Version": {"2016-11-15"}}.Encode()
 	r := must(http.NewRequestWithContext(t.Context(), http.MethodPost, "http://ec2.test/", strings.NewReader(body)))(t)
@@ -73,7 +73,7 @@ func (w *world) send(t *testing.T, s signed) (status int, code string) {
 
 func TestSignatures(t *testing.T) {
 	now := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
-	w := newWorld(t, fakeaws.Options{Clock: func() time.Time { return now }, Region: "us-east-1"})
+	w := newFixture(t, fakeaws.Options{Clock: func() time.Time { return now }, Region: "us-east-1"})
 	for _, tt := range []struct {
 		name   string
 		change func(*signed)
@@ -121,7 +121,7 @@ func TestSignatures(t *testing.T) {
 }
 
 func TestDenied(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	nic := w.a.Interface().ID
 	w.Deny("CreateRoute", w.table.ID)
@@ -173,7 +173,7 @@ func TestDenied(t *testing.T) {
 
 func TestThrottling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fakeaws.Options{})
+		w := newFixture(t, fakeaws.Options{})
 		ctx, c := t.Context(), w.client()
 		limited := func(do func() error) (n int) {
 			t.Helper()
@@ -219,7 +219,7 @@ func TestThrottling(t *testing.T) {
 // real time: on a clock that stands still between timers its limiter waits for
 // nothing, forever.
 func TestAdaptiveRetry(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	w.SetLimit(fakeaws.Mutating, fakeaws.Limit{Burst: 5, Refill: 10})
 	c := w.client(func(o *ec2.Options) {
 		o.Retryer = retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
@@ -250,7 +250,7 @@ func TestAdaptiveRetry(t *testing.T) {
 // the next ones before they end.
 func TestRotatedCredentials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fakeaws.Options{})
+		w := newFixture(t, fakeaws.Options{})
 		w.SetCredentialsLifetime(time.Hour)
 		w.a.SetMetadata(fakeaws.MetadataOptions{TokensRequired: true})
 		c := onInstance(t, w)
@@ -275,7 +275,7 @@ func TestRotatedCredentials(t *testing.T) {
 }
 
 // onInstance is a client that runs on a, and finds all it needs by itself.
-func onInstance(t *testing.T, w *world) *ec2.Client {
+func onInstance(t *testing.T, w *fixture) *ec2.Client {
 	t.Helper()
 	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_REGION", "AWS_DEFAULT_REGION"} {
 		t.Setenv(name, "")

@@ -13,7 +13,7 @@ import (
 )
 
 func TestFilters(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	spare := w.vpc.AddRouteTable()
 	other := must(w.AddVPC("10.9.0.0/16"))(t)
@@ -59,7 +59,7 @@ func TestFilters(t *testing.T) {
 
 // What a client sees of an instance, its interfaces and their networks.
 func TestDescribe(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	nic := w.a.Interface()
 	instances, err := c.DescribeInstances(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{w.a.ID}})
@@ -111,7 +111,7 @@ func TestDescribe(t *testing.T) {
 }
 
 func TestPages(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	for range 11 {
 		w.vpc.AddRouteTable()
@@ -171,7 +171,7 @@ func TestPages(t *testing.T) {
 }
 
 func TestSourceDestCheck(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	nic := w.a.Interface()
 	off := &types.AttributeBooleanValue{Value: aws.Bool(false)}

@@ -45,9 +45,9 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// world is a cloud with a VPC of two subnets. The second has a table of its
+// fixture is a cloud with a VPC of two subnets. The second has a table of its
 // own. In each is an instance; a is in the first.
-type world struct {
+type fixture struct {
 	*fakeaws.Cloud
 	vpc    *fakeaws.VPC
 	first  *fakeaws.Subnet
@@ -57,9 +57,9 @@ type world struct {
 	user   fakeaws.Credentials
 }
 
-func newWorld(t *testing.T, opts fakeaws.Options) *world {
+func newFixture(t *testing.T, opts fakeaws.Options) *fixture {
 	t.Helper()
-	w := &world{Cloud: fakeaws.New(opts)}
+	w := &fixture{Cloud: fakeaws.New(opts)}
 	w.vpc = must(w.AddVPC("10.0.0.0/16"))(t)
 	w.first = must(w.vpc.AddSubnet("10.0.1.0/24", "a"))(t)
 	w.second = must(w.vpc.AddSubnet("10.0.2.0/24", "a"))(t)
@@ -71,8 +71,8 @@ func newWorld(t *testing.T, opts fakeaws.Options) *world {
 	return w
 }
 
-// client is one of the world's user that does not try twice.
-func (w *world) client(change ...func(*ec2.Options)) *ec2.Client {
+// client is one of the fixture's users that does not try twice.
+func (w *fixture) client(change ...func(*ec2.Options)) *ec2.Client {
 	return ec2.New(ec2.Options{
 		Region:       w.Region,
 		BaseEndpoint: aws.String("http://ec2.test"),

@@ -16,7 +16,7 @@ import (
 // A Describe action shows a write only after the lag. Writes see it at once.
 func TestLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fakeaws.Options{})
+		w := newFixture(t, fakeaws.Options{})
 		w.SetLag(3 * time.Second)
 		ctx, c := t.Context(), w.client()
 		nic := w.a.Interface().ID
@@ -37,7 +37,7 @@ func TestLag(t *testing.T) {
 // Instances and interfaces lag as routes do, and so do the routes to them.
 func TestLagOfInstances(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fakeaws.Options{})
+		w := newFixture(t, fakeaws.Options{})
 		w.SetLag(3 * time.Second)
 		ctx, c := t.Context(), w.client()
 		nic := w.a.Interface()
@@ -81,7 +81,7 @@ func TestLagOfInstances(t *testing.T) {
 // Of two copies of the data one is late: a route comes and goes until both have it.
 func TestLagOfCopies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fakeaws.Options{})
+		w := newFixture(t, fakeaws.Options{})
 		w.SetLag(0, 5*time.Second)
 		ctx, c := t.Context(), w.client()
 		time.Sleep(time.Minute)
@@ -104,7 +104,7 @@ func TestLagOfCopies(t *testing.T) {
 
 // A client that gets no good answer tries again, and finds what it has done.
 func TestLostAnswers(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	w.LoseAnswers("CreateRoute", 1)
 	w.LoseAnswers("DeleteRoute", 1)
 	ctx := t.Context()

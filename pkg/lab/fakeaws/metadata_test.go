@@ -19,7 +19,7 @@ import (
 
 // metadata sends a request to the metadata of a, with the header lines given as
 // name and value in turn.
-func (w *world) metadata(t *testing.T, method, path string, header ...string) (status int, text string) {
+func (w *fixture) metadata(t *testing.T, method, path string, header ...string) (status int, text string) {
 	t.Helper()
 	r := must(http.NewRequestWithContext(t.Context(), method, "http://169.254.169.254"+path, nil))(t)
 	for i := 0; i < len(header); i += 2 {
@@ -32,7 +32,7 @@ func (w *world) metadata(t *testing.T, method, path string, header ...string) (s
 }
 
 func TestDocuments(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	nic, second := w.a.Interface(), must(w.a.Attach(w.second, netip.Addr{}))(t)
 	macs := "/latest/meta-data/network/interfaces/macs/"
 	for path, want := range map[string]string{
@@ -82,7 +82,7 @@ func TestDocuments(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	now := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
-	w := newWorld(t, fakeaws.Options{Clock: func() time.Time { return now }})
+	w := newFixture(t, fakeaws.Options{Clock: func() time.Time { return now }})
 	const document, ttl = "/latest/meta-data/instance-id", "X-aws-ec2-metadata-token-ttl-seconds"
 	want := func(want int, method, path string, header ...string) string {
 		t.Helper()
@@ -115,7 +115,7 @@ func TestTokens(t *testing.T) {
 // The SDK's client, with and without tokens, and when the answers are slow.
 func TestMetadataClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, fakeaws.Options{})
+		w := newFixture(t, fakeaws.Options{})
 		client := func() *imds.Client {
 			return imds.New(imds.Options{HTTPClient: &http.Client{Transport: w.Transport(w.a)}})
 		}
@@ -156,7 +156,7 @@ func TestMetadataClient(t *testing.T) {
 func TestCredentialsOverlap(t *testing.T) {
 	start := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
 	now := start
-	w := newWorld(t, fakeaws.Options{Clock: func() time.Time { return now }})
+	w := newFixture(t, fakeaws.Options{Clock: func() time.Time { return now }})
 	read := func() (c struct{ AccessKeyID, SecretAccessKey, Token, Expiration string }) {
 		t.Helper()
 		_, text := w.metadata(t, http.MethodGet, "/latest/meta-data/iam/security-credentials/node")

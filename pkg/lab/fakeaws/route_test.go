@@ -12,7 +12,7 @@ import (
 )
 
 func TestRoutes(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	a, b := w.a.Interface().ID, w.b.Interface().ID
 	check(t, createRoute(ctx, c, w.table, "10.1.5.0/24", a))
@@ -37,7 +37,7 @@ func TestRoutes(t *testing.T) {
 }
 
 func TestRefusedRoutes(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	nic := w.a.Interface().ID
 	two := must(w.RunInstance(w.first, fakeaws.InstanceOptions{}))(t)
@@ -129,7 +129,7 @@ func TestRefusedRoutes(t *testing.T) {
 }
 
 func TestRouteLimit(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	nic := w.a.Interface().ID
 	for i := range 49 {
 		check(t, w.table.CreateRoute(fmt.Sprintf("10.1.%d.0/24", i), nic))
@@ -146,7 +146,7 @@ func TestRouteLimit(t *testing.T) {
 
 // A route is a black hole while its interface receives nothing.
 func TestBlackhole(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	c := w.client()
 	nic := w.a.Interface()
 	second := must(w.a.Attach(w.second, netip.Addr{}))(t)
@@ -180,7 +180,7 @@ func TestBlackhole(t *testing.T) {
 // Routes that come by themselves, or are to something else than a network, are beside
 // those that were created.
 func TestRoutesOfOthers(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	nic := w.a.Interface().ID
 	w.SetRouteLimit(3)
@@ -201,7 +201,7 @@ func TestRoutesOfOthers(t *testing.T) {
 }
 
 func TestDeletedTable(t *testing.T) {
-	w := newWorld(t, fakeaws.Options{})
+	w := newFixture(t, fakeaws.Options{})
 	ctx, c := t.Context(), w.client()
 	for _, table := range []*fakeaws.RouteTable{w.vpc.Main, w.table} {
 		if err := table.Delete(); err == nil {

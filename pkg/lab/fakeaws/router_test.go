@@ -14,9 +14,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 )
 
-// vpcLab is a world whose instances are hosts of a lab.
+// vpcLab is a fixture whose instances are hosts of a lab.
 type vpcLab struct {
-	*world
+	*fixture
 	lab        *lab.Lab
 	router     *fakeaws.Router
 	hostA      *lab.Host
@@ -31,7 +31,7 @@ const (
 
 func newVPCLab(t *testing.T) *vpcLab {
 	t.Helper()
-	v := &vpcLab{world: newWorld(t, fakeaws.Options{}), lab: must(lab.New(lab.Options{}))(t)}
+	v := &vpcLab{fixture: newFixture(t, fakeaws.Options{}), lab: must(lab.New(lab.Options{}))(t)}
 	t.Cleanup(func() { check(t, v.lab.Close()) })
 	v.router = must(fakeaws.NewRouter(v.lab, v.Cloud))(t)
 	t.Cleanup(func() { check(t, v.router.Close()) })

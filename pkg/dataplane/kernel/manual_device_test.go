@@ -16,7 +16,7 @@ import (
 )
 
 // AddVXLAN makes a device by means other than those that are tested.
-func (hand) AddVXLAN(v state.VXLAN) error {
+func (manual) AddVXLAN(v state.VXLAN) error {
 	lower, err := netlink.LinkByName(v.Lower)
 	if err != nil {
 		return err
@@ -33,14 +33,14 @@ func (hand) AddVXLAN(v state.VXLAN) error {
 	if err != nil {
 		return err
 	}
-	return hand{}.SetLink(v.Name, true)
+	return manual{}.SetLink(v.Name, true)
 }
 
 // held are the queues of the devices that go with their process.
 var held []*os.File
 
 // AddTUN makes a device by means other than those that are tested.
-func (hand) AddTUN(name, alias string, persistent bool) error {
+func (manual) AddTUN(name, alias string, persistent bool) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
 	t := &netlink.Tuntap{
@@ -50,7 +50,7 @@ func (hand) AddTUN(name, alias string, persistent bool) error {
 	if err := netlink.LinkAdd(t); err != nil {
 		return err
 	}
-	if err := (hand{}).SetAlias(name, alias); err != nil {
+	if err := (manual{}).SetAlias(name, alias); err != nil {
 		return err
 	}
 	for _, fd := range t.Fds {
@@ -62,14 +62,14 @@ func (hand) AddTUN(name, alias string, persistent bool) error {
 			return err
 		}
 	}
-	return hand{}.SetLink(name, true)
+	return manual{}.SetLink(name, true)
 }
 
-func (hand) SetAlias(name, alias string) error {
+func (manual) SetAlias(name, alias string) error {
 	return onLink(name, func(l netlink.Link) error { return netlink.LinkSetAlias(l, alias) })
 }
 
-func (hand) Attach(name string, own bool) (detach func(), err error) {
+func (manual) Attach(name string, own bool) (detach func(), err error) {
 	return hold(name, unix.IFF_TUN|unix.IFF_NO_PI|unix.IFF_MULTI_QUEUE, own)
 }
 
@@ -100,7 +100,7 @@ func hold(name string, flags uint16, own bool) (detach func(), err error) {
 	}, unix.Sendmsg(ends[0], []byte{0}, unix.UnixRights(int(queue.Fd())), nil, 0)
 }
 
-func (hand) Hinder(name string, how dataplanetest.Hindrance) error {
+func (manual) Hinder(name string, how dataplanetest.Hindrance) error {
 	protoDown := []string{"ip", "link", "set", name, "protodown", "on"}
 	argv := map[dataplanetest.Hindrance][]string{
 		dataplanetest.ProtoDown:         protoDown,
@@ -119,16 +119,16 @@ func (hand) Hinder(name string, how dataplanetest.Hindrance) error {
 	return nil
 }
 
-func (hand) SetMAC(name string, m state.MAC) error {
+func (manual) SetMAC(name string, m state.MAC) error {
 	return onLink(name, func(l netlink.Link) error { return netlink.LinkSetHardwareAddr(l, m[:]) })
 }
 
-func (hand) SetMTU(name string, mtu int) error {
+func (manual) SetMTU(name string, mtu int) error {
 	return onLink(name, func(l netlink.Link) error { return netlink.LinkSetMTU(l, mtu) })
 }
 
 // AddNeigh puts an entry in the place of the one that is there.
-func (hand) AddNeigh(n state.Neigh, permanent bool) error {
+func (manual) AddNeigh(n state.Neigh, permanent bool) error {
 	return onLink(n.Dev, func(l netlink.Link) error {
 		s := unix.NUD_REACHABLE
 		if permanent {
@@ -140,14 +140,14 @@ func (hand) AddNeigh(n state.Neigh, permanent bool) error {
 	})
 }
 
-func (hand) DelNeigh(dev string, a netip.Addr) error {
+func (manual) DelNeigh(dev string, a netip.Addr) error {
 	return onLink(dev, func(l netlink.Link) error {
 		return netlink.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: unix.AF_INET, IP: a.AsSlice()})
 	})
 }
 
 // AddFDB puts an entry in the place of all that is there for its MAC address.
-func (hand) AddFDB(f state.FDB) error {
+func (manual) AddFDB(f state.FDB) error {
 	err := onLink(f.Dev, func(l netlink.Link) error {
 		var b batch
 		b.beginFDB(unix.RTM_DELNEIGH, 0, 0, f.MAC, l.Attrs().Index)
@@ -159,8 +159,8 @@ func (hand) AddFDB(f state.FDB) error {
 	return editFDB(f, netlink.NeighSet)
 }
 
-func (hand) AppendFDB(f state.FDB) error { return editFDB(f, netlink.NeighAppend) }
-func (hand) DelFDB(f state.FDB) error    { return editFDB(f, netlink.NeighDel) }
+func (manual) AppendFDB(f state.FDB) error { return editFDB(f, netlink.NeighAppend) }
+func (manual) DelFDB(f state.FDB) error    { return editFDB(f, netlink.NeighDel) }
 
 func editFDB(f state.FDB, edit func(*netlink.Neigh) error) error {
 	return onLink(f.Dev, func(l netlink.Link) error {
