@@ -327,6 +327,7 @@ func (g *guide) testTakingOff(h *host) {
 
 func followDesign(g *guide) {
 	g.picture("subnet.Store ")
+	g.picture("etcd ──► ")
 	g.picture("  TUN read ")
 }
 

@@ -49,6 +49,7 @@ var unrun = []struct{ document, beginning, why string }{
 	{"README.md", "make test", "it would run this test"},
 	{"Documentation/contributing.md", "make build", "build, demo and release are run for README.md and installing.md; test would run this test, and bench and lint take minutes"},
 	{"Documentation/design.md", "subnet.Store ", "a picture"},
+	{"Documentation/design.md", "etcd ──► ", "a picture"},
 	{"Documentation/design.md", "  TUN read ", "a picture"},
 	{"Documentation/performance.md", "make bench", "it takes half an hour"},
 }
