@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"flanneld/pkg/lab"
 )
 
 // releases are made of the repository's files for this machine, once for each version.
@@ -191,7 +193,7 @@ func unpack(t *testing.T, path, into string) string {
 		check(t, err)
 		to := filepath.Join(into, h.Name)
 		check(t, os.MkdirAll(filepath.Dir(to), 0o755))
-		check(t, os.WriteFile(to, content, fs.FileMode(h.Mode)))
+		check(t, lab.WriteProgram(to, content, fs.FileMode(h.Mode)))
 	}
 	return one(t, into, "*")
 }

@@ -63,7 +63,7 @@ func followVagrant(g *guide) {
 	checkout(g.t, g.dirs[workstation])
 	programs := filepath.Join(machine.Dir, "programs")
 	check(g.t, os.MkdirAll(programs, 0o755))
-	check(g.t, os.WriteFile(filepath.Join(programs, "vagrant"), []byte("#!/bin/sh\n"+standIns["vagrant"].script), 0o755))
+	check(g.t, lab.WriteProgram(filepath.Join(programs, "vagrant"), []byte("#!/bin/sh\n"+standIns["vagrant"].script), 0o755))
 	workstation.path = programs
 
 	g.run("make release ARCHES=amd64", workstation)
@@ -150,7 +150,7 @@ func (h *host) startAlone(env []string, args ...string) *lab.Daemon {
 	t.Helper()
 	id, script := filepath.Join(h.Dir, "machine-id"), filepath.Join(h.Dir, "flanneld")
 	check(t, os.WriteFile(id, []byte("machine-id of "+h.Name), 0o600))
-	check(t, os.WriteFile(script, fmt.Appendf(nil, `#!/bin/sh
+	check(t, lab.WriteProgram(script, fmt.Appendf(nil, `#!/bin/sh
 exec unshare --mount --uts sh -c 'hostname %s && mount --bind %s /etc/machine-id && exec %s "$@"' flanneld "$@"
 `, h.Name, id, daemonBinary), 0o755))
 	d, err := h.StartFlanneldIn(env, script, args...)

@@ -207,7 +207,7 @@ func TestPacketRulesIdle(t *testing.T) {
 					continue
 				}
 				script := fmt.Sprintf("#!/bin/sh\necho %s \"$@\" >>%s\nexec %s \"$@\"\n", name, record, path)
-				check(t, os.WriteFile(filepath.Join(bin, name), []byte(script), 0o700)) // #nosec G306
+				check(t, lab.WriteProgram(filepath.Join(bin, name), []byte(script), 0o700))
 			}
 		}
 	}

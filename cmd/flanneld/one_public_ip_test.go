@@ -17,7 +17,7 @@ func (h *node) become(id, name string) {
 	file := filepath.Join(h.Dir, "machine-id")
 	check(h.n.t, os.WriteFile(file, []byte(id), 0o600))
 	h.binary = filepath.Join(h.Dir, "flanneld")
-	check(h.n.t, os.WriteFile(h.binary, fmt.Appendf(nil, "#!/bin/sh\nexec unshare --mount --uts sh -c 'hostname %s && mount --bind %s /etc/machine-id && exec %s \"$@\"' flanneld \"$@\"\n", name, file, daemonBinary), 0o755))
+	check(h.n.t, lab.WriteProgram(h.binary, fmt.Appendf(nil, "#!/bin/sh\nexec unshare --mount --uts sh -c 'hostname %s && mount --bind %s /etc/machine-id && exec %s \"$@\"' flanneld \"$@\"\n", name, file, daemonBinary), 0o755))
 }
 
 // startAs starts the daemon on a machine of this ID and name, as the public address

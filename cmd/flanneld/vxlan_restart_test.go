@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"flanneld/pkg/lab"
 )
 
 // A daemon that is killed, stopped, or replaced by another binary, and started
@@ -26,7 +28,7 @@ func TestVXLANRestartUnseen(t *testing.T) {
 		"another binary": func() {
 			other := filepath.Join(t.TempDir(), "flanneld")
 			binary := must(os.ReadFile(daemonBinary))(t)
-			check(t, os.WriteFile(other, binary, 0o755))
+			check(t, lab.WriteProgram(other, binary, 0o755))
 			h.daemon.Kill()
 			h.runs(h.StartFlanneld(other))
 			h.waitReady()

@@ -101,7 +101,7 @@ echo FLANNEL_MTU=1472 > "${1#-subnet-file=}"
 echo "socket $NOTIFY_SOCKET"
 while :; do sleep 0.02; done
 `
-	check(t, os.WriteFile(script, []byte(text), 0o755))
+	check(t, lab.WriteProgram(script, []byte(text), 0o755))
 	d := must(h1.StartFlanneld(script, "-v=1"))(t)
 	check(t, d.WaitLog(ctx, "socket "))
 	want := "-subnet-file=" + d.SubnetFile + " -state-dir=" + filepath.Join(h1.Dir, "state") + " -etcd-endpoints=" + e.Endpoint() + " -v=1\n"
