@@ -60,8 +60,10 @@ const (
 	replace  = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
 )
 
-func (manual) AddRoute(r dataplanetest.Route) error     { return edit(r, unix.RTM_NEWROUTE, addNew) }
-func (manual) AppendRoute(r dataplanetest.Route) error  { return edit(r, unix.RTM_NEWROUTE, appendTo) }
+func (manual) AddRoute(r dataplanetest.Route) error { return edit(r, unix.RTM_NEWROUTE, addNew) }
+
+func (manual) AppendRoute(r dataplanetest.Route) error { return edit(r, unix.RTM_NEWROUTE, appendTo) }
+
 func (manual) ReplaceRoute(r dataplanetest.Route) error { return edit(r, unix.RTM_NEWROUTE, replace) }
 func (manual) DelRoute(r dataplanetest.Route) error     { return edit(r, unix.RTM_DELROUTE, 0) }
 
