@@ -125,15 +125,24 @@ func (w watcher) link(r rawLink, gone bool) {
 		return // such as that a device was put on top of it
 	}
 	if known && was != r.name {
-		w.reportLink(was)
+		w.lostLink(was)
 	}
-	if gone && state.IsDeviceName(r.name) {
-		delete(w.names.byName, r.name)
-		// What was on it is gone, too, even if there is another one by now.
-		w.emit(dataplane.Event{Iface: r.name, Key: state.LinkKey(r.name), Gone: true})
+	if gone {
+		w.lostLink(r.name)
 		return
 	}
 	w.reportLink(r.name)
+}
+
+// lostLink reports that a link is gone, or has another name. What was on it is gone, too,
+// even if there is another one of the name by now.
+func (w watcher) lostLink(name string) {
+	e := dataplane.Event{Iface: name}
+	if state.IsDeviceName(name) {
+		delete(w.names.byName, name)
+		e.Key, e.Gone = state.LinkKey(name), true
+	}
+	w.emit(e)
 }
 
 // reportLink reports that something happened to a link. Of a device of ours it reports

@@ -140,6 +140,21 @@ func TestRenameEvents(t *testing.T) {
 	}
 }
 
+// A device that is renamed takes with it what is on it, also if there is another one of its
+// former name by the time that anyone looks.
+func TestRenamedAndMadeAnew(t *testing.T) {
+	o := newOverlay(t)
+	d := state.TUN{Name: "flannel0", MTU: 1472, Alias: state.TUNAlias(netip.MustParsePrefix("10.1.0.0/16"))}
+	o.apply(create(d))
+	w := watch(o)
+	o.k.devices.Lock() // as while this program repairs it
+	o.check(onLink(d.Name, func(l netlink.Link) error { return netlink.LinkSetName(l, "flannel7") }))
+	o.check(o.k.createTUN(d))
+	o.k.devices.Unlock()
+	w.expectGone("the former one", d.Key())
+	w.expect("the one in its place", d)
+}
+
 func TestEventsOfDevices(t *testing.T) {
 	o := newDevice(t)
 	w := watch(o)
