@@ -243,7 +243,11 @@ func (r *loop) run(ctx context.Context) error {
 				}
 			}
 			start := time.Now()
-			if err := r.fullPass(ctx); err != nil && ctx.Err() == nil {
+			err := r.fullPass(ctx)
+			if ctx.Err() != nil {
+				return ctx.Err() // what the pass did not get to is not known to be in place
+			}
+			if err != nil {
 				if r.logs.limiter.State(listing, err.Error()) {
 					klog.Errorf("%v; trying again, nothing changes meanwhile", err)
 				}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/backend"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
@@ -120,6 +121,31 @@ func TestOutdatedStepsAreNotTried(t *testing.T) {
 			t.Errorf("steps %q, want %q", d.steps, want)
 		}
 	})
+}
+
+// A daemon that ends while a dataplane is asked, or changed, has not converged.
+func TestEndIsNotConvergence(t *testing.T) {
+	for _, after := range []time.Duration{time.Second, 61 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			d := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Minute}
+			r := NewReconciler(func(s Status) {
+				if s.Host != (backend.Host{}) {
+					t.Errorf("after %s: status %+v", after, s)
+				}
+			}, Plane{Dataplane: d})
+			ctx, cancel := context.WithTimeout(t.Context(), after)
+			defer cancel()
+			r.SetDesired(desire(lease(1, 1)))
+			if err := r.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+				t.Error(err)
+			}
+			select {
+			case <-r.Ready():
+				t.Errorf("ready when it was ended after %s", after)
+			default:
+			}
+		})
+	}
 }
 
 // polledPlane is looked at when it says so, and says when a step is to be tried again.
