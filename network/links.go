@@ -96,13 +96,18 @@ func (p *Paths) Learn(ctx context.Context, b backend.Backend, from netip.Addr, l
 	p.mu.Lock()
 	l, before := p.links, p.learned
 	p.mu.Unlock()
-	if hosts := l.unknown(changed(before, leases)); len(hosts) > 0 {
-		if answers, err := reaches(ctx, p.view, from, hosts); err == nil {
-			l.learn(hosts, answers)
+	hosts := l.unknown(changed(before, leases))
+	var answers []reach
+	if len(hosts) > 0 {
+		var err error
+		if answers, err = reaches(ctx, p.view, from, hosts); err != nil {
+			hosts = nil
+			p.reroute() // they are asked about with all others
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.links.learn(hosts, answers) // which may be others by now
 	p.learned = leases
 }
 
@@ -122,19 +127,17 @@ func usesLinks(b backend.Backend) bool {
 	return ok && d.UsesLinks()
 }
 
-// relink asks about the hosts of all peers again. It reports whether an answer changed.
-// Where the kernel has no way at the moment, the answer stays.
-func (p *Paths) relink(ctx context.Context, w *Desired) (changed bool, err error) {
+// relink asks about the hosts of all peers again, and of the leases that may become peers. It
+// reports whether an answer changed. Where the kernel has no way at the moment, the answer
+// stays.
+func (p *Paths) relink(ctx context.Context, w *Desired) (moved bool, err error) {
 	if !usesLinks(w.Backend) {
 		return false, nil
 	}
 	p.mu.Lock()
-	l := p.links
+	l, learned := p.links, p.learned
 	p.mu.Unlock()
-	hosts := make([]netip.Addr, len(w.Peers))
-	for i, peer := range w.Peers {
-		hosts[i] = peer.PublicIP.V4
-	}
+	hosts := hostsOf(w.Peers, learned)
 	answers, err := reaches(ctx, p.view, w.Host.Addr.V4, hosts)
 	if err != nil {
 		return false, err
@@ -145,13 +148,32 @@ func (p *Paths) relink(ctx context.Context, w *Desired) (changed bool, err error
 		if answers[i] == (reach{}) {
 			answers[i] = was
 		}
-		changed = changed || answers[i] != was
+		moved = moved || answers[i] != was
 		next.reach[a] = answers[i]
 	}
-	if changed {
-		p.mu.Lock()
-		p.links = next
-		p.mu.Unlock()
+	if !moved {
+		return false, nil
 	}
-	return changed, nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range hostsOf(changed(learned, p.learned)) { // meanwhile
+		next.learn([]netip.Addr{a}, []reach{l.known(a)})
+	}
+	p.links = next
+	return true, nil
+}
+
+// hostsOf returns the hosts of leases, each once.
+func hostsOf(lists ...[]*subnet.Lease) []netip.Addr {
+	var hosts []netip.Addr
+	seen := make(map[netip.Addr]bool)
+	for _, leases := range lists {
+		for _, lease := range leases {
+			if a := lease.PublicIP.V4; a.IsValid() && !seen[a] {
+				seen[a] = true
+				hosts = append(hosts, a)
+			}
+		}
+	}
+	return hosts
 }

@@ -25,6 +25,9 @@ type pathFixture struct {
 	down    bool
 	late    bool // our routes come back after the kernel was asked for paths
 	asked   []netip.Addr
+	// meanwhile is called once, while the kernel is asked for paths; fails is the error of that.
+	meanwhile func()
+	fails     error
 }
 
 func (w *pathFixture) Interfaces(context.Context) ([]kernel.Interface, error) {
@@ -41,7 +44,17 @@ func (w *pathFixture) ForeignRoutes(_ context.Context, counts func(netip.Prefix)
 
 func (w *pathFixture) Paths(_ context.Context, queries []kernel.PathQuery) ([]kernel.Path, error) {
 	w.mu.Lock()
+	meanwhile := w.meanwhile
+	w.meanwhile = nil
+	w.mu.Unlock()
+	if meanwhile != nil {
+		meanwhile()
+	}
+	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.fails != nil {
+		return nil, w.fails
+	}
 	paths := make([]kernel.Path, len(queries))
 	for i, q := range queries {
 		w.asked = append(w.asked, q.To)
@@ -227,6 +240,7 @@ func TestLinksFollowRoutes(t *testing.T) {
 		if first.OnLink("eth0", peerAddr(3)) {
 			t.Error("an answer changed")
 		}
+		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), desired.Peers)
 		p.SetDesired(desired)
 		w.change(p, nil)
 		w.change(p, func() { w.down = true })
@@ -243,6 +257,52 @@ func TestLinksFollowRoutes(t *testing.T) {
 		}
 		if p.Links(desire().Backend) != nil {
 			t.Error("a backend that needs no links has some")
+		}
+	})
+}
+
+// Whoever may become a peer is known when other answers are in force, whether it is one when
+// the kernel is asked, comes meanwhile, or could not be asked about when it came.
+func TestLinksOfWhoIsNoPeerYet(t *testing.T) {
+	withPaths(t, func(p *Paths, w *pathFixture, _ func() []Obstacle, moved *int) {
+		desired := directDesired(lease(1, 1))
+		learn := func(n int) {
+			var all []*subnet.Lease
+			for i := 1; i <= n; i++ {
+				all = append(all, lease(i, i))
+			}
+			p.Learn(t.Context(), desired.Backend, hostNet.Addr(), all)
+		}
+		learn(2)
+		p.SetDesired(desired)
+		w.change(p, func() {
+			w.routed = map[netip.Addr]bool{peerAddr(1): true}
+			w.meanwhile = func() { learn(3) }
+		})
+		links := p.Links(desired.Backend)
+		if *moved != 1 || links.OnLink("eth0", peerAddr(1)) {
+			t.Errorf("answers changed %d times", *moved)
+		}
+		for n := 2; n <= 3; n++ {
+			if !links.OnLink("eth0", peerAddr(n)) {
+				t.Errorf("it is not known that %s is on the link", peerAddr(n))
+			}
+		}
+
+		w.mu.Lock()
+		w.fails = unix.ENOBUFS
+		w.mu.Unlock()
+		learn(4)
+		if p.Links(desired.Backend).OnLink("eth0", peerAddr(4)) {
+			t.Error("it is known what the kernel did not say")
+		}
+		w.mu.Lock()
+		w.fails = nil
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if !p.Links(desired.Backend).OnLink("eth0", peerAddr(4)) {
+			t.Errorf("it is not known that %s is on the link", peerAddr(4))
 		}
 	})
 }
