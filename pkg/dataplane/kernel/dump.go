@@ -13,7 +13,7 @@ import (
 
 // Dump lists the host's devices whose names are ours, with their IPv4 addresses,
 // permanent neighbours and forwarding databases; its routes, those of the main
-// table with metric 0; and its nexthop objects.
+// table with a metric that ours have; and its nexthop objects.
 func (k *Kernel) Dump(ctx context.Context, _ state.Set) (state.Observed, error) {
 	all, ours, err := listLinks(ctx)
 	if err != nil {
