@@ -17,12 +17,12 @@ type Options = etcd.Options
 
 // Store is a subnet.Store in etcd.
 type Store struct {
+	etcd.Leases
 	options   Options
 	prefix    string
 	endpoints []endpoint
 	failover  etcd.Failover
 	conns     conns.Set
-	watch     etcd.Watch
 	pollLimit time.Duration
 	pollCheck time.Duration
 }
@@ -60,7 +60,7 @@ func New(o Options) (*Store, error) {
 		}
 		s.endpoints = append(s.endpoints, endpoint{server, c, guest, transport})
 	}
-	s.watch.List, s.watch.Verify, s.watch.Follow = s.list, s.verify, s.follow
+	s.Leases = etcd.Leases{Watching: etcd.Watch{List: s.list, Verify: s.verify, Follow: s.follow}, Put: s.put, Remove: s.remove}
 	s.failover.Cluster = s.cluster
 	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
 	s.failover.Failing = o.Failing

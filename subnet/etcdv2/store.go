@@ -32,67 +32,14 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	return []byte(rep.Node.Value), nil
 }
 
-// List implements subnet.Store.
-func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
-	return s.watch.Snapshot(ctx)
-}
-
 // Entries returns all that is below "subnets" as it is written.
 func (s *Store) Entries(ctx context.Context) ([]subnet.Entry, error) {
 	entries, _, err := s.entries(ctx)
 	return entries, err
 }
 
-// Create implements subnet.Store.
-func (s *Store) Create(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
-	l, err := s.put(ctx, sub, a, ttl, url.Values{"prevExist": {"false"}})
-	if code(err) == client.ErrorCodeNodeExist || code(err) == client.ErrorCodeNotFile {
-		err = subnet.ErrExists
-	}
-	if err != nil {
-		return nil, fmt.Errorf("creating lease %s: %w", sub, err)
-	}
-	return l, nil
-}
-
-// Update implements subnet.Store.
-func (s *Store) Update(ctx context.Context, sub ip.Subnet, revision uint64, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
-	if revision == 0 { // etcd would take it for no condition
-		return nil, fmt.Errorf("updating lease %s: %w", sub, subnet.ErrChanged)
-	}
-	l, err := s.put(ctx, sub, a, ttl, unchanged(revision))
-	if err = changed(err); err != nil {
-		return nil, fmt.Errorf("updating lease %s: %w", sub, err)
-	}
-	return l, nil
-}
-
-// Delete implements subnet.Store.
-func (s *Store) Delete(ctx context.Context, sub ip.Subnet, revision uint64) error {
-	if revision == 0 { // etcd would take it for no condition
-		return fmt.Errorf("deleting lease %s: %w", sub, subnet.ErrChanged)
-	}
-	_, err := s.do(ctx, request{method: http.MethodDelete, key: s.subnetKey(sub), query: unchanged(revision)})
-	if err = changed(err); err != nil {
-		return fmt.Errorf("deleting lease %s: %w", sub, err)
-	}
-	return nil
-}
-
-// unchanged is the condition that the last write of a key was that revision.
-func unchanged(revision uint64) url.Values {
-	return url.Values{"prevExist": {"true"}, "prevIndex": {strconv.FormatUint(revision, 10)}}
-}
-
-func changed(err error) error {
-	switch code(err) {
-	case client.ErrorCodeKeyNotFound, client.ErrorCodeTestFailed, client.ErrorCodeNotFile:
-		return subnet.ErrChanged
-	}
-	return err
-}
-
-func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration, condition url.Values) (*subnet.Lease, error) {
+// put is etcd.Leases.Put.
+func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration, revision uint64) (*subnet.Lease, error) {
 	value, err := a.Value()
 	if err != nil {
 		return nil, err
@@ -102,7 +49,7 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 		seconds := (ttl + time.Second - 1) / time.Second
 		form.Set("ttl", strconv.FormatInt(int64(seconds), 10))
 	}
-	rep, err := s.do(ctx, request{method: http.MethodPut, key: s.subnetKey(sub), query: condition, form: form})
+	rep, err := s.write(ctx, http.MethodPut, sub, revision, form)
 	if err != nil {
 		return nil, err
 	}
@@ -111,6 +58,27 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 		l.Expires = rep.since.Add(ttl)
 	}
 	return l, nil
+}
+
+// remove is etcd.Leases.Remove.
+func (s *Store) remove(ctx context.Context, sub ip.Subnet, revision uint64) error {
+	_, err := s.write(ctx, http.MethodDelete, sub, revision, nil)
+	return err
+}
+
+// write does something to a key if revision is that of its last write, or if it is not there
+// where that is 0.
+func (s *Store) write(ctx context.Context, method string, sub ip.Subnet, revision uint64, form url.Values) (*reply, error) {
+	condition := url.Values{"prevExist": {"false"}}
+	if revision != 0 {
+		condition = url.Values{"prevExist": {"true"}, "prevIndex": {strconv.FormatUint(revision, 10)}}
+	}
+	rep, err := s.do(ctx, request{method: method, key: s.subnetKey(sub), query: condition, form: form})
+	switch code(err) {
+	case client.ErrorCodeNodeExist, client.ErrorCodeKeyNotFound, client.ErrorCodeTestFailed, client.ErrorCodeNotFile:
+		return nil, etcd.ErrCondition
+	}
+	return rep, err
 }
 
 // list is etcd.Watch.List.

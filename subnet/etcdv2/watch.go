@@ -20,11 +20,6 @@ import (
 // already happened may take to arrive.
 const settle = 300 * time.Millisecond
 
-// Watch implements subnet.Store.
-func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
-	return s.watch.Run(ctx, yield)
-}
-
 // follow is etcd.Watch.Follow, by one long poll after the other.
 func (s *Store) follow(ctx context.Context, v *etcd.View, deliver func(bool)) error {
 	ctx, cancel := context.WithCancel(ctx)

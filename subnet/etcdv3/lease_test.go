@@ -12,6 +12,7 @@ import (
 	client "go.etcd.io/etcd/client/v3"
 
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcd/etcdtest"
 )
 
@@ -175,7 +176,7 @@ func TestEtcdLeaseOfALostWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.DropAnswers.Store(true)
-	if _, err := s.write(ctx, subnet1, 0, putOp(s.subnetKey(subnet1), value(1), id)); err == nil || errors.Is(err, errFailed) {
+	if _, err := s.write(ctx, subnet1, 0, putOp(s.subnetKey(subnet1), value(1), id)); err == nil || errors.Is(err, etcd.ErrCondition) {
 		t.Errorf("with its answer lost: %v", err)
 	}
 	for range 3 {

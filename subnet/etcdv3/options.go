@@ -19,12 +19,12 @@ type Options = etcd.Options
 
 // Store is a subnet.Store in etcd.
 type Store struct {
+	etcd.Leases
 	options   Options
 	prefix    string
 	endpoints []*endpoint
 	failover  etcd.Failover
 	conns     conns.Set
-	watch     etcd.Watch
 
 	// writing is held by the one write that goes on: another one would take its
 	// etcd lease, which has no key yet, for left over.
@@ -62,7 +62,7 @@ func New(o Options) (*Store, error) {
 		}
 		s.endpoints = append(s.endpoints, e)
 	}
-	s.watch.List, s.watch.Verify, s.watch.Follow = s.list, s.verify, s.follow
+	s.Leases = etcd.Leases{Watching: etcd.Watch{List: s.list, Verify: s.verify, Follow: s.follow}, Put: s.put, Remove: s.remove}
 	s.failover.Cluster = s.cluster
 	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
 	s.failover.Failing = o.Failing

@@ -20,9 +20,6 @@ import (
 
 var _ subnet.Store = (*Store)(nil)
 
-// errFailed is a write whose condition did not hold.
-var errFailed = errors.New("the condition failed")
-
 // Config implements subnet.Store.
 func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	resp, err := s.get(ctx, s.configKey(), "")
@@ -72,13 +69,8 @@ func (s *Store) Guarded(ctx context.Context) (bool, error) {
 	return false, err
 }
 
-// List implements subnet.Store. Of leases that this store did not write, Expires
-// tells only whether there is an end; see expires.
-func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
-	return s.watch.Snapshot(ctx)
-}
-
-// list is etcd.Watch.List.
+// list is etcd.Watch.List. Of leases that this store did not write, Expires tells only
+// whether there is an end; see expires.
 func (s *Store) list(ctx context.Context, v *etcd.View) error {
 	s.onList()
 	resp, err := s.txn(ctx, false, reads(s.subnetsKey()), &pb.TxnRequest{Success: []*pb.RequestOp{
@@ -133,50 +125,7 @@ func (s *Store) expires(ctx context.Context, kv *mvccpb.KeyValue, v *etcd.View) 
 	return time.Now().Add(subnet.LeaseTTL), nil
 }
 
-// Create implements subnet.Store.
-func (s *Store) Create(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
-	l, err := s.put(ctx, sub, a, ttl, 0)
-	if errors.Is(err, errFailed) {
-		err = subnet.ErrExists
-	}
-	if err != nil {
-		return nil, fmt.Errorf("creating lease %s: %w", sub, err)
-	}
-	return l, nil
-}
-
-// Update implements subnet.Store.
-func (s *Store) Update(ctx context.Context, sub ip.Subnet, revision uint64, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
-	err := errFailed
-	var l *subnet.Lease
-	if revision != 0 { // which to etcd is that of a key that is not there
-		l, err = s.put(ctx, sub, a, ttl, revision)
-	}
-	if errors.Is(err, errFailed) {
-		err = subnet.ErrChanged
-	}
-	if err != nil {
-		return nil, fmt.Errorf("updating lease %s: %w", sub, err)
-	}
-	return l, nil
-}
-
-// Delete implements subnet.Store.
-func (s *Store) Delete(ctx context.Context, sub ip.Subnet, revision uint64) error {
-	err := errFailed
-	if revision != 0 {
-		err = s.remove(ctx, sub, revision)
-	}
-	if errors.Is(err, errFailed) {
-		err = subnet.ErrChanged
-	}
-	if err != nil {
-		return fmt.Errorf("deleting lease %s: %w", sub, err)
-	}
-	return nil
-}
-
-// put writes a key if revision is that of its last write.
+// put is etcd.Leases.Put.
 func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration, revision uint64) (*subnet.Lease, error) {
 	value, err := a.Value()
 	if err != nil {
@@ -199,7 +148,7 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 	s.mu.Unlock()
 	at, err := s.write(ctx, sub, revision, putOp(s.subnetKey(sub), value, id))
 	switch {
-	case errors.Is(err, errFailed):
+	case errors.Is(err, etcd.ErrCondition):
 		s.tidy(ctx, 0)
 		return nil, err
 	case err != nil: // whether the key is attached to the etcd lease is unknown
@@ -209,7 +158,7 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 	return &subnet.Lease{Subnet: sub, Attrs: a, Expires: ends, Revision: at}, nil
 }
 
-// remove deletes a key if revision is that of its last write.
+// remove is etcd.Leases.Remove.
 func (s *Store) remove(ctx context.Context, sub ip.Subnet, revision uint64) error {
 	if err := s.begin(ctx); err != nil {
 		return err
@@ -252,7 +201,7 @@ func (s *Store) leaseOf(ctx context.Context, sub ip.Subnet, revision uint64) (in
 	case err != nil:
 		return 0, err
 	case len(resp.Kvs) == 0 || uint64(resp.Kvs[0].ModRevision) != revision:
-		return 0, errFailed
+		return 0, etcd.ErrCondition
 	}
 	id := resp.Kvs[0].Lease
 	if id != 0 {
@@ -270,7 +219,7 @@ func (s *Store) write(ctx context.Context, sub ip.Subnet, revision uint64, op *p
 	}
 	resp, err := s.txn(ctx, true, writes(s.subnetsKey()), txn)
 	if err == nil && !resp.Succeeded {
-		err = errFailed
+		err = etcd.ErrCondition
 	}
 	return uint64(resp.GetHeader().GetRevision()), err
 }

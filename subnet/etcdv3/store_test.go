@@ -8,6 +8,7 @@ import (
 	client "go.etcd.io/etcd/client/v3"
 
 	"flanneld/subnet"
+	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcd/etcdtest"
 )
 
@@ -41,7 +42,7 @@ func TestLostAnswer(t *testing.T) {
 	l := must(s.Create(t.Context(), subnet1, attrs1, 0))(t)
 	p.DropAnswers.Store(true)
 	_, err := s.write(t.Context(), subnet1, l.Revision, putOp(s.subnetKey(subnet1), value(2), 0))
-	if err == nil || errors.Is(err, errFailed) {
+	if err == nil || errors.Is(err, etcd.ErrCondition) {
 		t.Errorf("update whose answer was lost: %v, want that its outcome is unknown", err)
 	}
 	now, err := s.List(t.Context())

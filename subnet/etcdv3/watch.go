@@ -7,14 +7,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"flanneld/subnet"
 	"flanneld/subnet/etcd"
 )
-
-// Watch implements subnet.Store.
-func (s *Store) Watch(ctx context.Context, yield func(subnet.Snapshot)) error {
-	return s.watch.Run(ctx, yield)
-}
 
 // verify is etcd.Watch.Verify.
 func (s *Store) verify(ctx context.Context, v *etcd.View) error {
