@@ -16,7 +16,7 @@ SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: build flanneld release tools test lint bench demo clean
+.PHONY: build flanneld release manifest tools test lint bench demo clean
 
 build: flanneld
 
@@ -34,6 +34,10 @@ release:
 		$(PLAIN_GO) GOOS=linux GOARCH=$$arch $(MAKE) --no-print-directory flanneld OUT=$(RELEASE)-binaries/$$arch/flanneld || exit 1; \
 	done
 	$(PLAIN_GO) $(GO) run -C dist/release . -version $(VERSION) -epoch $(SOURCE_DATE_EPOCH) -root $(CURDIR) -out $(abspath $(RELEASE)) $(foreach arch,$(ARCHES),$(abspath $(RELEASE))-binaries/$(arch)/flanneld)
+
+# What kubectl takes, made of the Helm chart.
+manifest:
+	cd dist/kubernetes && $(GO) run -C render . -chart ../chart -values manifest.yaml >flanneld.yaml.new && mv flanneld.yaml.new flanneld.yaml
 
 # etcd for the lab and for the tests of the stores, from its Go module. 3.5 is the
 # last one with the v2 API.
@@ -107,6 +111,9 @@ NEEDED := $(ETCD) $(CNI) tools build/cloud-init build/firewalld
 build/cloud-init: | tools
 build/firewalld: | build/cloud-init
 
+# Modules of their own, as they are made of many packages that the daemon does not need.
+MODULES := dist/release dist/kubernetes/render
+
 # The package that takes longest, and waits most of the time; meanwhile all others, one
 # after the other. All are tested, whatever fails, and what failed is said once more at
 # the end.
@@ -115,7 +122,7 @@ LONGEST := ./cmd/flanneld
 test:
 	$(MAKE) -j2 $(NEEDED)
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
-	$(GO) vet -C dist/release . && $(GO) test -C dist/release .
+	for module in $(MODULES); do { $(GO) vet -C $$module . && $(GO) test -C $$module .; } || exit 1; done
 	{ \
 		$(GO) test -p 2 -vet=off $(RACE) -timeout 30m $(LONGEST) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(LONGEST))"); \
 		echo $$? >build/test.status; \
@@ -131,7 +138,7 @@ build/golangci-lint: Makefile
 
 lint: build/golangci-lint
 	build/golangci-lint run ./...
-	cd dist/release && $(CURDIR)/build/golangci-lint run .
+	for module in $(MODULES); do (cd $$module && $(CURDIR)/build/golangci-lint run .) || exit 1; done
 
 demo: flanneld build/etcd
 	@$(GO) build -trimpath -o build/flannel-demo ./cmd/flannel-demo
