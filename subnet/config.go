@@ -28,16 +28,19 @@ type Config struct {
 	MasqExclude []netip.Prefix
 	// Remarks say which keys, those of Backend aside, do not do what they say.
 	Remarks []string
+	// Assigned is set where the store chooses subnets, of any length, anywhere in Network.
+	Assigned bool
 
 	raw string // all of it, as written
 }
 
 // Range is where one address family's subnets come from.
 type Range struct {
-	Network   netip.Prefix
+	Network netip.Prefix
+	// SubnetLen is 0 where the store chooses subnets.
 	SubnetLen int
 	// Min and Max are the base addresses of the first and the last subnet that
-	// may be given out.
+	// may be given out. They are not valid where the store chooses subnets.
 	Min, Max netip.Addr
 }
 
@@ -58,6 +61,9 @@ func (r Range) fits(p netip.Prefix) bool {
 // length of s: subnets of another length are left from another SubnetLen, or from a
 // program with another default. Only bounds that someone has set count.
 func (c *Config) Keeps(s ip.Subnet) bool {
+	if c.Assigned {
+		return s.IsValid() && c.V4.covers(s.V4) && c.V6.covers(s.V6)
+	}
 	return c.contains(s) && c.V4.allows(s.V4) && c.V6.allows(s.V6)
 }
 
@@ -73,10 +79,13 @@ func (r Range) contains(p netip.Prefix) bool {
 	return p.Bits() > r.Network.Bits() && r.Network.Contains(p.Addr())
 }
 
+// covers reports whether p lies in Network, or is all of it.
+func (r Range) covers(p netip.Prefix) bool { return r.contains(p) || p.IsValid() && p == r.Network }
+
 // allows reports whether some of p lies between Min and Max, as far as they are not
 // the defaults.
 func (r Range) allows(p netip.Prefix) bool {
-	if !r.Network.IsValid() || !p.IsValid() {
+	if !r.Network.IsValid() || !p.IsValid() || !r.Min.IsValid() {
 		return true
 	}
 	second, _ := ip.Next(ip.Base(r.Network, r.SubnetLen))
@@ -133,7 +142,11 @@ var (
 
 // ParseConfig reads and validates the configuration. Its errors are
 // ConfigErrors.
-func ParseConfig(raw []byte) (*Config, error) {
+func ParseConfig(raw []byte) (*Config, error) { return parseConfig(raw, false) }
+
+// parseConfig is ParseConfig, also for a network whose store assigns the subnets: there
+// nothing is asked of their length, or where in Network they are.
+func parseConfig(raw []byte, assigned bool) (*Config, error) {
 	var j configJSON
 	if err := json.Unmarshal(raw, &j); err != nil {
 		return nil, &ConfigError{Value: printable.Quote(string(raw)), Reason: jsonError(err).Error()}
@@ -149,14 +162,14 @@ func ParseConfig(raw []byte) (*Config, error) {
 	if !v4 && !v6 {
 		return nil, &ConfigError{Key: "EnableIPv4", Value: "false", Reason: "with EnableIPv6 false leaves no address family"}
 	}
-	c := &Config{raw: string(raw)}
+	c := &Config{raw: string(raw), Assigned: assigned}
 	if v4 {
-		if c.V4, err = limits4.parse(j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax); err != nil {
+		if c.V4, err = limits4.parse(assigned, j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax); err != nil {
 			return nil, err
 		}
 	}
 	if v6 {
-		if c.V6, err = limits6.parse(j.IPv6Network, j.IPv6SubnetLen, j.IPv6SubnetMin, j.IPv6SubnetMax); err != nil {
+		if c.V6, err = limits6.parse(assigned, j.IPv6Network, j.IPv6SubnetLen, j.IPv6SubnetMin, j.IPv6SubnetMax); err != nil {
 			return nil, err
 		}
 	}
@@ -197,7 +210,7 @@ func backendType(raw json.RawMessage) (string, error) {
 	return strings.ToLower(t), err
 }
 
-func (l limits) parse(network, length, min, max json.RawMessage) (Range, error) {
+func (l limits) parse(assigned bool, network, length, min, max json.RawMessage) (Range, error) {
 	var r Range
 	key := l.prefix + "Network"
 	if len(network) == 0 {
@@ -212,6 +225,9 @@ func (l limits) parse(network, length, min, max json.RawMessage) (Range, error) 
 		return r, &ConfigError{key, printable.Quote(text), "is not an " + l.name + " network in CIDR notation"}
 	}
 	r.Network = p.Masked()
+	if assigned {
+		return r, l.carriedAll(r.Network)
+	}
 	if r.SubnetLen, err = l.subnetLen(r.Network, length); err != nil {
 		return r, err
 	}
@@ -254,6 +270,16 @@ func (l limits) carried(r Range) error {
 		default:
 			return &ConfigError{l.prefix + "Network", r.Network.String(), fmt.Sprintf("holds %s: these are %s, which lead to no other host; %sSubnetMin and %sSubnetMax, here %s and %s, have to leave them out",
 				p.Prefix, p.are, l.prefix, l.prefix, r.Min, r.Max)}
+		}
+	}
+	return nil
+}
+
+// carriedAll returns why a network cannot be one of hosts that are given any part of it.
+func (l limits) carriedAll(network netip.Prefix) error {
+	for _, p := range notCarried {
+		if p.Overlaps(network) {
+			return &ConfigError{l.prefix + "Network", network.String(), fmt.Sprintf("overlaps %s: these are %s, which lead to no other host; Enable%s false turns the family off", p.Prefix, p.are, l.name)}
 		}
 	}
 	return nil
@@ -365,16 +391,19 @@ var configKeys = []string{
 func (c *Config) remarks() []string {
 	known := slices.DeleteFunc(slices.Clone(configKeys), func(k string) bool {
 		return strings.HasPrefix(k, "IPv6") && !c.V6.Network.IsValid() ||
-			(k == "Network" || strings.HasPrefix(k, "Subnet")) && !c.V4.Network.IsValid()
+			(k == "Network" || strings.HasPrefix(k, "Subnet")) && !c.V4.Network.IsValid() ||
+			c.Assigned && strings.Contains(k, "Subnet")
 	})
 	return KeyRemarks("", []byte(c.raw), known, func(key string) string {
 		for _, k := range configKeys {
 			switch {
 			case !strings.EqualFold(k, key):
-			case strings.HasPrefix(k, "IPv6"):
+			case strings.HasPrefix(k, "IPv6") && !c.V6.Network.IsValid():
 				return "is for EnableIPv6, which is not true"
-			default:
+			case !strings.HasPrefix(k, "IPv6") && !c.V4.Network.IsValid():
 				return "is for EnableIPv4, which is false"
+			default:
+				return "is for networks whose hosts choose their subnets"
 			}
 		}
 		return ""

@@ -130,15 +130,24 @@ func ParseAttrs(s ip.Subnet, value string) (Attrs, error) {
 }
 
 func publicAddr(field string, a *netip.Addr, family func(netip.Addr) bool) (netip.Addr, error) {
-	switch {
-	case a == nil || !a.IsValid():
+	if a == nil || !a.IsValid() {
 		return netip.Addr{}, fmt.Errorf("%s is missing", field)
-	case !family(*a) || a.Is4In6() || a.Zone() != "":
-		return netip.Addr{}, fmt.Errorf("%s %q is not an address of the right family", field, a)
-	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), *a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return netip.Addr{}, fmt.Errorf("%s %q is not the address of a host", field, a)
+	}
+	if err := CheckPublic(*a, family); err != nil {
+		return netip.Addr{}, fmt.Errorf("%s %q is %w", field, a, err)
 	}
 	return *a, nil
+}
+
+// CheckPublic returns what an address is instead of one that other hosts can reach a host by.
+func CheckPublic(a netip.Addr, family func(netip.Addr) bool) error {
+	switch {
+	case !family(a) || a.Is4In6() || a.Zone() != "":
+		return errors.New("not an address of the right family")
+	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return errors.New("not the address of a host")
+	}
+	return nil
 }
 
 func compact(raw json.RawMessage) (string, error) {

@@ -24,6 +24,8 @@ type Snapshot struct {
 	Config *StoredConfig
 	// Refused is why the store refuses requests, while it brings changes still; or nil.
 	Refused error
+	// Own is what an Assigner gives this host; nil of other stores.
+	Own *Assignment
 }
 
 // StoredConfig is the network's configuration as a store holds it.

@@ -68,3 +68,13 @@ type Store interface {
 	// which it no longer has. The store goes on by others.
 	Reconnect()
 }
+
+// Assigner is a Store that chooses the subnet of each host itself, as Kubernetes does: its
+// snapshots have Own. Its leases do not expire, and Machine of each is the name by which
+// the store knows the host. Create and Update publish what the lease of this host says;
+// they return ErrChanged where the subnet is not this host's.
+type Assigner interface {
+	Store
+	// Name is what messages call the store.
+	Name() string
+}

@@ -1,0 +1,21 @@
+package subnet
+
+import "flanneld/pkg/ip"
+
+// Assignment is what the store gives this host, where the store chooses subnets.
+type Assignment struct {
+	// Host is the name by which the store knows this host.
+	Host string
+	// Subnet is not valid while there is none.
+	Subnet ip.Subnet `json:"-"`
+	// Missing says, for people, why there is none, and what to do about it.
+	Missing string `json:"-"`
+	// Requested is the public address that someone asks for in the store: it goes over
+	// what the options say.
+	Requested ip.Addrs `json:",omitzero"`
+	// Overwrite is the public address that the lease says in the place of the one that was
+	// found. No interface of this host needs to have it.
+	Overwrite ip.Addrs `json:",omitzero"`
+	// Published is what the store says of this host now, as far as it can be read.
+	Published Attrs `json:"-"`
+}

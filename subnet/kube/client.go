@@ -1,0 +1,272 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"flanneld/pkg/conns"
+)
+
+const (
+	// dialTimeout bounds the making of a connection.
+	dialTimeout = 3 * time.Second
+	// userTimeout is how long the server may leave data unacknowledged.
+	userTimeout = 20 * time.Second
+	// answerTimeout bounds the wait for the first bytes of an answer.
+	answerTimeout = 10 * time.Second
+)
+
+const (
+	protobuf       = "application/vnd.kubernetes.protobuf"
+	serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
+)
+
+// client talks to the API. What it needs is read from files when it is first used, and again
+// after a failure if a file was changed: they may not be there yet, or be replaced.
+type client struct {
+	options Options
+	conns   conns.Set
+
+	mu     sync.Mutex
+	http   *http.Client // nil: to be made
+	config *rest.Config
+	base   *url.URL
+	files  []stamp // that it was made from, as they were
+}
+
+// stamp is which file was at a path at some time, links followed, and when it was changed.
+type stamp struct {
+	path    string
+	changed unix.Timespec
+	inode   uint64
+	size    int64 // -1: there was none
+}
+
+func stampOf(path string) stamp {
+	var s unix.Stat_t
+	if unix.Stat(path, &s) != nil {
+		return stamp{path: path, size: -1}
+	}
+	return stamp{path, s.Mtim, s.Ino, s.Size}
+}
+
+// load reads how to reach the API.
+func (c *client) load() (*rest.Config, error) {
+	o := c.options
+	switch {
+	case o.Kubeconfig != "":
+		rules := &clientcmd.ClientConfigLoadingRules{ExplicitPath: o.Kubeconfig}
+		file, err := rules.Load()
+		if err != nil {
+			return nil, fmt.Errorf("reading -kubeconfig-file: %w", err)
+		}
+		over := &clientcmd.ConfigOverrides{ClusterInfo: clientcmdapi.Cluster{Server: o.APIURL}}
+		config, err := clientcmd.NewDefaultClientConfig(*file, over).ClientConfig()
+		if err != nil {
+			return nil, fmt.Errorf("-kubeconfig-file %s: %w", o.Kubeconfig, err)
+		}
+		return config, nil
+	case o.APIURL != "":
+		return &rest.Config{Host: o.APIURL}, nil
+	}
+	config, err := rest.InClusterConfig()
+	if errors.Is(err, rest.ErrNotInCluster) {
+		err = errors.New("where the Kubernetes API is is not known: this is no pod, as KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set, and neither -kubeconfig-file nor -kube-api-url is given")
+	} else if err != nil {
+		err = fmt.Errorf("reading the credentials of this pod's service account: %w", err)
+	}
+	return config, err
+}
+
+// get returns what to send requests with, and where to.
+func (c *client) get() (*http.Client, *url.URL, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.http != nil {
+		return c.http, c.base, nil
+	}
+	config, err := c.load()
+	if err != nil {
+		return nil, nil, err
+	}
+	config.UserAgent = "flanneld"
+	config.Dial = c.conns.Dial(newDialer())
+	config.WarningHandler = rest.NoWarnings{}
+	config.DisableCompression = true // it takes longer than what it saves
+	base, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the URL of the Kubernetes API, %s: %w", config.Host, err)
+	}
+	made, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making a client of the Kubernetes API at %s: %w", base, err)
+	}
+	c.files = nil
+	for _, path := range []string{c.options.Kubeconfig, config.CAFile, config.CertFile, config.KeyFile} {
+		if path != "" {
+			c.files = append(c.files, stampOf(path))
+		}
+	}
+	c.http, c.config, c.base = made, config, base
+	return made, base, nil
+}
+
+// failed has the client be made anew if a file that it was made from was changed.
+func (c *client) failed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, was := range c.files {
+		if c.http != nil && stampOf(was.path) != was {
+			c.http.CloseIdleConnections()
+			c.http = nil
+		}
+	}
+}
+
+// credentials says in a few words what the API is shown of us.
+func (c *client) credentials() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.config == nil:
+	case c.options.Kubeconfig != "":
+		return "those of -kubeconfig-file " + c.options.Kubeconfig
+	case c.config.BearerTokenFile != "":
+		return "the token in " + c.config.BearerTokenFile
+	}
+	return "none: -kube-api-url alone has no credentials, a -kubeconfig-file has"
+}
+
+func (c *client) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.http != nil {
+		c.http.CloseIdleConnections()
+	}
+}
+
+// newDialer returns a dialer of connections that may be idle for long, but not if they were
+// cut without a word.
+func newDialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout:         dialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
+		Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			if e := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+			}); e != nil {
+				return e
+			}
+			return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", err)
+		},
+	}
+}
+
+// request is one request to the API.
+type request struct {
+	verb     string // as in a role: list, watch, patch, get
+	resource string // as in a role
+	method   string
+	path     string
+	query    url.Values
+	body     []byte
+	bodyType string
+	accept   string // protobuf, where empty
+}
+
+// send sends a request and returns the answer if it is a good one. The caller closes its
+// body.
+func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
+	resp, err := c.try(ctx, r)
+	if err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		c.failed()
+	}
+	return resp, err
+}
+
+func (c *client) try(ctx context.Context, r request) (*http.Response, error) {
+	do, base, err := c.get()
+	if err != nil {
+		return nil, &Error{text: err.Error(), cause: err}
+	}
+	u := base.JoinPath(r.path)
+	u.RawQuery = r.query.Encode()
+	ctx, cancel := context.WithCancelCause(ctx)
+	late := time.AfterFunc(answerTimeout, func() { cancel(context.DeadlineExceeded) })
+	req, err := http.NewRequestWithContext(ctx, r.method, u.String(), strings.NewReader(string(r.body)))
+	if err != nil {
+		cancel(nil)
+		return nil, &Error{text: err.Error(), cause: err}
+	}
+	req.Header.Set("Accept", cmp.Or(r.accept, protobuf))
+	if r.bodyType != "" {
+		req.Header.Set("Content-Type", r.bodyType)
+	}
+	resp, err := do.Do(req)
+	if err == nil {
+		late.Stop()
+		resp.Body = &body{resp.Body, cancel}
+		if resp.StatusCode < 300 {
+			return resp, nil
+		}
+		defer func() { _ = resp.Body.Close() }()
+		return nil, c.answered(base, r, resp)
+	}
+	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		err = context.DeadlineExceeded
+	}
+	cancel(nil)
+	return nil, c.unanswered(base, r, err)
+}
+
+// body ends its request when it is closed.
+type body struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b *body) Close() error {
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
+
+// statusOf reads what the API answers in the place of an object.
+func statusOf(resp *http.Response) (metav1.Status, string) {
+	const most = 64 << 10
+	content, _ := io.ReadAll(io.LimitReader(resp.Body, most))
+	var s metav1.Status
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if kind == protobuf {
+		if is, raw, err := object(content); err == nil && is == "Status" && s.Unmarshal(raw) == nil {
+			return s, ""
+		}
+	}
+	if json.Unmarshal(content, &s) == nil && s.Status != "" {
+		return s, ""
+	}
+	return metav1.Status{}, string(content)
+}

@@ -1,0 +1,53 @@
+package kube
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"flanneld/subnet"
+)
+
+// confFile is the file with the configuration of the network.
+type confFile struct {
+	path string
+
+	seen      stamp // as it was when it was last read
+	unsettled stamp // as it was when what it said was no JSON
+}
+
+// read returns what the file says. That it is not there, or cannot be read, is no failure of
+// the API: it is waited for.
+func (c *confFile) read() ([]byte, error) {
+	text, err := os.ReadFile(c.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: there is no file %s, as -net-config-path says; in a pod it is mounted from a ConfigMap", subnet.ErrNoConfig, c.path)
+	case err != nil:
+		return nil, fmt.Errorf("%w: reading the file of -net-config-path: %w", subnet.ErrNoConfig, err)
+	}
+	return text, nil
+}
+
+// look returns what the file says if it may have changed. A file that is being written is
+// left for the next look.
+func (c *confFile) look() (is subnet.StoredConfig, changed bool) {
+	at := stampOf(c.path)
+	if at == c.seen {
+		return is, false
+	}
+	text, err := os.ReadFile(c.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		is.Missing = true
+	case err != nil:
+		return is, false // what cannot be read says nothing
+	case !json.Valid(text) && c.unsettled != at:
+		c.unsettled = at
+		return is, false
+	}
+	c.seen, is.Text = at, string(text)
+	return is, true
+}

@@ -1,0 +1,309 @@
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
+	"flanneld/subnet"
+)
+
+// view is what is known of all Nodes, as leases. It is not safe for concurrent use.
+type view struct {
+	names *names
+	self  string // the name of our Node
+	said  *subnet.Attrs
+
+	entries  map[string]*entry // by name
+	claims   map[ip.Subnet][]*entry
+	leases   []*subnet.Lease // by subnet; shared with snapshots: replaced, never changed
+	problems map[string]subnet.Problem
+	own      *subnet.Assignment
+	odd      string // what is wrong with our Node beside its lease
+
+	revision uint64 // all up to here is in the view
+	written  uint64 // the revision of our own last write
+	listed   bool   // false: all is to be listed before it is followed
+	follows  bool   // a watch keeps it up to date
+}
+
+// entry is a Node.
+type entry struct {
+	node
+	subnet ip.Subnet     // that it claims; not valid for none
+	lease  *subnet.Lease // as it was last readable
+	why    string        // it cannot be read now
+}
+
+func newView(names *names, self string) *view {
+	v := &view{
+		names: names, self: self,
+		entries: make(map[string]*entry), claims: make(map[ip.Subnet][]*entry),
+		problems: make(map[string]subnet.Problem),
+	}
+	v.assign()
+	return v
+}
+
+// snapshot returns what the view shows.
+func (v *view) snapshot() subnet.Snapshot {
+	s := subnet.Snapshot{Leases: v.leases, Revision: max(v.revision, v.written), Own: v.own}
+	for _, p := range v.problems {
+		s.Problems = append(s.Problems, p)
+	}
+	slices.SortFunc(s.Problems, func(a, b subnet.Problem) int { return strings.Compare(a.Key, b.Key) })
+	return s
+}
+
+// reset takes all Nodes that there are.
+func (v *view) reset(nodes []node) {
+	there := make(map[string]bool, len(nodes))
+	touched := make(map[ip.Subnet]bool)
+	for i := range nodes {
+		there[nodes[i].name] = true
+		v.enter(nodes[i], touched)
+	}
+	for name, e := range v.entries {
+		if !there[name] {
+			v.leave(e, touched)
+		}
+	}
+	v.settle(touched)
+}
+
+// put takes a Node as it is now, and reports whether anything changed that matters. What
+// is older than what is known is left out.
+func (v *view) put(n node) (changed bool) {
+	if e := v.entries[n.name]; e != nil && n.revision < e.revision {
+		return false
+	}
+	touched := make(map[ip.Subnet]bool)
+	changed = v.enter(n, touched)
+	v.settle(touched)
+	return changed
+}
+
+// remove takes a Node away, and reports whether there was one.
+func (v *view) remove(n node) (changed bool) {
+	e := v.entries[n.name]
+	if e == nil || n.revision < e.revision {
+		return false
+	}
+	touched := make(map[ip.Subnet]bool)
+	v.leave(e, touched)
+	v.settle(touched)
+	return true
+}
+
+// enter takes a Node, and notes which subnets it has to do with.
+func (v *view) enter(n node, touched map[ip.Subnet]bool) (changed bool) {
+	e := v.entries[n.name]
+	if e != nil && e.same(n) {
+		e.revision = n.revision
+		return false
+	}
+	if e == nil {
+		e = &entry{}
+		v.entries[n.name] = e
+	}
+	was := e.subnet
+	e.node = n
+	v.read(e)
+	if was != e.subnet {
+		v.unclaim(e, was)
+		if e.subnet.IsValid() {
+			v.claims[e.subnet] = append(v.claims[e.subnet], e)
+		}
+	}
+	if !e.subnet.IsValid() { // else it is up to decide
+		delete(v.problems, e.name)
+		if e.why != "" && e.name != v.self {
+			v.problems[e.name] = subnet.Problem{Key: "nodes/" + e.name, Revision: e.revision, Reason: fmt.Sprintf("the Node %s cannot be used: %s", printable.Name(e.name), e.why)}
+		}
+	}
+	touched[was], touched[e.subnet] = true, true
+	if n.name == v.self {
+		v.assign()
+	}
+	return true
+}
+
+func (v *view) leave(e *entry, touched map[ip.Subnet]bool) {
+	delete(v.entries, e.name)
+	delete(v.problems, e.name)
+	v.unclaim(e, e.subnet)
+	touched[e.subnet] = true
+	if e.name == v.self {
+		v.assign()
+	}
+}
+
+func (v *view) unclaim(e *entry, s ip.Subnet) {
+	others := slices.DeleteFunc(v.claims[s], func(o *entry) bool { return o == e })
+	if len(others) == 0 {
+		delete(v.claims, s)
+	} else {
+		v.claims[s] = others
+	}
+}
+
+// read reads what a Node says.
+func (v *view) read(e *entry) {
+	before := e.lease
+	e.subnet, e.lease, e.why = ip.Subnet{}, nil, ""
+	if !e.peer() && e.name != v.self {
+		return
+	}
+	all, err := e.node.subnet()
+	if err != nil {
+		e.why = err.Error()
+		return
+	}
+	s := carried(all)
+	if !s.IsValid() {
+		if all.IsValid() {
+			e.why = fmt.Sprintf("it has no IPv4 podCIDR, but %s", all)
+		}
+		return
+	}
+	e.subnet = s
+	if !e.peer() {
+		return
+	}
+	a, err := e.attrs(v.names, s)
+	if err != nil {
+		e.why = err.Error()
+		if before != nil && before.Subnet == s && e.name != v.self { // ours is mended
+			e.lease = before
+		}
+		return
+	}
+	if e.name == v.self {
+		a = v.inOurWords(a)
+	}
+	if before != nil && before.Subnet == s && before.Attrs == a {
+		e.lease = before
+		return
+	}
+	e.lease = &subnet.Lease{Subnet: s, Attrs: a, Revision: e.revision}
+}
+
+// inOurWords is what our Node says, as it was published, if it says the same.
+func (v *view) inOurWords(a subnet.Attrs) subnet.Attrs {
+	if v.said == nil {
+		return a
+	}
+	a.Machine = v.said.Machine
+	if sameData(a.BackendData, v.said.BackendData) {
+		a.BackendData = v.said.BackendData
+	}
+	if sameData(a.BackendV6Data, v.said.BackendV6Data) {
+		a.BackendV6Data = v.said.BackendV6Data
+	}
+	return a
+}
+
+// say takes what was published.
+func (v *view) say(a *subnet.Attrs) {
+	v.said = a
+	if e := v.entries[v.self]; e != nil {
+		v.read(e)
+		v.settle(map[ip.Subnet]bool{e.subnet: true})
+	}
+}
+
+// settle finds out which leases there are of subnets that something happened to.
+func (v *view) settle(touched map[ip.Subnet]bool) {
+	delete(touched, ip.Subnet{})
+	const few = 16
+	if len(touched) > few {
+		v.leases = make([]*subnet.Lease, 0, len(v.claims))
+		for s := range v.claims {
+			if l := v.decide(s); l != nil {
+				v.leases = append(v.leases, l)
+			}
+		}
+		slices.SortFunc(v.leases, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
+	} else if len(touched) > 0 {
+		leases := slices.Clone(v.leases)
+		for s := range touched {
+			l := v.decide(s)
+			i, found := slices.BinarySearchFunc(leases, s, func(l *subnet.Lease, s ip.Subnet) int { return l.Subnet.Compare(s) })
+			switch {
+			case found && l != nil:
+				leases[i] = l
+			case found:
+				leases = slices.Delete(leases, i, i+1)
+			case l != nil:
+				leases = slices.Insert(leases, i, l)
+			}
+		}
+		v.leases = leases
+	}
+}
+
+// decide returns the lease of a subnet: that of the oldest Node which has it. The others
+// have a problem.
+func (v *view) decide(s ip.Subnet) *subnet.Lease {
+	all := v.claims[s]
+	if len(all) == 0 {
+		return nil
+	}
+	first := all[0]
+	for _, e := range all[1:] {
+		if e.older(&first.node) {
+			first = e
+		}
+	}
+	for _, e := range all {
+		switch {
+		case e != first:
+			v.problems[e.name] = subnet.Problem{
+				Key: s.Key() + "/" + e.name, Withdraw: true, Revision: e.revision,
+				Reason: fmt.Sprintf("the Node %s has the podCIDR %s, which is also that of the Node %s: this is older, and counts; delete the other one, so that it is registered anew", printable.Name(e.name), s, printable.Name(first.name)),
+			}
+		case e.why != "" && e.name != v.self:
+			v.problems[e.name] = subnet.Problem{Key: s.Key() + "/" + e.name, Subnet: s, Revision: e.revision, Reason: fmt.Sprintf("the Node %s cannot be read: %s", printable.Name(e.name), e.why)}
+		default:
+			delete(v.problems, e.name)
+		}
+	}
+	return first.lease
+}
+
+// assign finds out what this host is given.
+func (v *view) assign() {
+	a := &subnet.Assignment{Host: v.self}
+	name := printable.Name(v.self)
+	e := v.entries[v.self]
+	switch {
+	case e == nil:
+		a.Missing = fmt.Sprintf("there is no Node %s: kubelet has yet to register it, or NODE_NAME is not the name of this host's Node", name)
+	case e.why != "" && !e.subnet.IsValid():
+		a.Missing = fmt.Sprintf("the Node %s cannot be used: %s", name, e.why)
+	case !e.subnet.IsValid():
+		a.Missing = fmt.Sprintf("the Node %s has no podCIDR: kube-controller-manager gives it one if it runs with --allocate-node-cidrs and --cluster-cidr (kubeadm init --pod-network-cidr)", name)
+	}
+	var odd []error
+	if e != nil {
+		var err error
+		a.Subnet = e.subnet
+		a.Requested, err = e.asked(v.names, requestedIP, requestedIPv6)
+		odd = append(odd, err)
+		a.Overwrite, err = e.asked(v.names, publicIPOverwrite, publicIPv6Overwrite)
+		odd = append(odd, err)
+		if e.peer() {
+			a.Published, _ = e.attrs(v.names, e.subnet)
+		}
+	}
+	v.odd = ""
+	if err := errors.Join(odd...); err != nil {
+		v.odd = fmt.Sprintf("the Node %s: %s", name, printable.Line(err.Error()))
+	}
+	if v.own == nil || *v.own != *a {
+		v.own = a
+	}
+}
