@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -26,17 +25,10 @@ func code(err error) int {
 	return 0
 }
 
-// serverError is an answer that says that the server, or what is before it, failed. The
-// library would keep nothing of it.
+// serverError is an answer that says that the server, or what is before it, failed.
 type serverError struct {
 	status int
 	body   []byte
-}
-
-func newServerError(resp *http.Response) *serverError {
-	const enough = 4 << 10
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, enough)) // what there is of it
-	return &serverError{resp.StatusCode, body}
 }
 
 func (e *serverError) Error() string {
@@ -60,11 +52,6 @@ func (e *serverError) diagnose() etcd.Diagnosis {
 
 // explain says what a failure of an endpoint means.
 func (s *Store) explain(e endpoint, err error) error {
-	// The library wraps what it met in an error that cannot be unwrapped.
-	var cluster *client.ClusterError
-	if errors.As(err, &cluster) && len(cluster.Errors) == 1 {
-		err = cluster.Errors[0]
-	}
 	var (
 		op       *net.OpError
 		redirect *redirectError

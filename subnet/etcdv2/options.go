@@ -2,11 +2,8 @@
 package etcdv2
 
 import (
-	"fmt"
 	"net/http"
 	"time"
-
-	client "go.etcd.io/etcd/client/v2"
 
 	"flanneld/pkg/conns"
 	"flanneld/subnet/etcd"
@@ -29,8 +26,6 @@ type Store struct {
 
 type endpoint struct {
 	etcd.Server
-	client    client.Client
-	guest     client.Client // without credentials
 	transport *http.Transport
 }
 
@@ -47,18 +42,7 @@ func New(o Options) (*Store, error) {
 		pollCheck: pollCheck,
 	}
 	for _, server := range servers {
-		transport := newTransport(server, &s.conns)
-		config := client.Config{Endpoints: []string{server.URL.String()}, Transport: stayTransport{transport}}
-		guest, err := client.New(config)
-		if err != nil {
-			return nil, fmt.Errorf("endpoint %s: %w", server.Name, err)
-		}
-		config.Username, config.Password = server.Username, server.Password
-		c, err := client.New(config)
-		if err != nil {
-			return nil, fmt.Errorf("endpoint %s: %w", server.Name, err)
-		}
-		s.endpoints = append(s.endpoints, endpoint{server, c, guest, transport})
+		s.endpoints = append(s.endpoints, endpoint{server, newTransport(server, &s.conns)})
 	}
 	s.Leases = etcd.Leases{Watching: etcd.Watch{List: s.list, Verify: s.verify, Follow: s.follow}, Put: s.put, Remove: s.remove}
 	s.failover.Cluster = s.cluster

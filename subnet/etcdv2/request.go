@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptrace"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -19,36 +17,6 @@ import (
 	"flanneld/pkg/printable"
 	"flanneld/subnet/etcd"
 )
-
-// request is one request to the keys API.
-type request struct {
-	method string
-	key    string // absolute
-	query  url.Values
-	form   url.Values // of a PUT
-	// accepted, if not nil, is called when the answer begins.
-	accepted func()
-}
-
-// HTTPRequest makes request an action of the client library, whose own actions
-// hide the status and the headers of the answer.
-func (r request) HTTPRequest(ep url.URL) *http.Request {
-	ep.Path = strings.TrimSuffix(ep.Path, "/") + "/v2/keys" + r.key
-	ep.RawPath = ""
-	ep.RawQuery = r.query.Encode()
-	ctx := context.Background() // the library cancels by other means
-	if r.accepted != nil {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotFirstResponseByte: r.accepted})
-	}
-	req, err := http.NewRequestWithContext(ctx, r.method, ep.String(), strings.NewReader(r.form.Encode()))
-	if err != nil {
-		return nil // an error of the library's then
-	}
-	if r.form != nil {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	}
-	return req
-}
 
 // reply is an answer of the keys API. Node is nil if a long poll ended without
 // an event.
@@ -97,27 +65,27 @@ func (s *Store) ask(ctx context.Context, e endpoint, r request) (*reply, error) 
 
 // send asks one endpoint, for as long as it takes.
 func (s *Store) send(ctx context.Context, e endpoint, r request) (*reply, error) {
-	since := time.Now()                    // the answer may take long, and no lease must seem to last longer than it does
-	resp, body, err := e.client.Do(ctx, r) //nolint:bodyclose // it has been read and closed
+	since := time.Now() // the answer may take long, and no lease must seem to last longer than it does
+	a, err := e.exchange(ctx, keysAPI+r.key, r)
 	if err != nil {
 		return nil, s.explain(e, err)
 	}
 	if r.accepted != nil {
 		since = time.Now() // a long poll tells of what just happened
 	}
-	rep := &reply{from: e.Server, cluster: resp.Header.Get("X-Etcd-Cluster-Id"), since: since}
-	rep.index, _ = strconv.ParseUint(resp.Header.Get("X-Etcd-Index"), 10, 64)
-	rep.date, _ = http.ParseTime(resp.Header.Get("Date"))
-	err = rep.decode(resp.StatusCode, body)
+	rep := &reply{from: e.Server, cluster: a.header.Get("X-Etcd-Cluster-Id"), since: since}
+	rep.index, _ = strconv.ParseUint(a.header.Get("X-Etcd-Index"), 10, 64)
+	rep.date, _ = http.ParseTime(a.header.Get("Date"))
+	err = rep.decode(a.status, a.body)
 	var etcdErr client.Error
 	switch {
 	case errors.As(err, &etcdErr):
 		rep.index = etcdErr.Index
 		return rep, s.answered(e, r, etcdErr)
 	case errors.Is(err, errRefused) && e.Username == "":
-		return nil, s.options.Refused(e.Server, etcd.NoUser, s.access(r), s.prefix, statusText(resp))
+		return nil, s.options.Refused(e.Server, etcd.NoUser, s.access(r), s.prefix, statusText(a.status))
 	case errors.Is(err, errRefused):
-		return nil, s.options.Refused(e.Server, etcd.Unclear, s.access(r), s.prefix, statusText(resp))
+		return nil, s.options.Refused(e.Server, etcd.Unclear, s.access(r), s.prefix, statusText(a.status))
 	case errors.Is(err, etcd.ErrNoAPI):
 		return nil, s.explain(e, err)
 	case err != nil:
@@ -144,9 +112,7 @@ func (s *Store) access(r request) etcd.Access {
 }
 
 // statusText is the status of an answer, without the words of whoever gave it.
-func statusText(resp *http.Response) string {
-	return fmt.Sprintf("%d %s", resp.StatusCode, http.StatusText(resp.StatusCode))
-}
+func statusText(status int) string { return fmt.Sprintf("%d %s", status, http.StatusText(status)) }
 
 // decode returns a client.Error if etcd answered with one.
 func (r *reply) decode(status int, body []byte) error {
