@@ -198,20 +198,34 @@ type ProxyError struct {
 func (e *ProxyError) Error() string { return e.Proxy + ": " + errno(e.Err) }
 func (e *ProxyError) Unwrap() error { return e.Err }
 
-// HeedProxy makes a refusal of t's proxy to connect to a server a ProxyError.
-func HeedProxy(t *http.Transport) {
-	t.OnProxyConnectResponse = func(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
-		if resp.StatusCode == http.StatusOK {
-			return nil
-		}
-		return &ProxyError{fmt.Sprintf("through the proxy %s, which HTTPS_PROXY names", proxy.Redacted()), fmt.Errorf("it answers %.100q", resp.Status)}
+// DialFunc makes a connection.
+type DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// Transport returns a transport of HTTP to the server: by its socket, by the proxy that the
+// environment names, or directly. The proxy's refusal to connect to it is a ProxyError.
+func (s Server) Transport(dial DialFunc) *http.Transport {
+	t := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: dial, TLSClientConfig: s.TLS, TLSHandshakeTimeout: RequestTimeout,
+		OnProxyConnectResponse: func(_ context.Context, proxy *url.URL, _ *http.Request, resp *http.Response) error {
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+			return &ProxyError{fmt.Sprintf("through the proxy %s, which HTTPS_PROXY names", proxy.Redacted()), fmt.Errorf("it answers %.100q", resp.Status)}
+		},
 	}
+	if s.Socket != "" {
+		t.Proxy, t.DialContext = nil, func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return dial(ctx, "unix", s.Socket)
+		}
+	}
+	t.DialTLSContext = s.dialTLS(t.DialContext)
+	return t
 }
 
-// DialTLS returns a dialer of connections with TLS to a server, or to a proxy of https,
+// dialTLS returns a dialer of connections with TLS to a server, or to a proxy of https,
 // which the server's certificates do not concern. What goes wrong before there is TLS is a
 // HandshakeError.
-func (s Server) DialTLS(dial func(ctx context.Context, network, addr string) (net.Conn, error)) func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (s Server) dialTLS(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		raw, err := dial(ctx, network, addr)
 		if err != nil {

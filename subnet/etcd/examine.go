@@ -133,11 +133,11 @@ func (s Server) ask(ctx context.Context, scheme, path string) (r reply, err erro
 	if err != nil {
 		return r, err
 	}
-	t := &http.Transport{Proxy: http.ProxyFromEnvironment, DialContext: s.dial, TLSClientConfig: s.TLS, DisableKeepAlives: true}
-	if s.Socket != "" || s.Dial != nil {
+	t := s.Transport(s.dial)
+	t.DisableKeepAlives = true
+	if s.Dial != nil {
 		t.Proxy = nil
 	}
-	HeedProxy(t)
 	resp, err := t.RoundTrip(req)
 	if err != nil {
 		return r, err

@@ -4,11 +4,9 @@
 package etcd
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net"
 	"net/url"
 	"path"
 	"strings"
@@ -36,7 +34,7 @@ type Server struct {
 	Username, Password string
 	TLS                *tls.Config // how to talk to it, where its URL is one of https
 	// Dial connects to it; nil for a direct connection, or the environment's proxy of HTTP.
-	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	Dial DialFunc
 }
 
 // Servers returns the endpoints, with the user that each is to be asked as: the

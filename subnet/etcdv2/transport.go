@@ -1,8 +1,6 @@
 package etcdv2
 
 import (
-	"context"
-	"net"
 	"net/http"
 	"time"
 
@@ -26,21 +24,7 @@ const (
 // newTransport returns a transport whose long polls may last, but not on a
 // connection that was cut without a word.
 func newTransport(server etcd.Server, open *conns.Set) *http.Transport {
-	t := &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         open.Dial(etcd.NewDialer()),
-		TLSClientConfig:     server.TLS,
-		TLSHandshakeTimeout: requestTimeout,
-		MaxIdleConnsPerHost: 2,
-		IdleConnTimeout:     30 * time.Second,
-	}
-	etcd.HeedProxy(t)
-	if server.Socket != "" {
-		dial := t.DialContext
-		t.Proxy, t.DialContext = nil, func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dial(ctx, "unix", server.Socket)
-		}
-	}
-	t.DialTLSContext = server.DialTLS(t.DialContext)
+	t := server.Transport(open.Dial(etcd.NewDialer()))
+	t.MaxIdleConnsPerHost, t.IdleConnTimeout = 2, 30*time.Second
 	return t
 }

@@ -14,13 +14,10 @@ import (
 	"flanneld/subnet/etcd"
 )
 
-// dialFunc makes a connection.
-type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
-
 // connect makes a connection to a server at addr: to its socket, or through the proxy that
 // the environment names, or directly. gRPC, and so each client of version 3, goes through
 // the proxy that HTTPS_PROXY names, with and without TLS.
-func connect(ctx context.Context, dial dialFunc, s etcd.Server, addr string) (net.Conn, error) {
+func connect(ctx context.Context, dial etcd.DialFunc, s etcd.Server, addr string) (net.Conn, error) {
 	if s.Socket != "" {
 		return dial(ctx, "unix", s.Socket)
 	}
@@ -50,7 +47,7 @@ func connect(ctx context.Context, dial dialFunc, s etcd.Server, addr string) (ne
 var errSilent = errors.New("it does not answer")
 
 // throughProxy has a proxy make a connection to addr.
-func throughProxy(ctx context.Context, dial dialFunc, proxy *url.URL, addr string) (net.Conn, error) {
+func throughProxy(ctx context.Context, dial etcd.DialFunc, proxy *url.URL, addr string) (net.Conn, error) {
 	at := proxy.Host
 	if proxy.Port() == "" {
 		at = net.JoinHostPort(proxy.Hostname(), "80")
