@@ -63,7 +63,7 @@ func (p wirePeer) String() string {
 func (p wirePeer) Needs() []state.Key             { return []state.Key{state.LinkKey(p.Dev)} }
 func (p wirePeer) LeaseSubnet() netip.Prefix      { return p.Subnet }
 func (p wirePeer) PeerDevice(backend.Host) string { return p.Dev }
-func (p wirePeer) Claim() string                  { return "Identity " + p.Identity }
+func (p wirePeer) Claim() any                     { return "Identity " + p.Identity }
 func (p wirePeer) FlushedBy(op state.Op) bool {
 	return op.Flushes(p.Dev) == state.FlushAll
 }

@@ -48,11 +48,11 @@ type plan struct {
 	// changedProblems are the subnets whose problems may not be as they were when it was
 	// last emptied.
 	changedProblems map[ip.Subnet]struct{}
-	// claims are the leases that call for objects which others may call for, too. Where
-	// there are several for one, it may have to be decided which of them get what they
-	// call for.
-	claims    map[state.Key][]*subnet.Lease
-	conflicts map[state.Key]struct{}
+	// claims are the leases that call for objects which others may call for, too, by the
+	// attributes by which they do. Where there are several for one, it may have to be
+	// decided which of them get what they call for.
+	claims    map[any][]*subnet.Lease
+	conflicts map[any]struct{}
 	// unreadable are the leases of which the backend cannot read how to reach
 	// the peer: what the host has for them stays.
 	unreadable map[ip.Subnet]bool
@@ -134,7 +134,7 @@ func (p *plan) add(l *subnet.Lease) {
 		}
 		return
 	}
-	if o := claimed(objects); o != nil && !p.claim(o.Key(), l) {
+	if _, attribute := claimed(objects); attribute != nil && !p.claim(attribute, l) {
 		return // to be resolved
 	}
 	p.put(objects)
@@ -149,8 +149,8 @@ func (p *plan) remove(l *subnet.Lease) {
 		p.reread = true
 	}
 	p.take(objects)
-	if o := claimed(objects); o != nil {
-		p.unclaim(o.Key(), l)
+	if _, attribute := claimed(objects); attribute != nil {
+		p.unclaim(attribute, l)
 	}
 }
 
@@ -215,7 +215,7 @@ func (p *plan) rebuild() {
 		for _, o := range objects {
 			sizes[p.planes[o.Key().Kind]] += len(p.spec.Peers)
 		}
-		if claimed(objects) != nil {
+		if _, attribute := claimed(objects); attribute != nil {
 			claims = len(p.spec.Peers)
 		}
 	}
@@ -225,8 +225,8 @@ func (p *plan) rebuild() {
 	p.devices = make(map[string]bool)
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
-	p.claims = make(map[state.Key][]*subnet.Lease, claims)
-	p.conflicts = make(map[state.Key]struct{})
+	p.claims = make(map[any][]*subnet.Lease, claims)
+	p.conflicts = make(map[any]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)
 	p.put(local)
 	for _, o := range local {

@@ -40,4 +40,9 @@ func (f FDB) FlushedBy(op Op) bool { return op.Flushes(f.Dev) == FlushAll }
 func (f FDB) PeerDevice() string { return f.Dev }
 
 // Claim is the MAC address: it is at one host, and leases may differ in which.
-func (f FDB) Claim() string { return "VtepMAC " + f.MAC.String() }
+func (f FDB) Claim() any { return vtepMAC(f.MAC) }
+
+// vtepMAC is the attribute of a peer that has a VXLAN device.
+type vtepMAC MAC
+
+func (m vtepMAC) String() string { return "VtepMAC " + MAC(m).String() }

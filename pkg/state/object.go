@@ -22,7 +22,7 @@ import "net/netip"
 //	SupersededBy(Key) bool      it stays until that is there
 //	LeaseSubnet() netip.Prefix  it is there for the lease of this subnet
 //	PeerDevice() string         it leads to peers, out of this interface
-//	Claim() string              several peers may call for it, by this attribute
+//	Claim() any                 several peers may call for it, by this attribute
 //	Essential() bool            without it this host has no end of the overlay
 //	DependsOnRoutes() bool      others' routes decide whether it can be had
 //	Path() Path                 it decides which way packets to a peer take
@@ -148,19 +148,13 @@ func PeerDevice(o Object) string {
 	return ""
 }
 
-// IsClaim reports whether several peers may call for an object.
-func IsClaim(o Object) bool {
-	_, ok := o.(interface{ Claim() string })
-	return ok
-}
-
-// Claim names the attribute by which several peers may call for an object; empty if they
-// cannot.
-func Claim(o Object) string {
-	if c, ok := o.(interface{ Claim() string }); ok {
+// Claim returns the attribute, with its value, by which several peers may call for an
+// object; nil if they cannot. It is comparable, and printed for people.
+func Claim(o Object) any {
+	if c, ok := o.(interface{ Claim() any }); ok {
 		return c.Claim()
 	}
-	return ""
+	return nil
 }
 
 // Unmarked reports whether nothing on an object tells whose it is.
