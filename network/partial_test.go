@@ -120,3 +120,33 @@ func TestPartialDesiredStateLeavesAnUnmarkedRoute(t *testing.T) {
 		r.wantRoutes(1, ours(route(1, 1)))
 	})
 }
+
+// Nor is what we have behind an unmarked route deleted to replace that one.
+func TestPartialDesiredStateKeepsWhatIsBehindAnUnmarkedRoute(t *testing.T) {
+	fakeClock(t, func(r *fixture) {
+		r.check(r.fake.AddRoute(boot(route(1, 9))))
+		r.check(r.fake.AppendRoute(ours(route(1, 1))))
+		r.start()
+		w := desire(lease(1, 1))
+		r.SetDesired(partial(w))
+		r.pass(time.Minute)
+		r.wantRoutes(1, boot(route(1, 9)), ours(route(1, 1)))
+		r.SetDesired(w)
+		r.pass(time.Second)
+		r.wantRoutes(1, ours(route(1, 1)))
+	})
+}
+
+// What is wanted for no peer is this host's own, and put right whatever was saved.
+func TestPartialDesiredStatePutsRightWhatIsLocal(t *testing.T) {
+	want, is := route(1, 1), route(1, 9)
+	for _, local := range []bool{false, true} {
+		d := planeDesired{want: state.Set{want.Key(): want}, bounds: bounds{
+			spec: partial(desire()), devices: make(map[string]bool), local: map[state.Key]bool{want.Key(): local},
+		}}
+		newer := d.newer(state.Observed{is.Key(): {Object: is, Owner: state.Ours}}, nil)
+		if newer[want.Key()] == local {
+			t.Errorf("wanted for this host itself %t: left as it is %t", local, newer[want.Key()])
+		}
+	}
+}

@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -57,7 +58,7 @@ func (s *slowPlane) Apply(ctx context.Context, ops []state.Op) []error {
 }
 
 // oneLoop is a dataplane with its loop, on a clock that leaps.
-func oneLoop(t *testing.T, d dataplane.Dataplane, then func(set func(...*subnet.Lease), ready func() bool)) {
+func oneLoop(t *testing.T, d dataplane.Dataplane, then func(set func(Desired), ready func() bool)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := NewReconciler(func(Status) {}, Plane{Dataplane: d})
@@ -67,8 +68,8 @@ func oneLoop(t *testing.T, d dataplane.Dataplane, then func(set func(...*subnet.
 		defer g.Wait()
 		defer cancel()
 		synctest.Wait()
-		then(func(peers ...*subnet.Lease) {
-			r.SetDesired(desire(peers...))
+		then(func(w Desired) {
+			r.SetDesired(w)
 			synctest.Wait()
 		}, func() bool {
 			synctest.Wait()
@@ -85,30 +86,34 @@ func oneLoop(t *testing.T, d dataplane.Dataplane, then func(set func(...*subnet.
 // What is desired otherwise by the time that a slow dataplane comes to it is left alone:
 // a lease may have come for what was to be deleted, or have gone for what was to be made.
 func TestOutdatedSteps(t *testing.T) {
-	d := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Minute}
-	d.put(route(8, 8), state.Ours)
-	d.put(route(9, 9), state.Ours)
-	oneLoop(t, d, func(set func(...*subnet.Lease), _ func() bool) {
-		set(lease(1, 1), lease(2, 2))
-		time.Sleep(time.Second) // it is asked what is there
-		set(lease(2, 2), lease(9, 9))
-		time.Sleep(time.Hour)
-		synctest.Wait()
-		want := []string{"adding " + route(2, 2).String(), "deleting " + route(8, 8).String()}
-		if !slices.Equal(d.steps, want) {
-			t.Errorf("steps %q, want %q", d.steps, want)
-		}
-	})
+	for name, config := range map[string]*subnet.Config{"the same configuration": testConfig, "another configuration": {}} {
+		d := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Minute}
+		d.put(route(8, 8), state.Ours)
+		d.put(route(9, 9), state.Ours)
+		oneLoop(t, d, func(set func(Desired), _ func() bool) {
+			set(desire(lease(1, 1), lease(2, 2)))
+			time.Sleep(time.Second) // it is asked what is there
+			then := desire(lease(2, 2), lease(9, 9))
+			then.Config = config
+			set(then)
+			time.Sleep(time.Hour)
+			synctest.Wait()
+			want := []string{"adding " + route(2, 2).String(), "deleting " + route(8, 8).String()}
+			if !slices.Equal(d.steps, want) {
+				t.Errorf("%s: steps %q, want %q", name, d.steps, want)
+			}
+		})
+	}
 }
 
 // A dataplane of which nothing could be tried, since another thing was desired by then, has
 // not converged.
 func TestOutdatedStepsAreNotTried(t *testing.T) {
 	d := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, takes: time.Minute}
-	oneLoop(t, d, func(set func(...*subnet.Lease), ready func() bool) {
-		set(lease(1, 1))
+	oneLoop(t, d, func(set func(Desired), ready func() bool) {
+		set(desire(lease(1, 1)))
 		time.Sleep(time.Second) // it is asked what is there
-		set(lease(1, 2))
+		set(desire(lease(1, 2)))
 		time.Sleep(90 * time.Second) // and asked again
 		if ready() {
 			t.Error("ready before anything was tried")
@@ -121,6 +126,28 @@ func TestOutdatedStepsAreNotTried(t *testing.T) {
 			t.Errorf("steps %q, want %q", d.steps, want)
 		}
 	})
+}
+
+// READY waits for what could not be had for want of an interface, and for nothing else that
+// one of many peers needs.
+func TestReadyWaitsForInterfaces(t *testing.T) {
+	for _, err := range []error{errors.New("refused"), fmt.Errorf("eth0: %w", dataplane.ErrNoLink)} {
+		d := &slowPlane{wirePlane: wirePlane{have: make(state.Observed)}, err: err}
+		oneLoop(t, d, func(set func(Desired), ready func() bool) {
+			set(desire(lease(1, 1)))
+			time.Sleep(time.Minute)
+			if want := !errors.Is(err, dataplane.ErrNoLink); ready() != want {
+				t.Errorf("%v: ready %t", err, !want)
+			}
+			d.mu.Lock()
+			d.err = nil
+			d.mu.Unlock()
+			time.Sleep(time.Minute)
+			if !ready() {
+				t.Errorf("%v: not ready in the end", err)
+			}
+		})
+	}
 }
 
 // A daemon that ends while a dataplane is asked, or changed, has not converged.
@@ -195,9 +222,9 @@ func TestPolledDataplane(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := &polledPlane{wirePlane: wirePlane{have: make(state.Observed)}, later: c.later}
 			p.later.Err = errors.New("not now")
-			oneLoop(t, p, func(set func(...*subnet.Lease), ready func() bool) {
+			oneLoop(t, p, func(set func(Desired), ready func() bool) {
 				p.begin = time.Now()
-				set(lease(1, 1))
+				set(desire(lease(1, 1)))
 				if got := ready(); got != c.ready {
 					t.Errorf("ready: %t", got)
 				}

@@ -2,11 +2,14 @@ package network
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
@@ -289,5 +292,27 @@ func TestUnreadableLeaseLingersOnAFlappingDevice(t *testing.T) {
 		r.SetDesired(gone)
 		r.pass(time.Second)
 		r.heals(lingers, 0)
+	})
+}
+
+// An entry whose making had no answer goes with its lease, though no neighbour leads to it and
+// nobody has looked since.
+func TestEntryWithoutAnAnswerGoes(t *testing.T) {
+	fakeClock(t, func(r *fixture) {
+		r.start()
+		r.SetDesired(vxlanDesired())
+		r.pass(time.Minute)
+		r.check(r.fake.DelAddr("flannel.1", ownAddr.Prefix))
+		synctest.Wait() // it is put back, and the next look has to wait
+		r.fake.Refuse(neigh(1, 1).Key(), unix.ENOMEM)
+		r.fake.SetFaults(dataplanetest.Faults{Rand: rand.New(rand.NewPCG(1, 1)), LoseAnswer: 1})
+		r.SetDesired(vxlanDesired(vxlanLease(1, 1)))
+		synctest.Wait()
+		r.wantOn(nil, []state.FDB{fdb(1)}, ownAddr.Prefix)
+		r.SetDesired(vxlanDesired())
+		synctest.Wait()
+		r.fake.SetFaults(dataplanetest.Faults{})
+		r.pass(time.Second)
+		r.wantOn(nil, nil, ownAddr.Prefix)
 	})
 }
