@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 )
 
@@ -64,12 +65,5 @@ func (f *Fake) pause(ctx context.Context) error {
 	if d == 0 {
 		return ctx.Err()
 	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
+	return once.Sleep(ctx, d)
 }

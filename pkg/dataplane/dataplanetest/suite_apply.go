@@ -129,6 +129,13 @@ func testBatch(r *fixture) {
 			r.Errorf("step %d, %s: %v, and there is %+v", i, op, errs[i], e)
 		}
 	}
+	r.undone(ops)
+}
+
+// undone takes back the steps that made things, the first one first, and checks that nothing
+// of ours is left.
+func (r *fixture) undone(ops []state.Op) {
+	r.Helper()
 	for i := range ops {
 		ops[i] = remove(ops[i].Want)
 	}

@@ -92,14 +92,7 @@ func testDeviceRouteAdopted(r *fixture) {
 		r.Fatalf("steps %v, blocked %v", ops, blocked)
 	}
 	r.check(r.host.DelRoute(marked(a, ProtoStatic)))
-	r.check(r.host.AddRoute(marked(a, ProtoBoot)))
-	r.wantEntry(a, state.Adoptable, false)
-	ops, blocked := r.diff(a)
-	if len(ops) != 1 || ops[0] != replace(a, a) || blocked != nil {
-		r.Fatalf("steps %v, blocked %v", ops, blocked)
-	}
-	r.apply(ops...)
-	r.wantEntry(a, state.Ours, false)
+	r.adopts(a)
 }
 
 // A route with the scope of its link is not as ours.

@@ -107,14 +107,14 @@ func testNexthopForeign(r *fixture) {
 // all the same.
 func testNexthopOdd(r *fixture) {
 	n := nexthop(7, "192.168.5.11")
-	odd := Nexthop{state.Nexthop{ID: 7, Dev: "eth0"}, ProtoOurs}
+	reject := Nexthop{state.Nexthop{ID: 7, Dev: "eth0"}, ProtoOurs}
 	for _, next := range []func(there state.Object){
 		func(there state.Object) { r.apply(replace(there, n), remove(n)) },
 		func(there state.Object) { r.apply(remove(there)) },
 	} {
-		r.check(r.host.AddNexthop(odd))
+		r.check(r.host.AddNexthop(reject))
 		e := r.dump()[n.Key()]
-		if e.Owner != state.Ours || e.Object == state.Object(odd.Nexthop) {
+		if e.Owner != state.Ours || e.Object == state.Object(reject.Nexthop) {
 			r.Fatalf("there is %+v", e)
 		}
 		next(e.Object)
@@ -266,16 +266,7 @@ func testNexthopBatch(r *fixture) {
 			r.Errorf("step %d, %s: %v, and there is %+v", i, op, errs[i], have[op.Key()])
 		}
 	}
-	for i := range ops {
-		ops[i] = remove(ops[i].Want)
-	}
-	// First the nexthops: the routes by them are gone already.
-	r.apply(ops...)
-	for k, e := range r.dump() {
-		if e.Owner == state.Ours {
-			r.Errorf("%v is still there", k)
-		}
-	}
+	r.undone(ops) // first the nexthops: the routes by them are gone already
 }
 
 // What is told of a nexthop's end is its end, and not that of routes.

@@ -8,9 +8,10 @@ import (
 	"flanneld/pkg/state"
 )
 
-// A route that an older flannel made becomes ours without a moment's absence.
-func testAdopt(r *fixture) {
-	a := route("10.1.1.0/24", "192.168.5.11")
+// adopts checks that a route which an older flannel made becomes ours without a moment's
+// absence.
+func (r *fixture) adopts(a state.Route) {
+	r.Helper()
 	r.check(r.host.AddRoute(marked(a, ProtoBoot)))
 	r.wantEntry(a, state.Adoptable, false)
 	ops, blocked := r.diff(a)
@@ -20,6 +21,8 @@ func testAdopt(r *fixture) {
 	r.apply(ops...)
 	r.wantEntry(a, state.Ours, false)
 }
+
+func testAdopt(r *fixture) { r.adopts(route("10.1.1.0/24", "192.168.5.11")) }
 
 func testForeignBlocks(r *fixture) {
 	foreign, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")

@@ -44,23 +44,24 @@ func (r *fixture) wantForeign(o state.Object) state.Object {
 	return e.Object
 }
 
+// leftAlone checks that nothing is done with the foreign TUN device that has the name of t.
+func (r *fixture) leftAlone(t state.TUN) {
+	r.Helper()
+	there := r.wantForeign(t)
+	r.refused(create(t), unix.EEXIST)
+	r.refused(replace(there, t), nil)
+	r.refused(remove(there), nil)
+	r.refused(create(tunRoute()), dataplane.ErrNoLink)
+	r.wantForeign(t)
+}
+
 func testTUN(r *fixture) {
 	for _, name := range []string{"flannel0", "flannel12"} {
 		t := tunDevice()
 		t.Name = name
-		r.wantGone(t)
-		r.apply(create(t))
-		r.wantThere(t)
 		altered := t
 		altered.MTU = 1400
-		for _, op := range []state.Op{create(t), create(altered)} {
-			r.refused(op, unix.EEXIST)
-		}
-		r.wantThere(t)
-		r.apply(remove(t), remove(t))
-		r.wantGone(t)
-		r.apply(remove(t), replace(t, altered)) // of what is gone
-		r.wantThere(altered)
+		r.comesAndGoes(t, altered)
 	}
 	// It is there for the rest of the call, and for the next.
 	t, on := tunDevice(), []state.Object{tunAddr(), tunRoute()}
@@ -110,15 +111,15 @@ func testTUNMTU(r *fixture) {
 func testTUNDown(r *fixture) {
 	t, _ := r.tunnelled()
 	r.check(r.host.SetLink(t.Name, false))
-	odd := r.wantOdd(t)
+	there := r.wantUnmanaged(t)
 	r.wantThere(tunAddr())
 	r.wantGone(tunRoute())
 	r.refused(create(tunRoute()), dataplane.ErrNoLink)
 	r.refused(create(t), unix.EEXIST)
-	r.apply(replace(odd, t), create(tunRoute()))
+	r.apply(replace(there, t), create(tunRoute()))
 	r.wantThere(t, tunAddr(), tunRoute())
 	r.check(r.host.SetLink(t.Name, false))
-	r.apply(remove(r.wantOdd(t)))
+	r.apply(remove(r.wantUnmanaged(t)))
 	r.wantGone(t, tunAddr())
 }
 
@@ -135,14 +136,14 @@ func testTUNHindered(r *fixture) {
 		w.expect("the device hindered", func(e dataplane.Event) bool {
 			return e.Key == t.Key() && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Owner == state.Ours
 		})
-		r.apply(replace(r.wantOdd(t), t))
+		r.apply(replace(r.wantUnmanaged(t), t))
 		w.expect("the device put right", about(t, state.Ours, false))
 		r.wantThere(append(on, t)...)
 	}
 	for _, how := range []Hindrance{NoQueue, NoCarrier, NoForwarding} {
 		r.check(r.host.Hinder(t.Name, how))
 	}
-	r.apply(replace(r.wantOdd(t), t))
+	r.apply(replace(r.wantUnmanaged(t), t))
 	r.wantThere(append(on, t)...)
 }
 
@@ -175,15 +176,9 @@ func testTUNOfAnotherProcess(r *fixture) {
 	r.check(r.host.AddTUN(t.Name, t.Alias, false))
 	r.check(r.host.AddAddr(t.Name, a.Prefix))
 	r.check(r.host.SetMTU(t.Name, t.MTU))
-	odd := r.wantForeign(t)
 	r.wantGone(a)
-	r.refused(create(t), unix.EEXIST)
-	r.refused(replace(odd, t), nil)
-	r.refused(remove(odd), nil)
-	for _, o := range []state.Object{a, tunRoute()} {
-		r.refused(create(o), dataplane.ErrNoLink)
-	}
-	r.wantForeign(t)
+	r.leftAlone(t)
+	r.refused(create(a), dataplane.ErrNoLink)
 	r.wantGone(a, tunRoute())
 	r.check(r.host.DelLink(t.Name))
 	r.wantGone(t)
@@ -219,13 +214,8 @@ func testTUNWithoutAlias(r *fixture) {
 	for _, alias := range []string{"", "tunnel to nowhere", "flanneld"} {
 		r.check(r.host.AddTUN(t.Name, alias, true))
 		r.check(r.host.AddAddr(t.Name, a.Prefix))
-		odd := r.wantForeign(t)
 		r.wantGone(a)
-		r.refused(create(t), unix.EEXIST)
-		r.refused(replace(odd, t), nil)
-		r.refused(remove(odd), nil)
-		r.refused(create(tunRoute()), dataplane.ErrNoLink)
-		r.wantForeign(t)
+		r.leftAlone(t)
 		r.check(r.host.DelLink(t.Name))
 
 		r.tunnelled()
@@ -249,12 +239,12 @@ func testTUNHeld(r *fixture) {
 	t, on := r.tunnelled()
 	detach, err := r.host.Attach(t.Name, false)
 	r.check(err)
-	odd := r.wantForeign(t)
+	there := r.wantForeign(t)
 	r.wantGone(on[0])
 	r.wantEntry(on[1], state.Foreign, false)
 	r.refused(create(t), unix.EEXIST)
-	r.refused(replace(odd, t), tun.ErrHeld)
-	r.refused(remove(odd), tun.ErrHeld)
+	r.refused(replace(there, t), tun.ErrHeld)
+	r.refused(remove(there), tun.ErrHeld)
 	other := route(tunRoute().Dst.String(), "192.168.5.11")
 	if ops, blocked := r.diff(other); ops != nil || len(blocked) != 1 {
 		r.Fatalf("steps %v, blocked %v", ops, blocked)
@@ -262,7 +252,7 @@ func testTUNHeld(r *fixture) {
 	own, err := r.host.Attach(t.Name, true) // is no excuse
 	r.check(err)
 	r.wantForeign(t)
-	r.refused(remove(odd), tun.ErrHeld)
+	r.refused(remove(there), tun.ErrHeld)
 	detach()
 	r.wantThere(append(on, t)...)
 	r.apply(remove(t))
@@ -281,13 +271,8 @@ func testTUNInTheWay(r *fixture) {
 	} {
 		r.check(add())
 		r.check(r.host.AddAddr(t.Name, tunAddr().Prefix))
-		odd := r.wantForeign(t)
 		r.wantGone(tunAddr())
-		r.refused(create(t), unix.EEXIST)
-		r.refused(replace(odd, t), nil)
-		r.refused(remove(odd), nil)
-		r.refused(create(tunRoute()), dataplane.ErrNoLink)
-		r.wantForeign(t)
+		r.leftAlone(t)
 		r.check(r.host.DelLink(t.Name))
 	}
 }
@@ -297,7 +282,7 @@ func testTUNInTheWay(r *fixture) {
 func testTUNByAnotherName(r *fixture) {
 	v := device()
 	r.check(r.host.AddTUN(v.Name, tunDevice().Alias, true))
-	r.apply(replace(r.wantOdd(v), v))
+	r.apply(replace(r.wantUnmanaged(v), v))
 	r.wantThere(v)
 	for _, name := range []string{"flannel", "tun0", "flannel0x", "xflannel0"} {
 		r.check(r.host.AddTUN(name, tunDevice().Alias, true))

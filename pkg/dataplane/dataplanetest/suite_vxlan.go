@@ -100,9 +100,9 @@ func asMade(o state.Object) bool {
 	return false
 }
 
-// wantOdd checks that there is something of ours that is not as we make it, and
+// wantUnmanaged checks that there is something of ours that is not as we make it, and
 // returns it.
-func (r *fixture) wantOdd(o state.Object) state.Object {
+func (r *fixture) wantUnmanaged(o state.Object) state.Object {
 	r.Helper()
 	e, ok := r.dump()[o.Key()]
 	if !ok || asMade(e.Object) || e.Owner != state.Ours {
@@ -111,21 +111,27 @@ func (r *fixture) wantOdd(o state.Object) state.Object {
 	return e.Object
 }
 
-func testDevice(r *fixture) {
-	v := device()
-	r.wantGone(v)
-	r.apply(create(v))
-	r.wantThere(v)
-	altered := v
-	altered.MTU = 1400
-	for _, op := range []state.Op{create(v), create(altered)} {
+// comesAndGoes checks that a device is made and deleted, and never made over another one. In
+// the end it is there altered.
+func (r *fixture) comesAndGoes(device, altered state.Object) {
+	r.Helper()
+	r.wantGone(device)
+	r.apply(create(device))
+	r.wantThere(device)
+	for _, op := range []state.Op{create(device), create(altered)} {
 		r.refused(op, unix.EEXIST)
 	}
-	r.wantThere(v)
-	r.apply(remove(v), remove(v))
-	r.wantGone(v)
-	r.apply(remove(v), replace(v, altered)) // of what is gone
+	r.wantThere(device)
+	r.apply(remove(device), remove(device))
+	r.wantGone(device)
+	r.apply(remove(device), replace(device, altered)) // of what is gone
 	r.wantThere(altered)
+}
+
+func testDevice(r *fixture) {
+	v, altered := device(), device()
+	altered.MTU = 1400
+	r.comesAndGoes(v, altered)
 }
 
 // All that a device can be is read back.
@@ -258,15 +264,15 @@ func testDeviceOfAnotherKind(r *fixture) {
 	v := device()
 	r.check(r.host.AddLink(v.Name))
 	r.check(r.host.AddAddr(v.Name, deviceAddr().Prefix))
-	odd := r.wantOdd(v)
+	there := r.wantUnmanaged(v)
 	r.wantThere(deviceAddr())
 	r.refused(create(v), unix.EEXIST)
-	r.apply(replace(odd, v))
+	r.apply(replace(there, v))
 	r.wantThere(v)
 	r.wantGone(deviceAddr())
 	r.apply(remove(v))
 	r.check(r.host.AddLink(v.Name))
-	r.apply(remove(r.wantOdd(v)))
+	r.apply(remove(r.wantUnmanaged(v)))
 	r.wantGone(v)
 }
 

@@ -35,29 +35,36 @@ func testDeviceAddr(r *fixture) {
 	r.wantThere(a)
 }
 
-func testNeigh(r *fixture) {
-	v, n := device(), peerOf(0).neigh
-	other := n
-	other.MAC[5] = 99
-	r.refused(create(n), dataplane.ErrNoLink)
-	r.apply(remove(n))
-	r.apply(create(v))
-	r.wantGone(n)
-	r.apply(create(n), create(n), replace(n, n))
-	r.wantThere(n)
+// givesWay checks that an entry of a device that is yet to be made needs that, is made over
+// other, which is one of the same key, and deleted. In the end it is there.
+func (r *fixture) givesWay(entry, other state.Object) {
+	r.Helper()
+	r.refused(create(entry), dataplane.ErrNoLink)
+	r.apply(remove(entry))
+	r.apply(create(device()))
+	r.wantGone(entry)
+	r.apply(create(entry), create(entry), replace(entry, entry))
+	r.wantThere(entry)
 	r.apply(create(other)) // over it
 	r.wantThere(other)
-	r.apply(replace(other, n))
-	r.wantThere(n)
-	r.apply(remove(n), remove(n))
-	r.wantGone(n)
-	r.apply(replace(n, n)) // of what is gone
-	r.wantThere(n)
+	r.apply(replace(other, entry))
+	r.wantThere(entry)
+	r.apply(remove(entry), remove(entry))
+	r.wantGone(entry)
+	r.apply(replace(entry, entry)) // of what is gone
+	r.wantThere(entry)
+}
+
+func testNeigh(r *fixture) {
+	n := peerOf(0).neigh
+	other := n
+	other.MAC[5] = 99
+	r.givesWay(n, other)
 	r.check(r.host.AddNeigh(other, true))
 	r.wantThere(other)
-	r.check(r.host.DelNeigh(v.Name, n.Addr))
+	r.check(r.host.DelNeigh(n.Dev, n.Addr))
 	r.wantGone(n)
-	if err := r.host.DelNeigh(v.Name, n.Addr); !errors.Is(err, unix.ENOENT) {
+	if err := r.host.DelNeigh(n.Dev, n.Addr); !errors.Is(err, unix.ENOENT) {
 		r.Errorf("deleting a neighbour that is gone: %v", err)
 	}
 	r.apply(remove(n))
@@ -76,24 +83,11 @@ func testNeighNotPermanent(r *fixture) {
 }
 
 func testFDB(r *fixture) {
-	v, d := device(), peerOf(0).fdb
+	d := peerOf(0).fdb
 	other := d
 	other.Dst = other.Dst.Next()
-	r.refused(create(d), dataplane.ErrNoLink)
-	r.apply(remove(d))
-	r.apply(create(v))
-	r.wantGone(d)
-	r.apply(create(d), create(d), replace(d, d))
-	r.wantThere(d)
-	r.apply(create(other)) // over it
-	r.wantThere(other)
-	r.apply(replace(other, d))
-	r.wantThere(d)
+	r.givesWay(d, other)
 	r.apply(remove(other)) // there is none to there
-	r.wantThere(d)
-	r.apply(remove(d), remove(d))
-	r.wantGone(d)
-	r.apply(replace(d, d)) // of what is gone
 	r.wantThere(d)
 	r.check(r.host.AddFDB(other))
 	r.wantThere(other)

@@ -22,12 +22,12 @@ func testDeviceDown(r *fixture) {
 		r.wantThere(deviceAddr(), p.fdb, q.fdb)
 	}
 	lose()
-	odd := r.wantOdd(v)
+	there := r.wantUnmanaged(v)
 	for _, o := range []state.Object{p.nexthop, q.plain()} {
 		r.refused(create(o), dataplane.ErrNoLink)
 	}
 	r.refused(create(v), unix.EEXIST)
-	r.apply(append([]state.Op{replace(odd, v)}, creations(p.neigh, p.nexthop, p.route, q.neigh, q.plain())...)...)
+	r.apply(append([]state.Op{replace(there, v)}, creations(p.neigh, p.nexthop, p.route, q.neigh, q.plain())...)...)
 	r.wantThere(append(p.objects(), v, deviceAddr(), q.neigh, q.fdb, q.plain())...)
 	lose()
 	r.check(r.host.SetLink(v.Name, true))
@@ -36,7 +36,7 @@ func testDeviceDown(r *fixture) {
 	lose()
 	w := v
 	w.VNI++
-	r.apply(replace(r.wantOdd(v), w)) // anew
+	r.apply(replace(r.wantUnmanaged(v), w)) // anew
 	r.wantThere(w)
 	r.wantGone(deviceAddr(), p.fdb, q.fdb)
 }
@@ -52,7 +52,7 @@ func testDeviceHindered(r *fixture) {
 	for _, how := range []Hindrance{ProtoDown, ProtoDownReasoned, NoARP, NoForwarding} {
 		r.check(r.host.Hinder(v.Name, how))
 		w.expect("the device hindered", oddDevice(v))
-		odd := r.wantOdd(v)
+		there := r.wantUnmanaged(v)
 		var lost []state.Object
 		switch how {
 		case ProtoDown, ProtoDownReasoned: // plain routes stay
@@ -63,7 +63,7 @@ func testDeviceHindered(r *fixture) {
 		}
 		r.wantGone(lost...)
 		r.wantThere(q.fdb, q.plain())
-		r.apply(append([]state.Op{replace(odd, v)}, creations(lost...)...)...)
+		r.apply(append([]state.Op{replace(there, v)}, creations(lost...)...)...)
 		w.expect("the device put right", deviceIs(v))
 		r.wantThere(append(on, v)...)
 		r.apply(replace(v, v)) // nothing is left to be done
@@ -72,12 +72,12 @@ func testDeviceHindered(r *fixture) {
 	r.check(r.host.Hinder(v.Name, ProtoDown))
 	r.check(r.host.Hinder(v.Name, NoForwarding))
 	r.check(r.host.SetLink(v.Name, false))
-	r.apply(replace(r.wantOdd(v), v))
+	r.apply(replace(r.wantUnmanaged(v), v))
 	r.wantThere(v)
 	r.check(r.host.Hinder(v.Name, NoARP))
 	anew := v
 	anew.VNI++
-	r.apply(replace(r.wantOdd(v), anew))
+	r.apply(replace(r.wantUnmanaged(v), anew))
 	r.wantThere(anew)
 }
 
