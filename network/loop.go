@@ -64,6 +64,8 @@ type loopStatus struct {
 	// in place; zero before that.
 	host   backend.Host
 	config *subnet.Config
+	// connected is whether all that is essential is in place now.
+	connected bool
 }
 
 // failure is an object that could not be had.
@@ -317,7 +319,7 @@ func (r *loop) putOff(resetBackoff bool) {
 func (r *loop) reportStatus() {
 	s := r.status
 	s.wanted, s.missing = len(r.desired.want), len(r.failures)
-	if r.connected() {
+	if s.connected = r.connected(); s.connected {
 		s.host, s.config = r.desired.spec.Host, r.desired.spec.Config
 	}
 	if s != r.status {

@@ -71,7 +71,8 @@ type Reconciler struct {
 	config    *subnet.Config // of what is desired
 	ofLoops   []loopStatus
 	status    Status
-	converged bool
+	converged bool      // as far as Ready asks for it, now
+	once      sync.Once // closes ready
 }
 
 // Status is how well the host matches what is desired.
@@ -119,6 +120,13 @@ func (r *Reconciler) Try(ctx context.Context, before, after []state.Object) erro
 // object of a desired state has been tried, the device and addresses of the host itself are in
 // place, and nothing waits for an interface that is down, or could not be tried yet.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
+
+// Converged reports whether that is so now.
+func (r *Reconciler) Converged() bool {
+	r.statusMu.Lock()
+	defer r.statusMu.Unlock()
+	return r.converged
+}
 
 // Run reconciles until ctx ends, and returns ctx.Err().
 func (r *Reconciler) Run(ctx context.Context) error {
@@ -185,17 +193,16 @@ func (r *Reconciler) update(change func()) {
 	before := r.status
 	change()
 	s := Status{Useless: r.status.Useless, Host: r.ofLoops[0].host}
-	converged := r.config != nil
+	r.converged = r.config != nil
 	for _, l := range r.ofLoops {
 		s.Wanted += l.wanted
 		s.Missing += l.missing
-		converged = converged && l.config == r.config
+		r.converged = r.converged && l.config == r.config && l.connected
 	}
 	if r.status = s; s != before {
 		r.report(s)
 	}
-	if converged && !r.converged {
-		r.converged = true
-		close(r.ready)
+	if r.converged {
+		r.once.Do(func() { close(r.ready) })
 	}
 }

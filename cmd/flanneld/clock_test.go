@@ -77,7 +77,7 @@ func newLife(t *testing.T, dir string) *life {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	l.cancel = cancel
-	go func() { l.ended <- serve(ctx, o, l.store, imagined{l.fake}) }()
+	go func() { l.ended <- serve(ctx, o, l.store, imagined{l.fake}, &health{systemd: new(systemd)}) }()
 	synctest.Wait()
 	l.readEnv()
 	return l

@@ -29,24 +29,30 @@ func run(ctx context.Context, o *options, machine host) error {
 	if len(o.logFiles) > 0 {
 		klog.Warningf("the log goes to stderr alone, for the service manager to keep: without effect are %s", printable.Line(strings.Join(o.logFiles, ", ")))
 	}
-	release, err := awaitClaim(ctx, o.subnetFile, new(systemd).status)
-	if err != nil {
-		return err
-	}
-	defer release()
-	store, err := openStore(o)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	return serve(ctx, o, store, machine)
+	h := &health{at: o.health, systemd: new(systemd)}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.Run(ctx) })
+	g.Go(func() error {
+		release, err := awaitClaim(ctx, o.subnetFile, h.systemd.status)
+		if err != nil {
+			return err
+		}
+		defer release()
+		store, err := openStore(o)
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		return serve(ctx, o, store, machine, h)
+	})
+	return g.Wait()
 }
 
 // serve is the daemon on a given store and host.
-func serve(ctx context.Context, o *options, store subnet.Store, machine host) error {
+func serve(ctx context.Context, o *options, store subnet.Store, machine host, h *health) error {
 	previous := o.previous()
 	o.iface.MachineID = machineID()
-	systemd := new(systemd)
+	systemd := h.systemd
 	external, err := awaitInterface(ctx, o, machine, store, previous.Subnet, systemd)
 	if err != nil {
 		return err
@@ -103,6 +109,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host) er
 		d.saved = load
 		go func() { _, _ = load() }() // it takes a while in a large network
 	}
+	h.daemon.Store(d)
 	defer d.networks.claim(nil)
 	defer d.warnings.Stop()
 	defer obstacles.Stop()

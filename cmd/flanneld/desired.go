@@ -167,6 +167,17 @@ func (d *daemon) awaitLock() {
 	defer d.mu.Unlock()
 }
 
+// tryLock reports, before ctx ends, that no part of the daemon keeps that for itself.
+func (d *daemon) tryLock(ctx context.Context) error {
+	for !d.mu.TryLock() {
+		if err := once.Sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	d.mu.Unlock()
+	return nil
+}
+
 // update passes on what is desired by what is known now.
 func (d *daemon) update() {
 	d.mu.Lock()

@@ -19,8 +19,6 @@ var foreign = []struct {
 	name  string
 	value foreignValue
 }{
-	{"healthz-ip", foreignValue{kind: text}},
-	{"healthz-port", foreignValue{kind: number, remedy: "this version serves no health checks; leave it out, and watch systemd's status or the file of -subnet-file"}},
 	{"ip-blackhole-route", foreignValue{kind: truth, remedy: "this version adds no blackhole route; leave it out"}},
 	{"kube-annotation-prefix", foreignValue{kind: text}},
 	{"kube-api-url", foreignValue{kind: text}},

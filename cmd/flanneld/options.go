@@ -32,6 +32,7 @@ type options struct {
 	iface       network.Selection
 	subnetFile  string
 	stateDir    string
+	health      netip.AddrPort // of the health checks; not valid if there are to be none
 	renewMargin time.Duration
 	// ipMasq, forwardRules and fullyRandom are about the rules for packets, and
 	// masqMode is about the way in which they are written.
@@ -86,6 +87,9 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.Var(&o.masqMode, "masq-mode", "`way` to write rules for packets, auto, iptables or nftables; auto does as the network's configuration says, or as others on this host")
 	fs.BoolVar(&o.forwardRules, "iptables-forward-rules", true, "let packets from and to pods be forwarded, also by nftables")
 	fs.Int("iptables-resync", 5, "`seconds`; without effect, for rules are put right when they change")
+	healthIP, healthPort := listenIP(netip.IPv4Unspecified()), port(0)
+	fs.Var(&healthIP, "healthz-ip", "`address` at which health checks are answered")
+	fs.Var(&healthPort, "healthz-port", "`port` at which health checks are answered, /healthz and /readyz; 0 for none")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
@@ -131,6 +135,9 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	}
 	o.renewMargin = time.Duration(margin) * time.Minute
 	o.fullyRandom = !*notRandom
+	if healthPort != 0 {
+		o.health = netip.AddrPortFrom(netip.Addr(healthIP), uint16(healthPort))
+	}
 	return &o, nil
 }
 
@@ -286,6 +293,37 @@ func (a *address) String() string {
 	}
 	return ""
 }
+
+// listenIP is an address to answer at; all of this host's, or all of IPv4, is one.
+type listenIP netip.Addr
+
+func (l *listenIP) Set(v string) error {
+	addr, err := netip.ParseAddr(v)
+	if err != nil || addr.IsMulticast() {
+		return errors.New("is not an IP address of this host")
+	}
+	*l = listenIP(addr)
+	return nil
+}
+
+func (l *listenIP) String() string {
+	if addr := netip.Addr(*l); addr.IsValid() {
+		return addr.String()
+	}
+	return ""
+}
+
+type port uint16
+
+func (p *port) Set(v string) error {
+	n, err := strconv.ParseUint(v, 0, 16)
+	if err != nil {
+		return errors.New("is not a port, 0 to 65535")
+	}
+	*p = port(n)
+	return nil
+}
+func (p *port) String() string { return fmt.Sprint(uint16(*p)) }
 
 type margin int
 

@@ -39,7 +39,7 @@ func check(t *testing.T, args, environ []string, want options) {
 		t.Fatalf("parse = %v, %v; it printed %q", o, err, out.String())
 	}
 	diff := cmp.Diff(want, *o, cmp.AllowUnexported(options{}),
-		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 		cmp.Comparer(func(a, b *regexp.Regexp) bool { return a.String() == b.String() }))
 	if diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)

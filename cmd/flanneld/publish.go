@@ -35,7 +35,8 @@ type publisher struct {
 	obstacles *network.Obstacles
 	changed   chan struct{}
 
-	mu sync.Mutex
+	mu      sync.Mutex
+	inPlace bool // subnet.env
 	facts
 }
 
@@ -89,6 +90,7 @@ func (p *publisher) Run(ctx context.Context) error {
 		now := p.now()
 		env := now.env(p.ipMasq)
 		changed, err := env.Write(p.file)
+		p.noteFile(err)
 		if err != nil {
 			if err.Error() != said {
 				said = err.Error()
@@ -120,6 +122,20 @@ func (p *publisher) Run(ctx context.Context) error {
 	}
 }
 
+// noteFile takes why subnet.env could not be put in place, or nil if it was.
+func (p *publisher) noteFile(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inPlace = err == nil
+}
+
+// written reports whether subnet.env is in place, as far as is known.
+func (p *publisher) written() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inPlace
+}
+
 // folderLost reports whether a file cannot be written because its folder was removed
 // where this process cannot make it again: a unit or a container is given one by whoever
 // starts it, and sees no other one.
@@ -142,7 +158,7 @@ func (p *publisher) awaitReady(ctx context.Context) error {
 			return nil
 		case <-p.changed:
 			if now := p.now(); now.holding.Own != nil {
-				p.systemd.status("not ready: " + now.text(p.obstacles.Text()))
+				p.systemd.status(notReady + now.text(p.obstacles.Text()))
 			}
 		}
 	}

@@ -18,16 +18,28 @@ import (
 type systemd struct {
 	mu        sync.Mutex
 	isReady   bool
+	said      string // what there is to tell, told or not
 	toldReady bool
 	last      string // that it was told
 	failed    string // why it could not be told; empty if it could
 }
 
+// notReady is what a status begins with while there is no network.
+const notReady = "not ready: "
+
 // status says what is going on.
 func (s *systemd) status(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.said = text
 	s.tell(text)
+}
+
+// latest returns what is going on.
+func (s *systemd) latest() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said
 }
 
 // ready says that the daemon does its work, and how that goes. What could not be said
@@ -35,6 +47,7 @@ func (s *systemd) status(text string) {
 func (s *systemd) ready(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.said = text
 	if !s.isReady {
 		s.isReady = true
 		klog.Infof("ready: %s", text)
