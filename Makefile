@@ -53,6 +53,20 @@ $(ETCD):
 	@echo 'building $(@F) for the lab: about a minute, once'
 	cd pkg/lab/$(ETCD_MODULE) && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ go.etcd.io/etcd/server/v3
 
+# Kubernetes' API and what gives Nodes their subnets, for the lab, from its Go module. What
+# they say of themselves is set when they are linked.
+KUBE         := build/kube-apiserver build/kube-controller-manager
+KUBE_VERSION := k8s.io/component-base/version
+
+$(KUBE): pkg/lab/kube/go.mod pkg/lab/kube/go.sum
+	@echo 'building $(@F) for the lab: several minutes, once'
+	cd pkg/lab/kube && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w \
+		-X $(KUBE_VERSION).gitMajor=1 -X $(KUBE_VERSION).gitMinor=34 \
+		-X $(KUBE_VERSION).gitVersion=$$($(GO) list -m -f '{{.Version}}' k8s.io/kubernetes)" \
+		-o $(CURDIR)/$@ k8s.io/kubernetes/cmd/$(@F)
+# They have most packages in common, which are to be compiled once.
+build/kube-controller-manager: | build/kube-apiserver
+
 # What a container runtime runs: the CNI plugins, and cnitool in the runtime's place.
 CNI := build/cni/cnitool build/cni/flannel
 
@@ -107,7 +121,7 @@ INOTIFY   := /proc/sys/fs/inotify/max_user_instances
 INSTANCES := 1024
 
 # What the tests need. One at a time uses apt-get.
-NEEDED := $(ETCD) $(CNI) tools build/cloud-init build/firewalld
+NEEDED := $(KUBE) $(ETCD) $(CNI) tools build/cloud-init build/firewalld
 build/cloud-init: | tools
 build/firewalld: | build/cloud-init
 
@@ -129,7 +143,7 @@ test:
 	} 2>&1 | tee build/test.log; \
 	status=$$(cat build/test.status); [ $$status = 0 ] || awk -f pkg/lab/failures.awk build/test.log; exit $$status
 
-bench: $(ETCD) tools
+bench: $(KUBE) $(ETCD) tools
 	$(GO) test -p 1 -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 build/golangci-lint: Makefile

@@ -39,7 +39,8 @@ func (h *Host) StartFlanneldIn(env []string, bin string, args ...string) (*Daemo
 	h.lab.mu.Lock()
 	etcd := h.lab.etcd
 	h.lab.mu.Unlock()
-	if _, ok := flagValue(args, "etcd-endpoints"); !ok && etcd != nil {
+	_, elsewhere := flagValue(args, "etcd-endpoints")
+	if _, kube := flagValue(args, "kube-subnet-mgr"); !elsewhere && !kube && etcd != nil {
 		argv = append(argv, "-etcd-endpoints="+etcd.Endpoint())
 	}
 	var err error
