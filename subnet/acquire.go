@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
 )
 
 // acquire makes one attempt to get a lease: the one that we have already, the subnet that
@@ -21,7 +22,11 @@ func (acquire) start(t *turn) (action, error) {
 	if left := offlineAfter - t.since(t.begun); t.saved.exists && t.mode == starting && left > 0 {
 		t.attempt.timeout = left
 	}
-	t.first(readConfig{t.attempt.timeout}, listLeases{t.attempt.timeout}, askAttrs{})
+	goals := []goal{readConfig{t.attempt.timeout}, listLeases{t.attempt.timeout}}
+	if t.assigned {
+		goals = append(goals, heedAssignment{})
+	}
+	t.first(append(goals, askAttrs{})...)
 	return nil, nil
 }
 
@@ -33,7 +38,7 @@ func (readConfig) finish(t *turn, a answer) error {
 	var c *Config
 	err := a.err
 	if err == nil {
-		c, err = ParseConfig(a.config)
+		c, err = t.parse(a.config)
 	}
 	ours := t.holding.Config
 	switch {
@@ -75,6 +80,10 @@ func (askAttrs) finish(t *turn, a answer) error {
 	}
 	t.attrs, t.avoid, t.outdated = a.attrs, a.avoid, false
 	t.follow(t.listed)
+	if t.assigned {
+		t.first(announce{})
+		return nil
+	}
 	t.first(claim{})
 	if t.asksSaved(t.listed.Leases) {
 		t.first(loadSaved{})
@@ -202,6 +211,35 @@ func (create) finish(t *turn, a answer) error {
 	t.logf(info, "acquired the subnet %s", a.lease.Subnet)
 	t.hold(a.lease)
 	return nil
+}
+
+// announce publishes the lease of the subnet that the host was given, and holds it.
+type announce struct{}
+
+func (announce) start(t *turn) (action, error) {
+	s := t.listed.Own.Subnet
+	if i := slices.IndexFunc(t.avoid, func(p netip.Prefix) bool { return s.Overlaps(ip.SubnetOf(p)) }); i >= 0 {
+		return nil, waitingFor{fmt.Errorf("%s, the podCIDR of this host's Node %s, overlaps %s, a network that this host is in: pods and hosts need networks of their own",
+			s, printable.Name(t.listed.Own.Host), t.avoid[i])}
+	}
+	if l := t.listed.Find(s); l != nil && l.Attrs == t.attrs {
+		t.holdAssigned(l)
+		return nil, nil
+	}
+	return createLease{s, t.attrs, 0}, nil
+}
+
+func (announce) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return a.err
+	}
+	t.holdAssigned(a.lease)
+	return nil
+}
+
+func (t *turn) holdAssigned(l *Lease) {
+	t.logf(info, "using the subnet %s, the podCIDR of the Node %s", l.Subnet, printable.Name(t.listed.Own.Host))
+	t.hold(l)
 }
 
 // hold makes a lease ours.

@@ -19,3 +19,8 @@ type Assignment struct {
 	// Published is what the store says of this host now, as far as it can be read.
 	Published Attrs `json:"-"`
 }
+
+// asksElse reports whether one assignment asks for other addresses than another.
+func (a *Assignment) asksElse(b *Assignment) bool {
+	return b == nil || a.Requested != b.Requested || a.Overwrite != b.Overwrite
+}

@@ -25,7 +25,11 @@ func decide(s state, e event, now moment) (state, action, []report) {
 			t.fail(err)
 		}
 	case newSnapshot:
-		t.hear(e.Snapshot)
+		if t.mode == online {
+			t.hear(e.Snapshot)
+		} else if t.retrying && e.Own != t.listed.Own {
+			t.todo = []goal{acquire{}, settle{}} // what was missing may be there
+		}
 	case refreshAsked:
 		t.reconsider()
 	case timeUp:
@@ -54,6 +58,12 @@ func (t *turn) hear(s Snapshot) {
 		// That of a store which lost everything is logged with the lease.
 		t.stored.wiped = c.Missing && s.Find(t.holding.Own.Subnet) == nil
 		t.first(reconfigure{})
+	}
+	if a := s.Own; a != nil && a.asksElse(t.holding.Snapshot.Own) {
+		t.follow(s)
+		if t.outdated = true; !t.retrying {
+			t.last(askAgain{})
+		}
 	}
 	t.last(judge{s})
 }

@@ -201,7 +201,7 @@ type transition struct {
 func TestTransitions(t *testing.T) {
 	tb := table{now: moment{at: time.Now(), boot: time.Hour}, c: mustConfig(t, theNetwork)}
 	seen := make(map[string]bool) // the answers to which goals
-	for _, row := range slices.Concat(tb.starts(), tb.conflicts(), tb.withoutStore(), tb.keeps(), tb.renews(), tb.reconfigures()) {
+	for _, row := range slices.Concat(tb.starts(), tb.conflicts(), tb.withoutStore(), tb.keeps(), tb.renews(), tb.reconfigures(), tb.assignments()) {
 		if a, is := row.event.(answer); is {
 			seen[fmt.Sprintf("%s, failed: %t", reflect.TypeOf(row.state.doing).Name(), a.err != nil)] = true
 		}

@@ -21,6 +21,9 @@ const (
 type check struct{}
 
 func (check) start(t *turn) (action, error) {
+	if t.assigned {
+		return nil, t.checkAssigned()
+	}
 	s, own := t.listed, t.holding.Own
 	t.follow(s)
 	p, isProblem := s.problem(own.Subnet)
@@ -71,6 +74,63 @@ func (t *turn) compare(found *Lease) error {
 		t.logf(warningEvent, "someone else wrote our lease %s, in our own words: if no person did, another host uses the public address %s, too", own.Subnet, own.PublicIP)
 	}
 	t.holding.Own, t.renewal.seen = found, t.listed.Revision
+	return nil
+}
+
+const (
+	unassigned = "%s; until there is one again, this host goes on with %s"
+	reassigned = "the podCIDR of the Node %s is %s now, and was %s"
+)
+
+// checkAssigned puts our own lease right, as it is in the latest listing.
+func (t *turn) checkAssigned() error {
+	s, own, a := t.listed, t.holding.Own, t.listed.Own
+	t.follow(s)
+	l, host := s.Find(own.Subnet), printable.Name(a.Host)
+	if a.Subnet.IsValid() {
+		t.notify(ended{unassigned})
+	}
+	switch {
+	case t.holder(l) != "" && t.holding.Holder == "":
+		t.lose(t.holder(l))
+	case t.holding.Holder != "":
+		t.first(move{})
+	case !a.Subnet.IsValid():
+		t.logf(warningState, unassigned, a.Missing, own.Subnet)
+	case a.Subnet != own.Subnet:
+		t.logf(warningState, reassigned, host, a.Subnet, own.Subnet)
+		t.first(move{})
+	case l != nil && l.Attrs == t.attrs:
+		t.holding.Own, t.renewal.seen = l, s.Revision
+	case t.misstated():
+		t.first(restate{})
+	case !t.identity.corrected.IsZero() && t.since(t.identity.corrected) < retryMost:
+		return waitingFor{fmt.Errorf("what the Node %s says of this host is being changed again and again: is there another daemon for it?", host)}
+	default:
+		what := "what the Node %s says of this host was changed; writing it again"
+		if l == nil {
+			what = "the Node %s says nothing of this host any more; writing it again"
+		}
+		t.logf(warningEvent, what, host)
+		t.identity.corrected = t.now.at
+		t.first(restate{})
+	}
+	return nil
+}
+
+// restate publishes the lease that we hold.
+type restate struct{}
+
+func (restate) start(t *turn) (action, error) {
+	own := t.holding.Own
+	return updateLease{own.Subnet, own.Revision, t.attrs, 0}, nil
+}
+
+func (restate) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return a.err
+	}
+	t.holding.Own = a.lease
 	return nil
 }
 
@@ -182,6 +242,8 @@ func (renew) start(t *turn) (action, error) {
 	switch own := t.holding.Own; {
 	case t.outdated:
 		t.first(askAgain{}, renew{})
+	case t.assigned:
+		t.first(listLeases{callTimeout}, check{})
 	case t.holding.Holder != "":
 		t.first(move{})
 	default:

@@ -76,15 +76,19 @@ func (k *Keeper) Run(ctx context.Context) error {
 		identity: identity{previous: k.Previous, previousIP: k.PreviousIP},
 		saved:    recollection{exists: k.Saved != nil},
 	}
+	k.outage.store = "etcd"
+	if a, is := k.Store.(Assigner); is {
+		s.assigned, k.outage.store = true, a.Name()
+	}
 	for e := event(started{}); ; {
 		var a action
 		var reports []report
-		wasOnline := s.mode == online
+		followed := s.follows()
 		s, a, reports = decide(s, e, k.now())
 		for _, n := range reports {
 			k.pass(n)
 		}
-		if s.mode == online && !wasOnline {
+		if s.follows() && !followed {
 			watching.Go(func() { k.watch(ctx) })
 		}
 		e = k.carryOut(ctx, a)

@@ -14,6 +14,7 @@ import (
 // when it is over.
 type outage struct {
 	notify func(error) // why there is one, or nil when it is over; may be nil
+	store  string      // what messages call it
 
 	mu    sync.Mutex
 	log   notice.Log
@@ -80,7 +81,7 @@ func (o *outage) over() {
 		}
 	}
 	if o.log.Over(aboutStore) {
-		klog.Infof("etcd reachable again after %s", time.Since(o.since).Round(100*time.Millisecond))
+		klog.Infof("%s reachable again after %s", o.store, time.Since(o.since).Round(100*time.Millisecond))
 	}
 	o.since, o.texts = time.Time{}, nil
 }

@@ -20,6 +20,12 @@ const unreadable = "someone whose lease cannot be read"
 // holder says who has our subnet by a lease of it; nothing if we have. What it says
 // of us may be what we have not yet learned that we wrote.
 func (t *turn) holder(l *Lease) string {
+	if own := t.listed.Own; own != nil {
+		if l == nil || l.Machine == own.Host {
+			return ""
+		}
+		return "the Node " + printable.Name(l.Machine)
+	}
 	switch own := t.holding.Own; {
 	case l.PublicIP != own.PublicIP && l.PublicIP != t.attrs.PublicIP:
 		return fmt.Sprintf("the host with the public address %s", l.PublicIP)

@@ -44,9 +44,13 @@ func (reconfigure) finish(t *turn, a answer) error {
 // this host is like.
 func (t *turn) acceptable() (*Config, error) {
 	if t.stored.Missing {
-		return nil, &ConfigError{Value: "was deleted", Reason: "from the store"}
+		where := "from the store"
+		if t.assigned {
+			where = "with its file"
+		}
+		return nil, &ConfigError{Value: "was deleted", Reason: where}
 	}
-	c, err := ParseConfig([]byte(t.stored.Text))
+	c, err := t.parse([]byte(t.stored.Text))
 	if err == nil {
 		err = needsRestart(t.holding.Config, c)
 	}
@@ -54,6 +58,9 @@ func (t *turn) acceptable() (*Config, error) {
 		return nil, err
 	}
 	own := t.holding.Own.Subnet
+	if t.assigned {
+		return c, t.unassignable(c, t.holding.Snapshot)
+	}
 	if t.holding.Holder == "" && (own.V4.IsValid() && !c.V4.contains(own.V4) || own.V6.IsValid() && !c.V6.contains(own.V6)) {
 		return nil, &ConfigError{
 			Key:    "Network",
@@ -72,7 +79,7 @@ func (t *turn) refuse(err error) {
 		if !t.stored.wiped { // else it is logged with the lease
 			where := ""
 			if t.configKey != "" {
-				where = " (key " + t.configKey + ")"
+				where = " (" + t.configPlace() + ")"
 			}
 			t.logf(warning, "the network configuration was changed, and the former one stays in force: %v%s", err, where)
 		}

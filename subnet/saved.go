@@ -26,7 +26,9 @@ type savedJSON struct {
 	Config string // as written
 	Own    string // the key of this host's lease
 	Holder string `json:",omitempty"` // who has that now, if we have no other one yet
-	Leases []savedLease
+	// Assignment is there where the store chose our subnet.
+	Assignment *Assignment `json:",omitempty"`
+	Leases     []savedLease
 	// Vanished leases are none of the store's, but lingered.
 	Vanished []savedVanished `json:",omitempty"`
 }
@@ -46,7 +48,7 @@ type savedVanished struct {
 // Save writes what a host holds now of a store, and the leases that linger.
 func (h Holding) Save(path, store string, vanished ...Vanished) error {
 	j := savedJSON{
-		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(), Holder: h.Holder,
+		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(), Holder: h.Holder, Assignment: h.Snapshot.Own,
 		Leases: make([]savedLease, 0, len(h.Snapshot.Leases)),
 	}
 	var failed error
@@ -101,7 +103,7 @@ func parseSaved(content []byte, store string) (Saved, error) {
 	if j.Store != store {
 		return Saved{}, fmt.Errorf("it is of %q, not of %q", j.Store, store)
 	}
-	config, err := ParseConfig([]byte(j.Config))
+	config, err := parseConfig([]byte(j.Config), j.Assignment != nil)
 	if err != nil {
 		return Saved{}, err
 	}
@@ -112,6 +114,7 @@ func parseSaved(content []byte, store string) (Saved, error) {
 	}
 	a.Reset(entries)
 	s := Saved{At: j.At, Holding: Holding{Config: config, Snapshot: a.Snapshot(0), Holder: j.Holder}}
+	s.Snapshot.Own = j.Assignment
 	for _, l := range s.Snapshot.Leases {
 		if l.Subnet.Key() == j.Own {
 			s.Own = l
@@ -133,6 +136,9 @@ func parseSaved(content []byte, store string) (Saved, error) {
 func (h Holding) SameSaved(other Holding) bool {
 	a, b := h.Own, other.Own
 	if h.Config.raw != other.Config.raw || h.Holder != other.Holder || a.Subnet != b.Subnet || a.Attrs != b.Attrs || a.Revision != b.Revision || a.Expires.Sub(b.Expires).Abs() > time.Second {
+		return false
+	}
+	if x, y := h.Snapshot.Own, other.Snapshot.Own; (x == nil) != (y == nil) || x != nil && x.asksElse(y) {
 		return false
 	}
 	for l, o := range Changes(h.Snapshot.Leases, other.Snapshot.Leases) {

@@ -70,7 +70,7 @@ func (t *turn) configRemedy(err error) string {
 	if !errors.As(err, new(*ConfigError)) || t.configKey == "" {
 		return ""
 	}
-	return "; correct the key " + t.configKey + ", nothing has to be restarted"
+	return "; correct the " + t.configPlace() + ", nothing has to be restarted"
 }
 
 // adoptSaved starts with what was saved as if it came from the store, if this host may

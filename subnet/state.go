@@ -40,6 +40,7 @@ const (
 type state struct {
 	margin    time.Duration // how long before its end our lease is renewed
 	configKey string        // of the configuration, for messages
+	assigned  bool          // the store chooses our subnet: see assigned.go
 	random    rand.PCG
 
 	mode    mode
@@ -159,6 +160,21 @@ func (t *turn) notify(n report) { t.reports = append(t.reports, n) }
 
 func (t *turn) logf(l level, format string, a ...any) {
 	t.notify(logLine{l, format, fmt.Sprintf(format, a...)})
+}
+
+// parse reads a configuration.
+func (s *state) parse(raw []byte) (*Config, error) { return parseConfig(raw, s.assigned) }
+
+// follows reports whether there is something to be heard from the store's watch: where it
+// chooses our subnet, also while there is none.
+func (s *state) follows() bool { return s.mode == online || s.listed.Own != nil }
+
+// configPlace names where the configuration is.
+func (s *state) configPlace() string {
+	if s.assigned {
+		return "file " + s.configKey
+	}
+	return "key " + s.configKey
 }
 
 // publish passes on what we hold, if that is something else than last.
