@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -101,6 +102,13 @@ func TestDeletesTakeLong(t *testing.T) {
 	})
 }
 
+// awaitLook waits until a look is over: the next one is not soon.
+func (f *fixture) awaitLook() {
+	for f.ForgetCalls(); len(f.Calls("DescribeRouteTables")) == 0; synctest.Wait() {
+		time.Sleep(fresh / 10)
+	}
+}
+
 // A look before a delete may take long. What has a lease by the time that it is answered
 // stays, although the lease came too late for the pass.
 func TestLeasedDuringLookOfDelete(t *testing.T) {
@@ -117,6 +125,7 @@ func TestLeasedDuringLookOfDelete(t *testing.T) {
 		ended := f.desired()
 		f.want[p.Key()] = p
 		leased := f.desired()
+		f.awaitLook()
 		time.Sleep(2 * fresh)
 		f.ForgetCalls()
 		way.do = func() {
