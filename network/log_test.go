@@ -147,7 +147,7 @@ func TestDumpsThatFailAgainAndAgainAreLoggedRarely(t *testing.T) {
 }
 
 // So is a lease that can be made nothing of, without another change.
-func TestUselessLeaseThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
+func TestUnusableLeaseThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 	const flaps = 9
 	garbled := vxlanLease(1, 1)
 	garbled.BackendData = "{}"

@@ -13,7 +13,7 @@ func (h *history) checkHost() {
 	var p planned
 	p.set(w)
 	h.checkDevices(w, p.want)
-	want := Status{Wanted: len(p.want), Useless: len(p.problems)}
+	want := Status{Wanted: len(p.want), Unusable: len(p.problems)}
 	maybe := 0
 	hops := make(map[uint32]dataplanetest.Nexthop)
 	for _, hop := range h.fake.Nexthops() {

@@ -187,17 +187,17 @@ func (t *tally) fail(o state.Object, what fmt.Stringer, err error) {
 // dropImplied drops the steps that take away what goes with a device that is
 // deleted: its addresses tell that it is ours, for as long as it is there.
 func dropImplied(ops []state.Op) []state.Op {
-	var doomed []state.Op
+	var devices []state.Op
 	for _, op := range ops {
 		if op.Verb == state.Delete && state.IsDevice(op.Have) {
-			doomed = append(doomed, op)
+			devices = append(devices, op)
 		}
 	}
-	if len(doomed) == 0 {
+	if len(devices) == 0 {
 		return ops
 	}
 	return slices.DeleteFunc(ops, func(op state.Op) bool {
-		return op.Verb == state.Delete && slices.ContainsFunc(doomed, func(d state.Op) bool { return state.FlushedBy(op.Have, d) })
+		return op.Verb == state.Delete && slices.ContainsFunc(devices, func(d state.Op) bool { return state.FlushedBy(op.Have, d) })
 	})
 }
 

@@ -62,8 +62,8 @@ type Reconciler struct {
 	ready  chan struct{}      // closed once all loops have converged
 
 	// Of Run's planning alone:
-	plan    *plan
-	useless map[ip.Subnet]string // the plan's problems, as they were logged
+	plan   *plan
+	logged map[ip.Subnet]string // the plan's problems, as they were logged
 
 	logs *logs
 
@@ -77,9 +77,9 @@ type Reconciler struct {
 
 // Status is how well the host matches what is desired.
 type Status struct {
-	Wanted  int // objects that there should be
-	Missing int // objects that are not there, or are and should not be
-	Useless int // leases of which the backend can make nothing
+	Wanted   int // objects that there should be
+	Missing  int // objects that are not there, or are and should not be
+	Unusable int // leases of which the backend can make nothing
 	// Host is what this host's own end of the overlay was last made for: its
 	// device has the MTU that goes with it. Zero before that is in place.
 	Host backend.Host
@@ -92,7 +92,7 @@ func NewReconciler(report func(Status), planes ...Plane) *Reconciler {
 	r := &Reconciler{
 		report: report, planes: planes,
 		latest: once.NewSlot[Desired](), ready: make(chan struct{}),
-		plan: newPlan(planes), useless: make(map[ip.Subnet]string),
+		plan: newPlan(planes), logged: make(map[ip.Subnet]string),
 		ofLoops: make([]loopStatus, len(planes)), logs: newLogs(),
 	}
 	for i, p := range planes {
@@ -147,7 +147,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			case w := <-r.latest:
 				r.replan(w)
 			case <-unsaid.C:
-				r.logUseless()
+				r.logProblems()
 			}
 		}
 	})
@@ -157,29 +157,29 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // replan hands on what a desired state changes.
 func (r *Reconciler) replan(w Desired) {
 	changes := r.plan.set(w)
-	r.update(func() { r.config, r.status.Useless = w.Config, len(r.plan.problems) })
+	r.update(func() { r.config, r.status.Unusable = w.Config, len(r.plan.problems) })
 	for i, c := range changes {
 		if c.needFullPass || len(c.want) > 0 {
 			r.loops[i].set(c)
 		}
 	}
-	r.logUseless()
+	r.logProblems()
 }
 
-// logUseless logs, once, of which leases the backend can make nothing.
-func (r *Reconciler) logUseless() {
+// logProblems logs, once, of which leases the backend can make nothing.
+func (r *Reconciler) logProblems() {
 	var warnings summary
 	for s := range r.plan.changedProblems {
 		switch why := r.plan.problems[s]; why {
-		case r.useless[s]:
+		case r.logged[s]:
 		case "":
-			delete(r.useless, s)
+			delete(r.logged, s)
 		default:
 			if !r.logs.limiter.Event(s.String() + ": " + why) {
 				continue // next time, if it stays
 			}
 			warnings.add(why, s)
-			r.useless[s] = why
+			r.logged[s] = why
 		}
 		delete(r.plan.changedProblems, s)
 	}
@@ -192,7 +192,7 @@ func (r *Reconciler) update(change func()) {
 	defer r.statusMu.Unlock()
 	before := r.status
 	change()
-	s := Status{Useless: r.status.Useless, Host: r.ofLoops[0].host}
+	s := Status{Unusable: r.status.Unusable, Host: r.ofLoops[0].host}
 	r.converged = r.config != nil
 	for _, l := range r.ofLoops {
 		s.Wanted += l.wanted

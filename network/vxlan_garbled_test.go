@@ -32,8 +32,8 @@ func TestVxlanGarbledData(t *testing.T) {
 					r.start()
 					r.SetDesired(desire(garbled, vxlanLease(2, 2)))
 					stays()
-					if got := r.lastStatus().Useless; got != 1 {
-						t.Errorf("%d leases are said to be useless", got)
+					if got := r.lastStatus().Unusable; got != 1 {
+						t.Errorf("%d leases are said to be unusable", got)
 					}
 					r.SetDesired(desire(vxlanLease(1, 1), vxlanLease(2, 2)))
 					stays()

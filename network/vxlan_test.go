@@ -271,7 +271,7 @@ func (r *fixture) wantOnly(w Desired) {
 			r.Errorf("there is %s", e.Object)
 		}
 	}
-	if s := (Status{Wanted: len(p.want), Useless: len(p.problems)}); r.lastStatus() != s {
+	if s := (Status{Wanted: len(p.want), Unusable: len(p.problems)}); r.lastStatus() != s {
 		r.Errorf("status %+v, want %+v", r.lastStatus(), s)
 	}
 }

@@ -279,7 +279,7 @@ func TestDirectRoutingWithoutLinks(t *testing.T) {
 	}
 }
 
-func TestUselessPeers(t *testing.T) {
+func TestUnusablePeers(t *testing.T) {
 	b := newBackend(t, ``)
 	hostGW := lease("10.5.2.0-24", "192.0.2.2", "")
 	hostGW.BackendType = "host-gw"

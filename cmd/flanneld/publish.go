@@ -196,7 +196,7 @@ func (f *facts) text(obstacles string) string {
 	if f.reconciled.Missing > 0 {
 		text += fmt.Sprintf(", %d of %d objects not in place", f.reconciled.Missing, f.reconciled.Wanted)
 	}
-	if n := f.unusable + f.reconciled.Useless; n > 0 {
+	if n := f.unusable + f.reconciled.Unusable; n > 0 {
 		text += fmt.Sprintf(", %d leases unusable", n)
 	}
 	if !f.host.Up {
