@@ -85,8 +85,8 @@ func TestReleaseIsReproducible(t *testing.T) {
 		}
 	}
 	sums := sums(t, first)
-	if len(sums) != 4 {
-		t.Errorf("the release has sums of %d files, want an archive, two packages and a list of contents: %q", len(sums), sums)
+	if len(sums) != 7 {
+		t.Errorf("the release has sums of %d files, want an archive, two packages, a list of contents, an image, and a manifest and a chart for Kubernetes: %q", len(sums), sums)
 	}
 	for name, sum := range sums {
 		for _, dir := range []string{first, second} {

@@ -1,14 +1,10 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +42,9 @@ func (r *release) fill(dir string, b *binary) error {
 	}
 	for _, name := range fromDist {
 		files[name] = filepath.Join(r.root, "dist", name)
+	}
+	if err := r.fillKubernetes(filepath.Join(dir, "kubernetes")); err != nil {
+		return err
 	}
 	for name, path := range files {
 		content, err := os.ReadFile(path)
@@ -129,38 +128,14 @@ func run(name string, args ...string) ([]byte, error) {
 	return out, nil
 }
 
-// programs are the files that can be executed.
-var programs = map[string]bool{"flanneld": true, "mk-docker-opts.sh": true}
-
-// writeArchive writes the directory as an archive.
-func (r *release) writeArchive(dir string) error {
-	var archive bytes.Buffer
-	compressor := gzip.NewWriter(&archive)
-	w := tar.NewWriter(compressor)
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error { // in alphabetical order
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(filepath.Dir(dir), path)
-		if err != nil {
-			return err
-		}
-		h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: r.time}
-		if programs[entry.Name()] {
-			h.Mode = 0o755
-		}
-		if err := w.WriteHeader(h); err != nil {
-			return err
-		}
-		_, err = w.Write(content)
-		return err
-	})
-	if err := errors.Join(err, w.Close(), compressor.Close()); err != nil {
+// writeTGZ writes files as an archive.
+func (r *release) writeTGZ(name string, files []entry) error {
+	archive, err := r.tar(files)
+	if err != nil {
 		return err
 	}
-	return r.write(filepath.Base(dir)+".tar.gz", archive.Bytes())
+	if archive, err = gzipped(archive); err != nil {
+		return err
+	}
+	return r.write(name, archive)
 }

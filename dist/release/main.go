@@ -37,6 +37,7 @@ type release struct {
 	version   string
 	root, out string
 	time      time.Time
+	image     image // of all binaries
 }
 
 // binary is one that is released.
@@ -58,6 +59,9 @@ func (r *release) make(paths []string) error {
 		if err != nil {
 			return fmt.Errorf("releasing %s: %w", path, err)
 		}
+	}
+	if err := errors.Join(r.writeKubernetes(), r.writeImage()); err != nil {
+		return err
 	}
 	return r.writeSums()
 }
@@ -91,9 +95,16 @@ func (r *release) makeFor(b *binary) error {
 	}
 	defer func() { _ = os.RemoveAll(parent) }()
 	dir := filepath.Join(parent, r.name(b))
+	if err := r.fill(dir, b); err != nil {
+		return err
+	}
+	files, err := entries(dir, r.name(b))
+	if err != nil {
+		return err
+	}
 	return errors.Join(
-		r.fill(dir, b),
-		r.writeArchive(dir),
+		r.writeTGZ(r.name(b)+".tar.gz", files),
+		r.addImage(dir, b),
 		r.writeBOM(b),
 		r.writePackages(dir, b),
 	)
@@ -143,6 +154,29 @@ func packageVersion(version string, at time.Time) string {
 	v := strings.ReplaceAll(parts[1], "-", "~")
 	if len(after) > 0 {
 		v += "+" + strings.Join(after, ".")
+	}
+	return v
+}
+
+// chartVersion is the version as Helm wants it, which is semantic: commits before any tag are
+// before all others, and those after a tag are builds of that.
+func chartVersion(version string, at time.Time) string {
+	commit, changed := strings.CutSuffix(version, "-dirty")
+	parts := described.FindStringSubmatch(commit)
+	var build []string
+	v := "0.0.0-" + at.Format("20060102150405")
+	switch {
+	case parts == nil || isHash.MatchString(commit):
+		build = []string{commit}
+	default:
+		v = parts[1]
+		build = slices.DeleteFunc(parts[2:], func(s string) bool { return s == "" })
+	}
+	if changed {
+		build = append(build, "dirty")
+	}
+	if len(build) > 0 {
+		v += "+" + strings.Join(build, ".")
 	}
 	return v
 }
