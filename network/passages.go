@@ -35,6 +35,9 @@ type PassageView interface {
 // Passages report what keeps this host, or interfaces that are not ours, from passing
 // packets on.
 type Passages struct {
+	// OwnBridge is set if cni0 is for the pods of this daemon's network and no other one.
+	OwnBridge bool
+
 	view    PassageView
 	report  func([]Obstacle)
 	look    chan struct{} // interfaces, or what is needed of them, may have changed
@@ -85,7 +88,11 @@ func (p *Passages) Run(ctx context.Context) error {
 			return ctx.Err()
 		case err == nil:
 			log.Over(topic)
-			p.report(closedPassages(ifaces, p.view.Forwards(), w.Backend, w.Host, w.Own.Subnet.V4))
+			networks := w.Networks
+			if p.OwnBridge {
+				networks = everywhere
+			}
+			p.report(slices.Concat(closedPassages(ifaces, p.view.Forwards(), w.Backend, w.Host, w.Own.Subnet.V4), leftBridge(ifaces, w.Own.Subnet.V4, networks)))
 			continue
 		case log.State(topic, err.Error()):
 			klog.Warningf("whether this host forwards packets is not known: %v", err)
@@ -149,4 +156,35 @@ func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Back
 		}
 	}
 	return obstacles
+}
+
+var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
+
+// cniBridge is the bridge that pods of CNI are on, unless its configuration says otherwise.
+const cniBridge = "cni0"
+
+// leftBridge returns that bridge if it has the address of another subnet than this host's, of
+// one of these networks: CNI's plugins gave it one when they made the first pod.
+func leftBridge(ifaces []kernel.Interface, own netip.Prefix, networks []netip.Prefix) []Obstacle {
+	at := slices.IndexFunc(ifaces, func(i kernel.Interface) bool { return i.Name == cniBridge })
+	if at < 0 {
+		return nil
+	}
+	var left netip.Prefix
+	for _, a := range ifaces[at].Addrs {
+		switch addr := a.Prefix.Addr(); {
+		case own.Contains(addr):
+			return nil
+		case slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) }):
+			left = a.Prefix
+		}
+	}
+	if !left.IsValid() {
+		return nil
+	}
+	return []Obstacle{{
+		Subject: cniBridge,
+		Problem: "its address " + left.String() + " is not of this host's subnet " + own.String() + ", and nor are those of its pods: make them anew",
+		Remedy:  "ip link delete " + cniBridge,
+	}}
 }

@@ -59,3 +59,35 @@ func TestLeftoverBridgeIsNoObstacle(t *testing.T) {
 		t.Errorf("%d obstacles if it is the only one, %d beside another one", alone, beside)
 	}
 }
+
+// The bridge of CNI is named if it is left from another subnet, and is ours.
+func TestBridgeOfAnotherSubnet(t *testing.T) {
+	own := netip.MustParsePrefix("10.5.1.0/24")
+	networks := []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("10.6.0.0/16")}
+	bridge := func(name string, addrs ...string) []kernel.Interface {
+		i := kernel.Interface{Name: name}
+		for _, a := range addrs {
+			i.Addrs = append(i.Addrs, kernel.Address{Prefix: netip.MustParsePrefix(a)})
+		}
+		return []kernel.Interface{{Name: "eth0"}, i}
+	}
+	for _, test := range []struct {
+		ifaces   []kernel.Interface
+		networks []netip.Prefix
+		address  string // that is named
+	}{
+		{bridge("cni0", "10.5.17.1/24"), networks, "10.5.17.1/24"},
+		{bridge("cni0", "fe80::1/64", "10.6.17.1/24"), networks, "10.6.17.1/24"}, // of a former Network
+		{bridge("cni0", "10.7.17.1/24"), networks, ""},                           // another daemon's
+		{bridge("cni0", "10.7.17.1/24"), everywhere, "10.7.17.1/24"},
+		{bridge("cni0", "10.5.1.1/24"), everywhere, ""},
+		{bridge("cni0", "10.5.17.1/24", "10.5.1.1/24"), everywhere, ""},
+		{bridge("cni0", "fe80::1/64"), everywhere, ""}, // no pod was there yet
+		{bridge("docker0", "10.5.17.1/24"), everywhere, ""},
+	} {
+		found := leftBridge(test.ifaces, own, test.networks)
+		if test.address == "" && len(found) > 0 || test.address != "" && (len(found) != 1 || !strings.Contains(found[0].String(), "cni0: its address "+test.address+" is not of this host's subnet 10.5.1.0/24")) {
+			t.Errorf("of %v there is %v, want %q", test.ifaces, found, test.address)
+		}
+	}
+}

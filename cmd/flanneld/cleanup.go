@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"flanneld/network"
+	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
 )
@@ -56,6 +57,9 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 			return err
 		}
 	}
+	if _, err := removeCNI(o, out); err != nil {
+		return err
+	}
 	// The last, since it tells what is ours.
 	empty, err := network.RemoveEnv(o.subnetFile)
 	switch {
@@ -87,8 +91,26 @@ func unclear(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err := unseen(o); err != nil {
 		return err
 	}
+	if removed, err := removeCNI(o, out); removed || err != nil {
+		return err
+	}
 	fmt.Fprintln(out, "there is nothing to remove")
 	return nil
+}
+
+// removeCNI removes the configuration of CNI if a daemon wrote it.
+func removeCNI(o *options, out io.Writer) (removed bool, err error) {
+	switch err := cni.Remove(o.cniFile); {
+	case o.cniFile == "", errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case errors.Is(err, cni.ErrForeign):
+		fmt.Fprintf(out, "left %s: %v\n", o.cniFile, err)
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	fmt.Fprintf(out, "removed %s\n", o.cniFile)
+	return true, nil
 }
 
 // countOurs returns how many objects there are that could be ours.

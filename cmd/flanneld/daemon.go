@@ -76,9 +76,11 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 	report := func(source string) func([]network.Obstacle) {
 		return func(now []network.Obstacle) { obstacles.Report(source, now) }
 	}
+	passages := network.NewPassages(machine, report("passages"))
+	passages.OwnBridge = o.cniFile != ""
 	d.followers = []follower{
 		network.NewExternal(o.iface, machine, external, store.Reconnect, d.sawExternal),
-		network.NewPassages(machine, report("passages")),
+		passages,
 	}
 	if view, ok := machine.(network.PathView); ok {
 		d.paths = network.NewPaths(view, report("paths"), d.update)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/network"
+	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/printable"
 	"flanneld/subnet/etcd"
@@ -27,13 +28,15 @@ var version = "dev"
 
 // options is the command line and the environment, validated.
 type options struct {
-	etcd        etcd.Options
-	etcdAPI     api
-	iface       network.Selection
-	subnetFile  string
-	stateDir    string
-	health      netip.AddrPort // of the health checks; not valid if there are to be none
-	renewMargin time.Duration
+	etcd       etcd.Options
+	etcdAPI    api
+	iface      network.Selection
+	subnetFile string
+	stateDir   string
+	// cniFile is where the configuration of CNI is to be; empty for nowhere.
+	cniFile, cniTemplate string
+	health               netip.AddrPort // of the health checks; not valid if there are to be none
+	renewMargin          time.Duration
 	// ipMasq, forwardRules and fullyRandom are about the rules for packets, and
 	// masqMode is about the way in which they are written.
 	ipMasq, forwardRules, fullyRandom bool
@@ -81,6 +84,8 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.Var((*address)(&o.iface.PublicIP), "public-ip", "`address` that other hosts reach this one by, if it is not the interface's")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells this host's subnet")
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd needs; empty to keep nothing")
+	fs.StringVar(&o.cniFile, "cni-conf-file", "", "`file` that has container runtimes put pods into this host's subnet, such as /etc/cni/net.d/10-flannel.conflist (default: none is written)")
+	fs.StringVar(&o.cniTemplate, "cni-conf-template", cni.Default, "`template` of that file: "+strings.Join(cni.Templates(), ", ")+", or the path of one of your own")
 	fs.BoolVar(&o.ipMasq, "ip-masq", false, "let what pods send to the outside come from this host's address")
 	notRandom := fs.Bool("ip-masq-fully-random-disable", false, "with -ip-masq, let the kernel keep source ports where it can")
 	o.masqMode = masqMode(netfilter.ModeAuto)
@@ -132,6 +137,12 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	}
 	if name, value, err := fromEnv(fs, environ, &o.unknown); err != nil {
 		return nil, usage("invalid value %q for environment variable %s: %v", value, name, err)
+	}
+	switch {
+	case o.cniFile != "" && filepath.Ext(o.cniFile) != cni.Extension:
+		return nil, usage("-cni-conf-file %q must end in %s, or runtimes do not read it as a list of plugins", o.cniFile, cni.Extension)
+	case !strings.Contains(o.cniTemplate, "/") && !slices.Contains(cni.Templates(), o.cniTemplate):
+		return nil, usage("-cni-conf-template %q is neither %s nor a path, which has a slash in it", o.cniTemplate, strings.Join(cni.Templates(), " nor "))
 	}
 	o.renewMargin = time.Duration(margin) * time.Minute
 	o.fullyRandom = !*notRandom

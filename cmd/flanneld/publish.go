@@ -17,6 +17,8 @@ import (
 
 	"flanneld/backend"
 	"flanneld/network"
+	"flanneld/pkg/cni"
+	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
@@ -25,15 +27,17 @@ import (
 // /run, say.
 const recheck = 10 * time.Second
 
-// publisher writes subnet.env once the host is as it should be, tells systemd, and keeps
-// both right from then on.
+// publisher writes subnet.env, and the configuration of CNI if there is to be one, once the
+// host is as it should be, tells systemd, and keeps all right from then on.
 type publisher struct {
 	file      string
 	ipMasq    bool
+	cni       *cni.Conf       // nil for none
 	ready     <-chan struct{} // closed once the host is as it should be
 	systemd   *systemd
 	obstacles *network.Obstacles
 	changed   chan struct{}
+	log       notice.Log
 
 	mu      sync.Mutex
 	inPlace bool // subnet.env
@@ -42,6 +46,9 @@ type publisher struct {
 
 func newPublisher(o *options, ready <-chan struct{}, s *systemd, obstacles *network.Obstacles) *publisher {
 	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1)}
+	if o.cniFile != "" {
+		p.cni = cni.New(o.cniFile, o.cniTemplate)
+	}
 	obstacles.Changed = func() { once.Wake(p.changed) }
 	return p
 }
@@ -85,12 +92,18 @@ func (p *publisher) Run(ctx context.Context) error {
 	var said string
 	first := true
 	tick := time.NewTicker(recheck)
+	if p.cni != nil {
+		tick.Reset(cni.Recheck)
+	}
 	defer tick.Stop()
 	for {
 		now := p.now()
 		env := now.env(p.ipMasq)
 		changed, err := env.Write(p.file)
 		p.noteFile(err)
+		if p.cni != nil && (err == nil || !first) {
+			p.obstacles.Report("CNI", p.configureCNI(env, now.host.Iface))
+		}
 		if err != nil {
 			if err.Error() != said {
 				said = err.Error()
@@ -134,6 +147,23 @@ func (p *publisher) written() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.inPlace
+}
+
+// configureCNI has the file say the same as subnet.env, and returns what keeps pods from
+// getting their network by it.
+func (p *publisher) configureCNI(env network.Env, iface string) []network.Obstacle {
+	changed, err := p.cni.Write(cni.Values{Network: env.Network, Subnet: env.Subnet, MTU: env.MTU, IPMasq: env.IPMasq, Iface: iface})
+	if err != nil {
+		return []network.Obstacle{{Subject: p.cni.Path, Problem: err.Error()}}
+	}
+	if text := fmt.Sprintf("wrote %s: subnet %s, MTU %d", p.cni.Path, env.Subnet, env.MTU); changed && p.log.Event(text) {
+		klog.Info(text)
+	}
+	var obstacles []network.Obstacle
+	for _, problem := range p.cni.Problems() {
+		obstacles = append(obstacles, network.Obstacle(problem))
+	}
+	return obstacles
 }
 
 // folderLost reports whether a file cannot be written because its folder was removed

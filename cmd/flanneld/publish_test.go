@@ -81,6 +81,76 @@ func TestReadyAfterAllKnowWhatIsDesired(t *testing.T) {
 	})
 }
 
+// What is altered or removed is put back within two seconds, and what is wrong with the
+// template is in the status until it is mended.
+func TestCNIConfigurationIsKept(t *testing.T) {
+	dir := t.TempDir()
+	file, template := filepath.Join(dir, "10-flannel.conflist"), filepath.Join(dir, "own.tmpl")
+	const good = `{"cniVersion": "0.4.0", "name": "x", "plugins": [{"type": "ptp", "mtu": {{.MTU}}, "ranges": {{json .Ranges}}}]}`
+	must(t, os.WriteFile(template, []byte(good), 0o644))
+	synctest.Test(t, func(t *testing.T) {
+		config, err := subnet.ParseConfig([]byte(`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`))
+		must(t, err)
+		b, err := backends.New(config)
+		must(t, err)
+		ready := make(chan struct{})
+		obstacles := &network.Obstacles{}
+		defer obstacles.Stop()
+		p := newPublisher(&options{subnetFile: filepath.Join(dir, "subnet.env"), cniFile: file, cniTemplate: template}, ready, new(systemd), obstacles)
+		ctx, cancel := context.WithCancel(t.Context())
+		var g sync.WaitGroup
+		g.Go(func() { _ = p.Run(ctx) })
+		defer g.Wait()
+		defer cancel()
+		hold := func(own string, mtu int) {
+			p.update(func(f *facts) {
+				f.holding = subnet.Holding{Config: config, Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix(own))}}
+				f.backend, f.reconciled.Host.MTU, f.host.Iface = b, mtu, "eth0"
+			})
+			synctest.Wait()
+		}
+		says := func(mtu, own string) {
+			t.Helper()
+			content, err := os.ReadFile(file)
+			if text := string(content); err != nil || !strings.Contains(text, `"mtu": `+mtu) || !strings.Contains(text, own) {
+				t.Errorf("the file has %q (%v), and is to have the MTU %s and %s", text, err, mtu, own)
+			}
+		}
+		hold("10.5.1.0/24", 1500)
+		if _, err := os.Stat(file); err == nil {
+			t.Error("it is there before the host is ready")
+		}
+		close(ready)
+		synctest.Wait()
+		says("1500", "10.5.1.0/24")
+		hold("10.5.1.0/24", 1400)
+		says("1400", "10.5.1.0/24")
+		hold("10.5.2.0/24", 1400)
+		says("1400", "10.5.2.0/24")
+
+		const within = 2*time.Second - time.Millisecond
+		must(t, os.Remove(file))
+		time.Sleep(within)
+		says("1400", "10.5.2.0/24")
+		must(t, os.WriteFile(file, nil, 0o644))
+		time.Sleep(within)
+		says("1400", "10.5.2.0/24")
+
+		must(t, os.WriteFile(template, []byte("\n{{.Mtu}}"), 0o644))
+		time.Sleep(time.Minute)
+		says("1400", "10.5.2.0/24")
+		if text, want := obstacles.Text(), file+": template "+template+":2:"; !strings.Contains(text, want) {
+			t.Errorf("the status has %q, and not %q", text, want)
+		}
+		must(t, os.WriteFile(template, []byte(strings.Replace(good, "ptp", "other", 1)), 0o644))
+		time.Sleep(2 * within)
+		says("1400", `"other"`)
+		if text := obstacles.Text(); strings.Contains(text, "template ") {
+			t.Errorf("the status still has %q", text)
+		}
+	})
+}
+
 func TestStatusText(t *testing.T) {
 	const (
 		taken = ", this subnet now belongs to the host with the public address 192.0.2.3 and no other one could be had yet"
