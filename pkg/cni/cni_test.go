@@ -330,7 +330,7 @@ func TestProblems(t *testing.T) {
 	must(t, os.Remove(filepath.Join(plugins, "portmap")))
 	must(t, os.Remove(filepath.Join(plugins, "host-local")))
 	install("portmap", 0o755)
-	install("host-local", 0o755)
+	must(t, os.Symlink("/nix/store/plugins/host-local", filepath.Join(plugins, "host-local")))
 	check()
 	for _, later := range []string{"10-flannel.conflist.bak", "20-other.conf", "00-other.txt", ".9.conflist.tmp", "README"} {
 		write(t, filepath.Join(folder, later), "{}")

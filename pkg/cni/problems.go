@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,10 +59,15 @@ func (c *Conf) before() string {
 	return ""
 }
 
-// installed reports whether a plugin is there, as far as can be seen.
+// installed reports whether a plugin is there, as far as can be seen: where a link leads may
+// not be seen in a container.
 func installed(plugin string) bool {
 	return slices.ContainsFunc(folders, func(folder string) bool {
-		info, err := os.Stat(filepath.Join(folder, plugin))
-		return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
+		info, err := os.Lstat(filepath.Join(folder, plugin))
+		if err != nil {
+			return false
+		}
+		mode := info.Mode()
+		return mode.Type() == fs.ModeSymlink || mode.IsRegular() && mode.Perm()&0o111 != 0
 	})
 }

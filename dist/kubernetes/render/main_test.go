@@ -149,7 +149,7 @@ func TestTakesThePlaceOfFlannel(t *testing.T) {
 	for _, v := range o.DaemonSet.Spec.Template.Spec.Volumes {
 		volumes = append(volumes, v.Name)
 	}
-	if want := []string{"run", "state", "cni", "flannel-cfg", "xtables-lock"}; !slices.Equal(volumes, want) {
+	if want := []string{"run", "state", "cni", "cni-plugin", "flannel-cfg", "xtables-lock"}; !slices.Equal(volumes, want) {
 		t.Errorf("the volumes are %q, want %q", volumes, want)
 	}
 }
