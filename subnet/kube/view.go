@@ -80,10 +80,9 @@ func (v *view) put(n node) (changed bool) {
 	if e := v.entries[n.name]; e != nil && n.revision < e.revision {
 		return false
 	}
-	touched := make(map[ip.Subnet]bool)
-	changed = v.enter(n, touched)
-	v.settle(touched)
-	return changed
+	own, problem, touched := v.own, v.problems[n.name], make(map[ip.Subnet]bool)
+	v.enter(n, touched)
+	return v.settle(touched) || v.own != own || v.problems[n.name] != problem
 }
 
 // remove takes a Node away, and reports whether there was one.
@@ -92,18 +91,17 @@ func (v *view) remove(n node) (changed bool) {
 	if e == nil || n.revision < e.revision {
 		return false
 	}
-	touched := make(map[ip.Subnet]bool)
+	own, problem, touched := v.own, v.problems[n.name], make(map[ip.Subnet]bool)
 	v.leave(e, touched)
-	v.settle(touched)
-	return true
+	return v.settle(touched) || v.own != own || v.problems[n.name] != problem
 }
 
 // enter takes a Node, and notes which subnets it has to do with.
-func (v *view) enter(n node, touched map[ip.Subnet]bool) (changed bool) {
+func (v *view) enter(n node, touched map[ip.Subnet]bool) {
 	e := v.entries[n.name]
 	if e != nil && e.same(n) {
 		e.revision = n.revision
-		return false
+		return
 	}
 	if e == nil {
 		e = &entry{}
@@ -128,7 +126,6 @@ func (v *view) enter(n node, touched map[ip.Subnet]bool) (changed bool) {
 	if n.name == v.self {
 		v.assign()
 	}
-	return true
 }
 
 func (v *view) leave(e *entry, touched map[ip.Subnet]bool) {
@@ -215,42 +212,47 @@ func (v *view) say(a *subnet.Attrs) {
 	}
 }
 
-// settle finds out which leases there are of subnets that something happened to.
-func (v *view) settle(touched map[ip.Subnet]bool) {
+// settle finds out which leases there are of subnets that something happened to, and reports
+// whether there are others than before.
+func (v *view) settle(touched map[ip.Subnet]bool) (changed bool) {
 	delete(touched, ip.Subnet{})
 	const few = 16
 	if len(touched) > few {
 		v.leases = make([]*subnet.Lease, 0, len(v.claims))
 		for s := range v.claims {
-			if l := v.decide(s); l != nil {
+			if l, _ := v.decide(s); l != nil {
 				v.leases = append(v.leases, l)
 			}
 		}
 		slices.SortFunc(v.leases, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
-	} else if len(touched) > 0 {
-		leases := slices.Clone(v.leases)
-		for s := range touched {
-			l := v.decide(s)
-			i, found := slices.BinarySearchFunc(leases, s, func(l *subnet.Lease, s ip.Subnet) int { return l.Subnet.Compare(s) })
-			switch {
-			case found && l != nil:
-				leases[i] = l
-			case found:
-				leases = slices.Delete(leases, i, i+1)
-			case l != nil:
-				leases = slices.Insert(leases, i, l)
-			}
-		}
-		v.leases = leases
+		return true
 	}
+	for s := range touched {
+		l, others := v.decide(s)
+		i, found := slices.BinarySearchFunc(v.leases, s, func(l *subnet.Lease, s ip.Subnet) int { return l.Subnet.Compare(s) })
+		switch {
+		case found && l == v.leases[i], !found && l == nil:
+			changed = changed || others
+			continue
+		case !found:
+			v.leases = slices.Insert(slices.Clone(v.leases), i, l)
+		case l == nil:
+			v.leases = slices.Delete(slices.Clone(v.leases), i, i+1)
+		default:
+			v.leases = slices.Clone(v.leases)
+			v.leases[i] = l
+		}
+		changed = true
+	}
+	return changed
 }
 
 // decide returns the lease of a subnet: that of the oldest Node which has it. The others
-// have a problem.
-func (v *view) decide(s ip.Subnet) *subnet.Lease {
+// have a problem; changed says whether another one than before.
+func (v *view) decide(s ip.Subnet) (l *subnet.Lease, changed bool) {
 	all := v.claims[s]
 	if len(all) == 0 {
-		return nil
+		return nil, false
 	}
 	first := all[0]
 	for _, e := range all[1:] {
@@ -259,6 +261,7 @@ func (v *view) decide(s ip.Subnet) *subnet.Lease {
 		}
 	}
 	for _, e := range all {
+		before := v.problems[e.name]
 		switch {
 		case e != first:
 			v.problems[e.name] = subnet.Problem{
@@ -270,8 +273,9 @@ func (v *view) decide(s ip.Subnet) *subnet.Lease {
 		default:
 			delete(v.problems, e.name)
 		}
+		changed = changed || v.problems[e.name] != before
 	}
-	return first.lease
+	return first.lease, changed
 }
 
 // assign finds out what this host is given.

@@ -187,8 +187,12 @@ func (a *Assigned) watch(ctx context.Context, yield func(subnet.Snapshot)) error
 		defer c.mu.Unlock()
 		c.watchers = slices.DeleteFunc(c.watchers, func(w chan struct{}) bool { return w == wake })
 	}()
+	var last subnet.Snapshot
 	for {
-		yield(a.snapshot())
+		if s := a.snapshot(); last.Own == nil || s.Revision != last.Revision || *s.Config != *last.Config {
+			last = s
+			yield(s)
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()

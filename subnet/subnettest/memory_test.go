@@ -94,3 +94,7 @@ func TestMemoryFaults(t *testing.T) {
 		}
 	})
 }
+
+func TestCluster(t *testing.T) {
+	AssignedSuite(t, func(*testing.T) AssignedHarness { return NewCluster().AssignedHarness() })
+}

@@ -18,7 +18,7 @@ type Proxy struct {
 	DropAnswers atomic.Bool // close a connection instead of passing on an answer
 	Stalled     atomic.Bool // swallow everything, of new connections too
 
-	target   string
+	dial     func(context.Context) (net.Conn, error)
 	listener net.Listener
 	mu       sync.Mutex
 	conns    []net.Conn
@@ -32,11 +32,19 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return NewProxyTo(t, u.Scheme, func(ctx context.Context) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", u.Host)
+	})
+}
+
+// NewProxyTo is NewProxy before a server of any kind, which dial connects to.
+func NewProxyTo(t testing.TB, scheme string, dial func(context.Context) (net.Conn, error)) *Proxy {
+	t.Helper()
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{URL: u.Scheme + "://" + l.Addr().String(), target: u.Host, listener: l}
+	p := &Proxy{URL: scheme + "://" + l.Addr().String(), dial: dial, listener: l}
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		_ = l.Close()
@@ -52,7 +60,7 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		s, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.target)
+		s, err := p.dial(context.Background())
 		if err != nil {
 			_ = c.Close()
 			continue
