@@ -11,7 +11,6 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/kernel"
-	"flanneld/pkg/once"
 )
 
 // addressDebounce bounds how often this host's addresses are listed: hundreds of
@@ -20,9 +19,9 @@ const addressDebounce = time.Second
 
 // Addresses are those of all interfaces of this host: none of them is another host's.
 type Addresses struct {
+	lookout
 	view    View
 	changed func()
-	look    chan struct{}
 
 	mu  sync.Mutex
 	all []netip.Prefix
@@ -31,7 +30,10 @@ type Addresses struct {
 // NewAddresses returns Addresses that know of none. They call changed, from Run, when there
 // are others.
 func NewAddresses(view View, changed func()) *Addresses {
-	return &Addresses{view: view, changed: changed, look: make(chan struct{}, 1)}
+	return &Addresses{view: view, changed: changed, lookout: lookout{
+		woken: make(chan struct{}, 1), quiet: addressDebounce, longest: addressDebounce, retry: addressDebounce,
+		logf: klog.V(1).Infof, failed: "listing this host's addresses, trying again: %v",
+	}}
 }
 
 // All returns the addresses, with the lengths of their networks.
@@ -44,32 +46,19 @@ func (a *Addresses) All() []netip.Prefix {
 // Event takes an event of the kernel.
 func (a *Addresses) Event(e dataplane.Event) {
 	if e.Lost || e.Iface != "" {
-		once.Wake(a.look)
+		a.wake()
 	}
 }
 
 // Run keeps the addresses right until ctx ends, and returns ctx.Err().
 func (a *Addresses) Run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-a.look:
-		}
-		if err := once.Sleep(ctx, addressDebounce); err != nil {
-			return err
-		}
+	return a.run(ctx, func(ctx context.Context) (rest time.Duration, err error) {
 		ifaces, err := a.view.Interfaces(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
-			klog.V(1).Infof("listing this host's addresses, trying again: %v", err)
-			once.Wake(a.look)
-		case a.Take(ifaces):
+		if err == nil && a.Take(ifaces) {
 			a.changed()
 		}
-	}
+		return 0, err
+	})
 }
 
 // Take takes the addresses of all interfaces, and reports whether there are others than

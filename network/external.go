@@ -11,7 +11,6 @@ import (
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/notice"
-	"flanneld/pkg/once"
 )
 
 const (
@@ -38,18 +37,19 @@ const (
 
 // External follows the external interface.
 type External struct {
+	lookout
 	selection Selection
 	view      View
 	looks     func()
 	report    func(backend.Host, error)
 
-	host             backend.Host
-	look, lookAround chan struct{} // the interface may have changed; another one may be the better choice
-	log              notice.Log
-	changes          notice.Gather
-	downSince        time.Time // since when it is down; zero if it is not
-	names            atomic.Pointer[externalNames]
-	device           atomic.Pointer[string] // the backend's own, which never is a choice
+	host      backend.Host
+	log       notice.Log
+	changes   notice.Gather
+	downSince time.Time // since when it is down; zero if it is not
+	names     atomic.Pointer[externalNames]
+	device    atomic.Pointer[string] // the backend's own, which never is a choice
+	took      atomic.Int64           // nanoseconds to look: default routes are found among all
 }
 
 // externalNames are interfaces: the external one, and that which may become it.
@@ -61,7 +61,8 @@ type externalNames struct{ now, next string }
 func NewExternal(s Selection, v View, h backend.Host, looks func(), report func(backend.Host, error)) *External {
 	x := &External{
 		selection: s, view: v, looks: looks, report: report, host: h,
-		look: make(chan struct{}, 1), lookAround: make(chan struct{}, 1), changes: notice.Gather{Logf: klog.Infof},
+		lookout: lookout{woken: make(chan struct{}, 1), quiet: followPause, longest: followPause},
+		changes: notice.Gather{Logf: klog.Infof},
 	}
 	x.names.Store(&externalNames{now: h.Iface})
 	return x
@@ -80,9 +81,9 @@ func (x *External) Event(e dataplane.Event) {
 	ours := device != nil && *device == e.Iface
 	switch {
 	case e.Lost || e.Defaults || e.Iface != "" && (e.Iface == names.now || e.Iface == names.next):
-		once.Wake(x.look)
+		x.wake()
 	case e.Iface != "" && !ours, e.Paths && x.selection.CanReach.IsValid():
-		once.Wake(x.lookAround)
+		x.wakeIn(max(lookAroundPause, 20*time.Duration(x.took.Load())))
 	}
 }
 
@@ -90,58 +91,30 @@ func (x *External) Event(e dataplane.Event) {
 func (x *External) Run(ctx context.Context) error {
 	defer x.changes.Stop()
 	var f follower
-	timer := time.NewTimer(time.Hour) // the only one, however many events there are
-	timer.Stop()
-	defer timer.Stop()
-	var due time.Time      // when it fires; zero if it was stopped
-	var took time.Duration // to look: default routes are found among all
-	lookIn := func(pause time.Duration) {
-		if at := time.Now().Add(pause); due.IsZero() || at.Before(due) {
-			due = at
-			timer.Reset(pause)
-		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-x.lookAround:
-			lookIn(max(lookAroundPause, 20*took))
-			continue
-		case <-x.look:
-		case <-timer.C:
-		}
-		if err := once.Sleep(ctx, followPause); err != nil {
-			return err
-		}
-		timer.Stop()
-		due = time.Time{}
+	return x.run(ctx, func(ctx context.Context) (rest time.Duration, err error) {
 		x.looks()
 		begin := time.Now()
 		sight, err := x.selection.Follow(ctx, x.view, x.host)
-		took = time.Since(begin)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
+		x.took.Store(int64(time.Since(begin)))
+		switch {
+		case ctx.Err() != nil:
+			return 0, ctx.Err()
+		case err != nil:
 			x.logProblem(err)
 			x.report(x.host, err)
-			lookIn(lostRetry)
-			continue
+			x.wakeIn(lostRetry)
+			return 0, nil
 		}
-		now, pause := f.follow(time.Now(), sight)
-		if pause > 0 {
-			lookIn(pause)
-		}
+		now, again := f.follow(time.Now(), sight)
+		x.wakeIn(again)
 		x.logProblem(f.problem)
-		if pause := x.logDown(now); pause > 0 {
-			lookIn(pause)
-		}
+		x.wakeIn(x.logDown(now))
 		x.names.Store(&externalNames{now.Iface, f.next.Iface})
 		x.logChange(x.host, now)
 		x.host = now
 		x.report(now, f.problem)
-	}
+		return 0, nil
+	})
 }
 
 // logChange logs how the external interface changed.

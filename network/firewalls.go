@@ -40,17 +40,19 @@ const (
 // Firewalls report what others' packet filters keep from its way, whenever they change, or
 // what has to pass them.
 type Firewalls struct {
+	lookout
 	view    View
 	report  func([]Obstacle)
-	changed chan struct{}
-	log     notice.Log
 	desired atomic.Pointer[Desired]
 	pods    atomic.Pointer[string] // the interface that this host's pods are behind; empty if that is not known
 }
 
 // NewFirewalls returns Firewalls that call report from Run.
 func NewFirewalls(view View, report func([]Obstacle)) *Firewalls {
-	return &Firewalls{view: view, report: report, changed: make(chan struct{}, 1)}
+	return &Firewalls{view: view, report: report, lookout: lookout{
+		woken: make(chan struct{}, 1), quiet: firewallQuiet, longest: firewallLongest, retry: firewallRetry,
+		logf: klog.Warningf, failed: "it is not known whether a firewall on this host is in the way: %v",
+	}}
 }
 
 // SetDesired replaces what is desired.
@@ -68,18 +70,19 @@ func (f *Firewalls) Event(e dataplane.Event) {
 }
 
 // Changed tells that packet filters changed.
-func (f *Firewalls) Changed() { once.Wake(f.changed) }
+func (f *Firewalls) Changed() { f.wake() }
 
 // Run reports until ctx ends, and returns ctx.Err().
 func (f *Firewalls) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.watch(ctx) })
-	g.Go(func() error { return f.examine(ctx) })
+	g.Go(func() error { return f.run(ctx, f.examine) })
 	return g.Wait()
 }
 
 // watch passes on that packet filters changed.
 func (f *Firewalls) watch(ctx context.Context) error {
+	var log notice.Log
 	for {
 		err := firewall.Watch(ctx, f.Changed)
 		if ctx.Err() != nil {
@@ -88,7 +91,7 @@ func (f *Firewalls) watch(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if f.log.State("watching the packet filters", err.Error()) {
+		if log.State("watching the packet filters", err.Error()) {
 			klog.Errorf("watching the packet filters, trying again: %v", err)
 		}
 		if err := once.Sleep(ctx, firewallWatchRetry); err != nil {
@@ -98,40 +101,22 @@ func (f *Firewalls) watch(ctx context.Context) error {
 }
 
 // examine reports what the filters drop.
-func (f *Firewalls) examine(ctx context.Context) error {
-	again := time.AfterFunc(firewallRetry, f.Changed)
-	again.Stop()
-	defer again.Stop()
-	pause := firewallQuiet
-	for {
-		if err := f.awaitQuiet(ctx, pause); err != nil {
-			return err
+func (f *Firewalls) examine(ctx context.Context) (rest time.Duration, err error) {
+	var found []Obstacle
+	took := processorTime(func() { found, err = f.find(ctx) })
+	switch {
+	case ctx.Err() != nil:
+	case errors.Is(err, firewall.ErrChanging):
+		f.Changed() // what was found before stays
+		err = nil
+	case err == nil:
+		f.quiet = firewallQuiet
+		if len(found) > 0 {
+			f.quiet = firewallAgain
 		}
-		var found []Obstacle
-		var err error
-		took := processorTime(func() { found, err = f.find(ctx) })
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, firewall.ErrChanging):
-			f.Changed() // what was found before stays
-		case err != nil:
-			if f.log.State("packet filters", err.Error()) {
-				klog.Warningf("it is not known whether a firewall on this host is in the way: %v", err)
-			}
-			again.Reset(firewallRetry) // no change may follow
-		default:
-			f.log.Over("packet filters")
-			pause = firewallQuiet
-			if len(found) > 0 {
-				pause = firewallAgain
-			}
-			f.report(found)
-		}
-		if err := once.Sleep(ctx, max(firewallRest, firewallShare*took)); err != nil {
-			return err
-		}
+		f.report(found)
 	}
+	return max(firewallRest, firewallShare*took), err
 }
 
 // processorTime returns how long f has a processor: on a busy machine it takes longer.
@@ -143,30 +128,6 @@ func processorTime(f func()) time.Duration {
 	f()
 	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &after)
 	return time.Duration(after.Nano() - before.Nano())
-}
-
-// awaitQuiet waits for a change, and then until there is no other one for as long as pause.
-func (f *Firewalls) awaitQuiet(ctx context.Context, pause time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-f.changed:
-	}
-	quiet, longest := time.NewTimer(pause), time.NewTimer(firewallLongest)
-	defer quiet.Stop()
-	defer longest.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-f.changed:
-			quiet.Reset(pause)
-		case <-quiet.C:
-			return nil
-		case <-longest.C:
-			return nil
-		}
-	}
 }
 
 // find returns what packet filters keep from its way now.

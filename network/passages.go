@@ -13,8 +13,6 @@ import (
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/kernel"
-	"flanneld/pkg/notice"
-	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
 )
 
@@ -35,73 +33,56 @@ type PassageView interface {
 // Passages report what keeps this host, or interfaces that are not ours, from passing
 // packets on.
 type Passages struct {
+	lookout
 	// OwnBridge is set if cni0 is for the pods of this daemon's network and no other one.
 	OwnBridge bool
 
 	view    PassageView
 	report  func([]Obstacle)
-	look    chan struct{} // interfaces, or what is needed of them, may have changed
 	desired atomic.Pointer[Desired]
 }
 
 // NewPassages returns Passages that do nothing before the first desired state. They call
 // report from Run.
 func NewPassages(view PassageView, report func([]Obstacle)) *Passages {
-	return &Passages{view: view, report: report, look: make(chan struct{}, 1)}
+	return &Passages{view: view, report: report, lookout: lookout{
+		woken: make(chan struct{}, 1), quiet: passagePause, longest: passagePause, retry: passageRetry,
+		logf: klog.Warningf, failed: "whether this host forwards packets is not known: %v",
+	}}
 }
 
 // SetDesired replaces what is desired.
 func (p *Passages) SetDesired(w Desired) {
 	was := p.desired.Swap(&w)
 	if was == nil || was.Config != w.Config || was.Own.Subnet != w.Own.Subnet || was.Host.Iface != w.Host.Iface || was.Host.Prepared != w.Host.Prepared {
-		once.Wake(p.look)
+		p.wake()
 	}
 }
 
 // Event takes an event of the kernel.
 func (p *Passages) Event(e dataplane.Event) {
 	if e.Lost || e.Forwarding || e.Iface != "" {
-		once.Wake(p.look)
+		p.wake()
 	}
 }
 
 // Run reports until ctx ends, and returns ctx.Err().
 func (p *Passages) Run(ctx context.Context) error {
-	var log notice.Log
-	const topic = "forwarding"
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-p.look:
-		}
-		if err := once.Sleep(ctx, passagePause); err != nil {
-			return err
-		}
+	return p.run(ctx, func(ctx context.Context) (rest time.Duration, err error) {
 		w := p.desired.Load()
 		if w == nil {
-			continue
+			return 0, nil
 		}
 		ifaces, err := p.view.Interfaces(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err == nil:
-			log.Over(topic)
+		if err == nil {
 			networks := w.Networks
 			if p.OwnBridge {
 				networks = everywhere
 			}
 			p.report(slices.Concat(closedPassages(ifaces, p.view.Forwards(), w.Backend, w.Host, w.Own.Subnet.V4), leftBridge(ifaces, w.Own.Subnet.V4, networks)))
-			continue
-		case log.State(topic, err.Error()):
-			klog.Warningf("whether this host forwards packets is not known: %v", err)
 		}
-		if err := once.Sleep(ctx, passageRetry); err != nil {
-			return err
-		}
-		once.Wake(p.look)
-	}
+		return 0, err
+	})
 }
 
 // closedPassages returns what keeps packets of the overlay from passing through the

@@ -13,7 +13,6 @@ import (
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
-	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
 
@@ -35,6 +34,8 @@ const (
 	// would take longer than pathPauseMost.
 	pathLoad      = 20
 	pathPauseMost = 2 * time.Second
+	// pathRetry is how soon it is asked again after that failed.
+	pathRetry = time.Second
 	// Up to pathCheckAll peers, all are asked about. Of more, these are: new ones, those
 	// that an earlier check found cut off, those that a foreign route is about, and
 	// pathSample others.
@@ -48,7 +49,7 @@ type Paths struct {
 	view   PathView
 	report func([]Obstacle)
 	moved  func() // Links has other answers: another desired state is due at once
-	wake   chan struct{}
+	lookout
 
 	mu       sync.Mutex
 	spec     *Desired
@@ -72,7 +73,10 @@ type pathsSeen struct {
 // NewPaths returns Paths that do nothing before the first desired state. They call report and
 // moved from Run.
 func NewPaths(view PathView, report func([]Obstacle), moved func()) *Paths {
-	return &Paths{view: view, report: report, moved: moved, wake: make(chan struct{}, 1), links: newLinks(), rerouted: true}
+	return &Paths{view: view, report: report, moved: moved, links: newLinks(), rerouted: true, lookout: lookout{
+		woken: make(chan struct{}, 1), quiet: pathDebounce, longest: pathDebounceMost, retry: pathRetry,
+		logf: klog.V(1).Infof, failed: "checking which way packets take, trying again: %v",
+	}}
 }
 
 // SetDesired replaces what is desired.
@@ -80,7 +84,7 @@ func (p *Paths) SetDesired(w Desired) {
 	p.mu.Lock()
 	p.spec = &w
 	p.mu.Unlock()
-	once.Wake(p.wake)
+	p.wake()
 }
 
 // Event takes an event of the kernel.
@@ -92,50 +96,26 @@ func (p *Paths) Event(e dataplane.Event) {
 
 // reroute takes that routes, rules or interfaces changed.
 func (p *Paths) reroute() {
+	p.redo()
+	p.wake()
+}
+
+// redo has the next check ask about all.
+func (p *Paths) redo() {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.rerouted = true
-	p.mu.Unlock()
-	once.Wake(p.wake)
 }
 
 // Run checks paths until ctx ends, and returns ctx.Err().
 func (p *Paths) Run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-p.wake:
-		}
-		if err := p.debounce(ctx); err != nil {
-			return err
-		}
+	return p.run(ctx, func(ctx context.Context) (rest time.Duration, err error) {
 		start := time.Now()
-		pause := time.Duration(0)
-		if err := p.check(ctx); err != nil && ctx.Err() == nil {
-			klog.V(1).Infof("checking which way packets take, trying again: %v", err)
-			p.reroute()
-			pause = time.Second
+		if err = p.check(ctx); err != nil {
+			p.redo()
 		}
-		if err := once.Sleep(ctx, max(pause, min((pathLoad-1)*time.Since(start), pathPauseMost))); err != nil {
-			return err
-		}
-	}
-}
-
-// debounce returns once nothing more happens.
-func (p *Paths) debounce(ctx context.Context) error {
-	most := time.After(pathDebounceMost)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-p.wake:
-		case <-most:
-			return nil
-		case <-time.After(pathDebounce):
-			return nil
-		}
-	}
+		return min((pathLoad-1)*time.Since(start), pathPauseMost), err
+	})
 }
 
 // check asks the kernel and reports what it says.
@@ -145,9 +125,7 @@ func (p *Paths) check(ctx context.Context) error {
 	p.rerouted = false
 	p.mu.Unlock()
 	if w == nil || w.Own == nil {
-		p.mu.Lock()
-		p.rerouted = true // nothing was asked
-		p.mu.Unlock()
+		p.redo() // nothing was asked
 		return nil
 	}
 	if rerouted {
