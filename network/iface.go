@@ -224,20 +224,12 @@ func (l *look) addDefaults(ctx context.Context, v View) error {
 
 // addNamed adds the interface with a name or an address.
 func (l *look) addNamed(name string) {
-	what := "-iface=" + name
-	addr, err := netip.ParseAddr(name)
-	if err != nil {
-		l.add(what, byName(l.ifaces, name), 0, anyAddr)
-		return
+	is, want := func(i *kernel.Interface) bool { return i.Name == name }, anyAddr
+	if addr, err := netip.ParseAddr(name); err == nil {
+		is = func(i *kernel.Interface) bool { return hasAddr(i, addr) }
+		want = func(a netip.Addr) bool { return a == addr || a == l.PublicIP }
 	}
-	there := false
-	for i := range l.ifaces {
-		if hasAddr(&l.ifaces[i], addr) {
-			there = true
-			l.add(what, &l.ifaces[i], 0, func(a netip.Addr) bool { return a == addr || a == l.PublicIP })
-		}
-	}
-	if !there {
+	if what := "-iface=" + name; !l.addAll(what, is, want) {
 		l.add(what, nil, 0, nil)
 	}
 }
@@ -245,35 +237,32 @@ func (l *look) addNamed(name string) {
 // addMatching adds the addresses that re matches; failing that, the interfaces whose name
 // it matches.
 func (l *look) addMatching(re *regexp.Regexp) {
-	what := "-iface-regex=" + re.String()
 	matches := func(a netip.Addr) bool { return re.MatchString(a.String()) }
-	there := false
-	for i := range l.ifaces {
-		for _, a := range l.ifaces[i].Addrs {
-			if reachable(a.Prefix.Addr()) && matches(a.Prefix.Addr()) {
-				there = true
-				l.add(what, &l.ifaces[i], 0, matches)
-				break
-			}
-		}
+	byAddr := func(i *kernel.Interface) bool {
+		return slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return reachable(a.Prefix.Addr()) && matches(a.Prefix.Addr()) })
 	}
-	for i := range l.ifaces {
-		if !there && re.MatchString(l.ifaces[i].Name) {
-			l.add(what, &l.ifaces[i], 0, anyAddr)
-		}
-	}
-	if !there && !slices.ContainsFunc(l.ifaces, func(i kernel.Interface) bool { return re.MatchString(i.Name) }) {
+	byName := func(i *kernel.Interface) bool { return re.MatchString(i.Name) }
+	if what := "-iface-regex=" + re.String(); !l.addAll(what, byAddr, matches) && !l.addAll(what, byName, anyAddr) {
 		l.add(what, nil, 0, nil)
 	}
 }
 
 // addHolders adds the interfaces that have an address and lead to other hosts.
 func (l *look) addHolders(addr netip.Addr) {
+	is := func(i *kernel.Interface) bool { return hasAddr(i, addr) && linkRank(i) < linkInert }
+	l.addAll("", is, func(a netip.Addr) bool { return a == addr })
+}
+
+// addAll adds the interfaces that are so, with the addresses that are wanted. It reports
+// whether there are any.
+func (l *look) addAll(what string, is func(*kernel.Interface) bool, want func(netip.Addr) bool) (there bool) {
 	for i := range l.ifaces {
-		if iface := &l.ifaces[i]; hasAddr(iface, addr) && linkRank(iface) < linkInert {
-			l.add("", iface, 0, func(a netip.Addr) bool { return a == addr })
+		if is(&l.ifaces[i]) {
+			there = true
+			l.add(what, &l.ifaces[i], 0, want)
 		}
 	}
+	return there
 }
 
 func anyAddr(netip.Addr) bool { return true }
