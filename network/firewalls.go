@@ -15,7 +15,6 @@ import (
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/firewall"
 	"flanneld/pkg/notice"
-	"flanneld/pkg/once"
 )
 
 const (
@@ -31,8 +30,6 @@ const (
 	firewallRest = 500 * time.Millisecond
 	// firewallRetry is how soon they are examined again after that failed.
 	firewallRetry = 30 * time.Second
-	// firewallWatchRetry is how soon they are watched again after that ended.
-	firewallWatchRetry = time.Second
 	// firewallShare is how many times as long as it took of a processor they are left alone.
 	firewallShare = 20
 )
@@ -75,29 +72,11 @@ func (f *Firewalls) Changed() { f.wake() }
 // Run reports until ctx ends, and returns ctx.Err().
 func (f *Firewalls) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return f.watch(ctx) })
+	g.Go(func() error { // it ends at once if there is nothing that could change
+		return watchAgain(ctx, new(notice.Log), "watching the packet filters", func() error { return firewall.Watch(ctx, f.Changed) })
+	})
 	g.Go(func() error { return f.run(ctx, f.examine) })
 	return g.Wait()
-}
-
-// watch passes on that packet filters changed.
-func (f *Firewalls) watch(ctx context.Context) error {
-	var log notice.Log
-	for {
-		err := firewall.Watch(ctx, f.Changed)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err == nil {
-			return nil
-		}
-		if log.State("watching the packet filters", err.Error()) {
-			klog.Errorf("watching the packet filters, trying again: %v", err)
-		}
-		if err := once.Sleep(ctx, firewallWatchRetry); err != nil {
-			return err
-		}
-	}
 }
 
 // examine reports what the filters drop.

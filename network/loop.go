@@ -12,6 +12,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
@@ -179,14 +180,21 @@ func (r *loop) watch(ctx context.Context, observe func(dataplane.Event)) error {
 		}
 		r.notice(e)
 	}
-	for {
+	return watchAgain(ctx, &r.logs.limiter, "watching "+r.name, func() error {
 		// Whatever passed before the watch was there is to be looked at.
-		err := r.dataplane.Watch(ctx, func() { emit(dataplane.Event{Lost: true}) }, emit)
-		if ctx.Err() != nil {
+		return r.dataplane.Watch(ctx, func() { emit(dataplane.Event{Lost: true}) }, emit)
+	})
+}
+
+// watchAgain calls watch again and again, until ctx ends or it returns nil.
+func watchAgain(ctx context.Context, limiter *notice.Log, what string, watch func() error) error {
+	for {
+		err := watch()
+		if ctx.Err() != nil || err == nil {
 			return ctx.Err()
 		}
-		if about := "watching " + r.name; r.logs.limiter.State(about, err.Error()) {
-			klog.Errorf("%s, trying again: %v", about, err)
+		if limiter.State(what, err.Error()) {
+			klog.Errorf("%s, trying again: %v", what, err)
 		}
 		if err := once.Sleep(ctx, watchPause); err != nil {
 			return err
