@@ -27,7 +27,7 @@ type pathCheck struct {
 	pods    podSide
 	queries []question
 	astray  map[ip.Subnet]bool // peers that are cut off
-	causes  map[cause]*casualties
+	causes  map[cause]*mention // the subjects that they hurt, in the order of the peers
 }
 
 // question is a query and what the kernel should answer.
@@ -54,20 +54,11 @@ func way(path kernel.Path) string {
 // cause is why packets go astray.
 type cause struct{ problem, remedy string }
 
-// casualties are the subjects of obstacles with one cause.
-type casualties struct {
-	first []string // some, in the order of the peers
-	more  int
-}
-
-// maxSubjects is how many peers an obstacle names.
-const maxSubjects = 3
-
 func newPathCheck(view PathView, w *Desired, seen pathsSeen) *pathCheck {
 	c := &pathCheck{
 		pathsSeen: seen, view: view, w: w, network: w.Config.Network().V4,
 		devices: make(map[string]bool), within: make(map[ip.Subnet][]netip.Addr),
-		astray: make(map[ip.Subnet]bool), causes: make(map[cause]*casualties),
+		astray: make(map[ip.Subnet]bool), causes: make(map[cause]*mention),
 	}
 	for _, o := range w.Backend.Local(w.Host, w.Config.Network(), w.Own) {
 		if path, ok := state.PathOf(o); ok && path.Dev != "" {
@@ -221,25 +212,17 @@ func (c *pathCheck) ask(ctx context.Context) error {
 		}
 		c.astray[q.peer] = true
 		if c.causes[why] == nil {
-			c.causes[why] = new(casualties)
+			c.causes[why] = new(mention)
 		}
-		c.causes[why].add(q.subject)
+		if hurt := c.causes[why]; !slices.Contains(hurt.names, q.subject) {
+			hurt.add(q.subject)
+		}
 	}
 	return nil
 }
 
 // maxExplained bounds the search for causes.
 const maxExplained = 2000
-
-func (c *casualties) add(subject string) {
-	switch {
-	case slices.Contains(c.first, subject):
-	case len(c.first) < maxSubjects:
-		c.first = append(c.first, subject)
-	default:
-		c.more++
-	}
-}
 
 // explain finds what leads a packet astray. It reports false if nothing is in the way:
 // then a route of ours is missing, which is reported as such.
@@ -347,7 +330,7 @@ func (c *pathCheck) addrRemedy(r kernel.TableRoute) string {
 func (c *pathCheck) obstacles() []Obstacle {
 	all := make([]Obstacle, 0, len(c.causes))
 	for why, hurt := range c.causes {
-		subject := strings.Join(hurt.first, ", ")
+		subject := strings.Join(hurt.names, ", ")
 		if hurt.more > 0 {
 			subject = fmt.Sprintf("peers in %s", c.network)
 		}

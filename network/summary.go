@@ -19,8 +19,18 @@ type mention struct {
 	more  int
 }
 
+// maxNamed is how many are named.
+const maxNamed = 3
+
+func (m *mention) add(name string) {
+	if len(m.names) < maxNamed {
+		m.names = append(m.names, name)
+	} else {
+		m.more++
+	}
+}
+
 func (s *summary) add(what string, about fmt.Stringer) {
-	const most = 3
 	m := s.about[what]
 	if m == nil {
 		if s.about == nil {
@@ -30,11 +40,7 @@ func (s *summary) add(what string, about fmt.Stringer) {
 		s.about[what] = m
 		s.order = append(s.order, what)
 	}
-	if len(m.names) < most {
-		m.names = append(m.names, about.String())
-	} else {
-		m.more++
-	}
+	m.add(about.String())
 }
 
 // log logs each of these lines.

@@ -200,9 +200,6 @@ func (c *closed) sameAs(d closed) bool {
 	return c.port == d.port && c.outbound == d.outbound && c.drop.TableName() == d.drop.TableName() && c.drop.Base == d.drop.Base
 }
 
-// maxNamed is how many peers an obstacle names.
-const maxNamed = 3
-
 func (t traffic) obstacle(c *closed) Obstacle {
 	who := "peers"
 	if all := len(c.peers) == len(t.peers); !c.all && !all {
