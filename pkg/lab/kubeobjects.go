@@ -7,16 +7,17 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"time"
-
-	_ "embed" // for FlannelRBAC
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
+
+	"flanneld/dist/kubernetes"
 )
 
 // CreateNode creates a Node of that name, with these podCIDRs if there are any.
@@ -109,11 +110,20 @@ func (k *Kube) Token(ctx context.Context, namespace, account string) (string, er
 	return answer.Status.Token, nil
 }
 
-// FlannelRBAC is a manifest that lets a daemon do what it needs, and nothing else: the service
-// account flannel in the namespace kube-flannel.
-//
-//go:embed flannel-rbac.yaml
-var FlannelRBAC []byte
+// FlannelRBAC is what lets a daemon do what it needs, and nothing else, of the manifest that
+// users have: the service account flannel in the namespace kube-flannel, and its roles.
+var FlannelRBAC = only(kubernetes.Manifest, "Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+
+// only returns the objects of a manifest that are of these kinds.
+func only(manifest []byte, kinds ...string) []byte {
+	var all []string
+	for _, document := range splitDocuments(manifest) {
+		if slices.ContainsFunc(kinds, func(kind string) bool { return strings.Contains(document, "\nkind: "+kind+"\n") }) {
+			all = append(all, document)
+		}
+	}
+	return []byte(strings.Join(all, "\n---\n"))
+}
 
 // FlannelToken applies FlannelRBAC and returns a token of its service account, once the server
 // goes by the roles.
