@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -465,6 +466,47 @@ func (n *network) waitFile(path, text string) {
 		}
 		return ""
 	})
+}
+
+// A container runtime takes what the daemon has written: a container on one host reaches the
+// bridge on the other.
+func TestContainerdTakesCNIConfFile(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t)
+	n.configure("10.5.0.0/16", "host-gw")
+	var containers []func(args ...string) string
+	var envs []map[string]string
+	for _, h := range n.hosts {
+		c := h.installCNIFor("bridge")
+		envs = append(envs, c.start("-cni-conf-file="+c.confFile()).Env())
+		// ctr looks where runtimes do, and calls the plugins itself.
+		const script = `mount -t tmpfs cni /mnt && mkdir /mnt/etc /mnt/work /mnt/opt
+mount -t overlay -o lowerdir=/etc,upperdir=/mnt/etc,workdir=/mnt/work cni /etc && mount --bind /mnt/opt /opt
+mkdir -p /etc/cni /opt/cni && ln -s "$1" /etc/cni/net.d && ln -s "$2" /opt/cni/bin
+mount --bind "$3" /var/lib && shift 3 && exec "$@"`
+		ctr := h.startContainerd("unshare", "--mount", "sh", "-euc", script, "sh", c.config, c.plugins, c.lib)
+		root := filepath.Join(h.Dir, "root")
+		check(t, os.MkdirAll(filepath.Join(root, "bin"), 0o755))
+		busybox, err := exec.LookPath("busybox")
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(root, "bin/busybox"), []byte(read(t, busybox)), 0o755))
+		containers = append(containers, func(args ...string) string {
+			t.Helper()
+			return ctr(append([]string{"run", "--rm", "--cni", "--fifo-dir", h.Dir, "--rootfs", root, "container", "/bin/busybox"}, args...)...)
+		})
+	}
+	for i, run := range containers {
+		own := netip.MustParsePrefix(envs[i]["FLANNEL_SUBNET"])
+		out := run("ip", "address", "show", "eth0")
+		_, addr, _ := strings.Cut(out, "inet ")
+		addr, _, _ = strings.Cut(addr, " ")
+		if got, err := netip.ParsePrefix(addr); err != nil || got.Masked() != own.Masked() || !strings.Contains(out, "mtu "+envs[i]["FLANNEL_MTU"]) {
+			t.Errorf("the container has %v (%v), and is to be in %s:\n%s", got, err, own, out)
+		}
+	}
+	for i, run := range containers { // by now both hosts have cni0
+		run("ping", "-c", "1", "-W", "5", netip.MustParsePrefix(envs[1-i]["FLANNEL_SUBNET"]).Addr().String())
+	}
 }
 
 // A host whose pods were made by the plugin flannel comes to have them made by the daemon's

@@ -154,8 +154,9 @@ func imageName(t *testing.T, version string) string {
 	return found[0][1]
 }
 
-// startContainerd starts a containerd on a host, and returns what runs commands of its client.
-func (h *host) startContainerd() func(args ...string) string {
+// startContainerd starts a containerd on a host, and returns what runs commands of its client,
+// by another command if there is one.
+func (h *host) startContainerd(by ...string) func(args ...string) string {
 	t := h.n.t
 	t.Helper()
 	dir := filepath.Join(h.Dir, "containerd")
@@ -179,6 +180,6 @@ func (h *host) startContainerd() func(args ...string) string {
 	})
 	return func(args ...string) string {
 		t.Helper()
-		return strings.TrimSpace(h.command(nil, append([]string{"ctr", "--address", socket, "--namespace", "k8s.io"}, args...)...))
+		return strings.TrimSpace(h.command(nil, slices.Concat(by, []string{"ctr", "--address", socket, "--namespace", "k8s.io"}, args)...))
 	}
 }
