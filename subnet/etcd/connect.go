@@ -232,7 +232,7 @@ func (s Server) dialTLS(dial DialFunc) DialFunc {
 			return nil, err
 		}
 		c := s.TLS
-		if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: s.URL}); err == nil && proxy != nil && s.Socket == "" && addr == address(proxy) {
+		if proxy, err := http.ProxyFromEnvironment(&http.Request{URL: s.URL}); err == nil && proxy != nil && s.Socket == "" && addr == Address(proxy) {
 			c = &tls.Config{MinVersion: tls.VersionTLS12, ServerName: proxy.Hostname()}
 		}
 		ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
@@ -246,8 +246,8 @@ func (s Server) dialTLS(dial DialFunc) DialFunc {
 	}
 }
 
-// address is what to dial for a URL of http or https.
-func address(u *url.URL) string {
+// Address is what to dial for a URL of http or https.
+func Address(u *url.URL) string {
 	port := u.Port()
 	if port == "" && u.Scheme == "https" {
 		port = "443"

@@ -160,7 +160,7 @@ func (s Server) isForPeers(ctx context.Context) bool {
 
 // speaksTLS reports whether the server begins a TLS handshake.
 func (s Server) speaksTLS(ctx context.Context) bool {
-	c, err := s.dial(ctx, "tcp", address(s.URL))
+	c, err := s.dial(ctx, "tcp", Address(s.URL))
 	if err != nil {
 		return false
 	}

@@ -1,7 +1,6 @@
 package etcdv2
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,7 +114,4 @@ func redirect(u *url.URL, location string) error {
 }
 
 // origin is the scheme, host and port of a URL.
-func origin(u *url.URL) string {
-	port := map[string]string{"https": "443", "http": "80"}[u.Scheme]
-	return strings.ToLower(u.Scheme + "://" + u.Hostname() + ":" + cmp.Or(u.Port(), port))
-}
+func origin(u *url.URL) string { return strings.ToLower(u.Scheme + "://" + etcd.Address(u)) }

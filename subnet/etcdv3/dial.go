@@ -48,11 +48,7 @@ var errSilent = errors.New("it does not answer")
 
 // throughProxy has a proxy make a connection to addr.
 func throughProxy(ctx context.Context, dial etcd.DialFunc, proxy *url.URL, addr string) (net.Conn, error) {
-	at := proxy.Host
-	if proxy.Port() == "" {
-		at = net.JoinHostPort(proxy.Hostname(), "80")
-	}
-	c, err := dial(ctx, "tcp", at)
+	c, err := dial(ctx, "tcp", etcd.Address(proxy))
 	if err != nil {
 		return nil, err
 	}

@@ -59,12 +59,9 @@ type token struct {
 
 func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 	e := &endpoint{Server: server}
-	creds, port := insecure.NewCredentials(), "80"
+	creds := insecure.NewCredentials()
 	if server.URL.Scheme == "https" {
-		creds, port = credentials.NewTLS(server.TLS), "443"
-	}
-	if p := server.URL.Port(); p != "" {
-		port = p
+		creds = credentials.NewTLS(server.TLS)
 	}
 	dial := open.Dial(etcd.NewDialer())
 	e.Dial = func(ctx context.Context, _, addr string) (net.Conn, error) {
@@ -73,7 +70,7 @@ func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 	b := backoff.DefaultConfig
 	b.BaseDelay, b.MaxDelay = 50*time.Millisecond, redialMost
 	var err error
-	e.conn, err = grpc.NewClient("passthrough:///"+net.JoinHostPort(server.URL.Hostname(), port),
+	e.conn, err = grpc.NewClient("passthrough:///"+etcd.Address(server.URL),
 		grpc.WithTransportCredentials(witness{creds, e}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			c, err := connect(ctx, dial, server, addr)
