@@ -7,6 +7,8 @@ package firewall
 import (
 	"fmt"
 	"net/netip"
+
+	"flanneld/pkg/state"
 )
 
 // Path is the way of a packet through the host.
@@ -41,20 +43,10 @@ type Packet struct {
 	Pods bool
 }
 
-// Variant is who writes rules: the program.
-type Variant string
-
-// The variants.
-const (
-	NFTables       Variant = "nftables"
-	IPTablesNFT    Variant = "iptables-nft"
-	IPTablesLegacy Variant = "iptables-legacy"
-)
-
 // Drop is where a packet is dropped.
 type Drop struct {
-	Variant Variant
-	Family  string // of the table in nf_tables, as nft calls it
+	Variant state.RuleBackend // whose program wrote it
+	Family  string            // of the table in nf_tables, as nft calls it
 	Table   string
 	// Base is the chain that the packet came to by itself, at Hook, and Chain the one
 	// with the rule that drops it.
@@ -70,7 +62,7 @@ type Drop struct {
 // TableName names the table and whose program writes it.
 func (d Drop) TableName() string {
 	name := "table " + d.Table
-	if d.Variant == NFTables {
+	if d.Variant == state.NFTables {
 		name = "table " + d.Family + " " + d.Table
 	}
 	name += " of " + string(d.Variant)
@@ -89,7 +81,7 @@ func (d Drop) Rule() string {
 	switch {
 	case d.Number == 0:
 		return fmt.Sprintf("policy %s of chain %s", verb, d.Base)
-	case d.Variant == IPTablesLegacy:
+	case d.Variant == state.IPTablesLegacy:
 		return fmt.Sprintf("%s by rule %d of chain %s", verb, d.Number, d.Chain)
 	}
 	return fmt.Sprintf("%s by the rule with handle %d in chain %s", verb, d.Number, d.Chain)

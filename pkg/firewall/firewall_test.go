@@ -12,6 +12,7 @@ import (
 
 	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/nfdump"
+	"flanneld/pkg/state"
 )
 
 func TestMain(m *testing.M) { dataplanetest.InNetns(m) }
@@ -301,11 +302,11 @@ func TestRulesOfIPTables(t *testing.T) {
 // What looks like iptables' and is not is no matter for iptables.
 func TestTablesLikeThoseOfIPTables(t *testing.T) {
 	dataplanetest.NeedNetns(t)
-	for script, want := range map[string]Variant{
-		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport 22 accept\n":         IPTablesNFT,
-		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport { 22, 80 } accept\n": NFTables,
-		"add table ip filter\nadd chain ip filter input { type filter hook input priority 0; policy drop; }\n":                                                       NFTables,
-		"add table inet filter\nadd chain inet filter INPUT { type filter hook input priority 0; policy drop; }\n":                                                   NFTables,
+	for script, want := range map[string]state.RuleBackend{
+		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport 22 accept\n":         state.IPTablesNFT,
+		"add table ip filter\nadd chain ip filter INPUT { type filter hook input priority 0; policy drop; }\nadd rule ip filter INPUT tcp dport { 22, 80 } accept\n": state.NFTables,
+		"add table ip filter\nadd chain ip filter input { type filter hook input priority 0; policy drop; }\n":                                                       state.NFTables,
+		"add table inet filter\nadd chain inet filter INPUT { type filter hook input priority 0; policy drop; }\n":                                                   state.NFTables,
 	} {
 		rules(t, "nft", script)
 		if err := Read(t.Context(), func(rs *Ruleset) {

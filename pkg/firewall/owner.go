@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/nfdump"
+	"flanneld/pkg/state"
 )
 
 // Owner is a program whose rules are known by the names of its chains; empty if none is.
@@ -24,13 +25,10 @@ const (
 	Docker    Owner = "docker"
 )
 
-// xtTables are those that iptables has in nf_tables.
-var xtTables = []string{"raw", "mangle", "nat", "filter", "security"}
-
 // describe tells where a packet is dropped.
 func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 	d := Drop{
-		Variant: NFTables, Table: quoted(base.table), Base: quoted(base.name), Chain: quoted(base.name), Hook: s.name(),
+		Variant: state.NFTables, Table: quoted(base.table), Base: quoted(base.name), Chain: quoted(base.name), Hook: s.name(),
 		Family: map[byte]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_BRIDGE: "bridge"}[base.family],
 		Number: p.rule, Reject: p.reject,
 	}
@@ -41,7 +39,7 @@ func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 	_, isLegacy := rs.legacy[base]
 	switch {
 	case isLegacy:
-		d.Variant = IPTablesLegacy
+		d.Variant = state.IPTablesLegacy
 		for c := range rs.legacy {
 			if c.table == base.table {
 				names = append(names, c.name)
@@ -49,8 +47,8 @@ func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 		}
 	default:
 		native := rs.native[chainKey{base.family, base.table, ""}]
-		if base.family == unix.NFPROTO_IPV4 && slices.Contains(xtTables, base.table) && slices.Contains(nfdump.HookChains[:], base.name) && !native {
-			d.Variant = IPTablesNFT
+		if base.family == unix.NFPROTO_IPV4 && slices.Contains(nfdump.TableNames, base.table) && slices.Contains(nfdump.HookChains[:], base.name) && !native {
+			d.Variant = state.IPTablesNFT
 		}
 		for k := range rs.chains {
 			if k.family == base.family && k.table == base.table {
@@ -68,9 +66,9 @@ func ownerOf(d Drop, chains []string) Owner {
 		return slices.ContainsFunc(chains, func(c string) bool { return strings.HasPrefix(c, prefix) })
 	}
 	switch {
-	case d.Variant == NFTables && d.Table == "firewalld":
+	case d.Variant == state.NFTables && d.Table == "firewalld":
 		return Firewalld
-	case d.Variant == NFTables:
+	case d.Variant == state.NFTables:
 		return ""
 	case strings.HasPrefix(d.Chain, "ufw-"), d.Number == 0 && begins("ufw-before-"):
 		return UFW
@@ -123,7 +121,7 @@ func (d Drop) OpenPort(port uint16, outbound bool) string {
 	case d.Owner == UFW && d.Base == "OUTPUT":
 		return fmt.Sprintf("ufw allow out proto udp to any port %d", port)
 	}
-	if d.Variant == NFTables {
+	if d.Variant == state.NFTables {
 		return d.insert(fmt.Sprintf("udp dport %d", port))
 	}
 	return d.insert(fmt.Sprintf("-p udp --dport %d", port))
@@ -139,7 +137,7 @@ func (d Drop) OpenNetwork(network netip.Prefix) string {
 		return fmt.Sprintf("ufw route allow from %s to %s", network, network)
 	}
 	from, to := d.insert("-s "+network.String()), d.insert("-d "+network.String())
-	if d.Variant == NFTables {
+	if d.Variant == state.NFTables {
 		from, to = d.insert("ip saddr "+network.String()), d.insert("ip daddr "+network.String())
 	}
 	if from == "" {
@@ -155,10 +153,10 @@ var nftNames = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9/_.-]*$`)
 // insert returns the command that puts a rule which accepts before all others; empty if
 // there is none.
 func (d Drop) insert(match string) string {
-	if d.Variant == NFTables && (!nftNames.MatchString(d.Table) || !nftNames.MatchString(d.Base)) {
+	if d.Variant == state.NFTables && (!nftNames.MatchString(d.Table) || !nftNames.MatchString(d.Base)) {
 		return ""
 	}
-	if d.Variant == NFTables {
+	if d.Variant == state.NFTables {
 		return fmt.Sprintf("nft insert rule %s %s %s %s accept", d.Family, d.Table, d.Base, match)
 	}
 	program, chain := string(d.Variant), d.Base

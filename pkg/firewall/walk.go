@@ -3,6 +3,7 @@ package firewall
 import (
 	"bytes"
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"strings"
 
@@ -146,7 +147,7 @@ func newWalk(rs *Ruleset, p Packet) *walk {
 	for at, prefix := range map[int]netip.Prefix{12: p.Src, 16: p.Dst} {
 		addr := prefix.Addr().As4()
 		set(w.network, at, addr[:]...)
-		copy(w.network.mask[at:], maskOf(prefix.Bits()))
+		copy(w.network.mask[at:], net.CIDRMask(prefix.Bits(), 32))
 		var from byte
 		if p.Pods {
 			from = fromPods
@@ -171,11 +172,6 @@ func newWalk(rs *Ruleset, p Packet) *walk {
 		}
 	}
 	return w
-}
-
-// maskOf returns so many bits set of four bytes.
-func maskOf(bits int) []byte {
-	return binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-bits))
 }
 
 // place is a rule, or the policy of a chain if there is none.

@@ -40,6 +40,9 @@ const (
 	PartHead = 32
 )
 
+// TableNames are those of the tables of iptables, in either variant.
+var TableNames = []string{"raw", "mangle", "nat", "filter", "security"}
+
 // HookChains are the names of the chains at hooks.
 var HookChains = [unix.NF_INET_NUMHOOKS]string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 

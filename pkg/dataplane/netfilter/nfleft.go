@@ -12,10 +12,6 @@ import (
 	"flanneld/pkg/nfdump"
 )
 
-// The names of the tables that iptables has in nf_tables. Who writes rules for nf_tables
-// itself names chains in lower case.
-var xtTables = []string{"raw", "mangle", "nat", "filter", "security"}
-
 // nfListed is a table and its chains.
 type nfListed struct {
 	family byte
@@ -23,9 +19,10 @@ type nfListed struct {
 	chains map[nfName]nfdump.Chain
 }
 
-// isXT reports whether the table is one of iptables.
+// isXT reports whether the table is one of iptables. Who writes rules for nf_tables itself
+// names chains in lower case.
 func (t nfListed) isXT() bool {
-	if t.family != unix.NFPROTO_IPV4 && t.family != unix.NFPROTO_IPV6 || !slices.Contains(xtTables, t.name) {
+	if t.family != unix.NFPROTO_IPV4 && t.family != unix.NFPROTO_IPV6 || !slices.Contains(nfdump.TableNames, t.name) {
 		return false
 	}
 	found := false

@@ -2,6 +2,7 @@ package netfilter
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables/binaryutil"
@@ -52,39 +53,23 @@ func (m match) exprs(at map[int]uint32) []expr.Any {
 		op = expr.CmpOpNeq
 	}
 	all := []expr.Any{&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: at[size], Len: uint32(size)}}
-	if mask := maskOf(m.prefix.Bits(), size); m.prefix.Bits() < 8*size {
+	if mask := net.CIDRMask(m.prefix.Bits(), 8*size); m.prefix.Bits() < 8*size {
 		all = append(all, &expr.Bitwise{SourceRegister: register, DestRegister: register, Len: uint32(size), Mask: mask, Xor: make([]byte, size)})
 	}
 	return append(all, &expr.Cmp{Op: op, Register: register, Data: addr})
 }
 
-// maskOf returns so many bits set of so many bytes.
-func maskOf(bits, size int) []byte {
-	mask := make([]byte, size)
-	for i := range mask {
-		if n := bits - 8*i; n >= 8 {
-			mask[i] = 0xff
-		} else if n > 0 {
-			mask[i] = ^byte(0xff >> n)
-		}
-	}
-	return mask
-}
-
 // prefixOf returns the prefix of addresses, of so many bytes, whose first bytes
 // under a mask are data. No mask is a full one.
 func prefixOf(data, mask []byte, size int) (netip.Prefix, bool) {
-	if mask == nil {
-		mask = maskOf(8*len(data), len(data))
+	bits, of := 8*len(data), 8*len(data)
+	if mask != nil {
+		bits, of = net.IPMask(mask).Size()
 	}
-	if len(data) == 0 || len(data) > size || len(mask) != len(data) {
+	if len(data) == 0 || len(data) > size || of != 8*len(data) {
 		return netip.Prefix{}, false
-	}
-	bits := 0
-	for bits < 8*len(mask) && mask[bits/8]&(0x80>>(bits%8)) != 0 {
-		bits++
 	}
 	addr, _ := netip.AddrFromSlice(append(bytes.Clone(data), make([]byte, size-len(data))...))
 	p := netip.PrefixFrom(addr, bits)
-	return p, bytes.Equal(mask, maskOf(bits, len(mask))) && p == p.Masked()
+	return p, p == p.Masked()
 }
