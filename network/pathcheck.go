@@ -151,8 +151,8 @@ func (c *pathCheck) deadEnd(dev string) bool {
 	if dev == c.w.Host.Iface {
 		return false
 	}
-	i := slices.IndexFunc(c.ifaces, func(i kernel.Interface) bool { return i.Name == dev })
-	return c.devices[dev] || i >= 0 && (c.ifaces[i].PointToPoint || c.ifaces[i].Loopback || !slices.ContainsFunc(c.ifaces[i].Addrs, func(a kernel.Address) bool {
+	i := byName(c.ifaces, dev)
+	return c.devices[dev] || i != nil && (i.PointToPoint || i.Loopback || !slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool {
 		return a.Prefix.Addr().Is4()
 	}))
 }

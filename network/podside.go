@@ -62,9 +62,7 @@ func (c *pathCheck) withPod(p podSide) podSide {
 }
 
 func (c *pathCheck) isLocal(a netip.Addr) bool {
-	return slices.ContainsFunc(c.ifaces, func(i kernel.Interface) bool {
-		return slices.ContainsFunc(i.Addrs, func(have kernel.Address) bool { return have.Prefix.Addr() == a })
-	})
+	return slices.ContainsFunc(c.ifaces, func(i kernel.Interface) bool { return hasAddr(&i, a) })
 }
 
 // podRoute reports whether a route may be to a single pod, as the ptp plugin and others
@@ -76,7 +74,8 @@ func (c *pathCheck) podRoute(r kernel.TableRoute) bool {
 
 // pointToPoint reports whether a device is one of a VPN's, say.
 func (c *pathCheck) pointToPoint(dev string) bool {
-	return slices.ContainsFunc(c.ifaces, func(i kernel.Interface) bool { return i.Name == dev && i.PointToPoint })
+	i := byName(c.ifaces, dev)
+	return i != nil && i.PointToPoint
 }
 
 // addOwn asks which way packets for this host's own pods take: behind the bridge, all of

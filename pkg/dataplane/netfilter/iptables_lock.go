@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/once"
 )
 
 // infoEvery is how often the kernel is asked for the sizes of its tables: who has
@@ -30,12 +32,7 @@ func (k ipTables) watch(ctx context.Context, ready, changed func()) error {
 	closed := make(chan struct{}, 1)
 	var stop func()
 	begin := func() {
-		stop, _ = watchClosing(lockFile(), func() {
-			select {
-			case closed <- struct{}{}:
-			default:
-			}
-		})
+		stop, _ = watchClosing(lockFile(), func() { once.Wake(closed) })
 	}
 	begin()
 	defer func() {

@@ -87,12 +87,7 @@ func (w *iptables) watch(ctx context.Context, ready, changed func()) error {
 	return w.kernel.watch(ctx, func() {
 		w.watched(true)
 		ready()
-	}, func() {
-		select {
-		case poked <- struct{}{}:
-		default:
-		}
-	})
+	}, func() { once.Wake(poked) })
 }
 
 // watched notes whether changes by others are seen as they happen.

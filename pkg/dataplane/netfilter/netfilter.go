@@ -230,12 +230,8 @@ func (t *Dataplane) step(ctx context.Context, op state.Op) error {
 func (t *Dataplane) Touched() <-chan struct{} { return t.touched }
 
 func (t *Dataplane) touch(name state.RuleBackend) {
-	if name == state.NFTables {
-		return
-	}
-	select {
-	case t.touched <- struct{}{}:
-	default:
+	if name != state.NFTables {
+		once.Wake(t.touched)
 	}
 }
 
