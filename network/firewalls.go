@@ -73,7 +73,8 @@ func (f *Firewalls) Changed() { f.wake() }
 func (f *Firewalls) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { // it ends at once if there is nothing that could change
-		return watchAgain(ctx, new(notice.Log), "watching the packet filters", func() error { return firewall.Watch(ctx, f.Changed) })
+		var log notice.Log
+		return log.Again(ctx, watchPause, klog.Errorf, "watching the packet filters", func() error { return firewall.Watch(ctx, f.Changed) })
 	})
 	g.Go(func() error { return f.run(ctx, f.examine) })
 	return g.Wait()

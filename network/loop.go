@@ -12,7 +12,6 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
-	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
@@ -180,26 +179,10 @@ func (r *loop) watch(ctx context.Context, observe func(dataplane.Event)) error {
 		}
 		r.notice(e)
 	}
-	return watchAgain(ctx, &r.logs.limiter, "watching "+r.name, func() error {
+	return r.logs.limiter.Again(ctx, watchPause, klog.Errorf, "watching "+r.name, func() error {
 		// Whatever passed before the watch was there is to be looked at.
 		return r.dataplane.Watch(ctx, func() { emit(dataplane.Event{Lost: true}) }, emit)
 	})
-}
-
-// watchAgain calls watch again and again, until ctx ends or it returns nil.
-func watchAgain(ctx context.Context, limiter *notice.Log, what string, watch func() error) error {
-	for {
-		err := watch()
-		if ctx.Err() != nil || err == nil {
-			return ctx.Err()
-		}
-		if limiter.State(what, err.Error()) {
-			klog.Errorf("%s, trying again: %v", what, err)
-		}
-		if err := once.Sleep(ctx, watchPause); err != nil {
-			return err
-		}
-	}
 }
 
 // run reconciles until ctx ends, and returns ctx.Err().

@@ -1,6 +1,8 @@
 package notice
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -170,5 +172,32 @@ func TestLastWord(t *testing.T) {
 			t.Errorf("the last word is %q", last)
 		}
 		g.Stop()
+	})
+}
+
+// What is tried again says so once, rests between, and ends with its context or when it is done.
+func TestAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log Log
+		var logged []string
+		logf := func(format string, a ...any) { logged = append(logged, fmt.Sprintf(format, a...)) }
+		began, tries := time.Now(), 0
+		try := func() error {
+			if tries++; tries%4 == 0 {
+				return nil
+			}
+			return errors.New("it is gone")
+		}
+		if err := log.Again(t.Context(), time.Second, logf, "watching", try); err != nil || tries != 4 || time.Since(began) != 3*time.Second {
+			t.Errorf("it ended after %d tries and %s: %v", tries, time.Since(began), err)
+		}
+		if len(logged) != 1 || logged[0] != "watching, trying again: it is gone" {
+			t.Errorf("logged %q", logged)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		if err := log.Again(ctx, time.Second, logf, "watching", try); !errors.Is(err, context.DeadlineExceeded) || tries != 6 {
+			t.Errorf("it ended after %d tries more: %v", tries-4, err)
+		}
 	})
 }

@@ -269,24 +269,18 @@ func (t *Dataplane) Watch(ctx context.Context, ready func(), emit func(dataplane
 }
 
 func (t *Dataplane) watchWay(ctx context.Context, name state.RuleBackend, begin, changed func()) {
-	said := ""
-	for first := true; ; first = false {
+	first := true
+	_ = t.said.Again(ctx, watchPause, klog.Errorf, fmt.Sprintf("watching the rules by %s", name), func() error {
 		err := t.ways[name].watch(ctx, func() {
-			if said = ""; first {
+			if first {
 				t.touch(name)
 				begin()
 			} else {
 				changed() // unseen
 			}
 		}, changed)
-		if err == nil || ctx.Err() != nil {
-			return
-		}
-		if err.Error() != said {
-			said = err.Error()
-			klog.Errorf("watching the rules by %s, trying again: %v", name, err)
-		}
 		begin()
-		_ = once.Sleep(ctx, watchPause)
-	}
+		first = false
+		return err
+	})
 }
