@@ -27,6 +27,7 @@ type cniHost struct {
 	network string   // as the configuration calls it
 	gateway string   // the device that has the pods' gateway
 	kind    []string // of that, if the plugins do not make it
+	env     []string // of the daemon
 }
 
 // confFile is where the daemon writes the configuration if it is to.
@@ -67,7 +68,7 @@ func (h *host) installCNIFor(template string) *cniHost {
 // plugin looks for it.
 func (c *cniHost) start(args ...string) *lab.Daemon {
 	c.n.t.Helper()
-	d, err := c.StartFlanneld(daemonBinary, append(args, "-ip-masq", "-subnet-file="+filepath.Join(c.run, "flannel/subnet.env"))...)
+	d, err := c.StartFlanneldIn(c.env, daemonBinary, append(args, "-ip-masq", "-subnet-file="+filepath.Join(c.run, "flannel/subnet.env"))...)
 	check(c.n.t, err)
 	c.n.t.Cleanup(d.Kill)
 	check(c.n.t, d.WaitReady(c.n.ctx))
@@ -560,6 +561,7 @@ func followCNI(g *guide) {
 		}
 	}
 	g.run("$ cat /etc/cni/net.d/10-flannel.conflist", h)
+	h.wantMissingPluginNamed()
 
 	g.run("cat >/etc/flannel/cni.tmpl", h, other)
 	for _, h := range g.nodes {
@@ -595,6 +597,31 @@ func followCNI(g *guide) {
 		g.makePod(h, "flannel")
 	}
 	g.wantPodsPing()
+}
+
+// wantMissingPluginNamed takes a plugin away, as the upgrade of a package may, and brings it
+// back.
+func (h *host) wantMissingPluginNamed() {
+	h.n.t.Helper()
+	for _, elsewhere := range []string{"/usr/lib/cni", "/usr/libexec/cni"} { // the system has this machine's /usr
+		if _, err := os.Stat(elsewhere); err == nil {
+			return
+		}
+	}
+	says := func(text string) {
+		h.n.t.Helper()
+		h.n.wait(soon, "the journal to have "+text, func() string {
+			if journal := h.journal(); !strings.Contains(journal, text) {
+				return journal
+			}
+			return ""
+		})
+	}
+	const problem = "/etc/cni/net.d/10-flannel.conflist: pods need CNI plugins that are in none of /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni: install portmap"
+	h.run("mv", "/opt/cni/bin/portmap", "/opt/cni/")
+	says("packets are kept from their way: " + problem)
+	h.run("mv", "/opt/cni/portmap", "/opt/cni/bin/")
+	says("no longer in the way: " + problem)
 }
 
 // makePod does what cni.md says of cnitool, for a network of this name.

@@ -101,13 +101,21 @@ func newLab(t *testing.T) *network {
 // newNetwork returns a lab in which nothing but etcd runs.
 func newNetwork(t *testing.T) *network {
 	t.Helper()
+	n := newLabWithServer(t)
+	var err error
+	n.etcd, err = n.lab.StartEtcd(n.ctx, n.server, lab.EtcdOptions{})
+	check(t, err)
+	return n
+}
+
+// newLabWithServer returns a lab in which nothing runs.
+func newLabWithServer(t *testing.T) *network {
+	t.Helper()
 	n := newLab(t)
 	var err error
 	n.sw, err = n.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
 	check(t, err)
 	n.server, err = n.lab.AddHost("server", n.sw, lab.HostOptions{})
-	check(t, err)
-	n.etcd, err = n.lab.StartEtcd(n.ctx, n.server, lab.EtcdOptions{})
 	check(t, err)
 	for i := range n.hosts {
 		h, err := n.lab.AddHost(fmt.Sprintf("host%d", i+1), n.sw, lab.HostOptions{})
