@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +32,10 @@ const (
 	dialTimeout = 3 * time.Second
 	// userTimeout is how long the server may leave data unacknowledged.
 	userTimeout = 20 * time.Second
+	// pingAfter is how long a connection is silent before the server is asked for a sign of
+	// life, which it has pingTimeout for.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
 	// answerTimeout bounds the wait for the first bytes of an answer.
 	answerTimeout = 10 * time.Second
 )
@@ -48,6 +53,7 @@ type client struct {
 
 	mu     sync.Mutex
 	http   *http.Client // nil: to be made
+	direct *http.Transport
 	config *rest.Config
 	base   *url.URL
 	files  []stamp // that it was made from, as they were
@@ -109,16 +115,17 @@ func (c *client) get() (*http.Client, *url.URL, error) {
 		return nil, nil, err
 	}
 	config.UserAgent = "flanneld"
-	config.Dial = c.conns.Dial(newDialer())
-	config.WarningHandler = rest.NoWarnings{}
-	config.DisableCompression = true // it takes longer than what it saves
 	base, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the URL of the Kubernetes API, %s: %w", config.Host, err)
 	}
-	made, err := rest.HTTPClientFor(config)
+	direct, err := c.transport(config)
+	var with http.RoundTripper
+	if err == nil {
+		with, err = rest.HTTPWrappersForConfig(config, direct)
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("making a client of the Kubernetes API at %s: %w", base, err)
+		return nil, nil, fmt.Errorf("making a client of the Kubernetes API at %s: %w", base.Redacted(), err)
 	}
 	c.files = nil
 	for _, path := range []string{c.options.Kubeconfig, config.CAFile, config.CertFile, config.KeyFile} {
@@ -126,20 +133,40 @@ func (c *client) get() (*http.Client, *url.URL, error) {
 			c.files = append(c.files, stampOf(path))
 		}
 	}
-	c.http, c.config, c.base = made, config, base
-	return made, base, nil
+	c.http, c.direct, c.config, c.base = &http.Client{Transport: with}, direct, config, base
+	return c.http, base, nil
 }
 
-// failed has the client be made anew if a file that it was made from was changed.
-func (c *client) failed() {
+// transport is what sends requests. A server that says nothing for pingAfter is asked whether
+// it is there.
+func (c *client) transport(config *rest.Config) (*http.Transport, error) {
+	tls, err := rest.TLSConfigFor(config)
+	if err != nil {
+		return nil, err
+	}
+	proxy := config.Proxy
+	if proxy == nil {
+		proxy = http.ProxyFromEnvironment
+	}
+	return &http.Transport{
+		Proxy: proxy, DialContext: c.conns.Dial(newDialer()), TLSClientConfig: tls, TLSHandshakeTimeout: dialTimeout,
+		ForceAttemptHTTP2: true, HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		IdleConnTimeout:    time.Minute,
+		DisableCompression: true, // it takes longer than what it saves
+	}, nil
+}
+
+// outdated reports whether a file that the client was made from was changed. Then it is made
+// anew.
+func (c *client) outdated() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, was := range c.files {
-		if c.http != nil && stampOf(was.path) != was {
-			c.http.CloseIdleConnections()
-			c.http = nil
-		}
+	if c.http == nil || !slices.ContainsFunc(c.files, func(was stamp) bool { return stampOf(was.path) != was }) {
+		return false
 	}
+	c.direct.CloseIdleConnections()
+	c.http = nil
+	return true
 }
 
 // credentials says in a few words what the API is shown of us.
@@ -160,7 +187,7 @@ func (c *client) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.http != nil {
-		c.http.CloseIdleConnections()
+		c.direct.CloseIdleConnections()
 	}
 }
 
@@ -201,8 +228,8 @@ func (c *client) send(ctx context.Context, r request) (*http.Response, error) {
 	if err != nil && ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil, ctx.Err()
 	}
-	if err != nil {
-		c.failed()
+	if err != nil && c.outdated() {
+		return c.try(ctx, r)
 	}
 	return resp, err
 }

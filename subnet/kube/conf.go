@@ -10,7 +10,7 @@ import (
 	"flanneld/subnet"
 )
 
-// confFile is the file with the configuration of the network.
+// confFile is the file with the configuration of the network, as one watch looks at it.
 type confFile struct {
 	path string
 
@@ -18,13 +18,13 @@ type confFile struct {
 	unsettled stamp // as it was when what it said was no JSON
 }
 
-// read returns what the file says. That it is not there, or cannot be read, is no failure of
+// readConfig returns what the file says. That it is not there, or cannot be read, is no failure of
 // the API: it is waited for.
-func (c *confFile) read() ([]byte, error) {
-	text, err := os.ReadFile(c.path)
+func readConfig(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("%w: there is no file %s, as -net-config-path says; in a pod it is mounted from a ConfigMap", subnet.ErrNoConfig, c.path)
+		return nil, fmt.Errorf("%w: there is no file %s, as -net-config-path says; in a pod it is mounted from a ConfigMap", subnet.ErrNoConfig, path)
 	case err != nil:
 		return nil, fmt.Errorf("%w: reading the file of -net-config-path: %w", subnet.ErrNoConfig, err)
 	}

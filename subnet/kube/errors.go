@@ -134,6 +134,8 @@ func diagnose(base *url.URL, err error) (seen, advice string) {
 		return "packets to it are not let out: " + errno(err), fmt.Sprintf("see `ip route get %s`, and this host's firewall", printable.Word(base.Hostname()))
 	case isOp && op.Op == "dial" && timedOut(err):
 		return fmt.Sprintf("no connection within %s", dialTimeout), adviceFirewall
+	case strings.Contains(err.Error(), "http2: client connection lost"): // as net/http has it
+		return fmt.Sprintf("it was silent, and gives no sign of life within %s", pingTimeout), "it hangs, or packets are dropped"
 	case timedOut(err):
 		return "no answer in time", "it hangs or is overloaded, or packets are dropped: see its log"
 	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
@@ -175,6 +177,6 @@ func errno(err error) string {
 
 func cut(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		strings.Contains(err.Error(), "http2: client connection lost") || strings.Contains(err.Error(), "http2: server sent GOAWAY") ||
+		strings.Contains(err.Error(), "http2: server sent GOAWAY") ||
 		strings.HasSuffix(err.Error(), "http: server closed idle connection")
 }

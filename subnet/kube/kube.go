@@ -39,8 +39,11 @@ type Store struct {
 	options Options
 	names   names
 	client  client
-	conf    confFile
 	log     notice.Log // of what is wrong with Nodes, and no lease's own trouble
+
+	pages    int           // how many Nodes are listed at once; another number in tests
+	watchFor time.Duration // see watchLeast; shorter in tests
+	onList   func()        // for tests
 
 	mu      sync.Mutex
 	views   map[*view]once.Slot[struct{}] // those that are watched, and who is to look again
@@ -64,7 +67,8 @@ func New(o Options) (*Store, error) {
 		return nil, errors.New("the name of this host's Node is not known: set NODE_NAME to spec.nodeName of this pod")
 	}
 	return &Store{
-		options: o, names: names, client: client{options: o}, conf: confFile{path: o.NetConfigPath},
+		options: o, names: names, client: client{options: o},
+		pages: pageSize, watchFor: watchLeast, onList: func() {},
 		views: make(map[*view]once.Slot[struct{}]),
 	}, nil
 }
@@ -83,7 +87,7 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return s.conf.read()
+	return readConfig(s.options.NetConfigPath)
 }
 
 // List implements subnet.Store. While a watch goes on, what that knows is at hand.

@@ -18,6 +18,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/file"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 	"flanneld/subnet"
 	"flanneld/subnet/etcd/etcdtest"
@@ -258,3 +259,12 @@ func must[T any](v T, err error) func(testing.TB) T {
 		return v
 	}
 }
+
+func sub(cidr string) ip.Subnet {
+	if cidr == "" {
+		return ip.Subnet{}
+	}
+	return ip.SubnetOf(netip.MustParsePrefix(cidr))
+}
+
+func addrs(text string) ip.Addrs { return ip.Addrs{V4: netip.MustParseAddr(text)} }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"flanneld/pkg/ip"
@@ -145,7 +146,7 @@ func (s *Store) annotate(ctx context.Context, uid string, change map[string]any)
 func (s *Store) patch(ctx context.Context, body []byte) (node, error) {
 	r := request{
 		verb: "patch", resource: "nodes/status", method: http.MethodPatch,
-		path: nodesPath + "/" + s.options.NodeName + "/status",
+		path: nodesPath + "/" + url.PathEscape(s.options.NodeName) + "/status",
 		body: body, bodyType: strategicMerge,
 	}
 	resp, err := s.client.send(ctx, r)

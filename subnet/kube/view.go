@@ -3,6 +3,8 @@ package kube
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -22,7 +24,11 @@ type view struct {
 	leases   []*subnet.Lease // by subnet; shared with snapshots: replaced, never changed
 	problems map[string]subnet.Problem
 	own      *subnet.Assignment
-	odd      string // what is wrong with our Node beside its lease
+	// odd is what is wrong beside what leases say: by address, which Nodes share it, and what
+	// our Node asks for that cannot be, which has no address.
+	odd    map[netip.Addr]string
+	warned map[netip.Addr]string // what was logged of that
+	public map[netip.Addr][]*entry
 
 	revision uint64 // all up to here is in the view
 	written  uint64 // the revision of our own last write
@@ -42,7 +48,7 @@ func newView(names *names, self string) *view {
 	v := &view{
 		names: names, self: self,
 		entries: make(map[string]*entry), claims: make(map[ip.Subnet][]*entry),
-		problems: make(map[string]subnet.Problem),
+		problems: make(map[string]subnet.Problem), odd: make(map[netip.Addr]string), public: make(map[netip.Addr][]*entry),
 	}
 	v.assign()
 	return v
@@ -107,9 +113,13 @@ func (v *view) enter(n node, touched map[ip.Subnet]bool) {
 		e = &entry{}
 		v.entries[n.name] = e
 	}
-	was := e.subnet
+	was, public := e.subnet, e.address()
 	e.node = n
 	v.read(e)
+	if is := e.address(); is != public {
+		v.unshare(e, public)
+		v.share(e, is)
+	}
 	if was != e.subnet {
 		v.unclaim(e, was)
 		if e.subnet.IsValid() {
@@ -131,6 +141,7 @@ func (v *view) enter(n node, touched map[ip.Subnet]bool) {
 func (v *view) leave(e *entry, touched map[ip.Subnet]bool) {
 	delete(v.entries, e.name)
 	delete(v.problems, e.name)
+	v.unshare(e, e.address())
 	v.unclaim(e, e.subnet)
 	touched[e.subnet] = true
 	if e.name == v.self {
@@ -145,6 +156,61 @@ func (v *view) unclaim(e *entry, s ip.Subnet) {
 	} else {
 		v.claims[s] = others
 	}
+}
+
+// address is the public address of a Node's lease; not valid if it has none.
+func (e *entry) address() netip.Addr {
+	if e.lease == nil {
+		return netip.Addr{}
+	}
+	return e.lease.PublicIP.V4
+}
+
+// share takes the public address of a Node. Two with one address may be one host, registered
+// anew by another name, so both are used; but one of them gets packets for both.
+func (v *view) share(e *entry, a netip.Addr) {
+	if a.IsValid() {
+		v.public[a] = append(v.public[a], e)
+		v.judge(a)
+	}
+}
+
+func (v *view) unshare(e *entry, a netip.Addr) {
+	if a.IsValid() {
+		v.public[a] = slices.DeleteFunc(v.public[a], func(o *entry) bool { return o == e })
+		v.judge(a)
+	}
+}
+
+// judge says what is wrong with a public address.
+func (v *view) judge(a netip.Addr) {
+	all := v.public[a]
+	switch len(all) {
+	case 0:
+		delete(v.public, a)
+		fallthrough
+	case 1:
+		delete(v.odd, a)
+		return
+	}
+	const few = 5
+	var them []string
+	for _, e := range all[:min(few, len(all))] {
+		them = append(them, printable.Name(e.name))
+	}
+	slices.Sort(them)
+	if more := len(all) - few; more > 0 {
+		them = append(them, fmt.Sprintf("and %d more", more))
+	}
+	v.odd[a] = fmt.Sprintf("the Nodes %s have one public address, %s: one host gets the packets for the pods of all; delete the Nodes that are no more, or give each host an address of its own", strings.Join(them, ", "), a)
+}
+
+// oddities returns what is wrong beside what leases say.
+func (v *view) oddities() map[netip.Addr]string {
+	if len(v.odd) == 0 {
+		return nil
+	}
+	return maps.Clone(v.odd)
 }
 
 // read reads what a Node says.
@@ -303,9 +369,9 @@ func (v *view) assign() {
 			a.Published, _ = e.attrs(v.names, e.subnet)
 		}
 	}
-	v.odd = ""
+	delete(v.odd, netip.Addr{})
 	if err := errors.Join(odd...); err != nil {
-		v.odd = fmt.Sprintf("the Node %s: %s", name, printable.Line(err.Error()))
+		v.odd[netip.Addr{}] = fmt.Sprintf("the Node %s: %s", name, printable.Line(err.Error()))
 	}
 	if v.own == nil || *v.own != *a {
 		v.own = a

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -87,7 +88,7 @@ func (s *Store) listAll(ctx context.Context, l *listing) (*listing, error) {
 			l = &listing{writes: s.writes}
 			s.mu.Unlock()
 		}
-		switch err := s.listPage(ctx, l, pageSize); {
+		switch err := s.listPage(ctx, l, s.pages); {
 		case answers(err, http.StatusGone) && l.next != "": // too long ago
 			l = nil
 		case err != nil:
@@ -100,6 +101,7 @@ func (s *Store) listAll(ctx context.Context, l *listing) (*listing, error) {
 
 // listPage gets the next part of a list.
 func (s *Store) listPage(ctx context.Context, l *listing, size int) error {
+	s.onList()
 	query := url.Values{"limit": {strconv.Itoa(size)}}
 	if l.next != "" {
 		query.Set("continue", l.next)
@@ -183,6 +185,7 @@ func (s *Store) watch(ctx context.Context, v *view, wake once.Slot[struct{}], yi
 	if err := s.verify(ctx, v); err != nil {
 		return err
 	}
+	conf := &confFile{path: s.options.NetConfigPath}
 	var listed time.Time
 	for {
 		if !v.listed {
@@ -198,7 +201,7 @@ func (s *Store) watch(ctx context.Context, v *view, wake once.Slot[struct{}], yi
 			s.resetView(v, l)
 			s.mu.Unlock()
 		}
-		err := s.follow(ctx, v, wake, yield)
+		err := s.follow(ctx, v, conf, wake, yield)
 		switch {
 		case errors.Is(err, errHistory):
 			s.mu.Lock()
@@ -228,7 +231,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 
 // follow brings a view up to date until the API ends the watch, and yields whenever
 // something changed.
-func (s *Store) follow(ctx context.Context, v *view, wake once.Slot[struct{}], yield func(subnet.Snapshot)) error {
+func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.Slot[struct{}], yield func(subnet.Snapshot)) error {
 	stream, err := s.open(ctx, v.revision)
 	if err != nil {
 		return err
@@ -247,16 +250,12 @@ func (s *Store) follow(ctx context.Context, v *view, wake once.Slot[struct{}], y
 	s.mu.Unlock()
 	look := time.NewTicker(configLook)
 	defer look.Stop()
-	s.lookAtConfig()
+	s.lookAtConfig(conf)
 	for {
 		s.mu.Lock()
-		snapshot, odd := s.snapshot(v), v.odd
+		snapshot, odd := s.snapshot(v), v.oddities()
 		s.mu.Unlock()
-		if odd == "" {
-			s.log.Over(oddNode)
-		} else if s.log.State(oddNode, odd) {
-			klog.Warning(odd)
-		}
+		s.warn(v, odd)
 		yield(snapshot)
 	waiting:
 		for {
@@ -268,7 +267,7 @@ func (s *Store) follow(ctx context.Context, v *view, wake once.Slot[struct{}], y
 			case <-wake:
 				break waiting
 			case <-look.C:
-				if s.lookAtConfig() {
+				if s.lookAtConfig(conf) {
 					break waiting
 				}
 			}
@@ -276,12 +275,25 @@ func (s *Store) follow(ctx context.Context, v *view, wake once.Slot[struct{}], y
 	}
 }
 
-const oddNode = "our Node"
+// warn logs what is wrong beside what leases say. The view's watch alone calls it.
+func (s *Store) warn(v *view, odd map[netip.Addr]string) {
+	for a := range v.warned {
+		if _, still := odd[a]; !still {
+			s.log.Over(a.String())
+		}
+	}
+	for a, text := range odd {
+		if s.log.State(a.String(), text) {
+			klog.Warning(text)
+		}
+	}
+	v.warned = odd
+}
 
 // lookAtConfig reads the configuration if its file changed, and reports whether it is
 // another one.
-func (s *Store) lookAtConfig() bool {
-	is, changed := s.conf.look()
+func (s *Store) lookAtConfig(conf *confFile) bool {
+	is, changed := conf.look()
 	if !changed {
 		return false
 	}
@@ -296,7 +308,7 @@ func (s *Store) lookAtConfig() bool {
 
 // open begins a watch of what came after a revision.
 func (s *Store) open(ctx context.Context, revision uint64) (io.ReadCloser, error) {
-	last := watchLeast + rand.N(watchLeast)
+	last := s.watchFor + rand.N(s.watchFor)
 	r := request{
 		verb: "watch", resource: "nodes", method: http.MethodGet, path: nodesPath,
 		query: url.Values{
