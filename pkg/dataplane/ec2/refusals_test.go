@@ -141,6 +141,25 @@ func TestFullTable(t *testing.T) {
 	})
 }
 
+// What is there already needs no room: it is led here without waiting for some.
+func TestRouteThatIsThereInAFullTable(t *testing.T) {
+	withFixture(t, func(f *fixture) {
+		f.SetRouteLimit(3)
+		for i := range 2 {
+			f.check(f.vpc.Main.CreateRoute(fmt.Sprintf("10.9.%d.0/24", i), f.b.Interface().ID))
+		}
+		f.run(20 * time.Second)
+		if len(f.failures()) != 1 {
+			t.Errorf("failures: %v", f.failures())
+		}
+		f.check(f.vpc.Main.DeleteRoute("10.9.1.0/24"))
+		f.check(f.vpc.Main.CreateRoute(ownDst.String(), f.b.Interface().ID))
+		f.run(period + spread + again)
+		f.wantFailures(nil)
+		f.wantRoute(f.vpc.Main, ownDst, f.a.Interface())
+	})
+}
+
 // What is told of a full table is how it is now, and not at the last look.
 func TestFilledTable(t *testing.T) {
 	withFixture(t, func(f *fixture) {
