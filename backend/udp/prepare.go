@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 
 	"k8s.io/klog/v2"
 
@@ -58,8 +56,6 @@ func (udp) Prepare(ctx context.Context, network ip.Subnet, former []netip.Prefix
 // marked returns the devices that have names of ours and the given alias.
 func marked(all []tun.Info, alias string) []tun.Info {
 	return slices.DeleteFunc(slices.Clone(all), func(d tun.Info) bool {
-		number, ok := strings.CutPrefix(d.Name, device)
-		_, err := strconv.ParseUint(number, 10, 31)
-		return d.Alias != alias || !ok || err != nil
+		return d.Alias != alias || !state.IsTUNName(d.Name)
 	})
 }
