@@ -12,17 +12,10 @@ import (
 	"flanneld/pkg/nfdump"
 )
 
-// nfListed is a table and its chains.
-type nfListed struct {
-	family byte
-	name   string
-	chains map[nfName]nfdump.Chain
-}
-
 // isXT reports whether the table is one of iptables. Who writes rules for nf_tables itself
 // names chains in lower case.
-func (t nfListed) isXT() bool {
-	if t.family != unix.NFPROTO_IPV4 && t.family != unix.NFPROTO_IPV6 || !slices.Contains(nfdump.TableNames, t.name) {
+func (t *nfTable) isXT() bool {
+	if t.Family != unix.NFPROTO_IPV4 && t.Family != unix.NFPROTO_IPV6 || !slices.Contains(nfdump.TableNames, t.Name) {
 		return false
 	}
 	found := false
@@ -37,24 +30,24 @@ func (t nfListed) isXT() bool {
 }
 
 // listTables lists what tables and chains there are, and not ours.
-func listTables(c *nfdump.Conn) (tables []nfListed, err error) {
+func listTables(c *nfdump.Conn) (tables []*nfTable, err error) {
 	err = c.Chains(func(one nfdump.Chain) {
 		if isOurTable(one.Family, one.Table) {
 			return
 		}
-		i := slices.IndexFunc(tables, func(t nfListed) bool { return t.family == one.Family && t.name == one.Table })
+		i := slices.IndexFunc(tables, func(t *nfTable) bool { return t.Family == one.Family && t.Name == one.Table })
 		if i < 0 {
 			i = len(tables)
-			tables = append(tables, nfListed{one.Family, one.Table, make(map[nfName]nfdump.Chain)})
+			tables = append(tables, &nfTable{nfdump.Table{Family: one.Family, Name: one.Table}, make(map[nfName]*nfChain)})
 		}
-		tables[i].chains[one.Name] = one
+		tables[i].chains[one.Name] = &nfChain{Chain: one}
 	}, unix.AF_UNSPEC)
 	return tables, err
 }
 
 // save returns the rules of a table of iptables as iptables-save would print them, as far as
 // they are like flannel's; of those in chains that do not matter, only how many they are.
-func (t nfListed) save(c *nfdump.Conn, p place) (map[string]*iptChain, error) {
+func (t *nfTable) save(c *nfdump.Conn, p place) (map[string]*iptChain, error) {
 	chains := make(map[string]*iptChain)
 	for name, c := range t.chains {
 		chains[name] = &iptChain{policy: noPolicy}
@@ -69,11 +62,11 @@ func (t nfListed) save(c *nfdump.Conn, p place) (map[string]*iptChain, error) {
 		}
 		var r iptRule
 		if slices.Contains(p.chains(), from.Chain) {
-			r = parseRule(nfRule{from}.text(addrSize(t.family)))
+			r = parseRule(nfRule{from}.text(addrSize(t.Family)))
 		}
 		r.handle = from.ID()
 		chain.rules = append(chain.rules, r)
-	}, t.family, t.name)
+	}, t.Family, t.Name)
 	return chains, err
 }
 
@@ -96,8 +89,8 @@ func (xtLeft) tables(ctx context.Context) (tables iptTables, err error) {
 		all, err := listTables(c)
 		for _, t := range all {
 			for _, p := range places {
-				if t.family == unix.NFPROTO_IPV4 && t.name == p.table && err == nil {
-					tables[t.name], err = t.save(c, p)
+				if t.Family == unix.NFPROTO_IPV4 && t.Name == p.table && err == nil {
+					tables[t.Name], err = t.save(c, p)
 				}
 			}
 		}
@@ -175,13 +168,13 @@ func (w *iptables) othersNF(ctx context.Context) (what string, err error) {
 			if !t.isXT() || what != "" || err != nil {
 				continue
 			}
-			p := place{table: t.name}
-			if i := slices.IndexFunc(places[:], func(p place) bool { return p.table == t.name }); i >= 0 {
+			p := place{table: t.Name}
+			if i := slices.IndexFunc(places[:], func(p place) bool { return p.table == t.Name }); i >= 0 {
 				p = places[i]
 			}
 			var chains map[string]*iptChain
 			chains, err = t.save(c, p)
-			what = p.find(iptTables{t.name: chains}, w.way, w.forward).foreign()
+			what = p.find(iptTables{t.Name: chains}, w.way, w.forward).foreign()
 		}
 		return err
 	})

@@ -162,8 +162,8 @@ func (nftables) others(ctx context.Context) (what string, err error) {
 	err = nfAsk(ctx, "listing the tables of nf_tables", func(c *nfdump.Conn) error {
 		tables, err := listTables(c)
 		what = ""
-		if i := slices.IndexFunc(tables, func(t nfListed) bool { return !t.isXT() }); i >= 0 {
-			what = "table " + tables[i].name + " of nf_tables"
+		if i := slices.IndexFunc(tables, func(t *nfTable) bool { return !t.isXT() }); i >= 0 {
+			what = "table " + tables[i].Name + " of nf_tables"
 		}
 		return err
 	})
