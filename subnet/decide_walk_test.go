@@ -12,17 +12,17 @@ func TestAnyEventAtAnyTime(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 300 {
-		walk(t, random)
+	for n := range 300 {
+		walk(t, random, n%3 == 0)
 		if t.Failed() {
 			return
 		}
 	}
 }
 
-func walk(t *testing.T, random *rand.Rand) {
+func walk(t *testing.T, random *rand.Rand, assigned bool) {
 	tb := table{now: moment{at: time.Now(), boot: time.Hour}, c: mustConfig(t, theNetwork)}
-	s := state{margin: time.Hour, random: *rand.NewPCG(random.Uint64(), 1), saved: recollection{exists: random.IntN(2) == 0}}
+	s := state{margin: time.Hour, random: *rand.NewPCG(random.Uint64(), 1), saved: recollection{exists: random.IntN(2) == 0}, assigned: assigned}
 	s.identity.previous = tb.subnet(ourSubnet)
 	s.retry.First, s.retry.Most = retryFirst, retryMost
 	revision := uint64(ourRevision)
@@ -48,6 +48,16 @@ func walk(t *testing.T, random *rand.Rand) {
 		}
 		text := []string{theNetwork, theNetwork, "", bad, `{"Network":"10.4.0.0/15"}`, `{"Network":"10.6.0.0/16"}`}[random.IntN(6)]
 		s.Config = &StoredConfig{Text: text, Missing: text == ""}
+		if assigned {
+			g := tb.gives([]string{"", ourSubnet, ourSubnet, "10.5.2.0/24", "10.6.1.0/24"}[random.IntN(5)])
+			if s.Own = g.Own; random.IntN(8) == 0 {
+				s.Own.Requested = tb.attrs(oldAddress, "").PublicIP
+			}
+			for _, l := range s.Leases {
+				l.Machine = []string{ourNode, ourNode, "w9"}[random.IntN(3)]
+				reserve(l)
+			}
+		}
 		return s
 	}
 	// result answers an action: two of three succeed.
@@ -56,6 +66,9 @@ func walk(t *testing.T, random *rand.Rand) {
 			return answer{err: []error{errDown, errHost, ErrNoConfig, ErrExists, ErrChanged}[random.IntN(5)]}
 		}
 		r := answer{snapshot: snapshot(), attrs: tb.attrs([]string{ourAddress, ourAddress, oldAddress}[random.IntN(3)], ourMachine)}
+		if assigned {
+			r.attrs.Machine = ourNode
+		}
 		r.config = []byte(r.snapshot.Config.Text)
 		r.saved = Saved{At: tb.now.at.Add(-time.Minute), Holding: Holding{Config: tb.c, Own: tb.own()}}
 		revision++
@@ -85,7 +98,7 @@ func walk(t *testing.T, random *rand.Rand) {
 				t.Fatalf("listens for %s after %v, with %d goals, in mode %d", a.d, again, len(s.todo), s.mode)
 			}
 			switch n := random.IntN(4); {
-			case n == 0 && s.mode == online:
+			case n == 0 && s.follows():
 				e = newSnapshot{snapshot()}
 			case n == 1:
 				e = refreshAsked{}

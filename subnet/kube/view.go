@@ -222,7 +222,7 @@ func (v *view) read(e *entry) {
 	}
 	all, err := e.node.subnet()
 	if err != nil {
-		e.why = err.Error()
+		e.why = printable.Line(err.Error())
 		return
 	}
 	s := carried(all)
@@ -238,7 +238,7 @@ func (v *view) read(e *entry) {
 	}
 	a, err := e.attrs(v.names, s)
 	if err != nil {
-		e.why = err.Error()
+		e.why = printable.Line(err.Error())
 		if before != nil && before.Subnet == s && e.name != v.self { // ours is mended
 			e.lease = before
 		}

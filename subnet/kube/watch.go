@@ -2,6 +2,7 @@ package kube
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -48,6 +49,8 @@ type listing struct {
 	revision uint64
 	next     string
 	writes   uint64 // of our own, when it was begun
+
+	answer bytes.Buffer // of the API, one after the other
 }
 
 // list returns a view of all Nodes.
@@ -111,11 +114,11 @@ func (s *Store) listPage(ctx context.Context, l *listing, size int) error {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	content, err := io.ReadAll(resp.Body)
-	if err != nil {
+	l.answer.Reset()
+	if _, err := l.answer.ReadFrom(resp.Body); err != nil {
 		return s.client.broken(request{verb: "list", resource: "nodes"}, err)
 	}
-	kind, raw, err := object(content)
+	kind, raw, err := object(l.answer.Bytes())
 	if err == nil && kind != "NodeList" {
 		err = fmt.Errorf("it answers with a %.40q", kind)
 	}
