@@ -1,14 +1,19 @@
 package network
 
 import (
+	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"flanneld/backend"
+	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 )
 
@@ -122,4 +127,124 @@ func TestExternalInterfaceLogged(t *testing.T) {
 			t.Errorf("%s: logged %d times, and its end %d times:\n%s", name, bad, good, log)
 		}
 	}
+}
+
+// externalFixture is what follows eth0, which is to be the interface for as long as there is
+// no other one, and what became of it.
+type externalFixture struct {
+	*External
+	mu      sync.Mutex
+	host    view
+	looks   []time.Duration // since the last event
+	since   time.Time
+	reports []error
+}
+
+func (x *externalFixture) do(f func()) {
+	synctest.Wait()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	f()
+}
+
+func (x *externalFixture) Interfaces(ctx context.Context) ([]kernel.Interface, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.host.Interfaces(ctx)
+}
+
+func (x *externalFixture) DefaultRoutes(ctx context.Context) ([]kernel.DefaultRoute, error) {
+	return x.host.DefaultRoutes(ctx)
+}
+
+func (x *externalFixture) RouteTo(a netip.Addr) (string, netip.Addr, error) { return x.host.RouteTo(a) }
+
+func withExternal(t *testing.T, s Selection, f func(x *externalFixture)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		host := backend.Host{Iface: "eth0", Addr: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}, MTU: 1500, Up: true}
+		x := &externalFixture{host: view{
+			ifaces:   []kernel.Interface{iface("eth0", "192.0.2.1/24"), iface("eth1", "198.51.100.1/24")},
+			defaults: []kernel.DefaultRoute{{Iface: "eth0"}}, iface: "eth0", src: host.Addr.V4,
+		}}
+		x.External = NewExternal(s, x, host, func() {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.looks = append(x.looks, time.Since(x.since))
+		}, func(_ backend.Host, unseen error) {
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			x.reports = append(x.reports, unseen)
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = x.Run(ctx) }()
+		f(x)
+		cancel()
+		<-ended
+	})
+}
+
+// after returns when it was looked, since an event.
+func (x *externalFixture) after(e dataplane.Event) (looks []time.Duration) {
+	x.do(func() { x.looks, x.since = nil, time.Now() })
+	x.Event(e)
+	time.Sleep(time.Minute)
+	x.do(func() { looks = x.looks })
+	return looks
+}
+
+// How soon it is looked after an event: at once where the interface in use, or the one that may
+// follow it, is concerned; later where it is another one, and not at all where it is ours.
+func TestExternalLooksAfterEvents(t *testing.T) {
+	soon, later := []time.Duration{followPause}, []time.Duration{lookAroundPause + followPause}
+	for _, c := range []struct {
+		name      string
+		event     dataplane.Event
+		want      []time.Duration
+		canReach  bool
+		mayBeNext bool // eth1
+	}{
+		{name: "the interface in use", event: dataplane.Event{Iface: "eth0"}, want: soon},
+		{name: "another one", event: dataplane.Event{Iface: "eth1"}, want: later},
+		{name: "the one that may be next", event: dataplane.Event{Iface: "eth1"}, want: soon, mayBeNext: true},
+		{name: "ours", event: dataplane.Event{Iface: "flannel.1"}},
+		{name: "a default route", event: dataplane.Event{Defaults: true}, want: soon},
+		{name: "what was lost", event: dataplane.Event{Lost: true}, want: soon},
+		{name: "a route", event: dataplane.Event{Paths: true}},
+		{name: "a route, with a way that counts", event: dataplane.Event{Paths: true}, want: later, canReach: true},
+	} {
+		var s Selection
+		if c.canReach {
+			s.CanReach = netip.MustParseAddr("203.0.113.1")
+		}
+		withExternal(t, s, func(x *externalFixture) {
+			x.SetDesired(vxlanDesired())
+			if c.mayBeNext {
+				x.names.Store(&externalNames{"eth0", "eth1"})
+			}
+			if got := x.after(c.event); !slices.Equal(got, c.want) {
+				t.Errorf("%s: looks after %v, want %v", c.name, got, c.want)
+			}
+		})
+	}
+}
+
+// An interface that cannot be seen is looked for again until it can.
+func TestExternalThatCannotBeSeen(t *testing.T) {
+	withExternal(t, Selection{}, func(x *externalFixture) {
+		x.do(func() { x.host.err = errors.New("no answer") })
+		looks := len(x.after(dataplane.Event{Lost: true}))
+		if want := int(time.Minute / (lostRetry + followPause)); looks < want-1 || looks > want+1 {
+			t.Errorf("%d looks in a minute, want %d", looks, want)
+		}
+		x.do(func() { x.host.err = nil })
+		time.Sleep(time.Minute)
+		x.do(func() {
+			n := len(x.reports)
+			if n != looks+1 || x.reports[n-1] != nil || x.reports[n-2] == nil {
+				t.Errorf("reports %v after %d looks in vain", x.reports, looks)
+			}
+		})
+	})
 }
