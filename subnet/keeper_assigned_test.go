@@ -315,6 +315,7 @@ func TestAssignedOutage(t *testing.T) {
 		store.Fail(errDown)
 		store.DropWatches(errDown)
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		h.want(t, "10.5.1.0/24")
 		if down == nil || !strings.Contains(text(), "the store is down") {
 			t.Errorf("down: %v; logged %s", down, text())
@@ -322,6 +323,7 @@ func TestAssignedOutage(t *testing.T) {
 		c.Put(node("w1", "10.5.1.0/24", ""))
 		store.Heal()
 		time.Sleep(4 * time.Second)
+		synctest.Wait()
 		says(t, c, "w1", "192.0.2.1")
 		if down != nil || !strings.Contains(text(), "the cluster reachable again after 1h0m") {
 			t.Errorf("down: %v; logged %s", down, text())

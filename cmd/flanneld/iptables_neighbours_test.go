@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"flanneld/pkg/lab"
 )
 
@@ -248,10 +250,18 @@ func (n *network) connects(from, to *node, port int) error {
 	n.t.Helper()
 	var listener net.Listener
 	addr := net.JoinHostPort(to.pod.Addr.String(), fmt.Sprint(port))
-	check(n.t, to.pod.Do(func() (err error) {
-		listener, err = net.Listen("tcp4", addr)
-		return err
-	}))
+	// What is started while a listener is open holds it a moment longer.
+	n.wait(soon, "the port "+addr, func() string {
+		err := to.pod.Do(func() (err error) {
+			listener, err = net.Listen("tcp4", addr)
+			return err
+		})
+		if errors.Is(err, unix.EADDRINUSE) {
+			return err.Error()
+		}
+		check(n.t, err)
+		return ""
+	})
 	defer listener.Close()
 	ctx, cancel := context.WithTimeout(n.ctx, 2*time.Second)
 	defer cancel()

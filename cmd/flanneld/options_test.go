@@ -25,6 +25,7 @@ func defaults() options {
 		etcdAPI:     apiAuto,
 		subnetFile:  "/run/flannel/subnet.env",
 		stateDir:    "/var/lib/flannel",
+		cniTemplate: "bridge",
 		renewMargin: time.Hour,
 		masqMode:    "auto", forwardRules: true, fullyRandom: true,
 	}

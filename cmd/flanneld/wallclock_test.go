@@ -24,7 +24,7 @@ var wallClock = map[string][]string{
 	"Parse":        nil, // of package time
 	"ParseTime":    {"subnet/etcdv2/request.go"},
 	"AddDate":      nil,
-	"UTC":          {"subnet/etcd/diagnose.go"}, // when a certificate ends
+	"UTC":          {"subnet/etcd/diagnose.go", "subnet/kube/errors.go", "subnet/kube/publish.go"}, // when a certificate ends, for people
 	"In":           nil,
 	"Truncate":     nil,
 	"Expiration":   {"subnet/etcdv2/request.go"},                 // a time of etcd's wall clock, in JSON
