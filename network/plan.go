@@ -183,6 +183,9 @@ func (p *plan) changeOf(k state.Key) state.Set {
 
 // report sets what is wrong with a lease; nothing, if why is empty.
 func (p *plan) report(l *subnet.Lease, why string) {
+	if why != "" {
+		why = p.spec.Config.Trouble(l, why)
+	}
 	if p.problems[l.Subnet] == why {
 		return
 	}

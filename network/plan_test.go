@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"flanneld/pkg/ip"
@@ -185,5 +186,16 @@ func TestPlanKeeps(t *testing.T) {
 		if keep(o) != want {
 			t.Errorf("keeps %v: %v", o, !want)
 		}
+	}
+}
+
+// Where hosts have names, what is wrong with a lease says whose it is.
+func TestPlanNamesHost(t *testing.T) {
+	w := desire(&subnet.Lease{Subnet: peerSubnet(3), Attrs: subnet.Attrs{BackendType: "garbage", Machine: "w3"}})
+	w.Config = &subnet.Config{Assigned: true}
+	var p planned
+	p.set(w)
+	if why := p.problems[peerSubnet(3)]; !strings.HasPrefix(why, "of the Node w3, ") {
+		t.Errorf("the problem is %q", why)
 	}
 }

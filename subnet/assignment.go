@@ -1,6 +1,11 @@
 package subnet
 
-import "flanneld/pkg/ip"
+import (
+	"fmt"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/printable"
+)
 
 // Assignment is what the store gives this host, where the store chooses subnets.
 type Assignment struct {
@@ -23,4 +28,13 @@ type Assignment struct {
 // asksElse reports whether one assignment asks for other addresses than another.
 func (a *Assignment) asksElse(b *Assignment) bool {
 	return b == nil || a.Requested != b.Requested || a.Overwrite != b.Overwrite
+}
+
+// Trouble is why a lease cannot be used, with whose it is where the store has names for
+// hosts.
+func (c *Config) Trouble(l *Lease, why string) string {
+	if c == nil || !c.Assigned {
+		return why
+	}
+	return fmt.Sprintf("of the Node %s, %s", printable.Name(l.Machine), why)
 }

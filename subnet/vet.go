@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"flanneld/pkg/ip"
-	"flanneld/pkg/printable"
 )
 
 // Local returns the networks that no lease may overlap on a host whose external
@@ -96,11 +95,8 @@ func (v *Vetter) Vet(c *Config, own *Lease, self Self, s Snapshot) (peers []*Lea
 		v.refused, v.current = nil, true
 		for _, r := range slices.AppendSeq(slices.Clone(v.beside), maps.Values(v.alone)) {
 			l := r.lease
-			if c.Assigned {
-				r.reason = fmt.Sprintf("of the Node %s, %s", printable.Name(l.Machine), r.reason)
-			}
 			v.refused = append(v.refused, Problem{
-				Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: r.reason, Withdraw: r.withdraw, Expires: l.Expires, Revision: l.Revision,
+				Key: l.Subnet.Key(), Subnet: l.Subnet, Reason: c.Trouble(l, r.reason), Withdraw: r.withdraw, Expires: l.Expires, Revision: l.Revision,
 			})
 		}
 		sortProblems(v.refused)
