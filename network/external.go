@@ -3,6 +3,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,7 @@ type External struct {
 	log       notice.Log
 	changes   notice.Gather
 	downSince time.Time // since when it is down; zero if it is not
+	requested atomic.Pointer[netip.Addr]
 	names     atomic.Pointer[externalNames]
 	device    atomic.Pointer[string] // the backend's own, which never is a choice
 	took      atomic.Int64           // nanoseconds to look: default routes are found among all
@@ -66,6 +68,14 @@ func NewExternal(s Selection, v View, h backend.Host, looks func(), report func(
 	}
 	x.names.Store(&externalNames{now: h.Iface})
 	return x
+}
+
+// Request has another address advertised than the selection says, or that again if it is not
+// valid.
+func (x *External) Request(publicIP netip.Addr) {
+	if was := x.requested.Swap(&publicIP); was == nil && publicIP.IsValid() || was != nil && *was != publicIP {
+		x.wake()
+	}
 }
 
 // SetDesired replaces what is desired.
@@ -94,7 +104,11 @@ func (x *External) Run(ctx context.Context) error {
 	return x.run(ctx, func(ctx context.Context) (rest time.Duration, err error) {
 		x.looks()
 		begin := time.Now()
-		sight, err := x.selection.Follow(ctx, x.view, x.host)
+		selection := x.selection
+		if addr := x.requested.Load(); addr != nil && addr.IsValid() {
+			selection.PublicIP = *addr
+		}
+		sight, err := selection.Follow(ctx, x.view, x.host)
 		x.took.Store(int64(time.Since(begin)))
 		switch {
 		case ctx.Err() != nil:

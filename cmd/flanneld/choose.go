@@ -82,7 +82,7 @@ func chooseKnown(ctx context.Context, o *options, machine host, store subnet.Sto
 	}
 	var addrs []netip.Addr
 	for _, l := range s.Leases {
-		if l.Subnet == previous || subnet.SameMachine(l.Machine, machineName(o.iface.MachineID)) {
+		if l.Subnet == previous || subnet.SameMachine(l.Machine, o.source().host(o)) {
 			known[l.PublicIP.V4] = "this host's lease " + l.Subnet.String()
 			addrs = append(addrs, l.PublicIP.V4)
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"path"
 	"strings"
 	"sync"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
 	"flanneld/subnet"
+	"flanneld/subnet/kube"
 )
 
 // run is the daemon: it returns when ctx ends, or when it can never work.
@@ -38,7 +38,7 @@ func run(ctx context.Context, o *options, machine host) error {
 			return err
 		}
 		defer release()
-		store, err := openStore(o)
+		store, err := o.source().open(ctx, o, h.systemd.status)
 		if err != nil {
 			return err
 		}
@@ -78,8 +78,9 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 	}
 	passages := network.NewPassages(machine, report("passages"))
 	passages.OwnBridge = o.cniFile != ""
+	d.external = network.NewExternal(o.iface, machine, external, store.Reconnect, d.sawExternal)
 	d.followers = []follower{
-		network.NewExternal(o.iface, machine, external, store.Reconnect, d.sawExternal),
+		d.external,
 		passages,
 	}
 	if view, ok := machine.(network.PathView); ok {
@@ -92,6 +93,10 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 		d.followers = append(d.followers, later{firewalls, ready})
 		d.rules.touched = firewalls.Changed
 	}
+	d.available = &availability{ready: d.publisher.published, changed: make(chan struct{}, 1)}
+	if k, ok := store.(*kube.Store); ok && o.kube.setAvailable {
+		d.available.set = k.SetNetworkAvailable
+	}
 	keeper := &subnet.Keeper{
 		Refresh:    d.refresh,
 		Store:      store,
@@ -102,7 +107,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 		Changed:    func(h subnet.Holding) { d.holds(ctx, h) },
 		Waiting:    systemd.status,
 		StoreDown:  func(why error) { d.publisher.update(func(f *facts) { f.noteStore(why) }) },
-		ConfigKey:  printable.Name(path.Join(o.etcd.FlatRoot(), "config")),
+		ConfigKey:  o.source().configKey(o),
 		Boottime:   o.boottime,
 	}
 	if o.stateDir != "" {
@@ -125,6 +130,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 	if o.rules != nil {
 		g.Go(func() error { return d.rules.follow(ctx, ready, d.rulesSettled) })
 	}
+	g.Go(func() error { return d.available.Run(ctx) })
 	g.Go(func() error { return systemd.watchdog(ctx, d.awaitLock) })
 	g.Go(func() error { return logCounters(ctx, tunnelPlane, o.askedCounters) })
 	return g.Wait()

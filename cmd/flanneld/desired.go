@@ -32,6 +32,8 @@ type daemon struct {
 	log      notice.Log
 
 	reconciler *network.Reconciler
+	external   *network.External
+	available  *availability
 	addresses  *network.Addresses
 	paths      *network.Paths // nil if the machine has none to be seen
 	followers  []follower
@@ -126,6 +128,9 @@ func (d *daemon) holds(ctx context.Context, h subnet.Holding) {
 			d.resume(saved, h)
 		}
 		d.networks.enter(h.Config.Network().Prefixes())
+	}
+	if was := d.holding.Own; was == nil || h.Own != nil && was.Revision != h.Own.Revision {
+		once.Wake(d.available.changed)
 	}
 	d.holding = h
 	d.updateDesired()

@@ -20,19 +20,13 @@ var foreign = []struct {
 	value foreignValue
 }{
 	{"ip-blackhole-route", foreignValue{kind: truth, remedy: "this version adds no blackhole route; leave it out"}},
-	{"kube-annotation-prefix", foreignValue{kind: text}},
-	{"kube-api-url", foreignValue{kind: text}},
-	{"kube-subnet-mgr", foreignValue{kind: truth, remedy: "this version has subnets from etcd, not from Kubernetes; leave it out, and name etcd with -etcd-endpoints"}},
-	{"kubeconfig-file", foreignValue{kind: text}},
 	{"listen", foreignValue{kind: text, remedy: "this version serves no leases to other hosts; leave it out, and give these -etcd-endpoints"}},
-	{"net-config-path", foreignValue{kind: text}},
 	{"networks", foreignValue{kind: text, remedy: "a daemon has one network; leave it out, and start a daemon for each, with -etcd-prefix=PREFIX/NAME and a -subnet-file of its own"}},
 	{"public-ipv6", foreignValue{kind: text, remedy: "this version has IPv4 alone; leave it out"}},
 	{"remote", foreignValue{kind: text, remedy: "this version asks etcd itself; leave it out, and name etcd with -etcd-endpoints"}},
 	{"remote-cafile", foreignValue{kind: text}},
 	{"remote-certfile", foreignValue{kind: text}},
 	{"remote-keyfile", foreignValue{kind: text}},
-	{"set-node-network-unavailable", foreignValue{kind: truth}},
 	{"subnet-dir", foreignValue{kind: text}},
 	{"watch-networks", foreignValue{kind: truth, remedy: "a daemon has one network; leave it out, and start a daemon for each"}},
 }

@@ -57,7 +57,6 @@ var flannelOptions = []struct {
 	{name: "iptables-resync", nothing: with(blank, []string{"5", "0", "60", "0x10", "-1", " 5 ", "5\n"}), refused: []string{"often"}},
 	{name: "iptables-forward-rules", isBool: true, nothing: with(blank, yes)},
 	{name: "subnet-lease-renew-margin", nothing: with(blank, []string{"60", "060"[1:], "0x3c", " 60\n", `"60"`}), refused: []string{"0", "1440"}, remedy: "1 to 1439"},
-	{name: "kube-subnet-mgr", isBool: true, nothing: with(blank, no), refused: yes, remedy: "-etcd-endpoints"},
 	{name: "kube-api-url", nothing: with(blank, []string{"https://10.0.0.1:6443"})},
 	{name: "kubeconfig-file", nothing: with(blank, []string{"/etc/kubernetes/admin.conf"})},
 	{name: "kube-annotation-prefix", nothing: with(blank, []string{"flannel.alpha.coreos.com"})},

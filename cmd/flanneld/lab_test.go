@@ -89,6 +89,7 @@ type network struct {
 	sw     *lab.Switch
 	server *lab.Host // has etcd
 	etcd   *lab.Etcd
+	kube   *kube // in the place of etcd
 	admin  admin
 	binary string // of the daemons
 	nodes  []*node

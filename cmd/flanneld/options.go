@@ -21,6 +21,7 @@ import (
 	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/printable"
 	"flanneld/subnet/etcd"
+	"flanneld/subnet/kube"
 )
 
 // version is set when the program is linked.
@@ -30,6 +31,7 @@ var version = "dev"
 type options struct {
 	etcd       etcd.Options
 	etcdAPI    api
+	kube       *kubernetes // nil where subnets come from etcd
 	iface      network.Selection
 	subnetFile string
 	stateDir   string
@@ -57,6 +59,16 @@ type options struct {
 	boottime func() time.Duration
 }
 
+// kubernetes is how subnets come from Kubernetes.
+type kubernetes struct {
+	kube.Options
+	// namespace and pod are those of the pod that this is, by which the Node is found where
+	// its name was not given.
+	namespace, pod string
+	// setAvailable has the Node say that its network works.
+	setAvailable bool
+}
+
 // errUsage is returned after the usage error was printed.
 var errUsage = errors.New("usage")
 
@@ -78,12 +90,19 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.etcd.CAFile, "etcd-cafile", "", "`file` with the certificate authority that etcd's own certificates are checked by")
 	fs.StringVar(&o.etcd.Username, "etcd-username", "", "`name` of the etcd user")
 	fs.Var((*secret)(&o.etcd.Password), "etcd-password", "`password` of the etcd user")
+	var k kubernetes
+	fromKubernetes := fs.Bool("kube-subnet-mgr", false, "take subnets from Kubernetes in the place of etcd: the podCIDRs of its Nodes")
+	fs.StringVar(&k.APIURL, "kube-api-url", "", "`URL` of the Kubernetes API server (default: that of -kubeconfig-file, or as a pod knows it)")
+	fs.StringVar(&k.Kubeconfig, "kubeconfig-file", "", "`file` that says where the Kubernetes API is, and with which credentials (default: as a pod knows it)")
+	fs.StringVar(&k.AnnotationPrefix, "kube-annotation-prefix", "flannel.alpha.coreos.com", "`prefix` of the annotations of Nodes that are this network's")
+	fs.StringVar(&k.NetConfigPath, "net-config-path", "/etc/kube-flannel/net-conf.json", "`file` with the network's configuration, with -kube-subnet-mgr")
+	fs.BoolVar(&k.setAvailable, "set-node-network-unavailable", true, "have the Node's condition NetworkUnavailable be False once its network works, with -kube-subnet-mgr")
 	fs.Var((*list)(&o.iface.Ifaces), "iface", "`name` or address of the interface for traffic between hosts; may be repeated, the first that exists is used (default: that of the default route)")
 	fs.Var((*regexes)(&o.iface.Regexes), "iface-regex", "regular `expression` that the interface's address or name matches; may be repeated; looked at after -iface")
 	fs.Var((*address)(&o.iface.CanReach), "iface-can-reach", "`address` to which the interface is the way; looked at after -iface-regex")
 	fs.Var((*address)(&o.iface.PublicIP), "public-ip", "`address` that other hosts reach this one by, if it is not the interface's")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells this host's subnet")
-	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd needs; empty to keep nothing")
+	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd, or without the Kubernetes API, needs; empty to keep nothing")
 	fs.StringVar(&o.cniFile, "cni-conf-file", "", "`file` that has container runtimes put pods into this host's subnet, such as /etc/cni/net.d/10-flannel.conflist (default: none is written)")
 	fs.StringVar(&o.cniTemplate, "cni-conf-template", cni.Default, "`template` of that file: "+strings.Join(cni.Templates(), ", ")+", or the path of one of your own")
 	fs.BoolVar(&o.ipMasq, "ip-masq", false, "let what pods send to the outside come from this host's address")
@@ -144,12 +163,39 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	case !strings.Contains(o.cniTemplate, "/") && !slices.Contains(cni.Templates(), o.cniTemplate):
 		return nil, usage("-cni-conf-template %q is neither %s nor a path, which has a slash in it", o.cniTemplate, strings.Join(cni.Templates(), " nor "))
 	}
+	if *fromKubernetes {
+		if o.migrate {
+			return nil, usage("-etcd-migrate is about etcd, and -kube-subnet-mgr has subnets from Kubernetes: give one of them")
+		}
+		if o.release {
+			return nil, usage("-release is for subnets from etcd: that of a Node belongs to it for as long as the Node is there, which kubectl delete node NAME ends")
+		}
+		k.takeEnv(environ)
+		if err := k.Check(); err != nil {
+			return nil, usage("%v", err)
+		}
+		o.kube = &k
+	}
 	o.renewMargin = time.Duration(margin) * time.Minute
 	o.fullyRandom = !*notRandom
 	if healthPort != 0 {
 		o.health = netip.AddrPortFrom(netip.Addr(healthIP), uint16(healthPort))
 	}
 	return &o, nil
+}
+
+// takeEnv takes from the environment what a manifest has Kubernetes put there.
+func (k *kubernetes) takeEnv(environ []string) {
+	for _, variable := range environ {
+		switch name, value, _ := strings.Cut(variable, "="); name {
+		case "NODE_NAME":
+			k.NodeName = plain(value)
+		case "POD_NAME":
+			k.pod = plain(value)
+		case "POD_NAMESPACE":
+			k.namespace = plain(value)
+		}
+	}
 }
 
 // actions are flags that ask for something else than the daemon. They are for the

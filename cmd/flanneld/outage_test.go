@@ -43,6 +43,10 @@ func (n *network) outage(length time.Duration, begin, end func()) {
 		}
 		end()
 		newcomer := n.addNode(lab.HostOptions{}, n.nodes[0].args...)
+		if n.kube != nil {
+			newcomer.env = []string{"NODE_NAME=" + newcomer.Name}
+			newcomer.createNode(newcomer.podCIDR())
+		}
 		newcomer.start()
 		newcomer.waitReady()
 		newcomer.addPod()

@@ -37,17 +37,27 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.host.Prepared = device
+	host := d.host
+	if a := s.Own; a != nil {
+		d.external.Request(a.Requested.V4)
+		if a.Requested.V4.IsValid() {
+			host.PublicIP.V4 = a.Requested.V4 // before it was looked which interface has it
+		}
+	}
 	if d.addresses.Take(ifaces) {
 		d.updateDesired()
 	}
 	if err := backend.CheckMTU(b, d.host); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	attrs, err := b.Attrs(d.host, d.past(b, ifaces, s))
+	attrs, err := b.Attrs(host, d.past(b, ifaces, s))
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	attrs.Machine = machineName(d.options.iface.MachineID)
+	attrs.Machine = d.options.source().host(d.options)
+	if a := s.Own; a != nil && a.Overwrite.V4.IsValid() {
+		attrs.PublicIP.V4 = a.Overwrite.V4
+	}
 	d.prepared = setup{c, b, rules}
 	return attrs, c.Local(d.host.Addr, d.host.Net), nil
 }
@@ -89,6 +99,10 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 			p.MAC = i.MAC
 		}
 	}
+	if s.Own != nil {
+		d.pastOf(s, &p)
+		return p
+	}
 	for _, l := range s.Leases {
 		if l.PublicIP != d.host.PublicIP {
 			p.Others = append(p.Others, l)
@@ -97,4 +111,20 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		}
 	}
 	return p
+}
+
+// pastOf finds it where the store knows this host by name: what it says there, or else, as
+// that may have been made anew, what this host has saved. The caller holds d.mu.
+func (d *daemon) pastOf(s subnet.Snapshot, p *backend.Past) {
+	p.Lease = s.Own.Published
+	if p.Lease.BackendData == "" && d.saved != nil {
+		if saved, err := d.saved(); err == nil {
+			p.Lease = saved.Own.Attrs
+		}
+	}
+	for _, l := range s.Leases {
+		if l.Machine != s.Own.Host {
+			p.Others = append(p.Others, l)
+		}
+	}
 }

@@ -10,7 +10,7 @@ import (
 	"flanneld/pkg/lab"
 )
 
-// proxy stands between daemons and etcd, on etcd's host, and can do to their
+// proxy stands between daemons and etcd, or the Kubernetes API, on that one's host, and can do to their
 // connections what networks do.
 type proxy struct {
 	listener net.Listener
@@ -32,11 +32,18 @@ func (n *network) startProxy(port uint16) (*proxy, string) {
 // startProxyOn is startProxy for the etcd of another host.
 func (n *network) startProxyOn(server *lab.Host, port uint16) (*proxy, string) {
 	n.t.Helper()
+	p, addr := n.startProxyTo(server, port, 2379)
+	return p, "http://" + addr
+}
+
+// startProxyTo listens on a port of a host, in the place of another one, until the test ends.
+func (n *network) startProxyTo(server *lab.Host, port, to uint16) (p *proxy, at string) {
+	n.t.Helper()
 	addr := netip.AddrPortFrom(server.Addr, port)
-	p := &proxy{conns: make(map[net.Conn]bool), pass: make(chan struct{})}
+	p = &proxy{conns: make(map[net.Conn]bool), pass: make(chan struct{})}
 	close(p.pass)
-	etcd := netip.AddrPortFrom(server.Addr, 2379).String()
-	p.dial = func(ctx context.Context) (net.Conn, error) { return server.DialContext(ctx, "tcp", etcd) }
+	behind := netip.AddrPortFrom(server.Addr, to).String()
+	p.dial = func(ctx context.Context) (net.Conn, error) { return server.DialContext(ctx, "tcp", behind) }
 	check(n.t, server.Do(func() (err error) {
 		p.listener, err = net.Listen("tcp", addr.String())
 		return err
@@ -47,7 +54,7 @@ func (n *network) startProxyOn(server *lab.Host, port uint16) (*proxy, string) {
 		p.let(true)
 		p.reset()
 	})
-	return p, "http://" + addr.String()
+	return p, addr.String()
 }
 
 func (p *proxy) serve() {

@@ -37,6 +37,7 @@ type publisher struct {
 	systemd   *systemd
 	obstacles *network.Obstacles
 	changed   chan struct{}
+	published chan struct{} // closed once subnet.env is in place
 	log       notice.Log
 
 	mu      sync.Mutex
@@ -45,7 +46,7 @@ type publisher struct {
 }
 
 func newPublisher(o *options, ready <-chan struct{}, s *systemd, obstacles *network.Obstacles) *publisher {
-	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1)}
+	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1), published: make(chan struct{}), facts: facts{store: o.source().name}}
 	if o.cniFile != "" {
 		p.cni = cni.New(o.cniFile, o.cniTemplate)
 	}
@@ -64,6 +65,7 @@ type facts struct {
 	unseen      error     // why the external interface cannot be followed
 	storeDown   time.Time // since when the store cannot be used; zero if it can
 	storeFailed error     // why
+	store       string    // what messages call it
 }
 
 // update changes what is published.
@@ -123,6 +125,9 @@ func (p *publisher) Run(ctx context.Context) error {
 		}
 		if changed {
 			klog.Infof("wrote %s: %s", p.file, strings.Join(strings.Fields(env.String()), " "))
+		}
+		if first {
+			close(p.published)
 		}
 		first, said = false, ""
 		p.systemd.ready(now.text(p.obstacles.Text()))
@@ -239,7 +244,7 @@ func (f *facts) text(obstacles string) string {
 		text += ", packets are kept from their way: " + obstacles
 	}
 	if !f.storeDown.IsZero() {
-		text += ", etcd cannot be used since " + f.storeDown.Format(time.TimeOnly)
+		text += ", " + f.store + " cannot be used since " + f.storeDown.Format(time.TimeOnly)
 		if f.storeFailed != nil {
 			text += ": " + f.storeFailed.Error()
 		}

@@ -20,7 +20,7 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		return fmt.Errorf("%w; stop it first", err)
 	}
 	defer release()
-	store, err := openStore(o)
+	store, err := o.source().open(ctx, o, func(string) {})
 	if err != nil {
 		return err
 	}

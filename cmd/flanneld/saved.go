@@ -2,11 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"fmt"
-	"path"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,36 +12,20 @@ import (
 	"flanneld/subnet"
 )
 
-// savedFile is where what this host holds is kept for a start without etcd; empty
+// savedFile is where what this host holds is kept for a start without the store; empty
 // if it is not to be. Daemons for several networks have a file each.
 func (o *options) savedFile() string {
-	if o.stateDir == "" {
+	file, _ := o.source().savedAs(o)
+	if o.stateDir == "" || file == "" {
 		return ""
 	}
-	return filepath.Join(o.stateDir, savedName(o.savedStore()))
+	return filepath.Join(o.stateDir, file)
 }
 
-// savedStore is how a file names what it was saved of. What names one network has one
-// name: version 2 of etcd's API does not care about a slash in front, version 3 does.
+// savedStore is how a file names what it was saved of.
 func (o *options) savedStore() string {
-	if o.etcdAPI == apiV2 {
-		return o.etcd.Root()
-	}
-	return path.Clean(o.etcd.Prefix)
-}
-
-// savedName returns the name of the file of a prefix. No two prefixes have the same.
-func savedName(prefix string) string {
-	rest, rooted := strings.CutPrefix(prefix, "/")
-	name := strings.NewReplacer("/", "_", "_", "%5F", "%", "%25").Replace(rest)
-	if !rooted {
-		name += "%" // what no other name ends with
-	}
-	const longest = 200 // a file system takes 255 bytes
-	if len(name) > longest {
-		name = fmt.Sprintf("%%%x", sha256.Sum256([]byte(prefix)))
-	}
-	return name + ".json"
+	_, network := o.source().savedAs(o)
+	return network
 }
 
 // saved reads that.
@@ -73,6 +53,7 @@ func perLease(h subnet.Holding, base, lease time.Duration) time.Duration {
 // saver keeps the file as the keeper's holding is.
 type saver struct {
 	file, store string
+	source      string // what messages call it
 	changed     chan struct{}
 
 	mu       sync.Mutex
@@ -82,7 +63,7 @@ type saver struct {
 }
 
 func newSaver(o *options) *saver {
-	return &saver{file: o.savedFile(), store: o.savedStore(), changed: make(chan struct{}, 1)}
+	return &saver{file: o.savedFile(), store: o.savedStore(), source: o.source().name, changed: make(chan struct{}, 1)}
 }
 
 // found takes what is in the file at the start.
@@ -118,7 +99,7 @@ func (s *saver) Run(ctx context.Context) error {
 		}
 		if err.Error() != failed {
 			failed = err.Error()
-			klog.Warningf("a start without etcd would not be possible: %v", err)
+			klog.Warningf("a start without %s would not be possible: %v", s.source, err)
 		}
 		next = at.Add(max(saveRetry, time.Until(next)))
 		once.Wake(s.changed) // it may be better next time

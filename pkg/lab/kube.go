@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,8 @@ type Kube struct {
 	AdminToken string
 	// CA signed the server's certificate.
 	CA *CA
+
+	heartbeats atomic.Int64
 
 	host   *Host
 	binDir string

@@ -96,7 +96,7 @@ func (c *client) load() (*rest.Config, error) {
 	}
 	config, err := rest.InClusterConfig()
 	if errors.Is(err, rest.ErrNotInCluster) {
-		err = errors.New("where the Kubernetes API is is not known: this is no pod, as KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set, and neither -kubeconfig-file nor -kube-api-url is given")
+		err = errNowhere
 	} else if err != nil {
 		err = fmt.Errorf("reading the credentials of this pod's service account: %w", err)
 	}

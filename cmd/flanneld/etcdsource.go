@@ -1,20 +1,44 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/file"
+	"flanneld/pkg/printable"
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcdv2"
 	"flanneld/subnet/etcdv3"
 )
 
-// openStore returns the store that the options name. It does not connect.
-func openStore(o *options) (etcd.Store, error) {
+// etcdSource is etcd.
+var etcdSource = source{
+	name:      "etcd",
+	asked:     func(o *options) bool { return o.kube == nil },
+	open:      openEtcd,
+	host:      func(o *options) string { return machineName(o.iface.MachineID) },
+	configKey: func(o *options) string { return printable.Name(path.Join(o.etcd.FlatRoot(), "config")) },
+	savedAs:   savedAsEtcd,
+}
+
+// savedAsEtcd names the network by its prefix. What names one network has one name: version
+// 2 of etcd's API does not care about a slash in front, version 3 does.
+func savedAsEtcd(o *options) (file, network string) {
+	network = path.Clean(o.etcd.Prefix)
+	if o.etcdAPI == apiV2 {
+		network = o.etcd.Root()
+	}
+	return savedName(network), network
+}
+
+// openEtcd returns the store that the options name. It does not connect.
+func openEtcd(_ context.Context, o *options, _ func(string)) (store, error) {
 	v2, v3, err := openBoth(o)
 	if err != nil {
 		return nil, err
@@ -32,11 +56,11 @@ func openStore(o *options) (etcd.Store, error) {
 // usedAPIFile is where the version of etcd's API is kept that this host used last;
 // empty if it is not to be.
 func (o *options) usedAPIFile() string {
-	saved := o.savedFile()
-	if saved == "" {
+	if o.stateDir == "" {
 		return ""
 	}
-	return strings.TrimSuffix(saved, ".json") + ".api"
+	saved, _ := savedAsEtcd(o)
+	return filepath.Join(o.stateDir, strings.TrimSuffix(saved, ".json")+".api")
 }
 
 // usedAPI is the name of that file.

@@ -1,0 +1,307 @@
+package main_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// followed is how soon a daemon does what someone asked for in the API, or puts right what
+// was lost there.
+var followed = slow(2 * time.Second)
+
+// A Node that is made again with another subnet: the host moves there, and its peers follow.
+func TestKubeNewPodCIDR(t *testing.T) {
+	t.Parallel()
+	for _, v := range []variant{kubeVXLAN, kubeHostGW} {
+		t.Run(v.name(), func(t *testing.T) {
+			t.Parallel()
+			testKubeNewPodCIDR(t, v)
+		})
+	}
+}
+
+func testKubeNewPodCIDR(t *testing.T, v variant) {
+	n := newKubeNetwork(t, 2, v, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	old := h.subnet()
+	check(t, n.kube.DeleteNode(n.ctx, h.Name))
+	h.createNode("10.5.77.0/24")
+	took := n.wait(followed, "subnet.env", func() string {
+		return lacks(h.daemon.EnvText(), "FLANNEL_SUBNET=10.5.77.1/24")
+	})
+	t.Logf("followed after %s", took)
+	h.waitLine(old.String(), "10.5.77.0/24")
+	h.waitAnnotations(soon, nil)
+	other.waitPeers(2*soon, h.peer())
+	h.waitPeers(soon, other.peer())
+	if v.backend.name == vxlanBackend.name {
+		n.wait(soon, "the address of the device", func() string {
+			addrs, err := h.Addrs(vtep)
+			check(t, err)
+			return lacks(fmt.Sprint(addrs), "10.5.77.0/32")
+		})
+	}
+	h.addPod()
+	n.pingAll()
+}
+
+// The address that others reach a host by is what the Node says, as soon as it says so.
+func TestKubePublicAddress(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	first := h.Addr
+	says := func(want string) {
+		t.Helper()
+		t.Logf("%s after %s", want, h.waitAnnotations(followed, map[string]any{publicIP: want}))
+		p := h.peer()
+		p.public = netip.MustParseAddr(want)
+		other.waitPeers(slow(5*time.Second), p)
+	}
+
+	t.Log("behind a NAT")
+	h.annotate(map[string]any{overwrite: "203.0.113.7"})
+	says("203.0.113.7")
+	h.annotate(map[string]any{overwrite: "203.0.113.8"})
+	says("203.0.113.8")
+	h.annotate(map[string]any{overwrite: nil})
+	says(first.String())
+
+	t.Log("another of its addresses is asked for")
+	check(t, h.AddAddr("eth0", netip.MustParsePrefix("192.168.0.77/24")))
+	h.annotate(map[string]any{nodePublicIP: "192.168.0.77"})
+	says("192.168.0.77")
+	n.waitPings()
+	h.annotate(map[string]any{nodePublicIP: nil})
+	says(first.String())
+	n.waitPings()
+
+	t.Log("the address of the interface changes")
+	check(t, h.DelAddr("eth0", netip.MustParsePrefix("192.168.0.77/24")))
+	h.readdress("eth0", "192.168.0.88/24")
+	says("192.168.0.88")
+	n.waitPings()
+	if h.subnet().String() != h.podCIDR() {
+		t.Errorf("the subnet is %s", h.subnet())
+	}
+}
+
+// net-conf.json is replaced as kubelet does it: what can be followed is, and what cannot is
+// said.
+func TestKubeConfigFollowed(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h := n.nodes[0]
+	n.witnessAll(func() {
+		n.configure(settings{"Network": "10.4.0.0/15"})
+		took := n.wait(slow(3*time.Second), "subnet.env", func() string {
+			return lacks(h.daemon.EnvText(), "FLANNEL_NETWORK=10.4.0.0/15")
+		})
+		t.Logf("followed after %s", took)
+
+		t.Log("what is not valid")
+		check(t, n.kube.config.Set(map[string]string{netConf: "{"}))
+		h.waitLine(netConf, "JSON")
+		t.Log("what is not there")
+		check(t, n.kube.config.Set(nil))
+		n.pause(slow(2 * time.Second))
+		if !strings.Contains(h.daemon.EnvText(), "FLANNEL_NETWORK=10.4.0.0/15") {
+			t.Errorf("subnet.env is %q", h.daemon.EnvText())
+		}
+
+		t.Log("a network without our subnet")
+		n.configure(settings{"Network": "10.6.0.0/16"})
+		h.waitLine("10.6.0.0/16", h.podCIDR())
+		n.pause(time.Second)
+		h.waitAnnotations(0, nil)
+		n.configure(nil)
+		n.wait(slow(3*time.Second), "subnet.env", func() string {
+			return lacks(h.daemon.EnvText(), "FLANNEL_NETWORK=10.5.0.0/16")
+		})
+	})
+
+	t.Log("another backend")
+	n.configure(settings{"Backend": map[string]any{"Type": "host-gw"}})
+	h.waitLine("restart")
+	for _, h := range n.nodes {
+		h.daemon.Kill()
+		h.start()
+	}
+	n.backend = hostGWBackend
+	for _, h := range n.nodes {
+		h.waitReady()
+		h.waitPeers(soon, h.others()...)
+		h.waitAnnotations(soon, nil)
+	}
+	n.waitPings()
+}
+
+// After a reboot, which leaves nothing but files, all is as before: subnet, device, MAC. So
+// it is also if the Node was made anew, and where subnet.env is of another subnet it is not
+// left as it was.
+func TestKubeReboot(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	mac, env := h.mac().String(), h.daemon.EnvText()
+	h.waitKubeSaved(other.subnet().Addr().String())
+	reboot := func(meanwhile func()) {
+		t.Helper()
+		h.restart(func() {
+			check(t, h.DelLink(vtep))
+			meanwhile()
+		})
+	}
+	same := func() {
+		t.Helper()
+		if now := h.mac().String(); now != mac {
+			t.Errorf("the MAC is %s, was %s", now, mac)
+		}
+		if now := h.daemon.EnvText(); now != env {
+			t.Errorf("subnet.env is %q, was %q", now, env)
+		}
+		h.waitAnnotations(soon, nil)
+		h.waitPeers(soon, other.peer())
+		other.waitPeers(soon, h.peer())
+	}
+	t.Log("a reboot")
+	reboot(func() { check(t, os.Remove(h.daemon.SubnetFile)) })
+	same()
+	t.Log("the Node is made anew meanwhile")
+	reboot(func() {
+		check(t, n.kube.DeleteNode(n.ctx, h.Name))
+		h.createNode(h.podCIDR())
+	})
+	same()
+	t.Log("what is saved is lost, and the Node says it")
+	reboot(func() {
+		check(t, os.RemoveAll(filepath.Join(h.Dir, "state")))
+		check(t, os.Remove(h.daemon.SubnetFile))
+	})
+	same()
+	t.Log("an existing device has a MAC of its own")
+	given := net.HardwareAddr{2, 7, 7, 7, 7, 7}
+	h.restart(func() { check(t, h.SetHardwareAddr(vtep, given)) })
+	mac = given.String()
+	same()
+
+	t.Log("the Node has another subnet by then")
+	reboot(func() {
+		check(t, n.kube.DeleteNode(n.ctx, h.Name))
+		h.createNode("10.5.66.0/24")
+	})
+	if h.subnet() != mustPrefix("10.5.66.0/24") {
+		t.Errorf("READY with subnet.env of %s", h.subnet())
+	}
+	other.waitPeers(2*soon, h.peer())
+}
+
+// A second daemon on a host, as in the middle of an upgrade that renames the DaemonSet,
+// leaves everything to the first, and takes over when that has ended.
+func TestKubeSecondDaemon(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	first := h.daemon
+	n.witnessAll(func() {
+		h.start()
+		h.waitLine("waiting", "another flanneld")
+		n.pause(time.Second)
+		h.waitAnnotations(0, nil)
+		select {
+		case <-h.daemon.Notify.Ready():
+			t.Error("the second is ready, too")
+		default:
+		}
+		must(first.Stop(soon))(t)
+		h.waitReady()
+		h.waitPeers(soon, other.peer())
+	})
+}
+
+// The condition of the Node that lets pods onto it is set once its network is there, is tried
+// again until it stands, and is left alone where someone else owns it.
+func TestKubeCondition(t *testing.T) {
+	t.Parallel()
+	n := newKube(t, kubeVXLAN, nil)
+	unavailable := func(h *node) {
+		t.Helper()
+		check(t, n.kube.PatchNodeStatus(n.ctx, h.Name, map[string]any{"status": map[string]any{"conditions": []any{
+			map[string]any{"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"},
+		}}}))
+	}
+	h := n.addKubeNode()
+	h.createNode()
+	unavailable(h)
+	h.start()
+	h.waitLine("podCIDR")
+	n.pause(time.Second)
+	if c := h.condition(); c.Status != "True" {
+		t.Errorf("before there is a subnet, the condition is %v", c)
+	}
+	check(t, n.kube.SetPodCIDRs(n.ctx, h.Name, h.podCIDR()))
+	h.waitReady()
+	isSet := func(h *node) {
+		t.Helper()
+		n.wait(soon, "the condition", func() string {
+			if c := h.condition(); c == nil || c.Status != "False" || c.Reason != "FlannelIsUp" || c.LastTransitionTime.IsZero() {
+				return fmt.Sprintf("it is %v", c)
+			}
+			return ""
+		})
+	}
+	isSet(h)
+
+	t.Log("a Node that is made again gets it again")
+	check(t, n.kube.DeleteNode(n.ctx, h.Name))
+	h.createNode(h.podCIDR())
+	unavailable(h)
+	isSet(h)
+
+	t.Log("the API is gone when it is to be set")
+	late := n.addKubeNode()
+	late.createNode(late.podCIDR())
+	late.start()
+	late.waitReady()
+	isSet(late)
+	late.waitKubeSaved(late.subnet().Addr().String())
+	late.daemon.Kill()
+	unavailable(late)
+	n.kube.Kill()
+	late.start()
+	late.waitReady()
+	check(t, n.kube.Start(n.ctx))
+	isSet(late)
+
+	t.Log("it belongs to someone else")
+	route := n.addKubeNode("-set-node-network-unavailable=false")
+	route.createNode(route.podCIDR())
+	unavailable(route)
+	route.start()
+	route.waitReady()
+	n.pause(2 * time.Second)
+	if c := route.condition(); c == nil || c.Status != "True" {
+		t.Errorf("the condition is %v", c)
+	}
+}
+
+// The bridge of the pods has an address of another subnet, as the CNI plugins leave it when
+// the subnet has changed: that is said.
+func TestKubeBridgeOfAnotherSubnet(t *testing.T) {
+	t.Parallel()
+	n := newKube(t, kubeVXLAN, nil)
+	h := n.addKubeNode()
+	h.createNode(h.podCIDR())
+	h.run("ip", "link", "add", "cni0", "type", "bridge")
+	h.run("ip", "addr", "add", "10.5.99.1/24", "dev", "cni0")
+	h.run("ip", "link", "set", "cni0", "up")
+	h.start()
+	h.waitReady()
+	h.waitLine("cni0", "10.5.99.1/24", h.podCIDR())
+}

@@ -1,0 +1,267 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"flanneld/pkg/lab"
+)
+
+// kubeStore is Kubernetes, where hosts have their subnets from Nodes.
+var kubeStore = store{name: "kube"}
+
+// The variants with Kubernetes. Its tests are about the store, so that not each of them
+// meets every backend.
+var (
+	kubeVXLAN  = variant{backend: vxlanBackend, store: kubeStore}
+	kubeHostGW = variant{backend: hostGWBackend, store: kubeStore}
+	kubeUDP    = variant{backend: udpBackend, store: kubeStore}
+)
+
+// kube is what a network has of Kubernetes.
+type kube struct {
+	*lab.Kube
+	config     *lab.ConfigMapDir // with net-conf.json
+	kubeconfig string            // of the daemons
+}
+
+const netConf = "net-conf.json"
+
+// newKube returns a lab with a Kubernetes API and a configuration, and no hosts.
+func newKube(t testing.TB, v variant, special settings) *network {
+	t.Helper()
+	n := newLab(t, v)
+	api, err := n.lab.StartKube(n.ctx, n.server, lab.KubeOptions{})
+	check(t, err)
+	n.kube = &kube{Kube: api, kubeconfig: filepath.Join(n.lab.Dir, "kubeconfig")}
+	token, err := api.FlannelToken(n.ctx)
+	check(t, err)
+	check(t, api.WriteKubeconfig(n.kube.kubeconfig, token))
+	n.kube.config, err = lab.NewConfigMapDir(filepath.Join(n.lab.Dir, "kube-flannel"), map[string]string{netConf: n.config(special)})
+	check(t, err)
+	return n
+}
+
+// newKubeNetwork returns a lab of so many hosts, each with a Node, a daemon that is ready,
+// and a pod.
+func newKubeNetwork(t testing.TB, hosts int, v variant, special settings, args ...string) *network {
+	t.Helper()
+	n := newKube(t, v, special)
+	for range hosts {
+		h := n.addKubeNode(args...)
+		h.createNode(h.podCIDR())
+		h.start()
+	}
+	n.readyWithPods()
+	return n
+}
+
+// addKubeNode adds a host that is to have its subnet from Kubernetes, where there is no Node
+// for it yet.
+func (n *network) addKubeNode(args ...string) *node {
+	n.t.Helper()
+	h := n.addNode(lab.HostOptions{}, append([]string{
+		"-kube-subnet-mgr", "-kubeconfig-file=" + n.kube.kubeconfig,
+		"-net-config-path=" + filepath.Join(n.kube.config.Dir, netConf),
+	}, args...)...)
+	h.env = []string{"NODE_NAME=" + h.Name}
+	return h
+}
+
+// podCIDR is the subnet that tests give the host's Node: 10.5.1.0/24 is that of the first.
+func (h *node) podCIDR() string { return fmt.Sprintf("10.5.%d.0/24", slices.Index(h.n.nodes, h)+1) }
+
+// createNode creates the host's Node.
+func (h *node) createNode(podCIDRs ...string) {
+	h.n.t.Helper()
+	_, err := h.n.kube.CreateNode(h.n.ctx, h.Name, podCIDRs...)
+	check(h.n.t, err)
+}
+
+// kubeNode is the host's Node as it is now.
+func (h *node) kubeNode() *corev1.Node {
+	h.n.t.Helper()
+	node, err := h.n.kube.Node(h.n.ctx, h.Name)
+	check(h.n.t, err)
+	return node
+}
+
+// The annotations that daemons write and read.
+const (
+	annotations    = "flannel.alpha.coreos.com/"
+	isManaged      = annotations + "kube-subnet-manager"
+	backendType    = annotations + "backend-type"
+	backendData    = annotations + "backend-data"
+	publicIP       = annotations + "public-ip"
+	overwrite      = annotations + "public-ip-overwrite"
+	nodePublicIP   = annotations + "node-public-ip"
+	backendV6Data  = annotations + "backend-v6-data"
+	publicIPv6     = annotations + "public-ipv6"
+	controllerName = "kube-controller-manager"
+)
+
+// published are the annotations of a peer's Node, as flannel writes them.
+func (n *network) published(p peer) map[string]any {
+	n.t.Helper()
+	var lease struct {
+		BackendType string
+		BackendData json.RawMessage
+	}
+	check(n.t, json.Unmarshal([]byte(n.backend.lease(p)), &lease))
+	if lease.BackendData == nil {
+		lease.BackendData = json.RawMessage("null")
+	}
+	return map[string]any{
+		isManaged: "true", publicIP: p.public.String(),
+		backendType: lease.BackendType, backendData: string(lease.BackendData),
+	}
+}
+
+// putKubePeer creates the Node of a stranger, with these changes of its annotations.
+func (n *network) putKubePeer(p peer, special map[string]any) {
+	n.t.Helper()
+	all := n.published(p)
+	maps.Copy(all, special)
+	o := &corev1.Node{}
+	o.Name = p.kubeName()
+	o.Spec.PodCIDR, o.Spec.PodCIDRs = p.subnet.String(), []string{p.subnet.String()}
+	o.Annotations = make(map[string]string)
+	for key, value := range all {
+		if text, ok := value.(string); ok {
+			o.Annotations[key] = text
+		}
+	}
+	_, err := n.kube.Create(n.ctx, o)
+	check(n.t, err)
+}
+
+// kubeName is the name of a stranger's Node.
+func (p peer) kubeName() string {
+	return "stranger-" + strings.NewReplacer(".", "-", "::", "-", ":", "-").Replace(p.name())
+}
+
+// annotate changes annotations of the host's Node; what is nil goes.
+func (h *node) annotate(special map[string]any) {
+	h.n.t.Helper()
+	check(h.n.t, h.n.kube.Annotate(h.n.ctx, h.Name, special))
+}
+
+// waitAnnotations waits until the host's Node says what it must of a host that serves pods,
+// but for what is special.
+func (h *node) waitAnnotations(within time.Duration, special map[string]any) time.Duration {
+	h.n.t.Helper()
+	return h.n.wait(within, "the annotations of "+h.Name, func() string {
+		want := h.n.published(h.peer())
+		maps.Copy(want, special)
+		got := h.kubeNode().Annotations
+		for key, value := range want {
+			if is, ok := got[key]; ok != (value != nil) || ok && is != value {
+				return fmt.Sprintf("%s is %q, want %v", key, is, value)
+			}
+		}
+		return ""
+	})
+}
+
+// condition is what the host's Node says of its network; nil if it says nothing.
+func (h *node) condition() *corev1.NodeCondition {
+	h.n.t.Helper()
+	for _, c := range h.kubeNode().Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable {
+			return &c
+		}
+	}
+	return nil
+}
+
+// configure replaces net-conf.json as kubelet does.
+func (n *network) configure(special settings) {
+	n.t.Helper()
+	check(n.t, n.kube.config.Set(map[string]string{netConf: n.config(special)}))
+}
+
+// kubeStateFile is where the daemon keeps what it needs to start without the API.
+func (h *node) kubeStateFile() string {
+	h.n.t.Helper()
+	files, err := filepath.Glob(filepath.Join(h.Dir, "state", "*.json"))
+	check(h.n.t, err)
+	if len(files) == 1 {
+		return files[0]
+	}
+	return filepath.Join(h.Dir, "state", "none.json")
+}
+
+// waitKubeSaved waits until the state file has some text in it.
+func (h *node) waitKubeSaved(text string) {
+	h.n.t.Helper()
+	h.n.wait(2*soon, "the state file to have "+text, func() string {
+		b, err := os.ReadFile(h.kubeStateFile())
+		if err != nil {
+			return err.Error()
+		}
+		return lacks(string(b), text)
+	})
+}
+
+// notReady checks that the daemon is alive and not ready.
+func (h *node) notReady() {
+	h.n.t.Helper()
+	select {
+	case <-h.daemon.Notify.Ready():
+		h.n.t.Errorf("%s is ready", h.Name)
+	case <-h.daemon.Exited():
+		h.n.t.Errorf("%s has ended with status %d", h.Name, h.daemon.ExitCode())
+	default:
+	}
+	h.isLive()
+	if got := h.health("readyz"); !strings.HasPrefix(got, "503 ") {
+		h.n.t.Errorf("/readyz of %s says %s", h.Name, got)
+	}
+}
+
+// logged counts the lines of the daemon's log that have all of these texts.
+func (h *node) logged(texts ...string) int {
+	n := 0
+	for line := range strings.Lines(h.daemon.Log()) {
+		if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+			n++
+		}
+	}
+	return n
+}
+
+// waitLine waits until a line of the daemon's log has all of these texts.
+func (h *node) waitLine(texts ...string) {
+	h.n.t.Helper()
+	h.n.wait(soon, fmt.Sprintf("a line with %q", texts), func() string {
+		if h.logged(texts...) == 0 {
+			return "the log is\n" + h.daemon.Log()
+		}
+		return ""
+	})
+}
+
+func readFile(t testing.TB, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	check(t, err)
+	return string(text)
+}
+
+// writeFiles makes a folder with files.
+func writeFiles(t testing.TB, dir string, files map[string]string) {
+	t.Helper()
+	check(t, os.MkdirAll(dir, 0o755))
+	for name, text := range files {
+		check(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+}

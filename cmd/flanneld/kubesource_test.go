@@ -1,0 +1,43 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+// Kubernetes is asked for by an option, and what a manifest puts into the environment is
+// taken from there.
+func TestParseKubernetes(t *testing.T) {
+	parsed := func(args, environ []string) (*options, string) {
+		t.Helper()
+		var out strings.Builder
+		o, err := parse(append([]string{"/opt/bin/flanneld"}, args...), environ, &out)
+		if (err == nil) != (o != nil) {
+			t.Errorf("%q: %v, %v", args, o, err)
+		}
+		return o, out.String()
+	}
+	o, said := parsed([]string{"--kube-subnet-mgr", "--ip-masq", "--kube-api-url=https://192.0.2.1:6443", "--set-node-network-unavailable=false"},
+		[]string{"NODE_NAME=n1", "POD_NAME=p", "POD_NAMESPACE=ns", "EVENT_QUEUE_DEPTH=5000", "CONT_WHEN_CACHE_NOT_READY=true"})
+	switch {
+	case o == nil || o.kube == nil:
+		t.Fatalf("it is refused: %s", said)
+	case o.kube.NodeName != "n1" || o.kube.pod != "p" || o.kube.namespace != "ns" || o.kube.setAvailable ||
+		o.kube.AnnotationPrefix != "flannel.alpha.coreos.com" || o.kube.NetConfigPath != "/etc/kube-flannel/net-conf.json" || len(o.unknown) > 0:
+		t.Errorf("%+v, unknown %q", o.kube, o.unknown)
+	}
+	if o, said := parsed(nil, []string{"NODE_NAME=n1"}); o == nil || o.kube != nil {
+		t.Errorf("nobody asked for Kubernetes: %v %s", o, said)
+	}
+	for _, c := range []struct{ args, want string }{
+		{"-kube-subnet-mgr", "-kubeconfig-file"},
+		{"-kube-subnet-mgr -kube-api-url=https://", `-kube-api-url "https://"`},
+		{"-kube-subnet-mgr -kube-api-url=https://192.0.2.1 -kube-annotation-prefix=a/b/c", "a/b/c"},
+		{"-kube-subnet-mgr -kube-api-url=https://192.0.2.1 -release", "-release"},
+		{"-kube-subnet-mgr -kube-api-url=https://192.0.2.1 -etcd-migrate", "-etcd-migrate"},
+	} {
+		if o, said := parsed(strings.Fields(c.args), nil); o != nil || !strings.Contains(said, c.want) {
+			t.Errorf("%s: %q, want %q", c.args, said, c.want)
+		}
+	}
+}

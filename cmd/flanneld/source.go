@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+
+	"flanneld/subnet"
+)
+
+// source is where subnets come from.
+type source struct {
+	// name is what messages call it.
+	name string
+	// asked reports whether the options ask for it.
+	asked func(*options) bool
+	// open returns the store. It waits, and tells for what, until it is known who this host
+	// is there.
+	open func(ctx context.Context, o *options, tell func(string)) (store, error)
+	// host is what leases call this host.
+	host func(*options) string
+	// configKey names, in messages, where the configuration is.
+	configKey func(*options) string
+	// savedAs names the state file of a network, and the network in it. The file has no name
+	// where it is not known who this host is.
+	savedAs func(*options) (file, network string)
+}
+
+// store is a subnet.Store that has connections.
+type store interface {
+	subnet.Store
+	Close()
+}
+
+// savedName returns the name of the file of a prefix. No two prefixes have the same.
+func savedName(prefix string) string {
+	rest, rooted := strings.CutPrefix(prefix, "/")
+	name := strings.NewReplacer("/", "_", "_", "%5F", "%", "%25").Replace(rest)
+	if !rooted {
+		name += "%" // what no other name ends with
+	}
+	const longest = 200 // a file system takes 255 bytes
+	if len(name) > longest {
+		name = fmt.Sprintf("%%%x", sha256.Sum256([]byte(prefix)))
+	}
+	return name + ".json"
+}
