@@ -37,8 +37,15 @@ var substitutions = []substitution{
 	{"Documentation/aws-vpc.md", "i-0123456789abcdef0", "", newIDs},
 	{"Documentation/aws-vpc.md", "10.5.34.0/24", "", "the subnet that a host has drawn"},
 	{"Documentation/aws-vpc.md", "10.5.12.0/24", "", "the subnet that a host has drawn"},
+	{"Documentation/kubernetes.md", "kubectl apply -f -", "kubectl apply --dry-run=server -f -", "the example's cluster keeps the network that it has"},
+	{"Documentation/kubernetes.md", "ctr --namespace k8s.io run", "ctr --namespace k8s.io run --cpu-shares=0", "the lab's systemd has no control group of processors"},
 	{"Documentation/running.md", "flanneld -iface", "FLANNELD_ETCD_ENDPOINTS=http://192.168.0.2:2379 flanneld -iface", oneOption},
 }
+
+const (
+	noKubelet = "the lab has Kubernetes' API and controllers, and not kubeadm, kubelet and a scheduler, which take the whole machine"
+	noK3s     = "k3s is no part of the lab, as it cannot be built from Go's modules alone"
+)
 
 const oneOption = "the commands show one option, beside those that a host has"
 
@@ -51,6 +58,14 @@ var unrun = []struct{ document, beginning, why string }{
 	{"Documentation/design.md", "subnet.Store ", "a picture"},
 	{"Documentation/design.md", "etcd ──► ", "a picture"},
 	{"Documentation/design.md", "  TUN read ", "a picture"},
+	{"Documentation/kubernetes.md", "kubeadm init", noKubelet},
+	{"Documentation/kubernetes.md", "kubectl run one", noKubelet},
+	{"Documentation/kubernetes.md", "k3s server", noK3s},
+	{"Documentation/kubernetes.md", "mkdir -p /opt/cni/bin", noK3s},
+	{"Documentation/kubernetes.md", "k3s ctr images import", noK3s},
+	{"Documentation/kubernetes.md", "kubectl create namespace", "there is no helm; the chart is rendered by Helm's Go module, and what that makes is applied to a real API"},
+	{"Documentation/kubernetes.md", "FROM debian", "it takes an image of Debian, and there may be no internet"},
+	{"Documentation/kubernetes.md", "kubectl --namespace kube-flannel get pods", noKubelet},
 	{"Documentation/performance.md", "make bench", "it takes half an hour"},
 }
 
