@@ -67,6 +67,12 @@ $(KUBE): pkg/lab/kube/go.mod pkg/lab/kube/go.sum
 # They have most packages in common, which are to be compiled once.
 build/kube-controller-manager: | build/kube-apiserver
 
+# The client of it, where this machine has none.
+KUBECTL := $(if $(shell command -v kubectl 2>/dev/null),,build/kubectl)
+
+build/kubectl: pkg/lab/kubectl/go.mod pkg/lab/kubectl/go.sum
+	cd pkg/lab/kubectl && CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(CURDIR)/$@ k8s.io/kubernetes/cmd/kubectl
+
 # What a container runtime runs: the CNI plugins, and cnitool in the runtime's place.
 CNI := build/cni/cnitool build/cni/flannel
 
@@ -121,7 +127,7 @@ INOTIFY   := /proc/sys/fs/inotify/max_user_instances
 INSTANCES := 1024
 
 # What the tests need. One at a time uses apt-get.
-NEEDED := $(KUBE) $(ETCD) $(CNI) tools build/cloud-init build/firewalld
+NEEDED := $(KUBE) $(KUBECTL) $(ETCD) $(CNI) tools build/cloud-init build/firewalld
 build/cloud-init: | tools
 build/firewalld: | build/cloud-init
 

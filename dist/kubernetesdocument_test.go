@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -20,6 +21,9 @@ func followKubernetes(g *guide) {
 	_, err = k.StartControllerManager("10.244.0.0/16", "--controllers=daemonset-controller,garbage-collector-controller,namespace-controller")
 	check(g.t, err)
 	server := g.bootServer(map[string]string{"/root/.kube/config": kubeconfig(g, k)})
+	if _, err := exec.LookPath("kubectl"); err != nil {
+		server.addProgram("kubectl", read(g.t, "../build/kubectl"))
+	}
 	h, other := g.nodes[0], g.nodes[1]
 	manifest := one(g.t, release(g.t, testVersion), "flanneld-*.yaml")
 	for _, h := range []*host{server, h, other} {
