@@ -21,6 +21,8 @@ type Assignment struct {
 	// Overwrite is the public address that the lease says in the place of the one that was
 	// found. No interface of this host needs to have it.
 	Overwrite ip.Addrs `json:",omitzero"`
+	// Available: the store says that pods have a network on this host.
+	Available bool `json:"-"`
 	// Published is what the store says of this host now, as far as it can be read.
 	Published Attrs `json:"-"`
 }

@@ -43,6 +43,11 @@ func run(ctx context.Context, o *options, machine host) error {
 			return err
 		}
 		defer store.Close()
+		leave, err := o.source().alone(ctx, o, h.systemd.status)
+		if err != nil {
+			return err
+		}
+		defer leave()
 		return serve(ctx, o, store, machine, h)
 	})
 	return g.Wait()
@@ -93,7 +98,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 		d.followers = append(d.followers, later{firewalls, ready})
 		d.rules.touched = firewalls.Changed
 	}
-	d.available = &availability{ready: d.publisher.published, changed: make(chan struct{}, 1)}
+	d.available = &availability{ready: d.publisher.published, own: once.NewSlot[*subnet.Assignment]()}
 	if k, ok := store.(*kube.Store); ok && o.kube.setAvailable {
 		d.available.set = k.SetNetworkAvailable
 	}

@@ -129,12 +129,10 @@ func (d *daemon) holds(ctx context.Context, h subnet.Holding) {
 		}
 		d.networks.enter(h.Config.Network().Prefixes())
 	}
-	if was := d.holding.Own; was == nil || h.Own != nil && was.Revision != h.Own.Revision {
-		once.Wake(d.available.changed)
-	}
 	d.holding = h
 	d.updateDesired()
 	d.saver.set(h, d.peers.Gone())
+	d.available.holds(h)
 }
 
 // setupFor returns what goes with a configuration that the keeper holds. The caller holds

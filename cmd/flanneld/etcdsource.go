@@ -25,6 +25,9 @@ var etcdSource = source{
 	host:      func(o *options) string { return machineName(o.iface.MachineID) },
 	configKey: func(o *options) string { return printable.Name(path.Join(o.etcd.FlatRoot(), "config")) },
 	savedAs:   savedAsEtcd,
+	alone: func(context.Context, *options, func(string)) (release func(), err error) {
+		return func() {}, nil // leases tell hosts apart
+	},
 }
 
 // savedAsEtcd names the network by its prefix. What names one network has one name: version

@@ -264,6 +264,11 @@ func TestKubeCondition(t *testing.T) {
 	unavailable(h)
 	isSet(h)
 
+	t.Log("someone says otherwise")
+	n.pause(1100 * time.Millisecond)
+	unavailable(h)
+	isSet(h)
+
 	t.Log("the API is gone when it is to be set")
 	late := n.addKubeNode()
 	late.createNode(late.podCIDR())

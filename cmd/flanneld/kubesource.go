@@ -25,6 +25,11 @@ var kubernetesSource = source{
 		// The annotations of a network have a prefix of their own.
 		return savedName("kubernetes/" + o.kube.AnnotationPrefix), fmt.Sprintf("Kubernetes, Node %s, %s", o.kube.NodeName, o.kube.AnnotationPrefix)
 	},
+	alone: func(ctx context.Context, o *options, tell func(string)) (release func(), err error) {
+		node := savedName(o.kube.AnnotationPrefix + "/" + o.kube.NodeName)
+		taken := fmt.Errorf("another flanneld on this host works for the Node %s: only one may say what its annotations with %s say; stop one of them", printable.Name(o.kube.NodeName), o.kube.AnnotationPrefix)
+		return awaitAlone(ctx, "node/"+node, taken, tell)
+	},
 }
 
 // The pauses between two tries to ask the API for what is asked once.

@@ -13,7 +13,7 @@ func TestOrderOfFiles(t *testing.T) {
 		// the options, and the tables of what they and the configuration name
 		"flannelflags.go", "options.go", "backends.go",
 		// this host, and what it had before
-		"machine.go", "source.go", "etcdsource.go", "kubesource.go", "sources.go", "saved.go", "previous.go", "alone.go", "networks.go",
+		"machine.go", "alone.go", "source.go", "etcdsource.go", "kubesource.go", "sources.go", "saved.go", "previous.go", "networks.go",
 		// the parts of the daemon, and how they are tied together
 		"systemd.go", "counters.go", "choose.go", "rules.go", "available.go", "publish.go", "desired.go", "prepare.go", "health.go", "daemon.go",
 		// what is done instead of its work

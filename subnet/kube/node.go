@@ -30,7 +30,9 @@ type node struct {
 	revision uint64
 	podCIDR  string
 	podCIDRs string // joined by commas
-	notes    notes
+	// available: it says that its network works.
+	available bool
+	notes     notes
 }
 
 // same reports whether nothing that matters differs.

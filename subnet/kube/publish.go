@@ -13,6 +13,10 @@ import (
 	"flanneld/subnet"
 )
 
+// networkUnavailable is the condition of Nodes that says, when it is False, that their
+// network works.
+const networkUnavailable = "NetworkUnavailable"
+
 const strategicMerge = "application/strategic-merge-patch+json"
 
 // annotations are what a lease says, as they are written: in the words of flannel, whose
@@ -177,7 +181,7 @@ func (s *Store) patch(ctx context.Context, body []byte) (node, error) {
 func (s *Store) SetNetworkAvailable(ctx context.Context) error {
 	now := time.Now().UTC().Format(time.RFC3339)
 	body, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []map[string]string{{
-		"type": "NetworkUnavailable", "status": "False",
+		"type": networkUnavailable, "status": "False",
 		"lastHeartbeatTime": now, "lastTransitionTime": now,
 		"reason": "FlannelIsUp", "message": "Flannel is running on this node",
 	}}}})

@@ -33,7 +33,7 @@ func (o Options) Check() error {
 }
 
 // errNowhere is that nothing says where the API is.
-var errNowhere = errors.New("where the Kubernetes API is is not known: this is no pod, as KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set, and neither -kubeconfig-file nor -kube-api-url is given")
+var errNowhere = errors.New("the Kubernetes API cannot be found: this is no pod, as KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set, and neither -kubeconfig-file nor -kube-api-url is given")
 
 // inCluster returns the URL of the API as a pod knows it; nothing if this is none.
 func inCluster() string {
@@ -42,20 +42,4 @@ func inCluster() string {
 		return ""
 	}
 	return "https://" + net.JoinHostPort(host, port)
-}
-
-// Server names the API server: by its URL, or by the file that has yet to say which one it
-// is.
-func (o Options) Server() string {
-	if o.APIURL != "" {
-		return strings.TrimSuffix(o.APIURL, "/")
-	}
-	if o.Kubeconfig == "" {
-		return inCluster()
-	}
-	c := client{options: o}
-	if config, err := c.load(); err == nil {
-		return strings.TrimSuffix(config.Host, "/")
-	}
-	return o.Kubeconfig
 }

@@ -360,7 +360,7 @@ func (v *view) assign() {
 	var odd []error
 	if e != nil {
 		var err error
-		a.Subnet = e.subnet
+		a.Subnet, a.Available = e.subnet, e.available
 		a.Requested, err = e.asked(v.names, requestedIP, requestedIPv6)
 		odd = append(odd, err)
 		a.Overwrite, err = e.asked(v.names, publicIPOverwrite, publicIPv6Overwrite)

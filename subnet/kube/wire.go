@@ -164,6 +164,24 @@ func (n *names) node(b []byte) (is node, err error) {
 				}
 				return nil
 			}, nil)
+		case 3: // status
+			return fields(v, func(f int, v []byte) error {
+				if f != 4 || is.available {
+					return nil
+				}
+				var kind, status []byte
+				err := fields(v, func(f int, v []byte) error {
+					switch f {
+					case 1:
+						kind = v
+					case 2:
+						status = v
+					}
+					return nil
+				}, nil)
+				is.available = string(kind) == networkUnavailable && string(status) == "False"
+				return err
+			}, nil)
 		}
 		return nil
 	}, nil)
