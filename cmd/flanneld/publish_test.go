@@ -168,7 +168,7 @@ func TestStatusText(t *testing.T) {
 		{name: "etcd down", down: time.Now(), want: []string{down}, not: []string{"belongs"}},
 		{name: "both", holder: "the host with the public address 192.0.2.3", down: time.Now(), want: []string{taken, down}},
 	} {
-		f := facts{storeDown: test.down, holding: subnet.Holding{Config: &subnet.Config{}, Own: &subnet.Lease{}, Holder: test.holder}}
+		f := facts{store: "etcd", storeDown: test.down, holding: subnet.Holding{Config: &subnet.Config{}, Own: &subnet.Lease{}, Holder: test.holder}}
 		text := f.text("")
 		for _, part := range test.want {
 			if !strings.Contains(text, part) {

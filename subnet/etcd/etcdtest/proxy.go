@@ -22,6 +22,7 @@ type Proxy struct {
 	listener net.Listener
 	mu       sync.Mutex
 	conns    []net.Conn
+	ended    bool
 	wg       sync.WaitGroup
 }
 
@@ -48,6 +49,9 @@ func NewProxyTo(t testing.TB, scheme string, dial func(context.Context) (net.Con
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		_ = l.Close()
+		p.mu.Lock()
+		p.ended = true
+		p.mu.Unlock()
 		p.Cut()
 		p.wg.Wait()
 	})
@@ -67,7 +71,11 @@ func (p *Proxy) accept() {
 		}
 		p.mu.Lock()
 		p.conns = append(p.conns, c, s)
+		ended := p.ended
 		p.mu.Unlock()
+		if ended { // it was accepted just before
+			p.Cut()
+		}
 		p.wg.Go(func() { p.copy(s, c, false) })
 		p.wg.Go(func() { p.copy(c, s, true) })
 	}
@@ -90,6 +98,7 @@ func (p *Proxy) copy(to, from net.Conn, answers bool) {
 		}
 		if err != nil {
 			if errors.Is(err, io.EOF) && p.Stalled.Load() {
+				time.Sleep(10 * time.Millisecond) // until it is cut
 				continue
 			}
 			return
