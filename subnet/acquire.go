@@ -78,7 +78,7 @@ func (askAttrs) finish(t *turn, a answer) error {
 	if a.err != nil {
 		return waitingFor{a.err}
 	}
-	t.attrs, t.avoid, t.outdated = a.attrs, a.avoid, false
+	t.attrs, t.avoid, t.asked, t.outdated = a.attrs, a.avoid, t.listed.Own, false
 	t.follow(t.listed)
 	if t.assigned {
 		t.first(announce{})

@@ -20,6 +20,7 @@ func (tb table) assigned(s state) state {
 		s.holding.Config, s.holding.Own = &c, reserve(tb.lease(ourSubnet, ourAddress, ourNode, ourRevision))
 		s.holding.Snapshot.Own = s.listed.Own
 		s.published = s.holding
+		s.asked = s.listed.Own
 	}
 	return s
 }

@@ -59,7 +59,7 @@ func (t *turn) hear(s Snapshot) {
 		t.stored.wiped = c.Missing && s.Find(t.holding.Own.Subnet) == nil
 		t.first(reconfigure{})
 	}
-	if a := s.Own; a != nil && a.asksElse(t.holding.Snapshot.Own) {
+	if a := s.Own; a != nil && a.asksElse(t.asked) {
 		t.follow(s)
 		if t.outdated = true; !t.retrying {
 			t.last(askAgain{})

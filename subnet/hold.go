@@ -91,6 +91,8 @@ func (t *turn) checkAssigned() error {
 		t.notify(ended{unassigned})
 	}
 	switch {
+	case a.asksElse(t.asked): // this listing came before the watch had it
+		t.first(askAgain{}, check{})
 	case t.holder(l) != "" && t.holding.Holder == "":
 		t.lose(t.holder(l))
 	case t.holding.Holder != "":
@@ -274,7 +276,7 @@ func (askAgain) start(t *turn) (action, error) {
 
 func (askAgain) finish(t *turn, a answer) error {
 	own := t.holding.Own.Subnet
-	t.outdated = false
+	t.asked, t.outdated = t.holding.Snapshot.Own, false
 	if a.err != nil {
 		t.logf(warningState, cannotSay, own, a.err)
 		t.again = t.now.at.Add(retryMost)

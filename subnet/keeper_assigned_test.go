@@ -376,3 +376,60 @@ func TestAssignedSaved(t *testing.T) {
 		}
 	})
 }
+
+// An address that is asked for is said also if a listing brought the wish, before the watch did:
+// after an outage in which this host's own address changed, say.
+func TestAssignedAddressListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.Put(node("w1", "10.5.1.0/24", ""))
+		refresh, public := make(chan struct{}, 1), "192.0.2.1"
+		h, store := join(t, c, "w1", "", func(k *subnet.Keeper) {
+			k.Refresh = refresh
+			k.Prepare = func(_ context.Context, _ *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+				a := attrs(public)
+				a.Machine = "w1"
+				if s.Own.Overwrite.V4.IsValid() {
+					a.PublicIP = s.Own.Overwrite
+				}
+				return a, nil, nil
+			}
+		})
+		h.want(t, "10.5.1.0/24")
+		store.Fail(errDown)
+		store.DropWatches(errDown)
+		time.Sleep(time.Second)
+		public = "192.0.2.5"
+		refresh <- struct{}{}
+		time.Sleep(time.Minute)
+		n := node("w1", "10.5.1.0/24", "192.0.2.1")
+		n.Overwrite.V4 = netip.MustParseAddr("203.0.113.9")
+		c.Put(n)
+		store.Heal()
+		store.Fail(errDown, subnettest.Watch)
+		time.Sleep(10 * time.Second)
+		store.Heal()
+		time.Sleep(time.Minute)
+		says(t, c, "w1", "203.0.113.9")
+	})
+}
+
+// One that is asked for while this host cannot live by its subnet is said as soon as it can.
+func TestAssignedAddressWithoutSubnet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.Put(node("w1", "10.5.1.0/24", ""))
+		h, _ := join(t, c, "w1", "192.0.2.1")
+		c.Put(node("w1", "10.6.7.0/24", ""))
+		time.Sleep(time.Minute)
+		n := node("w1", "10.6.7.0/24", "")
+		n.Overwrite.V4 = netip.MustParseAddr("203.0.113.9")
+		c.Put(n)
+		time.Sleep(time.Minute)
+		n.Subnet = sub("10.5.1.0/24")
+		c.Put(n)
+		time.Sleep(time.Minute)
+		h.want(t, "10.5.1.0/24")
+		says(t, c, "w1", "203.0.113.9")
+	})
+}

@@ -101,7 +101,7 @@ func (adoptSaved) finish(t *turn, a answer) error {
 		t.waitForStore(err)
 		return nil
 	}
-	t.attrs, t.avoid, t.outdated = a.attrs, a.avoid, false
+	t.attrs, t.avoid, t.asked, t.outdated = a.attrs, a.avoid, s.Snapshot.Own, false
 	t.identity.readdressed = a.attrs.PublicIP != s.Own.PublicIP
 	whose := "ours for ever"
 	switch {

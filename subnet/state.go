@@ -51,7 +51,8 @@ type state struct {
 	// What Prepare said last.
 	attrs    Attrs
 	avoid    []netip.Prefix
-	outdated bool // it may say something else by now
+	asked    *Assignment // what it knew, where the store chooses our subnet, of what is asked for there
+	outdated bool        // it may say something else by now
 
 	// What the attempt to get a lease has learned.
 	begun    time.Time // when the store was first tried since it last worked
