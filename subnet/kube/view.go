@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
@@ -33,7 +34,8 @@ type view struct {
 	revision uint64 // all up to here is in the view
 	written  uint64 // the revision of our own last write
 	listed   bool   // false: all is to be listed before it is followed
-	follows  bool   // a watch keeps it up to date
+	listedAt time.Time
+	follows  bool // a watch keeps it up to date
 }
 
 // entry is a Node.

@@ -33,6 +33,8 @@ const (
 	// watchLeast is how long the API is asked to keep up a watch, at least; up to twice
 	// that, so that not all hosts come back at once.
 	watchLeast = 5 * time.Minute
+	// unwatchedPace is how often all Nodes are listed while the API permits no watch.
+	unwatchedPace = 30 * time.Second
 	// configLook is how often it is looked whether the file of the configuration changed.
 	configLook = time.Second
 	// frameMost is the size of the largest event: more than any Node has.
@@ -142,7 +144,7 @@ func (s *Store) resetView(v *view, l *listing) {
 		nodes = append(without(nodes, v.self), e.node)
 	}
 	v.reset(nodes)
-	v.revision, v.listed = l.revision, true
+	v.revision, v.listed, v.listedAt = l.revision, true, time.Now()
 	if l.writes == s.writes {
 		v.written = 0 // it may be of another history
 	}
@@ -210,10 +212,30 @@ func (s *Store) watch(ctx context.Context, v *view, wake once.Slot[struct{}], yi
 			s.mu.Lock()
 			v.listed, v.follows = false, false
 			s.mu.Unlock()
+			if !listed.IsZero() && time.Since(listed) < answerTimeout { // listing anew would go on for ever
+				s.show(v, conf, nil, yield)
+				return fmt.Errorf("what the API has just listed it does not let be followed: %w", err)
+			}
+		case answers(err, http.StatusForbidden):
+			s.show(v, conf, err, yield)
+			s.mu.Lock()
+			v.listed = time.Since(v.listedAt) < unwatchedPace
+			s.mu.Unlock()
+			return err
 		case err != nil:
 			return err
 		}
 	}
+}
+
+// show yields what was listed, where the API lets nothing be followed.
+func (s *Store) show(v *view, conf *confFile, refused error, yield func(subnet.Snapshot)) {
+	s.lookAtConfig(conf)
+	s.mu.Lock()
+	snapshot := s.snapshot(v)
+	s.mu.Unlock()
+	snapshot.Refused = refused
+	yield(snapshot)
 }
 
 // verify finds out whether the API still has the history that a view follows: it may have
@@ -235,10 +257,14 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 // follow brings a view up to date until the API ends the watch, and yields whenever
 // something changed.
 func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.Slot[struct{}], yield func(subnet.Snapshot)) error {
-	stream, err := s.open(ctx, v.revision)
+	last := s.watchFor + rand.N(s.watchFor)
+	stream, err := s.open(ctx, v.revision, last)
 	if err != nil {
 		return err
 	}
+	// The API ends it by then, unless it hangs.
+	overdue := time.NewTimer(last + answerTimeout)
+	defer overdue.Stop()
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	var receiving sync.WaitGroup
@@ -267,6 +293,8 @@ func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.S
 				return ctx.Err()
 			case err := <-ended:
 				return err
+			case <-overdue.C:
+				return nil
 			case <-wake:
 				break waiting
 			case <-look.C:
@@ -309,9 +337,8 @@ func (s *Store) lookAtConfig(conf *confFile) bool {
 	return true
 }
 
-// open begins a watch of what came after a revision.
-func (s *Store) open(ctx context.Context, revision uint64) (io.ReadCloser, error) {
-	last := s.watchFor + rand.N(s.watchFor)
+// open begins a watch of what came after a revision, for a while.
+func (s *Store) open(ctx context.Context, revision uint64, last time.Duration) (io.ReadCloser, error) {
 	r := request{
 		verb: "watch", resource: "nodes", method: http.MethodGet, path: nodesPath,
 		query: url.Values{
@@ -341,10 +368,11 @@ func (s *Store) receive(stream io.Reader, v *view, wake once.Slot[struct{}]) err
 		if _, err := io.ReadFull(r, size[:]); err != nil {
 			return s.streamEnded(err)
 		}
-		n := int(binary.BigEndian.Uint32(size[:]))
-		if n > frameMost {
+		length := binary.BigEndian.Uint32(size[:])
+		if length > frameMost {
 			return s.streamEnded(errWire)
 		}
+		n := int(length)
 		if cap(frame) < n {
 			frame = make([]byte, n)
 		}
