@@ -15,6 +15,64 @@ import (
 // was lost there.
 var followed = slow(2 * time.Second)
 
+// Whatever happens to a host's Node while its daemon runs, no packet of pods is lost, and
+// soon the Node says again what it must.
+func TestKubeNodeChanges(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	mac := h.mac()
+	env := h.daemon.EnvText()
+	for _, c := range []struct {
+		what   string
+		change func()
+		astray bool // packets are, until it is put right
+	}{
+		{"all annotations are lost", func() {
+			h.annotate(map[string]any{isManaged: nil, backendType: nil, backendData: nil, publicIP: nil})
+		}, false},
+		{"one annotation is lost", func() { h.annotate(map[string]any{backendData: nil}) }, false},
+		{"it is turned off", func() { h.annotate(map[string]any{isManaged: "false"}) }, false},
+		{"another MAC", func() { h.annotate(map[string]any{backendData: `{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}`}) }, true},
+		{"another address", func() { h.annotate(map[string]any{publicIP: "192.168.0.99"}) }, true},
+		{"nonsense", func() { h.annotate(map[string]any{backendData: "{", publicIP: "fd00::1", backendType: "warp"}) }, false},
+		{"the Node is deleted and made again", func() {
+			check(t, n.kube.DeleteNode(n.ctx, h.Name))
+			h.createNode(h.podCIDR())
+		}, false},
+		{"the Node is gone for a while", func() {
+			check(t, n.kube.DeleteNode(n.ctx, h.Name))
+			h.waitLine(h.Name, "Node")
+			n.pause(time.Second)
+			h.waitPeers(0, other.peer())
+			h.createNode()
+			n.pause(time.Second)
+			check(t, n.kube.SetPodCIDRs(n.ctx, h.Name, h.podCIDR()))
+		}, false},
+	} {
+		t.Log(c.what)
+		n.pause(5 * time.Second) // what is changed again and again is put right more slowly
+		follow := func() {
+			c.change()
+			t.Logf("put right after %s", h.waitAnnotations(followed, nil))
+			other.waitPeers(soon, h.peer())
+			h.waitPeers(0, other.peer())
+		}
+		if c.astray {
+			follow()
+		} else {
+			n.witnessAll(follow)
+		}
+	}
+	if now := h.mac(); now.String() != mac.String() {
+		t.Errorf("the MAC is %s, was %s", now, mac)
+	}
+	if now := h.daemon.EnvText(); now != env {
+		t.Errorf("subnet.env is %q, was %q", now, env)
+	}
+	n.pingAll()
+}
+
 // A Node that is made again with another subnet: the host moves there, and its peers follow.
 func TestKubeNewPodCIDR(t *testing.T) {
 	t.Parallel()
