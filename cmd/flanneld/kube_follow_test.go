@@ -140,6 +140,13 @@ func TestKubePublicAddress(t *testing.T) {
 	says(first.String())
 	n.waitPings()
 
+	t.Log("nonsense is said and not followed")
+	h.annotate(map[string]any{overwrite: "here"})
+	h.waitLine(overwrite, "here")
+	n.pause(time.Second)
+	says(first.String())
+	h.annotate(map[string]any{overwrite: nil})
+
 	t.Log("the address of the interface changes")
 	check(t, h.DelAddr("eth0", netip.MustParsePrefix("192.168.0.77/24")))
 	h.readdress("eth0", "192.168.0.88/24")

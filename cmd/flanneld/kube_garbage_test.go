@@ -37,6 +37,7 @@ func testKubeGarbage(t *testing.T, v variant) {
 		{name: "garbage-hosts-net", podCIDR: "192.168.0.0/24"},
 		{name: "garbage-network", podCIDR: "10.5.0.0/16"},
 		{name: "garbage-outside", podCIDR: "10.6.7.0/24"},
+		{name: "garbage-inside-ours", podCIDR: strings.Replace(h.podCIDR(), ".0/24", ".128/25", 1)},
 		{name: "garbage-public-ipv6", podCIDR: "10.5.201.0/24", special: map[string]any{publicIP: "fd00::1"}},
 		{name: "garbage-public-none", podCIDR: "10.5.202.0/24", special: map[string]any{publicIP: nil}},
 		{name: "garbage-public-text", podCIDR: "10.5.203.0/24", special: map[string]any{publicIP: "x"}},
