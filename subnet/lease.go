@@ -51,6 +51,9 @@ type Lease struct {
 	Expires time.Time
 	// Revision names the last write of the lease, for compare-and-swap.
 	Revision uint64
+	// Created is when the host was registered, in seconds since 1970, where the store chooses
+	// subnets; else 0. Of leases that overlap, the oldest host's is in force.
+	Created int64
 }
 
 // Reserved reports whether the lease never expires.

@@ -9,7 +9,8 @@ import (
 )
 
 // Leases that overlap cannot all be in force. Every host decides between them in the
-// same way: a subnet of the length that the configuration gives wins, then the longer
+// same way: where hosts were registered at different times, the older one wins; else a
+// subnet of the length that the configuration gives wins, then the longer
 // one. Of one length no two overlap.
 
 // precedes compares prefixes; the lower one wins.
@@ -132,7 +133,9 @@ func (n *nesting) losers(lost map[*Lease]*Lease) {
 			}
 		}
 	}
-	slices.SortFunc(rivals, func(a, b int) int { return cmp.Or(n.precedes(n.at(a), n.at(b)), cmp.Compare(a, b)) })
+	slices.SortFunc(rivals, func(a, b int) int {
+		return cmp.Or(cmp.Compare(n.leases[a].Created, n.leases[b].Created), n.precedes(n.at(a), n.at(b)), cmp.Compare(a, b))
+	})
 	winners := make([]int, 0, len(rivals)) // in the order of their prefixes; none overlap
 	for _, r := range rivals {
 		i, _ := slices.BinarySearch(winners, r)

@@ -62,6 +62,7 @@ func testKubeGarbage(t *testing.T, v variant) {
 	}
 	before := h.allRoutes()
 	late := stranger("10.5.240.0/24", "192.168.0.240")
+	n.pause(1100 * time.Millisecond) // Kubernetes counts seconds, and the older Node goes before
 	n.witnessAll(func() {
 		for i, g := range garbage {
 			o := &corev1.Node{}

@@ -79,7 +79,7 @@ func (s *Store) publish(ctx context.Context, sub ip.Subnet, a subnet.Attrs) (*su
 		}
 	}
 	s.wrote(is, &a, len(differs) > 0)
-	return &subnet.Lease{Subnet: sub, Attrs: a, Revision: is.revision}, nil
+	return &subnet.Lease{Subnet: sub, Attrs: a, Revision: is.revision, Created: is.created}, nil
 }
 
 // withdraw takes what a daemon wrote of our Node away.

@@ -249,11 +249,11 @@ func (v *view) read(e *entry) {
 	if e.name == v.self {
 		a = v.inOurWords(a)
 	}
-	if before != nil && before.Subnet == s && before.Attrs == a {
+	if before != nil && before.Subnet == s && before.Attrs == a && before.Created == e.created {
 		e.lease = before
 		return
 	}
-	e.lease = &subnet.Lease{Subnet: s, Attrs: a, Revision: e.revision}
+	e.lease = &subnet.Lease{Subnet: s, Attrs: a, Revision: e.revision, Created: e.created}
 }
 
 // inOurWords is what our Node says, as it was published, if it says the same.
@@ -371,11 +371,12 @@ func (v *view) assign() {
 			a.Published, _ = e.attrs(v.names, e.subnet)
 		}
 	}
+	said := v.odd[netip.Addr{}]
 	delete(v.odd, netip.Addr{})
 	if err := errors.Join(odd...); err != nil {
 		v.odd[netip.Addr{}] = fmt.Sprintf("the Node %s: %s", name, printable.Line(err.Error()))
 	}
-	if v.own == nil || *v.own != *a {
+	if v.own == nil || *v.own != *a || v.odd[netip.Addr{}] != said {
 		v.own = a
 	}
 }
