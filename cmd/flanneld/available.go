@@ -39,33 +39,39 @@ func (a *availability) Run(ctx context.Context) error {
 	}
 	var log notice.Log
 	const what = "the condition of our Node"
-	for {
+	retry := once.Backoff{First: kubeRetryFirst, Most: kubeRetryMost}
+	again := time.NewTimer(0)
+	again.Stop()
+	defer again.Stop()
+	var own *subnet.Assignment
+	for set := false; ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case own := <-a.own:
-			if own.Available || !own.Subnet.IsValid() {
-				continue
-			}
+		case own = <-a.own:
+		case <-again.C:
 		}
-		for retry := (once.Backoff{First: kubeRetryFirst, Most: kubeRetryMost}); ; {
-			err := a.set(ctx)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if err == nil {
-				log.Over(what)
-				if err := once.Sleep(ctx, availablePause); err != nil {
-					return err
-				}
-				break
-			}
-			if log.State(what, err.Error()) {
+		again.Stop()
+		if own.Available || !own.Subnet.IsValid() {
+			log.Over(what)
+			retry.Reset()
+			continue
+		}
+		if text := "the Node says that its network does not work, and it does: saying so again"; set && log.Event(text) {
+			klog.Info(text)
+		}
+		if err := a.set(ctx); err != nil {
+			if ctx.Err() == nil && log.State(what, err.Error()) {
 				klog.Warningf("trying again: %v", err)
 			}
-			if err := once.Sleep(ctx, retry.Double()); err != nil {
-				return err
-			}
+			again.Reset(retry.Double())
+			continue
+		}
+		log.Over(what)
+		retry.Reset()
+		set = true
+		if err := once.Sleep(ctx, availablePause); err != nil {
+			return err
 		}
 	}
 }

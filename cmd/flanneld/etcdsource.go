@@ -59,7 +59,7 @@ func openEtcd(_ context.Context, o *options, _ func(string)) (store, error) {
 // usedAPIFile is where the version of etcd's API is kept that this host used last;
 // empty if it is not to be.
 func (o *options) usedAPIFile() string {
-	if o.stateDir == "" {
+	if o.stateDir == "" || o.kube != nil {
 		return ""
 	}
 	saved, _ := savedAsEtcd(o)

@@ -128,7 +128,14 @@ func TestKubePublicAddress(t *testing.T) {
 	says("203.0.113.7")
 	h.annotate(map[string]any{overwrite: "203.0.113.8"})
 	says("203.0.113.8")
-	h.annotate(map[string]any{overwrite: nil})
+	h.waitStatus("(203.0.113.8)", true)
+	check(t, n.kube.DeleteNode(n.ctx, h.Name))
+	h.waitLine("there is no Node " + h.Name)
+	n.pause(time.Second)
+	if c := h.logged("is to say", first.String()); c > 0 {
+		t.Errorf("the address is taken back with the Node:\n%s", h.daemon.Log())
+	}
+	h.createNode(h.podCIDR())
 	says(first.String())
 
 	t.Log("another of its addresses is asked for")
@@ -268,15 +275,29 @@ func TestKubeReboot(t *testing.T) {
 }
 
 // A second daemon on a host, as in the middle of an upgrade that renames the DaemonSet,
-// leaves everything to the first, and takes over when that has ended.
+// leaves everything to the first, and takes over when that has ended; also if it was given
+// another subnet file.
 func TestKubeSecondDaemon(t *testing.T) {
 	t.Parallel()
+	for name, c := range map[string]struct{ args, says []string }{
+		"the same subnet file": {nil, []string{"waiting", "another flanneld works for it"}},
+		"another one":          {[]string{"-subnet-file=" + filepath.Join(t.TempDir(), "subnet.env")}, []string{"waiting", "another flanneld", "works for the Node host1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testKubeSecondDaemon(t, c.args, c.says)
+		})
+	}
+}
+
+func testKubeSecondDaemon(t *testing.T, args, says []string) {
 	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
 	h, other := n.nodes[0], n.nodes[1]
 	first := h.daemon
 	n.witnessAll(func() {
-		h.start()
-		h.waitLine("waiting", "another flanneld")
+		h.start(args...)
+		h.daemon.SubnetFile = first.SubnetFile
+		h.waitLine(says...)
 		n.pause(time.Second)
 		h.waitAnnotations(0, nil)
 		select {
@@ -333,6 +354,7 @@ func TestKubeCondition(t *testing.T) {
 	n.pause(1100 * time.Millisecond)
 	unavailable(h)
 	isSet(h)
+	h.waitLine("the Node says that its network does not work")
 
 	t.Log("the API is gone when it is to be set")
 	late := n.addKubeNode()

@@ -35,7 +35,7 @@ var kubernetesSource = source{
 // The pauses between two tries to ask the API for what is asked once.
 const (
 	kubeRetryFirst = 100 * time.Millisecond
-	kubeRetryMost  = 5 * time.Second
+	kubeRetryMost  = 2 * time.Second
 )
 
 // openKubernetes waits until it is known which Node this host is, by asking for our pod if

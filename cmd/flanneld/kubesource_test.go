@@ -25,6 +25,8 @@ func TestParseKubernetes(t *testing.T) {
 	case o.kube.NodeName != "n1" || o.kube.pod != "p" || o.kube.namespace != "ns" || o.kube.setAvailable ||
 		o.kube.AnnotationPrefix != "flannel.alpha.coreos.com" || o.kube.NetConfigPath != "/etc/kube-flannel/net-conf.json" || len(o.unknown) > 0:
 		t.Errorf("%+v, unknown %q", o.kube, o.unknown)
+	case o.usedAPIFile() != "":
+		t.Errorf("%s is etcd's, and would be removed", o.usedAPIFile())
 	}
 	if o, said := parsed(nil, []string{"NODE_NAME=n1"}); o == nil || o.kube != nil {
 		t.Errorf("nobody asked for Kubernetes: %v %s", o, said)

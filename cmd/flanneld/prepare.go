@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
@@ -30,6 +31,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
+	was := d.lastLease(s.Own)
 	d.mu.Lock()
 	before := d.prepared.rules // also while there is no lease, so that it is logged once
 	d.mu.Unlock()
@@ -50,7 +52,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if err := backend.CheckMTU(b, d.host); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	attrs, err := b.Attrs(host, d.past(b, ifaces, s))
+	attrs, err := b.Attrs(host, d.past(b, ifaces, s, was))
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
@@ -89,7 +91,7 @@ func (d *daemon) prepareDevice(ctx context.Context, c *subnet.Config, b backend.
 // past finds what there is of this host's end of the overlay. What a lease of
 // ours says while we run holds, whatever may have happened to the device. The
 // caller holds d.mu.
-func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Snapshot) backend.Past {
+func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Snapshot, was subnet.Attrs) backend.Past {
 	if d.holding.Own != nil {
 		return backend.Past{Lease: d.holding.Own.Attrs}
 	}
@@ -100,7 +102,7 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		}
 	}
 	if s.Own != nil {
-		d.pastOf(s, &p)
+		p.Lease, p.Others = was, slices.DeleteFunc(slices.Clone(s.Leases), func(l *subnet.Lease) bool { return l.Machine == s.Own.Host })
 		return p
 	}
 	for _, l := range s.Leases {
@@ -113,18 +115,17 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 	return p
 }
 
-// pastOf finds it where the store knows this host by name: what it says there, or else, as
-// that may have been made anew, what this host has saved. The caller holds d.mu.
-func (d *daemon) pastOf(s subnet.Snapshot, p *backend.Past) {
-	p.Lease = s.Own.Published
-	if p.Lease.BackendData == "" && d.saved != nil {
-		if saved, err := d.saved(); err == nil {
-			p.Lease = saved.Own.Attrs
+// lastLease returns what a store that knows this host by name says of it; or else, as that may
+// have been made anew, what this host has saved. The keeper alone calls it.
+func (d *daemon) lastLease(own *subnet.Assignment) subnet.Attrs {
+	switch {
+	case own == nil:
+	case own.Published.BackendData != "":
+		return own.Published
+	case d.saved != nil:
+		if s, err := d.saved(); err == nil {
+			return s.Own.Attrs
 		}
 	}
-	for _, l := range s.Leases {
-		if l.Machine != s.Own.Host {
-			p.Others = append(p.Others, l)
-		}
-	}
+	return subnet.Attrs{}
 }

@@ -221,7 +221,7 @@ func (f *facts) env(ipMasq bool) network.Env {
 
 // text says how things are, in one line.
 func (f *facts) text(obstacles string) string {
-	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, f.host.Iface, f.host.PublicIP, f.holding.Config.BackendType, f.peers)
+	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, f.host.Iface, f.holding.Own.PublicIP, f.holding.Config.BackendType, f.peers)
 	if f.holding.Holder != "" {
 		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", f.holding.Holder)
 	}

@@ -209,3 +209,26 @@ func FuzzAnnotations(f *testing.F) {
 		}
 	})
 }
+
+// What our Node asks for stays asked for while there is no Node: nobody took it back.
+func TestWishesOutliveNode(t *testing.T) {
+	v := newView(&theNames, "own")
+	own := node{name: "own", uid: "u0", created: 1, revision: 1, podCIDR: "10.244.0.0/24"}
+	own.notes[publicIPOverwrite] = note{"203.0.113.7", true}
+	v.reset([]node{own})
+	overwrite := ip.Addrs{V4: netip.MustParseAddr("203.0.113.7")}
+	gone := own
+	gone.revision = 2
+	for what, change := range map[string]func(){
+		"it is deleted":    func() { v.remove(gone) },
+		"it is not listed": func() { v.reset(nil) },
+	} {
+		if change(); v.own.Subnet.IsValid() || v.own.Overwrite != overwrite {
+			t.Errorf("%s: %+v", what, v.own)
+		}
+	}
+	own.notes[publicIPOverwrite], own.uid, own.revision = note{}, "u1", 3
+	if v.put(own); v.own.Overwrite != (ip.Addrs{}) {
+		t.Errorf("a Node that asks for nothing: %+v", v.own)
+	}
+}

@@ -25,11 +25,11 @@ type view struct {
 	leases   []*subnet.Lease // by subnet; shared with snapshots: replaced, never changed
 	problems map[string]subnet.Problem
 	own      *subnet.Assignment
-	// odd is what is wrong beside what leases say: by address, which Nodes share it, and what
+	// warnings say what is wrong beside what leases say: by address, which Nodes share it, and what
 	// our Node asks for that cannot be, which has no address.
-	odd    map[netip.Addr]string
-	warned map[netip.Addr]string // what was logged of that
-	public map[netip.Addr][]*entry
+	warnings map[netip.Addr]string
+	warned   map[netip.Addr]string // what was logged of that
+	public   map[netip.Addr][]*entry
 
 	revision uint64 // all up to here is in the view
 	written  uint64 // the revision of our own last write
@@ -50,7 +50,7 @@ func newView(names *names, self string) *view {
 	v := &view{
 		names: names, self: self,
 		entries: make(map[string]*entry), claims: make(map[ip.Subnet][]*entry),
-		problems: make(map[string]subnet.Problem), odd: make(map[netip.Addr]string), public: make(map[netip.Addr][]*entry),
+		problems: make(map[string]subnet.Problem), warnings: make(map[netip.Addr]string), public: make(map[netip.Addr][]*entry),
 	}
 	v.assign()
 	return v
@@ -192,7 +192,7 @@ func (v *view) judge(a netip.Addr) {
 		delete(v.public, a)
 		fallthrough
 	case 1:
-		delete(v.odd, a)
+		delete(v.warnings, a)
 		return
 	}
 	const few = 5
@@ -204,15 +204,15 @@ func (v *view) judge(a netip.Addr) {
 	if more := len(all) - few; more > 0 {
 		them = append(them, fmt.Sprintf("and %d more", more))
 	}
-	v.odd[a] = fmt.Sprintf("the Nodes %s have one public address, %s: one host gets the packets for the pods of all; delete the Nodes that are no more, or give each host an address of its own", strings.Join(them, ", "), a)
+	v.warnings[a] = fmt.Sprintf("the Nodes %s have one public address, %s: one host gets the packets for the pods of all; delete the Nodes that are no more, or give each host an address of its own", strings.Join(them, ", "), a)
 }
 
-// oddities returns what is wrong beside what leases say.
-func (v *view) oddities() map[netip.Addr]string {
-	if len(v.odd) == 0 {
+// warningsNow returns what is wrong beside what leases say.
+func (v *view) warningsNow() map[netip.Addr]string {
+	if len(v.warnings) == 0 {
 		return nil
 	}
-	return maps.Clone(v.odd)
+	return maps.Clone(v.warnings)
 }
 
 // read reads what a Node says.
@@ -359,24 +359,27 @@ func (v *view) assign() {
 	case !e.subnet.IsValid():
 		a.Missing = fmt.Sprintf("the Node %s has no podCIDR: kube-controller-manager gives it one if it runs with --allocate-node-cidrs and --cluster-cidr (kubeadm init --pod-network-cidr)", name)
 	}
-	var odd []error
+	var failed []error
+	if e == nil && v.own != nil {
+		a.Requested, a.Overwrite = v.own.Requested, v.own.Overwrite // nobody took them back
+	}
 	if e != nil {
 		var err error
 		a.Subnet, a.Available = e.subnet, e.available
 		a.Requested, err = e.asked(v.names, requestedIP, requestedIPv6)
-		odd = append(odd, err)
+		failed = append(failed, err)
 		a.Overwrite, err = e.asked(v.names, publicIPOverwrite, publicIPv6Overwrite)
-		odd = append(odd, err)
+		failed = append(failed, err)
 		if e.peer() {
 			a.Published, _ = e.attrs(v.names, e.subnet)
 		}
 	}
-	said := v.odd[netip.Addr{}]
-	delete(v.odd, netip.Addr{})
-	if err := errors.Join(odd...); err != nil {
-		v.odd[netip.Addr{}] = fmt.Sprintf("the Node %s: %s", name, printable.Line(err.Error()))
+	said := v.warnings[netip.Addr{}]
+	delete(v.warnings, netip.Addr{})
+	if err := errors.Join(failed...); err != nil {
+		v.warnings[netip.Addr{}] = fmt.Sprintf("the Node %s: %s", name, printable.Line(err.Error()))
 	}
-	if v.own == nil || *v.own != *a || v.odd[netip.Addr{}] != said {
+	if v.own == nil || *v.own != *a || v.warnings[netip.Addr{}] != said {
 		v.own = a
 	}
 }

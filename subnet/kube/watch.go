@@ -282,9 +282,9 @@ func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.S
 	s.lookAtConfig(conf)
 	for {
 		s.mu.Lock()
-		snapshot, odd := s.snapshot(v), v.oddities()
+		snapshot, warnings := s.snapshot(v), v.warningsNow()
 		s.mu.Unlock()
-		s.warn(v, odd)
+		s.warn(v, warnings)
 		yield(snapshot)
 	waiting:
 		for {
@@ -307,18 +307,18 @@ func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.S
 }
 
 // warn logs what is wrong beside what leases say. The view's watch alone calls it.
-func (s *Store) warn(v *view, odd map[netip.Addr]string) {
+func (s *Store) warn(v *view, warnings map[netip.Addr]string) {
 	for a := range v.warned {
-		if _, still := odd[a]; !still {
+		if _, still := warnings[a]; !still {
 			s.log.Over(a.String())
 		}
 	}
-	for a, text := range odd {
+	for a, text := range warnings {
 		if s.log.State(a.String(), text) {
 			klog.Warning(text)
 		}
 	}
-	v.warned = odd
+	v.warned = warnings
 }
 
 // lookAtConfig reads the configuration if its file changed, and reports whether it is

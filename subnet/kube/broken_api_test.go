@@ -16,16 +16,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// oddAPI is an API that lists Nodes as it should, and does with watches what it likes.
-type oddAPI struct {
+// brokenAPI is an API that lists Nodes as it should, and does with watches what it likes.
+type brokenAPI struct {
 	*httptest.Server
 	lists, watches atomic.Int32
 	revision       atomic.Int32
 }
 
-func newOddAPI(t *testing.T, watch http.HandlerFunc) (*oddAPI, *Store) {
+func newBrokenAPI(t *testing.T, watch http.HandlerFunc) (*brokenAPI, *Store) {
 	t.Helper()
-	a := new(oddAPI)
+	a := new(brokenAPI)
 	a.revision.Store(10)
 	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("watch") != "" {
@@ -91,7 +91,7 @@ func TestWatchRefused(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
-			a, s := newOddAPI(t, c.watch)
+			a, s := newBrokenAPI(t, c.watch)
 			f := follow(t, s)
 			if err := f.failure(t); !strings.Contains(err.Error(), c.want) {
 				t.Errorf("it ends with %v", err)
@@ -127,7 +127,7 @@ func TestWatchRefused(t *testing.T) {
 // An event of an impossible size ends the watch, and nothing else.
 func TestImpossibleEvent(t *testing.T) {
 	t.Parallel()
-	_, s := newOddAPI(t, func(w http.ResponseWriter, _ *http.Request) {
+	_, s := newBrokenAPI(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", protobuf+";stream=watch")
 		_, _ = w.Write([]byte("\xff\xff\xff\xffgarbage"))
 	})
@@ -140,7 +140,7 @@ func TestImpossibleEvent(t *testing.T) {
 // life: without TLS there is no HTTP/2.
 func TestWatchOverdue(t *testing.T) {
 	t.Parallel()
-	a, s := newOddAPI(t, func(w http.ResponseWriter, r *http.Request) {
+	a, s := newBrokenAPI(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", protobuf+";stream=watch")
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
