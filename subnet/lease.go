@@ -52,7 +52,7 @@ type Lease struct {
 	// Revision names the last write of the lease, for compare-and-swap.
 	Revision uint64
 	// Created is when the host was registered, in seconds since 1970, where the store chooses
-	// subnets; else 0. Of leases that overlap, the oldest host's is in force.
+	// subnets; else 0.
 	Created int64
 }
 

@@ -9,19 +9,40 @@ import (
 )
 
 // Leases that overlap cannot all be in force. Every host decides between them in the
-// same way: where hosts were registered at different times, the older one wins; else a
-// subnet of the length that the configuration gives wins, then the longer
-// one. Of one length no two overlap.
+// same way: a subnet of the length that the configuration gives wins, or of the length that
+// most have, where the store chooses subnets; then that of the host which was registered
+// first; then the longer one. Of one length no two overlap.
 
-// precedes compares prefixes; the lower one wins.
-func (r Range) precedes(a, b netip.Prefix) int {
-	odd := func(p netip.Prefix) int {
-		if p.Bits() == r.SubnetLen {
+// precedes compares leases; the lower one wins.
+func (f family) precedes(a, b *Lease) int {
+	x, y := f.prefix(a.Subnet).Bits(), f.prefix(b.Subnet).Bits()
+	other := func(bits int) int {
+		if bits == f.SubnetLen {
 			return 0
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(odd(a), odd(b)), cmp.Compare(b.Bits(), a.Bits()))
+	return cmp.Or(cmp.Compare(other(x), other(y)), cmp.Compare(a.Created, b.Created), cmp.Compare(y, x))
+}
+
+// usualLen returns the length of more subnets than any other; 0 if there is none.
+func (f family) usualLen(leases ...*Lease) (usual int) {
+	count := make(map[int]int)
+	for _, l := range leases {
+		if p := f.prefix(l.Subnet); p.IsValid() {
+			count[p.Bits()]++
+		}
+	}
+	most := 0
+	for bits, n := range count {
+		switch {
+		case n > most:
+			usual, most = bits, n
+		case n == most:
+			usual = 0
+		}
+	}
+	return usual
 }
 
 // losers returns the leases in Network that lose to others, and to which.
@@ -133,9 +154,7 @@ func (n *nesting) losers(lost map[*Lease]*Lease) {
 			}
 		}
 	}
-	slices.SortFunc(rivals, func(a, b int) int {
-		return cmp.Or(cmp.Compare(n.leases[a].Created, n.leases[b].Created), n.precedes(n.at(a), n.at(b)), cmp.Compare(a, b))
-	})
+	slices.SortFunc(rivals, func(a, b int) int { return cmp.Or(n.precedes(n.leases[a], n.leases[b]), cmp.Compare(a, b)) })
 	winners := make([]int, 0, len(rivals)) // in the order of their prefixes; none overlap
 	for _, r := range rivals {
 		i, _ := slices.BinarySearch(winners, r)

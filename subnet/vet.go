@@ -188,7 +188,7 @@ func (v *Vetter) hostsIn(p netip.Prefix) []hostAt {
 // others, because it has to do with one that is.
 func (v *Vetter) concerns(l *Lease) bool {
 	const few = 100
-	if len(v.beside) > few {
+	if len(v.beside) > few || len(v.beside) > 0 && v.config.Assigned { // which length is usual may have changed
 		return true
 	}
 	return slices.ContainsFunc(v.beside, func(r refusal) bool {
@@ -230,6 +230,9 @@ func (v *Vetter) collides(peers []*Lease, l *Lease) bool {
 func (v *Vetter) together(fit []*Lease) []refusal {
 	reasons := make(map[*Lease]string)
 	for _, f := range v.config.families() {
+		if v.config.Assigned {
+			f.SubnetLen = f.usualLen(append(slices.Clone(fit), &v.own)...)
+		}
 		n := f.nest(fit)
 		type held struct{ lease, holder *Lease }
 		var inside []held

@@ -293,3 +293,54 @@ func TestVetManyRefused(t *testing.T) {
 		t.Errorf("a change takes %.0f allocations", allocated)
 	}
 }
+
+// Where the store chooses subnets, the length that most have is the usual one, and the host
+// that was registered first goes before.
+func TestVetTogetherAssigned(t *testing.T) {
+	const second, third = "10.5.2.0/24", "10.5.3.0/24"
+	for name, c := range map[string]struct {
+		leases  map[string]int64 // when their hosts were registered
+		refused string
+	}{
+		"inside another":         {map[string]int64{second: 2, third: 3, "10.5.2.128/25": 4}, "10.5.2.128/25"},
+		"inside another, older":  {map[string]int64{second: 2, third: 3, "10.5.2.128/25": 1}, "10.5.2.128/25"},
+		"around others, older":   {map[string]int64{second: 2, third: 3, "10.5.0.0/22": 1, "10.5.128.0/17": 1}, "10.5.0.0/22"},
+		"no usual length":        {map[string]int64{second: 2, "10.5.2.128/25": 3, "10.5.3.128/25": 3}, "10.5.2.128/25"},
+		"no usual length, older": {map[string]int64{second: 2, "10.5.2.128/25": 1, "10.5.3.128/25": 3}, second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config, err := parseConfig([]byte(`{"Network":"10.5.0.0/16"}`), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lease := func(cidr string, created int64) *Lease {
+				p := netip.MustParsePrefix(cidr)
+				a := p.Addr().As4()
+				return &Lease{
+					Subnet: ip.SubnetOf(p), Created: created,
+					Attrs: Attrs{PublicIP: ip.Addrs{V4: netip.AddrFrom4([4]byte{192, 0, a[2], 2 + a[3]})}, Machine: cidr},
+				}
+			}
+			keys := slices.Collect(maps.Keys(c.leases))
+			for range 20 {
+				rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+				var v Vetter
+				var all []*Lease
+				var problems []Problem
+				for _, key := range keys {
+					l := lease(key, c.leases[key])
+					i, _ := search(all, l.Subnet)
+					all = slices.Insert(slices.Clone(all), i, l)
+					_, problems = v.Vet(config, lease("10.5.1.0/24", 9), selfAt("198.51.100.1/24"), Snapshot{Leases: all})
+				}
+				refused := []string{}
+				for _, p := range problems {
+					refused = append(refused, p.Subnet.String())
+				}
+				if got := strings.Join(refused, " "); got != c.refused {
+					t.Fatalf("%q: refused are %s, want %s", keys, got, c.refused)
+				}
+			}
+		})
+	}
+}
