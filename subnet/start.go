@@ -28,7 +28,7 @@ func (t *turn) fail(err error) {
 	}
 	waits, beaten := errors.As(err, new(waitingFor)), errors.Is(err, ErrExists) || errors.Is(err, ErrChanged)
 	if waits || beaten {
-		t.notify(storeWorks{})
+		t.served()
 		t.begun = t.now.at
 		if t.waitsFor != "" {
 			t.waitsFor = ""

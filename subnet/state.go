@@ -229,6 +229,9 @@ func (a listLeases) start(*turn) (action, error) { return a, nil }
 func (listLeases) finish(t *turn, a answer) error {
 	if a.err == nil {
 		t.listed = a.snapshot
+		if t.assigned {
+			t.refused = a.snapshot.Refused
+		}
 	}
 	return a.err
 }

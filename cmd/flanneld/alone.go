@@ -173,22 +173,16 @@ func awaitClaim(ctx context.Context, file string, tell func(string)) (release fu
 	return awaitTurn(ctx, tell, func() (func(), error) { return seen.claim(file) })
 }
 
-// awaitAlone binds a name once no other process has it: taken says whose it is.
-func awaitAlone(ctx context.Context, name string, taken error, tell func(string)) (release func(), err error) {
+// awaitAlone binds the name of something once no other process has it.
+func awaitAlone(ctx context.Context, name, what string, tell func(string)) (release func(), err error) {
 	seen := make(sockets)
-	return awaitTurn(ctx, tell, func() (func(), error) {
-		release, err := seen.bindAlone(name)
-		if errors.Is(err, errTaken) {
-			err = heldBy{taken}
+	return awaitTurn(ctx, tell, func() (release func(), err error) {
+		if release, err = seen.bindAlone(name); err != nil {
+			err = fmt.Errorf("claiming %s: %w", what, err)
 		}
 		return release, err
 	})
 }
-
-// heldBy is errTaken in other words.
-type heldBy struct{ error }
-
-func (heldBy) Is(target error) bool { return target == errTaken }
 
 // awaitTurn claims something once nobody else has it.
 func awaitTurn(ctx context.Context, tell func(string), claim func() (release func(), err error)) (release func(), err error) {

@@ -281,7 +281,7 @@ func TestKubeSecondDaemon(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ args, says []string }{
 		"the same subnet file": {nil, []string{"waiting", "another flanneld works for it"}},
-		"another one":          {[]string{"-subnet-file=" + filepath.Join(t.TempDir(), "subnet.env")}, []string{"waiting", "another flanneld", "works for the Node host1"}},
+		"another one":          {[]string{"-subnet-file=" + filepath.Join(t.TempDir(), "subnet.env")}, []string{"waiting", "claiming the Node host1", "another flanneld works for it"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -149,7 +149,7 @@ func TestKubeRoles(t *testing.T) {
 	t.Parallel()
 	n := newKube(t, kubeVXLAN, nil)
 	h := n.addKubeNode(healthPort)
-	h.createNode(h.podCIDR())
+	h.createNode() // that it has no subnet yet hides nothing
 	check(t, n.kube.Remove(n.ctx, []byte("apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: flannel\n")))
 	grant := func(nodes, status string) {
 		t.Helper()
@@ -163,13 +163,14 @@ func TestKubeRoles(t *testing.T) {
 		check(t, n.kube.Apply(n.ctx, []byte(role+"- {apiGroups: [\"\"], resources: [events], verbs: [get]}\n")))
 	}
 	h.start()
-	h.waitLine("list", "nodes", "ClusterRole")
+	h.waitLine("asked to list nodes", "ClusterRole")
 	h.notReady()
 	grant("list", "")
-	h.waitLine("watch", "nodes", "ClusterRole")
+	h.waitLine("asked to watch nodes", "ClusterRole")
 	h.notReady()
+	check(t, n.kube.SetPodCIDRs(n.ctx, h.Name, h.podCIDR()))
 	grant("list, watch", "")
-	h.waitLine("patch", "nodes/status", "ClusterRole")
+	h.waitLine("asked to patch nodes/status", "ClusterRole")
 	h.notReady()
 	begin := time.Now()
 	grant("list, watch", "patch") // and not get

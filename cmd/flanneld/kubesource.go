@@ -27,8 +27,8 @@ var kubernetesSource = source{
 	},
 	alone: func(ctx context.Context, o *options, tell func(string)) (release func(), err error) {
 		node := savedName(o.kube.AnnotationPrefix + "/" + o.kube.NodeName)
-		taken := fmt.Errorf("another flanneld on this host works for the Node %s: only one may say what its annotations with %s say; stop one of them", printable.Name(o.kube.NodeName), o.kube.AnnotationPrefix)
-		return awaitAlone(ctx, "node/"+node, taken, tell)
+		what := fmt.Sprintf("the Node %s, and its annotations with %s", printable.Name(o.kube.NodeName), o.kube.AnnotationPrefix)
+		return awaitAlone(ctx, "node/"+node, what, tell)
 	},
 }
 

@@ -105,6 +105,14 @@ func TestWatchRefused(t *testing.T) {
 			if what != "forbidden" {
 				return
 			}
+			for range 3 { // as a host does that waits for its subnet
+				if l := must(s.List(t.Context()))(t); len(l.Leases) != 1 || l.Refused == nil {
+					t.Errorf("listed is %+v", l)
+				}
+			}
+			if n := a.lists.Load(); n > 1 {
+				t.Errorf("listed %d times", n)
+			}
 			// Now and then it is listed all the same.
 			a.revision.Store(11)
 			f = follow(t, s)

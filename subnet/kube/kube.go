@@ -10,6 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,19 +92,16 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	return readConfig(s.options.NetConfigPath)
 }
 
-// List implements subnet.Store. While a watch goes on, what that knows is at hand.
+// List implements subnet.Store. While a watch goes on, what that knows is at hand. While the
+// API permits none, all hosts would list all Nodes again and again: what was listed has to do
+// for a while.
 func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	if err := ctx.Err(); err != nil {
 		return subnet.Snapshot{}, err
 	}
-	s.mu.Lock()
-	for v := range s.views {
-		if v.follows {
-			defer s.mu.Unlock()
-			return s.snapshot(v), nil
-		}
+	if shows, known := s.known(); known {
+		return shows, nil
 	}
-	s.mu.Unlock()
 	v, err := s.list(ctx)
 	if err != nil {
 		return subnet.Snapshot{}, err
@@ -113,6 +112,24 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 		s.saved = v
 	}
 	return s.snapshot(v), nil
+}
+
+// known returns what need not be listed anew, if that is so.
+func (s *Store) known() (shows subnet.Snapshot, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	views := slices.Collect(maps.Keys(s.views))
+	if s.saved != nil {
+		views = append(views, s.saved)
+	}
+	for _, v := range views {
+		if v.follows || v.refused != nil && time.Since(v.listedAt) < unwatchedPace {
+			shows = s.snapshot(v)
+			shows.Refused = v.refused
+			return shows, true
+		}
+	}
+	return subnet.Snapshot{}, false
 }
 
 // snapshot is what a view shows. The caller holds the lock.

@@ -35,7 +35,8 @@ type view struct {
 	written  uint64 // the revision of our own last write
 	listed   bool   // false: all is to be listed before it is followed
 	listedAt time.Time
-	follows  bool // a watch keeps it up to date
+	follows  bool  // a watch keeps it up to date
+	refused  error // why the API lets it not be followed, or nil
 }
 
 // entry is a Node.

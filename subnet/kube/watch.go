@@ -219,7 +219,7 @@ func (s *Store) watch(ctx context.Context, v *view, wake once.Slot[struct{}], yi
 		case answers(err, http.StatusForbidden):
 			s.show(v, conf, err, yield)
 			s.mu.Lock()
-			v.listed = time.Since(v.listedAt) < unwatchedPace
+			v.listed, v.refused = time.Since(v.listedAt) < unwatchedPace, err
 			s.mu.Unlock()
 			return err
 		case err != nil:
@@ -275,7 +275,7 @@ func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.S
 		receiving.Wait()
 	}()
 	s.mu.Lock()
-	v.follows = true
+	v.follows, v.refused = true, nil
 	s.mu.Unlock()
 	look := time.NewTicker(configLook)
 	defer look.Stop()
