@@ -181,3 +181,38 @@ func TestUnusableLeaseThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 		t.Errorf("logged %d times, and %d since it stays:\n%s", bad, late, strings.Join(got, "\n"))
 	}
 }
+
+// What someone takes away again and again is not logged each time, also if a pass finds it
+// gone and cannot have it; what is new meanwhile is.
+func TestConflictIsNotLoggedEachTime(t *testing.T) {
+	got := lines(t, func(r *fixture) {
+		r.start()
+		r.SetDesired(desire(lease(2, 2)))
+		r.pass(time.Second)
+		for range 2 * conflictAfter {
+			r.check(r.fake.DelRoute(ours(route(2, 2))))
+			r.pass(conflictPause)
+		}
+		r.fake.Refuse(route(2, 2).Key(), errRefused)
+		r.check(r.fake.DelRoute(ours(route(2, 2))))
+		r.pass(conflictPause + failureDebounce/2)
+		r.fake.Refuse(route(2, 2).Key(), nil)
+		r.pass(conflictPause)
+		r.SetDesired(desire(lease(2, 2), lease(3, 3)))
+		r.pass(conflictPause)
+	})
+	count := func(text string) (n int) {
+		for _, l := range got {
+			if strings.Contains(l, text) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := count("10.0.0.2/32 via 192.168.1.2 dev eth0: added"); n != 1 {
+		t.Errorf("it is added %d times: %q", n, got)
+	}
+	if count("keeps changing what is ours") == 0 || count("10.0.0.3/32 via 192.168.1.3 dev eth0: added") != 1 {
+		t.Errorf("logged is %q", got)
+	}
+}

@@ -69,6 +69,7 @@ func TestKubeRoles(t *testing.T) {
 	patch := []byte(`{"metadata": {"annotations": {"x": "1"}}}`)
 	nodes := func() map[string]error {
 		return map[string]error{
+			"list":         k.REST.Get().Resource("nodes").SetHeader("Authorization", bearer).Do(ctx).Error(),
 			"get":          k.REST.Get().Resource("nodes").Name("a").SetHeader("Authorization", bearer).Do(ctx).Error(),
 			"patch status": k.REST.Patch(types.StrategicMergePatchType).Resource("nodes").Name("a").SubResource("status").Body(patch).SetHeader("Authorization", bearer).Do(ctx).Error(),
 			"patch":        k.REST.Patch(types.StrategicMergePatchType).Resource("nodes").Name("a").Body(patch).SetHeader("Authorization", bearer).Do(ctx).Error(),
@@ -77,7 +78,7 @@ func TestKubeRoles(t *testing.T) {
 		}
 	}
 	for what, err := range nodes() {
-		if allowed := what == "get" || what == "patch status"; allowed && err != nil || !allowed && !apierrors.IsForbidden(err) {
+		if allowed := what == "list" || what == "patch status"; allowed && err != nil || !allowed && !apierrors.IsForbidden(err) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -102,8 +102,14 @@ func startChild(t *testing.T, cmd *exec.Cmd, binDir string) (*childReport, io.Cl
 			t.Fatalf("process %d is not there", pid)
 		}
 	}
-	if left := threadsIn(report.Inodes); left == 0 {
+	threads := threadsIn(report.Inodes)
+	if len(threads) == 0 {
 		t.Fatal("no thread is in the child's namespaces")
+	}
+	for _, link := range threads { // the kernel gives the number of one that ended to the next
+		if f, err := os.Open(link); err == nil {
+			t.Cleanup(func() { _ = f.Close() })
+		}
 	}
 	return report, stdin
 }
@@ -118,7 +124,13 @@ func wantNothingLeft(t *testing.T, r *childReport) {
 		}
 		return true
 	})
-	waitFor(t, "the end of the child's namespaces", func() bool { return threadsIn(r.Inodes) == 0 })
+	defer func() {
+		for _, link := range threadsIn(r.Inodes) {
+			status, _ := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(link)), "status"))
+			t.Logf("%s is left: %s", link, status)
+		}
+	}()
+	waitFor(t, "the end of the child's namespaces", func() bool { return len(threadsIn(r.Inodes)) == 0 })
 	for _, dir := range []string{r.Dir, r.Temp} {
 		waitFor(t, "the removal of "+dir, func() bool { _, err := os.Stat(dir); return os.IsNotExist(err) })
 	}
@@ -150,7 +162,7 @@ func TestClose(t *testing.T) {
 	must(h1.NewNotifySocket())(t)
 	p := sh(t, p1.Namespace, `trap '' TERM; sleep 1000`)
 	inodes := []uint64{h1.Inode(), h2.Inode(), p1.Inode(), p2.Inode()}
-	if threadsIn(inodes) == 0 {
+	if len(threadsIn(inodes)) == 0 {
 		t.Error("no thread is in the namespaces")
 	}
 	p2.Close() // one by itself, and then again with all
@@ -162,7 +174,7 @@ func TestClose(t *testing.T) {
 	if p.ExitCode() != 128+9 {
 		t.Errorf("the process has exit code %d", p.ExitCode())
 	}
-	waitFor(t, "the end of the namespaces", func() bool { return threadsIn(inodes) == 0 })
+	waitFor(t, "the end of the namespaces", func() bool { return len(threadsIn(inodes)) == 0 })
 }
 
 // TestUnprivileged runs a lab as a user without rights. It copies what that
@@ -202,7 +214,7 @@ func copyFile(t *testing.T, from, to string) {
 
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain for %s", what)
 		}
@@ -220,19 +232,18 @@ func alive(pid string) bool {
 }
 
 // threadsIn counts the threads of all processes in some network namespaces.
-func threadsIn(inodes []uint64) int {
+func threadsIn(inodes []uint64) (found []string) {
 	want := map[string]bool{}
 	for _, i := range inodes {
 		want["net:["+itoa(i)+"]"] = true
 	}
 	links, _ := filepath.Glob("/proc/[0-9]*/task/[0-9]*/ns/net")
-	n := 0
 	for _, link := range links {
 		if ns, err := os.Readlink(link); err == nil && want[ns] {
-			n++
+			found = append(found, link)
 		}
 	}
-	return n
+	return found
 }
 
 func itoa(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -13,10 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/printable"
 )
@@ -27,35 +24,7 @@ const (
 	// DialTimeout is shorter, so that a write to a dead endpoint is known not to
 	// have been sent, and may go to the next.
 	DialTimeout = 3 * time.Second
-	// userTimeout is how long the peer may leave data unacknowledged.
-	userTimeout = 20 * time.Second
 )
-
-// NewDialer returns a dialer of connections that may be idle for long, but not
-// if they were cut without a word.
-func NewDialer() *net.Dialer {
-	return &net.Dialer{
-		Timeout: DialTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{
-			Enable:   true,
-			Idle:     5 * time.Second,
-			Interval: 5 * time.Second,
-			Count:    3,
-		},
-		Control: func(network, _ string, c syscall.RawConn) error {
-			if network == "unix" {
-				return nil
-			}
-			var err error
-			if e := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
-			}); e != nil {
-				return e
-			}
-			return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", err)
-		},
-	}
-}
 
 // tlsConfig returns the configuration of connections with TLS to a host. The files
 // are read at each handshake: they may be replaced while the daemon runs.

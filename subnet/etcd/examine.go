@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"flanneld/pkg/conns"
 	"flanneld/pkg/printable"
 )
 
@@ -178,5 +179,5 @@ func (s Server) dial(ctx context.Context, network, addr string) (net.Conn, error
 	if s.Socket != "" {
 		network, addr = "unix", s.Socket
 	}
-	return NewDialer().DialContext(ctx, network, addr)
+	return conns.NewDialer(DialTimeout).DialContext(ctx, network, addr)
 }

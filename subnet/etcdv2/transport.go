@@ -24,7 +24,7 @@ const (
 // newTransport returns a transport whose long polls may last, but not on a
 // connection that was cut without a word.
 func newTransport(server etcd.Server, open *conns.Set) *http.Transport {
-	t := server.Transport(open.Dial(etcd.NewDialer()))
+	t := server.Transport(open.Dial(conns.NewDialer(etcd.DialTimeout)))
 	t.MaxIdleConnsPerHost, t.IdleConnTimeout = 2, 30*time.Second
 	return t
 }

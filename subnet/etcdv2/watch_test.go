@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/conns"
 	"flanneld/subnet"
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcd/etcdtest"
@@ -191,7 +192,7 @@ func TestConnectionsAreProbed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c, err := etcd.NewDialer().DialContext(t.Context(), "tcp", l.Addr().String())
+	c, err := conns.NewDialer(etcd.DialTimeout).DialContext(t.Context(), "tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

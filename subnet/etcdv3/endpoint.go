@@ -63,9 +63,9 @@ func newEndpoint(server etcd.Server, open *conns.Set) (*endpoint, error) {
 	if server.URL.Scheme == "https" {
 		creds = credentials.NewTLS(server.TLS)
 	}
-	dial := open.Dial(etcd.NewDialer())
+	dial := open.Dial(conns.NewDialer(etcd.DialTimeout))
 	e.Dial = func(ctx context.Context, _, addr string) (net.Conn, error) {
-		return connect(ctx, etcd.NewDialer().DialContext, server, addr)
+		return connect(ctx, conns.NewDialer(etcd.DialTimeout).DialContext, server, addr)
 	}
 	b := backoff.DefaultConfig
 	b.BaseDelay, b.MaxDelay = 50*time.Millisecond, redialMost

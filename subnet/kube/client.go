@@ -8,14 +8,11 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,8 +27,6 @@ import (
 const (
 	// dialTimeout bounds the making of a connection.
 	dialTimeout = 3 * time.Second
-	// userTimeout is how long the server may leave data unacknowledged.
-	userTimeout = 20 * time.Second
 	// pingAfter is how long a connection is silent before the server is asked for a sign of
 	// life, which it has pingTimeout for.
 	pingAfter   = 10 * time.Second
@@ -149,7 +144,7 @@ func (c *client) transport(config *rest.Config) (*http.Transport, error) {
 		proxy = http.ProxyFromEnvironment
 	}
 	return &http.Transport{
-		Proxy: proxy, DialContext: c.conns.Dial(newDialer()), TLSClientConfig: tls, TLSHandshakeTimeout: dialTimeout,
+		Proxy: proxy, DialContext: c.conns.Dial(conns.NewDialer(dialTimeout)), TLSClientConfig: tls, TLSHandshakeTimeout: dialTimeout,
 		ForceAttemptHTTP2: true, HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		IdleConnTimeout:    time.Minute,
 		DisableCompression: true, // it takes longer than what it saves
@@ -188,24 +183,6 @@ func (c *client) close() {
 	defer c.mu.Unlock()
 	if c.http != nil {
 		c.direct.CloseIdleConnections()
-	}
-}
-
-// newDialer returns a dialer of connections that may be idle for long, but not if they were
-// cut without a word.
-func newDialer() *net.Dialer {
-	return &net.Dialer{
-		Timeout:         dialTimeout,
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
-		Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if e := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
-			}); e != nil {
-				return e
-			}
-			return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", err)
-		},
 	}
 }
 
