@@ -72,11 +72,11 @@ func TestForeignText(t *testing.T) {
 		hostile, text, long, `{"PublicIP":` + text + `}`, "{" + text + ":1}", `{"PublicIP":"192.168.0.99","BackendData":` + hostile + `}`,
 		`{"PublicIP":"192.168.0.99","BackendType":` + text + `,"BackendData":{` + text + ":" + text + `},"Machine":` + text + `,"Challenger":` + text + `}`,
 	} {
-		n.put(fmt.Sprintf("subnets/10.5.%d.0-24", 100+i), value)
+		n.put(fmt.Sprintf("subnets/10.5.%d.0-24", 150+i), value)
 	}
 	n.put(h.key(), fmt.Sprintf(`{"PublicIP":"%s","BackendType":"host-gw","Machine":%q,"Challenger":%s}`, h.Addr, daemon.Machine(), text))
 	h.waitLog("asks whether we are alive")
-	h.waitLog("lease 10.5.103.0-24 cannot be used")
+	h.waitLog("lease 10.5.153.0-24 cannot be used")
 	n.put("subnets/10.5.201.0-24", n.backend.lease(stranger("10.5.201.0/24", "192.168.0.98")))
 	h.waitPeers(soon, other.peer(), stranger("10.5.201.0/24", "192.168.0.98"))
 

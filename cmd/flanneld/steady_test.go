@@ -62,7 +62,7 @@ func TestLastingStatesAreSilent(t *testing.T) {
 		"a UDP port in use": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}`, says: "address already in use", before: func(_ *network, h *node) {
 			occupy(h, 8285)
 		}},
-		"routes of others": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, says: "in its place is something that is not ours", after: func(n *network, h *node) {
+		"routes of others": {config: `{"Network":"10.5.0.0/16","SubnetMax":"10.5.1.0","Backend":{"Type":"host-gw"}}`, says: "in its place is something that is not ours", after: func(n *network, h *node) {
 			// All at once: whatever comes for long is logged again and again.
 			h.run("sh", "-c", "for i in $(seq 2 141); do echo route add 10.5.$i.0/24 via 192.168.0.2 proto static; done | ip -batch -")
 			for i := range 140 {
@@ -88,14 +88,14 @@ func TestLastingStatesAreSilent(t *testing.T) {
 			put(n, h, "subnets/10.5.9.0-24", `{"PublicIP":"192.168.0.250","BackendType":"host-gw"}`)
 			h.loop("ip route del 10.5.9.0/24; sleep 1")
 		}},
-		"an interface that comes and goes": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, says: "is down", after: func(n *network, h *node) {
+		"an interface that comes and goes": {config: `{"Network":"10.5.0.0/16","SubnetMax":"10.5.1.0","Backend":{"Type":"host-gw"}}`, says: "is down", after: func(n *network, h *node) {
 			for i := range 20 {
 				put(n, h, fmt.Sprintf("subnets/10.5.%d.0-24", i+2), fmt.Sprintf(`{"PublicIP":"192.168.0.%d","BackendType":"host-gw"}`, i+80))
 			}
 			h.loop("ip link set eth0 down; sleep 1.5; ip link set eth0 up; sleep 1.5")
 		}},
 		// That someone does that is said three times.
-		"a VXLAN device that is deleted again and again": {config: `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`, says: "restored", more: 3, after: func(n *network, h *node) {
+		"a VXLAN device that is deleted again and again": {config: `{"Network":"10.5.0.0/16","SubnetMax":"10.5.1.0","Backend":{"Type":"vxlan"}}`, says: "restored", more: 3, after: func(n *network, h *node) {
 			for i := range 20 {
 				put(n, h, fmt.Sprintf("subnets/10.5.%d.0-24", i+2), fmt.Sprintf(`{"PublicIP":"192.168.0.%d","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:%02x"}}`, i+80, i+1))
 			}

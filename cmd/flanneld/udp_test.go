@@ -182,7 +182,7 @@ func TestUDPChangesMTUUnseen(t *testing.T) {
 // notice.
 func TestUDPDeadPeers(t *testing.T) {
 	const dead = 150
-	n := newNetwork(t, 2, udp, nil)
+	n := newNetwork(t, 2, udp, settings{"SubnetMax": "10.5.100.0"})
 	h, peer := n.nodes[0], n.nodes[1]
 	for i := range dead {
 		n.putPeer(stranger(fmt.Sprintf("10.5.%d.0/24", 101+i), fmt.Sprintf("192.168.0.%d", 50+i)))
