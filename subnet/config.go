@@ -44,6 +44,14 @@ type Range struct {
 	Min, Max netip.Addr
 }
 
+// Of returns the Range of a family.
+func (c *Config) Of(f ip.Family) Range {
+	if f == ip.V4 {
+		return c.V4
+	}
+	return c.V6
+}
+
 // Network returns the networks of both families.
 func (c *Config) Network() ip.Subnet { return ip.Subnet{V4: c.V4.Network, V6: c.V6.Network} }
 

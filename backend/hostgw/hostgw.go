@@ -50,7 +50,7 @@ func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error
 	}
 	var objects []state.Object
 	for _, dst := range peer.Subnet.Prefixes() {
-		objects = append(objects, backend.RouteTo(h, state.Route{Dst: dst, Via: peer.PublicIP.Of(dst), Dev: h.Iface})...)
+		objects = append(objects, backend.RouteTo(h, state.Route{Dst: dst, Via: peer.PublicIP.Of(ip.FamilyOf(dst.Addr())), Dev: h.Iface})...)
 	}
 	return objects, nil
 }

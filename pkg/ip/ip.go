@@ -128,14 +128,6 @@ func parsePart(part string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// Of returns the address of the family that p is of.
-func (a Addrs) Of(p netip.Prefix) netip.Addr {
-	if p.Addr().Is4() {
-		return a.V4
-	}
-	return a.V6
-}
-
 // String returns the addresses, joined by a comma.
 func (a Addrs) String() string {
 	switch {
