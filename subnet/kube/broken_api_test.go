@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -20,6 +21,7 @@ import (
 type brokenAPI struct {
 	*httptest.Server
 	lists, watches atomic.Int32
+	whole          atomic.Int32 // lists of more than one Node
 	revision       atomic.Int32
 }
 
@@ -34,6 +36,9 @@ func newBrokenAPI(t *testing.T, watch http.HandlerFunc) (*brokenAPI, *Store) {
 			return
 		}
 		a.lists.Add(1)
+		if r.URL.Query().Get("limit") != "1" {
+			a.whole.Add(1)
+		}
 		list := &corev1.NodeList{ListMeta: metav1.ListMeta{ResourceVersion: fmt.Sprint(a.revision.Load())}}
 		for n := range a.revision.Load() - 9 {
 			name := fmt.Sprint("w", n)
@@ -60,34 +65,46 @@ func status(code int) *metav1.Status {
 	return &metav1.Status{Status: metav1.StatusFailure, Message: "no", Code: int32(code)}
 }
 
-func refuse(t *testing.T, code int) http.HandlerFunc {
+func refuse(t *testing.T, code int) http.HandlerFunc { return answer(t, status(code)) }
+
+func answer(t *testing.T, s *metav1.Status) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", protobuf)
-		w.WriteHeader(code)
-		_, _ = w.Write(wire(t, "Status", status(code)))
+		w.WriteHeader(int(s.Code))
+		_, _ = w.Write(wire(t, "Status", s))
 	}
+}
+
+// end ends a watch by an event.
+func end(t *testing.T, s *metav1.Status) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", protobuf+";stream=watch")
+		e := event1(t, "ERROR", wire(t, "Status", s))
+		_, _ = w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(e))))
+		_, _ = w.Write(e)
+	}
+}
+
+// yetToCome is how the API refuses what it has yet to come to, such as after it was set back.
+func yetToCome() *metav1.Status {
+	s := apierrors.NewTimeoutError("Too large resource version: 10, current: 5", 1).ErrStatus
+	s.Details.Causes = []metav1.StatusCause{{Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version"}}
+	return &s
 }
 
 // An API that lists Nodes, and lets nothing be followed: what is listed is shown, why it is not
 // followed is told, and it is not listed as fast as can be.
 func TestWatchRefused(t *testing.T) {
 	t.Parallel()
-	gone := func(t *testing.T) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", protobuf+";stream=watch")
-			e := event1(t, "ERROR", wire(t, "Status", status(http.StatusGone)))
-			_, _ = w.Write(binary.BigEndian.AppendUint32(nil, uint32(len(e))))
-			_, _ = w.Write(e)
-		}
-	}
 	for what, c := range map[string]struct {
 		watch http.HandlerFunc
 		want  string
 	}{
-		"forbidden":        {refuse(t, http.StatusForbidden), "grant it: a ClusterRole with the verb watch on nodes"},
-		"gone":             {refuse(t, http.StatusGone), "does not let be followed"},
-		"gone by an event": {gone(t), "does not let be followed"},
-		"too slow":         {refuse(t, http.StatusGatewayTimeout), "does not let be followed"},
+		"forbidden":               {refuse(t, http.StatusForbidden), "grant it: a ClusterRole with the verb watch on nodes"},
+		"gone":                    {refuse(t, http.StatusGone), "does not let be followed"},
+		"gone by an event":        {end(t, status(http.StatusGone)), "does not let be followed"},
+		"yet to come":             {answer(t, yetToCome()), "does not let be followed"},
+		"yet to come by an event": {end(t, yetToCome()), "does not let be followed"},
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -127,6 +144,34 @@ func TestWatchRefused(t *testing.T) {
 			}
 			if n := f.snapshot(); len(n.Leases) != 2 {
 				t.Errorf("later it shows %+v", n)
+			}
+		})
+	}
+}
+
+// A proxy, or the API itself, that has no time for a watch says nothing about what passed
+// meanwhile: the watch goes on from where it was, and not all is listed anew.
+func TestWatchTimesOut(t *testing.T) {
+	t.Parallel()
+	for what, watch := range map[string]func(*testing.T) http.HandlerFunc{
+		"a proxy": func(*testing.T) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, "upstream request timeout", http.StatusGatewayTimeout)
+			}
+		},
+		"the API":              func(t *testing.T) http.HandlerFunc { return refuse(t, http.StatusGatewayTimeout) },
+		"the API, by an event": func(t *testing.T) http.HandlerFunc { return end(t, status(http.StatusGatewayTimeout)) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			a, s := newBrokenAPI(t, watch(t))
+			for range 3 {
+				if err := follow(t, s).failure(t); strings.Contains(err.Error(), errHistory.Error()) {
+					t.Errorf("it ends with %v", err)
+				}
+			}
+			if n := a.whole.Load(); n != 1 {
+				t.Errorf("all was listed %d times", n)
 			}
 		})
 	}

@@ -10,9 +10,12 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"flanneld/pkg/printable"
 )
@@ -21,7 +24,9 @@ import (
 // long as the failure lasts.
 type Error struct {
 	// Code is that of the answer in HTTP; 0 if there was none.
-	Code  int
+	Code int
+	// lost: what passed meanwhile can't be had as events.
+	lost  bool
 	text  string
 	cause error
 }
@@ -85,7 +90,21 @@ func (c *client) answered(base *url.URL, r request, resp *http.Response) error {
 			advice = adviceURL
 		}
 	}
-	return say(base, r, code, nil, seen, advice)
+	e := say(base, r, code, nil, seen, advice)
+	e.lost = code == http.StatusGone || loses(&status)
+	return e
+}
+
+// loses reports whether a refusal says that what passed meanwhile can't be had as events: it
+// was too long ago, or the API has yet to come to what we know, as it was set back. A time-out
+// of its own, or that of a proxy, has the same code as this, and says no such thing.
+func loses(s *metav1.Status) bool {
+	if s.Code == http.StatusGone {
+		return true
+	}
+	const tooLarge = "Too large resource version" // all that older versions say
+	return s.Code == http.StatusGatewayTimeout && (strings.Contains(s.Message, tooLarge) ||
+		s.Details != nil && slices.ContainsFunc(s.Details.Causes, func(c metav1.StatusCause) bool { return c.Type == metav1.CauseTypeResourceVersionTooLarge }))
 }
 
 const (

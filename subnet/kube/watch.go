@@ -347,8 +347,9 @@ func (s *Store) open(ctx context.Context, revision uint64, last time.Duration) (
 		},
 	}
 	resp, err := s.client.send(ctx, r)
+	var refusal *Error
 	switch {
-	case answers(err, http.StatusGone, http.StatusGatewayTimeout):
+	case errors.As(err, &refusal) && refusal.lost:
 		return nil, errHistory
 	case err != nil:
 		return nil, err
@@ -414,7 +415,7 @@ func (s *Store) take(v *view, frame []byte) (changed bool, err error) {
 		if err := status.Unmarshal(raw); err != nil {
 			return false, bad(err)
 		}
-		if status.Code == http.StatusGone || status.Code == http.StatusGatewayTimeout {
+		if loses(&status) {
 			return false, errHistory
 		}
 		return false, bad(fmt.Errorf("it ends the watch: %s", status.Message))
