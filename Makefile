@@ -7,6 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 RACE    := $(if $(shell command -v $${CC:-cc} 2>/dev/null),-race)
 BACKEND ?= host-gw
 HOSTS   ?= 3
+STORE   ?= etcd
 OUT     ?= build/flanneld
 # Of a release: where to, what for, and the time of all files in it.
 RELEASE ?= build/release
@@ -160,9 +161,12 @@ lint: build/golangci-lint
 	build/golangci-lint run ./...
 	for module in $(MODULES); do (cd $$module && $(CURDIR)/build/golangci-lint run .) || exit 1; done
 
-demo: flanneld build/etcd
+DEMO_etcd := build/etcd
+DEMO_kube := build/kube-apiserver build/etcd-3.6
+
+demo: flanneld $(DEMO_$(STORE))
 	@$(GO) build -trimpath -o build/flannel-demo ./cmd/flannel-demo
-	@exec build/flannel-demo -backend $(BACKEND) -hosts $(HOSTS) $(if $(ONCE),-once)
+	@exec build/flannel-demo -store $(STORE) -backend $(BACKEND) -hosts $(HOSTS) $(if $(ONCE),-once)
 
 clean:
 	rm -rf build

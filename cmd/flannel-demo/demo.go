@@ -9,13 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
-	client "go.etcd.io/etcd/client/v2"
-
 	"flanneld/pkg/lab"
 )
 
-// stepTimeout bounds each step of the setup.
-const stepTimeout = 30 * time.Second
+// stepTimeout bounds each step of the setup: Kubernetes takes its time on a busy machine.
+const stepTimeout = 2 * time.Minute
 
 // machine is a host of the demo.
 type machine struct {
@@ -30,7 +28,7 @@ type demo struct {
 	lab      *lab.Lab
 	sw       *lab.Switch
 	server   *lab.Host
-	etcd     *lab.Etcd
+	store    store
 	machines []*machine
 }
 
@@ -44,14 +42,14 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	d := &demo{options: o, lab: l}
+	d := &demo{options: o, lab: l, store: stores[o.storeName]()}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
 	}{
 		{"a switch and its hosts", d.addHosts},
-		{"etcd, with the network's configuration", d.startEtcd},
+		{d.store.name() + ", with the network's configuration", d.startStore},
 		{"flanneld on each host", d.startDaemons},
 		{"a pod on each host", d.addPods},
 	} {
@@ -74,7 +72,7 @@ func run(ctx context.Context, o options) (err error) {
 
 // timed says what is being done while it is, and how long it took.
 func timed(ctx context.Context, what string, do func(context.Context) error) error {
-	fmt.Printf("  %-42s", what)
+	fmt.Printf("  %-46s", what)
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
 	defer cancel()
@@ -91,7 +89,7 @@ func (d *demo) addHosts(context.Context) error {
 	if d.sw, err = d.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24")); err != nil {
 		return err
 	}
-	if d.server, err = d.lab.AddHost("etcd", d.sw, lab.HostOptions{}); err != nil {
+	if d.server, err = d.lab.AddHost(d.storeName, d.sw, lab.HostOptions{}); err != nil {
 		return err
 	}
 	for i := range d.hosts {
@@ -104,28 +102,17 @@ func (d *demo) addHosts(context.Context) error {
 	return nil
 }
 
-func (d *demo) startEtcd(ctx context.Context) error {
-	var err error
-	if d.etcd, err = d.lab.StartEtcd(ctx, d.server, lab.EtcdOptions{}); err != nil {
-		return err
-	}
-	keys, err := d.etcd.Keys()
-	if err != nil {
-		return err
-	}
-	config := fmt.Sprintf(`{"Network": "10.5.0.0/16", "Backend": {"Type": %q}}`, d.backend)
-	_, err = keys.Create(ctx, "/coreos.com/network/config", config)
-	var exists client.Error
-	if errors.As(err, &exists) {
-		return fmt.Errorf("writing the configuration: %s", exists.Message)
-	}
-	return err
+func (d *demo) startStore(ctx context.Context) error {
+	return d.store.start(ctx, d, fmt.Sprintf(`{"Network": "10.5.0.0/16", "Backend": {"Type": %q}}`, d.backend))
 }
 
 func (d *demo) startDaemons(ctx context.Context) error {
-	for _, m := range d.machines {
-		var err error
-		if m.daemon, err = m.host.StartFlanneld(filepath.Join(d.binDir, "flanneld")); err != nil {
+	for i, m := range d.machines {
+		env, args, err := d.store.add(ctx, m.host, fmt.Sprintf("10.5.%d.0/24", i+1))
+		if err != nil {
+			return err
+		}
+		if m.daemon, err = m.host.StartFlanneldIn(env, filepath.Join(d.binDir, "flanneld"), args...); err != nil { //nolint:contextcheck // it outlives ctx
 			return err
 		}
 	}

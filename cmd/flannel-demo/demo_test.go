@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +49,9 @@ func setUp(m *testing.M) (code int, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 0, fmt.Errorf("building: %w\n%s", err, out)
 	}
+	if err := link("etcd-3.6", "kube-apiserver", "kubectl"); err != nil {
+		return 0, err
+	}
 	etcd, err := os.ReadFile("../../build/etcd")
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, errors.New("build/etcd is missing: run `make build/etcd`")
@@ -61,8 +65,22 @@ func setUp(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
+// link has programs in binDir that not every user needs, if they are there.
+func link(programs ...string) error {
+	for _, name := range programs {
+		path, err := filepath.Abs("../../build/" + name)
+		if err != nil {
+			return err
+		}
+		if err := os.Symlink(path, filepath.Join(binDir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func demo(t *testing.T, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, filepath.Join(binDir, "flannel-demo"), append([]string{"-bin", binDir}, args...)...)
 	cmd.Dir = "/"
@@ -124,46 +142,138 @@ func isInitialRoot(t *testing.T) bool {
 	return strings.Contains(string(uids), "4294967295")
 }
 
-func TestInterrupt(t *testing.T) {
-	cmd := demo(t)
-	var out, complaints bytes.Buffer
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
+// running is a demo that stays up.
+type running struct {
+	*exec.Cmd
+
+	stdout     io.Reader
+	out        bytes.Buffer
+	complaints bytes.Buffer
+}
+
+// stayUp starts a demo and reads what it says, up to what matches last.
+func stayUp(t *testing.T, last string, args ...string) *running {
+	t.Helper()
+	r := &running{Cmd: demo(t, args...)}
+	var err error
+	if r.stdout, err = r.StdoutPipe(); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Stderr = &complaints
-	if err := cmd.Start(); err != nil {
+	r.Stderr = &r.complaints
+	if err := r.Start(); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 1<<16)
-	for !strings.Contains(out.String(), "until Ctrl-C") {
-		n, err := stdout.Read(buf)
-		out.Write(buf[:n])
+	for end := regexp.MustCompile("(?m)" + last); !end.Match(r.out.Bytes()); {
+		n, err := r.stdout.Read(buf)
+		r.out.Write(buf[:n])
 		if err != nil {
-			t.Fatalf("%v\n%s", err, out.String())
+			t.Fatalf("%v; %v\n%s%s", err, r.Wait(), &r.out, &r.complaints)
 		}
 	}
-	log := regexp.MustCompile(`cat (/\S+\.log)`).FindStringSubmatch(out.String())
-	if log == nil {
-		t.Fatalf("no log file is suggested:\n%s", out.String())
+	return r
+}
+
+// find returns what the demo says in the place of the group in re.
+func (r *running) find(t *testing.T, re string) string {
+	t.Helper()
+	found := regexp.MustCompile("(?m)" + re).FindSubmatch(r.out.Bytes())
+	if found == nil {
+		t.Fatalf("nothing matches %s:\n%s", re, &r.out)
 	}
-	if _, err := os.Stat(log[1]); err != nil {
-		t.Error(err)
+	return string(found[1])
+}
+
+// end ends the demo, of whose hosts dir has the files. Nothing may be left.
+func (r *running) end(t *testing.T, sig syscall.Signal, dir string) {
+	t.Helper()
+	if n := processes(t, dir); n == 0 {
+		t.Errorf("no process has to do with %s", dir)
 	}
-	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+	if err := r.Process.Signal(sig); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("after Ctrl-C: %v\n%s%s", err, out.String(), complaints.String())
+	if err := r.Wait(); err != nil {
+		t.Errorf("after %v: %v\n%s%s", sig, err, &r.out, &r.complaints)
 	}
-	if _, err := os.Stat(filepath.Dir(log[1])); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("files are left behind: %v", err)
 	}
+	if n := processes(t, dir); n > 0 {
+		t.Errorf("%d processes are left behind", n)
+	}
+}
+
+// processes counts those that were started with files of a folder.
+func processes(t *testing.T, dir string) (n int) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range all {
+		// One that has just ended has none.
+		if text, err := os.ReadFile(file); err == nil && bytes.Contains(text, []byte(dir)) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestInterrupt(t *testing.T) {
+	r := stayUp(t, "curl .*\n")
+	log := r.find(t, `cat (/\S+\.log)`)
+	if _, err := os.Stat(log); err != nil {
+		t.Error(err)
+	}
+	r.end(t, syscall.SIGINT, filepath.Dir(filepath.Dir(log)))
+}
+
+// With Kubernetes the picture is the same, and what is suggested works.
+func TestKube(t *testing.T) {
+	r := stayUp(t, "curl .*\n", "-store=kube")
+	picture, _, _ := strings.Cut(r.out.String(), "until Ctrl-C")
+	checkPicture(t, picture, 3)
+	for i := 1; i <= 3; i++ {
+		r.find(t, fmt.Sprintf(`^  host%d +192\.168\.0\.%d +(10\.5\.%[1]d\.0/24) `, i, i+2))
+	}
+	config := r.find(t, `^  cat (/\S+/kubeconfig)$`)
+	if text, err := os.ReadFile(config); err != nil || !strings.Contains(string(text), "server: https://192.168.0.2:6443\n") {
+		t.Errorf("the kubeconfig is %q (%v)", text, err)
+	}
+	run := func(command string) string {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
+		cmd.Env = append(os.Environ(), "HOME="+t.TempDir()) // kubectl caches there
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		return string(out)
+	}
+	const enter = `^  .*(nsenter --net=\S+ `
+	show := r.find(t, enter+`\S*kubectl --kubeconfig=`+config+` get nodes .*)$`)
+	published := func() int {
+		return len(regexp.MustCompile(`(?m)^host(\d) +10\.5\.\d\.0/24 +192\.168\.0\.\d$`).FindAllString(run(show), -1))
+	}
+	if published() != 3 {
+		t.Errorf("the Nodes are\n%s", run(show))
+	}
+	run(r.find(t, enter+`\S*kubectl .* annotate node host1 .*-)$`))
+	for deadline := time.Now().Add(time.Minute); published() != 3; {
+		if time.Now().After(deadline) {
+			t.Fatalf("an annotation does not come back:\n%s", run(show))
+		}
+	}
+	if node := run(r.find(t, enter+`curl .*)$`)); !strings.Contains(node, `"podCIDR": "10.5.1.0/24"`) {
+		t.Errorf("without kubectl:\n%s", node)
+	}
+	r.end(t, syscall.SIGTERM, filepath.Dir(config))
 }
 
 func TestUsage(t *testing.T) {
 	for _, c := range []struct{ arg, want string }{
 		{"-backend=alloc", `no backend "alloc" that carries packets; there are host-gw, udp, vxlan`},
+		{"-store=consul", `no store "consul"; there are etcd, kube`},
 		{"-hosts=1", "1 hosts can't be shown"},
 		{"-hosts=x", "invalid value"},
 		{"more", `unexpected argument "more"`},

@@ -1,5 +1,5 @@
 // Command flannel-demo shows a whole network on one machine: hosts that are
-// network namespaces, a real etcd, a flanneld and a pod on each host. It draws
+// network namespaces, a real etcd or Kubernetes API, a flanneld and a pod on each host. It draws
 // the network and pings from every pod to every other one.
 package main
 
@@ -8,6 +8,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -21,10 +22,11 @@ import (
 var backends = []string{"host-gw", "udp", "vxlan"}
 
 type options struct {
-	backend string
-	hosts   int
-	once    bool
-	binDir  string
+	backend   string
+	storeName string
+	hosts     int
+	once      bool
+	binDir    string
 }
 
 func main() {
@@ -52,9 +54,11 @@ func parse() (options, int) {
 	var o options
 	fs := flag.NewFlagSet("flannel-demo", flag.ContinueOnError)
 	fs.StringVar(&o.backend, "backend", backends[0], "backend that carries the packets: "+strings.Join(backends, ", "))
+	known := slices.Sorted(maps.Keys(stores))
+	fs.StringVar(&o.storeName, "store", known[0], "what the hosts have their subnets from: "+strings.Join(known, ", "))
 	fs.IntVar(&o.hosts, "hosts", 3, "number of hosts, 2 to 20")
 	fs.BoolVar(&o.once, "once", false, "end after the pings")
-	fs.StringVar(&o.binDir, "bin", "build", "folder of flanneld and etcd")
+	fs.StringVar(&o.binDir, "bin", "build", "folder of flanneld, etcd and kube-apiserver")
 	err := fs.Parse(os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -65,6 +69,8 @@ func parse() (options, int) {
 		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	case !slices.Contains(backends, o.backend):
 		err = fmt.Errorf("there is no backend %q that carries packets; there are %s", o.backend, strings.Join(backends, ", "))
+	case !slices.Contains(known, o.storeName):
+		err = fmt.Errorf("there is no store %q; there are %s", o.storeName, strings.Join(known, ", "))
 	case o.hosts < 2 || o.hosts > 20:
 		err = fmt.Errorf("%d hosts can't be shown; between 2 and 20 can", o.hosts)
 	default:

@@ -44,7 +44,7 @@ func (d *demo) draw(w io.Writer) {
 		})
 		fmt.Fprintln(w, " "+strings.Repeat("═", boxWide/2+1)+strings.TrimSuffix(strings.Repeat("╧"+strings.Repeat("═", boxWide+2), len(row)), strings.Repeat("═", boxWide/2+2))+fmt.Sprintf(" %s", d.sw.Prefix))
 	}
-	fmt.Fprintf(w, "\n  etcd: %s\n\n", d.etcd.Endpoint())
+	fmt.Fprintf(w, "\n  %s: %s\n\n", d.store.name(), d.store.url())
 
 	fmt.Fprintf(w, "  %-8s %-15s %-18s %-8s %5s\n", "HOST", "PUBLIC IP", "SUBNET", "BACKEND", "MTU")
 	for _, m := range d.machines {
@@ -109,9 +109,8 @@ func (d *demo) suggest(w io.Writer) {
   # what the daemon has to say, and what it tells others
   cat %[7]s
   cat %[8]s
-  # the leases in etcd
-  %[1]s--net=%[9]s curl %[10]s/v2/keys/coreos.com/network?recursive=true
-`, enter, a.host.Path(), b.subnet(), a.pod.Path(), b.pod.Addr, a.daemon.Pid(), a.daemon.LogFile, a.daemon.SubnetFile, d.server.Path(), d.etcd.Endpoint())
+`, enter, a.host.Path(), b.subnet(), a.pod.Path(), b.pod.Addr, a.daemon.Pid(), a.daemon.LogFile, a.daemon.SubnetFile)
+	d.store.suggest(w, enter+"--net="+d.server.Path())
 }
 
 // subnet of the machine's pods.
