@@ -262,6 +262,47 @@ func (n *network) testDaemonSet(k *lab.Kube, dockers []docker, image, manifest s
 		p.del()
 		p.c.command(nil, "ip", "link", "delete", "cni0")
 	}
+	if filepath.Base(t.Name()) == "vxlan" {
+		kubelets[0].wantFoldersWatched(dockers[0])
+	}
+}
+
+// wantFoldersWatched checks what the daemon in the container says and does when the folders of
+// CNI on its Node are cleared, as an upgrade of a package does, or removed and made anew, as
+// reinstallations do: a container keeps the former one.
+func (l *kubelet) wantFoldersWatched(d docker) {
+	n := l.n
+	n.t.Helper()
+	says := func(text string) {
+		n.t.Helper()
+		n.wait(soon, "the log to have "+text, func() string {
+			if log := d("logs", "kube-flannel"); !strings.Contains(log, text) {
+				return log
+			}
+			return ""
+		})
+	}
+	const missing = "/etc/cni/net.d/10-flannel.conflist: pods need CNI plugins that are in none of /opt/cni/bin, /usr/lib/cni, /usr/libexec/cni: install bridge, host-local, portmap, loopback"
+	plugins, config := filepath.Join(l.root, "opt/cni/bin"), filepath.Join(l.root, "etc/cni/net.d")
+	l.command(nil, "sh", "-c", "rm -r "+plugins+"/*")
+	says("packets are kept from their way: " + missing)
+	check(n.t, os.CopyFS(plugins, os.DirFS("../build/cni")))
+	says("no longer in the way: " + missing)
+	check(n.t, os.RemoveAll(plugins))
+	check(n.t, os.CopyFS(plugins, os.DirFS("../build/cni")))
+	says("packets are kept from their way: /opt/cni/bin: it was removed")
+
+	written := read(n.t, filepath.Join(config, "10-flannel.conflist"))
+	check(n.t, os.RemoveAll(config))
+	check(n.t, os.MkdirAll(config, 0o755))
+	n.wait(soon, "the container to end", func() string {
+		if state := d("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", "kube-flannel"); state != "exited 1" {
+			return "it is " + state
+		}
+		return ""
+	})
+	d("start", "kube-flannel")
+	n.waitFile(filepath.Join(config, "10-flannel.conflist"), written)
 }
 
 // waitCondition waits until the Node says that its network works.

@@ -18,6 +18,7 @@ import (
 	"flanneld/backend"
 	"flanneld/network"
 	"flanneld/pkg/cni"
+	"flanneld/pkg/file"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/subnet"
@@ -104,6 +105,9 @@ func (p *publisher) Run(ctx context.Context) error {
 		changed, err := env.Write(p.file)
 		p.noteFile(err)
 		if p.cni != nil && (err == nil || !first) {
+			if file.IsRemoved(filepath.Dir(p.cni.Path)) {
+				return fmt.Errorf("writing %s: %w", p.cni.Path, errNoFolder)
+			}
 			p.obstacles.Report("CNI", p.configureCNI(env, now.host.Iface))
 		}
 		if err != nil {
@@ -115,7 +119,7 @@ func (p *publisher) Run(ctx context.Context) error {
 				}
 				klog.Errorf("%s, trying again: %v", what, err)
 			} else if !first && folderLost(p.file, err) {
-				return fmt.Errorf("%w: its folder was removed, and whoever starts this daemon has to make it", err)
+				return fmt.Errorf("%w: %w", err, errNoFolder)
 			}
 			p.systemd.status(said)
 			if err := once.Sleep(ctx, retryPause); err != nil {
@@ -170,6 +174,8 @@ func (p *publisher) configureCNI(env network.Env, iface string) []network.Obstac
 	}
 	return obstacles
 }
+
+var errNoFolder = errors.New("its folder was removed, and whoever starts this daemon has to make it")
 
 // folderLost reports whether a file cannot be written because its folder was removed
 // where this process cannot make it again: a unit or a container is given one by whoever

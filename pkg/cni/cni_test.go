@@ -322,11 +322,11 @@ func TestProblems(t *testing.T) {
 			t.Errorf("the problems are %q, want %q", got, want)
 		}
 	}
-	check("install bridge, host-local, portmap")
+	check("install bridge, host-local, portmap, loopback")
 	install("bridge", 0o755)
 	install("portmap", 0o644) // nobody can run it
 	must(t, os.Mkdir(filepath.Join(plugins, "host-local"), 0o755))
-	check("install host-local, portmap")
+	check("install host-local, portmap, loopback")
 	must(t, os.Remove(filepath.Join(plugins, "portmap")))
 	must(t, os.Remove(filepath.Join(plugins, "host-local")))
 	install("portmap", 0o755)

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"flanneld/pkg/file"
 	"flanneld/pkg/printable"
 )
 
@@ -32,14 +33,27 @@ func (c *Conf) Problems() []Problem {
 		})
 	}
 	missing := slices.DeleteFunc(slices.Clone(c.plugins), installed)
-	if len(missing) > 0 {
-		all = append(all, Problem{
-			Subject: c.Path,
-			Problem: "pods need CNI plugins that are in none of " + strings.Join(folders, ", ") + ": install " + strings.Join(missing, ", "),
+	if len(missing) == 0 {
+		return all
+	}
+	// In a container there may be another one in its place, with the plugins.
+	if i := slices.IndexFunc(folders, file.IsRemoved); i >= 0 {
+		return append(all, Problem{
+			Subject: folders[i],
+			Problem: "it was removed after this daemon was started, which therefore does not see whether the CNI plugins " + strings.Join(missing, ", ") + " are there: start the daemon again",
 		})
 	}
-	return all
+	if !installed(loopback) { // where some plugins are lost, all may be
+		missing = append(missing, loopback)
+	}
+	return append(all, Problem{
+		Subject: c.Path,
+		Problem: "pods need CNI plugins that are in none of " + strings.Join(folders, ", ") + ": install " + strings.Join(missing, ", "),
+	})
 }
+
+// loopback is a plugin that some runtimes call for each pod, whatever the file says.
+const loopback = "loopback"
 
 // before returns the file that a runtime takes in the place of ours; none if it cannot be
 // known.

@@ -212,6 +212,17 @@ func isTemp(path, name string) bool {
 	return hasPrefix && hasSuffix && err == nil && len(b) == randomLen
 }
 
+// IsRemoved reports whether a path leads to a folder that has no name any more, and so never
+// has anything in it. A mount leads there, such as that of a container which was given one.
+func IsRemoved(folder string) bool {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Nlink == 0
+}
+
 func ownedBy(info fs.FileInfo, uid int) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && int(st.Uid) == uid
