@@ -17,8 +17,9 @@ import (
 	"flanneld/subnet"
 )
 
-// Host is what a backend may know of this host.
-type Host struct {
+// Underlay is how the other hosts reach this one in one address family. It is zero where
+// the family is off, or this host has no way in it.
+type Underlay struct {
 	// Iface is the name of the external interface: the one by which the other
 	// hosts are reached.
 	Iface string
@@ -27,15 +28,20 @@ type Host struct {
 	// Up is whether the external interface is.
 	Up bool
 	// Addr is the address of the external interface that was chosen.
-	Addr ip.Addrs
+	Addr netip.Addr
 	// Net is the network of that address, on the interface's link.
-	Net ip.Subnet
+	Net netip.Prefix
 	// PublicIP is what the other hosts know this host by: Addr, unless told
 	// otherwise.
-	PublicIP ip.Addrs
+	PublicIP netip.Addr
 	// OwnsPublicIP is whether PublicIP is an address of this host, on whichever
 	// interface, and not one that a NAT translates.
 	OwnsPublicIP bool
+}
+
+// Host is what a backend may know of this host.
+type Host struct {
+	V4, V6 Underlay
 	// Nexthops asks for routes by way of nexthop objects.
 	Nexthops bool
 	// Prepared is the device that a Preparer has made on this host.
@@ -56,8 +62,48 @@ type Links interface {
 	OnLink(iface string, a netip.Addr) bool
 }
 
-// OnLink reports whether a is known to be on the external interface's link.
-func (h Host) OnLink(a netip.Addr) bool { return h.Links != nil && h.Links.OnLink(h.Iface, a) }
+// Of returns the underlay of a family.
+func (h Host) Of(f ip.Family) Underlay {
+	if f == ip.V4 {
+		return h.V4
+	}
+	return h.V6
+}
+
+// First returns the underlay of the first family that h has: what is said of a host in one
+// word.
+func (h Host) First() Underlay {
+	if h.V4.Iface != "" {
+		return h.V4
+	}
+	return h.V6
+}
+
+// Addrs are those that were chosen.
+func (h Host) Addrs() ip.Addrs { return ip.Addrs{V4: h.V4.Addr, V6: h.V6.Addr} }
+
+// PublicIP is what the other hosts know h by.
+func (h Host) PublicIP() ip.Addrs { return ip.Addrs{V4: h.V4.PublicIP, V6: h.V6.PublicIP} }
+
+// Net are the networks of the addresses.
+func (h Host) Net() ip.Subnet { return ip.Subnet{V4: h.V4.Net, V6: h.V6.Net} }
+
+// MTU is the smallest of the external interfaces'.
+func (h Host) MTU() int {
+	switch {
+	case h.V6.Iface == "":
+		return h.V4.MTU
+	case h.V4.Iface == "":
+		return h.V6.MTU
+	}
+	return min(h.V4.MTU, h.V6.MTU)
+}
+
+// OnLink reports whether a is known to be on the link of the external interface of its
+// family.
+func (h Host) OnLink(a netip.Addr) bool {
+	return h.Links != nil && h.Links.OnLink(h.Of(ip.FamilyOf(a)).Iface, a)
+}
 
 // Direct is a Backend whose objects for a peer depend on Host.Links.
 type Direct interface {

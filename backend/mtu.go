@@ -36,16 +36,16 @@ func (p PathMTU) Check(overhead int) error {
 // external interface carries, whatever becomes of that.
 func (p PathMTU) Of(h Host) int {
 	if p.MTU > 0 {
-		return min(p.MTU, h.MTU)
+		return min(p.MTU, h.MTU())
 	}
-	return h.MTU
+	return h.MTU()
 }
 
 // CheckMTU returns why the external interface is too small for a backend.
 func CheckMTU(b Backend, h Host) error {
 	if mtu := b.MTU(h); mtu < LeastMTU {
 		return fmt.Errorf("the interface %s has the MTU %d, and the backend takes %d bytes of it: pods would get an MTU of %d, and IPv4 needs %d",
-			h.Iface, h.MTU, h.MTU-mtu, mtu, LeastMTU)
+			h.First().Iface, h.MTU(), h.MTU()-mtu, mtu, LeastMTU)
 	}
 	return nil
 }

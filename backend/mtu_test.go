@@ -7,7 +7,7 @@ import (
 )
 
 func TestPathMTU(t *testing.T) {
-	h := Host{Iface: "eth0", MTU: 1500}
+	h := Host{V4: Underlay{Iface: "eth0", MTU: 1500}}
 	for section, want := range map[string]int{``: 1500, `{}`: 1500, `{"MTU":0}`: 1500, `{"mtu":1400}`: 1400, `{"MTU":68}`: 68, `{"MTU":9000}`: 1500, `{"MTU":65535}`: 1500} {
 		p, err := ParsePathMTU(json.RawMessage(section))
 		if err != nil || p.Of(h) != want {

@@ -61,8 +61,8 @@ func (t Table) Remarks(c *subnet.Config, h Host) []string {
 		return ""
 	})...)
 	var p PathMTU
-	if containsKey(known, "MTU") && json.Unmarshal(c.Backend, &p) == nil && p.MTU > h.MTU {
-		remarks = append(remarks, printable.Line(fmt.Sprintf("Backend.MTU %d is more than the MTU %d of the interface %s, which counts", p.MTU, h.MTU, h.Iface)))
+	if containsKey(known, "MTU") && json.Unmarshal(c.Backend, &p) == nil && p.MTU > h.MTU() {
+		remarks = append(remarks, printable.Line(fmt.Sprintf("Backend.MTU %d is more than the MTU %d of the interface %s, which counts", p.MTU, h.MTU(), h.First().Iface)))
 	}
 	return remarks
 }

@@ -114,7 +114,7 @@ func TestCloudRoutes(t *testing.T) {
 			}
 		}
 		step(w, "10.1.8.0/24", "10.3.1.0/24")
-		own := state.CloudRoute{Table: table, Dst: w.Own.Subnet.V4, Host: testHost.Addr.V4}
+		own := state.CloudRoute{Table: table, Dst: w.Own.Subnet.V4, Host: testHost.V4.Addr}
 		if c.have[own.Key()].Object != own {
 			t.Errorf("this host's route is %v", c.have[own.Key()].Object)
 		}

@@ -66,7 +66,7 @@ func NewExternal(s Selection, v View, h backend.Host, looks func(), report func(
 		lookout: lookout{woken: make(chan struct{}, 1), quiet: followPause, longest: followPause},
 		changes: notice.Gather{Logf: klog.Infof},
 	}
-	x.names.Store(&externalNames{now: h.Iface})
+	x.names.Store(&externalNames{now: h.V4.Iface})
 	return x
 }
 
@@ -123,7 +123,7 @@ func (x *External) Run(ctx context.Context) error {
 		x.wakeIn(again)
 		x.logProblem(f.problem)
 		x.wakeIn(x.logDown(now))
-		x.names.Store(&externalNames{now.Iface, f.next.Iface})
+		x.names.Store(&externalNames{now.V4.Iface, f.next.V4.Iface})
 		x.logChange(x.host, now)
 		x.host = now
 		x.report(now, f.problem)
@@ -134,14 +134,14 @@ func (x *External) Run(ctx context.Context) error {
 // logChange logs how the external interface changed.
 func (x *External) logChange(was, now backend.Host) {
 	say := func(format string, a ...any) { x.changes.Add(fmt.Sprintf(format, a...)) }
-	if now.Iface != was.Iface || now.Addr != was.Addr || now.MTU != was.MTU {
-		say("the external interface is %s now, with address %s and MTU %d", now.Iface, now.Addr, now.MTU)
+	if now.V4.Iface != was.V4.Iface || now.V4.Addr != was.V4.Addr || now.V4.MTU != was.V4.MTU {
+		say("the external interface is %s now, with address %s and MTU %d", now.V4.Iface, now.V4.Addr, now.V4.MTU)
 	}
 	switch {
-	case now.OwnsPublicIP && !was.OwnsPublicIP:
-		say("the public address %s is one of this host now", now.PublicIP)
-	case !now.OwnsPublicIP && was.OwnsPublicIP:
-		say("the public address %s is none of this host any more", now.PublicIP)
+	case now.V4.OwnsPublicIP && !was.V4.OwnsPublicIP:
+		say("the public address %s is one of this host now", now.V4.PublicIP)
+	case !now.V4.OwnsPublicIP && was.V4.OwnsPublicIP:
+		say("the public address %s is none of this host any more", now.V4.PublicIP)
 	}
 }
 
@@ -161,8 +161,8 @@ func (f *follower) follow(now time.Time, s Sight) (backend.Host, time.Duration) 
 	} else if f.lost.IsZero() {
 		f.lost = now
 	}
-	if s.Next.Iface != s.Now.Iface || s.Next.Addr != s.Now.Addr {
-		if f.next.Iface != s.Next.Iface || f.next.Addr != s.Next.Addr {
+	if s.Next.V4.Iface != s.Now.V4.Iface || s.Next.V4.Addr != s.Now.V4.Addr {
+		if f.next.V4.Iface != s.Next.V4.Iface || f.next.V4.Addr != s.Next.V4.Addr {
 			f.next, f.since = s.Next, now
 		}
 		pause := lostPause
@@ -205,10 +205,10 @@ const externalDown = "the external interface is down"
 // logDown logs that the external interface is down, once that lasts, and its end. It returns
 // how soon to look again; 0 if only after an event.
 func (x *External) logDown(now backend.Host) time.Duration {
-	if now.Up {
+	if now.V4.Up {
 		x.downSince = time.Time{}
 		if x.log.Over(externalDown) {
-			klog.Infof("the external interface %s is up", now.Iface)
+			klog.Infof("the external interface %s is up", now.V4.Iface)
 		}
 		return 0
 	}
@@ -218,7 +218,7 @@ func (x *External) logDown(now backend.Host) time.Duration {
 	if left := lostReport - time.Since(x.downSince); left > 0 {
 		return left
 	}
-	if text := fmt.Sprintf("the external interface %s is down", now.Iface); x.log.State(externalDown, text) {
+	if text := fmt.Sprintf("the external interface %s is down", now.V4.Iface); x.log.State(externalDown, text) {
 		klog.Warning(text)
 	}
 	return downReminder

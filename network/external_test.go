@@ -14,18 +14,17 @@ import (
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/kernel"
-	"flanneld/pkg/ip"
 )
 
 // Another interface is taken when it is certain that it stays the best: soon after the one
 // in use is lost, later while that works. What is over before changes nothing.
 func TestFollower(t *testing.T) {
 	on := func(iface, addr string) backend.Host {
-		return backend.Host{Iface: iface, Addr: ip.Addrs{V4: netip.MustParseAddr(addr)}, MTU: 1500, Up: true}
+		return backend.Host{V4: backend.Underlay{Iface: iface, Addr: netip.MustParseAddr(addr), MTU: 1500, Up: true}}
 	}
 	eth0, eth1, eth2 := on("eth0", "192.0.2.1"), on("eth1", "192.0.2.2"), on("eth2", "192.0.2.3")
 	larger := eth0
-	larger.MTU = 9000
+	larger.V4.MTU = 9000
 	gone := errors.New("gone")
 	alone := Sight{Now: eth0, Next: eth0, Works: true}
 	better := Sight{Now: eth0, Next: eth1, Works: true}
@@ -61,7 +60,7 @@ func TestFollower(t *testing.T) {
 				now = now.Add(s.after)
 				got, again := f.follow(now, s.sight)
 				if got != s.want || (f.problem != nil) != s.problem {
-					t.Errorf("step %d: got %s %s, problem %v", i, got.Iface, got.Addr, f.problem)
+					t.Errorf("step %d: got %s %s, problem %v", i, got.V4.Iface, got.V4.Addr, f.problem)
 				}
 				if waits := s.sight.Lost != nil || s.sight.Next != s.sight.Now; waits && got == s.sight.Now != (again > 0) {
 					t.Errorf("step %d: the next look is after %s", i, again)
@@ -85,7 +84,7 @@ func TestExternalInterfaceLogged(t *testing.T) {
 				x.logProblem(errors.New("no address"))
 			}
 		}, "no address"},
-		"down": {func(x *External, good bool) { x.logDown(backend.Host{Iface: "eth0", Up: good}) }, "eth0 is down"},
+		"down": {func(x *External, good bool) { x.logDown(backend.Host{V4: backend.Underlay{Iface: "eth0", Up: good}}) }, "eth0 is down"},
 	} {
 		log := klogged(t, func() {
 			synctest.Test(t, func(*testing.T) {
@@ -116,9 +115,9 @@ func TestExternalInterfaceLogged(t *testing.T) {
 		if blinks := klogged(t, func() {
 			synctest.Test(t, func(*testing.T) {
 				var x External
-				x.logDown(backend.Host{Iface: "eth0"})
+				x.logDown(backend.Host{V4: backend.Underlay{Iface: "eth0"}})
 				time.Sleep(time.Second / 2)
-				x.logDown(backend.Host{Iface: "eth0", Up: true})
+				x.logDown(backend.Host{V4: backend.Underlay{Iface: "eth0", Up: true}})
 			})
 		}); blinks != "" {
 			t.Errorf("what is over within a second is logged:\n%s", blinks)
@@ -162,10 +161,10 @@ func (x *externalFixture) RouteTo(a netip.Addr) (string, netip.Addr, error) { re
 func withExternal(t *testing.T, s Selection, f func(x *externalFixture)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		host := backend.Host{Iface: "eth0", Addr: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}, MTU: 1500, Up: true}
+		host := backend.Host{V4: backend.Underlay{Iface: "eth0", Addr: netip.MustParseAddr("192.0.2.1"), MTU: 1500, Up: true}}
 		x := &externalFixture{host: view{
 			ifaces:   []kernel.Interface{iface("eth0", "192.0.2.1/24"), iface("eth1", "198.51.100.1/24")},
-			defaults: []kernel.DefaultRoute{{Iface: "eth0"}}, iface: "eth0", src: host.Addr.V4,
+			defaults: []kernel.DefaultRoute{{Iface: "eth0"}}, iface: "eth0", src: host.V4.Addr,
 		}}
 		x.External = NewExternal(s, x, host, func() {
 			x.mu.Lock()

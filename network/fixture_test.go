@@ -21,13 +21,12 @@ import (
 
 var (
 	hostNet  = netip.MustParsePrefix("192.168.0.1/16")
-	testHost = backend.Host{
+	testHost = backend.Host{V4: backend.Underlay{
 		Iface: "eth0", MTU: 1500, Up: true,
-		Addr:     ip.Addrs{V4: hostNet.Addr()},
-		Net:      ip.SubnetOf(hostNet.Masked()),
-		PublicIP: ip.Addrs{V4: hostNet.Addr()},
-		Links:    onEth0(hostNet.Masked()),
-	}
+		Addr:     hostNet.Addr(),
+		Net:      hostNet.Masked(),
+		PublicIP: hostNet.Addr(),
+	}, Links: onEth0(hostNet.Masked())}
 )
 
 // onEth0 has all of a network on eth0's link.

@@ -14,7 +14,6 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
-	"flanneld/pkg/ip"
 )
 
 // Selection says which interface is the external one, and by which of its addresses
@@ -69,7 +68,9 @@ func (r rank) compare(o rank) int {
 }
 
 // is reports whether the candidate is the interface and address of h.
-func (c candidate) is(h backend.Host) bool { return c.host.Iface == h.Iface && c.host.Addr == h.Addr }
+func (c candidate) is(h backend.Host) bool {
+	return c.host.V4.Iface == h.V4.Iface && c.host.V4.Addr == h.V4.Addr
+}
 
 // Choose returns the best external interface and its address. Without an option that
 // names the interface, and without a default route, it is the interface that has one of
@@ -111,13 +112,13 @@ func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (Sight, e
 		return Sight{}, err
 	}
 	// The default route often goes with the address, and an interface may be renamed.
-	l.addHolders(h.Addr.V4)
+	l.addHolders(h.V4.Addr)
 	l.found = slices.DeleteFunc(l.found, func(c candidate) bool {
 		// A /32 of the same address on another device, such as a tunnel, is no sign that
 		// the address moved there.
-		return c.host.Addr == h.Addr && c.host.Iface != h.Iface && c.host.Net.V4.IsSingleIP() && !h.Net.V4.IsSingleIP()
+		return c.host.V4.Addr == h.V4.Addr && c.host.V4.Iface != h.V4.Iface && c.host.V4.Net.IsSingleIP() && !h.V4.Net.IsSingleIP()
 	})
-	was := byName(l.ifaces, h.Iface)
+	was := byName(l.ifaces, h.V4.Iface)
 	if !s.Explicit() && was != nil {
 		l.source++
 		l.add("", was, 0, anyAddr)
@@ -134,7 +135,7 @@ func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (Sight, e
 	}
 	// What has the address and the MAC address is the same interface: it was renamed, or
 	// is a port of a bridge now.
-	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.host.Addr == h.Addr && c.host.ID == h.ID }); i >= 0 {
+	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.host.V4.Addr == h.V4.Addr && c.host.ID == h.ID }); i >= 0 {
 		sight.Now = l.found[i].host
 		sight.Next = l.best(sight.Now).host
 		return sight, nil
@@ -143,9 +144,9 @@ func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (Sight, e
 		sight.Next = l.best(h).host
 	}
 	if was == nil {
-		sight.Lost = fmt.Errorf("there is no interface %s any more, and none with its address %s", h.Iface, h.Addr)
+		sight.Lost = fmt.Errorf("there is no interface %s any more, and none with its address %s", h.V4.Iface, h.V4.Addr)
 	} else {
-		sight.Lost = fmt.Errorf("interface %s no longer has the address %s, which other hosts send to, nor another one for them", h.Iface, h.Addr)
+		sight.Lost = fmt.Errorf("interface %s no longer has the address %s, which other hosts send to, nor another one for them", h.V4.Iface, h.V4.Addr)
 	}
 	return sight, nil
 }
@@ -338,7 +339,7 @@ func linkRank(i *kernel.Interface) int {
 // interface; else the first.
 func (l *look) best(h backend.Host) candidate {
 	return slices.MinFunc(l.found, func(a, b candidate) int {
-		return cmp.Or(a.rank.compare(b.rank), first(a.is(h), b.is(h)), first(a.host.Iface == h.Iface, b.host.Iface == h.Iface))
+		return cmp.Or(a.rank.compare(b.rank), first(a.is(h), b.is(h)), first(a.host.V4.Iface == h.V4.Iface, b.host.V4.Iface == h.V4.Iface))
 	})
 }
 
@@ -354,20 +355,19 @@ func first(a, b bool) int {
 
 // host returns what there is to know of iface as the external interface.
 func (l *look) host(iface *kernel.Interface, p netip.Prefix) backend.Host {
-	h := backend.Host{
+	u := backend.Underlay{
 		Iface:    iface.Name,
 		MTU:      iface.MTU,
 		Up:       iface.Up,
-		Addr:     ip.Addrs{V4: p.Addr()},
-		Net:      ip.SubnetOf(p.Masked()),
-		PublicIP: ip.Addrs{V4: p.Addr()},
-		ID:       l.MachineID + " " + iface.MAC.String(),
+		Addr:     p.Addr(),
+		Net:      p.Masked(),
+		PublicIP: p.Addr(),
 	}
 	if l.PublicIP.IsValid() {
-		h.PublicIP.V4 = l.PublicIP
+		u.PublicIP = l.PublicIP
 	}
-	h.OwnsPublicIP = slices.ContainsFunc(l.ifaces, func(i kernel.Interface) bool { return hasAddr(&i, h.PublicIP.V4) })
-	return h
+	u.OwnsPublicIP = slices.ContainsFunc(l.ifaces, func(i kernel.Interface) bool { return hasAddr(&i, u.PublicIP) })
+	return backend.Host{V4: u, ID: l.MachineID + " " + iface.MAC.String()}
 }
 
 func byName(ifaces []kernel.Interface, name string) *kernel.Interface {

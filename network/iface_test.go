@@ -11,7 +11,6 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
-	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -171,10 +170,10 @@ func TestChoose(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := h.Iface + " " + h.Addr.String(); got != test.want || h.PublicIP != h.Addr {
-				t.Errorf("chose %s with the public address %s, want %s", got, h.PublicIP, test.want)
+			if got := h.V4.Iface + " " + h.V4.Addr.String(); got != test.want || h.V4.PublicIP != h.V4.Addr {
+				t.Errorf("chose %s with the public address %s, want %s", got, h.V4.PublicIP, test.want)
 			}
-			if !h.Net.V4.Contains(h.Addr.V4) || h.Net.V4 != h.Net.V4.Masked() || h.MTU != 1500 {
+			if !h.V4.Net.Contains(h.V4.Addr) || h.V4.Net != h.V4.Net.Masked() || h.V4.MTU != 1500 {
 				t.Errorf("chose %+v", h)
 			}
 		})
@@ -214,19 +213,19 @@ func TestChoosePublicIP(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := h.Iface + " " + h.Addr.String(); got != test.want || h.PublicIP.V4 != s.PublicIP || h.OwnsPublicIP != test.owned {
+			if got := h.V4.Iface + " " + h.V4.Addr.String(); got != test.want || h.V4.PublicIP != s.PublicIP || h.V4.OwnsPublicIP != test.owned {
 				t.Errorf("chose %+v, want %s", h, test.want)
 			}
 		})
 	}
 	s := Selection{PublicIP: netip.MustParseAddr("198.18.0.1"), MachineID: "id"}
 	h, err := s.Choose(t.Context(), hostView())
-	want := backend.Host{
-		Iface: "eth0", MTU: 1500, Up: true, ID: "id 02:00:00:00:00:01",
-		Addr:     ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")},
-		Net:      ip.SubnetOf(prefix("192.0.2.0/24")),
-		PublicIP: ip.Addrs{V4: s.PublicIP},
-	}
+	want := backend.Host{V4: backend.Underlay{
+		Iface: "eth0", MTU: 1500, Up: true,
+		Addr:     netip.MustParseAddr("192.0.2.1"),
+		Net:      prefix("192.0.2.0/24"),
+		PublicIP: s.PublicIP,
+	}, ID: "id 02:00:00:00:00:01"}
 	if err != nil || h != want {
 		t.Errorf("got %+v, %v, want %+v", h, err, want)
 	}
@@ -267,7 +266,7 @@ func TestChooseKnown(t *testing.T) {
 				}
 				return
 			}
-			if got := h.Iface + " " + h.Addr.String(); err != nil || got != test.want {
+			if got := h.V4.Iface + " " + h.V4.Addr.String(); err != nil || got != test.want {
 				t.Errorf("chose %s, %v, want %s", got, err, test.want)
 			}
 		})
@@ -291,7 +290,7 @@ func TestFollow(t *testing.T) {
 
 	v.ifaces[1].MTU = 9001
 	larger := h
-	larger.MTU = 9001
+	larger.V4.MTU = 9001
 	follow(larger)
 
 	// Another address comes first now; ours is still there.
@@ -300,7 +299,7 @@ func TestFollow(t *testing.T) {
 
 	// The interface has another name now.
 	renamed := h
-	renamed.Iface = "ens3"
+	renamed.V4.Iface = "ens3"
 	v.ifaces[1] = iface("ens3", "192.0.2.1/24")
 	follow(renamed)
 
@@ -406,7 +405,7 @@ func TestFollowBest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := func(h backend.Host) string { return h.Iface + " " + h.Addr.String() }
+			text := func(h backend.Host) string { return h.V4.Iface + " " + h.V4.Addr.String() }
 			if (got.Lost != nil) != (c.now == "") || got.Lost == nil && text(got.Now) != c.now || got.Lost != nil && got.Now != h {
 				t.Errorf("there is now %s, %v; want %s", text(got.Now), got.Lost, c.now)
 			}
@@ -437,14 +436,14 @@ func TestFollowAddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := hostView()
 			v.defaults = c.defaults
-			h := backend.Host{Iface: "eth0", Addr: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}}
+			h := backend.Host{V4: backend.Underlay{Iface: "eth0", Addr: netip.MustParseAddr("192.0.2.1")}}
 			v.ifaces[1] = iface("eth0", "192.0.2.77/24")
 			sight, err := c.s.Follow(t.Context(), v, h)
 			if err != nil || sight.Lost == nil || sight.Now != h {
 				t.Errorf("got %+v, %v", sight, err)
 			}
 			got := sight.Next
-			if want := netip.MustParseAddr("192.0.2.77"); c.follows && (got.Addr.V4 != want || got.PublicIP.V4 != want || got.Iface != "eth0") {
+			if want := netip.MustParseAddr("192.0.2.77"); c.follows && (got.V4.Addr != want || got.V4.PublicIP != want || got.V4.Iface != "eth0") {
 				t.Errorf("got %+v", got)
 			}
 			if !c.follows && got != h {

@@ -138,7 +138,7 @@ func (p *Paths) relink(ctx context.Context, w *Desired) (moved bool, err error) 
 	l, learned := p.links, p.learned
 	p.mu.Unlock()
 	hosts := hostsOf(w.Peers, learned)
-	answers, err := reaches(ctx, p.view, w.Host.Addr.V4, hosts)
+	answers, err := reaches(ctx, p.view, w.Host.V4.Addr, hosts)
 	if err != nil {
 		return false, err
 	}

@@ -54,7 +54,7 @@ func NewPassages(view PassageView, report func([]Obstacle)) *Passages {
 // SetDesired replaces what is desired.
 func (p *Passages) SetDesired(w Desired) {
 	was := p.desired.Swap(&w)
-	if was == nil || was.Config != w.Config || was.Own.Subnet != w.Own.Subnet || was.Host.Iface != w.Host.Iface || was.Host.Prepared != w.Host.Prepared {
+	if was == nil || was.Config != w.Config || was.Own.Subnet != w.Own.Subnet || was.Host.V4.Iface != w.Host.V4.Iface || was.Host.Prepared != w.Host.Prepared {
 		p.wake()
 	}
 }
@@ -98,7 +98,7 @@ func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Back
 	}
 	elsewhere := slices.ContainsFunc(ifaces, func(i kernel.Interface) bool { return i.Up && i.Name != device && hasPods(i) })
 	for _, i := range ifaces {
-		if i.Name == host.Iface && i.NoCarrier {
+		if i.Name == host.V4.Iface && i.NoCarrier {
 			o := Obstacle{Subject: i.Name, Problem: "it has no carrier: no packet leaves this host or comes in"}
 			if i.ProtoDown {
 				o.Remedy = "ip link set " + printable.Word(i.Name) + " protodown off"
@@ -111,7 +111,7 @@ func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Back
 				Subject: i.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + printable.Word(i.Name) + " up",
 			})
 		}
-		if !pods && i.Name != device && (i.Name != host.Iface || !b.Unencapsulated()) {
+		if !pods && i.Name != device && (i.Name != host.V4.Iface || !b.Unencapsulated()) {
 			continue
 		}
 		entrances++

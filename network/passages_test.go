@@ -23,10 +23,10 @@ func TestPassageRemediesQuoteInterfaces(t *testing.T) {
 		{Name: "$(reboot)", Up: true, NoCarrier: true, ProtoDown: true, Forwards: true},
 		{Name: "`reboot`'", Up: true, Addrs: addrs("10.5.1.2/24")},
 		{Name: "eth0.7", Up: true, Addrs: addrs("10.5.1.3/24")},
-	}, true, b, backend.Host{Iface: "$(reboot)"}, own)
+	}, true, b, backend.Host{V4: backend.Underlay{Iface: "$(reboot)"}}, own)
 	found = append(found, closedPassages([]kernel.Interface{
 		{Name: ";reboot;", Forwards: true, Addrs: addrs("10.5.1.1/24")},
-	}, true, b, backend.Host{Iface: "eth0"}, own)...)
+	}, true, b, backend.Host{V4: backend.Underlay{Iface: "eth0"}}, own)...)
 	var all []string
 	for _, o := range found {
 		all = append(all, o.Remedy)
@@ -53,7 +53,7 @@ func TestLeftoverBridgeIsNoObstacle(t *testing.T) {
 	other := left
 	other.Name, other.Up = "cni0", true
 	look := func(ifaces ...kernel.Interface) int {
-		return len(closedPassages(ifaces, true, b, backend.Host{Iface: "eth0"}, p.Masked()))
+		return len(closedPassages(ifaces, true, b, backend.Host{V4: backend.Underlay{Iface: "eth0"}}, p.Masked()))
 	}
 	if alone, beside := look(left), look(left, other); alone != 1 || beside != 0 {
 		t.Errorf("%d obstacles if it is the only one, %d beside another one", alone, beside)

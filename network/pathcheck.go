@@ -126,7 +126,7 @@ func (c *pathCheck) addPeer(l *subnet.Lease) {
 		case way.Host.IsValid():
 			c.addHost(l, "", func(path kernel.Path) bool { return !c.deadEnd(path.Dev) })
 		case way.Dev == "":
-			c.addSubnet(l, 1, func(path kernel.Path) bool { return path.Dev == c.w.Host.Iface })
+			c.addSubnet(l, 1, func(path kernel.Path) bool { return path.Dev == c.w.Host.V4.Iface })
 			return
 		default:
 			c.addRoute(l, way)
@@ -148,7 +148,7 @@ func (c *pathCheck) addPeer(l *subnet.Lease) {
 // interface, surely do not get there by a device: it is ours, or a VPN's, or not in use for
 // any network. Another interface of the host may do as well.
 func (c *pathCheck) deadEnd(dev string) bool {
-	if dev == c.w.Host.Iface {
+	if dev == c.w.Host.V4.Iface {
 		return false
 	}
 	i := byName(c.ifaces, dev)
@@ -179,7 +179,7 @@ func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) 
 func (c *pathCheck) addHost(l *subnet.Lease, note string, want func(kernel.Path) bool) {
 	to := l.PublicIP.V4
 	c.queries = append(c.queries, question{
-		PathQuery: kernel.PathQuery{To: to, From: c.w.Host.Addr.V4},
+		PathQuery: kernel.PathQuery{To: to, From: c.w.Host.V4.Addr},
 		subject:   fmt.Sprintf("%s, the host of %s", to, l.Subnet), peer: l.Subnet, want: want, note: note,
 	})
 }
@@ -254,7 +254,7 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 		return cause{fmt.Sprintf("in part not reachable: %s is an address of this host, on %s", r.Dst.Addr(), r.Dev), remedy}, remedy != "", nil
 	case r.Main() && r.Dst.Bits() < q.bits:
 		return cause{}, false, nil
-	case r.Main() && !within(c.network, r.Dst) && !within(c.w.Host.Net.V4, r.Dst):
+	case r.Main() && !within(c.network, r.Dst) && !within(c.w.Host.V4.Net, r.Dst):
 		// A route that others need: no command would be right for all.
 		return cause{how + fmt.Sprintf(": the route %s is in the way", r), ""}, true, nil
 	case r.Main():
@@ -296,7 +296,7 @@ func (c *pathCheck) rule(q kernel.PathQuery, fits func(kernel.Rule) bool) (kerne
 func (c *pathCheck) ruleBefore(rule kernel.Rule, q question) string {
 	to := c.network
 	if !to.Contains(q.To) {
-		if to = c.w.Host.Net.V4; !to.IsValid() || !to.Contains(q.To) {
+		if to = c.w.Host.V4.Net; !to.IsValid() || !to.Contains(q.To) {
 			to = netip.PrefixFrom(q.To, q.To.BitLen())
 		}
 	}

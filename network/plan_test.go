@@ -117,8 +117,8 @@ func testPlanFollows(t *testing.T, r *rand.Rand, desire func(...*subnet.Lease) D
 func TestPlanRebuilds(t *testing.T) {
 	for name, change := range map[string]func(*Desired){
 		"configuration": func(w *Desired) { w.Config = &subnet.Config{} },
-		"interface":     func(w *Desired) { w.Host.Iface = "eth1" },
-		"MTU":           func(w *Desired) { w.Host.MTU = 1400 },
+		"interface":     func(w *Desired) { w.Host.V4.Iface = "eth1" },
+		"MTU":           func(w *Desired) { w.Host.V4.MTU = 1400 },
 		"own subnet":    func(w *Desired) { w.Own = &subnet.Lease{Subnet: peerSubnet(99)} },
 		"own attributes": func(w *Desired) {
 			w.Own = &subnet.Lease{Subnet: w.Own.Subnet, Attrs: subnet.Attrs{BackendType: "host-gw"}}

@@ -264,9 +264,9 @@ func TestReadyWithTheConfigurationInForce(t *testing.T) {
 			}
 		}
 		w := rulesDesired(t, rulesConfig, Rules{})
-		w.Host.Up = true
+		w.Host.V4.Up = true
 		down := w
-		down.Host.Up = false
+		down.Host.V4.Up = false
 		r.SetDesired(down)
 		time.Sleep(time.Hour)
 		if ready() {

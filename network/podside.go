@@ -24,7 +24,7 @@ func (c *pathCheck) findPods() podSide {
 	}
 	var p podSide
 	for _, i := range c.ifaces {
-		if !i.Up || i.Loopback || c.devices[i.Name] || i.Name == c.w.Host.Iface {
+		if !i.Up || i.Loopback || c.devices[i.Name] || i.Name == c.w.Host.V4.Iface {
 			continue
 		}
 		for _, a := range i.Addrs {
@@ -69,7 +69,7 @@ func (c *pathCheck) isLocal(a netip.Addr) bool {
 // make them.
 func (c *pathCheck) podRoute(r kernel.TableRoute) bool {
 	return r.Main() && r.Dst.IsSingleIP() && !r.Via.IsValid() && r.Dev != "" && !r.Refuses() &&
-		r.Dev != c.w.Host.Iface && !c.devices[r.Dev] && !c.pointToPoint(r.Dev)
+		r.Dev != c.w.Host.V4.Iface && !c.devices[r.Dev] && !c.pointToPoint(r.Dev)
 }
 
 // pointToPoint reports whether a device is one of a VPN's, say.

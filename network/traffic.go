@@ -45,18 +45,18 @@ func newTraffic(w *Desired, ifaces []kernel.Interface) traffic {
 	if w == nil {
 		return traffic{}
 	}
-	t := traffic{addr: w.Host.Addr.V4, own: w.Own.Subnet.V4, network: w.Config.Network().V4}
+	t := traffic{addr: w.Host.V4.Addr, own: w.Own.Subnet.V4, network: w.Config.Network().V4}
 	tunnel := ""
 	for _, o := range w.Backend.Local(w.Host, w.Config.Network(), w.Own) {
 		if d, ok := state.DatagramsOf(o); ok {
 			tunnel, t.port, t.srcPort = d.Dev, d.Port, d.SrcPort
 		}
 	}
-	t.external, t.tunnel = firewall.Iface{Name: w.Host.Iface}, firewall.Iface{Name: tunnel, Pods: true}
+	t.external, t.tunnel = firewall.Iface{Name: w.Host.V4.Iface}, firewall.Iface{Name: tunnel, Pods: true}
 	for _, i := range ifaces {
 		is := firewall.Iface{Name: i.Name, Index: i.Index, Bridge: i.Bridge}
 		switch i.Name {
-		case w.Host.Iface:
+		case w.Host.V4.Iface:
 			t.external = is
 		case tunnel:
 			is.Pods = true

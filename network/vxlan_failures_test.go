@@ -30,7 +30,7 @@ func TestReadyWithTheDevice(t *testing.T) {
 		{"the device fails", w, func(r *fixture) { r.fake.Refuse(device().Key(), errRefused) }, func(r *fixture) { r.fake.Refuse(device().Key(), nil) }, retryMost},
 		{"the address fails", w, func(r *fixture) { r.fake.Refuse(ownAddr.Key(), errRefused) }, func(r *fixture) { r.fake.Refuse(ownAddr.Key(), nil) }, retryMost},
 		{"no interface", w, func(r *fixture) { r.check(r.fake.DelLink("eth0")) }, func(r *fixture) { r.check(r.fake.AddLink("eth0")) }, debounce},
-		{"interface down", func() Desired { v := w; v.Host.Up = false; return v }(), func(r *fixture) { r.check(r.fake.SetLink("eth0", false)) }, func(r *fixture) {
+		{"interface down", func() Desired { v := w; v.Host.V4.Up = false; return v }(), func(r *fixture) { r.check(r.fake.SetLink("eth0", false)) }, func(r *fixture) {
 			r.check(r.fake.SetLink("eth0", true))
 			r.SetDesired(w)
 		}, debounce},
@@ -168,7 +168,7 @@ func TestDeviceThatCannotBeAltered(t *testing.T) {
 		r.pass(time.Second)
 		r.fake.Refuse(device().Key(), errRefused)
 		w := vxlanDesired(vxlanLease(1, 1), vxlanLease(2, 2))
-		w.Host.MTU = 1400
+		w.Host.V4.MTU = 1400
 		r.SetDesired(w)
 		r.pass(time.Second)
 		r.wantOn([]state.Neigh{neigh(1, 1), neigh(2, 2)}, []state.FDB{fdb(1), fdb(2)}, ownAddr.Prefix)
@@ -236,15 +236,15 @@ func TestStatusTellsTheHostAsItIs(t *testing.T) {
 		}
 
 		r.fake.Refuse(device().Key(), unix.EBUSY)
-		w.Host.MTU = 1400
+		w.Host.V4.MTU = 1400
 		r.SetDesired(w)
 		r.pass(time.Minute)
-		if got := r.lastHost().MTU; got != 1500 {
+		if got := r.lastHost().MTU(); got != 1500 {
 			t.Errorf("the device has refused, and the MTU is said to be %d", got)
 		}
 		r.fake.Refuse(device().Key(), nil)
 		r.pass(time.Minute)
-		if got := r.lastHost().MTU; got != 1400 {
+		if got := r.lastHost().MTU(); got != 1400 {
 			t.Errorf("the MTU is said to be %d", got)
 		}
 	})

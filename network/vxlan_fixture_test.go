@@ -89,7 +89,7 @@ func backendDesired(c *subnet.Config, section string, peers ...*subnet.Lease) De
 	w := desire(peers...)
 	w.Backend, w.Config = b, c
 	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(ownSubnet), Attrs: subnet.Attrs{
-		PublicIP: testHost.PublicIP, BackendType: "vxlan", BackendData: vtepData(hostMAC(0)),
+		PublicIP: testHost.PublicIP(), BackendType: "vxlan", BackendData: vtepData(hostMAC(0)),
 	}}
 	return w
 }

@@ -27,7 +27,7 @@ func (alloc) Device(backend.Host) string { return "" }
 func (alloc) Unencapsulated() bool { return true }
 
 func (alloc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
-	return subnet.Attrs{PublicIP: h.PublicIP}, nil
+	return subnet.Attrs{PublicIP: h.PublicIP()}, nil
 }
 
 func (b alloc) MTU(h backend.Host) int { return b.path.Of(h) }

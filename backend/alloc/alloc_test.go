@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"flanneld/backend"
-	"flanneld/pkg/ip"
 	"flanneld/subnet"
 )
 
@@ -14,13 +13,13 @@ func TestAlloc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := backend.Host{
+	h := backend.Host{V4: backend.Underlay{
 		Iface: "eth0", MTU: 1500,
-		Addr:     ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")},
-		PublicIP: ip.Addrs{V4: netip.MustParseAddr("203.0.113.9")},
-	}
+		Addr:     netip.MustParseAddr("192.0.2.1"),
+		PublicIP: netip.MustParseAddr("203.0.113.9"),
+	}}
 	// The value under the key has never named this backend.
-	want := subnet.Attrs{PublicIP: h.PublicIP}
+	want := subnet.Attrs{PublicIP: h.PublicIP()}
 	if got, err := b.Attrs(h, backend.Past{}); err != nil || got != want {
 		t.Errorf("Attrs = %+v, %v", got, err)
 	}

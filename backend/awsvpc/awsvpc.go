@@ -82,7 +82,7 @@ func (awsvpc) Unencapsulated() bool { return true }
 
 // Attrs name no backend, as they never have.
 func (awsvpc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
-	return subnet.Attrs{PublicIP: h.PublicIP}, nil
+	return subnet.Attrs{PublicIP: h.PublicIP()}, nil
 }
 
 func (b awsvpc) MTU(h backend.Host) int { return b.path.Of(h) }
@@ -90,9 +90,9 @@ func (b awsvpc) MTU(h backend.Host) int { return b.path.Of(h) }
 // Local is the route to this host's subnet in each table, and an interface that
 // lets the pods' packets pass.
 func (b awsvpc) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Object {
-	objects := []state.Object{state.CloudInterface{Host: h.Addr.V4}}
+	objects := []state.Object{state.CloudInterface{Host: h.V4.Addr}}
 	for _, table := range b.tables {
-		objects = append(objects, state.CloudRoute{Table: table, Dst: own.Subnet.V4, Host: h.Addr.V4})
+		objects = append(objects, state.CloudRoute{Table: table, Dst: own.Subnet.V4, Host: h.V4.Addr})
 	}
 	return objects
 }

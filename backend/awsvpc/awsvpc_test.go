@@ -14,11 +14,11 @@ import (
 )
 
 var (
-	host = backend.Host{
+	host = backend.Host{V4: backend.Underlay{
 		Iface: "eth0", MTU: 9001,
-		Addr:     ip.Addrs{V4: netip.MustParseAddr("10.0.1.4")},
-		PublicIP: ip.Addrs{V4: netip.MustParseAddr("203.0.113.9")},
-	}
+		Addr:     netip.MustParseAddr("10.0.1.4"),
+		PublicIP: netip.MustParseAddr("203.0.113.9"),
+	}}
 	dst = netip.MustParsePrefix("10.1.5.0/24")
 	own = &subnet.Lease{Subnet: ip.SubnetOf(dst)}
 )
@@ -42,10 +42,10 @@ func TestTables(t *testing.T) {
 		`{"RouteTableID": ["rtb-2", "rtb-1", "rtb-2"], "Other": true}`: {"rtb-1", "rtb-2"},
 	} {
 		b := newBackend(t, section)
-		want := []state.Object{state.CloudInterface{Host: host.Addr.V4}}
+		want := []state.Object{state.CloudInterface{Host: host.V4.Addr}}
 		var peers []state.Object
 		for _, table := range tables {
-			want = append(want, state.CloudRoute{Table: table, Dst: dst, Host: host.Addr.V4})
+			want = append(want, state.CloudRoute{Table: table, Dst: dst, Host: host.V4.Addr})
 			peers = append(peers, state.CloudRoute{Table: table, Dst: dst})
 		}
 		if got := b.Local(host, ip.Subnet{}, own); !reflect.DeepEqual(got, want) {
@@ -80,7 +80,7 @@ func TestHost(t *testing.T) {
 		t.Errorf("MTU = %d", got)
 	}
 	// The value under the key has never named this backend.
-	if got, err := b.Attrs(host, backend.Past{}); err != nil || got != (subnet.Attrs{PublicIP: host.PublicIP}) {
+	if got, err := b.Attrs(host, backend.Past{}); err != nil || got != (subnet.Attrs{PublicIP: host.PublicIP()}) {
 		t.Errorf("Attrs = %+v, %v", got, err)
 	}
 	if b.Device(backend.Host{}) != "" {

@@ -32,11 +32,13 @@ func (hostgw) Unencapsulated() bool { return true }
 // Attrs refuses a public address that is not the interface's own: the peers
 // could not use it as a gateway.
 func (hostgw) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
-	if h.PublicIP != h.Addr {
-		return subnet.Attrs{}, fmt.Errorf("backend host-gw needs peers to send straight to this host: the public address %s must be the address of %s, %s",
-			h.PublicIP, h.Iface, h.Addr)
+	for _, f := range ip.Families {
+		if u := h.Of(f); u.PublicIP != u.Addr {
+			return subnet.Attrs{}, fmt.Errorf("backend host-gw needs peers to send straight to this host: the public address %s must be the address of %s, %s",
+				u.PublicIP, u.Iface, u.Addr)
+		}
 	}
-	return subnet.Attrs{PublicIP: h.PublicIP, BackendType: name}, nil
+	return subnet.Attrs{PublicIP: h.PublicIP(), BackendType: name}, nil
 }
 
 // MTU is for pods alone: packets go out by the interface as they are.
@@ -49,8 +51,8 @@ func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error
 		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
 	}
 	var objects []state.Object
-	for _, dst := range peer.Subnet.Prefixes() {
-		objects = append(objects, backend.RouteTo(h, state.Route{Dst: dst, Via: peer.PublicIP.Of(ip.FamilyOf(dst.Addr())), Dev: h.Iface})...)
+	for _, f := range peer.Subnet.Families() {
+		objects = append(objects, backend.RouteTo(h, state.Route{Dst: peer.Subnet.Of(f), Via: peer.PublicIP.Of(f), Dev: h.Of(f).Iface})...)
 	}
 	return objects, nil
 }

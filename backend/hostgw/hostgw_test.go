@@ -16,12 +16,12 @@ import (
 
 var (
 	v4   = netip.MustParseAddr
-	host = backend.Host{
+	host = backend.Host{V4: backend.Underlay{
 		Iface: "eth1", MTU: 9001,
-		Addr:     ip.Addrs{V4: v4("192.0.2.1")},
-		Net:      ip.SubnetOf(netip.MustParsePrefix("192.0.2.0/24")),
-		PublicIP: ip.Addrs{V4: v4("192.0.2.1")},
-	}
+		Addr:     v4("192.0.2.1"),
+		Net:      netip.MustParsePrefix("192.0.2.0/24"),
+		PublicIP: v4("192.0.2.1"),
+	}, V6: backend.Underlay{Iface: "eth2", MTU: 9001, Addr: v4("fd00::1"), PublicIP: v4("fd00::1")}}
 	own = lease("10.5.1.0-24", "192.0.2.1", name)
 )
 
@@ -45,7 +45,7 @@ func newBackend(t *testing.T) backend.Backend {
 
 func TestAttrs(t *testing.T) {
 	b := newBackend(t)
-	want := subnet.Attrs{PublicIP: host.Addr, BackendType: "host-gw"}
+	want := subnet.Attrs{PublicIP: host.Addrs(), BackendType: "host-gw"}
 	if got, err := b.Attrs(host, backend.Past{}); err != nil || got != want {
 		t.Errorf("Attrs = %+v, %v", got, err)
 	}
@@ -53,7 +53,7 @@ func TestAttrs(t *testing.T) {
 		t.Errorf("MTU = %d", got)
 	}
 	nat := host
-	nat.PublicIP.V4 = v4("203.0.113.9")
+	nat.V4.PublicIP = v4("203.0.113.9")
 	_, err := b.Attrs(nat, backend.Past{})
 	if err == nil {
 		t.Fatal("a public address that is not the interface's was accepted")
@@ -77,7 +77,7 @@ func TestPeer(t *testing.T) {
 		}},
 		{"both families", lease("10.5.2.0-24&fc00::-64", "192.0.2.2", name), []state.Object{
 			state.Route{Dst: netip.MustParsePrefix("10.5.2.0/24"), Via: v4("192.0.2.2"), Dev: "eth1"},
-			state.Route{Dst: netip.MustParsePrefix("fc00::/64"), Via: v4("fd00::2"), Dev: "eth1"},
+			state.Route{Dst: netip.MustParsePrefix("fc00::/64"), Via: v4("fd00::2"), Dev: "eth2"},
 		}},
 		{"of vxlan", lease("10.5.2.0-24", "192.0.2.2", "vxlan"), nil},
 		{"of udp or alloc", lease("10.5.2.0-24", "192.0.2.2", ""), nil},

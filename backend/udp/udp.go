@@ -53,7 +53,7 @@ func (udp) Unencapsulated() bool { return false }
 
 // Attrs name no backend, as they never have.
 func (udp) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
-	return subnet.Attrs{PublicIP: h.PublicIP}, nil
+	return subnet.Attrs{PublicIP: h.PublicIP()}, nil
 }
 
 // MTU has an end where a datagram has.
@@ -62,9 +62,9 @@ func (b udp) MTU(h backend.Host) int { return min(b.Of(h), maxMTU) - overhead }
 func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state.Object {
 	dev := h.Prepared
 	// The peers send to the public address, and expect it as the source.
-	local := h.Addr.V4
-	if h.OwnsPublicIP {
-		local = h.PublicIP.V4
+	local := h.V4.Addr
+	if h.V4.OwnsPublicIP {
+		local = h.V4.PublicIP
 	}
 	return []state.Object{
 		state.TUN{Name: dev, MTU: b.MTU(h), Alias: state.TUNAlias(network.V4)},

@@ -51,11 +51,11 @@ func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
 // know from our lease, or one that is made from what tells this host from
 // others. A clone comes with the MAC of another host, and must not keep it.
 func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
-	if b.PathMTU.MTU > h.MTU {
+	if b.PathMTU.MTU > h.MTU() {
 		return subnet.Attrs{}, &subnet.ConfigError{
 			Key:    "Backend.MTU",
 			Value:  fmt.Sprint(b.PathMTU.MTU),
-			Reason: fmt.Sprintf("is more than the MTU %d of the interface %s, whose packets have to hold the encapsulated ones", h.MTU, h.Iface),
+			Reason: fmt.Sprintf("is more than the MTU %d of the interface %s, whose packets have to hold the encapsulated ones", h.MTU(), h.First().Iface),
 		}
 	}
 	mac := past.MAC
@@ -69,7 +69,7 @@ func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
 	if err != nil {
 		return subnet.Attrs{}, err
 	}
-	return subnet.Attrs{PublicIP: h.PublicIP, BackendType: name, BackendData: string(data)}, nil
+	return subnet.Attrs{PublicIP: h.PublicIP(), BackendType: name, BackendData: string(data)}, nil
 }
 
 // taken reports whether one of the leases says that its host has that MAC.
@@ -82,7 +82,7 @@ func taken(m state.MAC, leases []*subnet.Lease) bool {
 
 // derivedMAC is locally administered, and the same whenever the same host asks.
 func (b vxlan) derivedMAC(h backend.Host) state.MAC {
-	sum := sha256.Sum256(fmt.Appendf(nil, "VTEP %d of %s at %s", b.VNI, h.ID, h.PublicIP))
+	sum := sha256.Sum256(fmt.Appendf(nil, "VTEP %d of %s at %s", b.VNI, h.ID, h.PublicIP()))
 	mac := state.MAC(sum[:6])
 	mac[0] = mac[0]&^1 | 2
 	return mac
@@ -140,7 +140,7 @@ func (b vxlan) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Obj
 	return []state.Object{
 		state.VXLAN{
 			Name: b.Device(h), VNI: uint32(b.VNI), Port: uint16(b.Port),
-			Lower: h.Iface, Local: h.Addr.V4,
+			Lower: h.V4.Iface, Local: h.V4.Addr,
 			GBP: b.GBP, Learning: b.Learning,
 			MAC: mac, MTU: b.MTU(h), TxChecksumOff: !b.TxChecksumOffload,
 		},
@@ -156,7 +156,7 @@ func (b vxlan) Peer(h backend.Host, own, peer *subnet.Lease) ([]state.Object, er
 	}
 	dst, to := peer.Subnet.V4, peer.PublicIP.V4
 	if b.DirectRouting && h.OnLink(to) {
-		return backend.RouteTo(h, state.Route{Dst: dst, Via: to, Dev: h.Iface}), nil
+		return backend.RouteTo(h, state.Route{Dst: dst, Via: to, Dev: h.V4.Iface}), nil
 	}
 	mac, err := vtep(peer.Attrs)
 	if err != nil {

@@ -17,13 +17,12 @@ import (
 
 var (
 	v4   = netip.MustParseAddr
-	host = backend.Host{
+	host = backend.Host{V4: backend.Underlay{
 		Iface: "eth1", MTU: 1500, Up: true,
-		Addr:     ip.Addrs{V4: v4("192.0.2.1")},
-		Net:      ip.SubnetOf(netip.MustParsePrefix("192.0.2.0/24")),
-		PublicIP: ip.Addrs{V4: v4("203.0.113.1")},
-		ID:       "machine 02:00:00:00:00:01",
-	}
+		Addr:     v4("192.0.2.1"),
+		Net:      netip.MustParsePrefix("192.0.2.0/24"),
+		PublicIP: v4("203.0.113.1"),
+	}, ID: "machine 02:00:00:00:00:01"}
 	ownMAC  = state.MAC{2, 0, 0, 0, 0, 0xaa}
 	peerMAC = state.MAC{2, 0, 0, 0, 0, 0xbb}
 )
@@ -106,7 +105,7 @@ func TestAttrs(t *testing.T) {
 	}
 	other := lease("10.5.1.0-24", "203.0.113.1", `{"VtepMAC":"02:00:00:00:00:cc"}`).Attrs
 	attrs, err := b.Attrs(host, backend.Past{MAC: ownMAC, Lease: other})
-	if want := (subnet.Attrs{PublicIP: host.PublicIP, BackendType: "vxlan", BackendData: `{"VNI":5,"VtepMAC":"02:00:00:00:00:aa"}`}); err != nil || attrs != want {
+	if want := (subnet.Attrs{PublicIP: host.PublicIP(), BackendType: "vxlan", BackendData: `{"VNI":5,"VtepMAC":"02:00:00:00:00:aa"}`}); err != nil || attrs != want {
 		t.Errorf("with a device: %+v, %v, want %+v", attrs, err, want)
 	}
 	attrs, err = b.Attrs(host, backend.Past{Lease: other})
@@ -153,12 +152,12 @@ func TestAttrs(t *testing.T) {
 		t.Errorf("other hosts have other MACs: %s", m)
 	}
 	clone := host
-	clone.ID, clone.MTU = "machine 02:00:00:00:00:02", 9000
+	clone.ID, clone.V4.MTU = "machine 02:00:00:00:00:02", 9000
 	if m := derive(clone, backend.Past{}); m == mac {
 		t.Error("a clone of the host has the same MAC")
 	}
 	larger := host
-	larger.MTU = 9000
+	larger.V4.MTU = 9000
 	if m := derive(larger, backend.Past{}); m != mac {
 		t.Error("the MAC depends on the MTU")
 	}
@@ -173,7 +172,7 @@ func TestMTU(t *testing.T) {
 	if m := b.MTU(h); m != 1350 {
 		t.Errorf("MTU %d", m)
 	}
-	h.MTU = 1300
+	h.V4.MTU = 1300
 	if m := b.MTU(h); m != 1250 {
 		t.Errorf("MTU %d on an interface that got a smaller one", m)
 	}

@@ -29,7 +29,7 @@ func awaitInterface(ctx context.Context, o *options, machine host, store subnet.
 			}
 		}
 		if err == nil {
-			klog.Infof("using interface %s with address %s and MTU %d; other hosts reach this one at %s", host.Iface, host.Addr, host.MTU, host.PublicIP)
+			klog.Infof("using interface %s with address %s and MTU %d; other hosts reach this one at %s", host.V4.Iface, host.V4.Addr, host.V4.MTU, host.V4.PublicIP)
 			return host, nil
 		}
 		text := "waiting for the external interface: " + err.Error()
@@ -64,7 +64,7 @@ func chooseKnown(ctx context.Context, o *options, machine host, store subnet.Sto
 	known := make(map[netip.Addr]string) // where each is from
 	use := func(addrs ...netip.Addr) bool {
 		if h, err = o.iface.Choose(ctx, machine, addrs...); err == nil {
-			klog.Infof("%s: using %s, for its address %s is that of %s", strings.ReplaceAll(why.Error(), "\n", "; "), h.Iface, h.Addr, known[h.Addr.V4])
+			klog.Infof("%s: using %s, for its address %s is that of %s", strings.ReplaceAll(why.Error(), "\n", "; "), h.V4.Iface, h.V4.Addr, known[h.V4.Addr])
 		}
 		return err == nil
 	}

@@ -115,7 +115,7 @@ func (d *daemon) holds(ctx context.Context, h subnet.Holding) {
 	}
 	if d.paths != nil { // before the backend has to know
 		d.mu.Lock()
-		b, from := d.setupFor(h.Config).backend, d.host.Addr.V4
+		b, from := d.setupFor(h.Config).backend, d.host.V4.Addr
 		d.mu.Unlock()
 		d.paths.Learn(ctx, b, from, h.Snapshot.Leases)
 	}
@@ -154,7 +154,7 @@ func (d *daemon) resume(s subnet.Saved, h subnet.Holding) {
 
 // self returns what is known of this host's addresses. The caller holds d.mu.
 func (d *daemon) self() subnet.Self {
-	return subnet.Self{Addr: d.host.Addr, Link: d.host.Net, All: d.addresses.All()}
+	return subnet.Self{Addr: d.host.Addrs(), Link: d.host.Net(), All: d.addresses.All()}
 }
 
 // warn logs texts, those of a kind in one line.
@@ -262,12 +262,12 @@ func (d *daemon) logInside(c *subnet.Config) bool {
 }
 
 func hostsInside(c *subnet.Config, h backend.Host) string {
-	network, link := c.V4.Network, h.Net.V4
+	network, link := c.V4.Network, h.V4.Net
 	if !network.Overlaps(link) {
 		return ""
 	}
 	text := fmt.Sprintf("Network %s overlaps %s, the network of %s: what pods send there keeps its source, also with -ip-masq, so machines there that run no flanneld cannot answer; and no subnet of a host should hold the address of such a machine, which SubnetMin and SubnetMax can prevent",
-		network, link, h.Iface)
+		network, link, h.V4.Iface)
 	if c.BackendType == udp.Type.Name {
 		text += fmt.Sprintf("; whatever else is in %s cannot be reached but through the tunnel", network)
 	}

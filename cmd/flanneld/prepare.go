@@ -43,7 +43,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	if a := s.Own; a != nil {
 		d.external.Request(a.Requested.V4)
 		if a.Requested.V4.IsValid() {
-			host.PublicIP.V4 = a.Requested.V4 // before it was looked which interface has it
+			host.V4.PublicIP = a.Requested.V4 // before it was looked which interface has it
 		}
 	}
 	if d.addresses.Take(ifaces) {
@@ -61,7 +61,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 		attrs.PublicIP.V4 = a.Overwrite.V4
 	}
 	d.prepared = setup{c, b, rules}
-	return attrs, c.Local(d.host.Addr, d.host.Net), nil
+	return attrs, c.Local(d.host.Addrs(), d.host.Net()), nil
 }
 
 // try reports why this host would not have what a changed configuration asks for.
@@ -106,7 +106,7 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		return p
 	}
 	for _, l := range s.Leases {
-		if l.PublicIP != d.host.PublicIP {
+		if l.PublicIP != d.host.PublicIP() {
 			p.Others = append(p.Others, l)
 		} else if p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous {
 			p.Lease = l.Attrs

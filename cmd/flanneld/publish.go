@@ -108,7 +108,7 @@ func (p *publisher) Run(ctx context.Context) error {
 			if file.IsRemoved(filepath.Dir(p.cni.Path)) {
 				return fmt.Errorf("writing %s: %w", p.cni.Path, errNoFolder)
 			}
-			p.obstacles.Report("CNI", p.configureCNI(env, now.host.Iface))
+			p.obstacles.Report("CNI", p.configureCNI(env, now.host.First().Iface))
 		}
 		if err != nil {
 			if err.Error() != said {
@@ -227,7 +227,7 @@ func (f *facts) env(ipMasq bool) network.Env {
 
 // text says how things are, in one line.
 func (f *facts) text(obstacles string) string {
-	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, f.host.Iface, f.holding.Own.PublicIP, f.holding.Config.BackendType, f.peers)
+	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, f.host.First().Iface, f.holding.Own.PublicIP, f.holding.Config.BackendType, f.peers)
 	if f.holding.Holder != "" {
 		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", f.holding.Holder)
 	}
@@ -240,8 +240,8 @@ func (f *facts) text(obstacles string) string {
 	if n := f.unusable + f.reconciled.Unusable; n > 0 {
 		text += fmt.Sprintf(", %d leases unusable", n)
 	}
-	if !f.host.Up {
-		text += ", " + f.host.Iface + " is down"
+	if !f.host.First().Up {
+		text += ", " + f.host.First().Iface + " is down"
 	}
 	if f.unseen != nil {
 		text += ", " + f.unseen.Error()

@@ -55,7 +55,7 @@ func TestReadyAfterAllKnowWhatIsDesired(t *testing.T) {
 		d := &daemon{
 			options: &options{}, due: once.NewSlot[time.Time](), addresses: network.NewAddresses(nil, nil),
 			reconciler: reconciler, saver: newSaver(&options{}),
-			host:     backend.Host{Iface: "eth0", MTU: 1500, Up: true, Addr: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")}},
+			host:     backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 1500, Up: true, Addr: netip.MustParseAddr("192.0.2.1")}},
 			prepared: setup{config: config, backend: b},
 		}
 		d.publisher = newPublisher(&options{subnetFile: file}, reconciler.Ready(), new(systemd), &network.Obstacles{})
@@ -105,7 +105,7 @@ func TestCNIConfigurationIsKept(t *testing.T) {
 		hold := func(own string, mtu int) {
 			p.update(func(f *facts) {
 				f.holding = subnet.Holding{Config: config, Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix(own))}}
-				f.backend, f.reconciled.Host.MTU, f.host.Iface = b, mtu, "eth0"
+				f.backend, f.reconciled.Host.V4.MTU, f.host.V4.Iface = b, mtu, "eth0"
 			})
 			synctest.Wait()
 		}

@@ -37,11 +37,11 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 	if o.iface.PublicIP.IsValid() {
 		previous = ip.Subnet{} // it is told whose lease is meant
 	}
-	if err := releaseFrom(ctx, store, host.PublicIP, previous, name, out); err != nil {
+	if err := releaseFrom(ctx, store, host.PublicIP(), previous, name, out); err != nil {
 		return err
 	}
 	// A start without etcd would take the lease for ours still.
-	if s, err := o.saved(); err == nil && (s.Own.PublicIP == host.PublicIP || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, name)) {
+	if s, err := o.saved(); err == nil && (s.Own.PublicIP == host.PublicIP() || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, name)) {
 		reportOffHost(s, out)
 		return os.Remove(o.savedFile())
 	}

@@ -32,7 +32,7 @@ func TestBackendKeys(t *testing.T) {
 }
 
 func TestConfigRemarks(t *testing.T) {
-	h := backend.Host{Iface: "eth0", MTU: 1500}
+	h := backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 1500}}
 	for config, want := range map[string]string{
 		`{"Network":"10.5.0.0/16"}`: "",
 		`{"network":"10.5.0.0/16","subnetLEN":24,"BACKEND":{"type":"vxlan","vni":1,"gbp":false}}`:                                                                      "",

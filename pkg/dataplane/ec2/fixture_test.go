@@ -174,7 +174,7 @@ func (wanted) Device(backend.Host) string { return "" }
 
 func (wanted) Unencapsulated() bool { return true }
 
-func (wanted) MTU(h backend.Host) int { return h.MTU }
+func (wanted) MTU(h backend.Host) int { return h.MTU() }
 
 func (wanted) Attrs(backend.Host, backend.Past) (subnet.Attrs, error) { return subnet.Attrs{}, nil }
 
@@ -254,7 +254,7 @@ func (f *fixture) desired() network.Desired {
 	f.sent = is
 	return network.Desired{
 		Backend: is, Config: f.config, Own: &subnet.Lease{Subnet: ip.SubnetOf(ownDst)},
-		Host:     backend.Host{Iface: "eth0", MTU: 9001, Up: true, Addr: ip.Addrs{V4: f.a.Interface().Addr}},
+		Host:     backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 9001, Up: true, Addr: f.a.Interface().Addr}},
 		Networks: []netip.Prefix{overlay}, Peers: peers,
 	}
 }

@@ -76,11 +76,11 @@ func (f *fleet) check(err error) {
 func (f *fleet) desire(host, leases int) network.Desired {
 	b, err := backend.NewTable(awsvpc.Type).New(f.config)
 	f.check(err)
-	addr := ip.Addrs{V4: f.hosts[host].Interface().Addr}
+	addr := f.hosts[host].Interface().Addr
 	peers := slices.Clone(f.leases[:leases])
 	return network.Desired{
 		Backend: b, Config: f.config, Own: f.leases[host],
-		Host:     backend.Host{Iface: "eth0", MTU: 9001, Up: true, Addr: addr, PublicIP: addr},
+		Host:     backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 9001, Up: true, Addr: addr, PublicIP: addr}},
 		Networks: f.config.Network().Prefixes(),
 		Peers:    slices.DeleteFunc(peers, func(l *subnet.Lease) bool { return l == f.leases[host] }),
 	}
