@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"net/netip"
+	"time"
 
 	"flanneld/pkg/ip"
 )
@@ -56,6 +57,9 @@ func (tb table) assignments() []transition {
 	attrs := answer{attrs: tb.attrs(ourAddress, ourNode)}
 	rest := tb.assigned(tb.online(nil))
 	waits := with(tb.assigned(tb.starting(nil)), func(s *state) { s.todo, s.retrying = nil, true })
+	corrected := func(ago, pause time.Duration) state {
+		return with(rest, func(s *state) { s.identity.corrected, s.identity.rest = tb.now.at.Add(-ago), pause })
+	}
 	requested := tb.gives(ourSubnet, own())
 	requested.Own.Requested = ip.Addrs{V4: netip.MustParseAddr("192.0.2.5")}
 	return []transition{
@@ -78,7 +82,11 @@ func (tb table) assignments() []transition {
 		{"as it was", rest, see(ourSubnet, own()), "listen 1m0s", "over *; holds 10.5.1.0/24; works", nil},
 		{"annotations gone", rest, see(ourSubnet), "update 10.5.1.0/24@10 of w1 for 0s", "*the Node w1 says nothing of this host any more; writing it again", nil},
 		{"annotations edited", rest, see(ourSubnet, edited()), "update 10.5.1.0/24@10 of w1 for 0s", "*what the Node w1 says of this host was changed; writing it again", nil},
-		{"annotations edited again", with(rest, func(s *state) { s.identity.corrected = tb.now.at.Add(-retryMost / 2) }), see(ourSubnet, edited()), "listen 50ms", "*what the Node w1 says of this host is being changed again and again*", func(s state) bool { return s.retrying }},
+		{"annotations edited again", corrected(50*time.Millisecond, correctFirst), see(ourSubnet, edited()), "listen 50ms", "over *; holds 10.5.1.0/24; works; the lease was changed meanwhile: what the Node w1 says of this host was changed a moment after it was written; trying again", func(s state) bool { return s.retrying }},
+		{"annotations edited again after a while", corrected(time.Second, correctFirst), see(ourSubnet, edited()), "update 10.5.1.0/24@10 of w1 for 0s", "*was changed; writing it again", func(s state) bool { return s.identity.rest == 2*correctFirst }},
+		{"annotations edited again and again", corrected(time.Second, 4*correctFirst), newSnapshot{seen(tb.gives(ourSubnet, edited()), func(s *Snapshot) { s.Own.Published = edited().Attrs })}, "listen 50ms", "*what the Node w1 says of this host is changed again and again, now to *udp*: another daemon works for it*DaemonSet*", func(s state) bool { return s.retrying }},
+		{"annotations edited long after they were edited again and again", corrected(time.Minute, correctMost), see(ourSubnet, edited()), "update 10.5.1.0/24@10 of w1 for 0s", "*was changed; writing it again", func(s state) bool { return s.identity.rest == correctFirst }},
+		{"annotations edited just before it is time", corrected(correctMost-20*time.Millisecond, correctMost), see(ourSubnet, edited()), "listen 20ms", "*again and again*", nil},
 		{"tried again", with(rest, func(s *state) { s.retrying, s.due = true, tb.now.at }), timeUp{}, "list within 10s", "", nil},
 		{"written again", tb.assigned(tb.online(restate{}, settle{})), answer{lease: reserve(own())}, "listen 1m0s", "holds 10.5.1.0/24; works", func(s state) bool { return s.holding.Own.Revision == 15 }},
 		{"not written again", tb.assigned(tb.online(restate{}, settle{})), answer{err: errDown}, "listen 50ms", "FAILED the store is down", func(s state) bool { return s.retrying }},

@@ -32,6 +32,14 @@ func (a *Assignment) asksElse(b *Assignment) bool {
 	return b == nil || a.Requested != b.Requested || a.Overwrite != b.Overwrite
 }
 
+// now is what the store says of this host, for a message that it changed.
+func (a *Assignment) now() string {
+	if a.Published == (Attrs{}) {
+		return ""
+	}
+	return ", now to " + printable.Line(a.Published.String())
+}
+
 // Trouble is why a lease cannot be used, with whose it is where the store has names for
 // hosts.
 func (c *Config) Trouble(l *Lease, why string) string {

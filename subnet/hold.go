@@ -106,18 +106,47 @@ func (t *turn) checkAssigned() error {
 		t.holding.Own, t.renewal.seen = l, s.Revision
 	case t.misstated():
 		t.first(restate{})
-	case !t.identity.corrected.IsZero() && t.since(t.identity.corrected) < retryMost:
-		return waitingFor{fmt.Errorf("what the Node %s says of this host is being changed again and again: is there another daemon for it?", host)}
+	case t.rests() > 0 && t.identity.rest <= correctSilent:
+		return fmt.Errorf("%w: what the Node %s says of this host was changed a moment after it was written", ErrChanged, host)
+	case t.rests() > 0:
+		return waitingFor{fmt.Errorf("what the Node %s says of this host is changed again and again%s: another daemon works for it; if that is flannel's own, delete its DaemonSet, which kubectl get daemonsets --all-namespaces shows",
+			host, a.now())}
 	default:
 		what := "what the Node %s says of this host was changed; writing it again"
 		if l == nil {
 			what = "the Node %s says nothing of this host any more; writing it again"
 		}
 		t.logf(warningEvent, what, host)
-		t.identity.corrected = t.now.at
+		t.identity.correct(t.now.at)
 		t.first(restate{})
 	}
 	return nil
+}
+
+// What others change of what the store says of us is put right at once. It is left alone
+// for a moment after that, and for ever longer while they go on, up to correctMost: two
+// daemons that work for one host should not be what keeps the store busy. correctSilent is
+// how long that is before anything is said of it: a person may make several changes.
+const (
+	correctFirst  = 500 * time.Millisecond
+	correctSilent = time.Second
+	correctMost   = 8 * time.Second
+)
+
+// correct notes that what others changed is put right.
+func (i *identity) correct(now time.Time) {
+	if peace := max(2*i.rest, retryMost); i.corrected.IsZero() || now.Sub(i.corrected) > peace {
+		i.rest = 0
+	}
+	i.corrected, i.rest = now, min(max(2*i.rest, correctFirst), correctMost)
+}
+
+// rests returns for how much longer what others change is left alone.
+func (t *turn) rests() time.Duration {
+	if t.identity.corrected.IsZero() {
+		return 0
+	}
+	return t.identity.rest - t.since(t.identity.corrected)
 }
 
 // restate publishes the lease that we hold.

@@ -62,6 +62,9 @@ func (t *turn) fail(err error) {
 			return
 		}
 	}
+	if left := t.rests(); left > 0 {
+		longest = min(longest, left)
+	}
 	t.retryIn(min(t.retry.Next(t.source()), longest))
 }
 

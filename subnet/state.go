@@ -98,7 +98,10 @@ type identity struct {
 	previousMachine string
 	overwritten     string    // the machine whose lease we last wrote over, or nothing
 	corrected       time.Time // when that was
-	conflict        addressConflict
+	// rest is how long what others change then is left alone, where the store chooses our
+	// subnet.
+	rest     time.Duration
+	conflict addressConflict
 }
 
 // addressConflict is what is known of another machine with our public address.

@@ -73,6 +73,34 @@ func TestKubeNodeChanges(t *testing.T) {
 	n.pingAll()
 }
 
+// Whoever changes a host's Node several times finds it put right each time. Another daemon that
+// works for the same host, and changes it whenever it is put right, is named, and not fought at
+// full speed; soon after it has gone the Node says again what it must.
+func TestKubeNodeChangedAgain(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 1, kubeVXLAN, nil)
+	h := n.nodes[0]
+	for range 3 {
+		h.annotate(map[string]any{publicIP: "192.168.0.99"})
+		t.Logf("put right after %s", h.waitAnnotations(followed, nil))
+	}
+
+	n.pause(4 * time.Second)
+	changes := 0
+	const others = `{"VNI":1,"VtepMAC":"02:00:00:00:00:99"}`
+	for begin := time.Now(); time.Since(begin) < 10*time.Second; n.pause(20 * time.Millisecond) {
+		if h.kubeNode().Annotations[backendData] != others {
+			h.annotate(map[string]any{backendData: others})
+			changes++
+		}
+	}
+	if changes < 3 || changes > 8 {
+		t.Errorf("in 10 s it was put right %d times", changes-1)
+	}
+	h.waitLine("changed again and again", "02:00:00:00:00:99", "another daemon", "DaemonSet")
+	t.Logf("put right %d times, and for good after %s", changes-1, h.waitAnnotations(slow(10*time.Second), nil))
+}
+
 // A Node that is made again with another subnet: the host moves there, and its peers follow.
 func TestKubeNewPodCIDR(t *testing.T) {
 	t.Parallel()
