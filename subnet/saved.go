@@ -82,6 +82,9 @@ func (l *Lease) ends(now time.Time) time.Time {
 	return now.Add(l.Expires.Sub(now))
 }
 
+// AnyStore is for LoadSaved, where it does not matter which store something is of.
+const AnyStore = ""
+
 // LoadSaved reads what was saved of a store.
 func LoadSaved(path, store string) (Saved, error) {
 	content, err := file.ReadOwn(path, 0)
@@ -100,7 +103,7 @@ func parseSaved(content []byte, store string) (Saved, error) {
 	if err := json.Unmarshal(content, &j); err != nil {
 		return Saved{}, jsonError(err)
 	}
-	if j.Store != store {
+	if store != AnyStore && j.Store != store {
 		return Saved{}, fmt.Errorf("it is of %q, not of %q", j.Store, store)
 	}
 	config, err := parseConfig([]byte(j.Config), j.Assignment != nil)

@@ -7,11 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"flanneld/network"
 	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
+	"flanneld/subnet"
 )
 
 // cleanup removes from the host what a daemon with this subnet file left there,
@@ -41,21 +44,8 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err = errors.Join(err, unseen(o)); err != nil {
 		return err
 	}
-	saved, used := o.savedFile(), o.usedAPIFile()
-	switch s, err := o.saved(); {
-	case err != nil:
-	case s.Own.Subnet != env.Subnet:
-		fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", saved, s.Own.Subnet, env.Subnet)
-		saved, used = "", ""
-	default:
-		reportOffHost(s, out)
-	}
-	for _, file := range []string{saved, used} {
-		if err := os.Remove(file); err == nil {
-			fmt.Fprintf(out, "removed %s\n", file)
-		} else if file != "" && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	if err := removeState(o, env.Subnet, out); err != nil {
+		return err
 	}
 	if _, err := removeCNI(o, out); err != nil {
 		return err
@@ -69,6 +59,45 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 		fmt.Fprintf(out, "removed %s\n", o.subnetFile)
 	case err == nil:
 		fmt.Fprintf(out, "removed what is ours in %s, and left the lines of others there\n", o.subnetFile)
+	}
+	return nil
+}
+
+// removeState removes the files that daemons saved while this host had a subnet, whichever
+// store it was from, and the one that the options name unless it is of another subnet.
+func removeState(o *options, own ip.Subnet, out io.Writer) error {
+	named := o.savedFile()
+	if named == "" {
+		return nil
+	}
+	entries, err := os.ReadDir(o.stateDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	files := []string{named}
+	for _, e := range entries {
+		if path := filepath.Join(o.stateDir, e.Name()); filepath.Ext(path) == savedExt && path != named {
+			files = append(files, path)
+		}
+	}
+	for _, path := range files {
+		s, err := subnet.LoadSaved(path, subnet.AnyStore)
+		switch {
+		case err == nil && s.Own.Subnet == own:
+			reportOffHost(s, out)
+		case path != named:
+			continue
+		case err == nil:
+			fmt.Fprintf(out, "left %s: it is of the subnet %s, not of %s\n", path, s.Own.Subnet, own)
+			continue
+		}
+		for _, file := range []string{path, usedAPIBeside(path)} {
+			if err := os.Remove(file); err == nil {
+				fmt.Fprintf(out, "removed %s\n", file)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 	}
 	return nil
 }

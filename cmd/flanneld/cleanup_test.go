@@ -140,6 +140,39 @@ func TestCleanupUnclear(t *testing.T) {
 	h.waitPeers(0)
 }
 
+// -cleanup needs to be told neither where the subnet was from nor what the host was called
+// there, and leaves alone what other daemons saved.
+func TestCleanupOfKubernetes(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	h.waitKubeSaved(other.subnet().Addr().String())
+	saved := h.kubeStateFile()
+	must(h.daemon.Stop(soon))(t)
+	check(t, os.WriteFile(filepath.Join(h.Dir, "state", "foreign.json"), []byte("{}"), 0o600))
+	others := filepath.Join(h.Dir, "state", "others.json")
+	check(t, os.WriteFile(others, []byte(readFile(t, other.kubeStateFile())), 0o600))
+	p, err := h.Start("flanneld", []string{daemonBinary, "-cleanup", "-subnet-file=" + h.daemon.SubnetFile, "-state-dir=" + filepath.Dir(saved)}, nil, lab.ProcessOptions{})
+	check(t, err)
+	code, err := p.Wait(n.ctx)
+	check(t, err)
+	out := p.Log()
+	if code != 0 {
+		t.Errorf("it ended with %d", code)
+	}
+	for _, want := range []string{"removed device " + vtep, "removed " + saved + "\n", "removed " + h.daemon.SubnetFile + "\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("there is no %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "foreign") || strings.Contains(out, others) {
+		t.Errorf("it has to do with files of others:\n%s", out)
+	}
+	if left := must(os.ReadDir(filepath.Dir(saved)))(t); len(left) != 2 {
+		t.Errorf("left are %v", left)
+	}
+}
+
 // Of two daemons with one subnet file the second waits for the end of the first.
 func TestOneDaemonForAFile(t *testing.T) {
 	n := newNetwork(t, 2, hostGW, nil)

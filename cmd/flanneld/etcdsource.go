@@ -63,8 +63,11 @@ func (o *options) usedAPIFile() string {
 		return ""
 	}
 	saved, _ := savedAsEtcd(o)
-	return filepath.Join(o.stateDir, strings.TrimSuffix(saved, ".json")+".api")
+	return usedAPIBeside(filepath.Join(o.stateDir, saved))
 }
+
+// usedAPIBeside names that file beside a state file.
+func usedAPIBeside(saved string) string { return strings.TrimSuffix(saved, savedExt) + ".api" }
 
 // usedAPI is the name of that file.
 type usedAPI string

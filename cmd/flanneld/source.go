@@ -36,6 +36,9 @@ type store interface {
 	Close()
 }
 
+// savedExt is what the names of state files end with.
+const savedExt = ".json"
+
 // savedName returns the name of the file of a prefix. No two prefixes have the same.
 func savedName(prefix string) string {
 	rest, rooted := strings.CutPrefix(prefix, "/")
@@ -47,5 +50,5 @@ func savedName(prefix string) string {
 	if len(name) > longest {
 		name = fmt.Sprintf("%%%x", sha256.Sum256([]byte(prefix)))
 	}
-	return name + ".json"
+	return name + savedExt
 }
