@@ -41,5 +41,22 @@ func (t *turn) unassignable(c *Config, s Snapshot) error {
 		return fmt.Errorf("%s, the podCIDR of this host's Node %s, is also that of %s, which is older and has it: delete the Node %s and have kubelet register it anew, so that it gets another one",
 			a.Subnet, printable.Name(a.Host), t.holder(s.Find(a.Subnet)), printable.Name(a.Host))
 	}
+	if winner := c.winner(s); winner != nil && winner.Machine != s.Own.Host {
+		a := s.Own
+		return fmt.Errorf("%s, the podCIDR of this host's Node %s, overlaps %s, that of the Node %s, which goes before: delete one of the two and have kubelet register it anew, so that it gets another one",
+			a.Subnet, printable.Name(a.Host), winner.Subnet, printable.Name(winner.Machine))
+	}
 	return nil
+}
+
+// winner returns the lease that what the host is given loses to; nil if it is in force.
+func (c *Config) winner(s Snapshot) *Lease {
+	own := &Lease{Subnet: s.Own.Subnet, Created: s.Own.Created}
+	leases := []*Lease{own}
+	for _, l := range s.Leases {
+		if l.Subnet != own.Subnet {
+			leases = append(leases, l)
+		}
+	}
+	return c.losers(leases)[own]
 }

@@ -13,6 +13,8 @@ type Assignment struct {
 	Host string
 	// Subnet is not valid while there is none.
 	Subnet ip.Subnet `json:"-"`
+	// Created is when the host was registered, as in Lease.
+	Created int64 `json:"-"`
 	// Missing says, for people, why there is none, and what to do about it.
 	Missing string `json:"-"`
 	// Requested is the public address that someone asks for in the store: it goes over

@@ -2,6 +2,7 @@ package subnet_test
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -249,6 +250,34 @@ func TestAssignedSameSubnetTwice(t *testing.T) {
 		if holder := young.held().Holder; holder != "" {
 			t.Errorf("the holder is %q", holder)
 		}
+	})
+}
+
+// A host whose subnet overlaps that of another one, and is not in force, says nothing until it
+// is: no other would send to it.
+func TestAssignedOverlapLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		for i, cidr := range []string{"10.5.2.0/24", "10.5.4.0/24", "10.5.6.0/24"} {
+			c.Put(node(fmt.Sprint("w", i+2), cidr, fmt.Sprint("192.0.2.", i+2)))
+		}
+		c.Put(node("w1", "10.5.2.0/23", ""))
+		h, _ := join(t, c, "w1", "192.0.2.1")
+		time.Sleep(time.Minute)
+		h.want(t, "none")
+		says(t, c, "w1", "")
+		if text := h.waitsFor(); !strings.Contains(text, "10.5.2.0/23, the podCIDR of this host's Node w1, overlaps 10.5.2.0/24, that of the Node w2") {
+			t.Errorf("waits for %q", text)
+		}
+		c.Remove("w2")
+		time.Sleep(2 * time.Second)
+		h.want(t, "10.5.2.0/23")
+		says(t, c, "w1", "192.0.2.1")
+
+		// One that comes later, and goes before: what this host has stays its own.
+		c.Put(node("w2", "10.5.2.0/24", "192.0.2.2"))
+		time.Sleep(time.Minute)
+		h.want(t, "10.5.2.0/23")
 	})
 }
 

@@ -49,6 +49,9 @@ func (f family) usualLen(leases ...*Lease) (usual int) {
 func (c *Config) losers(leases []*Lease) map[*Lease]*Lease {
 	lost := make(map[*Lease]*Lease)
 	for _, f := range c.families() {
+		if c.Assigned {
+			f.SubnetLen = f.usualLen(leases...)
+		}
 		n := f.nest(leases)
 		n.losers(lost)
 	}

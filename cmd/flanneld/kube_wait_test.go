@@ -50,6 +50,17 @@ func TestKubeWaits(t *testing.T) {
 				h.createNode(h.podCIDR())
 			},
 		},
+		"podCIDR that overlaps another": {
+			prepare: func(h *node) {
+				n.putKubePeer(stranger("10.5.128.0/24", "192.168.0.200"), nil)
+				h.createNode("10.5.128.0/23")
+			},
+			says: []string{"10.5.128.0/23", "overlaps 10.5.128.0/24", "the Node stranger-"},
+			cure: func(h *node) {
+				check(t, n.kube.DeleteNode(n.ctx, h.Name))
+				h.createNode(h.podCIDR())
+			},
+		},
 		"no net-conf.json": {
 			prepare: func(h *node) {
 				h.createNode(h.podCIDR())

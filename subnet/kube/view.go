@@ -366,7 +366,7 @@ func (v *view) assign() {
 	}
 	if e != nil {
 		var err error
-		a.Subnet, a.Available = e.subnet, e.available
+		a.Subnet, a.Created, a.Available = e.subnet, e.created, e.available
 		a.Requested, err = e.asked(v.names, requestedIP, requestedIPv6)
 		failed = append(failed, err)
 		a.Overwrite, err = e.asked(v.names, publicIPOverwrite, publicIPv6Overwrite)
