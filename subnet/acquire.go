@@ -246,7 +246,7 @@ func (t *turn) holdAssigned(l *Lease) {
 func (t *turn) hold(l *Lease) {
 	c, was := t.attempt.config, t.holding
 	t.holding = Holding{Config: c, Own: l, Snapshot: was.Snapshot, Unfollowed: was.Unfollowed} // maybe a later one than the attempt's
-	if t.stored.StoredConfig != nil && t.stored.Text == c.raw {
+	if t.stored.StoredConfig != nil && *t.stored.StoredConfig == (StoredConfig{Text: c.raw}) {
 		t.holding.Unfollowed = ""
 	}
 	t.saved = recollection{exists: t.saved.exists} // it may be large, and is rarely needed again

@@ -13,7 +13,7 @@ type moment struct {
 	boot time.Duration // since the host was started, the time of suspension included
 }
 
-// event is what decide learns: started, answer, newSnapshot, refreshAsked or timeUp.
+// event is what decide learns: started, answer, newSnapshot, newConfig, refreshAsked or timeUp.
 type event any
 
 type (
@@ -33,6 +33,9 @@ type (
 
 	// newSnapshot comes of the watch.
 	newSnapshot struct{ Snapshot }
+
+	// newConfig comes of the watch of the configuration, where that is not part of newSnapshot.
+	newConfig struct{ StoredConfig }
 
 	// refreshAsked has Prepare asked again: it may answer otherwise by now.
 	refreshAsked struct{}

@@ -99,8 +99,19 @@ func (tb table) assignments() []transition {
 		{"another address asked for", rest, newSnapshot{requested}, "prepare 10.5.0.0/16 with 1 leases", "", func(s state) bool { return s.outdated }},
 		{"another address is to be said", tb.assigned(tb.online(askAgain{}, judge{tb.gives(ourSubnet, own())})), answer{attrs: tb.attrs("192.0.2.5", ourNode)}, "list within 10s", "*our lease 10.5.1.0/24 is to say *", nil},
 		{"another address said", with(tb.assigned(tb.online(listLeases{}, check{})), func(s *state) { s.attrs = tb.attrs("192.0.2.5", ourNode) }), answer{snapshot: tb.gives(ourSubnet, own())}, "update 10.5.1.0/24@10 of w1 for 0s", "over *", nil},
-		{"configuration without our subnet", rest, newSnapshot{seen(tb.gives(ourSubnet, own()), func(s *Snapshot) { s.Config = stores(`{"Network":"10.6.0.0/16"}`).Config })}, "listen 1m0s", "*the former one stays in force: network configuration: Network 10.6.0.0/16 does not hold 10.5.1.0/24, the podCIDR*; holds 10.5.1.0/24 unfollowed; works", nil},
-		{"configuration deleted", rest, newSnapshot{seen(tb.gives(ourSubnet, own()), func(s *Snapshot) { s.Config = stores("").Config })}, "listen 1m0s", "*was deleted with its file*", nil},
+		{"configuration without our subnet", rest, newConfig{StoredConfig{Text: `{"Network":"10.6.0.0/16"}`}}, "listen 1m0s", "*the former one stays in force: network configuration: Network 10.6.0.0/16 does not hold 10.5.1.0/24, the podCIDR*; holds 10.5.1.0/24 unfollowed", nil},
+		{"configuration deleted", rest, newConfig{StoredConfig{Missing: true}}, "listen 1m0s", "*was deleted with its file*", nil},
+		{"configuration that cannot be read", rest, newConfig{StoredConfig{Unreadable: "open /conf: no"}}, "listen 1m0s", "*the former one stays in force: network configuration cannot be read: open /conf: no*; holds 10.5.1.0/24 unfollowed", nil},
+		{"configuration as before", with(rest, func(s *state) { s.holding.Unfollowed, s.published.Unfollowed = "no", "no" }), newConfig{StoredConfig{Text: theNetwork}}, "listen 1m0s", "the network configuration is again the one in force; holds 10.5.1.0/24", nil},
+		{"configuration while the store is down", with(rest, func(s *state) { s.retrying, s.due = true, tb.now.at.Add(time.Second) }), newConfig{StoredConfig{Text: `{"Network":"10.4.0.0/15"}`}}, "prepare 10.4.0.0/15 with 0 leases", "", nil},
+		{"it can be followed", with(tb.assigned(tb.online(reconfigure{}, reconsidered{})), func(s *state) {
+			s.stored.StoredConfig, s.stored.next = &StoredConfig{Text: "{}"}, &Config{raw: "{}"}
+		}), attrs, "listen 1m0s", "the network configuration was changed, and is in force now: \"{}\"; holds 10.5.1.0/24", nil},
+		{"it can be followed, started with what was saved", with(tb.assigned(tb.offline(reconfigure{})), func(s *state) {
+			s.todo = []goal{reconsidered{}}
+			s.retrying, s.due = true, tb.now.at.Add(time.Second)
+			s.stored.StoredConfig, s.stored.next = &StoredConfig{Text: "{}"}, &Config{raw: "{}"}
+		}), attrs, "listen 1s", "the network configuration was changed, and is in force now: \"{}\"; holds 10.5.1.0/24 partial", func(s state) bool { return s.retrying && s.mode == offline }},
 
 		{"started with what was saved, and the Node is gone", with(tb.assigned(tb.offline(listLeases{}, heedAssignment{})), func(s *state) { s.holding.Partial = true }), answer{snapshot: tb.gives("")}, "listen 1s", "holds 10.5.1.0/24; works; waiting: the Node w1 has no podCIDR", func(s state) bool { return s.mode == offline }},
 		{"started with what was saved, and it is as it was", with(tb.assigned(tb.offline(askAttrs{})), func(s *state) { s.listed = tb.gives(ourSubnet, own()) }), attrs, "listen 1m0s", "*holds 10.5.1.0/24; works", nil},

@@ -30,6 +30,9 @@ func decide(s state, e event, now moment) (state, action, []report) {
 		} else if t.retrying && e.Own != t.listed.Own {
 			t.todo = []goal{acquire{}, settle{}} // what was missing may be there
 		}
+	case newConfig:
+		t.stored.StoredConfig = &e.StoredConfig
+		t.todo = []goal{reconfigure{}, reconsidered{}}
 	case refreshAsked:
 		t.reconsider()
 	case timeUp:
@@ -112,7 +115,7 @@ func (t *turn) reconsider() {
 type reconsidered struct{}
 
 func (reconsidered) start(t *turn) (action, error) {
-	if t.retrying || t.misstated() {
+	if t.mode == online && (t.retrying || t.misstated()) {
 		t.first(renew{}, settle{})
 	} else {
 		t.publish()

@@ -55,6 +55,7 @@ type Keeper struct {
 	outage    outage
 	log       notice.Log // of what lasts
 	snapshots once.Slot[Snapshot]
+	configs   once.Slot[StoredConfig]
 }
 
 // Run keeps the lease until ctx ends, and returns ctx.Err(). All that is to be decided
@@ -64,7 +65,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		k.Random = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	k.outage.notify = k.StoreDown
-	k.snapshots = once.NewSlot[Snapshot]()
+	k.snapshots, k.configs = once.NewSlot[Snapshot](), once.NewSlot[StoredConfig]()
 	var watching sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer func() { cancel(); watching.Wait(); k.outage.stop() }()
@@ -83,13 +84,16 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for e := event(started{}); ; {
 		var a action
 		var reports []report
-		followed := s.follows()
+		followed, held := s.follows(), s.mode != starting
 		s, a, reports = decide(s, e, k.now())
 		for _, n := range reports {
 			k.pass(n)
 		}
 		if s.follows() && !followed {
 			watching.Go(func() { k.watch(ctx) })
+		}
+		if a, is := k.Store.(Assigner); is && s.mode != starting && !held {
+			watching.Go(func() { _ = a.WatchConfig(ctx, k.configs.Put) }) // it ends with ctx
 		}
 		e = k.carryOut(ctx, a)
 		if ctx.Err() != nil {
@@ -208,6 +212,8 @@ func (k *Keeper) listen(ctx context.Context, d time.Duration) event {
 		return nil
 	case s := <-k.snapshots:
 		return newSnapshot{s}
+	case c := <-k.configs:
+		return newConfig{c}
 	case <-k.Refresh:
 		return refreshAsked{}
 	case <-t.C:

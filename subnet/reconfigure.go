@@ -13,7 +13,7 @@ import (
 type reconfigure struct{}
 
 func (reconfigure) start(t *turn) (action, error) {
-	if is := t.holding; !t.stored.Missing && t.stored.Text == is.Config.raw {
+	if is := t.holding; *t.stored.StoredConfig == (StoredConfig{Text: is.Config.raw}) {
 		if is.Unfollowed != "" {
 			t.logf(info, "the network configuration is again the one in force")
 			t.holding.Unfollowed = ""
@@ -50,6 +50,9 @@ func (t *turn) acceptable() (*Config, error) {
 		}
 		return nil, &ConfigError{Value: "was deleted", Reason: where}
 	}
+	if why := t.stored.Unreadable; why != "" {
+		return nil, &ConfigError{Value: "cannot be read:", Reason: why}
+	}
 	c, err := t.parse([]byte(t.stored.Text))
 	if err == nil {
 		err = needsRestart(t.holding.Config, c)
@@ -59,7 +62,12 @@ func (t *turn) acceptable() (*Config, error) {
 	}
 	own := t.holding.Own.Subnet
 	if t.assigned {
-		return c, t.unassignable(c, t.holding.Snapshot)
+		s := t.holding.Snapshot
+		if !s.Own.Subnet.IsValid() { // the store gives nothing now, and we go on with ours
+			a := *s.Own
+			a.Subnet, s.Own = own, &a
+		}
+		return c, t.unassignable(c, s)
 	}
 	if t.holding.Holder == "" && (own.V4.IsValid() && !c.V4.contains(own.V4) || own.V6.IsValid() && !c.V6.contains(own.V6)) {
 		return nil, &ConfigError{

@@ -32,6 +32,8 @@ type Snapshot struct {
 type StoredConfig struct {
 	Text    string // as written
 	Missing bool   // there is none
+	// Unreadable says why it cannot be read now, where it is a file; empty if it can.
+	Unreadable string
 }
 
 // String is the configuration as written, for logs.
@@ -41,6 +43,8 @@ func (c *StoredConfig) String() string {
 		return "not known"
 	case c.Missing:
 		return "none"
+	case c.Unreadable != "":
+		return c.Unreadable
 	}
 	return printable.Quote(c.Text)
 }

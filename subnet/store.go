@@ -77,4 +77,8 @@ type Assigner interface {
 	Store
 	// Name is what messages call the store.
 	Name() string
+	// WatchConfig calls yield with the configuration as it is now, and again after each change,
+	// until ctx ends, and returns ctx.Err(). It is no part of what Watch shows: it is a file of
+	// this host's, and there also while the store is not. yield is called from one goroutine.
+	WatchConfig(ctx context.Context, yield func(StoredConfig)) error
 }

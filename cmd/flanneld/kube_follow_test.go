@@ -242,6 +242,58 @@ func TestKubeConfigFollowed(t *testing.T) {
 	n.waitPings()
 }
 
+// net-conf.json is a file, and followed as long as it is one: also while the API is down, however
+// the daemon was started. If it cannot be read, that is said, and so is that it can again.
+func TestKubeConfigFollowedWithoutAPI(t *testing.T) {
+	t.Parallel()
+	n := newKube(t, kubeVXLAN, nil)
+	h := n.addKubeNode()
+	file := filepath.Join(h.Dir, netConf)
+	h.args = append(h.args, "-net-config-path="+file)
+	write := func(network string) {
+		t.Helper()
+		check(t, os.RemoveAll(file))
+		check(t, os.WriteFile(file, []byte(n.config(settings{"Network": network})), 0o600))
+	}
+	follows := func(network string) {
+		t.Helper()
+		write(network)
+		t.Logf("followed after %s", n.wait(slow(3*time.Second), "subnet.env", func() string {
+			return lacks(h.daemon.EnvText(), "FLANNEL_NETWORK="+network)
+		}))
+	}
+	write("10.5.0.0/16")
+	h.createNode(h.podCIDR())
+	h.start()
+	h.waitReady()
+	h.waitKubeSaved(h.Addr.String())
+	n.kube.Kill()
+	h.waitStatus("the Kubernetes API cannot be used since", true)
+	follows("10.4.0.0/15")
+
+	t.Log("what cannot be read")
+	check(t, os.Remove(file))
+	check(t, os.Mkdir(file, 0o755))
+	h.waitLine("the former one stays in force", "cannot be read", netConf, "is a directory")
+	h.waitStatus("not followed: network configuration cannot be read", true)
+	follows("10.4.0.0/15")
+	h.waitLine("again the one in force")
+	h.waitStatus("not followed", false)
+	h.waitStatus("the Kubernetes API cannot be used since", true)
+
+	t.Log("started from what was saved")
+	h.waitKubeSaved("10.4.0.0/15")
+	h.daemon.Kill()
+	h.start()
+	h.waitReady()
+	follows("10.0.0.0/13")
+	n.pause(time.Second)
+	h.waitStatus("10.0.0.0/13", false) // nothing is the matter with it
+	check(t, n.kube.Start(n.ctx))
+	h.waitAnnotations(2*soon, nil)
+	follows("10.5.0.0/16")
+}
+
 // After a reboot, which leaves nothing but files, all is as before: subnet, device, MAC. So
 // it is also if the Node was made anew, and where subnet.env is of another subnet it is not
 // left as it was.

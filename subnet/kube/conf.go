@@ -1,14 +1,38 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"flanneld/subnet"
 )
+
+// configLook is how often it is looked whether the file of the configuration changed.
+const configLook = time.Second
+
+// WatchConfig implements subnet.Assigner.
+func (s *Store) WatchConfig(ctx context.Context, yield func(subnet.StoredConfig)) error {
+	conf := confFile{path: s.options.NetConfigPath}
+	var last *subnet.StoredConfig
+	look := time.NewTicker(configLook)
+	defer look.Stop()
+	for {
+		if is, changed := conf.look(); changed && (last == nil || *last != is) {
+			last = &is
+			yield(is)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-look.C:
+		}
+	}
+}
 
 // confFile is the file with the configuration of the network, as one watch looks at it.
 type confFile struct {
@@ -43,7 +67,8 @@ func (c *confFile) look() (is subnet.StoredConfig, changed bool) {
 	case errors.Is(err, fs.ErrNotExist):
 		is.Missing = true
 	case err != nil:
-		return is, false // what cannot be read says nothing
+		is.Unreadable = err.Error()
+		return is, true // the next look may read it, though it seems to be the same
 	case !json.Valid(text) && c.unsettled != at:
 		c.unsettled = at
 		return is, false

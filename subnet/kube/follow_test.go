@@ -251,7 +251,7 @@ func TestOlderThanOurWrite(t *testing.T) {
 	s.wrote(written, &a, true)
 	ours := func(when string) {
 		t.Helper()
-		shown := s.snapshot(v)
+		shown := v.snapshot()
 		if l := shown.Find(sub("10.5.1.0/24")); l == nil || l.Attrs != a || shown.Revision < 20 {
 			t.Errorf("%s the snapshot of revision %d has %+v", when, shown.Revision, l)
 		}
@@ -264,7 +264,7 @@ func TestOlderThanOurWrite(t *testing.T) {
 	ours("after an older deletion")
 	s.resetView(v, older)
 	ours("after an older list")
-	if s.snapshot(v).Find(sub("10.5.2.0/24")) == nil {
+	if v.snapshot().Find(sub("10.5.2.0/24")) == nil {
 		t.Error("the list was not taken")
 	}
 
@@ -272,7 +272,7 @@ func TestOlderThanOurWrite(t *testing.T) {
 	// set back.
 	bare.revision = 7
 	s.resetView(v, &listing{nodes: []node{bare}, revision: 8, writes: s.writes})
-	if shown := s.snapshot(v); shown.Find(sub("10.5.1.0/24")) != nil || shown.Revision != 8 {
+	if shown := v.snapshot(); shown.Find(sub("10.5.1.0/24")) != nil || shown.Revision != 8 {
 		t.Errorf("after the API was set back: %+v", shown)
 	}
 }
@@ -329,11 +329,23 @@ func TestConfigFile(t *testing.T) {
 	r.conf = filepath.Join(dir, "net-conf.json")
 	check(t, os.Symlink("..data/net-conf.json", r.conf))
 	s := r.open("own")
-	f := follow(t, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	yielded := make(chan subnet.StoredConfig, 10)
+	var watching sync.WaitGroup
+	watching.Go(func() { _ = s.WatchConfig(ctx, func(c subnet.StoredConfig) { yielded <- c }) })
+	defer watching.Wait()
+	defer cancel()
 	is := func(text string) {
 		t.Helper()
 		begin := time.Now()
-		f.until(t, text, func(n subnet.Snapshot) bool { return n.Config != nil && n.Config.Text == text })
+		select {
+		case c := <-yielded:
+			if c != (subnet.StoredConfig{Text: text}) {
+				t.Errorf("it is %+v, want %q", c, text)
+			}
+		case <-time.After(patience):
+			t.Fatalf("waited in vain for %s", text)
+		}
 		t.Logf("followed after %s", time.Since(begin))
 	}
 	is(`{"Network":"10.5.0.0/16"}`)
@@ -354,6 +366,12 @@ func TestConfigFile(t *testing.T) {
 	if now, changed := c.look(); !changed || now.Text != `{"Network":"10.8.0.0/16"}` {
 		t.Errorf("it is taken for %q, %t", now.Text, changed)
 	}
+	check(t, os.Remove(r.conf))
+	check(t, os.Mkdir(r.conf, 0o755))
+	if now, _ := c.look(); !strings.Contains(now.Unreadable, "is a directory") {
+		t.Errorf("what cannot be read is taken for %+v", now)
+	}
+	check(t, os.Remove(r.conf))
 	check(t, os.WriteFile(r.conf, []byte(`{`), 0o644))
 	c.look()
 	if now, changed := c.look(); !changed || now.Text != "{" {

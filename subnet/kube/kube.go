@@ -53,7 +53,6 @@ type Store struct {
 	partial *listing                      // a listing that was broken off
 	said    *subnet.Attrs                 // what was last published, in the words of the backend
 	writes  uint64                        // how often this store wrote its Node
-	config  *subnet.StoredConfig          // as it was last read; nil before
 }
 
 var _ subnet.Assigner = (*Store)(nil)
@@ -111,7 +110,7 @@ func (s *Store) List(ctx context.Context) (subnet.Snapshot, error) {
 	if len(s.views) == 0 {
 		s.saved = v
 	}
-	return s.snapshot(v), nil
+	return v.snapshot(), nil
 }
 
 // known returns what need not be listed anew, if that is so.
@@ -124,19 +123,12 @@ func (s *Store) known() (shows subnet.Snapshot, known bool) {
 	}
 	for _, v := range views {
 		if v.follows || v.refused != nil && time.Since(v.listedAt) < unwatchedPace {
-			shows = s.snapshot(v)
+			shows = v.snapshot()
 			shows.Refused = v.refused
 			return shows, true
 		}
 	}
 	return subnet.Snapshot{}, false
-}
-
-// snapshot is what a view shows. The caller holds the lock.
-func (s *Store) snapshot(v *view) subnet.Snapshot {
-	shows := v.snapshot()
-	shows.Config = s.config
-	return shows
 }
 
 // Create implements subnet.Store.

@@ -35,8 +35,6 @@ const (
 	watchLeast = 5 * time.Minute
 	// unwatchedPace is how often all Nodes are listed while the API permits no watch.
 	unwatchedPace = 30 * time.Second
-	// configLook is how often it is looked whether the file of the configuration changed.
-	configLook = time.Second
 	// frameMost is the size of the largest event: more than any Node has.
 	frameMost = 64 << 20
 )
@@ -190,7 +188,6 @@ func (s *Store) watch(ctx context.Context, v *view, wake once.Slot[struct{}], yi
 	if err := s.verify(ctx, v); err != nil {
 		return err
 	}
-	conf := &confFile{path: s.options.NetConfigPath}
 	var listed time.Time
 	for {
 		if !v.listed {
@@ -206,18 +203,18 @@ func (s *Store) watch(ctx context.Context, v *view, wake once.Slot[struct{}], yi
 			s.resetView(v, l)
 			s.mu.Unlock()
 		}
-		err := s.follow(ctx, v, conf, wake, yield)
+		err := s.follow(ctx, v, wake, yield)
 		switch {
 		case errors.Is(err, errHistory):
 			s.mu.Lock()
 			v.listed, v.follows = false, false
 			s.mu.Unlock()
 			if !listed.IsZero() && time.Since(listed) < answerTimeout { // listing anew would go on for ever
-				s.show(v, conf, nil, yield)
+				s.show(v, nil, yield)
 				return fmt.Errorf("what the API has just listed it does not let be followed: %w", err)
 			}
 		case answers(err, http.StatusForbidden):
-			s.show(v, conf, err, yield)
+			s.show(v, err, yield)
 			s.mu.Lock()
 			v.listed, v.refused = time.Since(v.listedAt) < unwatchedPace, err
 			s.mu.Unlock()
@@ -229,10 +226,9 @@ func (s *Store) watch(ctx context.Context, v *view, wake once.Slot[struct{}], yi
 }
 
 // show yields what was listed, where the API lets nothing be followed.
-func (s *Store) show(v *view, conf *confFile, refused error, yield func(subnet.Snapshot)) {
-	s.lookAtConfig(conf)
+func (s *Store) show(v *view, refused error, yield func(subnet.Snapshot)) {
 	s.mu.Lock()
-	snapshot := s.snapshot(v)
+	snapshot := v.snapshot()
 	s.mu.Unlock()
 	snapshot.Refused = refused
 	yield(snapshot)
@@ -256,7 +252,7 @@ func (s *Store) verify(ctx context.Context, v *view) error {
 
 // follow brings a view up to date until the API ends the watch, and yields whenever
 // something changed.
-func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.Slot[struct{}], yield func(subnet.Snapshot)) error {
+func (s *Store) follow(ctx context.Context, v *view, wake once.Slot[struct{}], yield func(subnet.Snapshot)) error {
 	last := s.watchFor + rand.N(s.watchFor)
 	stream, err := s.open(ctx, v.revision, last)
 	if err != nil {
@@ -277,31 +273,20 @@ func (s *Store) follow(ctx context.Context, v *view, conf *confFile, wake once.S
 	s.mu.Lock()
 	v.follows, v.refused = true, nil
 	s.mu.Unlock()
-	look := time.NewTicker(configLook)
-	defer look.Stop()
-	s.lookAtConfig(conf)
 	for {
 		s.mu.Lock()
-		snapshot, warnings := s.snapshot(v), v.warningsNow()
+		snapshot, warnings := v.snapshot(), v.warningsNow()
 		s.mu.Unlock()
 		s.warn(v, warnings)
 		yield(snapshot)
-	waiting:
-		for {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case err := <-ended:
-				return err
-			case <-overdue.C:
-				return nil
-			case <-wake:
-				break waiting
-			case <-look.C:
-				if s.lookAtConfig(conf) {
-					break waiting
-				}
-			}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case err := <-ended:
+			return err
+		case <-overdue.C:
+			return nil
+		case <-wake:
 		}
 	}
 }
@@ -319,22 +304,6 @@ func (s *Store) warn(v *view, warnings map[netip.Addr]string) {
 		}
 	}
 	v.warned = warnings
-}
-
-// lookAtConfig reads the configuration if its file changed, and reports whether it is
-// another one.
-func (s *Store) lookAtConfig(conf *confFile) bool {
-	is, changed := conf.look()
-	if !changed {
-		return false
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.config != nil && *s.config == is {
-		return false
-	}
-	s.config = &is
-	return true
 }
 
 // open begins a watch of what came after a revision, for a while.

@@ -125,13 +125,10 @@ func (a *Assigned) List(ctx context.Context) (subnet.Snapshot, error) {
 }
 
 func (a *Assigned) snapshot() subnet.Snapshot {
-	a.server.mu.Lock()
-	config := a.server.stored()
-	a.server.mu.Unlock()
 	c := a.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := subnet.Snapshot{Revision: c.revision, Config: &config, Own: &subnet.Assignment{Host: a.name, Missing: fmt.Sprintf("there is no Node %s", a.name)}}
+	s := subnet.Snapshot{Revision: c.revision, Own: &subnet.Assignment{Host: a.name, Missing: fmt.Sprintf("there is no Node %s", a.name)}}
 	owners := make(map[ip.Subnet]*placed)
 	for _, n := range slices.SortedFunc(maps.Values(c.nodes), func(x, y *placed) int { return int(x.created) - int(y.created) }) {
 		own := n.Name == a.name
@@ -175,8 +172,6 @@ func (a *Assigned) watch(ctx context.Context, yield func(subnet.Snapshot)) error
 	a.mu.Lock()
 	drop := a.drop
 	a.mu.Unlock()
-	configs, _, _, _ := a.server.subscribe()
-	defer a.server.unsubscribe(configs)
 	wake := make(chan struct{}, 1)
 	c := a.cluster
 	c.mu.Lock()
@@ -189,7 +184,7 @@ func (a *Assigned) watch(ctx context.Context, yield func(subnet.Snapshot)) error
 	}()
 	var last subnet.Snapshot
 	for {
-		if s := a.snapshot(); last.Own == nil || s.Revision != last.Revision || *s.Config != *last.Config {
+		if s := a.snapshot(); last.Own == nil || s.Revision != last.Revision {
 			last = s
 			yield(s)
 		}
@@ -201,8 +196,25 @@ func (a *Assigned) watch(ctx context.Context, yield func(subnet.Snapshot)) error
 			defer a.mu.Unlock()
 			return a.reason
 		case <-wake:
-		case <-configs.ready:
 		}
+	}
+}
+
+// WatchConfig implements subnet.Assigner.
+func (a *Assigned) WatchConfig(ctx context.Context, yield func(subnet.StoredConfig)) error {
+	c, _, config, _ := a.server.subscribe()
+	defer a.server.unsubscribe(c)
+	for {
+		yield(config)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.ready:
+		}
+		a.server.take(c)
+		a.server.mu.Lock()
+		config = a.server.stored()
+		a.server.mu.Unlock()
 	}
 }
 

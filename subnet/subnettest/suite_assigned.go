@@ -3,14 +3,15 @@ package subnettest
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
 
@@ -395,14 +396,33 @@ func testAssignedBreak(t *testing.T, h AssignedHarness) {
 }
 
 func testAssignedWatchConfig(t *testing.T, h AssignedHarness) {
-	h.Put(saying("a", subnet1, attrs1))
-	w := watchAssigned(t, h.Open("own"))
+	s := h.Open("own")
+	ctx, cancel := context.WithCancel(t.Context())
+	var ended error
+	var watching sync.WaitGroup
+	yielded := once.NewSlot[subnet.StoredConfig]()
+	watching.Go(func() { ended = s.WatchConfig(ctx, yielded.Put) })
+	defer func() {
+		cancel()
+		watching.Wait()
+		if !errors.Is(ended, context.Canceled) {
+			t.Errorf("it ends with %v", ended)
+		}
+	}()
 	is := func(want subnet.StoredConfig) {
 		t.Helper()
-		w.until(t, fmt.Sprintf("the configuration %+v", want), func(s subnet.Snapshot) bool {
-			checkSubnets(t, s, subnet1)
-			return s.Config != nil && *s.Config == want
-		})
+		late := time.NewTimer(patience)
+		defer late.Stop()
+		for {
+			select {
+			case got := <-yielded:
+				if got == want {
+					return
+				}
+			case <-late.C:
+				t.Fatalf("waited in vain for the configuration %+v", want)
+			}
+		}
 	}
 	is(subnet.StoredConfig{Missing: true})
 	for _, text := range []string{"{ \"Network\":\"10.5.0.0/16\" }\n", "not JSON + %41 & é", "{}"} {
