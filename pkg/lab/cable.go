@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"flanneld/pkg/ip"
 )
 
 // Plug is one end of a cable: the interface that is to be there.
@@ -49,8 +51,9 @@ func (ns *Namespace) RemoveLink(name string) error {
 	return nil
 }
 
-// SetDefaultRoute sets the default route, which comes back with LinkUp.
+// SetDefaultRoute sets the default route of a family, which comes back with LinkUp.
 func (h *Host) SetDefaultRoute(via netip.Addr, dev string) error {
-	h.defroute, h.defdev = via, dev
-	return h.restoreDefaultRoute(dev)
+	r := Route{Dst: defaultDst(via), Via: via, Dev: dev, Protocol: protoBoot}
+	h.defaults[ip.FamilyOf(via)] = r
+	return h.ReplaceRoute(r)
 }

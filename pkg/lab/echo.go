@@ -9,30 +9,52 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
 // echoSocket sends ICMP echo requests and receives the replies to them.
 type echoSocket struct {
+	echoKind
 	conn *net.IPConn
 	id   uint16
 }
 
-// Parts of an ICMP echo message, whose payload repeats the sequence number in
+// echoKind is what differs between ICMP of IPv4 and of IPv6.
+type echoKind struct {
+	network        string
+	request, reply byte
+	// filter has the kernel drop all that is no reply.
+	filter func(fd int) error
+}
+
+var echoKinds = map[ip.Family]echoKind{
+	ip.V4: {"ip4:icmp", 8, 0, func(fd int) error {
+		const icmpFilter = 1 // ICMP_FILTER of level SOL_RAW
+		return unix.SetsockoptInt(fd, syscall.SOL_RAW, icmpFilter, ^(1 << 0))
+	}},
+	ip.V6: {"ip6:ipv6-icmp", 128, 129, func(fd int) error {
+		var f unix.ICMPv6Filter
+		for i := range f.Data {
+			f.Data[i] = ^uint32(0)
+		}
+		f.Data[129/32] &^= 1 << (129 % 32)
+		return unix.SetsockoptICMPv6Filter(fd, unix.IPPROTO_ICMPV6, unix.ICMPV6_FILTER, &f)
+	}},
+}
+
+// An ICMP echo message has a payload that repeats the sequence number in
 // 64 bits: the header's 16 wrap too soon.
 const (
-	echoReply   = 0
-	echoRequest = 8
-	echoLen     = 8 + 8
-
-	icmpFilter    = 1 // ICMP_FILTER of level SOL_RAW
+	echoLen       = 8 + 8
 	echoSocketBuf = 8 << 20
 )
 
-// openEcho opens a socket inside the namespace.
-func (ns *Namespace) openEcho() (*echoSocket, error) {
-	s := &echoSocket{id: uint16(ns.lab.probeID.Add(1))}
+// openEcho opens a socket inside the namespace, for a family.
+func (ns *Namespace) openEcho(f ip.Family) (*echoSocket, error) {
+	s := &echoSocket{echoKind: echoKinds[f], id: uint16(ns.lab.probeID.Add(1))}
 	err := ns.Do(func() error {
-		conn, err := net.ListenIP("ip4:icmp", nil)
+		conn, err := net.ListenIP(s.network, nil)
 		if err != nil {
 			return err
 		}
@@ -56,20 +78,19 @@ func (s *echoSocket) configure() error {
 		return err
 	}
 	var failed error
-	set := func(fd, level, opt, fallback, value int) {
-		err := unix.SetsockoptInt(fd, level, opt, value)
-		if errors.Is(err, unix.EPERM) && fallback != 0 {
-			err = unix.SetsockoptInt(fd, level, fallback, value)
+	buffer := func(fd, force, limited int) error {
+		err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, echoSocketBuf)
+		if errors.Is(err, unix.EPERM) {
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, limited, echoSocketBuf)
 		}
-		if err != nil && failed == nil {
-			failed = err
-		}
+		return err
 	}
-	const onlyReplies = ^(1 << echoReply)
 	err = raw.Control(func(fd uintptr) {
-		set(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, echoSocketBuf)
-		set(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, echoSocketBuf)
-		set(int(fd), syscall.SOL_RAW, icmpFilter, 0, onlyReplies)
+		failed = errors.Join(
+			buffer(int(fd), unix.SO_RCVBUFFORCE, unix.SO_RCVBUF),
+			buffer(int(fd), unix.SO_SNDBUFFORCE, unix.SO_SNDBUF),
+			s.filter(int(fd)),
+		)
 	})
 	if err != nil {
 		return err
@@ -77,10 +98,10 @@ func (s *echoSocket) configure() error {
 	return failed
 }
 
-// send sends request number seq.
+// send sends request number seq. The kernel writes the checksum of ICMPv6 itself.
 func (s *echoSocket) send(to netip.Addr, seq uint64) error {
 	var msg [echoLen]byte
-	msg[0] = echoRequest
+	msg[0] = s.request
 	binary.BigEndian.PutUint16(msg[4:], s.id)
 	binary.BigEndian.PutUint16(msg[6:], uint16(seq))
 	binary.BigEndian.PutUint64(msg[8:], seq)
@@ -98,7 +119,7 @@ func (s *echoSocket) receive(from netip.Addr) (uint64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if n != echoLen || buf[0] != echoReply || binary.BigEndian.Uint16(buf[4:]) != s.id {
+		if n != echoLen || buf[0] != s.reply || binary.BigEndian.Uint16(buf[4:]) != s.id {
 			continue
 		}
 		if a, _ := netip.AddrFromSlice(sender.IP); a.Unmap() != from {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +26,8 @@ type EtcdOptions struct {
 	// Client is the certificate of the lab's own connections to it. The lab
 	// does not check the server's certificate.
 	Client CertFiles
+	// Addr is the address at which it serves; if there is none, the host's.
+	Addr netip.Addr
 	// Args are more arguments for it.
 	Args []string
 }
@@ -129,7 +132,15 @@ func (e *Etcd) Endpoint() string {
 	if e.opts.Server.Cert != "" {
 		scheme = "https"
 	}
-	return fmt.Sprintf("%s://%s:2379", scheme, e.host.Addr)
+	return fmt.Sprintf("%s://%s", scheme, netip.AddrPortFrom(e.addr(), 2379))
+}
+
+// addr is where the server is.
+func (e *Etcd) addr() netip.Addr {
+	if e.opts.Addr.IsValid() {
+		return e.opts.Addr
+	}
+	return e.host.Addr
 }
 
 // Endpoints are the URLs of all members.
@@ -146,7 +157,7 @@ func (e *Etcd) peer() string {
 	if e.members == nil {
 		return "http://127.0.0.1:2380"
 	}
-	return fmt.Sprintf("http://%s:2380", e.host.Addr)
+	return fmt.Sprintf("http://%s", netip.AddrPortFrom(e.addr(), 2380))
 }
 
 // timing is in milliseconds: where there is nobody to wait for, little is enough.

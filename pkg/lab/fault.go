@@ -7,9 +7,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
-// LinkDown takes an interface down; the kernel removes the routes through it.
+// LinkDown takes an interface down; the kernel removes the routes through it, and the IPv6
+// addresses.
 func (ns *Namespace) LinkDown(name string) error {
 	link, err := ns.nl.LinkByName(name)
 	if err == nil {
@@ -33,24 +37,45 @@ func (ns *Namespace) RenameLink(name, to string) error {
 	return ns.setUp(to)
 }
 
-// LinkUp brings an interface up again, with the host's default route if that
-// leads through it, and no other route that was lost.
+// LinkDown takes an interface down, and takes note of what LinkUp restores.
+func (h *Host) LinkDown(name string) error {
+	if n, _, err := h.nic(name); err == nil {
+		addrs, err := h.Addrs(name, ip.V6)
+		if err != nil {
+			return err
+		}
+		n.lost = append(n.lost, addrs...)
+	}
+	return h.Namespace.LinkDown(name)
+}
+
+// LinkUp brings an interface up again as who manages the network does, with the IPv6 addresses
+// that it had and the host's default routes if they lead through it, and no other route that
+// was lost.
 func (h *Host) LinkUp(name string) error {
 	if err := h.setUp(name); err != nil {
 		return err
 	}
-	return h.restoreDefaultRoute(name)
+	if n, _, err := h.nic(name); err == nil {
+		for _, a := range n.lost {
+			if err := h.AddAddr(name, a); err != nil {
+				return err
+			}
+		}
+		n.lost = nil
+	}
+	return h.restoreDefaultRoutes(name)
 }
 
 // RecreateNIC replaces an interface by a new one, as the reload of a driver
-// does: it has another index, the same name, MAC and IPv4 addresses, MTU and
-// default route, and no other route. A NIC that was cut off is not any more.
+// does: it has another index, the same name, MAC and addresses, MTU and
+// default routes, and no other route. A NIC that was cut off is not any more.
 func (h *Host) RecreateNIC(name string) error {
 	n, link, err := h.nic(name)
 	if err != nil {
 		return err
 	}
-	addrs, err := h.Addrs(name)
+	addrs, err := h.Addrs(name, ip.V4, ip.V6)
 	if err != nil {
 		return err
 	}
@@ -65,7 +90,7 @@ func (h *Host) RecreateNIC(name string) error {
 			return err
 		}
 	}
-	if err := h.restoreDefaultRoute(name); err != nil {
+	if err := h.restoreDefaultRoutes(name); err != nil {
 		return err
 	}
 	return n.sw.awaitForwarding(n.port)
@@ -194,9 +219,9 @@ func (ns *Namespace) DelAddr(name string, addr netip.Prefix) error {
 	return nil
 }
 
-// FlushAddrs takes all IPv4 addresses from an interface.
-func (ns *Namespace) FlushAddrs(name string) error {
-	addrs, err := ns.Addrs(name)
+// FlushAddrs takes all addresses that Addrs lists from an interface.
+func (ns *Namespace) FlushAddrs(name string, families ...ip.Family) error {
+	addrs, err := ns.Addrs(name, families...)
 	if err != nil {
 		return err
 	}
@@ -208,21 +233,42 @@ func (ns *Namespace) FlushAddrs(name string) error {
 	return nil
 }
 
-// Addrs lists the IPv4 addresses of an interface.
-func (ns *Namespace) Addrs(name string) ([]netip.Prefix, error) {
-	link, err := ns.nl.LinkByName(name)
-	var list []netlink.Addr
-	if err == nil {
-		list, err = ns.nl.AddrList(link, netlink.FAMILY_V4)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("listing the addresses of %s of %s: %w", name, ns.Name, err)
-	}
-	addrs := make([]netip.Prefix, len(list))
-	for i, a := range list {
-		addrs[i] = prefix(a.IPNet)
+// Addrs lists the addresses of an interface: the IPv4 ones if no families are given, and never
+// those that IPv6 has for the link alone.
+func (ns *Namespace) Addrs(name string, families ...ip.Family) ([]netip.Prefix, error) {
+	addrs := []netip.Prefix{}
+	for _, f := range orIPv4(families) {
+		link, err := ns.nl.LinkByName(name)
+		var list []netlink.Addr
+		if err == nil {
+			list, err = ns.nl.AddrList(link, afOf(f))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing the addresses of %s of %s: %w", name, ns.Name, err)
+		}
+		for _, a := range list {
+			if p := prefix(a.IPNet); f == ip.V4 || !p.Addr().IsLinkLocalUnicast() {
+				addrs = append(addrs, p)
+			}
+		}
 	}
 	return addrs, nil
+}
+
+// orIPv4 is what is listed if no families are given.
+func orIPv4(families []ip.Family) []ip.Family {
+	if len(families) == 0 {
+		return []ip.Family{ip.V4}
+	}
+	return families
+}
+
+// afOf is the kernel's number of a family.
+func afOf(f ip.Family) int {
+	if f == ip.V4 {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

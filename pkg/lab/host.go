@@ -7,20 +7,44 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"flanneld/pkg/ip"
 )
 
 // Host is a machine: a namespace that forwards packets, with network
 // interfaces on switches.
 type Host struct {
 	*Namespace
-	// Addr is the address of eth0; the zero value if it was made without.
+	// Addr is the address of eth0, IPv4 if it has both; the zero value if it was made without.
 	Addr netip.Addr
+
+	addrs ip.Addrs // of eth0
 
 	mu       sync.Mutex
 	nics     []*nic
-	defroute netip.Addr // zero if there is none
-	defdev   string
+	defaults map[ip.Family]Route // where there is one
 	pods     []*Pod
+}
+
+// Of returns the address of eth0 in a family; the zero value if it has none.
+func (h *Host) Of(f ip.Family) netip.Addr { return h.addrs.Of(f) }
+
+// setAddrs takes note of the addresses of eth0.
+func (h *Host) setAddrs(all []netip.Addr) {
+	h.addrs = addrsOf(all)
+	h.Addr = all[0]
+}
+
+// addrsOf has each address in the place of its family.
+func addrsOf(all []netip.Addr) (addrs ip.Addrs) {
+	for _, a := range all {
+		if a.Is4() {
+			addrs.V4 = a
+		} else {
+			addrs.V6 = a
+		}
+	}
+	return addrs
 }
 
 // nic is one network interface of a host and the port it is plugged into.
@@ -29,50 +53,58 @@ type nic struct {
 	sw   *Switch
 	port string
 	mac  []byte
+	lost []netip.Prefix // the IPv6 addresses that the interface had when it was taken down
 }
 
 // HostOptions are the ways in which a host may be special.
 type HostOptions struct {
 	// NoAddress leaves eth0 without an address, and so without a route.
 	NoAddress bool
-	// NoDefaultRoute leaves out the default route through the switch's
-	// first address.
+	// NoDefaultRoute leaves out the default routes through the switch's
+	// first addresses.
 	NoDefaultRoute bool
 }
 
 // AddHost adds a host with eth0 on a switch. Hosts get the second address of
-// the switch's network, the third, and so on. The default route leads to the
-// first, even while no router is there.
+// each of the switch's networks, the third, and so on. The default routes lead to
+// the first, even while no router is there.
 func (l *Lab) AddHost(name string, sw *Switch, opts HostOptions) (*Host, error) {
 	h, err := l.addHost(name)
 	if err != nil {
 		return nil, err
 	}
+	var addrs []netip.Addr
 	if !opts.NoAddress {
-		if h.Addr, err = sw.nextAddr(); err != nil {
+		if addrs, err = sw.nextAddrs(); err != nil {
 			return nil, fmt.Errorf("adding host %s: %w", name, err)
 		}
+		h.setAddrs(addrs)
 	}
-	if err := h.plug("eth0", sw, h.Addr); err != nil {
+	if err := h.plug("eth0", sw, addrs); err != nil {
 		return nil, err
 	}
 	if opts.NoAddress || opts.NoDefaultRoute {
 		return h, nil
 	}
-	h.defroute, h.defdev = sw.gateway(), "eth0"
-	return h, h.restoreDefaultRoute("eth0")
+	for _, via := range sw.gateways() {
+		if err := h.SetDefaultRoute(via, "eth0"); err != nil {
+			return nil, err
+		}
+	}
+	return h, nil
 }
 
 // AddNIC plugs a further interface of the host into a switch. Without an
-// address (the zero value) the switch's next free one is taken.
+// address (the zero value) the next free one of each of the switch's networks is taken.
 func (h *Host) AddNIC(name string, sw *Switch, addr netip.Addr) error {
+	addrs := []netip.Addr{addr}
 	if !addr.IsValid() {
 		var err error
-		if addr, err = sw.nextAddr(); err != nil {
+		if addrs, err = sw.nextAddrs(); err != nil {
 			return fmt.Errorf("adding %s to %s: %w", name, h.Name, err)
 		}
 	}
-	return h.plug(name, sw, addr)
+	return h.plug(name, sw, addrs)
 }
 
 func (l *Lab) addHost(name string) (*Host, error) {
@@ -80,37 +112,51 @@ func (l *Lab) addHost(name string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ns.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
-		return nil, err
+	for _, name := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		if err := ns.Sysctl(name, "1"); err != nil {
+			return nil, err
+		}
 	}
-	return &Host{Namespace: ns}, nil
+	return &Host{Namespace: ns, defaults: map[ip.Family]Route{}}, nil
 }
 
-// plug makes an interface on a switch, with an address unless it is zero.
-func (h *Host) plug(name string, sw *Switch, addr netip.Addr) error {
-	n := &nic{name: name, sw: sw, port: sw.nextPort(), mac: h.lab.hardwareAddr(addr)}
+// plug makes an interface on a switch, with these addresses.
+func (h *Host) plug(name string, sw *Switch, addrs []netip.Addr) error {
+	n := &nic{name: name, sw: sw, port: sw.nextPort(), mac: h.lab.hardwareAddr(addrsOf(addrs))}
 	if err := sw.connect(n.port, h.Namespace, name, 0, n.mac); err != nil {
 		return err
 	}
 	h.mu.Lock()
 	h.nics = append(h.nics, n)
 	h.mu.Unlock()
-	if !addr.IsValid() {
-		return nil
+	sw.take(addrs)
+	for _, a := range addrs {
+		if err := h.AddAddr(name, netip.PrefixFrom(a, sw.nets.Of(ip.FamilyOf(a)).Bits())); err != nil {
+			return err
+		}
 	}
-	sw.take(addr)
-	return h.AddAddr(name, netip.PrefixFrom(addr, sw.Prefix.Bits()))
+	return nil
 }
 
-// restoreDefaultRoute sets the host's default route if it leads through the
+// restoreDefaultRoutes sets those of the host's default routes that lead through the
 // interface.
-func (h *Host) restoreDefaultRoute(name string) error {
-	if !h.defroute.IsValid() || h.defdev != name {
-		return nil
+func (h *Host) restoreDefaultRoutes(name string) error {
+	for _, f := range ip.Families {
+		if r, ok := h.defaults[f]; ok && r.Dev == name {
+			if err := h.ReplaceRoute(r); err != nil {
+				return err
+			}
+		}
 	}
-	return h.ReplaceRoute(Route{
-		Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: h.defroute, Dev: name, Protocol: protoBoot,
-	})
+	return nil
+}
+
+// defaultDst is the destination of the default route in the family of an address.
+func defaultDst(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 // nic finds an interface that is plugged into a switch, and its link.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -21,8 +22,18 @@ import (
 
 // KubeOptions are the ways in which a Kubernetes API may be special.
 type KubeOptions struct {
+	// Addr is the address at which it serves; if there is none, the host's.
+	Addr netip.Addr
 	// Args are more arguments for it.
 	Args []string
+}
+
+// serviceRanges are the networks of services. The first has the family of the server's address.
+func (k *Kube) serviceRanges() string {
+	if k.opts.Addr.Is4() {
+		return "10.96.0.0/16,fd96::/112"
+	}
+	return "fd96::/112,10.96.0.0/16"
 }
 
 // Kube is a Kubernetes API server with an etcd of its own, without the rest of a cluster. Who
@@ -53,6 +64,9 @@ type Kube struct {
 // StartKube starts a Kubernetes API and its etcd on a host and waits until it answers. It
 // does not become the lab's etcd.
 func (l *Lab) StartKube(ctx context.Context, on *Host, opts KubeOptions) (*Kube, error) {
+	if !opts.Addr.IsValid() {
+		opts.Addr = on.Addr
+	}
 	k := &Kube{host: on, binDir: l.binDir, opts: opts, AdminToken: "lab-admin"}
 	if err := k.writeFiles(); err != nil {
 		return nil, err
@@ -61,7 +75,7 @@ func (l *Lab) StartKube(ctx context.Context, on *Host, opts KubeOptions) (*Kube,
 		return nil, err
 	}
 	var err error
-	if k.Etcd, err = l.newEtcd(on, EtcdOptions{Version: "3.6"}); err != nil {
+	if k.Etcd, err = l.newEtcd(on, EtcdOptions{Version: "3.6", Addr: opts.Addr}); err != nil {
 		return nil, err
 	}
 	if err := k.Etcd.Start(ctx); err != nil {
@@ -80,7 +94,7 @@ func (k *Kube) writeFiles() error {
 	if k.CA, err = NewCA(dir, "ca"); err != nil {
 		return err
 	}
-	if k.files.server, err = k.CA.Server("apiserver", Valid, k.host.Addr); err != nil {
+	if k.files.server, err = k.CA.Server("apiserver", Valid, k.opts.Addr); err != nil {
 		return err
 	}
 	if k.files.accounts, err = k.CA.Client("accounts", Valid); err != nil {
@@ -129,7 +143,7 @@ func (k *Kube) makeClient() error {
 }
 
 // URL is where the API is.
-func (k *Kube) URL() string { return fmt.Sprintf("https://%s:6443", k.host.Addr) }
+func (k *Kube) URL() string { return fmt.Sprintf("https://%s", netip.AddrPortFrom(k.opts.Addr, 6443)) }
 
 // Start starts the server on the data it had and waits until it answers.
 func (k *Kube) Start(ctx context.Context) error {
@@ -153,8 +167,8 @@ func (k *Kube) launch() error {
 	argv := []string{
 		bin,
 		"--etcd-servers=" + k.Etcd.Endpoint(),
-		"--bind-address=" + k.host.Addr.String(),
-		"--advertise-address=" + k.host.Addr.String(),
+		"--bind-address=" + k.opts.Addr.String(),
+		"--advertise-address=" + k.opts.Addr.String(),
 		"--secure-port=6443",
 		"--cert-dir=" + filepath.Join(k.host.Dir, "kube"),
 		"--tls-cert-file=" + k.files.server.Cert,
@@ -164,7 +178,7 @@ func (k *Kube) launch() error {
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + k.files.accounts.Key,
 		"--service-account-signing-key-file=" + k.files.accounts.Key,
-		"--service-cluster-ip-range=10.96.0.0/16",
+		"--service-cluster-ip-range=" + k.serviceRanges(),
 		"--disable-admission-plugins=ServiceAccount", // nobody makes the accounts that it demands of pods
 		"--endpoint-reconciler-type=none",
 	}
@@ -210,7 +224,7 @@ func (k *Kube) ready(ctx context.Context) error {
 }
 
 // StartControllerManager starts the part of Kubernetes that gives each Node a subnet of a
-// network, on the API's host.
+// network, or of one of each family with a comma between, on the API's host.
 func (k *Kube) StartControllerManager(network string, args ...string) (*Process, error) {
 	bin, err := k.binary("kube-controller-manager")
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,9 @@ func newKube(t *testing.T, opts lab.KubeOptions) (context.Context, *lab.Kube) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	l, h1, _ := twoHosts(t)
+	l := newLab(t)
+	sw := must(l.AddSwitch("lan", lan4, lan6))(t)
+	h1 := must(l.AddHost("h1", sw, lab.HostOptions{}))(t)
 	begin := time.Now()
 	k := must(l.StartKube(ctx, h1, opts))(t)
 	t.Logf("the API was ready after %s", time.Since(begin))
@@ -89,25 +92,40 @@ func TestKubeRoles(t *testing.T) {
 	check(t, k.Remove(ctx, lab.FlannelRBAC))
 }
 
-// Nodes get their subnets from Kubernetes.
+// Nodes get their subnets from Kubernetes, of each family that its network has.
 func TestKubeControllerManager(t *testing.T) {
 	t.Parallel()
-	ctx, k := newKube(t, lab.KubeOptions{})
-	must(k.CreateNode(ctx, "a"))(t)
-	must(k.StartControllerManager("10.5.0.0/16"))(t)
-	must(k.CreateNode(ctx, "b"))(t)
-	network := netip.MustParsePrefix("10.5.0.0/16")
-	for _, name := range []string{"a", "b"} {
-		for {
-			n := must(k.Node(ctx, name))(t)
-			if p, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil {
-				if p.Bits() != 24 || !network.Contains(p.Addr()) {
-					t.Errorf("%s has %s", name, p)
+	for name, v := range map[string]struct {
+		server  netip.Addr
+		network string
+		bits    []int
+	}{
+		"IPv4":              {network: "10.5.0.0/16", bits: []int{24}},
+		"both, API by IPv6": {netip.MustParseAddr("fd00:50::2"), "10.5.0.0/16,fd00:5::/48", []int{24, 64}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, k := newKube(t, lab.KubeOptions{Addr: v.server})
+			must(k.CreateNode(ctx, "a"))(t)
+			must(k.StartControllerManager(v.network))(t)
+			must(k.CreateNode(ctx, "b"))(t)
+			for _, name := range []string{"a", "b"} {
+				var has []string
+				for ; len(has) == 0; time.Sleep(20 * time.Millisecond) {
+					has = must(k.Node(ctx, name))(t).Spec.PodCIDRs
 				}
-				break
+				var bits []int
+				for i, s := range has {
+					p := netip.MustParsePrefix(s)
+					if bits = append(bits, p.Bits()); !netip.MustParsePrefix(strings.Split(v.network, ",")[i]).Contains(p.Addr()) {
+						t.Errorf("%s has %s", name, has)
+					}
+				}
+				if !slices.Equal(bits, v.bits) {
+					t.Errorf("%s has %s", name, has)
+				}
 			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		})
 	}
 }
 

@@ -11,12 +11,13 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"flanneld/pkg/ip"
 )
 
 // Options are the things a lab needs to know about the world outside it.
@@ -141,11 +142,11 @@ func moduleRoot() (string, error) {
 	}
 }
 
-// hardwareAddr is the MAC address of an interface: made from its first IPv4
+// hardwareAddr is the MAC address of an interface: made from its IPv4
 // address, so that it is the same in every run, else from a counter.
-func (l *Lab) hardwareAddr(addr netip.Addr) []byte {
-	if addr.Is4() {
-		a := addr.As4()
+func (l *Lab) hardwareAddr(addrs ip.Addrs) []byte {
+	if addrs.V4.IsValid() {
+		a := addrs.V4.As4()
 		return append([]byte{0x02, 0x00}, a[:]...)
 	}
 	n := l.serial.Add(1)

@@ -53,7 +53,12 @@ type call struct {
 	exited   bool
 }
 
-// addNamespace makes a namespace with its loopback interface up.
+// dadSysctl is whether interfaces that are made from now on look for duplicates of their IPv6
+// addresses before they use them, which takes a second or two.
+const dadSysctl = "net.ipv6.conf.default.accept_dad"
+
+// addNamespace makes a namespace with its loopback interface up, in which IPv6 addresses can
+// be used at once.
 func (l *Lab) addNamespace(name string) (*Namespace, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -85,7 +90,7 @@ func (l *Lab) addNamespace(name string) (*Namespace, error) {
 		return nil, fmt.Errorf("adding namespace %s: %w", name, err)
 	}
 	l.namespaces = append(l.namespaces, ns)
-	return ns, nil
+	return ns, ns.Sysctl(dadSysctl, "0")
 }
 
 // unshare puts the calling thread into a new network namespace.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
 // Of linux/nexthop.h, which the netlink package does not have.
@@ -17,7 +19,7 @@ const (
 	nhaGateway  = 6
 )
 
-// Nexthop is a nexthop object with an IPv4 gateway.
+// Nexthop is a nexthop object with a gateway.
 type Nexthop struct {
 	ID       uint32
 	Via      netip.Addr
@@ -65,7 +67,7 @@ func (ns *Namespace) ReplaceNexthop(n Nexthop) error {
 	if err != nil {
 		return fmt.Errorf("looking up %s: %w", n.Dev, err)
 	}
-	header := []byte{unix.AF_INET, 0, byte(n.Protocol), 0, 0, 0, 0, 0}
+	header := []byte{byte(afOf(ip.FamilyOf(n.Via))), 0, byte(n.Protocol), 0, 0, 0, 0, 0}
 	if n.Onlink {
 		binary.NativeEndian.PutUint32(header[4:], unix.RTNH_F_ONLINK)
 	}
@@ -92,7 +94,7 @@ func (ns *Namespace) DelNexthop(id uint32) error {
 // AddRouteByNexthop adds a route that refers to a nexthop object.
 func (ns *Namespace) AddRouteByNexthop(dst netip.Prefix, id uint32, protocol int) error {
 	msg := nl.NewRtMsg()
-	msg.Family, msg.Dst_len, msg.Protocol = unix.AF_INET, uint8(dst.Bits()), uint8(protocol)
+	msg.Family, msg.Dst_len, msg.Protocol = uint8(afOf(ip.FamilyOf(dst.Addr()))), uint8(dst.Bits()), uint8(protocol)
 	err := ns.change(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, msg.Serialize(),
 		nl.NewRtAttr(unix.RTA_DST, dst.Addr().AsSlice()), nl.NewRtAttr(rtaNHID, nl.Uint32Attr(id)))
 	if err != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"flanneld/pkg/ip"
 )
 
 // Ping sends one ICMP echo request and waits for the reply.
@@ -18,7 +20,7 @@ func (ns *Namespace) Ping(ctx context.Context, to netip.Addr, timeout time.Durat
 }
 
 func (ns *Namespace) ping(ctx context.Context, to netip.Addr, timeout time.Duration) (time.Duration, error) {
-	s, err := ns.openEcho()
+	s, err := ns.openEcho(ip.FamilyOf(to))
 	if err != nil {
 		return 0, err
 	}

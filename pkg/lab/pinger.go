@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"flanneld/pkg/ip"
 )
 
 // Pinger sends ICMP echo requests at a steady pace, to measure how long a
@@ -48,7 +50,7 @@ const stragglers = time.Second
 // StartPinger starts to send a request every interval. When it gets too little
 // of the processor it sends fewer, rather than many at once.
 func (ns *Namespace) StartPinger(to netip.Addr, interval time.Duration) (*Pinger, error) {
-	sock, err := ns.openEcho()
+	sock, err := ns.openEcho(ip.FamilyOf(to))
 	if err != nil {
 		return nil, err
 	}

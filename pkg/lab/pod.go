@@ -3,9 +3,12 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
+
+	"flanneld/pkg/ip"
 )
 
 // Pod is a container's network: a namespace on the bridge docker0 of its host.
@@ -13,34 +16,55 @@ type Pod struct {
 	*Namespace
 	// Host is the machine that it runs on.
 	Host *Host
-	// Addr is the address of its eth0.
+	// Addr is the address of its eth0, IPv4 if it has both.
 	Addr netip.Addr
+
+	addrs ip.Addrs
 }
 
+// In returns the pod with the address of a family; with none if it has none.
+func (p *Pod) In(f ip.Family) *Pod {
+	in := *p
+	in.Addr = p.addrs.Of(f)
+	return &in
+}
+
+// subnetVariables are those of a subnet file that name the bridge's addresses.
+var subnetVariables = []string{"FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"}
+
 // AddPod adds a pod as a container runtime would that was started with the
-// variables of a subnet file: FLANNEL_SUBNET is the address of docker0 and
-// FLANNEL_MTU the MTU. Pods get the addresses after docker0's own.
+// variables of a subnet file: FLANNEL_SUBNET and FLANNEL_IPV6_SUBNET, at least one of
+// them, are the addresses of docker0, and FLANNEL_MTU the MTU. Pods get the addresses
+// after docker0's own.
 func (h *Host) AddPod(name string, env map[string]string) (*Pod, error) {
 	fail := func(err error) (*Pod, error) {
 		return nil, fmt.Errorf("adding pod %s to %s: %w", name, h.Name, err)
 	}
-	subnet, err := netip.ParsePrefix(env["FLANNEL_SUBNET"])
-	if err != nil {
-		return fail(fmt.Errorf("FLANNEL_SUBNET: %w", err))
+	var subnets []netip.Prefix
+	for _, name := range subnetVariables {
+		if value, ok := env[name]; ok || name == subnetVariables[0] && env[subnetVariables[1]] == "" {
+			subnet, err := netip.ParsePrefix(value)
+			if err != nil {
+				return fail(fmt.Errorf("%s: %w", name, err))
+			}
+			subnets = append(subnets, subnet)
+		}
 	}
 	mtu, err := strconv.Atoi(env["FLANNEL_MTU"])
 	if err != nil {
 		return fail(fmt.Errorf("FLANNEL_MTU: %w", err))
 	}
-	bridge, err := h.dockerBridge(subnet, mtu)
+	bridge, err := h.dockerBridge(subnets, mtu)
 	if err != nil {
 		return fail(err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	addr, err := h.nextPodAddr(subnet)
-	if err != nil {
-		return fail(err)
+	addrs := make([]netip.Addr, len(subnets))
+	for i, subnet := range subnets {
+		if addrs[i], err = h.nextPodAddr(subnet); err != nil {
+			return fail(err)
+		}
 	}
 	ns, err := h.lab.addNamespace(h.Name + "/" + name)
 	if err != nil {
@@ -49,7 +73,7 @@ func (h *Host) AddPod(name string, env map[string]string) (*Pod, error) {
 	attrs := linkAttrs(fmt.Sprintf("veth%d", len(h.pods)))
 	attrs.MasterIndex = bridge
 	attrs.MTU = mtu
-	if err := addVeth(h.Namespace, attrs, ns, "eth0", h.lab.hardwareAddr(addr)); err != nil {
+	if err := addVeth(h.Namespace, attrs, ns, "eth0", h.lab.hardwareAddr(addrsOf(addrs))); err != nil {
 		return fail(err)
 	}
 	if err := h.setUp(attrs.Name); err != nil {
@@ -58,27 +82,26 @@ func (h *Host) AddPod(name string, env map[string]string) (*Pod, error) {
 	if err := ns.setUp("eth0"); err != nil {
 		return fail(err)
 	}
-	if err := ns.AddAddr("eth0", netip.PrefixFrom(addr, subnet.Bits())); err != nil {
-		return fail(err)
+	for i, subnet := range subnets {
+		if err := ns.AddAddr("eth0", netip.PrefixFrom(addrs[i], subnet.Bits())); err != nil {
+			return fail(err)
+		}
+		if err := ns.AddRoute(Route{Dst: defaultDst(subnet.Addr()), Via: subnet.Addr(), Dev: "eth0"}); err != nil {
+			return fail(err)
+		}
 	}
-	err = ns.AddRoute(Route{
-		Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Via: subnet.Addr(), Dev: "eth0",
-	})
-	if err != nil {
-		return fail(err)
-	}
-	pod := &Pod{Namespace: ns, Host: h, Addr: addr}
+	pod := &Pod{Namespace: ns, Host: h, Addr: addrs[0], addrs: addrsOf(addrs)}
 	h.pods = append(h.pods, pod)
 	return pod, nil
 }
 
-// dockerBridge makes docker0 if it is not there, and gives it the address and
+// dockerBridge makes docker0 if it is not there, and gives it the addresses and
 // the MTU if it has others. It returns its index.
-func (h *Host) dockerBridge(subnet netip.Prefix, mtu int) (int, error) {
+func (h *Host) dockerBridge(subnets []netip.Prefix, mtu int) (int, error) {
 	const name = "docker0"
 	if _, err := h.nl.LinkByName(name); err != nil {
 		attrs := linkAttrs(name)
-		attrs.HardwareAddr = h.lab.hardwareAddr(subnet.Addr())
+		attrs.HardwareAddr = h.lab.hardwareAddr(addrsOf([]netip.Addr{subnets[0].Addr()}))
 		if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 			return 0, fmt.Errorf("adding bridge %s: %w", name, err)
 		}
@@ -86,16 +109,22 @@ func (h *Host) dockerBridge(subnet netip.Prefix, mtu int) (int, error) {
 			return 0, err
 		}
 	}
-	addrs, err := h.Addrs(name)
+	addrs, err := h.Addrs(name, ip.V4, ip.V6)
 	if err != nil {
 		return 0, err
 	}
-	if len(addrs) != 1 || addrs[0] != subnet {
-		if err := h.FlushAddrs(name); err != nil {
-			return 0, err
+	for _, a := range addrs {
+		if !slices.Contains(subnets, a) {
+			if err := h.DelAddr(name, a); err != nil {
+				return 0, err
+			}
 		}
-		if err := h.AddAddr(name, subnet); err != nil {
-			return 0, err
+	}
+	for _, subnet := range subnets {
+		if !slices.Contains(addrs, subnet) {
+			if err := h.AddAddr(name, subnet); err != nil {
+				return 0, err
+			}
 		}
 	}
 	link, err := h.nl.LinkByName(name)
@@ -112,7 +141,7 @@ func (h *Host) dockerBridge(subnet netip.Prefix, mtu int) (int, error) {
 func (h *Host) nextPodAddr(subnet netip.Prefix) (netip.Addr, error) {
 	used := map[netip.Addr]bool{}
 	for _, p := range h.pods {
-		used[p.Addr] = true
+		used[p.addrs.Of(ip.FamilyOf(subnet.Addr()))] = true
 	}
 	for a := subnet.Addr().Next(); subnet.Contains(a.Next()); a = a.Next() {
 		if !used[a] {

@@ -6,12 +6,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
 // protoBoot is the protocol of a route that an administrator's script set.
 const protoBoot = unix.RTPROT_BOOT
 
-// Route is an IPv4 route of the main table.
+// Route is a route of the main table.
 type Route struct {
 	Dst      netip.Prefix
 	Via      netip.Addr // zero for a network that is on the link
@@ -97,7 +99,7 @@ func (ns *Namespace) route(r Route) (*netlink.Route, error) {
 // them and leaves out the next hop, which the kernel refuses to compare for a
 // route through a nexthop object.
 func (ns *Namespace) delRoutes(match func(listed) bool) (int, error) {
-	list, err := ns.listRoutes()
+	list, err := ns.listRoutes(ip.V4, ip.V6)
 	if err != nil {
 		return 0, err
 	}
@@ -123,7 +125,7 @@ func (ns *Namespace) delRoutes(match func(listed) bool) (int, error) {
 	return n, nil
 }
 
-// WatchRoutes tells the destination of each IPv4 route of the main table that
+// WatchRoutes tells the destination of each route of the main table that
 // appears or changes from now on, until stop is called, once.
 func (ns *Namespace) WatchRoutes() (added <-chan string, stop func(), err error) {
 	updates := make(chan netlink.RouteUpdate, 1024)
@@ -136,7 +138,7 @@ func (ns *Namespace) WatchRoutes() (added <-chan string, stop func(), err error)
 	go func() {
 		defer close(texts)
 		for u := range updates { // to its end: its sender waits for us
-			if u.Type != unix.RTM_NEWROUTE || u.Family != unix.AF_INET || u.Table != unix.RT_TABLE_MAIN {
+			if u.Type != unix.RTM_NEWROUTE || u.Table != unix.RT_TABLE_MAIN {
 				continue
 			}
 			select {

@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
 // rtaNHID is RTA_NH_ID of linux/rtnetlink.h: the netlink package leaves it out,
@@ -36,10 +38,10 @@ type hop struct {
 	weight int
 }
 
-// Routes lists the IPv4 routes of the main table, sorted, in the manner of ip
-// route show with every number as a number.
-func (ns *Namespace) Routes() ([]string, error) {
-	list, err := ns.listRoutes()
+// Routes lists the routes of the main table, the IPv4 ones if no families are given, sorted, in
+// the manner of ip route show with every number as a number.
+func (ns *Namespace) Routes(families ...ip.Family) ([]string, error) {
+	list, err := ns.listRoutes(orIPv4(families)...)
 	if err != nil {
 		return nil, fmt.Errorf("listing the routes of %s: %w", ns.Name, err)
 	}
@@ -69,20 +71,22 @@ func (ns *Namespace) linkNames() (map[int]string, error) {
 }
 
 // listRoutes repeats a listing that a change has broken.
-func (ns *Namespace) listRoutes() ([]listed, error) {
-	messages, err := ns.dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, (&nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET}}).Serialize())
-	if err != nil {
-		return nil, err
-	}
+func (ns *Namespace) listRoutes(families ...ip.Family) ([]listed, error) {
 	var list []listed
-	for _, m := range messages {
-		msg := nl.DeserializeRtMsg(m)
-		r, err := readRoute(m)
+	for _, f := range families {
+		messages, err := ns.dump(unix.RTM_GETROUTE, unix.RTM_NEWROUTE, (&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(afOf(f))}}).Serialize())
 		if err != nil {
 			return nil, err
 		}
-		if msg.Flags&unix.RTM_F_CLONED == 0 && r.table == unix.RT_TABLE_MAIN {
-			list = append(list, r)
+		for _, m := range messages {
+			msg := nl.DeserializeRtMsg(m)
+			r, err := readRoute(m)
+			if err != nil {
+				return nil, err
+			}
+			if msg.Flags&unix.RTM_F_CLONED == 0 && r.table == unix.RT_TABLE_MAIN {
+				list = append(list, r)
+			}
 		}
 	}
 	return list, nil
@@ -103,7 +107,7 @@ func (ns *Namespace) dump(request int, answer uint16, header []byte) (messages [
 	}
 }
 
-// readRoute reads a message about an IPv4 route.
+// readRoute reads a message about a route.
 func readRoute(m []byte) (listed, error) {
 	msg := nl.DeserializeRtMsg(m)
 	attrs, err := nl.ParseRouteAttr(m[msg.Len():])
@@ -115,6 +119,9 @@ func readRoute(m []byte) (listed, error) {
 		hop: hop{flags: msg.Flags},
 	}
 	dst := netip.IPv4Unspecified()
+	if msg.Family == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
 	for _, a := range attrs {
 		switch a.Attr.Type {
 		case unix.RTA_DST:

@@ -7,14 +7,17 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"flanneld/pkg/ip"
 )
 
 // Switch is a namespace with a bridge, onto which hosts are plugged.
 type Switch struct {
 	*Namespace
-	// Prefix is the network on the switch.
+	// Prefix is the network on the switch: the IPv4 one, if it has both.
 	Prefix netip.Prefix
 
+	nets   ip.Subnet
 	bridge int // interface index
 
 	mu    sync.Mutex
@@ -22,12 +25,22 @@ type Switch struct {
 	used  map[netip.Addr]bool
 }
 
-// AddSwitch adds a switch whose hosts get addresses of prefix, an IPv4 network.
-// The first address is kept for a router.
-func (l *Lab) AddSwitch(name string, prefix netip.Prefix) (*Switch, error) {
-	prefix = prefix.Masked()
-	if !prefix.Addr().Is4() || prefix.Bits() > 29 {
-		return nil, fmt.Errorf("adding switch %s: %s is not an IPv4 network of at least 8 addresses", name, prefix)
+// AddSwitch adds a switch whose hosts get an address of each network: an IPv4 one, an IPv6
+// one, or both. The first address of each is kept for a router.
+func (l *Lab) AddSwitch(name string, networks ...netip.Prefix) (*Switch, error) {
+	var nets ip.Subnet
+	for _, p := range networks {
+		switch {
+		case nets.Of(ip.FamilyOf(p.Addr())).IsValid() || p.Addr().BitLen()-p.Bits() < 3:
+			return nil, fmt.Errorf("adding switch %s: %s is not the only network of its family, with at least 8 addresses", name, p)
+		case p.Addr().Is4():
+			nets.V4 = p.Masked()
+		default:
+			nets.V6 = p.Masked()
+		}
+	}
+	if !nets.IsValid() {
+		return nil, fmt.Errorf("adding switch %s: it has no network", name)
 	}
 	ns, err := l.addNamespace(name)
 	if err != nil {
@@ -40,8 +53,10 @@ func (l *Lab) AddSwitch(name string, prefix netip.Prefix) (*Switch, error) {
 	if err := ns.setUp("br0"); err != nil {
 		return nil, err
 	}
-	s := &Switch{Namespace: ns, Prefix: prefix, bridge: bridge.Index, used: map[netip.Addr]bool{}}
-	s.used[s.gateway()] = true
+	s := &Switch{Namespace: ns, Prefix: nets.Prefixes()[0], nets: nets, bridge: bridge.Index, used: map[netip.Addr]bool{}}
+	for _, a := range s.gateways() {
+		s.used[a] = true
+	}
 	return s, nil
 }
 
@@ -56,36 +71,48 @@ func (l *Lab) AddRouter(switches ...*Switch) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.Addr = switches[0].gateway()
+	h.setAddrs(switches[0].gateways())
 	for i, s := range switches {
-		if err := h.plug(fmt.Sprintf("eth%d", i), s, s.gateway()); err != nil {
+		if err := h.plug(fmt.Sprintf("eth%d", i), s, s.gateways()); err != nil {
 			return nil, err
 		}
 	}
 	return h, nil
 }
 
-// gateway is the router's address on the switch, whether there is one or not.
-func (s *Switch) gateway() netip.Addr { return s.Prefix.Addr().Next() }
-
-// nextAddr takes the lowest free address.
-func (s *Switch) nextAddr() (netip.Addr, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for a := s.gateway(); s.Prefix.Contains(a.Next()); a = a.Next() {
-		if !s.used[a] {
-			s.used[a] = true
-			return a, nil
-		}
+// gateways are the router's addresses on the switch, whether there is one or not.
+func (s *Switch) gateways() (all []netip.Addr) {
+	for _, p := range s.nets.Prefixes() {
+		all = append(all, p.Addr().Next())
 	}
-	return netip.Addr{}, fmt.Errorf("no address left on switch %s", s.Name)
+	return all
 }
 
-// take marks an address as used.
-func (s *Switch) take(a netip.Addr) {
+// nextAddrs takes the lowest free address of each network.
+func (s *Switch) nextAddrs() (all []netip.Addr, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.used[a] = true
+	for _, p := range s.nets.Prefixes() {
+		a := p.Addr().Next()
+		for s.used[a] && p.Contains(a.Next()) {
+			a = a.Next()
+		}
+		if s.used[a] || !p.Contains(a.Next()) {
+			return nil, fmt.Errorf("no address of %s is left on switch %s", p, s.Name)
+		}
+		s.used[a] = true
+		all = append(all, a)
+	}
+	return all, nil
+}
+
+// take marks addresses as used.
+func (s *Switch) take(all []netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range all {
+		s.used[a] = true
+	}
 }
 
 // nextPort names a port that the switch has not had before.

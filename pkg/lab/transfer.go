@@ -59,7 +59,7 @@ func (p *Pod) transfer(ctx context.Context, to *Pod, source *counterReader) (tim
 	var listener net.Listener
 	err := to.Do(func() error {
 		var err error
-		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp4", netip.AddrPortFrom(to.Addr, 0).String())
+		listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", netip.AddrPortFrom(to.Addr, 0).String())
 		return err
 	})
 	if err != nil {
@@ -77,7 +77,7 @@ func (p *Pod) transfer(ctx context.Context, to *Pod, source *counterReader) (tim
 		<-sinkDone
 	}()
 
-	conn, err := p.DialContext(ctx, "tcp4", listener.Addr().String())
+	conn, err := p.DialContext(ctx, "tcp", listener.Addr().String())
 	if err != nil {
 		return 0, err
 	}

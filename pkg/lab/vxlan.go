@@ -8,12 +8,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
-// Neighbours lists the permanent IPv4 neighbour entries of an interface, sorted,
+// Neighbours lists the permanent neighbour entries of an interface, of both families, sorted,
 // as "ADDRESS lladdr MAC".
 func (ns *Namespace) Neighbours(dev string) ([]string, error) {
-	return ns.neighbours(dev, unix.AF_INET, func(n netlink.Neigh) string {
+	return ns.neighbours(dev, unix.AF_UNSPEC, func(n netlink.Neigh) string {
 		return fmt.Sprintf("%s lladdr %s", n.IP, n.HardwareAddr)
 	})
 }
@@ -48,14 +50,14 @@ func (ns *Namespace) neighbours(dev string, family int, text func(netlink.Neigh)
 // AddNeighbour makes a permanent neighbour entry in place of what is there.
 func (ns *Namespace) AddNeighbour(dev string, a netip.Addr, mac net.HardwareAddr) error {
 	return ns.changeNeighbour("adding", dev, ns.nl.NeighSet, netlink.Neigh{
-		Family: unix.AF_INET, IP: a.AsSlice(), HardwareAddr: mac,
+		Family: afOf(ip.FamilyOf(a)), IP: a.AsSlice(), HardwareAddr: mac,
 	})
 }
 
 // DelNeighbour deletes a neighbour entry.
 func (ns *Namespace) DelNeighbour(dev string, a netip.Addr) error {
 	return ns.changeNeighbour("deleting", dev, ns.nl.NeighDel, netlink.Neigh{
-		Family: unix.AF_INET, IP: a.AsSlice(),
+		Family: afOf(ip.FamilyOf(a)), IP: a.AsSlice(),
 	})
 }
 
