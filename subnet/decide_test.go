@@ -170,6 +170,9 @@ func showAll(reports []report) string {
 			if n.Unfollowed != "" {
 				text += " unfollowed"
 			}
+			if n.Unsaid != "" {
+				text += " unsaid"
+			}
 			if n.Partial {
 				text += " partial"
 			}

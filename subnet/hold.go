@@ -307,9 +307,11 @@ func (askAgain) finish(t *turn, a answer) error {
 	own := t.holding.Own.Subnet
 	t.asked, t.outdated = t.holding.Snapshot.Own, false
 	if a.err != nil {
+		t.holding.Unsaid = a.err.Error()
 		t.logf(warningState, cannotSay, own, a.err)
 		t.again = t.now.at.Add(retryMost)
 	} else {
+		t.holding.Unsaid = ""
 		t.notify(ended{cannotSay})
 		if a.attrs != t.attrs {
 			t.logf(info, "our lease %s is to say %s now", own, a.attrs)

@@ -13,12 +13,14 @@ type Holding struct {
 	Holder string
 	// Unfollowed says why the configuration in the store is not Config; empty if it is.
 	Unfollowed string
+	// Unsaid says why the lease cannot say what it should; empty if it can.
+	Unsaid string
 	// Partial is set while Snapshot is what was saved once, and nothing has been heard
 	// from the store since: it may hold other leases.
 	Partial bool
 }
 
 func (h Holding) same(o Holding) bool {
-	return h.Config == o.Config && h.Own == o.Own && h.Holder == o.Holder && h.Unfollowed == o.Unfollowed && h.Partial == o.Partial &&
+	return h.Config == o.Config && h.Own == o.Own && h.Holder == o.Holder && h.Unfollowed == o.Unfollowed && h.Unsaid == o.Unsaid && h.Partial == o.Partial &&
 		h.Snapshot.Revision == o.Snapshot.Revision && slices.Equal(h.Snapshot.Leases, o.Snapshot.Leases) && slices.Equal(h.Snapshot.Problems, o.Snapshot.Problems)
 }

@@ -34,7 +34,7 @@ func (reconfigure) finish(t *turn, a answer) error {
 		t.refuse(a.err)
 	} else {
 		t.logf(info, "the network configuration was changed, and is in force now: %.500q", t.stored.Text)
-		t.holding.Config, t.holding.Unfollowed = t.stored.next, ""
+		t.holding.Config, t.holding.Unfollowed, t.holding.Unsaid = t.stored.next, "", ""
 		t.attrs, t.avoid, t.asked = a.attrs, a.avoid, t.holding.Snapshot.Own
 	}
 	return nil

@@ -296,7 +296,7 @@ func (tb table) renews() []transition {
 		}), refreshAsked{}, "prepare 10.4.0.0/15 with 0 leases", "", nil},
 		{"nothing to refresh", with(tb.online(askAgain{}, reconsidered{}), func(s *state) { s.outdated, s.again = true, tb.now.at.Add(time.Second) }), same, "listen 1m0s", "over our lease *", func(s state) bool { return !s.outdated && s.again.IsZero() }},
 		{"something to refresh", tb.online(askAgain{}, reconsidered{}), other, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "over our lease *; our lease 10.5.1.0/24 is to say *", nil},
-		{"host cannot say", with(tb.online(askAgain{}, reconsidered{}), func(s *state) { s.outdated = true }), answer{err: errHost}, "listen 3s", "our lease 10.5.1.0/24 cannot say what it should: no interface; trying again", func(s state) bool { return s.again.Equal(tb.now.at.Add(retryMost)) }},
+		{"host cannot say", with(tb.online(askAgain{}, reconsidered{}), func(s *state) { s.outdated = true }), answer{err: errHost}, "listen 3s", "our lease 10.5.1.0/24 cannot say what it should: no interface; trying again; holds 10.5.1.0/24 unsaid", func(s state) bool { return s.again.Equal(tb.now.at.Add(retryMost)) }},
 		{"host is asked again", again, timeUp{}, "prepare 10.5.0.0/16 with 0 leases", "", nil},
 
 		{"not suspended", woken(0), timeUp{}, "listen 1m0s", "", nil},

@@ -192,6 +192,49 @@ func TestKubePublicAddress(t *testing.T) {
 	}
 }
 
+// An address that is asked for, and that no interface of the host has, is no end of a tunnel:
+// that is said, and what to do; nothing is published of it before it is there. Whoever names the
+// interface may ask for any address, as with flannel.
+func TestKubeRequestedAddressMissing(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h := n.nodes[0]
+	const missing = "192.168.0.99"
+	says := []string{"node-public-ip", missing, "no interface", "public-ip-overwrite"}
+	n.witnessAll(func() {
+		h.annotate(map[string]any{nodePublicIP: missing})
+		h.waitLine(says...)
+		h.waitStatus("no interface of this host has", true)
+		n.pause(time.Second)
+		h.waitAnnotations(0, nil)
+	})
+	check(t, h.AddAddr("eth0", netip.MustParsePrefix(missing+"/24")))
+	t.Logf("followed after %s", h.waitAnnotations(followed, map[string]any{publicIP: missing}))
+	h.waitStatus("no interface of this host has", false)
+	n.waitPings()
+
+	t.Log("from the start")
+	late := n.addKubeNode(healthPort)
+	late.createNode(late.podCIDR())
+	late.annotate(map[string]any{nodePublicIP: "203.0.113.9"})
+	late.start()
+	late.waitLine("waiting", "node-public-ip", "203.0.113.9", "no interface")
+	late.notReady()
+	if a := late.kubeNode().Annotations; a[publicIP] != "" {
+		t.Errorf("it has published %v", a)
+	}
+	late.annotate(map[string]any{nodePublicIP: nil})
+	late.waitReady()
+
+	t.Log("the interface is named")
+	named := n.addKubeNode("-iface=eth0")
+	named.createNode(named.podCIDR())
+	named.annotate(map[string]any{nodePublicIP: "203.0.113.9"})
+	named.start()
+	named.waitReady()
+	named.waitAnnotations(soon, map[string]any{publicIP: "203.0.113.9"})
+}
+
 // net-conf.json is replaced as kubelet does it: what can be followed is, and what cannot is
 // said.
 func TestKubeConfigFollowed(t *testing.T) {

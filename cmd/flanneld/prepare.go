@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/printable"
 	"flanneld/subnet"
 )
 
@@ -40,14 +42,17 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	defer d.mu.Unlock()
 	d.host.Prepared = device
 	host := d.host
+	if d.addresses.Take(ifaces) {
+		d.updateDesired()
+	}
 	if a := s.Own; a != nil {
 		d.external.Request(a.Requested.V4)
 		if a.Requested.V4.IsValid() {
 			host.V4.PublicIP = a.Requested.V4 // before it was looked which interface has it
 		}
-	}
-	if d.addresses.Take(ifaces) {
-		d.updateDesired()
+		if err := d.reachedAt(a, ifaces); err != nil {
+			return subnet.Attrs{}, nil, err
+		}
 	}
 	if err := backend.CheckMTU(b, d.host); err != nil {
 		return subnet.Attrs{}, nil, err
@@ -62,6 +67,21 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	}
 	d.prepared = setup{c, b, rules}
 	return attrs, c.Local(d.host.Addrs(), d.host.Net()), nil
+}
+
+// reachedAt reports why this host would not be reached at the address that someone asks for in
+// the store, if so. Where an option names the interface it may be one that a NAT translates, as
+// that of -public-ip may be.
+func (d *daemon) reachedAt(a *subnet.Assignment, ifaces []kernel.Interface) error {
+	asked := a.Requested.V4
+	has := func(i kernel.Interface) bool {
+		return slices.ContainsFunc(i.Addrs, func(have kernel.Address) bool { return have.Prefix.Addr() == asked })
+	}
+	if !asked.IsValid() || d.options.iface.Explicit() || slices.ContainsFunc(ifaces, has) {
+		return nil
+	}
+	return fmt.Errorf("the Node %s asks, by its annotation node-public-ip, for the address %s, which no interface of this host has: add it to one, or correct the annotation; for an address that a NAT translates there is public-ip-overwrite",
+		printable.Name(a.Host), asked)
 }
 
 // try reports why this host would not have what a changed configuration asks for.

@@ -234,6 +234,9 @@ func (f *facts) text(obstacles string) string {
 	if why := f.holding.Unfollowed; why != "" {
 		text += ", not followed: " + why
 	}
+	if why := f.holding.Unsaid; why != "" {
+		text += ", the lease cannot say what it should: " + why
+	}
 	if f.reconciled.Missing > 0 {
 		text += fmt.Sprintf(", %d of %d objects not in place", f.reconciled.Missing, f.reconciled.Wanted)
 	}
