@@ -276,7 +276,7 @@ func TestReadyWithTheConfigurationInForce(t *testing.T) {
 		r.SetDesired(w)
 		time.Sleep(time.Millisecond) // the kernel is at once as wanted
 		other := *w.Config
-		w.Config, w.Rules = &other, Rules{Backend: state.NFTables, Forward: true}
+		w.Config, w.Rules = &other, Rules{V4: allRules.V4, Forward: true}
 		r.SetDesired(w)
 		time.Sleep(3 * time.Hour)
 		if ready() {
@@ -314,7 +314,7 @@ func TestOneDataplaneDoesNotWaitForAnother(t *testing.T) {
 		g.Go(func() { _ = r.Run(ctx) })
 		defer g.Wait()
 		defer cancel()
-		w := rulesDesired(t, rulesConfig, Rules{Backend: state.NFTables, Forward: true})
+		w := rulesDesired(t, rulesConfig, Rules{V4: allRules.V4, Forward: true})
 		steps := func(d *wirePlane, want ...string) {
 			t.Helper()
 			synctest.Wait()

@@ -19,7 +19,7 @@ import (
 	"flanneld/subnet"
 )
 
-var allRules = Rules{Backend: state.NFTables, Masquerade: true, RandomFully: true, Forward: true}
+var allRules = Rules{V4: Ways{Backend: state.NFTables}, V6: Ways{Backend: state.NFTables}, Masquerade: true, RandomFully: true, Forward: true}
 
 // rulesDesired is for a host with packet rules, and a peer.
 func rulesDesired(t *testing.T, config string, r Rules) Desired {
@@ -31,7 +31,7 @@ func rulesDesired(t *testing.T, config string, r Rules) Desired {
 	w := desire(lease(1, 1))
 	w.Config, w.Rules = c, r
 	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.7.0/24"))}
-	w.Networks = []netip.Prefix{c.V4.Network, netip.MustParsePrefix("10.0.0.0/16")}
+	w.Networks = []netip.Prefix{netip.MustParsePrefix("10.5.0.0/16"), netip.MustParsePrefix("10.0.0.0/16")}
 	return w
 }
 
@@ -100,12 +100,51 @@ func TestRules(t *testing.T) {
 		if steps := r.fake.Applied()[before:]; len(steps) != 1 || steps[0].Verb != state.Replace {
 			t.Errorf("the steps were %v", steps)
 		}
-		w.Rules = Rules{Backend: state.NFTables, Forward: true}
+		w.Rules = Rules{V4: allRules.V4, Forward: true}
 		r.SetDesired(w)
 		r.pass(time.Second)
 		if got := r.fake.Rules(); len(got) != 1 {
 			t.Errorf("the rules are %v", got)
 		}
+	})
+}
+
+// Of two families each has rules of its own, in ways of its own; one of which this host has no
+// subnet yet has none.
+func TestRulesOfFamilies(t *testing.T) {
+	const config = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","MasqExclude":["192.0.2.0/24","fc00::/7","2001:db8::/32"]}`
+	fakeClock(t, func(r *fixture) {
+		r.start()
+		rules := allRules
+		rules.V6 = Ways{Backend: state.IPTablesNFT, ForwardAlso: []state.RuleBackend{state.IPTablesLegacy}}
+		w := rulesDesired(t, config, rules)
+		w.Networks = append(w.Networks, w.Config.V6.Network)
+		r.SetDesired(w)
+		r.pass(time.Second)
+		v4 := rulesOf(state.NFTables, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24")
+		r.wantRules(v4)
+
+		w.Own = &subnet.Lease{Subnet: ip.Subnet{V4: w.Own.Subnet.V4, V6: netip.MustParsePrefix("fc00:0:0:7::/64")}}
+		before := len(r.fake.Applied())
+		r.SetDesired(w)
+		r.pass(time.Second)
+		both := rulesOf(state.IPTablesNFT, "fc00::/48", "fc00:0:0:7::/64", "fc00::/7 2001:db8::/32")
+		also := state.Forward{Backend: state.IPTablesLegacy, Network: w.Config.V6.Network}
+		both[also.Key()] = also
+		v6 := maps.Clone(both)
+		maps.Copy(both, v4)
+		r.wantRules(both)
+		for _, op := range r.fake.Applied()[before:] {
+			if v4[op.Key()] != nil {
+				t.Errorf("with IPv6 there came %s", op)
+			}
+		}
+		w = rulesDesired(t, `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48","MasqExclude":["fc00::/7","2001:db8::/32"]}`, rules)
+		w.Networks = append(w.Networks, w.Config.V6.Network)
+		w.Own = &subnet.Lease{Subnet: ip.Subnet{V6: netip.MustParsePrefix("fc00:0:0:7::/64")}}
+		r.SetDesired(w)
+		r.pass(time.Second)
+		r.wantRules(v6)
 	})
 }
 
@@ -118,7 +157,7 @@ func TestRulesChangeWay(t *testing.T) {
 		r.SetDesired(w)
 		r.pass(time.Second)
 		for _, change := range []func(){
-			func() { w.Rules.Backend = state.IPTablesNFT },
+			func() { w.Rules.V4.Backend = state.IPTablesNFT },
 			func() {
 				networks := w.Networks
 				w = rulesDesired(t, `{"Network":"10.9.0.0/16"}`, w.Rules)
@@ -197,7 +236,7 @@ func TestRulesSettling(t *testing.T) {
 		r.SetDesired(w)
 		r.pass(time.Second)
 		before := r.fake.Rules()
-		w.Rules.Backend = state.IPTablesNFT
+		w.Rules.V4.Backend = state.IPTablesNFT
 		after := rulesOf(state.IPTablesNFT, "10.5.0.0/16", "10.5.7.0/24", "192.0.2.0/24 198.51.100.0/24")
 		for k := range after {
 			r.fake.Refuse(k, fmt.Errorf("table x: %w", dataplane.ErrSettling))
@@ -229,7 +268,7 @@ func TestRulesForwardAlso(t *testing.T) {
 	fakeClock(t, func(r *fixture) {
 		r.start()
 		rules := allRules
-		rules.ForwardAlso = []state.RuleBackend{state.IPTablesLegacy}
+		rules.V4.ForwardAlso = []state.RuleBackend{state.IPTablesLegacy}
 		w := rulesDesired(t, rulesConfig, rules)
 		r.SetDesired(w)
 		r.pass(time.Second)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"flanneld/network"
 	"flanneld/pkg/dataplane/netfilter"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
@@ -43,33 +45,59 @@ func (r *rules) choose(ctx context.Context, c *subnet.Config, before network.Rul
 	if r.plane == nil || !now.Masquerade && !now.Forward {
 		return network.Rules{}
 	}
-	if now.Backend = before.Backend; !keep || now.Backend == "" || now.Backend == state.NFTables {
-		var why string
-		if now.Backend, why = r.plane.Choose(ctx, r.mode, c.NFTables); now.Backend != before.Backend {
-			text := fmt.Sprintf("rules for packets are written by %s: %s", now.Backend, why)
-			if said := r.said.Swap(&text); (said == nil || *said != text) && r.log.Event(text) {
-				klog.Info(text)
+	families := c.Network().Families()
+	why := make(map[ip.Family]string)
+	for _, f := range families {
+		ways, was := now.Of(f), before.Of(f)
+		if ways.Backend = was.Backend; !keep || ways.Backend == "" || ways.Backend == state.NFTables {
+			var because string
+			if ways.Backend, because = r.plane.Choose(ctx, f, r.mode, c.NFTables); ways.Backend != was.Backend {
+				why[f] = fmt.Sprintf(" are written by %s: %s", ways.Backend, because)
 			}
 		}
-	}
-	if !now.Forward {
-		return now
-	}
-	refusing := r.plane.Refusing(ctx)
-	for _, way := range []state.RuleBackend{state.IPTablesNFT, state.IPTablesLegacy} {
-		had := before.Backend == way || slices.Contains(before.ForwardAlso, way)
-		what := refusing[way]
-		if way == now.Backend || what == "" && (!keep || !had) {
-			continue
+		if now.Forward {
+			ways.ForwardAlso = r.forwardAlso(ctx, f, ways.Backend, was, keep)
 		}
-		now.ForwardAlso = append(now.ForwardAlso, way)
-		if !had {
-			if text := fmt.Sprintf("pods' packets are let through by %s, too: %s", way, what); r.log.Event(text) {
-				klog.Info(text)
-			}
+	}
+	var texts []string
+	for _, f := range families {
+		switch {
+		case why[f] == "":
+		case len(families) == 1, why[ip.V4] == why[ip.V6]:
+			texts = []string{"rules for packets" + why[f]}
+		default:
+			texts = append(texts, fmt.Sprintf("rules for %s packets%s", f, why[f]))
+		}
+	}
+	if text := strings.Join(texts, ", "); text != "" {
+		if said := r.said.Swap(&text); (said == nil || *said != text) && r.log.Event(text) {
+			klog.Info(text)
 		}
 	}
 	return now
+}
+
+// forwardAlso returns the other ways in which packets of a family are to be let through.
+func (r *rules) forwardAlso(ctx context.Context, f ip.Family, backend state.RuleBackend, before *network.Ways, keep bool) (also []state.RuleBackend) {
+	refusing := r.plane.Refusing(ctx, f)
+	for _, way := range []state.RuleBackend{state.IPTablesNFT, state.IPTablesLegacy} {
+		had := before.Backend == way || slices.Contains(before.ForwardAlso, way)
+		what := refusing[way]
+		if way == backend || what == "" && (!keep || !had) {
+			continue
+		}
+		also = append(also, way)
+		if !had {
+			whose := "pods'"
+			if f == ip.V6 {
+				whose += " " + f.String()
+			}
+			if text := fmt.Sprintf("%s packets are let through by %s, too: %s", whose, way, what); r.log.Event(text) {
+				klog.Info(text)
+			}
+		}
+	}
+	return also
 }
 
 // await waits until ready is closed.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/nfdump"
 )
 
@@ -27,7 +28,7 @@ var legacyTables = []struct {
 
 // listLegacy reads the tables of ip_tables that are there.
 func (rs *Ruleset) listLegacy() error {
-	there, err := nfdump.XTables()
+	there, err := nfdump.XTables(ip.V4)
 	if errors.Is(err, os.ErrPermission) {
 		return nil // the kernel shows them to no one here
 	}
@@ -38,7 +39,7 @@ func (rs *Ruleset) listLegacy() error {
 		if !slices.Contains(there, t.name) {
 			continue
 		}
-		table, err := nfdump.ReadXTable(t.name)
+		table, err := nfdump.ReadXTable(ip.V4, t.name)
 		if err != nil {
 			return err
 		}
@@ -78,7 +79,7 @@ func (rs *Ruleset) compileLegacy(c *chain) error {
 	for i, e := range legacy.chain.Entries {
 		r := rule{id: uint64(i + 1), steps: []step{ipHeader(e.Data)}}
 		target := e.Target()
-		for at := nfdump.XMatches; at < target; {
+		for at := e.Matches; at < target; {
 			m := e.Data[at:target]
 			size := 0
 			if len(m) >= nfdump.PartHead {

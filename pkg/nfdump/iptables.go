@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
 // What getsockopt can be asked about a table of ip_tables, and the layout of its answers.
@@ -19,19 +22,39 @@ const (
 	tableNameSize  = 32
 	infoValidHooks = 32
 	infoHooks      = 36
+	infoPolicies   = 56 // where those of the hooks are
 	infoCount      = 76 // of entries, and then their size
 	infoSize       = 84
 
-	// An entry begins with what packets it is about; then come where its target is and where
-	// the next entry is, what is of use to the kernel itself, and counters.
-	entryTarget = 88
-	entryNext   = 90
-	entryFrom   = 92
-	entrySize   = XMatches
+	// An entry begins with what packets it is about; behind that come where its target is and
+	// where the next entry is, what is of use to the kernel itself, counters, and its matches.
+	entryTarget = 4
+	entryNext   = 6
+	entryFrom   = 8
 )
 
-// XMatches is where the matches of an entry begin.
-const XMatches = 112
+// xFamily is what differs between ip_tables and ip6_tables.
+type xFamily struct {
+	domain, level int
+	names         string // the file that lists the tables
+	header        int    // how long is what says which packets an entry is about
+	// matches is where the matches of an entry may begin: counters are aligned as 64-bit
+	// numbers are.
+	matches []int
+}
+
+var xFamilies = map[ip.Family]xFamily{
+	ip.V4: {unix.AF_INET, unix.SOL_IP, "ip_tables_names", 84, []int{112}},
+	ip.V6: {unix.AF_INET6, unix.SOL_IPV6, "ip6_tables_names", 136, []int{168, 164}},
+}
+
+// xName is what the kernel calls the tables of a family.
+func xName(f ip.Family) string {
+	if f == ip.V6 {
+		return "ip6_tables"
+	}
+	return "ip_tables"
+}
 
 // The layout of a match or a target, which both begin with their size.
 const (
@@ -51,7 +74,8 @@ var HookChains = [unix.NF_INET_NUMHOOKS]string{"PREROUTING", "INPUT", "FORWARD",
 // one for both.
 var entriesAt = [...]int{tableNameSize + 8, tableNameSize + 4}
 
-// XTable is a table of ip_tables. The kernel keeps it as one block, and hands out copies.
+// XTable is a table of ip_tables, or of ip6_tables. The kernel keeps it as one block, and hands
+// out copies.
 type XTable struct {
 	Chains []*XChain
 	starts map[int]*XChain // by where their rules begin
@@ -67,12 +91,17 @@ type XChain struct {
 
 // XEntry is a rule or a policy.
 type XEntry struct {
-	Data []byte
-	at   int
+	Data    []byte
+	Matches int // where they begin
+	at      int
+	header  int
 }
 
+// Header says which packets it is about.
+func (e XEntry) Header() []byte { return e.Data[:e.header] }
+
 // Target is where its target begins.
-func (e XEntry) Target() int { return int(binary.NativeEndian.Uint16(e.Data[entryTarget:])) }
+func (e XEntry) Target() int { return int(binary.NativeEndian.Uint16(e.Data[e.header+entryTarget:])) }
 
 // TargetName is the name of its target; empty for a verdict.
 func (e XEntry) TargetName() string { return PartNameOf(e.Data[e.Target():]) }
@@ -107,52 +136,53 @@ func (t *XTable) To(e XEntry) *XChain {
 // Shape returns the parts of an entry that say what it does: all but counters, and where in
 // the table other chains are.
 func (t *XTable) Shape(e XEntry) [][]byte {
+	from := e.header + entryFrom
 	if to := t.To(e); to != nil {
-		return [][]byte{e.Data[:entryFrom], e.Data[entrySize : e.Target()+PartHead], []byte(to.Name)}
+		return [][]byte{e.Data[:from], e.Data[e.Matches : e.Target()+PartHead], []byte(to.Name)}
 	}
 	if e.GoesOn() {
-		return [][]byte{e.Data[:entryFrom], e.Data[entrySize : e.Target()+PartHead]}
+		return [][]byte{e.Data[:from], e.Data[e.Matches : e.Target()+PartHead]}
 	}
-	return [][]byte{e.Data[:entryFrom], e.Data[entrySize:]}
+	return [][]byte{e.Data[:from], e.Data[e.Matches:]}
 }
 
-// XTables returns the names of the tables of ip_tables that there are. The kernel would make
-// one that it is asked about.
-func XTables() ([]string, error) {
-	text, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
+// XTables returns the names of a family's tables that there are. The kernel would make one that
+// it is asked about.
+func XTables(f ip.Family) ([]string, error) {
+	text, err := os.ReadFile("/proc/thread-self/net/" + xFamilies[f].names)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil // the kernel lacks ip_tables
+		return nil, nil // the kernel lacks them
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listing the tables of ip_tables: %w", err)
+		return nil, fmt.Errorf("listing the tables of %s: %w", xName(f), err)
 	}
 	return strings.Fields(string(text)), nil
 }
 
 // XInfo is what the kernel says about a table but for what it holds: it has other sizes after
 // most changes.
-func XInfo(table string) ([]byte, error) {
+func XInfo(f ip.Family, table string) ([]byte, error) {
 	info := make([]byte, infoSize)
 	copy(info, table)
-	return info, ask(soGetInfo, info)
+	return info, xFamilies[f].ask(soGetInfo, info)
 }
 
 // ReadXTable reads a table.
-func ReadXTable(table string) (*XTable, error) {
-	info, entries, err := readXTable(table)
+func ReadXTable(f ip.Family, table string) (*XTable, error) {
+	info, entries, err := readXTable(f, table)
 	if err != nil {
-		return nil, fmt.Errorf("reading table %s of ip_tables: %w", table, err)
+		return nil, fmt.Errorf("reading table %s of %s: %w", table, xName(f), err)
 	}
-	t, err := decodeXTable(info, entries)
+	t, err := xFamilies[f].decode(info, entries)
 	if err != nil {
-		return nil, fmt.Errorf("decoding table %s of ip_tables: %w", table, err)
+		return nil, fmt.Errorf("decoding table %s of %s: %w", table, xName(f), err)
 	}
 	return t, nil
 }
 
-func readXTable(table string) (info, entries []byte, err error) {
+func readXTable(f ip.Family, table string) (info, entries []byte, err error) {
 	for range 10 {
-		if info, err = XInfo(table); err != nil {
+		if info, err = XInfo(f, table); err != nil {
 			return nil, nil, err
 		}
 		size := binary.NativeEndian.Uint32(info[infoCount+4:])
@@ -160,7 +190,7 @@ func readXTable(table string) (info, entries []byte, err error) {
 			b := make([]byte, at+int(size))
 			copy(b, table)
 			binary.NativeEndian.PutUint32(b[tableNameSize:], size)
-			err = ask(soGetEntries, b)
+			err = xFamilies[f].ask(soGetEntries, b)
 			entries = b[at:]
 			if !errors.Is(err, unix.EINVAL) {
 				break
@@ -174,14 +204,14 @@ func readXTable(table string) (info, entries []byte, err error) {
 }
 
 // ask has getsockopt fill b.
-func ask(option int, b []byte) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+func (x xFamily) ask(option int, b []byte) error {
+	fd, err := unix.Socket(x.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
 	size := uint32(len(b))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_IP, uintptr(option),
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(x.level), uintptr(option),
 		uintptr(unsafe.Pointer(&b[0])), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
 		return errno
@@ -189,24 +219,33 @@ func ask(option int, b []byte) error {
 	return nil
 }
 
-func decodeXTable(info, b []byte) (*XTable, error) {
+func (x xFamily) decode(info, b []byte) (*XTable, error) {
 	if len(info) < infoSize {
 		return nil, ErrCutOff
 	}
 	number := func(at int) int { return int(binary.NativeEndian.Uint32(info[at:])) }
 	t := &XTable{starts: make(map[int]*XChain)}
+	matches := x.matches[0]
 	for hook, name := range HookChains {
-		if number(infoValidHooks)&(1<<hook) != 0 {
-			t.starts[number(infoHooks+4*hook)] = &XChain{Name: name, Hook: hook}
+		if number(infoValidHooks)&(1<<hook) == 0 {
+			continue
+		}
+		t.starts[number(infoHooks+4*hook)] = &XChain{Name: name, Hook: hook}
+		// A policy has no matches.
+		if at := number(infoPolicies + 4*hook); at >= 0 && at+x.header+entryNext <= len(b) {
+			policy := XEntry{Data: b[at:], header: x.header}
+			if slices.Contains(x.matches, policy.Target()) {
+				matches = policy.Target()
+			}
 		}
 	}
 	for at := 0; at < len(b); {
-		if at+entrySize > len(b) {
+		if at+matches > len(b) {
 			return nil, ErrCutOff
 		}
-		e := XEntry{b[at:], at}
-		size := int(binary.NativeEndian.Uint16(e.Data[entryNext:]))
-		if target := e.Target(); target < entrySize || target+PartHead > size || size > len(e.Data) {
+		e := XEntry{Data: b[at:], Matches: matches, at: at, header: x.header}
+		size := int(binary.NativeEndian.Uint16(e.Data[x.header+entryNext:]))
+		if target := e.Target(); target < matches || target+PartHead > size || size > len(e.Data) {
 			return nil, ErrCutOff
 		}
 		e.Data = e.Data[:size]

@@ -11,14 +11,29 @@ import (
 	"time"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 )
 
 func TestMain(m *testing.M) { dataplanetest.InNetns(m) }
 
-// legacy has iptables-restore take a table.
-func legacy(t *testing.T, text string) {
+// forEachFamily runs a test with each, the program that restores its tables, and an address.
+func forEachFamily(t *testing.T, test func(t *testing.T, f ip.Family, restore func(*testing.T, string), addr string)) {
+	for f, c := range map[ip.Family]struct{ program, addr string }{
+		ip.V4: {"iptables-legacy-restore", "192.0.2.1"}, ip.V6: {"ip6tables-legacy-restore", "2001:db8::1"},
+	} {
+		t.Run(f.String(), func(t *testing.T) {
+			dataplanetest.NeedNetns(t)
+			restore := func(t *testing.T, text string) { restoreBy(t, c.program, text) }
+			t.Cleanup(func() { restore(t, "*filter\n:FORWARD ACCEPT\nCOMMIT\n") })
+			test(t, f, restore, c.addr)
+		})
+	}
+}
+
+// restoreBy has a program take a table.
+func restoreBy(t *testing.T, program, text string) {
 	t.Helper()
-	c := exec.Command("iptables-legacy-restore")
+	c := exec.Command(program)
 	c.Env = append(os.Environ(), "XTABLES_LOCKFILE="+t.TempDir()+"/lock")
 	c.Stdin = strings.NewReader(text)
 	if out, err := c.CombinedOutput(); err != nil {
@@ -27,15 +42,15 @@ func legacy(t *testing.T, text string) {
 }
 
 // A table has its chains with their rules and policies, and rules lead to chains.
-func TestReadXTable(t *testing.T) {
-	dataplanetest.NeedNetns(t)
-	t.Cleanup(func() { legacy(t, "*filter\n:FORWARD ACCEPT\nCOMMIT\n") })
-	legacy(t, "*filter\n:FORWARD DROP\n:EMPTY -\n:MINE -\n-A FORWARD -j MINE\n-A MINE -s 192.0.2.1\n-A MINE -j REJECT\nCOMMIT\n")
-	names, err := XTables()
+func TestReadXTable(t *testing.T) { forEachFamily(t, testReadXTable) }
+
+func testReadXTable(t *testing.T, f ip.Family, restore func(*testing.T, string), addr string) {
+	restore(t, "*filter\n:FORWARD DROP\n:EMPTY -\n:MINE -\n-A FORWARD -j MINE\n-A MINE -s "+addr+"\n-A MINE -j REJECT\nCOMMIT\n")
+	names, err := XTables(f)
 	if err != nil || !slices.Contains(names, "filter") {
 		t.Fatalf("there are %q, %v", names, err)
 	}
-	table, err := ReadXTable("filter")
+	table, err := ReadXTable(f, "filter")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,11 +83,11 @@ func TestReadXTable(t *testing.T) {
 }
 
 // A table that cannot be understood is no reason to fail.
-func TestBrokenXTable(t *testing.T) {
-	dataplanetest.NeedNetns(t)
-	t.Cleanup(func() { legacy(t, "*filter\n:FORWARD ACCEPT\nCOMMIT\n") })
-	legacy(t, "*filter\n:MINE -\n-A FORWARD -s 192.0.2.1 -j MINE\n-A MINE -p tcp --dport 80 -m comment --comment x -j ACCEPT\nCOMMIT\n")
-	info, entries, err := readXTable("filter")
+func TestBrokenXTable(t *testing.T) { forEachFamily(t, testBrokenXTable) }
+
+func testBrokenXTable(t *testing.T, f ip.Family, restore func(*testing.T, string), addr string) {
+	restore(t, "*filter\n:MINE -\n-A FORWARD -s "+addr+" -j MINE\n-A MINE -p tcp --dport 80 -m comment --comment x -j ACCEPT\nCOMMIT\n")
+	info, entries, err := readXTable(f, "filter")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +101,7 @@ func TestBrokenXTable(t *testing.T) {
 				b[random.IntN(len(b))] = byte(random.Uint32())
 			}
 		}
-		table, err := decodeXTable(info, b)
+		table, err := xFamilies[f].decode(info, b)
 		if err != nil {
 			if !errors.Is(err, ErrCutOff) {
 				t.Fatal(err)

@@ -2,19 +2,20 @@ package dataplanetest
 
 import (
 	"errors"
-	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
 // RulesHost is the hand of someone else on the packet rules of a host.
 type RulesHost struct {
 	Backend state.RuleBackend
+	Family  ip.Family
 	// Rules lists all rules that are written in that way, with their tables and
 	// chains, without what counts packets or numbers rules.
 	Rules func(testing.TB) string
@@ -35,20 +36,33 @@ type RulesHost struct {
 	Generation func(testing.TB) uint32
 }
 
-// What RulesHost's functions are about.
-var (
-	rulesNetwork = netip.MustParsePrefix("10.1.0.0/16")
-	rulesOwn     = netip.MustParsePrefix("10.1.5.0/24")
-	otherNetwork = netip.MustParsePrefix("10.64.0.0/12")
+// What RulesHost's functions are about, in IPv4.
+const (
+	rulesNetwork = "10.1.0.0/16"
+	rulesOwn     = "10.1.5.0/24"
+	otherNetwork = "10.64.0.0/12"
 )
 
-// RulesWish is packet rules, of both kinds, for one network.
-func RulesWish(way state.RuleBackend) state.Set {
+// RulesWish is packet rules, of both kinds, for one network of a family.
+func RulesWish(way state.RuleBackend, f ip.Family) state.Set {
+	network := prefixIn(f, rulesNetwork)
 	return setOf(
-		state.Masquerade{Backend: way, Network: rulesNetwork, Own: rulesOwn, RandomFully: true, Exclude: "192.0.2.0/24 198.51.100.7/32"},
-		state.Forward{Backend: way, Network: rulesNetwork},
+		state.Masquerade{Backend: way, Network: network, Own: prefixIn(f, rulesOwn), RandomFully: true, Exclude: In(f, "192.0.2.0/24 198.51.100.7/32")},
+		state.Forward{Backend: way, Network: network},
 	)
 }
+
+// OtherWish is RulesWish for another network.
+func OtherWish(way state.RuleBackend, f ip.Family) state.Set {
+	network := prefixIn(f, otherNetwork)
+	return setOf(
+		state.Masquerade{Backend: way, Network: network, Own: prefixIn(f, "10.66.0.0/24"), Exclude: In(f, rulesNetwork)},
+		state.Forward{Backend: way, Network: network},
+	)
+}
+
+// wish is RulesWish for the host.
+func (r *rulesFixture) wish() state.Set { return RulesWish(r.Backend, r.Family) }
 
 func setOf(objects ...state.Object) state.Set {
 	s := make(state.Set)
@@ -162,8 +176,8 @@ func testRulesCreate(r *rulesFixture) {
 	if ops := r.reconcile(nil); len(ops) > 0 {
 		r.Fatalf("of nothing there is to do: %v", ops)
 	}
-	text := r.settled(RulesWish(r.Backend))
-	for _, want := range []string{"10.1.0.0/16", "10.1.5.0/24", "192.0.2.0/24", "198.51.100.7", "224.0.0.0/4", "4000", "random"} {
+	text := r.settled(r.wish())
+	for _, want := range in(r.Family, rulesNetwork, rulesOwn, "192.0.2.0/24", "198.51.100.7", "224.0.0.0/4", "4000", "random") {
 		if !strings.Contains(text, want) {
 			r.Errorf("there is no %s in\n%s", want, text)
 		}
@@ -175,7 +189,7 @@ func testRulesCreate(r *rulesFixture) {
 }
 
 func testRulesChange(r *rulesFixture) {
-	want := RulesWish(r.Backend)
+	want := r.wish()
 	first := r.settled(want)
 	var m state.Masquerade
 	for _, o := range want {
@@ -185,10 +199,10 @@ func testRulesChange(r *rulesFixture) {
 	}
 	seen := map[string]bool{first: true}
 	for _, change := range []func(*state.Masquerade){
-		func(m *state.Masquerade) { m.Own = netip.MustParsePrefix("10.1.6.0/24") },
+		func(m *state.Masquerade) { m.Own = prefixIn(r.Family, "10.1.6.0/24") },
 		func(m *state.Masquerade) { m.RandomFully = false },
-		func(m *state.Masquerade) { m.Exclude = "192.0.2.0/24" },
-		func(m *state.Masquerade) { m.Exclude = "203.0.113.128/25" },
+		func(m *state.Masquerade) { m.Exclude = In(r.Family, "192.0.2.0/24") },
+		func(m *state.Masquerade) { m.Exclude = In(r.Family, "203.0.113.128/25") },
 		func(m *state.Masquerade) { m.Exclude = "" },
 	} {
 		changed := m
@@ -205,7 +219,7 @@ func testRulesChange(r *rulesFixture) {
 		r.Errorf("it was\n%s\nand is\n%s", first, now)
 	}
 	delete(want, m.Key())
-	if text := r.settled(want); strings.Contains(text, "224.0.0.0/4") {
+	if text := r.settled(want); strings.Contains(text, In(r.Family, "224.0.0.0/4")) {
 		r.Errorf("there is masquerading in\n%s", text)
 	}
 }
@@ -220,13 +234,13 @@ func (r *rulesFixture) generation() uint32 {
 // Whoever looks finds the rules of one desired state or the other, and those of the
 // network that does not change.
 func testRulesAtomic(r *rulesFixture) {
-	want := RulesWish(r.Backend)
+	want := r.wish()
 	var both [2]state.Set
 	for i, own := range []string{"10.1.5.0/24", "10.1.6.0/24"} {
 		both[i] = make(state.Set)
 		for k, o := range want {
 			if m, ok := o.(state.Masquerade); ok {
-				m.Own = netip.MustParsePrefix(own)
+				m.Own = prefixIn(r.Family, own)
 				o = m
 			}
 			both[i][k] = o
@@ -268,7 +282,7 @@ func testRulesSpoiled(r *rulesFixture) {
 	for name, spoil := range r.Spoils {
 		r.Run(name, func(t *testing.T) {
 			r := r.fresh(t)
-			want := RulesWish(r.Backend)
+			want := r.wish()
 			right := r.settled(want)
 			spoil(r)
 			if r.Rules(r) == right {
@@ -289,7 +303,7 @@ func testRulesOthers(r *rulesFixture) {
 	if ops := r.reconcile(nil); len(ops) > 0 {
 		r.Errorf("what others have is ours: %v", ops)
 	}
-	right := r.settled(RulesWish(r.Backend))
+	right := r.settled(r.wish())
 	for line := range strings.Lines(theirs) {
 		if !strings.Contains(right, line) {
 			r.Errorf("gone is %q; left is\n%s", line, right)
@@ -303,11 +317,7 @@ func testRulesOthers(r *rulesFixture) {
 
 func testRulesTwoNetworks(r *rulesFixture) {
 	none := r.Rules(r)
-	one := RulesWish(r.Backend)
-	two := setOf(
-		state.Masquerade{Backend: r.Backend, Network: otherNetwork, Own: netip.MustParsePrefix("10.66.0.0/24"), Exclude: rulesNetwork.String()},
-		state.Forward{Backend: r.Backend, Network: otherNetwork},
-	)
+	one, two := r.wish(), OtherWish(r.Backend, r.Family)
 	all := make(state.Set)
 	for _, s := range []state.Set{one, two} {
 		for k, o := range s {
@@ -333,7 +343,7 @@ func testRulesTwoNetworks(r *rulesFixture) {
 }
 
 func testRulesDeleteTwice(r *rulesFixture) {
-	want := RulesWish(r.Backend)
+	want := r.wish()
 	r.settled(want)
 	for range 2 {
 		for _, o := range want {
@@ -346,10 +356,10 @@ func testRulesDeleteTwice(r *rulesFixture) {
 func testRulesOld(r *rulesFixture) {
 	for version, old := range r.Old {
 		r.Run(version, func(t *testing.T) {
-			right := r.fresh(t).settled(RulesWish(r.Backend))
+			right := r.fresh(t).settled(r.wish())
 			r := r.fresh(t)
 			old(r)
-			if now := r.settled(RulesWish(r.Backend)); now != right {
+			if now := r.settled(r.wish()); now != right {
 				r.Errorf("it is\n%s\nwant\n%s", now, right)
 			}
 		})

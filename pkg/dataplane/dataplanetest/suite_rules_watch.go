@@ -16,7 +16,7 @@ func wrong(want state.Set, e dataplane.Event) bool {
 
 func testRulesEvents(r *rulesFixture) {
 	r.Others(r)
-	want := RulesWish(r.Backend)
+	want := r.wish()
 	w := r.watch()
 	spoiled := make(map[state.Key]bool) // as far as events say
 	isWrong := func(e dataplane.Event) bool {
@@ -79,7 +79,7 @@ func testRulesQuietEvents(r *rulesFixture) {
 	if !r.Quiet {
 		r.Skip("this way cannot tell")
 	}
-	r.settled(RulesWish(r.Backend))
+	r.settled(r.wish())
 	w := r.watch()
 	r.Others(r)
 	if n := w.quiet(); n > 0 {

@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -21,17 +22,17 @@ const (
 	ModeNFTables Mode = "nftables"
 )
 
-// Choose returns the way in which rules are to be written on this host, and why.
+// Choose returns the way in which rules of a family are to be written on this host, and why.
 // said is what the network's configuration says of nftables, nil if nothing; it
 // and what this host has count with ModeAuto alone.
-func (t *Dataplane) Choose(ctx context.Context, mode Mode, said *bool) (way state.RuleBackend, why string) {
+func (t *Dataplane) Choose(ctx context.Context, f ip.Family, mode Mode, said *bool) (way state.RuleBackend, why string) {
 	t.choosing.Lock()
 	defer t.choosing.Unlock() // what is known of the host's programs is one map
 	switch {
 	case mode == ModeNFTables:
 		return state.NFTables, "-masq-mode says so"
 	case mode == ModeIPTables:
-		way, err := t.own(ctx)
+		way, err := t.own(ctx, f)
 		if err != nil {
 			// With the program comes a variant; until then this one tells what is
 			// missing.
@@ -41,7 +42,7 @@ func (t *Dataplane) Choose(ctx context.Context, mode Mode, said *bool) (way stat
 	case said != nil && *said:
 		return state.NFTables, "the network configuration says so (EnableNFTables)"
 	case said != nil:
-		way, err := t.own(ctx)
+		way, err := t.own(ctx, f)
 		if err != nil {
 			return state.NFTables, fmt.Sprintf("the network configuration asks for iptables (EnableNFTables), but %v", err)
 		}
@@ -51,16 +52,17 @@ func (t *Dataplane) Choose(ctx context.Context, mode Mode, said *bool) (way stat
 	variants := []state.RuleBackend{state.IPTablesNFT, state.IPTablesLegacy}
 	used := make(map[state.RuleBackend]string) // by others
 	for _, w := range variants {
-		if t.ways[w] == nil {
+		name := wayKey{w, f}
+		if t.ways[name] == nil {
 			continue
 		}
-		what, err := t.ways[w].others(ctx)
+		what, err := t.ways[name].others(ctx)
 		switch {
 		case errors.Is(err, errAbsent) && w == state.IPTablesLegacy: // it has tables
-			why = fmt.Sprintf("whether others have rules by %s is not known: %v", w, err)
+			why = fmt.Sprintf("whether others have rules by %s is not known: %v", name, err)
 		case err != nil && !errors.Is(err, errAbsent):
-			if t.said.State("others "+string(w), err.Error()) {
-				klog.Warningf("whether others have rules by %s is not known: %v", w, err)
+			if t.said.State("others "+name.String(), err.Error()) {
+				klog.Warningf("whether others have rules by %s is not known: %v", name, err)
 			}
 		}
 		if what != "" {
@@ -69,7 +71,7 @@ func (t *Dataplane) Choose(ctx context.Context, mode Mode, said *bool) (way stat
 	}
 	if len(used) == len(variants) {
 		// Docker and the like use what is called just iptables.
-		if own, err := t.own(ctx); err == nil && own == state.IPTablesLegacy {
+		if own, err := t.own(ctx, f); err == nil && own == state.IPTablesLegacy {
 			slices.Reverse(variants)
 		}
 	}
@@ -78,22 +80,22 @@ func (t *Dataplane) Choose(ctx context.Context, mode Mode, said *bool) (way stat
 		if what == "" {
 			continue
 		}
-		if err := t.available(ctx, w); err != nil {
-			why = fmt.Sprintf("others on this host use %s (%s), but %v", w, what, err)
+		if err := t.available(ctx, wayKey{w, f}); err != nil {
+			why = fmt.Sprintf("others on this host use %s (%s), but %v", wayKey{w, f}, what, err)
 			continue
 		}
 		return w, "others on this host use it: " + what
 	}
-	if what, err := t.ways[state.NFTables].others(ctx); err == nil && what != "" {
+	if what, err := t.ways[wayKey{state.NFTables, f}].others(ctx); err == nil && what != "" {
 		why += ", and some of nftables: " + what
 	}
 	return state.NFTables, why
 }
 
-// Refusing returns the ways of iptables in which others have packets refused that no rule
-// lets through, and what it is that does. The kernel asks all of them: what one lets through
+// Refusing returns the ways of a family's iptables in which others have packets refused that no
+// rule lets through, and what it is that does. The kernel asks all of them: what one lets through
 // another may refuse.
-func (t *Dataplane) Refusing(ctx context.Context) map[state.RuleBackend]string {
+func (t *Dataplane) Refusing(ctx context.Context, f ip.Family) map[state.RuleBackend]string {
 	t.choosing.Lock()
 	defer t.choosing.Unlock()
 	refusing := make(map[state.RuleBackend]string)
@@ -101,18 +103,18 @@ func (t *Dataplane) Refusing(ctx context.Context) map[state.RuleBackend]string {
 		w, ok := w.(interface {
 			refuses(context.Context) (string, error)
 		})
-		if !ok {
+		if !ok || name.Family != f {
 			continue
 		}
 		if what, err := w.refuses(ctx); err == nil && what != "" {
-			refusing[name] = what
+			refusing[name.RuleBackend] = what
 		}
 	}
 	return refusing
 }
 
 // available returns why rules can't be written in a way, or nil.
-func (t *Dataplane) available(ctx context.Context, name state.RuleBackend) error {
+func (t *Dataplane) available(ctx context.Context, name wayKey) error {
 	if w, ok := t.ways[name].(*iptables); ok {
 		return w.available(ctx)
 	}
@@ -120,10 +122,10 @@ func (t *Dataplane) available(ctx context.Context, name state.RuleBackend) error
 	return err
 }
 
-// own returns the variant of iptables that is this host's.
-func (t *Dataplane) own(ctx context.Context) (state.RuleBackend, error) {
+// own returns the variant of a family's iptables that is this host's.
+func (t *Dataplane) own(ctx context.Context, f ip.Family) (state.RuleBackend, error) {
 	if t.variant == nil {
-		return "", fmt.Errorf("%w: iptables", errAbsent)
+		return "", fmt.Errorf("%w: %s", errAbsent, families[f].program)
 	}
-	return t.variant(ctx)
+	return t.variant(ctx, families[f])
 }

@@ -21,6 +21,7 @@ import (
 // something, or if something has changed: that is found out without them.
 type iptables struct {
 	way     state.RuleBackend
+	family  *family
 	forward bool // that of New
 	kernel  iptKernel
 	// without is what takes rules away, and no more, where the programs are not there, or
@@ -94,11 +95,14 @@ type iptDigest struct {
 	bare [len(places)]bool
 }
 
-func newIPTables(name state.RuleBackend, forward bool, kernel iptKernel, without tool) *iptables {
-	w := &iptables{way: name, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
+func newIPTables(name state.RuleBackend, f *family, forward bool, kernel iptKernel, without tool) *iptables {
+	w := &iptables{way: name, family: f, forward: forward, kernel: kernel, without: without, plain: make(map[netip.Prefix]bool)}
 	w.await(quietFor)
 	return w
 }
+
+// name is that of its programs.
+func (w *iptables) name() string { return w.family.call(w.way) }
 
 // await sets how long others must have come to rest.
 func (w *iptables) await(quiet time.Duration) {
@@ -122,7 +126,7 @@ func (w *iptables) read(ctx context.Context) (tables, error) {
 	if same && w.seen.missing == nil {
 		return w.seen, nil
 	}
-	found, err := w.tools.find(ctx, w.way)
+	found, err := w.tools.find(ctx, w.way, w.family)
 	if same && (err == nil) == w.seen.found && time.Since(w.readAt) < unreadablePause {
 		return w.seen, nil
 	}
@@ -147,7 +151,7 @@ func (w *iptables) readWithout(ctx context.Context, t *tables, missing error) (e
 		t.tool, t.missing = w.without, missing
 		t.iptTables, err = w.without.tables(ctx)
 		return err
-	case traces():
+	case w.family.traces():
 		return fmt.Errorf("%w: %w", errLeft, missing)
 	}
 	return missing
@@ -191,7 +195,7 @@ func (w *iptables) see(t tables) state.Observed {
 			add(state.Key{Kind: p.kind, Scope: string(w.way), Prefix: network}, "rules of an older flannel")
 		}
 		if what := f.wrong(); what != "" {
-			add(restKey(p.kind, w.way, anywhere4), what)
+			add(restKey(p.kind, w.way, w.family.anywhere), what)
 		}
 	}
 	return have
@@ -211,7 +215,7 @@ func (w *iptables) ready(ctx context.Context) (tables, error) {
 	if err != nil || t.missing != nil {
 		return t, err
 	}
-	found, err := w.tools.find(ctx, w.way) // it may be another one by now
+	found, err := w.tools.find(ctx, w.way, w.family) // it may be another one by now
 	if t.tool = found; errors.Is(err, errAbsent) {
 		err = w.readWithout(ctx, &t, err)
 	}
@@ -239,13 +243,13 @@ func (w *iptables) apply(ctx context.Context, op state.Op) error {
 	if lines := f.edit(op, plain); len(lines) > 0 {
 		i := slices.Index(places[:], place)
 		if !w.shared[i].settled(time.Now(), guarded(lines)) {
-			return fmt.Errorf("table %s of %s: %w", place.table, w.way, dataplane.ErrSettling)
+			return fmt.Errorf("table %s of %s: %w", place.table, w.name(), dataplane.ErrSettling)
 		}
 		if err := w.write(ctx, t, i, lines, len(f.after(op))); err != nil {
 			return err
 		}
 		if f.late != "" {
-			w.moves.add(time.Now(), w.way, f.late)
+			w.moves.add(time.Now(), w.name(), f.late)
 		}
 	}
 	w.plain[op.Key().Prefix] = plain
@@ -304,7 +308,7 @@ func (w *iptables) unchanged() bool {
 
 // place tells what is at a place. What cannot be put right is not said to be wrong.
 func (w *iptables) place(p place, t tables) found {
-	f := p.find(t.iptTables, w.way, w.forward)
+	f := p.find(t.iptTables, w.way, w.family, w.forward)
 	f.fixed = t.missing != nil
 	return f
 }
@@ -320,7 +324,7 @@ func (w *iptables) find(p place, t tables) found {
 	}
 	if f.right && f.overruled != w.reported {
 		if w.reported = f.overruled; f.overruled != "" {
-			klog.Infof("forwarding by %s: pods' packets are let through before the rule of %s that refuses all others: %s", w.way, p.hook, f.overruled)
+			klog.Infof("forwarding by %s: pods' packets are let through before the rule of %s that refuses all others: %s", w.name(), p.hook, f.overruled)
 		}
 	}
 	return f

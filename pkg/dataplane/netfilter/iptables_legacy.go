@@ -10,16 +10,17 @@ import (
 	"flanneld/pkg/nfdump"
 )
 
-// ipTables is the kernel's ip_tables, the side of iptables-legacy.
+// ipTables is the kernel's ip_tables, or ip6_tables: the side of iptables-legacy.
 type ipTables struct {
+	*family
 	seed maphash.Seed
 }
 
-func newIPTablesKernel() ipTables { return ipTables{seed: maphash.MakeSeed()} }
+func newIPTablesKernel(f *family) ipTables { return ipTables{f, maphash.MakeSeed()} }
 
 // present returns the tables there are, of those that matter.
-func present() (tables []string, err error) {
-	all, err := nfdump.XTables()
+func (f *family) present() (tables []string, err error) {
+	all, err := nfdump.XTables(f.Family)
 	return slices.DeleteFunc(all, func(name string) bool {
 		return !slices.ContainsFunc(places[:], func(p place) bool { return p.table == name })
 	}), err
@@ -27,7 +28,7 @@ func present() (tables []string, err error) {
 
 // digest implements iptKernel.
 func (k ipTables) digest() (digest iptDigest, err error) {
-	tables, err := present()
+	tables, err := k.present()
 	if err != nil || len(tables) == 0 {
 		return digest, err
 	}
@@ -37,7 +38,7 @@ func (k ipTables) digest() (digest iptDigest, err error) {
 		if !slices.Contains(tables, p.table) {
 			continue
 		}
-		t, err := nfdump.ReadXTable(p.table)
+		t, err := nfdump.ReadXTable(k.Family, p.table)
 		if err != nil {
 			return iptDigest{}, err
 		}
@@ -72,10 +73,10 @@ func addXChain(h *maphash.Hash, t *nfdump.XTable, c *nfdump.XChain) {
 
 // traces reports whether ip_tables has something that only flannel, or this program,
 // writes.
-func traces() bool {
-	tables, _ := present()
+func (f *family) traces() bool {
+	tables, _ := f.present()
 	return slices.ContainsFunc(tables, func(table string) bool {
-		t, err := nfdump.ReadXTable(table)
+		t, err := nfdump.ReadXTable(f.Family, table)
 		return err == nil && slices.ContainsFunc(t.Chains, func(c *nfdump.XChain) bool {
 			return slices.Contains([]string{postrtgChain, fwdChain, oldChain}, c.Name) ||
 				slices.ContainsFunc(c.Entries, func(e nfdump.XEntry) bool {
@@ -87,11 +88,11 @@ func traces() bool {
 
 // sizes is what the kernel says about the tables but for what they hold; empty if
 // it says nothing.
-func sizes() string {
+func (f *family) sizes() string {
 	var all strings.Builder
-	tables, _ := present()
+	tables, _ := f.present()
 	for _, t := range tables {
-		info, err := nfdump.XInfo(t)
+		info, err := nfdump.XInfo(f.Family, t)
 		if err == nil {
 			all.Write(info)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -37,7 +38,7 @@ func TestIPTablesLoad(t *testing.T) {
 		t.Run(takes.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				k := &busyKernel{takes: takes}
-				w := newIPTables(state.IPTablesNFT, true, k, nil)
+				w := newIPTables(state.IPTablesNFT, families[ip.V4], true, k, nil)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				_ = w.watch(ctx, func() {}, func() {})

@@ -40,7 +40,7 @@ func (k ipTables) watch(ctx context.Context, ready, changed func()) error {
 			stop()
 		}
 	}()
-	was := sizes()
+	was := k.sizes()
 	var read iptDigest
 	if stop == nil {
 		read, _ = k.digest()
@@ -51,10 +51,10 @@ func (k ipTables) watch(ctx context.Context, ready, changed func()) error {
 	for {
 		select {
 		case <-closed:
-			was = sizes()
+			was = k.sizes()
 			changed()
 		case <-tick.C:
-			now := sizes()
+			now := k.sizes()
 			differs := now != was
 			if stop == nil {
 				begin()

@@ -10,14 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/nfdump"
+	"flanneld/pkg/state"
 )
 
 // nfIPTables is the kernel's nf_tables, the side of iptables-nft.
 type nfIPTables struct {
+	*family
 	seed maphash.Seed
 }
 
-func newNFIPTables() nfIPTables { return nfIPTables{seed: maphash.MakeSeed()} }
+func newNFIPTables(f *family) nfIPTables { return nfIPTables{f, maphash.MakeSeed()} }
 
 // chains are those of the place's table that are ours, or that packets come to by themselves.
 func (p place) chains() []nfName {
@@ -30,7 +32,7 @@ func (p place) matters(chain nfName) bool { return p.whole || slices.Contains(p.
 // digest implements iptKernel. No number of a table, chain or rule is given to another
 // one later; but a rule keeps its own when it is replaced.
 func (k nfIPTables) digest() (digest iptDigest, err error) {
-	err = nfAsk(context.Background(), "listing the rules of iptables-nft", func(c *nfdump.Conn) (err error) {
+	err = nfAsk(context.Background(), "listing the rules of "+k.call(state.IPTablesNFT), func(c *nfdump.Conn) (err error) {
 		digest, err = k.digestOnce(c)
 		return err
 	})
@@ -45,7 +47,7 @@ func (k nfIPTables) digestOnce(c *nfdump.Conn) (digest iptDigest, err error) {
 	all.SetSeed(k.seed)
 	some := false
 	for i, p := range places {
-		t, err := readTable(c, unix.NFPROTO_IPV4, p.table, p.chains()...)
+		t, err := readTable(c, k.number, p.table, p.chains()...)
 		if err != nil {
 			return digest, err
 		}
@@ -59,7 +61,7 @@ func (k nfIPTables) digestOnce(c *nfdump.Conn) (digest iptDigest, err error) {
 		digest.shared[i] = fmt.Sprintf("%x", shared.Sum64())
 		_, _ = all.WriteString(digest.shared[i])
 		if p.whole {
-			if err := c.Rules(func(r nfdump.Rule) { nfRule{r}.addTo(&all) }, unix.NFPROTO_IPV4, p.table); err != nil {
+			if err := c.Rules(func(r nfdump.Rule) { nfRule{r}.addTo(&all) }, k.number, p.table); err != nil {
 				return digest, err
 			}
 		}
@@ -71,13 +73,13 @@ func (k nfIPTables) digestOnce(c *nfdump.Conn) (digest iptDigest, err error) {
 }
 
 // watch implements iptKernel.
-func (nfIPTables) watch(ctx context.Context, ready, changed func()) error {
-	return nfdump.Watch(ctx, 0, ready, changed, ofIPTables)
+func (k nfIPTables) watch(ctx context.Context, ready, changed func()) error {
+	return nfdump.Watch(ctx, 0, ready, changed, k.ofIPTables)
 }
 
 // ofIPTables reports whether a message is about a table of iptables-nft, or about
 // what is in a chain there that matters.
-func ofIPTables(what uint16, m nfdump.Message) bool {
+func (f *family) ofIPTables(what uint16, m nfdump.Message) bool {
 	a, err := nfdump.Attributes(m.Data)
 	chain := ""
 	switch what {
@@ -89,7 +91,7 @@ func ofIPTables(what uint16, m nfdump.Message) bool {
 	default:
 		return false
 	}
-	return err == nil && m.Family == unix.NFPROTO_IPV4 && slices.ContainsFunc(places[:], func(p place) bool {
+	return err == nil && m.Family == f.number && slices.ContainsFunc(places[:], func(p place) bool {
 		return a.Text(unix.NFTA_TABLE_NAME) == p.table && (chain == "" || p.matters(chain))
 	})
 }

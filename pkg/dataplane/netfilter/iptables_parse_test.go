@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -83,7 +84,7 @@ func TestExplain(t *testing.T) {
 		"Another app is currently holding the xtables lock":                                    "fuser",
 	} {
 		cause := errors.New(text)
-		err := explain(cause, lines)
+		err := families[ip.V4].explain(cause, lines)
 		if !errors.Is(err, cause) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
 		}
@@ -92,11 +93,17 @@ func TestExplain(t *testing.T) {
 
 // The digest tells what is different about the chains that are shared, and about all.
 func TestDigest(t *testing.T) {
+	for _, f := range ip.Families {
+		t.Run(f.String(), func(t *testing.T) { testDigest(t, wayKey{state.IPTablesLegacy, f}) })
+	}
+}
+
+func testDigest(t *testing.T, way wayKey) {
 	dataplanetest.NeedNetns(t)
-	h := freshIPTables(t, state.IPTablesLegacy)
+	h := freshIPTables(t, way)
 	h.do(t, othersIPTables)
-	settle(t, New(true), dataplanetest.RulesWish(h.way))
-	kernel := newIPTablesKernel()
+	settle(t, New(true), h.way.wish())
+	kernel := newIPTablesKernel(families[way.Family])
 	filter := slices.IndexFunc(places[:], func(p place) bool { return p.table == "filter" })
 	digest := func() iptDigest {
 		t.Helper()

@@ -18,6 +18,7 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -30,18 +31,18 @@ type counted struct {
 
 // countingIPTables is freshIPTables with programs that say which version they are
 // unless that is empty.
-func countingIPTables(t *testing.T, way state.RuleBackend, version string) counted {
+func countingIPTables(t *testing.T, way wayKey, version string) counted {
 	t.Helper()
 	dataplanetest.NeedNetns(t)
 	h := counted{freshIPTables(t, way), filepath.Join(t.TempDir(), "log")}
 	for _, suffix := range []string{"", "-save", "-restore"} {
-		script := fmt.Sprintf("#!/bin/sh\necho iptables%s \"$@\" >> %s\n", suffix, h.log)
+		script := fmt.Sprintf("#!/bin/sh\necho %s%s \"$@\" >> %s\n", h.in("iptables"), suffix, h.log)
 		if version != "" && suffix == "" {
 			script += fmt.Sprintf("echo '%s'\n", version)
 		} else {
 			script += fmt.Sprintf("exec %s \"$@\"\n", program(t, way, suffix))
 		}
-		path := filepath.Join(h.bin, "iptables"+suffix)
+		path := filepath.Join(h.bin, h.in("iptables")+suffix)
 		if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte(script), 0o755)); err != nil {
 			t.Fatal(err)
 		}
@@ -60,9 +61,9 @@ func (h counted) starts(t testing.TB) []string {
 	return strings.FieldsFunc(string(text), func(c rune) bool { return c == '\n' })
 }
 
-func forEachVariant(t *testing.T, test func(*testing.T, state.RuleBackend)) {
+func forEachVariant(t *testing.T, test func(*testing.T, wayKey)) {
 	for _, way := range variants {
-		t.Run(string(way), func(t *testing.T) { test(t, way) })
+		t.Run(way.String(), func(t *testing.T) { test(t, way) })
 	}
 }
 
@@ -123,9 +124,9 @@ func kubeRules(n int) string {
 }
 
 // connect sends a packet of a new connection, so that it counts in all rules.
-func connect(t testing.TB) {
+func connect(t testing.TB, f ip.Family) {
 	t.Helper()
-	c, err := net.Dial("udp4", "127.0.0.1:9")
+	c, err := net.Dial("udp", net.JoinHostPort(dataplanetest.In(f, "127.0.0.1"), "9"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,11 +141,11 @@ func TestIPTablesProcesses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		h := countingIPTables(t, way, "")
-		want := dataplanetest.RulesWish(way)
+		want := way.wish()
 		run(t, "", ipPath, "link", "set", "lo", "up")
-		kube := func(n int) { run(t, kubeRules(n), program(t, way, "-restore"), "--noflush") }
+		kube := func(n int) { run(t, h.in(kubeRules(n)), program(t, way, "-restore"), "--noflush") }
 		kube(1)
 		h.do(t, "-t nat -I POSTROUTING -j KUBE-POSTROUTING")
 		settle(t, New(true), want)
@@ -162,7 +163,7 @@ func TestIPTablesProcesses(t *testing.T) {
 		}
 		for n := range 10 {
 			kube(n)
-			connect(t)
+			connect(t, way.Family)
 			settle(t, again, want)
 		}
 		time.Sleep(2 * infoEvery)
@@ -179,10 +180,10 @@ func TestIPTablesProcesses(t *testing.T) {
 
 // What iptables can do is asked of it, again when it is another one.
 func TestIPTablesVersions(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
-		variant := map[state.RuleBackend]string{state.IPTablesLegacy: "", state.IPTablesNFT: " (nf_tables)"}[way]
-		h := countingIPTables(t, way, "iptables v1.6.1"+variant)
-		target, want := New(true), dataplanetest.RulesWish(way)
+	forEachVariant(t, func(t *testing.T, way wayKey) {
+		variant := map[state.RuleBackend]string{state.IPTablesLegacy: "", state.IPTablesNFT: " (nf_tables)"}[way.RuleBackend]
+		h := countingIPTables(t, way, dataplanetest.In(way.Family, "iptables v1.6.1")+variant)
+		target, want := New(true), way.wish()
 		settle(t, target, want)
 		text := h.rules(t)
 		if !strings.Contains(text, "-j MASQUERADE\n") || strings.Contains(text, "--random-fully") {
@@ -191,7 +192,7 @@ func TestIPTablesVersions(t *testing.T) {
 		if n := strings.Join(h.starts(t), "\n"); strings.Contains(n, "--wait") {
 			t.Errorf("started was %s", n)
 		}
-		path := filepath.Join(h.bin, "iptables")
+		path := filepath.Join(h.bin, h.in("iptables"))
 		if err := errors.Join(os.Remove(path), os.Symlink(program(t, way, ""), path)); err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +200,7 @@ func TestIPTablesVersions(t *testing.T) {
 		if text := h.rules(t); strings.Count(text, "-j MASQUERADE --random-fully\n") != 2 {
 			t.Errorf("there is\n%s", text)
 		}
-		if n := strings.Join(h.starts(t), "\n"); !strings.Contains(n, "iptables-restore --noflush --wait=1") {
+		if n := strings.Join(h.starts(t), "\n"); !strings.Contains(n, h.in("iptables")+"-restore --noflush --wait=1") {
 			t.Errorf("started was %s", n)
 		}
 	})
@@ -208,7 +209,7 @@ func TestIPTablesVersions(t *testing.T) {
 // Who keeps the lock holds up all steps together for as long as one program waits.
 func TestIPTablesLocked(t *testing.T) {
 	dataplanetest.NeedNetns(t)
-	h := countingIPTables(t, state.IPTablesLegacy, "")
+	h := countingIPTables(t, wayKey{state.IPTablesLegacy, ip.V4}, "")
 	lock, err := os.Create(os.Getenv("XTABLES_LOCKFILE"))
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +219,7 @@ func TestIPTablesLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := New(true)
-	want := dataplanetest.RulesWish(state.IPTablesLegacy)
+	want := h.way.wish()
 	ops, _ := state.Diff(want, nil, slices.Collect(maps.Keys(want)), nil)
 	for _, err := range w.Apply(t.Context(), ops) {
 		for _, text := range []string{lock.Name(), "lock", "fuser"} {
@@ -244,16 +245,16 @@ func TestIPTablesLocked(t *testing.T) {
 // Without the program it is said what is missing, whatever is to be done; rules of
 // iptables-nft can be taken away all the same.
 func TestIPTablesAbsent(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		h := freshIPTables(t, way)
 		if err := os.RemoveAll(h.bin); err != nil {
 			t.Fatal(err)
 		}
-		w, want := New(true), dataplanetest.RulesWish(way)
+		w, want := New(true), way.wish()
 		for _, o := range want {
 			err := w.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: o}})[0]
-			for _, text := range []string{string(way), h.bin, "-masq-mode=nftables"} {
+			for _, text := range []string{way.String(), h.bin, "-masq-mode=nftables"} {
 				if !errors.Is(err, errAbsent) || !strings.Contains(err.Error(), text) {
 					t.Errorf("%s: the error does not mention %s: %v", o, text, err)
 				}
@@ -264,7 +265,7 @@ func TestIPTablesAbsent(t *testing.T) {
 			t.Errorf("there is nothing, and %v", err)
 		}
 		h.do(t, oldIPTables["D"])
-		if way == state.IPTablesNFT {
+		if way.RuleBackend == state.IPTablesNFT {
 			settle(t, w, nil)
 			if text := h.rules(t); text != "" {
 				t.Errorf("there is\n%s", text)
@@ -276,7 +277,7 @@ func TestIPTablesAbsent(t *testing.T) {
 			if err := w.Unseen(); !errors.Is(err, errLeft) || !strings.Contains(err.Error(), h.bin) {
 				t.Errorf("what can't be seen is not told: %v", err)
 			}
-			if _, why := w.Choose(t.Context(), ModeAuto, nil); !strings.Contains(why, h.bin) {
+			if _, why := w.Choose(t.Context(), way.Family, ModeAuto, nil); !strings.Contains(why, h.bin) {
 				t.Errorf("it is chosen because %s", why)
 			}
 		}
@@ -291,18 +292,18 @@ func TestIPTablesIncompatible(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := countingIPTables(t, state.IPTablesNFT, "")
+	h := countingIPTables(t, wayKey{state.IPTablesNFT, ip.V4}, "")
 	t.Cleanup(func() { run(t, "", nft, "flush", "ruleset") })
 	const base = "add chain ip nat mine { type nat hook postrouting priority 101; }"
 	run(t, "add table ip nat; "+base, nft, "-f", "-")
-	settle(t, New(true), dataplanetest.RulesWish(h.way)) // it only leaves that chain out
+	settle(t, New(true), h.way.wish()) // it only leaves that chain out
 	settle(t, New(true), nil)
 
 	h.do(t, oldIPTables["D"])
 	const theirs = "jhash ip saddr mod 2 vmap { 0 : accept, 1 : return }"
 	run(t, "add rule ip nat POSTROUTING "+theirs, nft, "-f", "-")
 	w := New(true)
-	for _, o := range dataplanetest.RulesWish(h.way) {
+	for _, o := range h.way.wish() {
 		err := w.Apply(t.Context(), []state.Op{{Verb: state.Create, Want: o}})[0]
 		for _, text := range []string{"table nat", "nft list table ip nat", "-masq-mode=nftables"} {
 			if err == nil || !strings.Contains(err.Error(), text) {
@@ -313,13 +314,13 @@ func TestIPTablesIncompatible(t *testing.T) {
 	if err := w.available(t.Context(), h.way); !errors.Is(err, errAbsent) {
 		t.Errorf("it is available: %v", err)
 	}
-	settle(t, w, dataplanetest.RulesWish(state.NFTables))
+	settle(t, w, wayKey{state.NFTables, ip.V4}.wish())
 	left := run(t, "", nft, "list", "table", "ip", "nat")
 	if strings.Contains(left, "10.1.") || !strings.Contains(left, theirs) {
 		t.Errorf("there is left\n%s", left)
 	}
 	h.starts(t)
-	settle(t, w, dataplanetest.RulesWish(state.NFTables))
+	settle(t, w, wayKey{state.NFTables, ip.V4}.wish())
 	if starts := h.starts(t); len(starts) > 0 {
 		t.Errorf("nothing has changed, and started was %q", starts)
 	}
@@ -331,14 +332,14 @@ func TestIPTablesIncompatible(t *testing.T) {
 
 // What a program objects to is in the error.
 func TestIPTablesRefused(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		freshIPTables(t, way)
-		tool, err := new(iptTools).find(t.Context(), way)
+		tool, err := new(iptTools).find(t.Context(), way.RuleBackend, families[way.Family])
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, line := range []string{"-A FORWARD --nonsense", "-D FORWARD -s 192.0.2.1 -j ACCEPT"} {
+		for _, line := range []string{"-A FORWARD --nonsense", dataplanetest.In(way.Family, "-D FORWARD -s 192.0.2.1 -j ACCEPT")} {
 			err := tool.change(t.Context(), "filter", []string{"-A FORWARD -j ACCEPT", line}, func() bool { return true })
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) || !strings.Contains(err.Error(), fmt.Sprintf("line 3 is %q", line)) {

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
-
-	"flanneld/pkg/state"
 )
 
 const (
@@ -104,7 +102,7 @@ type moves struct {
 }
 
 // add notes that the jump was put behind a rule.
-func (m *moves) add(now time.Time, way state.RuleBackend, rule string) {
+func (m *moves) add(now time.Time, name, rule string) {
 	if now.Sub(m.last) > 2*moveMost {
 		m.count = 0
 	}
@@ -114,6 +112,6 @@ func (m *moves) add(now time.Time, way state.RuleBackend, rule string) {
 	}
 	m.next = now.Add(min(movePause<<min(m.count-movesFree, 10), moveMost))
 	if m.count == movesFree {
-		klog.Warningf("forwarding by %s: something keeps adding rules behind ours, such as %s; what they refuse may be let through for up to %s", way, rule, moveMost)
+		klog.Warningf("forwarding by %s: something keeps adding rules behind ours, such as %s; what they refuse may be let through for up to %s", name, rule, moveMost)
 	}
 }

@@ -101,7 +101,7 @@ type found struct {
 }
 
 // find tells what is at a place. forward is that of New.
-func (p place) find(tables iptTables, way state.RuleBackend, forward bool) found {
+func (p place) find(tables iptTables, way state.RuleBackend, of *family, forward bool) found {
 	f := found{place: p, chains: tables[p.table], old: make(map[netip.Prefix][]iptRule)}
 	f.refusing = newRefusing(f.chains)
 	if c := f.chains[p.chain]; c != nil {
@@ -111,7 +111,7 @@ func (p place) find(tables iptTables, way state.RuleBackend, forward bool) found
 				continue // it is as no rule of ours is
 			}
 			if r.verdict == ret && r.src.prefix.IsValid() && !r.dst.prefix.IsValid() {
-				r.dst = in(anywhere4) // which iptables leaves out
+				r.dst = in(of.anywhere) // which iptables leaves out
 			}
 			rules[i] = r.rule
 		}
@@ -326,6 +326,6 @@ func (f found) oldChainUnused(remove []iptRule) bool {
 	return !slices.ContainsFunc(c.rules, func(r iptRule) bool {
 		n := r.dst.prefix
 		return r.commented != commented{rule: rule{dst: in(n), verdict: accept}} &&
-			r.commented != commented{rule: rule{dst: notIn(multicast4), verdict: masquerade}}
+			r.commented != commented{rule: rule{dst: notIn(familyOf(n).multicast), verdict: masquerade}}
 	})
 }

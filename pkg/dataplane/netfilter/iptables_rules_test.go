@@ -1,7 +1,6 @@
 package netfilter
 
 import (
-	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -33,18 +33,18 @@ nat FLANNEL-POSTRTG -s 10.1.0.0/16 -d 198.51.100.7/32 -m comment --comment "flan
 nat FLANNEL-POSTRTG -s 10.1.0.0/16 ! -d 224.0.0.0/4 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
 nat FLANNEL-POSTRTG ! -s 10.1.0.0/16 -d 10.1.0.0/16 -m comment --comment "flanneld masq" -j MASQUERADE --random-fully
 `
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		h := freshIPTables(t, way)
 		h.do(t, "-A FORWARD -s 192.0.2.1 -j REJECT\n-t nat -A POSTROUTING -s 192.0.2.1 -j ACCEPT")
-		settle(t, New(true), dataplanetest.RulesWish(way))
-		if diff := cmp.Diff(want, h.rules(t)); diff != "" {
+		settle(t, New(true), way.wish())
+		if diff := cmp.Diff(h.in(want), h.rules(t)); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
 		// Where others come to put their rules in POSTROUTING is their business.
 		h.do(t, "-t nat -A POSTROUTING -s 192.0.2.2 -j ACCEPT\n-t nat -I POSTROUTING -s 192.0.2.3 -j ACCEPT")
 		before := h.rules(t)
-		settle(t, New(true), dataplanetest.RulesWish(way))
+		settle(t, New(true), way.wish())
 		if diff := cmp.Diff(before, h.rules(t)); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
@@ -124,7 +124,7 @@ var forwardPlaces = map[string]struct {
 // Our jump is behind what others refuse, and before what refuses all the rest; where it is
 // not, it comes to be, whoever was first.
 func TestIPTablesForwardPlace(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		for name, c := range forwardPlaces {
 			t.Run(name, func(t *testing.T) {
 				dataplanetest.NeedNetns(t)
@@ -153,11 +153,11 @@ func TestIPTablesForwardPlace(t *testing.T) {
 				right := func(what string) {
 					t.Helper()
 					target := New(true)
-					settle(t, target, dataplanetest.RulesWish(way))
+					settle(t, target, way.wish())
 					if diff := cmp.Diff(want, forward()); diff != "" {
 						t.Errorf("%s: want -, got +:\n%s", what, diff)
 					}
-					if got := target.ways[way].(*iptables).reported; got != c.overruled {
+					if got := target.ways[way].(*iptables).reported; got != h.in(c.overruled) {
 						t.Errorf("%s: overruled is %q, want %q", what, got, c.overruled)
 					}
 				}
@@ -174,13 +174,13 @@ func TestIPTablesForwardPlace(t *testing.T) {
 
 // Rules behind ours that let something through, or none, are no reason to do anything.
 func TestIPTablesForwardStays(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		h := countingIPTables(t, way, "")
-		settle(t, New(true), dataplanetest.RulesWish(way))
+		settle(t, New(true), way.wish())
 		h.do(t, "-N EMPTY\n-A FORWARD -j EMPTY\n-A FORWARD -i lo -j ACCEPT\n-I FORWARD -s 192.0.2.1 -j DROP\n-A FORWARD -j RETURN")
 		before := h.rules(t)
-		settle(t, New(true), dataplanetest.RulesWish(way))
+		settle(t, New(true), way.wish())
 		if diff := cmp.Diff(before, h.rules(t)); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
@@ -189,24 +189,30 @@ func TestIPTablesForwardStays(t *testing.T) {
 
 // What excludes everything is printed by iptables without the destination.
 func TestIPTablesExcludeAll(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		freshIPTables(t, way)
-		m := state.Masquerade{Backend: way, Network: netip.MustParsePrefix("10.1.0.0/16"), Own: netip.MustParsePrefix("10.1.5.0/24"), Exclude: "0.0.0.0/0"}
-		settle(t, New(true), state.Set{m.Key(): m})
+		want := way.wish()
+		for k, o := range want {
+			if m, ok := o.(state.Masquerade); ok {
+				m.Exclude = dataplanetest.In(way.Family, "0.0.0.0/0")
+				want[k] = m
+			}
+		}
+		settle(t, New(true), want)
 	})
 }
 
 // Old rules go from both variants, wherever the new ones are.
 func TestIPTablesOldInBoth(t *testing.T) {
-	for _, way := range append(slices.Clone(variants), state.NFTables) {
-		t.Run(string(way), func(t *testing.T) {
+	for _, way := range append(slices.Clone(variants), wayKey{state.NFTables, ip.V4}, wayKey{state.NFTables, ip.V6}) {
+		t.Run(way.String(), func(t *testing.T) {
 			dataplanetest.NeedNetns(t)
-			h := freshIPTables(t, state.IPTablesNFT)
-			hosts := []iptHost{h, {way: state.IPTablesLegacy}}
+			h := freshIPTables(t, wayKey{state.IPTablesNFT, way.Family})
+			hosts := []iptHost{h, {way: wayKey{state.IPTablesLegacy, way.Family}}}
 			path := h.bin
 			for _, suffix := range []string{"", "-save", "-restore"} {
-				path += ":" + dirOf(program(t, state.IPTablesLegacy, suffix))
+				path += ":" + dirOf(program(t, hosts[1].way, suffix))
 			}
 			t.Setenv("PATH", path)
 			for _, h := range hosts {
@@ -214,7 +220,7 @@ func TestIPTablesOldInBoth(t *testing.T) {
 				h.do(t, oldIPTables["D"])
 				h.do(t, oldIPTables["E"])
 			}
-			settle(t, New(true), dataplanetest.RulesWish(way))
+			settle(t, New(true), way.wish())
 			for _, h := range hosts {
 				text := h.rules(t)
 				if h.way != way && text != "" || h.way == way && strings.Count(text, "\n") != 14 {
@@ -230,10 +236,10 @@ func dirOf(path string) string { return path[:strings.LastIndex(path, "/")] }
 
 // A chain that others have come to use is left to them, without rules.
 func TestIPTablesChainInUse(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		h := freshIPTables(t, way)
-		settle(t, New(true), dataplanetest.RulesWish(way))
+		settle(t, New(true), way.wish())
 		h.do(t, "-N MINE\n-A MINE -j FLANNEL-FWD\n-A MINE -s 192.0.2.1 -g FLANNEL-FWD")
 		settle(t, New(true), nil)
 		const want = `filter chain FLANNEL-FWD
@@ -241,17 +247,17 @@ filter chain MINE
 filter MINE -j FLANNEL-FWD
 filter MINE -s 192.0.2.1/32 -g FLANNEL-FWD
 `
-		if diff := cmp.Diff(want, h.rules(t)); diff != "" {
+		if diff := cmp.Diff(h.in(want), h.rules(t)); diff != "" {
 			t.Errorf("want -, got +:\n%s", diff)
 		}
-		settle(t, New(true), dataplanetest.RulesWish(way))
+		settle(t, New(true), way.wish())
 	})
 }
 
 // The chain of flannel's first versions goes with the last of their rules, unless
 // it has been put to another use.
 func TestIPTablesOldChain(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		for name, c := range map[string]struct {
 			more string
 			left bool
@@ -267,9 +273,9 @@ func TestIPTablesOldChain(t *testing.T) {
 				h := freshIPTables(t, way)
 				h.do(t, oldIPTables["B"])
 				h.do(t, c.more)
-				settle(t, New(true), dataplanetest.RulesWish(way))
+				settle(t, New(true), way.wish())
 				text := h.rules(t)
-				if left := strings.Contains(text, "nat FLANNEL -d 10.1.0.0/16 -j ACCEPT\n"); left != c.left || strings.Contains(text, "POSTROUTING -s 10.1.0.0/16 -j FLANNEL\n") {
+				if left := strings.Contains(text, h.in("nat FLANNEL -d 10.1.0.0/16 -j ACCEPT\n")); left != c.left || strings.Contains(text, h.in("POSTROUTING -s 10.1.0.0/16 -j FLANNEL\n")) {
 					t.Errorf("there is\n%s", text)
 				}
 			})
@@ -280,7 +286,7 @@ func TestIPTablesOldChain(t *testing.T) {
 // Rules that anyone may have stay, with iptables and without, where nothing tells that
 // flannel wrote them.
 func TestIPTablesUncommented(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		h := freshIPTables(t, way)
 		h.do(t, `
@@ -292,16 +298,16 @@ func TestIPTablesUncommented(t *testing.T) {
 		before := h.rules(t)
 		left := func(want string) {
 			t.Helper()
-			if diff := cmp.Diff(want, h.rules(t)); diff != "" {
+			if diff := cmp.Diff(h.in(want), h.rules(t)); diff != "" {
 				t.Errorf("want -, got +:\n%s", diff)
 			}
 		}
-		settle(t, New(false), dataplanetest.RulesWish(state.NFTables))
+		settle(t, New(false), wayKey{state.NFTables, way.Family}.wish())
 		left(before)
 		if err := os.RemoveAll(h.bin); err != nil {
 			t.Fatal(err)
 		}
-		if way == state.IPTablesNFT {
+		if way.RuleBackend == state.IPTablesNFT {
 			settle(t, New(false), nil)
 			left(before)
 			settle(t, New(true), nil)
@@ -312,7 +318,7 @@ func TestIPTablesUncommented(t *testing.T) {
 }
 
 func TestIPTablesOthers(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		for lines, want := range map[string]string{
 			"":                                      "",
 			"-P FORWARD DROP":                       "chain FORWARD of table filter",
@@ -335,7 +341,7 @@ func TestIPTablesOthers(t *testing.T) {
 				if err != nil || !strings.HasSuffix(got, want) || want == "" && got != "" {
 					t.Errorf("others() = %q, %v; want %q", got, err, want)
 				}
-				settle(t, New(true), dataplanetest.RulesWish(way))
+				settle(t, New(true), way.wish())
 				if again, err := New(true).ways[way].others(t.Context()); err != nil || again != got {
 					t.Errorf("others() = %q, %v; it was %q", again, err, got)
 				}

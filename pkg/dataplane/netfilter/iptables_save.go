@@ -98,15 +98,20 @@ func parseRule(text string) iptRule {
 		r.guard = g[1] == g[2]
 	}
 	// Old versions print addresses without the length of a prefix.
-	r.more = len(comments) > 1 || strings.ReplaceAll(r.rule.text(""), "/32 ", " ") != strings.ReplaceAll(plain, "/32 ", " ")
+	r.more = len(comments) > 1 || withoutLength.Replace(r.rule.text("")) != withoutLength.Replace(plain)
 	return r
 }
 
+// withoutLength takes away the length of prefixes that are one address.
+var withoutLength = strings.NewReplacer("/32 ", " ", "/128 ", " ")
+
 // matchOf reads a value of -s or -d.
 func matchOf(value string, not bool) match {
-	if !strings.Contains(value, "/") {
-		value += "/32"
+	p, err := netip.ParsePrefix(value)
+	if err != nil {
+		if a, err := netip.ParseAddr(value); err == nil {
+			p = netip.PrefixFrom(a, a.BitLen())
+		}
 	}
-	p, _ := netip.ParsePrefix(value)
 	return match{p, not && p.IsValid()}
 }

@@ -72,7 +72,7 @@ func TestMoves(t *testing.T) {
 		var m moves
 		var pauses []time.Duration
 		for range 12 {
-			m.add(time.Now(), state.IPTablesNFT, "-j THEIRS")
+			m.add(time.Now(), "iptables-nft", "-j THEIRS")
 			pause := max(0, time.Until(m.next))
 			pauses = append(pauses, pause)
 			time.Sleep(pause + quietFor)
@@ -81,7 +81,7 @@ func TestMoves(t *testing.T) {
 			t.Errorf("it rests for %s", pauses)
 		}
 		time.Sleep(3 * moveMost)
-		if m.add(time.Now(), state.IPTablesNFT, "-j THEIRS"); time.Now().Before(m.next) {
+		if m.add(time.Now(), "iptables-nft", "-j THEIRS"); time.Now().Before(m.next) {
 			t.Errorf("long after that, it rests for %s", time.Until(m.next))
 		}
 	})
@@ -90,11 +90,11 @@ func TestMoves(t *testing.T) {
 // A target that is watched writes nothing while others are at work, and takes what was there
 // before for what there is; then it tells.
 func TestIPTablesSettling(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		dataplanetest.NeedNetns(t)
 		h := freshIPTables(t, way)
 		h.do(t, "-A FORWARD -i lo -j ACCEPT")
-		rules, want := New(true), dataplanetest.RulesWish(way)
+		rules, want := New(true), way.wish()
 		told := make(chan dataplane.Event, 100)
 		watch(t, rules, func(e dataplane.Event) { told <- e })
 		ops, _ := dataplanetest.Steps(want, nil)
@@ -114,7 +114,7 @@ func TestIPTablesSettling(t *testing.T) {
 			t.Errorf("there is\n%s", text)
 		}
 		have, err := rules.Dump(t.Context(), nil)
-		if took := time.Since(start); err != nil || took < quietFor && have[testFwd.Key()].Object == nil && len(have) != len(want) {
+		if took := time.Since(start); err != nil || took < quietFor && len(have) != len(want) {
 			t.Errorf("after %s there is %v, %v", took, have, err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -122,7 +122,7 @@ func TestIPTablesSettling(t *testing.T) {
 		for gone := false; !gone; {
 			select {
 			case e := <-told:
-				gone = e.Gone && e.Key.Kind == state.KindForward && e.Key.Scope == string(way)
+				gone = e.Gone && e.Key.Kind == state.KindForward && wayOf(e.Key) == way
 			case <-ctx.Done():
 				t.Fatal("it is not told that they are gone")
 			}
@@ -140,7 +140,7 @@ func TestIPTablesSettling(t *testing.T) {
 // Packets have to be let through where the policy or a rule refuses the rest, and nowhere
 // else.
 func TestRefusing(t *testing.T) {
-	forEachVariant(t, func(t *testing.T, way state.RuleBackend) {
+	forEachVariant(t, func(t *testing.T, way wayKey) {
 		for lines, want := range map[string]string{
 			"":                                    "",
 			"-A INPUT -j DROP\n-P INPUT DROP":     "",
@@ -152,9 +152,9 @@ func TestRefusing(t *testing.T) {
 			t.Run(lines, func(t *testing.T) {
 				dataplanetest.NeedNetns(t)
 				h := freshIPTables(t, way)
-				settle(t, New(true), dataplanetest.RulesWish(way))
+				settle(t, New(true), way.wish())
 				h.do(t, lines)
-				if got := New(true).Refusing(t.Context()); got[way] != want || len(got) != min(1, len(want)) {
+				if got := New(true).Refusing(t.Context(), way.Family); got[way.RuleBackend] != h.in(want) || len(got) != min(1, len(want)) {
 					t.Errorf("Refusing() = %q, want %q", got, want)
 				}
 			})

@@ -11,21 +11,31 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
-// variants are both kinds of iptables.
-var variants = []state.RuleBackend{state.IPTablesLegacy, state.IPTablesNFT}
+// variants are both kinds of iptables, for both families.
+var variants = []wayKey{
+	{state.IPTablesLegacy, ip.V4}, {state.IPTablesNFT, ip.V4}, {state.IPTablesLegacy, ip.V6}, {state.IPTablesNFT, ip.V6},
+}
 
-// iptHost is the hand of someone else on a host's rules by iptables.
+// wish is dataplanetest's.
+func (k wayKey) wish() state.Set { return dataplanetest.RulesWish(k.RuleBackend, k.Family) }
+
+// iptHost is the hand of someone else on a host's rules by iptables. What it is told is
+// written for IPv4, and what it tells is not.
 type iptHost struct {
-	way state.RuleBackend
+	way wayKey
 	bin string // what is in PATH
 }
 
+// in is dataplanetest's.
+func (h iptHost) in(text string) string { return dataplanetest.In(h.way.Family, text) }
+
 // freshIPTables makes a host without rules whose iptables is of the given variant.
 // Its lock file is not there yet.
-func freshIPTables(t testing.TB, way state.RuleBackend) iptHost {
+func freshIPTables(t testing.TB, way wayKey) iptHost {
 	t.Helper()
 	h := iptHost{way: way, bin: t.TempDir()}
 	t.Setenv("XTABLES_LOCKFILE", filepath.Join(t.TempDir(), "xtables.lock"))
@@ -36,7 +46,7 @@ func freshIPTables(t testing.TB, way state.RuleBackend) iptHost {
 		t.Fatal(err)
 	}
 	for _, suffix := range []string{"", "-save", "-restore"} {
-		if err := os.Symlink(program(t, way, suffix), filepath.Join(h.bin, "iptables"+suffix)); err != nil {
+		if err := os.Symlink(program(t, way, suffix), filepath.Join(h.bin, h.in("iptables")+suffix)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -45,10 +55,10 @@ func freshIPTables(t testing.TB, way state.RuleBackend) iptHost {
 }
 
 // program returns the path of a program, whatever PATH is by now.
-func program(t testing.TB, way state.RuleBackend, suffix string) string {
+func program(t testing.TB, way wayKey, suffix string) string {
 	t.Helper()
 	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/local/sbin"} {
-		if path, err := exec.LookPath(filepath.Join(dir, string(way)+suffix)); err == nil {
+		if path, err := exec.LookPath(filepath.Join(dir, way.String()+suffix)); err == nil {
 			return path
 		}
 	}
@@ -73,7 +83,7 @@ COMMIT
 // do runs iptables once for each line of arguments.
 func (h iptHost) do(t testing.TB, lines string) {
 	t.Helper()
-	for line := range strings.Lines(lines) {
+	for line := range strings.Lines(h.in(lines)) {
 		if words := splitWords(strings.TrimSpace(line)); len(words) > 0 {
 			run(t, "", append([]string{program(t, h.way, "")}, words...)...)
 		}
@@ -228,19 +238,22 @@ func hastened() *Dataplane {
 
 func TestIPTables(t *testing.T) {
 	for _, way := range variants {
-		t.Run(string(way), func(t *testing.T) {
+		t.Run(way.String(), func(t *testing.T) {
 			dataplanetest.RulesSuite(t, func(t *testing.T) (dataplane.Dataplane, dataplanetest.RulesHost) {
 				dataplanetest.NeedNetns(t)
 				h := freshIPTables(t, way)
 				r := dataplanetest.RulesHost{
-					Backend: way, Settle: hasty, Rules: h.rules, Others: h.script(othersIPTables),
+					Backend: way.RuleBackend, Family: way.Family, Settle: hasty, Rules: h.rules, Others: h.script(othersIPTables),
 					Spoils: make(map[string]func(testing.TB)), Old: make(map[string]func(testing.TB)),
 				}
-				if way == state.IPTablesNFT {
+				if way.RuleBackend == state.IPTablesNFT {
 					r.Generation = nftGeneration
 				}
 				for name, lines := range iptSpoils {
-					r.Spoils[name] = h.script(lines)
+					// The others look the same in both families.
+					if way.Family == ip.V4 || h.in(lines) != lines {
+						r.Spoils[name] = h.script(lines)
+					}
 				}
 				for name, lines := range oldIPTables {
 					r.Old[name] = h.script(lines)

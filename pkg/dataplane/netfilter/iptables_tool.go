@@ -23,6 +23,7 @@ import (
 // iptTool is the programs that read and write rules in one way.
 type iptTool struct {
 	iptVersion
+	family        *family
 	save, restore string // paths
 }
 
@@ -58,8 +59,9 @@ type iptTools struct {
 
 // find returns the programs of a way in PATH: those that are called just iptables
 // if they are of the right variant, else those that are named after it.
-func (t *iptTools) find(ctx context.Context, way state.RuleBackend) (*iptTool, error) {
-	for _, name := range []string{"iptables", string(way)} {
+func (t *iptTools) find(ctx context.Context, way state.RuleBackend, f *family) (*iptTool, error) {
+	named := f.call(way)
+	for _, name := range []string{f.program, named} {
 		var paths [3]string
 		var err error
 		for i, suffix := range []string{"", "-save", "-restore"} {
@@ -75,18 +77,18 @@ func (t *iptTools) find(ctx context.Context, way state.RuleBackend) (*iptTool, e
 			return nil, err
 		}
 		if v.variant == way {
-			return &iptTool{iptVersion: v, save: paths[1], restore: paths[2]}, nil
+			return &iptTool{iptVersion: v, family: f, save: paths[1], restore: paths[2]}, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: PATH (%s) has no iptables, iptables-save and iptables-restore of this variant, nor %s, %[3]s-save and %[3]s-restore: install the package iptables, or use -masq-mode=nftables",
-		errAbsent, os.Getenv("PATH"), way)
+	return nil, fmt.Errorf("%w: PATH (%s) has no %[4]s, %[4]s-save and %[4]s-restore of this variant, nor %[3]s, %[3]s-save and %[3]s-restore: install the package iptables, or use -masq-mode=nftables",
+		errAbsent, os.Getenv("PATH"), named, f.program)
 }
 
-// host returns the way of what is just called iptables.
-func (t *iptTools) host(ctx context.Context) (state.RuleBackend, error) {
-	path, err := exec.LookPath("iptables")
+// host returns the way of what is just called iptables, or ip6tables.
+func (t *iptTools) host(ctx context.Context, f *family) (state.RuleBackend, error) {
+	path, err := exec.LookPath(f.program)
 	if err != nil {
-		return "", fmt.Errorf("%w: iptables is not in PATH (%s): install the package iptables, or use -masq-mode=nftables", errAbsent, os.Getenv("PATH"))
+		return "", fmt.Errorf("%w: %s is not in PATH (%s): install the package iptables, or use -masq-mode=nftables", errAbsent, f.program, os.Getenv("PATH"))
 	}
 	v, err := t.version(ctx, path)
 	return v.variant, err
@@ -152,7 +154,7 @@ func (t *iptTool) tables(ctx context.Context) (iptTables, error) {
 	tables, unreadable := parseSave(out)
 	for _, p := range places {
 		if slices.Contains(unreadable, p.table) {
-			return nil, fmt.Errorf("%w: %s cannot read the table %s, which has rules that were not made by iptables: remove them (nft list table ip %[3]s), or use -masq-mode=nftables", errAbsent, t.save, p.table)
+			return nil, fmt.Errorf("%w: %s cannot read the table %s, which has rules that were not made by iptables: remove them (nft list table %[4]s %[3]s), or use -masq-mode=nftables", errAbsent, t.save, p.table, strings.TrimSuffix(t.family.program, "tables"))
 		}
 	}
 	return tables, nil
@@ -178,7 +180,7 @@ func (t *iptTool) change(ctx context.Context, table string, lines []string, stil
 	case late:
 		return dataplane.ErrSettling
 	case err != nil:
-		return explain(err, append(lines, "COMMIT"))
+		return t.family.explain(err, append(lines, "COMMIT"))
 	}
 	return nil
 }
@@ -251,7 +253,7 @@ var lineNumber = regexp.MustCompile(`line:? (\d+)`)
 
 // explain adds to the error of iptables-restore what it does not say: the line that
 // it objects to, and what to do.
-func explain(err error, lines []string) error {
+func (f *family) explain(err error, lines []string) error {
 	text := err.Error()
 	if m := lineNumber.FindStringSubmatch(text); m != nil {
 		if n, atoi := strconv.Atoi(m[1]); atoi == nil && n >= 1 && n <= len(lines) {
@@ -267,7 +269,7 @@ func explain(err error, lines []string) error {
 	case has("Permission denied", "Operation not permitted"):
 		return fmt.Errorf("%w: this needs CAP_NET_ADMIN and CAP_NET_RAW", err)
 	case has("No chain/target/match by that name", "do you need to insmod", "Extension", "No such file or directory", "not supported"):
-		return fmt.Errorf("%w: the kernel may lack a module (try modprobe -a iptable_nat iptable_filter, or modprobe nft_compat; and modprobe -a xt_comment xt_mark xt_MASQUERADE)", err)
+		return fmt.Errorf("%w: the kernel may lack a module (try modprobe -a %s, or modprobe nft_compat; and modprobe -a xt_comment xt_mark xt_MASQUERADE)", err, f.modules)
 	}
 	return err
 }

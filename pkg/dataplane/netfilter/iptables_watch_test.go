@@ -9,6 +9,7 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -85,15 +86,15 @@ func TestIPTablesLockFile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dataplanetest.NeedNetns(t)
-			h := freshIPTables(t, state.IPTablesLegacy)
-			want := dataplanetest.RulesWish(h.way)
+			h := freshIPTables(t, wayKey{state.IPTablesLegacy, ip.V4})
+			want := h.way.wish()
 			settle(t, New(true), want)
 			if c.before != nil {
 				c.before(t, h)
 			}
 			noticed := make(chan struct{}, 1)
 			watch(t, New(true), func(e dataplane.Event) {
-				if e.Key.Kind == state.KindForward && e.Key.Scope == string(h.way) && e.Entry.Object != want[e.Key] {
+				if e.Key.Kind == state.KindForward && wayOf(e.Key) == h.way && e.Entry.Object != want[e.Key] {
 					select {
 					case noticed <- struct{}{}:
 					default:

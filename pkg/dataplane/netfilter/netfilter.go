@@ -34,7 +34,7 @@ var errLeft = errors.New("rules of flannel are there that cannot be read nor rem
 // silent reports whether an error only says that this host does not have a way.
 func silent(err error) bool { return errors.Is(err, errAbsent) && !errors.Is(err, errLeft) }
 
-// way is one way to write rules. Its methods may be called by several goroutines
+// way is one way to write the rules of a family. Its methods may be called by several goroutines
 // at once.
 type way interface {
 	// dump returns what there is of ours in this way, whoever wrote it:
@@ -73,12 +73,14 @@ type way interface {
 }
 
 // ways are all that this program knows. forward is that of New.
-func ways(forward bool) map[state.RuleBackend]way {
-	return map[state.RuleBackend]way{
-		state.NFTables:       newNFTables(),
-		state.IPTablesLegacy: newIPTables(state.IPTablesLegacy, forward, newIPTablesKernel(), nil),
-		state.IPTablesNFT:    newIPTables(state.IPTablesNFT, forward, newNFIPTables(), xtLeft{}),
+func ways(forward bool) map[wayKey]way {
+	all := make(map[wayKey]way)
+	for of, f := range families {
+		all[wayKey{state.NFTables, of}] = nftables{f}
+		all[wayKey{state.IPTablesLegacy, of}] = newIPTables(state.IPTablesLegacy, f, forward, newIPTablesKernel(f), nil)
+		all[wayKey{state.IPTablesNFT, of}] = newIPTables(state.IPTablesNFT, f, forward, newNFIPTables(f), xtLeft{f})
 	}
+	return all
 }
 
 // unmanaged is what this program would not leave so.
@@ -105,25 +107,19 @@ func restKey(k state.Kind, w state.RuleBackend, anywhere netip.Prefix) state.Key
 	return state.Key{Kind: k, Scope: string(w), Prefix: anywhere}
 }
 
-// The two families, as a prefix of all addresses.
-var (
-	anywhere4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	anywhere6 = netip.PrefixFrom(netip.IPv6Unspecified(), 0)
-)
-
 // Dataplane holds the rules of all ways.
 type Dataplane struct {
-	ways map[state.RuleBackend]way
-	// variant returns which way is that of this host's own iptables; nil if none
-	// is known.
-	variant  func(context.Context) (state.RuleBackend, error)
+	ways map[wayKey]way
+	// variant returns which way is that of this host's own iptables for a family; nil if
+	// none is known.
+	variant  func(context.Context, *family) (state.RuleBackend, error)
 	choosing sync.Mutex
 	// touched has one slot: see Touched.
 	touched chan struct{}
 
 	mu     sync.Mutex
-	broken map[state.RuleBackend]error // why the last dump did not see a way
-	seen   map[state.Key]bool          // that were ever there
+	broken map[wayKey]error   // why the last dump did not see a way
+	seen   map[state.Key]bool // that were ever there
 	said   notice.Log
 }
 
@@ -135,8 +131,8 @@ var _ dataplane.Dataplane = (*Dataplane)(nil)
 // told to write none has left none.
 func New(forward bool) *Dataplane { return of(ways(forward), new(iptTools).host) }
 
-func of(ways map[state.RuleBackend]way, variant func(context.Context) (state.RuleBackend, error)) *Dataplane {
-	return &Dataplane{ways: ways, variant: variant, touched: make(chan struct{}, 1), broken: make(map[state.RuleBackend]error), seen: make(map[state.Key]bool)}
+func of(ways map[wayKey]way, variant func(context.Context, *family) (state.RuleBackend, error)) *Dataplane {
+	return &Dataplane{ways: ways, variant: variant, touched: make(chan struct{}, 1), broken: make(map[wayKey]error), seen: make(map[state.Key]bool)}
 }
 
 // Dump implements dataplane.Dataplane. A way that cannot be seen has nothing, and takes
@@ -150,17 +146,17 @@ func (t *Dataplane) Dump(ctx context.Context, _ state.Set) (state.Observed, erro
 }
 
 // look dumps a way.
-func (t *Dataplane) look(ctx context.Context, name state.RuleBackend) state.Observed {
+func (t *Dataplane) look(ctx context.Context, name wayKey) state.Observed {
 	have, err := t.ways[name].dump(ctx)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err != nil {
 		have = nil
-		if !silent(err) && ctx.Err() == nil && t.said.State(string(name), err.Error()) {
+		if !silent(err) && ctx.Err() == nil && t.said.State(name.String(), err.Error()) {
 			klog.Warningf("what there is of rules by %s is not known: %v", name, err)
 		}
 	} else {
-		t.said.Over(string(name))
+		t.said.Over(name.String())
 	}
 	t.broken[name] = err
 	for k := range have {
@@ -175,7 +171,7 @@ func (t *Dataplane) Unseen() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(t.broken)) {
+	for _, name := range slices.SortedFunc(maps.Keys(t.broken), wayKey.compare) {
 		if err := t.broken[name]; err != nil && !silent(err) {
 			errs = append(errs, fmt.Errorf("what there is of rules by %s is not known: %w", name, err))
 		}
@@ -184,7 +180,7 @@ func (t *Dataplane) Unseen() error {
 }
 
 // events tells what there is of a way, and what there was.
-func (t *Dataplane) events(have state.Observed, name state.RuleBackend) []dataplane.Event {
+func (t *Dataplane) events(have state.Observed, name wayKey) []dataplane.Event {
 	var events []dataplane.Event
 	for k, e := range have {
 		events = append(events, dataplane.Event{Key: k, Entry: e})
@@ -192,7 +188,7 @@ func (t *Dataplane) events(have state.Observed, name state.RuleBackend) []datapl
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k := range t.seen {
-		if _, there := have[k]; !there && k.Scope == string(name) {
+		if _, there := have[k]; !there && wayOf(k) == name {
 			events = append(events, dataplane.Event{Key: k, Gone: true})
 		}
 	}
@@ -210,12 +206,13 @@ func (t *Dataplane) Apply(ctx context.Context, ops []state.Op) []error {
 
 func (t *Dataplane) step(ctx context.Context, op state.Op) error {
 	k := op.Key()
-	w := t.ways[state.RuleBackend(k.Scope)]
+	name := wayOf(k)
+	w := t.ways[name]
 	if !slices.Contains(Kinds(), k.Kind) || w == nil {
 		return fmt.Errorf("there are no rules for %s by %q", k.Kind, k.Scope)
 	}
 	t.mu.Lock()
-	err := t.broken[state.RuleBackend(k.Scope)]
+	err := t.broken[name]
 	t.seen[k] = true
 	t.mu.Unlock()
 	if err != nil {
@@ -229,8 +226,8 @@ func (t *Dataplane) step(ctx context.Context, op state.Op) error {
 // now.
 func (t *Dataplane) Touched() <-chan struct{} { return t.touched }
 
-func (t *Dataplane) touch(name state.RuleBackend) {
-	if name != state.NFTables {
+func (t *Dataplane) touch(name wayKey) {
+	if name.RuleBackend != state.NFTables {
 		once.Wake(t.touched)
 	}
 }
@@ -268,7 +265,7 @@ func (t *Dataplane) Watch(ctx context.Context, ready func(), emit func(dataplane
 	return ctx.Err()
 }
 
-func (t *Dataplane) watchWay(ctx context.Context, name state.RuleBackend, begin, changed func()) {
+func (t *Dataplane) watchWay(ctx context.Context, name wayKey, begin, changed func()) {
 	first := true
 	_ = t.said.Again(ctx, watchPause, klog.Errorf, fmt.Sprintf("watching the rules by %s", name), func() error {
 		err := t.ways[name].watch(ctx, func() {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -58,6 +59,15 @@ func (w *fakeWay) watch(ctx context.Context, ready, changed func()) error {
 	}
 }
 
+// in4 has ways for IPv4 alone.
+func in4(ways map[state.RuleBackend]way, variant func(context.Context, *family) (state.RuleBackend, error)) *Dataplane {
+	all := make(map[wayKey]way)
+	for name, w := range ways {
+		all[wayKey{name, ip.V4}] = w
+	}
+	return of(all, variant)
+}
+
 func create(way state.RuleBackend) state.Op {
 	return state.Op{Verb: state.Create, Want: state.Forward{Backend: way, Network: testFwd.Network}}
 }
@@ -67,7 +77,7 @@ func TestBrokenWay(t *testing.T) {
 	broken := errors.New("it is broken")
 	good := &fakeWay{have: state.Observed{testFwd.Key(): {Object: testFwd, Owner: state.Ours}}}
 	bad := &fakeWay{have: state.Observed{testMasq.Key(): {Object: testMasq, Owner: state.Ours}}, dumpErr: broken}
-	target := of(map[state.RuleBackend]way{state.NFTables: good, state.IPTablesLegacy: bad}, nil)
+	target := in4(map[state.RuleBackend]way{state.NFTables: good, state.IPTablesLegacy: bad}, nil)
 	have, err := target.Dump(t.Context(), nil)
 	if err != nil || len(have) != 1 || have[testFwd.Key()].Object != testFwd {
 		t.Errorf("Dump() = %v, %v", have, err)
@@ -89,11 +99,38 @@ func TestBrokenWay(t *testing.T) {
 	}
 }
 
+// What is wrong with the rules of one family is said of it alone, and does not keep the other's
+// from being written.
+func TestBrokenFamily(t *testing.T) {
+	broken := errors.New("it is broken")
+	good, bad := &fakeWay{}, &fakeWay{dumpErr: broken}
+	target := of(map[wayKey]way{{state.IPTablesNFT, ip.V4}: good, {state.IPTablesNFT, ip.V6}: bad}, nil)
+	if _, err := target.Dump(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	v6 := state.Forward{Backend: state.IPTablesNFT, Network: testMasq6.Network}
+	errs := target.Apply(t.Context(), []state.Op{create(state.IPTablesNFT), {Verb: state.Create, Want: v6}})
+	if errs[0] != nil || !errors.Is(errs[1], broken) || len(good.applied) != 1 || len(bad.applied) != 0 {
+		t.Errorf("Apply() = %v", errs)
+	}
+	if err := target.Unseen(); !errors.Is(err, broken) || !strings.Contains(err.Error(), "ip6tables-nft") {
+		t.Errorf("Unseen() = %v", err)
+	}
+	for f, want := range map[ip.Family]string{ip.V4: "", ip.V6: "chain DOCKER"} {
+		good.foreign, bad.foreign, bad.dumpErr = "", "chain DOCKER", nil
+		target.ways[wayKey{state.NFTables, f}] = &fakeWay{}
+		way, why := target.Choose(t.Context(), f, ModeAuto, nil)
+		if !strings.HasSuffix(why, want) || (way == state.IPTablesNFT) != (want != "") {
+			t.Errorf("for %s it is %s, for %q", f, way, why)
+		}
+	}
+}
+
 // What changes is told of with all that there is and was; ways that have nothing
 // to watch do not end the watch.
 func TestWatchWays(t *testing.T) {
 	w := &fakeWay{changes: make(chan struct{}), have: state.Observed{testFwd.Key(): {Object: testFwd, Owner: state.Ours}}}
-	all := of(map[state.RuleBackend]way{state.NFTables: w, state.IPTablesLegacy: &fakeWay{}}, nil)
+	all := in4(map[state.RuleBackend]way{state.NFTables: w, state.IPTablesLegacy: &fakeWay{}}, nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	events, ready, ended := make(chan dataplane.Event, 9), make(chan struct{}), make(chan error)
 	go func() { ended <- all.Watch(ctx, func() { close(ready) }, func(e dataplane.Event) { events <- e }) }()
@@ -135,7 +172,7 @@ func TestWatchFails(t *testing.T) {
 			changes: make(chan struct{}), watchErr: errors.New("no"),
 			have: state.Observed{testFwd.Key(): {Object: testFwd, Owner: state.Ours}},
 		}
-		all := of(map[state.RuleBackend]way{state.NFTables: w}, nil)
+		all := in4(map[state.RuleBackend]way{state.NFTables: w}, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		start := time.Now()
 		events, ended := make(chan dataplane.Event, 9), make(chan error)
@@ -186,12 +223,12 @@ func TestChoose(t *testing.T) {
 		ways := map[state.RuleBackend]way{
 			state.NFTables: &fakeWay{}, state.IPTablesNFT: &fakeWay{foreign: c.nft}, state.IPTablesLegacy: &fakeWay{foreign: c.legacy},
 		}
-		variant := func(context.Context) (state.RuleBackend, error) { return c.host, nil }
+		variant := func(context.Context, *family) (state.RuleBackend, error) { return c.host, nil }
 		if c.host == "" {
-			variant = func(context.Context) (state.RuleBackend, error) { return "", absent }
+			variant = func(context.Context, *family) (state.RuleBackend, error) { return "", absent }
 			ways[state.IPTablesNFT].(*fakeWay).dumpErr = absent
 		}
-		way, why := of(ways, variant).Choose(t.Context(), c.mode, c.said)
+		way, why := in4(ways, variant).Choose(t.Context(), ip.V4, c.mode, c.said)
 		if way != c.want || !strings.Contains(why, c.why) {
 			t.Errorf("%s: it is %s, for %q; want %s, for %q", c.what, way, why, c.want, c.why)
 		}
@@ -211,9 +248,9 @@ func TestUnseenIsNotLoggedEachTime(t *testing.T) {
 	}()
 	broken := errors.New("it is broken")
 	odd := &fakeWay{othersErr: broken}
-	ways := of(map[state.RuleBackend]way{state.NFTables: &fakeWay{}, state.IPTablesNFT: odd}, nil)
+	ways := in4(map[state.RuleBackend]way{state.NFTables: &fakeWay{}, state.IPTablesNFT: odd}, nil)
 	for i := range 50 {
-		ways.Choose(t.Context(), ModeAuto, nil)
+		ways.Choose(t.Context(), ip.V4, ModeAuto, nil)
 		if odd.dumpErr = nil; i%2 == 0 {
 			odd.dumpErr = broken
 		}

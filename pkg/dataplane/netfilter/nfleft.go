@@ -15,7 +15,7 @@ import (
 // isXT reports whether the table is one of iptables. Who writes rules for nf_tables itself
 // names chains in lower case.
 func (t *nfTable) isXT() bool {
-	if t.Family != unix.NFPROTO_IPV4 && t.Family != unix.NFPROTO_IPV6 || !slices.Contains(nfdump.TableNames, t.Name) {
+	if numbered(t.Family) == nil || !slices.Contains(nfdump.TableNames, t.Name) {
 		return false
 	}
 	found := false
@@ -32,7 +32,7 @@ func (t *nfTable) isXT() bool {
 // listTables lists what tables and chains there are, and not ours.
 func listTables(c *nfdump.Conn) (tables []*nfTable, err error) {
 	err = c.Chains(func(one nfdump.Chain) {
-		if isOurTable(one.Family, one.Table) {
+		if numbered(one.Family).isOurs(one.Family, one.Table) {
 			return
 		}
 		i := slices.IndexFunc(tables, func(t *nfTable) bool { return t.Family == one.Family && t.Name == one.Table })
@@ -62,7 +62,7 @@ func (t *nfTable) save(c *nfdump.Conn, p place) (map[string]*iptChain, error) {
 		}
 		var r iptRule
 		if slices.Contains(p.chains(), from.Chain) {
-			r = parseRule(nfRule{from}.text(addrSize(t.Family)))
+			r = parseRule(nfRule{from}.text(numbered(t.Family)))
 		}
 		r.handle = from.ID()
 		chain.rules = append(chain.rules, r)
@@ -71,8 +71,8 @@ func (t *nfTable) save(c *nfdump.Conn, p place) (map[string]*iptChain, error) {
 }
 
 // text is a rule as iptables-save would print it, if it is like those of flannel.
-func (n nfRule) text(size int) string {
-	if r, ok := n.rule(size, true); ok {
+func (n nfRule) text(f *family) string {
+	if r, ok := n.rule(f, true); ok {
 		return r.text(n.comment())
 	}
 	return fmt.Sprintf("-m comment --comment %q handle %x", n.comment(), n.Handle)
@@ -80,16 +80,16 @@ func (n nfRule) text(size int) string {
 
 // xtLeft takes rules away from the tables that iptables has in nf_tables, where the program
 // itself is not on this host: a flannel in a container brings its own.
-type xtLeft struct{}
+type xtLeft struct{ *family }
 
 // tables returns those that matter.
-func (xtLeft) tables(ctx context.Context) (tables iptTables, err error) {
-	err = nfAsk(ctx, "reading the tables of iptables", func(c *nfdump.Conn) error {
+func (l xtLeft) tables(ctx context.Context) (tables iptTables, err error) {
+	err = nfAsk(ctx, "reading the tables of "+l.program, func(c *nfdump.Conn) error {
 		tables = make(iptTables)
 		all, err := listTables(c)
 		for _, t := range all {
 			for _, p := range places {
-				if t.Family == unix.NFPROTO_IPV4 && t.Name == p.table && err == nil {
+				if t.Family == l.number && t.Name == p.table && err == nil {
 					tables[t.Name], err = t.save(c, p)
 				}
 			}
@@ -109,7 +109,7 @@ func (l xtLeft) change(ctx context.Context, table string, lines []string, _ func
 	if err != nil {
 		return err
 	}
-	t := &nft.Table{Name: table, Family: nft.TableFamilyIPv4}
+	t := &nft.Table{Name: table, Family: nft.TableFamily(l.number)}
 	stay := make(map[string][]string) // of the chains that are written anew
 	var unused []string
 	for _, line := range lines {
@@ -134,7 +134,7 @@ func (l xtLeft) change(ctx context.Context, table string, lines []string, _ func
 				chain.rules = slices.Delete(chain.rules, i, i+1)
 			}
 		default:
-			return fmt.Errorf("%w: there is no iptables", errAbsent)
+			return fmt.Errorf("%w: there is no %s", errAbsent, l.program)
 		}
 	}
 	for name, texts := range stay {
@@ -147,13 +147,13 @@ func (l xtLeft) change(ctx context.Context, table string, lines []string, _ func
 			}
 		}
 		if len(texts) > 0 {
-			return fmt.Errorf("%w: there is no iptables", errAbsent)
+			return fmt.Errorf("%w: there is no %s", errAbsent, l.program)
 		}
 	}
 	for _, name := range unused {
 		c.DelChain(&nft.Chain{Name: name, Table: t})
 	}
-	return nfError("taking old rules from table "+table+" of iptables", c.Flush())
+	return nfError("taking old rules from table "+table+" of "+l.program, c.Flush())
 }
 
 // knowsRandomFully is that of a tool.
@@ -161,11 +161,11 @@ func (xtLeft) knowsRandomFully() bool { return true }
 
 // othersNF is others in nf_tables. It starts no process.
 func (w *iptables) othersNF(ctx context.Context) (what string, err error) {
-	err = nfAsk(ctx, "listing the rules of iptables-nft", func(c *nfdump.Conn) error {
+	err = nfAsk(ctx, "listing the rules of "+w.family.call(w.way), func(c *nfdump.Conn) error {
 		tables, err := listTables(c)
 		what = ""
 		for _, t := range tables {
-			if !t.isXT() || what != "" || err != nil {
+			if !t.isXT() || t.Family != w.family.number || what != "" || err != nil {
 				continue
 			}
 			p := place{table: t.Name}
@@ -174,7 +174,7 @@ func (w *iptables) othersNF(ctx context.Context) (what string, err error) {
 			}
 			var chains map[string]*iptChain
 			chains, err = t.save(c, p)
-			what = p.find(iptTables{t.Name: chains}, w.way, w.forward).foreign()
+			what = p.find(iptTables{t.Name: chains}, w.way, w.family, w.forward).foreign()
 		}
 		return err
 	})

@@ -6,32 +6,45 @@ import (
 	"testing"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
 // withoutIPTables is iptables-nft on a host without the program.
-func withoutIPTables(t *testing.T) *iptables {
+func withoutIPTables(t *testing.T, of ip.Family) *iptables {
 	t.Helper()
 	t.Setenv("PATH", t.TempDir())
-	return newIPTables(state.IPTablesNFT, true, newNFIPTables(), xtLeft{})
+	f := families[of]
+	return newIPTables(state.IPTablesNFT, f, true, newNFIPTables(f), xtLeft{f})
 }
 
 // What any flannel has left by iptables-nft goes without the program, step by step
 // in any order; what is like it, and others', stays.
-func TestOldRulesWithoutIPTables(t *testing.T) {
-	dataplanetest.NeedNetns(t)
+func TestOldRulesWithoutIPTables(t *testing.T) { forEachFamily(t, testOldRulesWithoutIPTables) }
+
+// forEachFamily runs a test with each family's iptables-nft.
+func forEachFamily(t *testing.T, test func(*testing.T, wayKey)) {
+	for _, f := range ip.Families {
+		t.Run(f.String(), func(t *testing.T) {
+			dataplanetest.NeedNetns(t)
+			test(t, wayKey{state.IPTablesNFT, f})
+		})
+	}
+}
+
+func testOldRulesWithoutIPTables(t *testing.T, way wayKey) {
 	const second = `
 -t nat -A POSTROUTING -s 10.2.0.0/16 -d 10.2.0.0/16 -m comment --comment "flanneld masq" -j RETURN
 -A FORWARD -s 10.2.0.0/16 -m comment --comment "flanneld forward" -j ACCEPT
 `
 	for version, old := range oldIPTables {
 		t.Run(version, func(t *testing.T) {
-			h := freshIPTables(t, state.IPTablesNFT)
+			h := freshIPTables(t, way)
 			h.do(t, othersIPTables)
 			h.do(t, second)
 			before := h.rules(t)
 			h.do(t, old)
-			withoutIPTables := withoutIPTables(t)
+			withoutIPTables := withoutIPTables(t, way.Family)
 			if what, err := withoutIPTables.others(t.Context()); err != nil || what == "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
@@ -42,7 +55,7 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 				}
 				todo := 0
 				for k, e := range have {
-					if k.Prefix == prefix("10.2.0.0/16") {
+					if k.Prefix.String() == h.in("10.2.0.0/16") {
 						continue // another network's
 					}
 					todo++
@@ -70,25 +83,21 @@ func TestOldRulesWithoutIPTables(t *testing.T) {
 // Of two networks with rules in the same chains, one goes without the program; nothing that is
 // to be written is.
 func TestOneOfTwoNetworksWithoutIPTables(t *testing.T) {
-	dataplanetest.NeedNetns(t)
-	h := freshIPTables(t, state.IPTablesNFT)
-	other := dataplanetest.RulesWish(state.IPTablesNFT)
-	clear(other)
-	for _, o := range []state.Object{
-		state.Masquerade{Backend: state.IPTablesNFT, Network: prefix("10.64.0.0/12"), Own: prefix("10.66.0.0/24"), Exclude: "10.1.0.0/16"},
-		state.Forward{Backend: state.IPTablesNFT, Network: prefix("10.64.0.0/12")},
-	} {
-		other[o.Key()] = o
-	}
+	forEachFamily(t, testOneOfTwoNetworksWithoutIPTables)
+}
+
+func testOneOfTwoNetworksWithoutIPTables(t *testing.T, way wayKey) {
+	h := freshIPTables(t, way)
+	other := dataplanetest.OtherWish(way.RuleBackend, way.Family)
 	settle(t, New(true), other)
 	left := h.rules(t)
-	both := dataplanetest.RulesWish(state.IPTablesNFT)
+	both := way.wish()
 	for k, o := range other {
 		both[k] = o
 	}
 	settle(t, New(true), both)
-	w := withoutIPTables(t)
-	for _, o := range dataplanetest.RulesWish(state.IPTablesNFT) {
+	w := withoutIPTables(t, way.Family)
+	for _, o := range way.wish() {
 		if err := w.apply(t.Context(), state.Op{Verb: state.Replace, Want: o}); !errors.Is(err, errAbsent) {
 			t.Errorf("writing %s: %v", o, err)
 		}
@@ -103,12 +112,13 @@ func TestOneOfTwoNetworksWithoutIPTables(t *testing.T) {
 
 // Rules that are as they should be have nothing that is to go, though nobody can
 // write such any more.
-func TestRulesOutliveIPTables(t *testing.T) {
-	dataplanetest.NeedNetns(t)
-	h := freshIPTables(t, state.IPTablesNFT)
-	want := dataplanetest.RulesWish(state.IPTablesNFT)
+func TestRulesOutliveIPTables(t *testing.T) { forEachFamily(t, testRulesOutliveIPTables) }
+
+func testRulesOutliveIPTables(t *testing.T, way wayKey) {
+	h := freshIPTables(t, way)
+	want := way.wish()
 	settle(t, New(true), want)
-	have, err := withoutIPTables(t).dump(t.Context())
+	have, err := withoutIPTables(t, way.Family).dump(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,19 +142,21 @@ func TestRulesOutliveIPTables(t *testing.T) {
 }
 
 // Where there are only rules of flannel, no one else has any.
-func TestNoOthers(t *testing.T) {
-	dataplanetest.NeedNetns(t)
+func TestNoOthers(t *testing.T) { forEachFamily(t, testNoOthers) }
+
+func testNoOthers(t *testing.T, way wayKey) {
+	native := nftables{families[way.Family]}
 	noRules(t)
-	nftScript(oldNFTables)(t)
+	nftScript(dataplanetest.In(way.Family, oldNFTables))(t)
 	for version, old := range oldIPTables {
 		t.Run(version, func(t *testing.T) {
-			h := freshIPTables(t, state.IPTablesNFT)
+			h := freshIPTables(t, way)
 			h.do(t, old)
-			withoutIPTables := withoutIPTables(t)
+			withoutIPTables := withoutIPTables(t, way.Family)
 			if what, err := withoutIPTables.others(t.Context()); err != nil || what != "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
-			if what, err := newNFTables().others(t.Context()); err != nil || what != "" {
+			if what, err := native.others(t.Context()); err != nil || what != "" {
 				t.Errorf("others have %q, %v", what, err)
 			}
 			h.do(t, "-P FORWARD DROP")
@@ -154,8 +166,8 @@ func TestNoOthers(t *testing.T) {
 		})
 	}
 	noRules(t)
-	nftScript(someoneElses)(t)
-	if what, err := newNFTables().others(t.Context()); err != nil || what == "" {
+	nftScript(dataplanetest.In(way.Family, someoneElses))(t)
+	if what, err := native.others(t.Context()); err != nil || what == "" {
 		t.Errorf("others have %q, %v", what, err)
 	}
 }

@@ -56,6 +56,9 @@ func nfError(what string, err error) error {
 	case errors.Is(err, nfdump.ErrAbsent), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EPROTONOSUPPORT):
 		return fmt.Errorf("%w: %s: %w: the kernel may lack nf_tables (try modprobe nf_tables), or use -masq-mode=iptables", errAbsent, what, err)
 	}
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("%s: %w: the kernel may lack IPv6", what, err)
+	}
 	return fmt.Errorf("%s: %w", what, err)
 }
 
@@ -125,10 +128,10 @@ func (t *nfTable) addTo(h *maphash.Hash, chains []nfName) (rules int) {
 // register is the one that rules of ours, and of iptables, use.
 const register = unix.NFT_REG_1
 
-// rule translates a rule back, for addresses of so many bytes. It reports whether the rule is
-// one that can be told so, as a whole; with xt, one as iptables has it. Others load no more of
-// an address than they compare.
-func (n nfRule) rule(size int, xt bool) (r rule, ok bool) {
+// rule translates a rule of a family back. It reports whether the rule is one that can be told
+// so, as a whole; with xt, one as iptables has it. Others load no more of an address than they
+// compare.
+func (n nfRule) rule(f *family, xt bool) (r rule, ok bool) {
 	var load, mask nfdump.Attrs // what is in the register
 	var loaded string
 	for name, data := range n.Exprs() {
@@ -144,7 +147,7 @@ func (n nfRule) rule(size int, xt bool) (r rule, ok bool) {
 		case name == "bitwise" && loaded != "" && mask[unix.NFTA_BITWISE_MASK] == nil && isMask(a):
 			mask = a
 		case name == "cmp" && a.Number(unix.NFTA_CMP_SREG) == register:
-			if !r.take(loaded, load, nfdump.Data(mask[unix.NFTA_BITWISE_MASK]), a, size) {
+			if !r.take(loaded, load, nfdump.Data(mask[unix.NFTA_BITWISE_MASK]), a, f) {
 				return rule{}, false
 			}
 			loaded = ""
@@ -192,7 +195,7 @@ func verdictOf(immediate nfdump.Attrs) verdict {
 }
 
 // take adds the match that a comparison of what was loaded is.
-func (r *rule) take(loaded string, load nfdump.Attrs, mask []byte, compare nfdump.Attrs, size int) bool {
+func (r *rule) take(loaded string, load nfdump.Attrs, mask []byte, compare nfdump.Attrs, f *family) bool {
 	data, op := nfdump.Data(compare[unix.NFTA_CMP_DATA]), compare.Number(unix.NFTA_CMP_OP)
 	not := op == unix.NFT_CMP_NEQ
 	if op != unix.NFT_CMP_EQ && !not {
@@ -203,8 +206,8 @@ func (r *rule) take(loaded string, load nfdump.Attrs, mask []byte, compare nfdum
 		r.marked = true
 		return !was && !not && load.Number(unix.NFTA_META_KEY) == unix.NFT_META_MARK && slices.Equal(mask, keepSourceBit) && slices.Equal(data, keepSourceBit)
 	}
-	p, fits := prefixOf(data, mask, size)
-	to := map[uint32]*match{srcAt[size]: &r.src, dstAt[size]: &r.dst}[load.Number(unix.NFTA_PAYLOAD_OFFSET)]
+	p, fits := prefixOf(data, mask, f.size)
+	to := map[uint32]*match{f.srcAt: &r.src, f.dstAt: &r.dst}[load.Number(unix.NFTA_PAYLOAD_OFFSET)]
 	if loaded != "payload" || !fits || to == nil || *to != (match{}) || int(load.Number(unix.NFTA_PAYLOAD_LEN)) != len(data) ||
 		load.Number(unix.NFTA_PAYLOAD_BASE) != unix.NFT_PAYLOAD_NETWORK_HEADER {
 		return false

@@ -9,12 +9,6 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// Where the addresses are in a header, by their length in bytes.
-var (
-	srcAt = map[int]uint32{4: 12, 16: 8}
-	dstAt = map[int]uint32{4: 16, 16: 24}
-)
-
 // keepSourceBit is keepSource as it is in a register.
 var keepSourceBit = binaryutil.NativeEndian.PutUint32(keepSource)
 
@@ -28,8 +22,8 @@ func (r rule) exprs() []expr.Any {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: keepSourceBit},
 		)
 	}
-	all = append(all, r.src.exprs(srcAt)...)
-	all = append(all, r.dst.exprs(dstAt)...)
+	all = append(all, r.src.exprs(func(f *family) uint32 { return f.srcAt })...)
+	all = append(all, r.dst.exprs(func(f *family) uint32 { return f.dstAt })...)
 	switch r.verdict {
 	case ret:
 		return append(all, &expr.Verdict{Kind: expr.VerdictReturn})
@@ -42,17 +36,18 @@ func (r rule) exprs() []expr.Any {
 	return append(all, &expr.Verdict{Kind: expr.VerdictJump, Chain: string(r.verdict)})
 }
 
-func (m match) exprs(at map[int]uint32) []expr.Any {
+// exprs translates a match on what is at a place in the header.
+func (m match) exprs(at func(*family) uint32) []expr.Any {
 	if !m.prefix.IsValid() {
 		return nil
 	}
-	addr := m.prefix.Addr().AsSlice()
-	size := len(addr)
+	addr, f := m.prefix.Addr().AsSlice(), familyOf(m.prefix)
+	size := f.size
 	op := expr.CmpOpEq
 	if m.not {
 		op = expr.CmpOpNeq
 	}
-	all := []expr.Any{&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: at[size], Len: uint32(size)}}
+	all := []expr.Any{&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: at(f), Len: uint32(size)}}
 	if mask := net.CIDRMask(m.prefix.Bits(), 8*size); m.prefix.Bits() < 8*size {
 		all = append(all, &expr.Bitwise{SourceRegister: register, DestRegister: register, Len: uint32(size), Mask: mask, Xor: make([]byte, size)})
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/nfdump"
 )
 
@@ -37,11 +38,11 @@ func TestRuleExprs(t *testing.T) {
 		rules = append(rules, rule{dst: notIn(netip.PrefixFrom(netip.MustParseAddr("fc00:a5a5:a5a5:a5a5:a5a5:a5a5:a5a5:a5a5"), bits).Masked()), verdict: "CHAIN"})
 	}
 	for _, r := range rules {
-		size := 4
+		f := families[ip.V4]
 		if r.src.prefix.Addr().Is6() || r.dst.prefix.Addr().Is6() {
-			size = 16
+			f = families[ip.V6]
 		}
-		if got, ok := nfRuleOf(t, r.exprs()).rule(size, false); !ok || got != r {
+		if got, ok := nfRuleOf(t, r.exprs()).rule(f, false); !ok || got != r {
 			t.Errorf("%+v becomes %+v, %v", r, got, ok)
 		}
 	}
@@ -67,7 +68,7 @@ func TestRuleExprsStrange(t *testing.T) {
 	xor.Xor = []byte{0, 0, 0, 1}
 	holes := *mask.(*expr.Bitwise)
 	holes.Mask = []byte{255, 0, 255, 0}
-	if got, ok := nfRuleOf(t, match(load(), mask, cmp)).rule(4, false); !ok || got != r {
+	if got, ok := nfRuleOf(t, match(load(), mask, cmp)).rule(families[ip.V4], false); !ok || got != r {
 		t.Fatalf("the rule itself becomes %+v, %v", got, ok)
 	}
 	for what, exprs := range map[string][]expr.Any{
@@ -92,13 +93,13 @@ func TestRuleExprsStrange(t *testing.T) {
 		"persistent":             append(match(load(), mask, cmp)[:6:6], &expr.Masq{Persistent: true}),
 		"more after the verdict": append(match(load(), mask, cmp), &expr.Verdict{Kind: expr.VerdictReturn}),
 	} {
-		if got, ok := nfRuleOf(t, exprs).rule(4, false); ok {
+		if got, ok := nfRuleOf(t, exprs).rule(families[ip.V4], false); ok {
 			t.Errorf("%s: it becomes %+v", what, got)
 		}
 	}
 	// The mark is compared under its mask.
 	m := masqueradeRules(testMasq)[0].exprs()
-	if got, ok := nfRuleOf(t, append(m[:1:1], m[2:]...)).rule(4, false); ok {
+	if got, ok := nfRuleOf(t, append(m[:1:1], m[2:]...)).rule(families[ip.V4], false); ok {
 		t.Errorf("without mask: it becomes %+v", got)
 	}
 }
@@ -110,7 +111,7 @@ func TestRuleExprsShort(t *testing.T) {
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte{10, 1}},
 		&expr.Verdict{Kind: expr.VerdictAccept},
 	}
-	if got, ok := nfRuleOf(t, exprs).rule(4, false); !ok || got != (rule{dst: notIn(prefix("10.1.0.0/16")), verdict: accept}) {
+	if got, ok := nfRuleOf(t, exprs).rule(families[ip.V4], false); !ok || got != (rule{dst: notIn(prefix("10.1.0.0/16")), verdict: accept}) {
 		t.Errorf("it becomes %+v, %v", got, ok)
 	}
 }

@@ -2,8 +2,6 @@ package netfilter
 
 import (
 	"context"
-	"net"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -17,46 +15,18 @@ import (
 )
 
 // nftables is the way without any program: tables of our own in nf_tables, by
-// netlink. All of a chain is written at once.
-type nftables struct{}
+// netlink, for each family one. All of a chain is written at once.
+type nftables struct{ *family }
 
-func newNFTables() nftables { return nftables{} }
-
-// nfFamily is our table for one address family.
-type nfFamily struct {
-	number   byte
-	table    string
-	anywhere netip.Prefix
-}
-
-var nfFamilies = []nfFamily{
-	{unix.NFPROTO_IPV4, "flannel-ipv4", anywhere4},
-	{unix.NFPROTO_IPV6, "flannel-ipv6", anywhere6},
-}
-
-func familyOf(p netip.Prefix) nfFamily {
-	if p.Addr().Is4() {
-		return nfFamilies[0]
-	}
-	return nfFamilies[1]
-}
-
-func isOurTable(family byte, name string) bool {
-	return slices.ContainsFunc(nfFamilies, func(f nfFamily) bool { return f.number == family && f.table == name })
+// isOurs reports whether a table is that of the family.
+func (f *family) isOurs(number byte, name string) bool {
+	return f != nil && f.number == number && f.table == name
 }
 
 // IsOurs reports whether a chain of nf_tables is this program's. Others may hook some of
 // their own into our tables.
 func IsOurs(family byte, table, chain string) bool {
-	return isOurTable(family, table) && slices.ContainsFunc(nfOurChains, func(c nfOurChain) bool { return c.name == chain })
-}
-
-// addrSize is the length of an address of a family, in bytes.
-func addrSize(family byte) int {
-	if family == unix.NFPROTO_IPV6 {
-		return net.IPv6len
-	}
-	return net.IPv4len
+	return numbered(family).isOurs(family, table) && slices.ContainsFunc(nfOurChains, func(c nfOurChain) bool { return c.name == chain })
 }
 
 // nfOurChain is a chain of ours.
@@ -80,7 +50,7 @@ type nfFound struct {
 	remake   bool                  // what is wrong with it can't be mended
 }
 
-func (f nfFamily) find(ctx context.Context) (nfFound, error) {
+func (f nftables) find(ctx context.Context) (nfFound, error) {
 	found := nfFound{objects: make(map[state.Kind][]state.Object), strange: make(map[state.Kind]string)}
 	names := make([]string, len(nfOurChains))
 	for i, c := range nfOurChains {
@@ -101,7 +71,7 @@ func (f nfFamily) find(ctx context.Context) (nfFound, error) {
 		}
 		rules := make([]rule, len(c.rules))
 		for i, r := range c.rules {
-			rules[i], _ = r.rule(addrSize(f.number), false) // one that is not known is a zero rule, and so strange
+			rules[i], _ = r.rule(f.family, false) // one that is not known is a zero rule, and so strange
 		}
 		objects, strange := parse(our.objects, state.NFTables, rules)
 		found.objects[our.objects] = objects
@@ -126,43 +96,41 @@ func (f nfFamily) find(ctx context.Context) (nfFound, error) {
 }
 
 // dump implements way.
-func (nftables) dump(ctx context.Context) (state.Observed, error) {
+func (f nftables) dump(ctx context.Context) (state.Observed, error) {
+	found, err := f.find(ctx)
+	if err != nil {
+		return nil, err
+	}
 	have := make(state.Observed)
-	for _, f := range nfFamilies {
-		found, err := f.find(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for k, what := range found.strange {
-			o := unmanaged{restKey(k, state.NFTables, f.anywhere), what}
-			have[o.key] = state.Entry{Object: o, Owner: state.Ours}
-		}
-		for _, objects := range found.objects {
-			for _, o := range objects {
-				if found.remake {
-					o = unmanaged{o.Key(), "rules in a table that does not work"}
-				}
-				have[o.Key()] = state.Entry{Object: o, Owner: state.Ours}
+	for k, what := range found.strange {
+		o := unmanaged{restKey(k, state.NFTables, f.anywhere), what}
+		have[o.key] = state.Entry{Object: o, Owner: state.Ours}
+	}
+	for _, objects := range found.objects {
+		for _, o := range objects {
+			if found.remake {
+				o = unmanaged{o.Key(), "rules in a table that does not work"}
 			}
+			have[o.Key()] = state.Entry{Object: o, Owner: state.Ours}
 		}
 	}
 	return have, nil
 }
 
 // watch implements way. All messages have the name of the table in the same attribute.
-func (nftables) watch(ctx context.Context, ready, changed func()) error {
+func (f nftables) watch(ctx context.Context, ready, changed func()) error {
 	return nfdump.Watch(ctx, 0, ready, changed, func(_ uint16, m nfdump.Message) bool {
 		a, err := nfdump.Attributes(m.Data)
-		return err == nil && isOurTable(m.Family, a.Text(unix.NFTA_TABLE_NAME))
+		return err == nil && f.isOurs(m.Family, a.Text(unix.NFTA_TABLE_NAME))
 	})
 }
 
 // others implements way.
-func (nftables) others(ctx context.Context) (what string, err error) {
+func (f nftables) others(ctx context.Context) (what string, err error) {
 	err = nfAsk(ctx, "listing the tables of nf_tables", func(c *nfdump.Conn) error {
 		tables, err := listTables(c)
 		what = ""
-		if i := slices.IndexFunc(tables, func(t *nfTable) bool { return !t.isXT() }); i >= 0 {
+		if i := slices.IndexFunc(tables, func(t *nfTable) bool { return f.sees(t) && !t.isXT() }); i >= 0 {
 			what = "table " + tables[i].Name + " of nf_tables"
 		}
 		return err
@@ -170,9 +138,14 @@ func (nftables) others(ctx context.Context) (what string, err error) {
 	return what, err
 }
 
+// sees reports whether packets of the family may come to a table.
+func (f *family) sees(t *nfTable) bool {
+	of := numbered(t.Family)
+	return of == nil || of == f
+}
+
 // apply implements way.
-func (nftables) apply(ctx context.Context, op state.Op) error {
-	f := familyOf(op.Key().Prefix)
+func (f nftables) apply(ctx context.Context, op state.Op) error {
 	found, err := f.find(ctx)
 	if err != nil {
 		return err
@@ -197,7 +170,7 @@ func sameObjects(a, b []state.Object) bool {
 
 // write makes the rules in the chain for objects of a kind, and in all if the
 // table is made anew, what they were found or changed to be.
-func (f nfFamily) write(found nfFound, kind state.Kind) error {
+func (f nftables) write(found nfFound, kind state.Kind) error {
 	t := &nft.Table{Name: f.table, Family: nft.TableFamily(f.number)}
 	c, err := nfWriter()
 	if err != nil {

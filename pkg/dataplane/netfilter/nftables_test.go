@@ -10,6 +10,7 @@ import (
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/nfdump"
 	"flanneld/pkg/state"
 )
@@ -81,7 +82,9 @@ func nftGeneration(t testing.TB) (generation uint32) {
 func noRules(t testing.TB) {
 	t.Helper()
 	nftScript("flush ruleset")(t)
-	run(t, flushed, program(t, state.IPTablesLegacy, "-restore"))
+	for _, f := range ip.Families {
+		run(t, flushed, program(t, wayKey{state.IPTablesLegacy, f}, "-restore"))
+	}
 }
 
 // oldNFTables is what flannel 0.28 leaves.
@@ -115,6 +118,12 @@ table ip6 flannel-ipv4 {
 `
 
 func TestNFTables(t *testing.T) {
+	for _, f := range ip.Families {
+		t.Run(f.String(), func(t *testing.T) { testNFTables(t, f) })
+	}
+}
+
+func testNFTables(t *testing.T, f ip.Family) {
 	spoils := map[string]string{
 		"rule added":     "add rule ip flannel-ipv4 postrtg accept",
 		"rule inserted":  "insert rule ip flannel-ipv4 forward drop",
@@ -134,13 +143,13 @@ func TestNFTables(t *testing.T) {
 		"twice":          "add rule ip flannel-ipv4 forward ip saddr 10.1.0.0/16 accept; add rule ip flannel-ipv4 forward ip daddr 10.1.0.0/16 accept",
 	}
 	h := dataplanetest.RulesHost{
-		Backend: state.NFTables, Rules: nftRules, Generation: nftGeneration, Quiet: true,
-		Others: nftScript(someoneElses),
+		Backend: state.NFTables, Family: f, Rules: nftRules, Generation: nftGeneration, Quiet: true,
+		Others: nftScript(dataplanetest.In(f, someoneElses)),
 		Spoils: make(map[string]func(testing.TB)),
-		Old:    map[string]func(testing.TB){"E": nftScript(oldNFTables)},
+		Old:    map[string]func(testing.TB){"E": nftScript(dataplanetest.In(f, oldNFTables))},
 	}
 	for name, script := range spoils {
-		h.Spoils[name] = nftScript(script)
+		h.Spoils[name] = nftScript(dataplanetest.In(f, script))
 	}
 	dataplanetest.RulesSuite(t, func(t *testing.T) (dataplane.Dataplane, dataplanetest.RulesHost) {
 		dataplanetest.NeedNetns(t)

@@ -39,18 +39,6 @@ type rule struct {
 // say that they see to its source themselves.
 const keepSource = 0x4000
 
-var (
-	multicast4 = netip.MustParsePrefix("224.0.0.0/4")
-	multicast6 = netip.MustParsePrefix("ff00::/8")
-)
-
-func multicast(network netip.Prefix) netip.Prefix {
-	if network.Addr().Is4() {
-		return multicast4
-	}
-	return multicast6
-}
-
 // masqueradeRules are the rules in our NAT chain, in their order.
 func masqueradeRules(m state.Masquerade) []rule {
 	rules := []rule{
@@ -66,7 +54,7 @@ func masqueradeRules(m state.Masquerade) []rule {
 		}
 	}
 	return append(rules,
-		rule{src: in(m.Network), dst: notIn(multicast(m.Network)), verdict: masquerade, random: m.RandomFully},
+		rule{src: in(m.Network), dst: notIn(familyOf(m.Network).multicast), verdict: masquerade, random: m.RandomFully},
 		// What this host sends to pods elsewhere from another address would be
 		// answered by another way.
 		rule{src: notIn(m.Network), dst: in(m.Network), verdict: masquerade, random: m.RandomFully},
@@ -190,7 +178,7 @@ func leftovers(kind state.Kind, rules []commented, forward bool) []netip.Prefix 
 		n := r.src.prefix
 		r.random = false
 		sure[n] = sure[n] || r == commented{rule: rule{src: in(n), verdict: oldChain}} ||
-			r == commented{rule: rule{src: in(n), dst: notIn(multicast4), verdict: masquerade}}
+			r == commented{rule: rule{src: in(n), dst: notIn(familyOf(n).multicast), verdict: masquerade}}
 	}
 	for i, r := range rules {
 		switch {
@@ -224,7 +212,7 @@ func (r rule) oldMasquerade() netip.Prefix {
 	plain.random = false
 	switch plain {
 	case rule{src: in(src), verdict: oldChain}, rule{src: in(src), dst: in(src), verdict: ret},
-		rule{src: in(src), dst: notIn(multicast4), verdict: masquerade},
+		rule{src: in(src), dst: notIn(familyOf(src).multicast), verdict: masquerade},
 		rule{src: notIn(src), dst: in(src), verdict: masquerade}:
 		return src
 	case rule{src: notIn(src), dst: in(dst), verdict: ret}:

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -99,7 +100,7 @@ func TestLeftovers(t *testing.T) {
 	}{
 		{"A's jump", state.KindMasquerade, commented{rule: rule{src: network, verdict: oldChain}}, testMasq.Network},
 		{"C's first", state.KindMasquerade, commented{rule: rule{src: network, dst: network, verdict: ret}}, testMasq.Network},
-		{"D's second", state.KindMasquerade, commented{rule: rule{src: network, dst: notIn(multicast4), verdict: masquerade, random: true}, comment: masqComment}, testMasq.Network},
+		{"D's second", state.KindMasquerade, commented{rule: rule{src: network, dst: notIn(families[ip.V4].multicast), verdict: masquerade, random: true}, comment: masqComment}, testMasq.Network},
 		{"C's third", state.KindMasquerade, commented{rule: rule{src: outside, dst: own, verdict: ret}}, testMasq.Network},
 		{"B's second", state.KindMasquerade, commented{rule: rule{src: outside, dst: network, verdict: masquerade}}, testMasq.Network},
 		{"D's forward", state.KindForward, commented{rule: rule{dst: network, verdict: accept}, comment: forwardComment}, testMasq.Network},
@@ -110,14 +111,14 @@ func TestLeftovers(t *testing.T) {
 		{"marked", state.KindMasquerade, commented{rule: rule{marked: true, src: network, dst: network, verdict: ret}}, none},
 		{"commented", state.KindMasquerade, commented{rule: rule{src: network, dst: network, verdict: ret}, comment: "mine"}, none},
 		{"other destination", state.KindMasquerade, commented{rule: rule{src: outside, dst: in(prefix("192.0.2.0/24")), verdict: ret}}, none},
-		{"without source", state.KindMasquerade, commented{rule: rule{dst: notIn(multicast4), verdict: masquerade}}, none},
+		{"without source", state.KindMasquerade, commented{rule: rule{dst: notIn(families[ip.V4].multicast), verdict: masquerade}}, none},
 		{"nothing", state.KindMasquerade, commented{}, none},
 		{"jump elsewhere", state.KindMasquerade, commented{rule: rule{src: network, verdict: "KUBE"}}, none},
 		{"half of C's forward", state.KindForward, commented{rule: rule{src: network, verdict: accept}}, none},
 		{"other half of C's forward", state.KindForward, commented{rule: rule{dst: network, verdict: accept}}, none},
 		{"forward to and from", state.KindForward, commented{rule: rule{src: network, dst: network, verdict: accept}, comment: forwardComment}, none},
 	} {
-		second := commented{rule: rule{src: network, dst: notIn(multicast4), verdict: masquerade}} // C's
+		second := commented{rule: rule{src: network, dst: notIn(families[ip.V4].multicast), verdict: masquerade}} // C's
 		if got := leftovers(c.kind, []commented{c.rule, second}, true)[0]; got != c.want {
 			t.Errorf("%s is of %s, want %s", c.what, got, c.want)
 		}
