@@ -14,6 +14,7 @@ import (
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 )
 
 // Another interface is taken when it is certain that it stays the best: soon after the one
@@ -152,8 +153,8 @@ func (x *externalFixture) Interfaces(ctx context.Context) ([]kernel.Interface, e
 	return x.host.Interfaces(ctx)
 }
 
-func (x *externalFixture) DefaultRoutes(ctx context.Context) ([]kernel.DefaultRoute, error) {
-	return x.host.DefaultRoutes(ctx)
+func (x *externalFixture) DefaultRoutes(ctx context.Context, f ip.Family) ([]kernel.DefaultRoute, error) {
+	return x.host.DefaultRoutes(ctx, f)
 }
 
 func (x *externalFixture) RouteTo(a netip.Addr) (string, netip.Addr, error) { return x.host.RouteTo(a) }

@@ -14,6 +14,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 )
 
 // Selection says which interface is the external one, and by which of its addresses
@@ -32,7 +33,7 @@ type Selection struct {
 // View is what is seen of the host's interfaces and routes.
 type View interface {
 	Interfaces(context.Context) ([]kernel.Interface, error)
-	DefaultRoutes(context.Context) ([]kernel.DefaultRoute, error)
+	DefaultRoutes(context.Context, ip.Family) ([]kernel.DefaultRoute, error)
 	RouteTo(netip.Addr) (iface string, src netip.Addr, err error)
 }
 
@@ -203,7 +204,7 @@ func (l *look) addDefaults(ctx context.Context, v View) error {
 		l.addHolders(l.PublicIP)
 	}
 	l.source++
-	defaults, err := v.DefaultRoutes(ctx)
+	defaults, err := v.DefaultRoutes(ctx, ip.V4)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -25,7 +26,7 @@ type view struct {
 
 func (v view) Interfaces(context.Context) ([]kernel.Interface, error) { return v.ifaces, v.err }
 
-func (v view) DefaultRoutes(context.Context) ([]kernel.DefaultRoute, error) {
+func (v view) DefaultRoutes(context.Context, ip.Family) ([]kernel.DefaultRoute, error) {
 	return v.defaults, v.err
 }
 

@@ -13,6 +13,7 @@ import (
 	"flanneld/backend"
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 )
 
@@ -27,7 +28,7 @@ const (
 // PassageView is what can be seen of the interfaces by which packets pass through the host.
 type PassageView interface {
 	Interfaces(ctx context.Context) ([]kernel.Interface, error)
-	Forwards() bool
+	Forwards(ip.Family) bool
 }
 
 // Passages report what keeps this host, or interfaces that are not ours, from passing
@@ -79,7 +80,7 @@ func (p *Passages) Run(ctx context.Context) error {
 			if p.OwnBridge {
 				networks = everywhere
 			}
-			p.report(slices.Concat(closedPassages(ifaces, p.view.Forwards(), w.Backend, w.Host, w.Own.Subnet.V4), leftBridge(ifaces, w.Own.Subnet.V4, networks)))
+			p.report(slices.Concat(closedPassages(ifaces, p.view.Forwards(ip.V4), w.Backend, w.Host, w.Own.Subnet.V4), leftBridge(ifaces, w.Own.Subnet.V4, networks)))
 		}
 		return 0, err
 	})

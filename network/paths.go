@@ -21,8 +21,8 @@ type PathView interface {
 	Interfaces(context.Context) ([]kernel.Interface, error)
 	Paths(context.Context, []kernel.PathQuery) ([]kernel.Path, error)
 	Matched(kernel.PathQuery) (kernel.TableRoute, bool, error)
-	ForeignRoutes(context.Context, func(netip.Prefix) bool) ([]kernel.TableRoute, error)
-	Rules(context.Context) ([]kernel.Rule, error)
+	ForeignRoutes(context.Context, ip.Family, func(netip.Prefix) bool) ([]kernel.TableRoute, error)
+	Rules(context.Context, ip.Family) ([]kernel.Rule, error)
 }
 
 const (
@@ -156,10 +156,10 @@ func (p *Paths) look(ctx context.Context, w *Desired) error {
 	if seen.ifaces, err = p.view.Interfaces(ctx); err != nil {
 		return err
 	}
-	if seen.rules, err = p.view.Rules(ctx); err != nil {
+	if seen.rules, err = p.view.Rules(ctx, ip.V4); err != nil {
 		return err
 	}
-	if seen.foreign, err = p.view.ForeignRoutes(ctx, w.Config.Network().V4.Overlaps); err != nil {
+	if seen.foreign, err = p.view.ForeignRoutes(ctx, ip.V4, w.Config.Network().V4.Overlaps); err != nil {
 		return err
 	}
 	p.seen = seen

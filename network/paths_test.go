@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 	"flanneld/subnet"
 )
 
@@ -34,9 +35,9 @@ func (w *pathFixture) Interfaces(context.Context) ([]kernel.Interface, error) {
 	return []kernel.Interface{{Name: "eth0", Up: true, Addrs: []kernel.Address{{Prefix: hostNet}}}}, nil
 }
 
-func (w *pathFixture) Rules(context.Context) ([]kernel.Rule, error) { return nil, nil }
+func (w *pathFixture) Rules(context.Context, ip.Family) ([]kernel.Rule, error) { return nil, nil }
 
-func (w *pathFixture) ForeignRoutes(_ context.Context, counts func(netip.Prefix) bool) ([]kernel.TableRoute, error) {
+func (w *pathFixture) ForeignRoutes(_ context.Context, _ ip.Family, counts func(netip.Prefix) bool) ([]kernel.TableRoute, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(w.foreign), func(r kernel.TableRoute) bool { return !counts(r.Dst) }), nil

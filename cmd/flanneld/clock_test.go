@@ -16,6 +16,7 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 	"flanneld/subnet"
 	"flanneld/subnet/subnettest"
 )
@@ -30,7 +31,7 @@ func (imagined) Interfaces(context.Context) ([]kernel.Interface, error) {
 	}}, nil
 }
 
-func (imagined) DefaultRoutes(context.Context) ([]kernel.DefaultRoute, error) {
+func (imagined) DefaultRoutes(context.Context, ip.Family) ([]kernel.DefaultRoute, error) {
 	return []kernel.DefaultRoute{{Iface: "eth0"}}, nil
 }
 
@@ -40,7 +41,7 @@ func (imagined) RouteTo(netip.Addr) (string, netip.Addr, error) {
 
 func (imagined) HasNexthops() bool { return false }
 
-func (imagined) Forwards() bool { return true }
+func (imagined) Forwards(ip.Family) bool { return true }
 
 var _ network.View = imagined{}
 

@@ -8,6 +8,7 @@ import (
 
 	"flanneld/network"
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 )
 
 // host is this host, as the daemon sees and changes it.
@@ -15,7 +16,7 @@ type host interface {
 	dataplane.Dataplane
 	network.View
 	HasNexthops() bool
-	Forwards() bool
+	Forwards(ip.Family) bool
 }
 
 // machineName is what leases call this machine: its name for people, and of its ID

@@ -11,8 +11,15 @@ type Addr struct {
 	Prefix netip.Prefix
 }
 
-// Key is the device and the address.
-func (a Addr) Key() Key { return Key{Kind: KindAddr, Scope: a.Dev, Prefix: a.Prefix} }
+// Key is the device and the address; in IPv4 with the length, by which one address may be
+// there several times.
+func (a Addr) Key() Key {
+	k := Key{Kind: KindAddr, Scope: a.Dev, Prefix: a.Prefix}
+	if at := a.Prefix.Addr(); at.Is6() {
+		k.Prefix = netip.PrefixFrom(at, at.BitLen())
+	}
+	return k
+}
 
 func (a Addr) String() string { return fmt.Sprintf("address %s dev %s", a.Prefix, a.Dev) }
 

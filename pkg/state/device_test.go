@@ -58,7 +58,7 @@ func TestSameVXLAN(t *testing.T) {
 func TestDeviceNames(t *testing.T) {
 	for name, want := range map[string]bool{
 		"flannel.1": true, "flannel.4096": true, "flannel0": true, "flannel17": true, "flannel.": false, "flannel": false, "flannel.1x": false,
-		"flannel-v6.1": false, "flannel0x": false, "flannel0.1": false, "flannel-1": false, "xflannel0": false, "xflannel.1": false, "flannel.-1": false, "": false, "eth0": false,
+		"flannel-v6.1": true, "flannel-v6.": false, "flannel-v4.1": false, "flannel0x": false, "flannel0.1": false, "flannel-1": false, "xflannel0": false, "xflannel.1": false, "flannel.-1": false, "": false, "eth0": false,
 	} {
 		if IsDeviceName(name) != want {
 			t.Errorf("%q is ours: %v", name, !want)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"flanneld/pkg/ip"
 )
 
 // VXLAN is a VXLAN device, which is up.
@@ -22,9 +24,32 @@ type VXLAN struct {
 	TxChecksumOff bool
 }
 
-// IsVXLANName reports whether a name is that of a VXLAN device of ours: flannel, a dot and
-// a number.
-func IsVXLANName(name string) bool { return isNumbered(name, "flannel.") }
+// VXLANName returns the name of the VXLAN device for the pods of a family.
+func VXLANName(f ip.Family, vni uint32) string { return fmt.Sprint(vxlanPrefix(f), vni) }
+
+func vxlanPrefix(f ip.Family) string {
+	if f == ip.V4 {
+		return "flannel."
+	}
+	return "flannel-v6."
+}
+
+// IsVXLANName reports whether a name is that of a VXLAN device of ours.
+func IsVXLANName(name string) bool {
+	return isNumbered(name, vxlanPrefix(ip.V4)) || isNumbered(name, vxlanPrefix(ip.V6))
+}
+
+// Overhead is what the device puts around a packet, in bytes: headers of Ethernet, IP, UDP
+// and VXLAN.
+func (v VXLAN) Overhead() int { return VXLANOverhead(ip.FamilyOf(v.Local)) }
+
+// VXLANOverhead is that of a device whose packets leave in a family.
+func VXLANOverhead(f ip.Family) int {
+	if f == ip.V4 {
+		return 50
+	}
+	return 70
+}
 
 // Key is the name.
 func (v VXLAN) Key() Key { return LinkKey(v.Name) }

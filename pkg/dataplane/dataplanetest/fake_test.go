@@ -5,8 +5,12 @@ import (
 	"testing"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
+
+// v4 is for what differs by no family.
+const v4 = addressing(ip.V4)
 
 func TestFake(t *testing.T) {
 	Suite(t, func(t *testing.T) (dataplane.Dataplane, Host) {
@@ -26,7 +30,7 @@ func TestFakeViolations(t *testing.T) {
 	r := &fixture{T: t, target: f, host: f}
 	r.check(f.AddLink("eth0"))
 	r.check(f.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	a, b := v4.route("10.1.1.0/24", "192.168.5.11"), v4.route("10.1.1.0/24", "192.168.5.12")
 	r.check(f.AddRoute(marked(a, ProtoStatic)))
 	r.dump()
 	r.apply(replace(a, b))
@@ -38,14 +42,14 @@ func TestFakeViolations(t *testing.T) {
 // ... and someone else's nexthop.
 func TestFakeNexthopViolations(t *testing.T) {
 	for _, op := range []state.Op{
-		replace(nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")),
-		remove(nexthop(7, "192.168.5.11")),
+		replace(v4.nexthop(7, "192.168.5.11"), v4.nexthop(7, "192.168.5.12")),
+		remove(v4.nexthop(7, "192.168.5.11")),
 	} {
 		f := NewFake()
 		r := &fixture{T: t, target: f, host: f}
 		r.check(f.AddLink("eth0"))
 		r.check(f.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
-		r.check(f.AddNexthop(Nexthop{nexthop(7, "192.168.5.11"), ProtoStatic}))
+		r.check(f.AddNexthop(Nexthop{v4.nexthop(7, "192.168.5.11"), ProtoStatic}))
 		r.dump()
 		r.apply(op)
 		if len(f.Violations()) != 1 {
@@ -55,7 +59,7 @@ func TestFakeNexthopViolations(t *testing.T) {
 }
 
 func TestFakePanicsOnMisuse(t *testing.T) {
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.2.0/24", "192.168.5.12")
+	a, b := v4.route("10.1.1.0/24", "192.168.5.11"), v4.route("10.1.2.0/24", "192.168.5.12")
 	for name, op := range map[string]state.Op{
 		"nothing":                    {},
 		"creating nothing":           {Verb: state.Create},
@@ -67,9 +71,9 @@ func TestFakePanicsOnMisuse(t *testing.T) {
 		"a route to nowhere":         {Verb: state.Create, Want: state.Route{}},
 		"a nexthop without number":   {Verb: state.Create, Want: state.Nexthop{}},
 		"wanting what is not ours":   {Verb: state.Create, Want: unmanaged[state.Route]{a, "odd"}},
-		"a device of others":         {Verb: state.Create, Want: state.VXLAN{Name: "vxlan1", MAC: device().MAC}},
+		"a device of others":         {Verb: state.Create, Want: state.VXLAN{Name: "vxlan1", MAC: v4.device().MAC}},
 		"a device without address":   {Verb: state.Create, Want: state.VXLAN{Name: "flannel.1"}},
-		"a VXLAN device called TUN":  {Verb: state.Create, Want: state.VXLAN{Name: "flannel0", MAC: device().MAC}},
+		"a VXLAN device called TUN":  {Verb: state.Create, Want: state.VXLAN{Name: "flannel0", MAC: v4.device().MAC}},
 		"a TUN device called VXLAN":  {Verb: state.Create, Want: state.TUN{Name: "flannel.0", MTU: 1472}},
 		"a tunnel of a VXLAN device": {Verb: state.Create, Want: state.Tunnel{Dev: "flannel.1"}},
 		"a tunnel peer nowhere":      {Verb: state.Create, Want: state.TunnelPeer{Dev: "flannel0", Subnet: a.Dst}},
@@ -77,7 +81,7 @@ func TestFakePanicsOnMisuse(t *testing.T) {
 		"a neighbour of others":      {Verb: state.Delete, Have: state.Neigh{Dev: "eth0", Addr: a.Via}},
 		"a neighbour nowhere":        {Verb: state.Create, Want: state.Neigh{Dev: "flannel.1", Addr: a.Via}},
 		"a broadcast's entry":        {Verb: state.Create, Want: state.FDB{Dev: "flannel.1", Dst: a.Via}},
-		"an entry to nowhere":        {Verb: state.Create, Want: state.FDB{Dev: "flannel.1", MAC: device().MAC}},
+		"an entry to nowhere":        {Verb: state.Create, Want: state.FDB{Dev: "flannel.1", MAC: v4.device().MAC}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {

@@ -3,11 +3,11 @@ package dataplanetest
 import (
 	"context"
 	"errors"
-	"net/netip"
 	"testing"
 	"time"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -114,12 +114,16 @@ func Suite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Host)) {
 		{"DeviceRouteEvents", testDeviceRouteEvents},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := &fixture{T: t}
-			r.target, r.host = fresh(t)
-			r.check(r.host.AddLink("eth0"))
-			r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
-			r.dump()
-			c.test(r)
+			for _, family := range ip.Families[:1] {
+				t.Run(family.String(), func(t *testing.T) {
+					r := &fixture{T: t, addressing: addressing(family)}
+					r.target, r.host = fresh(t)
+					r.check(r.host.AddLink("eth0"))
+					r.check(r.host.AddAddr("eth0", r.prefix("192.168.5.1/24")))
+					r.dump()
+					c.test(r)
+				})
+			}
 		})
 	}
 }
@@ -127,16 +131,17 @@ func Suite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Host)) {
 // patience is how long to wait for what must come.
 const patience = 20 * time.Second
 
-// fixture is a host with one link, eth0, in 192.168.5.0/24.
+// fixture is a host with one link, eth0, in 192.168.5.0/24, or what stands for that.
 type fixture struct {
 	*testing.T
+	addressing
 	target dataplane.Dataplane
 	host   Host
 }
 
 // route is ours, or is as ours.
-func route(dst, via string) state.Route {
-	return state.Route{Dst: netip.MustParsePrefix(dst), Via: netip.MustParseAddr(via), Dev: "eth0"}
+func (a addressing) route(dst, via string) state.Route {
+	return state.Route{Dst: a.prefix(dst), Via: a.addr(via), Dev: "eth0"}
 }
 
 func marked(r state.Route, protocol int) Route { return Route{Route: r, Protocol: protocol} }

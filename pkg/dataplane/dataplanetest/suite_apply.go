@@ -3,7 +3,6 @@ package dataplanetest
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -12,14 +11,14 @@ import (
 )
 
 func testCreate(r *fixture) {
-	a := route("10.1.1.0/24", "192.168.5.11")
+	a := r.route("10.1.1.0/24", "192.168.5.11")
 	r.wantNone(a)
 	r.apply(create(a))
 	r.wantEntry(a, state.Ours, false)
 }
 
 func testCreateWhatIsThere(r *fixture) {
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	a, b := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12")
 	r.apply(create(a))
 	for _, op := range []state.Op{create(a), create(b)} {
 		r.refused(op, unix.EEXIST)
@@ -28,7 +27,7 @@ func testCreateWhatIsThere(r *fixture) {
 }
 
 func testReplace(r *fixture) {
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	a, b := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12")
 	r.apply(create(a))
 	r.apply(replace(a, b))
 	r.wantEntry(b, state.Ours, false)
@@ -42,7 +41,7 @@ func testReplace(r *fixture) {
 // Of several routes to one destination a kernel replaces the first, whosever
 // it is; and never by one that is further behind.
 func testReplaceTakesFirst(r *fixture) {
-	a, b, c := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
+	a, b, c := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12"), r.route("10.1.1.0/24", "192.168.5.13")
 	r.apply(create(a))
 	r.check(r.host.AppendRoute(marked(b, ProtoStatic)))
 	r.check(r.host.ReplaceRoute(marked(c, ProtoOurs)))
@@ -55,7 +54,7 @@ func testReplaceTakesFirst(r *fixture) {
 }
 
 func testDelete(r *fixture) {
-	a := route("10.1.1.0/24", "192.168.5.11")
+	a := r.route("10.1.1.0/24", "192.168.5.11")
 	r.apply(create(a))
 	r.apply(remove(a))
 	r.wantNone(a)
@@ -68,7 +67,7 @@ func testDelete(r *fixture) {
 
 // Nothing but our own route, to this next hop, is deleted.
 func testDeleteIsExact(r *fixture) {
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	a, b := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12")
 	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
 	r.apply(remove(a), remove(b))
 	r.wantEntry(a, state.Foreign, false)
@@ -79,7 +78,7 @@ func testDeleteIsExact(r *fixture) {
 
 // What bears our mark and is not like our routes can be deleted all the same.
 func testDeleteOddOnes(r *fixture) {
-	odd := Route{Route: state.Route{Dst: netip.MustParsePrefix("10.1.1.0/24"), Dev: "eth0"}, Protocol: ProtoOurs, ScopeLink: true}
+	odd := Route{Route: state.Route{Dst: r.prefix("10.1.1.0/24"), Dev: "eth0"}, Protocol: ProtoOurs, ScopeLink: true}
 	r.check(r.host.AddRoute(odd))
 	e := r.dump()[odd.Key()]
 	if e.Owner != state.Ours || e.Object == state.Object(odd.Route) {
@@ -89,10 +88,10 @@ func testDeleteOddOnes(r *fixture) {
 	r.wantNone(odd.Route)
 }
 
-func many(n int) []state.Route {
+func (a addressing) many(n int) []state.Route {
 	routes := make([]state.Route, n)
 	for i := range routes {
-		routes[i] = route(fmt.Sprintf("10.%d.%d.0/24", 1+i/256, i%256), "192.168.5.11")
+		routes[i] = a.route(fmt.Sprintf("10.%d.%d.0/24", 1+i/256, i%256), "192.168.5.11")
 	}
 	return routes
 }
@@ -100,7 +99,7 @@ func many(n int) []state.Route {
 // Each error of a batch belongs to one step.
 func testBatch(r *fixture) {
 	const n = 5000
-	routes := many(n)
+	routes := r.many(n)
 	wantErr := func(i int) error {
 		switch i % 1000 {
 		case 7, 199, 200, 998, 999:
@@ -115,7 +114,7 @@ func testBatch(r *fixture) {
 		if err := wantErr(i); errors.Is(err, unix.EEXIST) {
 			r.check(r.host.AddRoute(marked(a, ProtoStatic)))
 		} else if err != nil {
-			a.Via = netip.MustParseAddr("172.31.0.1")
+			a.Via = r.addr("172.31.0.1")
 		}
 		ops[i] = create(a)
 	}
@@ -151,7 +150,7 @@ func (r *fixture) undone(ops []state.Op) {
 func testBatchOfFailures(r *fixture) {
 	const n = 1000
 	ops := make([]state.Op, n)
-	for i, a := range many(n) {
+	for i, a := range r.many(n) {
 		ops[i] = create(a)
 	}
 	r.apply(ops...)
@@ -163,13 +162,13 @@ func testBatchOfFailures(r *fixture) {
 }
 
 func testOffLink(r *fixture) {
-	a := route("10.1.1.0/24", "172.31.0.1")
+	a := r.route("10.1.1.0/24", "172.31.0.1")
 	r.refused(create(a), unix.ENETUNREACH)
-	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("172.31.0.2/16")))
+	r.check(r.host.AddAddr("eth0", r.prefix("172.31.0.2/16")))
 	r.apply(create(a))
 	r.wantEntry(a, state.Ours, false)
 
-	other := route("10.1.3.0/24", "192.168.5.11")
+	other := r.route("10.1.3.0/24", "192.168.5.11")
 	other.Dev = "eth9"
 	r.refused(create(other), dataplane.ErrNoLink)
 }

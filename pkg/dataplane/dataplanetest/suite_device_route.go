@@ -8,15 +8,14 @@ import (
 )
 
 // through returns a route to the same destination by a gateway.
-func through(a state.Route, via string) state.Route {
-	b := route(a.Dst.String(), via)
-	b.Dev, b.Onlink = a.Dev, true
-	return b
+func (a addressing) through(r state.Route, via string) state.Route {
+	r.Via, r.Onlink = a.addr(via), true
+	return r
 }
 
 // A route may lead to a device, and to no one there.
 func testDeviceRoute(r *fixture) {
-	t, a := tunDevice(), tunRoute()
+	t, a := tunDevice(), r.tunRoute()
 	r.apply(create(t), create(a)) // it needs no address
 	r.wantEntry(a, state.Ours, false)
 	r.refused(create(a), unix.EEXIST)
@@ -37,18 +36,18 @@ func testDeviceRoute(r *fixture) {
 	missing.Dev = "flannel9"
 	r.refused(create(missing), dataplane.ErrNoLink)
 	// With the last address of its device it goes, too.
-	r.apply(create(tunAddr()), create(a))
-	r.apply(remove(tunAddr()))
+	r.apply(create(r.tunAddr()), create(a))
+	r.apply(remove(r.tunAddr()))
 	r.wantNone(a)
 }
 
 // With a gateway or without is a difference.
 func testDeviceRouteOrNot(r *fixture) {
 	r.apply(create(tunDevice()))
-	a := tunRoute()
-	b := through(a, "10.1.2.3")
-	n := nexthop(7, "192.168.5.11")
-	c := by(a.Dst.String(), n)
+	a := r.tunRoute()
+	b := r.through(a, "10.1.2.3")
+	n := r.nexthop(7, "192.168.5.11")
+	c := r.by(a.Dst.String(), n)
 	r.apply(create(a), create(n))
 	is := a
 	for _, want := range []state.Route{b, a, c, a} {
@@ -68,11 +67,11 @@ func testDeviceRouteOrNot(r *fixture) {
 // the device; but with another mark, or by a nexthop, none is.
 func testDeviceRouteDeleted(r *fixture) {
 	r.apply(create(tunDevice()))
-	a, n := tunRoute(), nexthop(7, "192.168.5.11")
-	b := through(a, "10.1.2.3")
+	a, n := r.tunRoute(), r.nexthop(7, "192.168.5.11")
+	b := r.through(a, "10.1.2.3")
 	r.apply(create(b), remove(a))
 	r.wantNone(b)
-	c := by(a.Dst.String(), n)
+	c := r.by(a.Dst.String(), n)
 	r.apply(create(n), create(c), remove(a))
 	r.wantEntry(c, state.Ours, false)
 	r.apply(remove(c), create(a), remove(b))
@@ -84,7 +83,7 @@ func testDeviceRouteDeleted(r *fixture) {
 }
 
 func testDeviceRouteAdopted(r *fixture) {
-	a := tunRoute()
+	a := r.tunRoute()
 	r.check(r.host.AddTUN(a.Dev, tunDevice().Alias, true))
 	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
 	r.wantEntry(a, state.Foreign, false)
@@ -97,7 +96,7 @@ func testDeviceRouteAdopted(r *fixture) {
 
 // A route with the scope of its link is not as ours.
 func testDeviceRouteOfLink(r *fixture) {
-	a := tunRoute()
+	a := r.tunRoute()
 	r.apply(create(tunDevice()))
 	link := func(protocol int) Route { return Route{Route: a, Protocol: protocol, ScopeLink: true} }
 	r.check(r.host.AddRoute(link(ProtoStatic)))
@@ -119,12 +118,12 @@ func testDeviceRouteOfLink(r *fixture) {
 }
 
 func testDeviceRouteEvents(r *fixture) {
-	a := tunRoute()
+	a := r.tunRoute()
 	r.apply(create(tunDevice()))
 	w := r.watch()
 	r.apply(create(a))
 	w.expect("our route, added", about(a, state.Ours, false))
-	b := through(a, "10.1.2.3")
+	b := r.through(a, "10.1.2.3")
 	r.apply(replace(a, b))
 	w.expect("our route, by a gateway", about(b, state.Ours, false))
 	r.apply(replace(b, a))

@@ -1,8 +1,6 @@
 package dataplanetest
 
 import (
-	"net/netip"
-
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
 )
@@ -10,7 +8,7 @@ import (
 // A link that goes down takes its routes along, and nothing can be added until
 // it is up.
 func testLinkDown(r *fixture) {
-	a := route("10.1.1.0/24", "192.168.5.11")
+	a := r.route("10.1.1.0/24", "192.168.5.11")
 	r.apply(create(a))
 	r.check(r.host.SetLink("eth0", false))
 	r.wantNone(a)
@@ -27,7 +25,7 @@ func testLinkDown(r *fixture) {
 
 // A target knows the link by its name, as of the last dump.
 func testLinkRecreated(r *fixture) {
-	a := route("10.1.1.0/24", "192.168.5.11")
+	a := r.route("10.1.1.0/24", "192.168.5.11")
 	r.apply(create(a))
 	r.check(r.host.AddLink("eth1"))
 	r.check(r.host.DelLink("eth0"))
@@ -35,7 +33,7 @@ func testLinkRecreated(r *fixture) {
 	r.wantNone(a)
 	r.refused(create(a), dataplane.ErrNoLink)
 	r.check(r.host.AddLink("eth0"))
-	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	r.check(r.host.AddAddr("eth0", r.prefix("192.168.5.1/24")))
 	r.refused(create(a), dataplane.ErrNoLink) // not seen yet
 	r.wantNone(a)
 	r.apply(create(a))
@@ -43,8 +41,8 @@ func testLinkRecreated(r *fixture) {
 }
 
 func testLastAddressGone(r *fixture) {
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.2.0/24", "192.168.6.11")
-	first, second := netip.MustParsePrefix("192.168.5.1/24"), netip.MustParsePrefix("192.168.6.1/24")
+	a, b := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.2.0/24", "192.168.6.11")
+	first, second := r.prefix("192.168.5.1/24"), r.prefix("192.168.6.1/24")
 	r.check(r.host.AddAddr("eth0", second))
 	r.apply(create(a), create(b))
 	r.check(r.host.DelAddr("eth0", first))

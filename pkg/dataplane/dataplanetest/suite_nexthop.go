@@ -2,7 +2,6 @@ package dataplanetest
 
 import (
 	"errors"
-	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -11,23 +10,23 @@ import (
 )
 
 // nexthop is ours, or is as ours.
-func nexthop(id uint32, via string) state.Nexthop {
-	return state.Nexthop{ID: id, Via: netip.MustParseAddr(via), Dev: "eth0"}
+func (a addressing) nexthop(id uint32, via string) state.Nexthop {
+	return state.Nexthop{ID: id, Via: a.addr(via), Dev: "eth0"}
 }
 
 // by is a route that refers to a nexthop.
-func by(dst string, n state.Nexthop) state.Route {
-	return state.Route{Dst: netip.MustParsePrefix(dst), Via: n.Via, Dev: n.Dev, Nexthop: n.ID}
+func (a addressing) by(dst string, n state.Nexthop) state.Route {
+	return state.Route{Dst: a.prefix(dst), Via: n.Via, Dev: n.Dev, Nexthop: n.ID}
 }
 
 func testNexthop(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
-	a := by("10.1.1.0/24", n)
+	n := r.nexthop(7, "192.168.5.11")
+	a := r.by("10.1.1.0/24", n)
 	r.wantNone(n)
 	r.apply(create(n), create(a))
 	r.wantEntry(n, state.Ours, false)
 	r.wantEntry(a, state.Ours, false)
-	for _, op := range []state.Op{create(n), create(nexthop(7, "192.168.5.12")), create(a), create(route("10.1.1.0/24", "192.168.5.11"))} {
+	for _, op := range []state.Op{create(n), create(r.nexthop(7, "192.168.5.12")), create(a), create(r.route("10.1.1.0/24", "192.168.5.11"))} {
 		r.refused(op, unix.EEXIST)
 	}
 	r.wantEntry(n, state.Ours, false)
@@ -39,27 +38,27 @@ func testNexthop(r *fixture) {
 }
 
 func testNexthopOffLink(r *fixture) {
-	n, off := nexthop(7, "192.168.5.11"), nexthop(7, "172.31.0.1")
+	n, off := r.nexthop(7, "192.168.5.11"), r.nexthop(7, "172.31.0.1")
 	r.refused(create(off), unix.ENETUNREACH)
 	r.refused(replace(n, off), unix.ENETUNREACH)
 	r.wantNone(off)
 	r.apply(create(n))
 	r.refused(replace(n, off), unix.ENETUNREACH)
 	r.wantEntry(n, state.Ours, false)
-	elsewhere := nexthop(8, "192.168.5.11")
+	elsewhere := r.nexthop(8, "192.168.5.11")
 	elsewhere.Dev = "eth9"
 	r.refused(create(elsewhere), dataplane.ErrNoLink)
 }
 
 // A nexthop that is replaced takes along the routes that refer to it.
 func testNexthopReplaced(r *fixture) {
-	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
+	n, m := r.nexthop(7, "192.168.5.11"), r.nexthop(7, "192.168.5.12")
 	a, b := "10.1.1.0/24", "10.1.2.0/24"
-	r.apply(create(n), create(by(a, n)), create(by(b, n)))
+	r.apply(create(n), create(r.by(a, n)), create(r.by(b, n)))
 	r.apply(replace(n, m))
 	r.wantEntry(m, state.Ours, false)
-	r.wantEntry(by(a, m), state.Ours, false)
-	r.wantEntry(by(b, m), state.Ours, false)
+	r.wantEntry(r.by(a, m), state.Ours, false)
+	r.wantEntry(r.by(b, m), state.Ours, false)
 	r.apply(replace(m, m))
 	r.apply(remove(m))
 	r.apply(replace(m, n)) // of what is gone
@@ -68,8 +67,8 @@ func testNexthopReplaced(r *fixture) {
 
 // With a nexthop go the routes that refer to it.
 func testNexthopDeleted(r *fixture) {
-	n, other := nexthop(7, "192.168.5.11"), nexthop(8, "192.168.5.11")
-	a, b, plain := by("10.1.1.0/24", n), by("10.1.2.0/24", other), route("10.1.3.0/24", "192.168.5.11")
+	n, other := r.nexthop(7, "192.168.5.11"), r.nexthop(8, "192.168.5.11")
+	a, b, plain := r.by("10.1.1.0/24", n), r.by("10.1.2.0/24", other), r.route("10.1.3.0/24", "192.168.5.11")
 	r.apply(create(n), create(other), create(a), create(b), create(plain))
 	r.check(r.host.DelNexthop(n.ID))
 	if err := r.host.DelNexthop(n.ID); !errors.Is(err, unix.ENOENT) {
@@ -84,7 +83,7 @@ func testNexthopDeleted(r *fixture) {
 
 // What has the number of a nexthop of ours and not our mark is not ours.
 func testNexthopForeign(r *fixture) {
-	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
+	n, m := r.nexthop(7, "192.168.5.11"), r.nexthop(7, "192.168.5.12")
 	for _, protocol := range []int{0, ProtoBoot, ProtoStatic} {
 		r.check(r.host.AddNexthop(Nexthop{n, protocol}))
 		r.wantEntry(n, state.Foreign, false)
@@ -106,7 +105,7 @@ func testNexthopForeign(r *fixture) {
 // What bears our mark and is not like our nexthops can be replaced and deleted
 // all the same.
 func testNexthopOdd(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
+	n := r.nexthop(7, "192.168.5.11")
 	reject := Nexthop{state.Nexthop{ID: 7, Dev: "eth0"}, ProtoOurs}
 	for _, next := range []func(there state.Object){
 		func(there state.Object) { r.apply(replace(there, n), remove(n)) },
@@ -124,8 +123,8 @@ func testNexthopOdd(r *fixture) {
 
 // A link that goes down takes its nexthops along, and the routes by these.
 func testNexthopLinkDown(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
-	a := by("10.1.1.0/24", n)
+	n := r.nexthop(7, "192.168.5.11")
+	a := r.by("10.1.1.0/24", n)
 	r.apply(create(n), create(a))
 	r.check(r.host.SetLink("eth0", false))
 	r.apply(remove(a), remove(n))
@@ -142,15 +141,15 @@ func testNexthopLinkDown(r *fixture) {
 }
 
 func testNexthopLinkRecreated(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
-	a := by("10.1.1.0/24", n)
+	n := r.nexthop(7, "192.168.5.11")
+	a := r.by("10.1.1.0/24", n)
 	r.apply(create(n), create(a))
 	r.check(r.host.DelLink("eth0"))
 	r.refused(create(n), nil)
 	r.wantNone(n)
 	r.wantNone(a)
 	r.check(r.host.AddLink("eth0"))
-	r.check(r.host.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	r.check(r.host.AddAddr("eth0", r.prefix("192.168.5.1/24")))
 	r.refused(create(n), dataplane.ErrNoLink) // not seen yet
 	r.wantNone(n)
 	r.apply(create(n), create(a))
@@ -161,22 +160,22 @@ func testNexthopLinkRecreated(r *fixture) {
 // Other than plain routes, nexthops and the routes by them outlive the
 // addresses.
 func testNexthopLastAddressGone(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
-	a := by("10.1.1.0/24", n)
+	n := r.nexthop(7, "192.168.5.11")
+	a := r.by("10.1.1.0/24", n)
 	r.apply(create(n), create(a))
-	r.check(r.host.DelAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	r.check(r.host.DelAddr("eth0", r.prefix("192.168.5.1/24")))
 	r.wantEntry(n, state.Ours, false)
 	r.wantEntry(a, state.Ours, false)
-	r.refused(replace(n, nexthop(7, "192.168.5.12")), unix.ENETUNREACH)
-	b := by("10.1.2.0/24", n)
+	r.refused(replace(n, r.nexthop(7, "192.168.5.12")), unix.ENETUNREACH)
+	b := r.by("10.1.2.0/24", n)
 	r.apply(create(b))
 	r.wantEntry(b, state.Ours, false)
 }
 
 // A plain route becomes one by a nexthop, and back, each in place.
 func testRouteToAndFromNexthop(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
-	plain, a := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", n)
+	n := r.nexthop(7, "192.168.5.11")
+	plain, a := r.route("10.1.1.0/24", "192.168.5.11"), r.by("10.1.1.0/24", n)
 	r.apply(create(plain))
 	for range 2 {
 		ops, _ := r.diff(a)
@@ -200,8 +199,8 @@ func testRouteToAndFromNexthop(r *fixture) {
 
 // The route of an older flannel becomes ours by a nexthop.
 func testRouteByNexthopAdopted(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
-	plain, a := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", n)
+	n := r.nexthop(7, "192.168.5.11")
+	plain, a := r.route("10.1.1.0/24", "192.168.5.11"), r.by("10.1.1.0/24", n)
 	r.check(r.host.AddRoute(marked(plain, ProtoBoot)))
 	ops, blocked := r.diff(a)
 	if len(ops) != 1 || ops[0] != replace(plain, a) || blocked != nil {
@@ -213,9 +212,9 @@ func testRouteByNexthopAdopted(r *fixture) {
 
 // Only our own route by this nexthop is deleted.
 func testRouteByNexthopDeleteIsExact(r *fixture) {
-	n, m := nexthop(7, "192.168.5.11"), nexthop(8, "192.168.5.11")
-	a := by("10.1.1.0/24", n)
-	plain, other := route("10.1.1.0/24", "192.168.5.11"), by("10.1.1.0/24", m)
+	n, m := r.nexthop(7, "192.168.5.11"), r.nexthop(8, "192.168.5.11")
+	a := r.by("10.1.1.0/24", n)
+	plain, other := r.route("10.1.1.0/24", "192.168.5.11"), r.by("10.1.1.0/24", m)
 	r.apply(create(n), create(m))
 	for _, there := range []Route{marked(a, ProtoStatic), marked(a, ProtoBoot), marked(plain, ProtoOurs), marked(other, ProtoOurs)} {
 		r.check(r.host.AddRoute(there))
@@ -235,8 +234,8 @@ func testRouteByNexthopDeleteIsExact(r *fixture) {
 }
 
 func testRouteByUnknownNexthop(r *fixture) {
-	n := nexthop(7, "192.168.5.11")
-	a, plain := by("10.1.1.0/24", n), route("10.1.1.0/24", "192.168.5.11")
+	n := r.nexthop(7, "192.168.5.11")
+	a, plain := r.by("10.1.1.0/24", n), r.route("10.1.1.0/24", "192.168.5.11")
 	r.refused(create(a), unix.EINVAL)
 	r.wantNone(a)
 	r.apply(create(plain))
@@ -250,13 +249,13 @@ func testRouteByUnknownNexthop(r *fixture) {
 func testNexthopBatch(r *fixture) {
 	const n = 1000
 	var ops, routes []state.Op
-	for i, plain := range many(n) {
-		nh := nexthop(uint32(1000+i), "192.168.5.11")
+	for i, plain := range r.many(n) {
+		nh := r.nexthop(uint32(1000+i), "192.168.5.11")
 		if i%100 == 99 {
-			nh.Via = netip.MustParseAddr("172.31.0.1")
+			nh.Via = r.addr("172.31.0.1")
 		}
 		ops = append(ops, create(nh))
-		routes = append(routes, create(by(plain.Dst.String(), nh)))
+		routes = append(routes, create(r.by(plain.Dst.String(), nh)))
 	}
 	ops = append(ops, routes...)
 	errs := r.target.Apply(r.Context(), ops)
@@ -272,15 +271,15 @@ func testNexthopBatch(r *fixture) {
 // What is told of a nexthop's end is its end, and not that of routes.
 func testNexthopEvents(r *fixture) {
 	w := r.watch()
-	n, m := nexthop(7, "192.168.5.11"), nexthop(7, "192.168.5.12")
+	n, m := r.nexthop(7, "192.168.5.11"), r.nexthop(7, "192.168.5.12")
 	a, b := "10.1.1.0/24", "10.1.2.0/24"
 	r.apply(create(n))
 	w.expect("our nexthop, added", about(n, state.Ours, false))
-	r.apply(create(by(a, n)))
-	w.expect("the route, added", about(by(a, n), state.Ours, false))
+	r.apply(create(r.by(a, n)))
+	w.expect("the route, added", about(r.by(a, n), state.Ours, false))
 	r.apply(replace(n, m))
 	w.expect("our nexthop, replaced", about(m, state.Ours, false))
-	w.expect("the route, that leads elsewhere", about(by(a, m), state.Ours, false))
+	w.expect("the route, that leads elsewhere", about(r.by(a, m), state.Ours, false))
 	r.check(r.host.ReplaceNexthop(Nexthop{n, ProtoOurs}))
 	w.expect("our nexthop, altered by someone else", about(n, state.Ours, false))
 	r.check(r.host.ReplaceNexthop(Nexthop{n, ProtoStatic}))
@@ -289,16 +288,16 @@ func testNexthopEvents(r *fixture) {
 	w.expect("ours again", about(n, state.Ours, false))
 	r.check(r.host.DelNexthop(n.ID))
 	w.expect("our nexthop, deleted by someone else", about(n, state.Ours, true))
-	r.apply(create(n), create(by(b, n)))
+	r.apply(create(n), create(r.by(b, n)))
 	quiet := func(e dataplane.Event) bool {
 		if e.Gone && e.Key.Kind == state.KindRoute {
 			r.Errorf("%s is told to be gone, with the nexthop", e.Entry.Object)
 		}
-		return about(by(b, n), state.Ours, false)(e)
+		return about(r.by(b, n), state.Ours, false)(e)
 	}
 	w.expect("a later route", quiet)
-	r.apply(remove(by(b, n)))
-	w.expect("the route, deleted", about(by(b, n), state.Ours, true))
+	r.apply(remove(r.by(b, n)))
+	w.expect("the route, deleted", about(r.by(b, n), state.Ours, true))
 	r.apply(remove(n))
 	w.expect("our nexthop, deleted", about(n, state.Ours, true))
 }

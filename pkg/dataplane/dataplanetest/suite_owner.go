@@ -1,8 +1,6 @@
 package dataplanetest
 
 import (
-	"net/netip"
-
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/state"
@@ -22,10 +20,10 @@ func (r *fixture) adopts(a state.Route) {
 	r.wantEntry(a, state.Ours, false)
 }
 
-func testAdopt(r *fixture) { r.adopts(route("10.1.1.0/24", "192.168.5.11")) }
+func testAdopt(r *fixture) { r.adopts(r.route("10.1.1.0/24", "192.168.5.11")) }
 
 func testForeignBlocks(r *fixture) {
-	foreign, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	foreign, want := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12")
 	r.check(r.host.AddRoute(marked(foreign, ProtoStatic)))
 	ops, blocked := r.diff(want)
 	if ops != nil || len(blocked) != 1 || blocked[0].Want != state.Object(want) || blocked[0].By == "" {
@@ -37,7 +35,7 @@ func testForeignBlocks(r *fixture) {
 
 // An unmarked route that leads elsewhere, as an older flannel leaves it, is replaced.
 func testUnmarkedReplaced(r *fixture) {
-	left, want := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	left, want := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12")
 	r.check(r.host.AddRoute(marked(left, ProtoBoot)))
 	ops, blocked := r.diff(want)
 	if len(ops) != 1 || ops[0] != replace(left, want) || blocked != nil {
@@ -51,7 +49,7 @@ func testUnmarkedReplaced(r *fixture) {
 }
 
 func testForeignServes(r *fixture) {
-	a := route("10.1.1.0/24", "192.168.5.11")
+	a := r.route("10.1.1.0/24", "192.168.5.11")
 	r.check(r.host.AddRoute(marked(a, ProtoStatic)))
 	r.wantEntry(a, state.Foreign, false)
 	if ops, blocked := r.diff(a); ops != nil || blocked != nil {
@@ -61,7 +59,7 @@ func testForeignServes(r *fixture) {
 
 // What is behind ours, under the same key, is of no consequence.
 func testForeignBehind(r *fixture) {
-	a, b, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
+	a, b, foreign := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12"), r.route("10.1.1.0/24", "192.168.5.13")
 	r.apply(create(a))
 	r.check(r.host.AppendRoute(marked(foreign, ProtoStatic)))
 	r.wantEntry(a, state.Ours, false)
@@ -79,7 +77,7 @@ func testForeignBehind(r *fixture) {
 }
 
 func testOursBehindForeign(r *fixture) {
-	a, b, foreign := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12"), route("10.1.1.0/24", "192.168.5.13")
+	a, b, foreign := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12"), r.route("10.1.1.0/24", "192.168.5.13")
 	r.check(r.host.AddRoute(marked(foreign, ProtoStatic)))
 	r.check(r.host.AppendRoute(marked(a, ProtoOurs)))
 	r.wantEntry(a, state.Ours, true)
@@ -117,7 +115,7 @@ func testOursBehindForeign(r *fixture) {
 
 // Two routes that bear our mark end as one, whichever of them is wanted.
 func testTwoOfOurs(r *fixture) {
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	a, b := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12")
 	for _, want := range []state.Route{a, b} {
 		r.apply(create(a))
 		r.check(r.host.AppendRoute(marked(b, ProtoOurs)))
@@ -133,9 +131,9 @@ func testTwoOfOurs(r *fixture) {
 
 // A route of ours with another metric is another one, and gives way to that of metric 0.
 func testYieldingMetric(r *fixture) {
-	a := route("10.1.0.0/16", "192.168.5.11")
+	a := r.route("10.1.0.0/16", "192.168.5.11")
 	a.Metric = state.YieldingMetric
-	first := route("10.1.0.0/16", "192.168.5.12")
+	first := r.route("10.1.0.0/16", "192.168.5.12")
 	w := r.watch()
 	r.apply(create(a))
 	w.expect("our route", about(a, state.Ours, false))
@@ -147,7 +145,7 @@ func testYieldingMetric(r *fixture) {
 	r.wantEntry(a, state.Ours, false)
 	r.wantEntry(first, state.Adoptable, false)
 	moved := a
-	moved.Via = netip.MustParseAddr("192.168.5.13")
+	moved.Via = r.addr("192.168.5.13")
 	r.apply(replace(a, moved))
 	r.wantEntry(moved, state.Ours, false)
 	r.wantEntry(first, state.Adoptable, false)
@@ -173,8 +171,8 @@ func testYieldingMetric(r *fixture) {
 
 // Other metrics have no key.
 func testOtherMetric(r *fixture) {
-	a := route("10.1.1.0/24", "192.168.5.11")
-	foreign := Route{Route: route("10.1.1.0/24", "192.168.5.13"), Protocol: ProtoStatic}
+	a := r.route("10.1.1.0/24", "192.168.5.11")
+	foreign := Route{Route: r.route("10.1.1.0/24", "192.168.5.13"), Protocol: ProtoStatic}
 	foreign.Metric = 100
 	r.check(r.host.AddRoute(foreign))
 	r.wantNone(a)

@@ -1,8 +1,6 @@
 package dataplanetest
 
 import (
-	"net/netip"
-
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
@@ -15,18 +13,18 @@ func tunDevice() state.TUN {
 	return state.TUN{Name: "flannel0", MTU: 1472, Alias: "flanneld 10.0.0.0/8"}
 }
 
-func tunAddr() state.Addr {
-	return state.Addr{Dev: "flannel0", Prefix: netip.MustParsePrefix("10.1.0.0/32")}
+func (a addressing) tunAddr() state.Addr {
+	return state.Addr{Dev: "flannel0", Prefix: a.prefix("10.1.0.0/32")}
 }
 
-func tunRoute() state.Route {
-	return state.Route{Dst: netip.MustParsePrefix("10.0.0.0/8"), Dev: "flannel0"}
+func (a addressing) tunRoute() state.Route {
+	return state.Route{Dst: a.prefix("10.0.0.0/8"), Dev: "flannel0"}
 }
 
 // tunnelled makes a TUN device with its address and route, and returns them.
 func (r *fixture) tunnelled() (state.TUN, []state.Object) {
 	r.Helper()
-	t, on := tunDevice(), []state.Object{tunAddr(), tunRoute()}
+	t, on := tunDevice(), []state.Object{r.tunAddr(), r.tunRoute()}
 	r.apply(append(creations(t), creations(on...)...)...)
 	return t, on
 }
@@ -51,7 +49,7 @@ func (r *fixture) leftAlone(t state.TUN) {
 	r.refused(create(t), unix.EEXIST)
 	r.refused(replace(there, t), nil)
 	r.refused(remove(there), nil)
-	r.refused(create(tunRoute()), dataplane.ErrNoLink)
+	r.refused(create(r.tunRoute()), dataplane.ErrNoLink)
 	r.wantForeign(t)
 }
 
@@ -64,7 +62,7 @@ func testTUN(r *fixture) {
 		r.comesAndGoes(t, altered)
 	}
 	// It is there for the rest of the call, and for the next.
-	t, on := tunDevice(), []state.Object{tunAddr(), tunRoute()}
+	t, on := tunDevice(), []state.Object{r.tunAddr(), r.tunRoute()}
 	r.apply(remove(t))
 	r.apply(append(creations(t), creations(on...)...)...)
 	r.wantThere(append(on, t)...)
@@ -112,15 +110,15 @@ func testTUNDown(r *fixture) {
 	t, _ := r.tunnelled()
 	r.check(r.host.SetLink(t.Name, false))
 	there := r.wantUnmanaged(t)
-	r.wantThere(tunAddr())
-	r.wantGone(tunRoute())
-	r.refused(create(tunRoute()), dataplane.ErrNoLink)
+	r.wantThere(r.tunAddr())
+	r.wantGone(r.tunRoute())
+	r.refused(create(r.tunRoute()), dataplane.ErrNoLink)
 	r.refused(create(t), unix.EEXIST)
-	r.apply(replace(there, t), create(tunRoute()))
-	r.wantThere(t, tunAddr(), tunRoute())
+	r.apply(replace(there, t), create(r.tunRoute()))
+	r.wantThere(t, r.tunAddr(), r.tunRoute())
 	r.check(r.host.SetLink(t.Name, false))
 	r.apply(remove(r.wantUnmanaged(t)))
-	r.wantGone(t, tunAddr())
+	r.wantGone(t, r.tunAddr())
 }
 
 // A device that is up and carries no packets is not as wanted, which is told. It is put
@@ -165,31 +163,31 @@ func testTUNDeleted(r *fixture) {
 	r.apply(remove(t)) // with all that is on it
 	r.wantGone(append(on, t)...)
 	// That there was a route on it is no reason to delete another.
-	other := route(tunRoute().Dst.String(), "192.168.5.11")
-	r.apply(create(other), remove(tunRoute()))
+	other := r.route(r.tunRoute().Dst.String(), "192.168.5.11")
+	r.apply(create(other), remove(r.tunRoute()))
 	r.wantThere(other)
 }
 
 // A device that ends with its process is that process's, with all that it has.
 func testTUNOfAnotherProcess(r *fixture) {
-	t, a := tunDevice(), tunAddr()
+	t, a := tunDevice(), r.tunAddr()
 	r.check(r.host.AddTUN(t.Name, t.Alias, false))
 	r.check(r.host.AddAddr(t.Name, a.Prefix))
 	r.check(r.host.SetMTU(t.Name, t.MTU))
 	r.wantGone(a)
 	r.leftAlone(t)
 	r.refused(create(a), dataplane.ErrNoLink)
-	r.wantGone(a, tunRoute())
+	r.wantGone(a, r.tunRoute())
 	r.check(r.host.DelLink(t.Name))
 	r.wantGone(t)
 	r.tunnelled()
-	r.wantThere(t, a, tunRoute())
+	r.wantThere(t, a, r.tunRoute())
 }
 
 // A device is ours by its name and alias, and so is what it has; another alias of
 // ours is replaced.
 func testTUNFound(r *fixture) {
-	t, a := tunDevice(), tunAddr()
+	t, a := tunDevice(), r.tunAddr()
 	for _, alias := range []string{t.Alias, "flanneld 10.9.0.0/16"} {
 		r.check(r.host.AddTUN(t.Name, alias, true))
 		r.check(r.host.AddAddr(t.Name, a.Prefix))
@@ -197,10 +195,10 @@ func testTUNFound(r *fixture) {
 		there.MTU, there.Alias = 1500, alias
 		r.wantEntry(there, state.Ours, false)
 		r.wantThere(a)
-		r.apply(replace(there, t), create(tunRoute()))
-		r.wantThere(t, a, tunRoute())
+		r.apply(replace(there, t), create(r.tunRoute()))
+		r.wantThere(t, a, r.tunRoute())
 		r.apply(remove(a))
-		r.wantGone(a, tunRoute())
+		r.wantGone(a, r.tunRoute())
 		r.wantThere(t)
 		r.apply(remove(t))
 		r.wantGone(t)
@@ -210,7 +208,7 @@ func testTUNFound(r *fixture) {
 // One without such an alias is not, but while this process is attached; so it
 // can be put right.
 func testTUNWithoutAlias(r *fixture) {
-	t, a := tunDevice(), tunAddr()
+	t, a := tunDevice(), r.tunAddr()
 	for _, alias := range []string{"", "tunnel to nowhere", "flanneld"} {
 		r.check(r.host.AddTUN(t.Name, alias, true))
 		r.check(r.host.AddAddr(t.Name, a.Prefix))
@@ -225,10 +223,10 @@ func testTUNWithoutAlias(r *fixture) {
 		there := t
 		there.Alias = alias
 		r.wantEntry(there, state.Ours, false)
-		r.wantThere(a, tunRoute())
+		r.wantThere(a, r.tunRoute())
 		r.apply(replace(there, t))
 		detach()
-		r.wantThere(t, a, tunRoute())
+		r.wantThere(t, a, r.tunRoute())
 		r.apply(remove(t))
 	}
 }
@@ -245,7 +243,7 @@ func testTUNHeld(r *fixture) {
 	r.refused(create(t), unix.EEXIST)
 	r.refused(replace(there, t), tun.ErrHeld)
 	r.refused(remove(there), tun.ErrHeld)
-	other := route(tunRoute().Dst.String(), "192.168.5.11")
+	other := r.route(r.tunRoute().Dst.String(), "192.168.5.11")
 	if ops, blocked := r.diff(other); ops != nil || len(blocked) != 1 {
 		r.Fatalf("steps %v, blocked %v", ops, blocked)
 	}
@@ -263,15 +261,15 @@ func testTUNHeld(r *fixture) {
 // What is no TUN device at all is not removed, whatever its name.
 func testTUNInTheWay(r *fixture) {
 	t := tunDevice()
-	v := device()
+	v := r.device()
 	v.Name = t.Name
 	for _, add := range []func() error{
 		func() error { return r.host.AddLink(t.Name) },
 		func() error { return r.host.AddVXLAN(v) },
 	} {
 		r.check(add())
-		r.check(r.host.AddAddr(t.Name, tunAddr().Prefix))
-		r.wantGone(tunAddr())
+		r.check(r.host.AddAddr(t.Name, r.tunAddr().Prefix))
+		r.wantGone(r.tunAddr())
 		r.leftAlone(t)
 		r.check(r.host.DelLink(t.Name))
 	}
@@ -280,13 +278,13 @@ func testTUNInTheWay(r *fixture) {
 // A TUN device by the name of a VXLAN device is not as it has to be; one by a
 // name of others is none of ours.
 func testTUNByAnotherName(r *fixture) {
-	v := device()
+	v := r.device()
 	r.check(r.host.AddTUN(v.Name, tunDevice().Alias, true))
 	r.apply(replace(r.wantUnmanaged(v), v))
 	r.wantThere(v)
 	for _, name := range []string{"flannel", "tun0", "flannel0x", "xflannel0"} {
 		r.check(r.host.AddTUN(name, tunDevice().Alias, true))
-		a := state.Addr{Dev: name, Prefix: tunAddr().Prefix}
+		a := state.Addr{Dev: name, Prefix: r.tunAddr().Prefix}
 		r.check(r.host.AddAddr(name, a.Prefix))
 		r.wantGone(state.TUN{Name: name}, a)
 		r.check(r.host.DelLink(name))
@@ -295,7 +293,7 @@ func testTUNByAnotherName(r *fixture) {
 
 func testTUNEvents(r *fixture) {
 	w := r.watch()
-	t, a := tunDevice(), tunAddr()
+	t, a := tunDevice(), r.tunAddr()
 	is := func(t state.TUN) func(dataplane.Event) bool {
 		return func(e dataplane.Event) bool { return e.Iface == t.Name && about(t, state.Ours, false)(e) }
 	}
@@ -352,7 +350,7 @@ func testTUNEvents(r *fixture) {
 // What another process's device has does not look like ours.
 func testForeignTUNEvents(r *fixture) {
 	w := r.watch()
-	t, a := tunDevice(), tunAddr()
+	t, a := tunDevice(), r.tunAddr()
 	r.check(r.host.AddTUN(t.Name, t.Alias, false))
 	w.expect("another process's device", func(e dataplane.Event) bool {
 		return e.Key == t.Key() && !e.Gone && !asMade(e.Entry.Object) && e.Entry.Owner == state.Foreign

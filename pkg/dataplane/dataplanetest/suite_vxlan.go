@@ -1,6 +1,7 @@
 package dataplanetest
 
 import (
+	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
@@ -10,18 +11,25 @@ import (
 )
 
 // device is ours, or is as ours.
-func device() state.VXLAN {
+func (a addressing) device() state.VXLAN {
 	return state.VXLAN{
-		Name: "flannel.1", VNI: 1, Port: 8472, Lower: "eth0", Local: netip.MustParseAddr("192.168.5.1"),
-		MAC: state.MAC{2, 0, 0, 1, 0, 0}, MTU: 1450,
+		Name: a.deviceName(1), VNI: 1, Port: 8472, Lower: "eth0", Local: a.addr("192.168.5.1"),
+		MAC: state.MAC{2, 0, 0, 1, 0, 0}, MTU: defaultMTU - a.overhead(),
 	}
 }
 
-func deviceAddr() state.Addr {
-	return state.Addr{Dev: "flannel.1", Prefix: netip.MustParsePrefix("10.1.0.0/32")}
+func (a addressing) deviceName(vni int) string {
+	return fmt.Sprintf("%s%d", forFamily(a, "flannel.", "flannel-v6."), vni)
 }
 
-// peer is another host of an overlay on flannel.1.
+// overhead of VXLAN, in bytes.
+func (a addressing) overhead() int { return forFamily(a, 50, 70) }
+
+func (a addressing) deviceAddr() state.Addr {
+	return state.Addr{Dev: a.device().Name, Prefix: a.prefix("10.1.0.0/32")}
+}
+
+// peer is another host of an overlay on the device.
 type peer struct {
 	neigh   state.Neigh
 	fdb     state.FDB
@@ -29,13 +37,13 @@ type peer struct {
 	route   state.Route // by the nexthop
 }
 
-func peerOf(i int) peer {
-	subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(2 + i/256), byte(i), 0}), 24)
+func (a addressing) peerOf(i int) peer {
+	subnet := a.prefix(fmt.Sprintf("10.%d.%d.0/24", 2+i/256, i%256))
 	mac := state.MAC{2, 0, 0, 2, byte(i / 256), byte(i)}
-	n := state.Nexthop{ID: uint32(1000 + i), Via: subnet.Addr(), Dev: "flannel.1", Onlink: true}
+	n := state.Nexthop{ID: uint32(1000 + i), Via: subnet.Addr(), Dev: a.device().Name, Onlink: true}
 	return peer{
 		neigh:   state.Neigh{Dev: n.Dev, Addr: n.Via, MAC: mac},
-		fdb:     state.FDB{Dev: n.Dev, MAC: mac, Dst: netip.MustParseAddr("192.168.5.11")},
+		fdb:     state.FDB{Dev: n.Dev, MAC: mac, Dst: a.addr("192.168.5.11")},
 		nexthop: n,
 		route:   state.Route{Dst: subnet, Via: n.Via, Dev: n.Dev, Onlink: true, Nexthop: n.ID},
 	}
@@ -65,8 +73,8 @@ func creations(objects ...state.Object) []state.Op {
 // on the device.
 func (r *fixture) overlay() (state.VXLAN, peer) {
 	r.Helper()
-	v, p := device(), peerOf(0)
-	r.apply(creations(append([]state.Object{v, deviceAddr()}, p.objects()...)...)...)
+	v, p := r.device(), r.peerOf(0)
+	r.apply(creations(append([]state.Object{v, r.deviceAddr()}, p.objects()...)...)...)
 	return v, p
 }
 
@@ -129,7 +137,7 @@ func (r *fixture) comesAndGoes(device, altered state.Object) {
 }
 
 func testDevice(r *fixture) {
-	v, altered := device(), device()
+	v, altered := r.device(), r.device()
 	altered.MTU = 1400
 	r.comesAndGoes(v, altered)
 }
@@ -139,13 +147,13 @@ func testDeviceFeatures(r *fixture) {
 	for i, change := range []func(*state.VXLAN){
 		func(v *state.VXLAN) { v.VNI = 1<<24 - 1 }, func(v *state.VXLAN) { v.Port = 4789 }, func(v *state.VXLAN) { v.GBP = true },
 		func(v *state.VXLAN) { v.Learning = true }, func(v *state.VXLAN) { v.TxChecksumOff = true },
-		func(v *state.VXLAN) { v.MTU = 1280 }, func(v *state.VXLAN) { v.Name = "flannel.4096" },
+		func(v *state.VXLAN) { v.MTU = 1280 }, func(v *state.VXLAN) { v.Name = r.deviceName(4096) },
 	} {
-		v := device()
+		v := r.device()
 		change(&v)
 		r.apply(create(v))
 		r.wantThere(v)
-		if state.Same(device(), r.dump()[v.Key()].Object) != v.TxChecksumOff {
+		if state.Same(r.device(), r.dump()[v.Key()].Object) != v.TxChecksumOff {
 			r.Errorf("change %d makes no difference", i)
 		}
 		r.apply(remove(v))
@@ -156,26 +164,26 @@ func testDeviceFeatures(r *fixture) {
 // What is made in a call is there for the rest of it, and for the next.
 func testDeviceAtOnce(r *fixture) {
 	v, p := r.overlay()
-	r.wantThere(append(p.objects(), v, deviceAddr())...)
-	r.apply(remove(p.route), remove(p.nexthop), remove(p.fdb), remove(p.neigh), remove(deviceAddr()), remove(v))
-	r.wantGone(append(p.objects(), v, deviceAddr())...)
+	r.wantThere(append(p.objects(), v, r.deviceAddr())...)
+	r.apply(remove(p.route), remove(p.nexthop), remove(p.fdb), remove(p.neigh), remove(r.deviceAddr()), remove(v))
+	r.wantGone(append(p.objects(), v, r.deviceAddr())...)
 	r.apply(create(v))
-	r.apply(create(deviceAddr()), create(p.neigh))
+	r.apply(create(r.deviceAddr()), create(p.neigh))
 	r.apply(create(p.fdb), create(p.nexthop), create(p.route))
-	r.wantThere(append(p.objects(), v, deviceAddr())...)
+	r.wantThere(append(p.objects(), v, r.deviceAddr())...)
 	r.apply(remove(v)) // with all that is on it
 	r.refused(create(p.neigh), dataplane.ErrNoLink)
-	r.wantGone(append(p.objects(), v, deviceAddr())...)
+	r.wantGone(append(p.objects(), v, r.deviceAddr())...)
 }
 
 func testDeviceLower(r *fixture) {
-	v := device()
+	v := r.device()
 	v.Lower = "eth9"
 	r.refused(create(v), dataplane.ErrNoLink)
 	r.wantGone(v)
 	r.refused(replace(v, v), dataplane.ErrNoLink)
 	r.wantGone(v)
-	v = device()
+	v = r.device()
 	r.check(r.host.SetLink("eth0", false))
 	r.apply(create(v)) // whether the last dump saw it up or down
 	r.wantThere(v)
@@ -188,7 +196,7 @@ func testDeviceLower(r *fixture) {
 // What can be altered without a loss is.
 func testDeviceAltered(r *fixture) {
 	v, p := r.overlay()
-	on := append(p.objects(), deviceAddr())
+	on := append(p.objects(), r.deviceAddr())
 	alter := func(change func(*state.VXLAN)) {
 		r.Helper()
 		was := v
@@ -198,10 +206,10 @@ func testDeviceAltered(r *fixture) {
 	}
 	alter(func(*state.VXLAN) {})
 	alter(func(v *state.VXLAN) { v.MTU = 1400 })
-	alter(func(v *state.VXLAN) { v.MTU = 1450 })
+	alter(func(v *state.VXLAN) { v.MTU = r.device().MTU })
 	alter(func(v *state.VXLAN) { v.TxChecksumOff = true })
 	// A kernel drops the neighbours of a device whose own MAC address changes.
-	on = []state.Object{deviceAddr(), p.fdb, p.nexthop, p.route}
+	on = []state.Object{r.deviceAddr(), p.fdb, p.nexthop, p.route}
 	alter(func(v *state.VXLAN) { v.MAC[5]++ })
 	r.wantGone(p.neigh)
 	r.apply(create(p.neigh))
@@ -220,17 +228,17 @@ func testDeviceAltered(r *fixture) {
 func testDeviceMTU(r *fixture) {
 	v, p := r.overlay()
 	large := v
-	large.MTU = 1451
+	large.MTU++
 	r.refused(replace(v, large), unix.EINVAL)
-	r.wantThere(append(p.objects(), v, deviceAddr())...)
-	r.check(r.host.SetMTU("eth0", 1300))
-	r.wantThere(append(p.objects(), v, deviceAddr())...)
+	r.wantThere(append(p.objects(), v, r.deviceAddr())...)
+	r.check(r.host.SetMTU("eth0", 1400))
+	r.wantThere(append(p.objects(), v, r.deviceAddr())...)
 	r.apply(replace(v, v))
 	r.apply(remove(v))
 	if err := r.target.Apply(r.Context(), creations(v))[0]; err != nil {
 		r.wantGone(v)
 	} else { // the largest there can be
-		v.MTU = 1250
+		v.MTU = 1400 - r.overhead()
 		r.wantThere(v)
 	}
 }
@@ -238,7 +246,7 @@ func testDeviceMTU(r *fixture) {
 // A device that has to be made anew has nothing on it.
 func testDeviceReplaced(r *fixture) {
 	v, p := r.overlay()
-	on := append(p.objects(), deviceAddr())
+	on := append(p.objects(), r.deviceAddr())
 	for i, change := range []func(*state.VXLAN){
 		func(v *state.VXLAN) { v.VNI++ }, func(v *state.VXLAN) { v.Port++ }, func(v *state.VXLAN) { v.Lower = "eth1" },
 		func(v *state.VXLAN) { v.Local = v.Local.Next() }, func(v *state.VXLAN) { v.GBP = true }, func(v *state.VXLAN) { v.Learning = true },
@@ -252,7 +260,7 @@ func testDeviceReplaced(r *fixture) {
 		r.apply(replace(was, v))
 		r.wantThere(v)
 		r.wantGone(on...)
-		r.apply(append(creations(deviceAddr()), creations(p.objects()...)...)...)
+		r.apply(append(creations(r.deviceAddr()), creations(p.objects()...)...)...)
 	}
 	missing := v
 	missing.Lower = "eth9"
@@ -261,15 +269,15 @@ func testDeviceReplaced(r *fixture) {
 
 // A device of another kind has our name, so it is ours to replace or delete.
 func testDeviceOfAnotherKind(r *fixture) {
-	v := device()
+	v := r.device()
 	r.check(r.host.AddLink(v.Name))
-	r.check(r.host.AddAddr(v.Name, deviceAddr().Prefix))
+	r.check(r.host.AddAddr(v.Name, r.deviceAddr().Prefix))
 	there := r.wantUnmanaged(v)
-	r.wantThere(deviceAddr())
+	r.wantThere(r.deviceAddr())
 	r.refused(create(v), unix.EEXIST)
 	r.apply(replace(there, v))
 	r.wantThere(v)
-	r.wantGone(deviceAddr())
+	r.wantGone(r.deviceAddr())
 	r.apply(remove(v))
 	r.check(r.host.AddLink(v.Name))
 	r.apply(remove(r.wantUnmanaged(v)))
@@ -278,8 +286,8 @@ func testDeviceOfAnotherKind(r *fixture) {
 
 // No two devices listen for the same packets.
 func testDeviceTwice(r *fixture) {
-	v, w := device(), device()
-	w.Name, w.MAC[5] = "flannel.2", 7
+	v, w := r.device(), r.device()
+	w.Name, w.MAC[5] = r.deviceName(2), 7
 	r.check(r.host.AddVXLAN(w))
 	r.wantThere(w)
 	r.refused(create(v), unix.EEXIST)
@@ -294,18 +302,18 @@ func testDeviceTwice(r *fixture) {
 
 // Of other links, and what is theirs, there is no word.
 func testDevicesOfOthers(r *fixture) {
-	for i, name := range []string{"vxlan1", "flannel", "flannel.", "flannel.x1", "flannel.1x", "xflannel.1"} {
-		v, p := device(), peerOf(i)
+	for i, name := range []string{"vxlan1", "flannel", "flannel.", "flannel.x1", "flannel.1x", "xflannel.1", "flannel-v6", "flannel-v6.", "flannel-v61", "flannel-v4.1"} {
+		v, p := r.device(), r.peerOf(i)
 		v.Name, v.VNI = name, uint32(1+i)
 		r.check(r.host.AddVXLAN(v))
-		a := state.Addr{Dev: name, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 32)}
+		a := state.Addr{Dev: name, Prefix: r.single(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}))}
 		r.check(r.host.AddAddr(name, a.Prefix))
 		p.neigh.Dev, p.fdb.Dev = name, name
 		r.check(r.host.AddNeigh(p.neigh, true))
 		r.check(r.host.AddFDB(p.fdb))
 		r.wantGone(v, a, p.neigh, p.fdb)
 	}
-	n := peerOf(0).neigh
+	n := r.peerOf(0).neigh
 	n.Dev = "eth0"
 	r.check(r.host.AddNeigh(n, true))
 	for k := range r.dump() {

@@ -11,7 +11,7 @@ import (
 )
 
 func testDeviceAddr(r *fixture) {
-	v, a := device(), deviceAddr()
+	v, a := r.device(), r.deviceAddr()
 	r.refused(create(a), dataplane.ErrNoLink)
 	r.apply(remove(a))
 	r.apply(create(v))
@@ -22,7 +22,7 @@ func testDeviceAddr(r *fixture) {
 	r.wantThere(a)
 	wide, second := a, a
 	wide.Prefix = netip.PrefixFrom(a.Prefix.Addr(), 24)
-	second.Prefix = netip.MustParsePrefix("10.9.0.0/32")
+	second.Prefix = r.prefix("10.9.0.0/32")
 	r.check(r.host.AddAddr(v.Name, wide.Prefix))
 	r.apply(create(second))
 	r.wantThere(a, wide, second)
@@ -41,7 +41,7 @@ func (r *fixture) givesWay(entry, other state.Object) {
 	r.Helper()
 	r.refused(create(entry), dataplane.ErrNoLink)
 	r.apply(remove(entry))
-	r.apply(create(device()))
+	r.apply(create(r.device()))
 	r.wantGone(entry)
 	r.apply(create(entry), create(entry), replace(entry, entry))
 	r.wantThere(entry)
@@ -56,7 +56,7 @@ func (r *fixture) givesWay(entry, other state.Object) {
 }
 
 func testNeigh(r *fixture) {
-	n := peerOf(0).neigh
+	n := r.peerOf(0).neigh
 	other := n
 	other.MAC[5] = 99
 	r.givesWay(n, other)
@@ -72,7 +72,7 @@ func testNeigh(r *fixture) {
 
 // What the kernel learned is not ours, and gives way.
 func testNeighNotPermanent(r *fixture) {
-	v, n := device(), peerOf(0).neigh
+	v, n := r.device(), r.peerOf(0).neigh
 	r.apply(create(v))
 	for _, op := range []state.Op{create(n), replace(n, n)} {
 		r.check(r.host.AddNeigh(n, false))
@@ -83,7 +83,7 @@ func testNeighNotPermanent(r *fixture) {
 }
 
 func testFDB(r *fixture) {
-	d := peerOf(0).fdb
+	d := r.peerOf(0).fdb
 	other := d
 	other.Dst = other.Dst.Next()
 	r.givesWay(d, other)
@@ -95,7 +95,7 @@ func testFDB(r *fixture) {
 	r.wantGone(d)
 	r.apply(remove(other))
 	v6 := d
-	v6.Dst = netip.MustParseAddr("2001:db8::1")
+	v6.Dst = r.stranger()
 	r.refused(create(v6), nil)
 	r.wantGone(v6)
 }
@@ -103,7 +103,7 @@ func testFDB(r *fixture) {
 // A unicast address is at one host: what is appended counts only if it is the
 // first.
 func testFDBAppended(r *fixture) {
-	v, d := device(), peerOf(0).fdb
+	v, d := r.device(), r.peerOf(0).fdb
 	other := d
 	other.Dst = other.Dst.Next()
 	r.apply(create(v))
@@ -119,39 +119,39 @@ func testFDBAppended(r *fixture) {
 // Errors of a batch of all kinds belong to their steps.
 func testDeviceBatch(r *fixture) {
 	const n = 2000
-	v := device()
-	ops := creations(v, deviceAddr())
+	v := r.device()
+	ops := creations(v, r.deviceAddr())
 	bad := make([]bool, 2, 2+5*n)
 	for i := range n {
-		a := deviceAddr()
-		a.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 100, byte(i / 256), byte(i)}), 32)
+		a := r.deviceAddr()
+		a.Prefix = r.single(netip.AddrFrom4([4]byte{10, 100, byte(i / 256), byte(i)}))
 		if i%7 == 0 {
-			a.Dev = "flannel.9"
+			a.Dev = r.deviceName(9)
 		}
 		ops, bad = append(ops, create(a)), append(bad, i%7 == 0)
 	}
 	for i := range n {
-		p := peerOf(i)
+		p := r.peerOf(i)
 		ops, bad = append(ops, create(p.neigh)), append(bad, false)
 		if i%11 == 0 {
-			p.neigh.Dev = "flannel.9"
+			p.neigh.Dev = r.deviceName(9)
 			ops, bad = append(ops, create(p.neigh)), append(bad, true)
 		}
 	}
 	for i := range n {
-		p := peerOf(i)
+		p := r.peerOf(i)
 		if i%5 == 0 {
-			p.fdb.Dst = netip.MustParseAddr("2001:db8::1")
+			p.fdb.Dst = r.stranger()
 		}
 		ops, bad = append(ops, create(p.fdb)), append(bad, i%5 == 0)
 	}
 	for i := range n {
-		p := peerOf(i)
+		p := r.peerOf(i)
 		p.nexthop.Onlink = i%3 != 0
 		ops, bad = append(ops, create(p.nexthop)), append(bad, i%3 == 0)
 	}
 	for i := range n {
-		ops, bad = append(ops, create(peerOf(i).route)), append(bad, i%3 == 0)
+		ops, bad = append(ops, create(r.peerOf(i).route)), append(bad, i%3 == 0)
 	}
 	errs := r.target.Apply(r.Context(), ops)
 	have := r.dump()
@@ -160,7 +160,7 @@ func testDeviceBatch(r *fixture) {
 		if there := e.Object != nil && state.Same(op.Want, e.Object); bad[i] != (errs[i] != nil) || bad[i] == there {
 			r.Fatalf("step %d, %s: %v, and there is %+v", i, op, errs[i], e)
 		}
-		if k := op.Key(); k.Scope == "flannel.9" && !errors.Is(errs[i], dataplane.ErrNoLink) {
+		if k := op.Key(); k.Scope == r.deviceName(9) && !errors.Is(errs[i], dataplane.ErrNoLink) {
 			r.Fatalf("step %d, %s: %v", i, op, errs[i])
 		}
 	}
@@ -179,16 +179,16 @@ func testDeviceBatch(r *fixture) {
 // A device that is full can be made anew and filled again.
 func testFullDeviceReplaced(r *fixture) {
 	const n = 2000
-	v := device()
+	v := r.device()
 	w := v
 	w.VNI++
-	on := []state.Object{deviceAddr()}
+	on := []state.Object{r.deviceAddr()}
 	for _, at := range []func(peer) state.Object{
 		func(p peer) state.Object { return p.neigh }, func(p peer) state.Object { return p.fdb },
 		func(p peer) state.Object { return p.nexthop }, func(p peer) state.Object { return p.route },
 	} {
 		for i := range n {
-			on = append(on, at(peerOf(i)))
+			on = append(on, at(r.peerOf(i)))
 		}
 	}
 	r.apply(append(creations(v), creations(on...)...)...)

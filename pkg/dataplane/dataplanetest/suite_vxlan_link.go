@@ -1,8 +1,6 @@
 package dataplanetest
 
 import (
-	"net/netip"
-
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
@@ -12,14 +10,14 @@ import (
 // A device that goes down keeps its addresses and FDB entries, and nothing else.
 func testDeviceDown(r *fixture) {
 	v, p := r.overlay()
-	q := peerOf(1)
+	q := r.peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb), create(q.plain()))
 	lose := func() {
 		r.Helper()
 		r.check(r.host.SetLink(v.Name, false))
 		r.apply(remove(q.plain()), remove(p.route), remove(p.nexthop), remove(p.neigh))
 		r.wantGone(q.plain(), p.route, p.nexthop, p.neigh, q.neigh)
-		r.wantThere(deviceAddr(), p.fdb, q.fdb)
+		r.wantThere(r.deviceAddr(), p.fdb, q.fdb)
 	}
 	lose()
 	there := r.wantUnmanaged(v)
@@ -28,17 +26,17 @@ func testDeviceDown(r *fixture) {
 	}
 	r.refused(create(v), unix.EEXIST)
 	r.apply(append([]state.Op{replace(there, v)}, creations(p.neigh, p.nexthop, p.route, q.neigh, q.plain())...)...)
-	r.wantThere(append(p.objects(), v, deviceAddr(), q.neigh, q.fdb, q.plain())...)
+	r.wantThere(append(p.objects(), v, r.deviceAddr(), q.neigh, q.fdb, q.plain())...)
 	lose()
 	r.check(r.host.SetLink(v.Name, true))
-	r.wantThere(v, deviceAddr(), p.fdb, q.fdb)
+	r.wantThere(v, r.deviceAddr(), p.fdb, q.fdb)
 	r.wantGone(q.plain(), p.route, p.nexthop, p.neigh, q.neigh)
 	lose()
 	w := v
 	w.VNI++
 	r.apply(replace(r.wantUnmanaged(v), w)) // anew
 	r.wantThere(w)
-	r.wantGone(deviceAddr(), p.fdb, q.fdb)
+	r.wantGone(r.deviceAddr(), p.fdb, q.fdb)
 }
 
 // A device that is up and carries no packets is not as wanted, which is told. It is put
@@ -46,9 +44,9 @@ func testDeviceDown(r *fixture) {
 func testDeviceHindered(r *fixture) {
 	v, p := r.overlay()
 	w := r.watch()
-	q := peerOf(1)
+	q := r.peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb), create(q.plain()))
-	on := append(p.objects(), deviceAddr(), q.neigh, q.fdb, q.plain())
+	on := append(p.objects(), r.deviceAddr(), q.neigh, q.fdb, q.plain())
 	for _, how := range []Hindrance{ProtoDown, ProtoDownReasoned, NoARP, NoForwarding} {
 		r.check(r.host.Hinder(v.Name, how))
 		w.expect("the device hindered", oddDevice(v))
@@ -84,7 +82,7 @@ func testDeviceHindered(r *fixture) {
 // With a device goes all that is on it, and nothing can be put there.
 func testDeviceDeleted(r *fixture) {
 	v, p := r.overlay()
-	on := append(p.objects(), deviceAddr())
+	on := append(p.objects(), r.deviceAddr())
 	r.check(r.host.DelLink(v.Name))
 	for _, o := range on {
 		r.apply(remove(o))
@@ -104,13 +102,13 @@ func testDeviceDeleted(r *fixture) {
 	}
 	r.wantThere(v)
 	r.wantGone(on...)
-	r.apply(append(creations(deviceAddr()), creations(p.objects()...)...)...)
+	r.apply(append(creations(r.deviceAddr()), creations(p.objects()...)...)...)
 	r.wantThere(append(on, v)...)
 }
 
 func testLowerDeleted(r *fixture) {
 	v, p := r.overlay()
-	on := append(p.objects(), deviceAddr(), v)
+	on := append(p.objects(), r.deviceAddr(), v)
 	r.check(r.host.DelLink("eth0"))
 	r.refused(create(v), nil) // unknown to the last dump
 	r.wantGone(on...)
@@ -123,13 +121,13 @@ func testLowerDeleted(r *fixture) {
 
 func testLowerDown(r *fixture) {
 	v, p := r.overlay()
-	on := append(p.objects(), deviceAddr(), v)
+	on := append(p.objects(), r.deviceAddr(), v)
 	r.check(r.host.SetLink("eth0", false))
 	r.wantThere(on...)
-	q := peerOf(1)
+	q := r.peerOf(1)
 	r.apply(creations(q.objects()...)...)
 	r.wantThere(append(on, q.objects()...)...)
-	r.check(r.host.DelAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	r.check(r.host.DelAddr("eth0", r.prefix("192.168.5.1/24")))
 	r.wantThere(append(on, q.objects()...)...)
 	r.check(r.host.SetLink("eth0", true))
 	r.wantThere(append(on, q.objects()...)...)
@@ -139,10 +137,10 @@ func testLowerDown(r *fixture) {
 // or not.
 func testDeviceLastAddressGone(r *fixture) {
 	v, p := r.overlay()
-	q := peerOf(1)
-	second := state.Addr{Dev: v.Name, Prefix: netip.MustParsePrefix("10.1.9.0/32")}
+	q := r.peerOf(1)
+	second := state.Addr{Dev: v.Name, Prefix: r.prefix("10.1.9.0/32")}
 	r.apply(create(q.neigh), create(q.fdb), create(q.plain()), create(second))
-	r.apply(remove(deviceAddr()))
+	r.apply(remove(r.deviceAddr()))
 	r.wantThere(append(p.objects(), v, second, q.neigh, q.fdb, q.plain())...)
 	r.apply(remove(second))
 	r.wantGone(p.neigh, q.neigh, q.plain())
@@ -155,7 +153,7 @@ func testDeviceLastAddressGone(r *fixture) {
 // Who says onlink vouches for where the other host is.
 func testOnlink(r *fixture) {
 	v, p := r.overlay()
-	q := peerOf(1)
+	q := r.peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb))
 	off, offHop := q.plain(), q.nexthop
 	off.Onlink, offHop.Onlink = false, false
@@ -174,14 +172,14 @@ func testOnlink(r *fixture) {
 	r.apply(remove(q.plain()), remove(q.nexthop))
 	r.wantGone(q.plain(), q.nexthop)
 	self := q.plain()
-	self.Via = deviceAddr().Prefix.Addr()
+	self.Via = r.deviceAddr().Prefix.Addr()
 	r.check(r.host.AddNeigh(state.Neigh{Dev: v.Name, Addr: self.Via, MAC: q.neigh.MAC}, true))
 	r.refused(create(self), unix.EINVAL)
 }
 
 // Onlink or not is a difference, even where both can be.
 func testOnlinkOrNot(r *fixture) {
-	a, n := route("10.1.1.0/24", "192.168.5.11"), nexthop(7, "192.168.5.11")
+	a, n := r.route("10.1.1.0/24", "192.168.5.11"), r.nexthop(7, "192.168.5.11")
 	on, onHop := a, n
 	on.Onlink, onHop.Onlink = true, true
 	r.apply(create(a), create(n))

@@ -1,8 +1,6 @@
 package dataplanetest
 
 import (
-	"net/netip"
-
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
 )
@@ -30,15 +28,15 @@ func oddDevice(v state.VXLAN) func(dataplane.Event) bool {
 
 func testDeviceEvents(r *fixture) {
 	w := r.watch()
-	v := device()
+	v := r.device()
 	r.apply(create(v))
 	w.expect("our device, made", deviceIs(v))
 	altered := v
 	altered.MTU, altered.MAC[5] = 1400, 9
 	r.apply(replace(v, altered))
 	w.expect("our device, altered", deviceIs(altered))
-	r.check(r.host.SetMTU(v.Name, 1450))
-	altered.MTU = 1450
+	r.check(r.host.SetMTU(v.Name, v.MTU))
+	altered.MTU = v.MTU
 	w.expect("another MTU", deviceIs(altered))
 	r.check(r.host.SetMAC(v.Name, v.MAC))
 	w.expect("another MAC address", deviceIs(v))
@@ -65,7 +63,7 @@ func testDeviceEvents(r *fixture) {
 }
 
 func testDeviceAddrEvents(r *fixture) {
-	v, a := device(), deviceAddr()
+	v, a := r.device(), r.deviceAddr()
 	r.apply(create(v))
 	w := r.watch()
 	added := func(e dataplane.Event) bool { return e.Iface == v.Name && about(a, state.Ours, false)(e) }
@@ -85,8 +83,8 @@ func testDeviceAddrEvents(r *fixture) {
 }
 
 func testNeighEvents(r *fixture) {
-	v, n := device(), peerOf(0).neigh
-	r.apply(create(v), create(deviceAddr()))
+	v, n := r.device(), r.peerOf(0).neigh
+	r.apply(create(v), create(r.deviceAddr()))
 	w := r.watch()
 	there := about(n, state.Ours, false)
 	other := n
@@ -109,7 +107,7 @@ func testNeighEvents(r *fixture) {
 		{"deleted", func() { r.apply(remove(n)) }},
 		{"deleted by someone else", func() { r.check(r.host.DelNeigh(v.Name, n.Addr)) }},
 		{"gone with the old MAC address", func() { r.check(r.host.SetMAC(v.Name, v.MAC)) }},
-		{"gone with the device's last address", func() { r.check(r.host.DelAddr(v.Name, deviceAddr().Prefix)) }},
+		{"gone with the device's last address", func() { r.check(r.host.DelAddr(v.Name, r.deviceAddr().Prefix)) }},
 		{"gone as the device went down", func() {
 			r.check(r.host.SetLink(v.Name, false))
 			r.check(r.host.SetLink(v.Name, true))
@@ -124,7 +122,7 @@ func testNeighEvents(r *fixture) {
 }
 
 func testFDBEvents(r *fixture) {
-	v, d := device(), peerOf(0).fdb
+	v, d := r.device(), r.peerOf(0).fdb
 	r.apply(create(v))
 	w := r.watch()
 	there := about(d, state.Ours, false)
@@ -150,11 +148,11 @@ func testFDBEvents(r *fixture) {
 
 // Only the devices of ours have keys, and what is theirs.
 func testOtherDeviceEvents(r *fixture) {
-	v := device()
+	v := r.device()
 	v.Name, v.VNI = "vxlan1", 9
 	w := r.watch()
-	p := peerOf(0)
-	addr := netip.MustParsePrefix("10.7.0.0/32")
+	p := r.peerOf(0)
+	addr := r.prefix("10.7.0.0/32")
 	for _, dev := range []string{v.Name, "eth0"} {
 		p.neigh.Dev = dev
 		if dev == v.Name {
@@ -168,7 +166,7 @@ func testOtherDeviceEvents(r *fixture) {
 	p.fdb.Dev = v.Name
 	r.check(r.host.AddFDB(p.fdb))
 	r.check(r.host.DelLink(v.Name))
-	last := device()
+	last := r.device()
 	r.apply(create(last))
 	w.expect("our device", func(e dataplane.Event) bool {
 		if e.Key != (state.Key{}) && e.Key.Kind <= state.KindFDB && e.Key != last.Key() {
@@ -181,7 +179,7 @@ func testOtherDeviceEvents(r *fixture) {
 // Nexthops and routes of a device are told with their link.
 func testOnlinkEvents(r *fixture) {
 	v, p := r.overlay()
-	q := peerOf(1)
+	q := r.peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb))
 	w := r.watch()
 	r.apply(create(q.nexthop), create(q.route))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"flanneld/pkg/dataplane"
 	"flanneld/pkg/state"
@@ -22,7 +21,7 @@ func ofIface(name string) func(dataplane.Event) bool {
 
 func testRouteEvents(r *fixture) {
 	w := r.watch()
-	a, b := route("10.1.1.0/24", "192.168.5.11"), route("10.1.1.0/24", "192.168.5.12")
+	a, b := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.1.0/24", "192.168.5.12")
 	r.apply(create(a))
 	w.expect("our route, added", about(a, state.Ours, false))
 	r.apply(replace(a, b))
@@ -42,7 +41,7 @@ func testRouteEvents(r *fixture) {
 }
 
 func testLinkEvents(r *fixture) {
-	r.apply(create(route("10.1.1.0/24", "192.168.5.11")))
+	r.apply(create(r.route("10.1.1.0/24", "192.168.5.11")))
 	w := r.watch()
 	r.check(r.host.SetLink("eth0", false))
 	w.expect("the link down", ofIface("eth0"))
@@ -58,7 +57,7 @@ func testLinkEvents(r *fixture) {
 
 func testAddressEvents(r *fixture) {
 	w := r.watch()
-	p := netip.MustParsePrefix("192.168.6.1/24")
+	p := r.prefix("192.168.6.1/24")
 	r.check(r.host.AddAddr("eth0", p))
 	w.expect("an address added", ofIface("eth0"))
 	r.check(r.host.DelAddr("eth0", p))
@@ -68,7 +67,7 @@ func testAddressEvents(r *fixture) {
 func testDefaultRouteEvents(r *fixture) {
 	w := r.watch()
 	for _, metric := range []uint32{0, 100} {
-		d := Route{Route: route("0.0.0.0/0", "192.168.5.254"), Protocol: ProtoStatic}
+		d := Route{Route: r.route("0.0.0.0/0", "192.168.5.254"), Protocol: ProtoStatic}
 		d.Metric = metric
 		fits := func(e dataplane.Event) bool {
 			return e.Defaults && e.Paths && (e.Key != state.Key{}) == (metric == 0)
@@ -83,7 +82,7 @@ func testDefaultRouteEvents(r *fixture) {
 // If a watcher does not keep up, it is told so.
 func testEventsLost(r *fixture) {
 	w := r.watch()
-	routes := many(5000)
+	routes := r.many(5000)
 	ops := make([]state.Op, len(routes))
 	for range 6 {
 		for i, a := range routes {
@@ -97,7 +96,7 @@ func testEventsLost(r *fixture) {
 	}
 	w.expect("a loss", func(e dataplane.Event) bool { return e.Lost })
 	// From then on events come again.
-	a := route("10.200.1.0/24", "192.168.5.11")
+	a := r.route("10.200.1.0/24", "192.168.5.11")
 	r.apply(create(a))
 	w.expect("a route after the loss", about(a, state.Ours, false))
 }

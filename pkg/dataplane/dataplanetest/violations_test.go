@@ -16,7 +16,7 @@ import (
 // What goes to a host by a device needs a neighbour and an FDB entry, all the
 // time; but for what failed, and what is not known yet.
 func TestFakeOverlayViolations(t *testing.T) {
-	p := peerOf(0)
+	p := v4.peerOf(0)
 	refusal := errors.New("no")
 	for _, c := range []struct {
 		name       string
@@ -82,7 +82,7 @@ func TestFakeOverlayViolations(t *testing.T) {
 				r := &fixture{T: t, target: f, host: f}
 				r.check(f.AddLink("eth0"))
 				r.dump()
-				r.apply(create(device()))
+				r.apply(create(v4.device()))
 				c.does(r, f)
 				if v := f.Violations(); len(v) != c.violations {
 					t.Errorf("violations: %q, want %d", v, c.violations)
@@ -98,8 +98,8 @@ func TestFakeFaults(t *testing.T) {
 	r := &fixture{T: t, target: f, host: f}
 	r.check(f.AddLink("eth0"))
 	r.dump()
-	p := peerOf(0)
-	all := append([]state.Object{device(), deviceAddr()}, p.objects()...)
+	p := v4.peerOf(0)
+	all := append([]state.Object{v4.device(), v4.deviceAddr()}, p.objects()...)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	for _, o := range all {
 		f.SetFaults(Faults{Rand: rnd, Refuse: 1})
@@ -109,10 +109,10 @@ func TestFakeFaults(t *testing.T) {
 		f.SetFaults(Faults{})
 		r.wantThere(o)
 	}
-	if got := f.Devices(); !slices.Equal(got, []state.VXLAN{device()}) {
+	if got := f.Devices(); !slices.Equal(got, []state.VXLAN{v4.device()}) {
 		t.Errorf("devices: %v", got)
 	}
-	if got := f.DeviceAddrs("flannel.1"); !slices.Equal(got, []netip.Prefix{deviceAddr().Prefix}) {
+	if got := f.DeviceAddrs("flannel.1"); !slices.Equal(got, []netip.Prefix{v4.deviceAddr().Prefix}) {
 		t.Errorf("addresses: %v", got)
 	}
 	if got := f.Neighs("flannel.1"); !slices.Equal(got, []state.Neigh{p.neigh}) {
@@ -144,10 +144,10 @@ func TestFakeIsDeterministic(t *testing.T) {
 			f.setWatch(w)
 			r.check(f.AddLink("eth0"))
 			r.dump()
-			r.apply(create(device()), create(deviceAddr()))
+			r.apply(create(v4.device()), create(v4.deviceAddr()))
 			f.SetFaults(Faults{Rand: rand.New(rand.NewPCG(1, 2)), Refuse: 0.1})
 			for n := range 30 {
-				f.Apply(t.Context(), creations(peerOf(n).objects()...))
+				f.Apply(t.Context(), creations(v4.peerOf(n).objects()...))
 			}
 			r.check(f.SetMAC("flannel.1", state.MAC{2, 1}))
 			r.check(f.DelLink("eth0"))

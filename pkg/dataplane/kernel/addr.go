@@ -17,7 +17,8 @@ func (b *batch) addrMessage(typ, flags uint16, seq uint32, o state.Object, ifind
 	if u, ok := o.(unmanaged); ok {
 		peer = u.peer
 	}
-	header := [unix.SizeofIfAddrmsg]byte{familyOf(peer), byte(p.Bits()), 0, unix.RT_SCOPE_UNIVERSE}
+	// Nobody else has the address, so nothing waits until that is found out.
+	header := [unix.SizeofIfAddrmsg]byte{familyOf(peer), byte(p.Bits()), unix.IFA_F_NODAD, unix.RT_SCOPE_UNIVERSE}
 	native.PutUint32(header[4:], uint32(ifindex))
 	b.begin(typ, flags, seq, header[:])
 	b.addr(unix.IFA_LOCAL, p.Addr())
@@ -65,11 +66,12 @@ func decodeAddr(b []byte) (rawAddr, bool) {
 	return r, r.local.IsValid() && familyOf(r.peer) == family && b[0] == family && r.bits <= r.local.BitLen()
 }
 
-// entry turns the address into what it is to the reconciler; false if it is none of IPv4
-// on a device of ours.
+// entry turns the address into what it is to the reconciler; false if it is none on a device
+// of ours, or such as the kernel gives to each.
 func (r rawAddr) entry(links *links) (state.Entry, bool) {
 	dev := links.name(r.index)
-	if !r.local.Is4() || !links.ours(dev) {
+	v6 := r.local.Is6()
+	if !links.ours(dev) || v6 && r.local.IsLinkLocalUnicast() {
 		return state.Entry{}, false
 	}
 	a := state.Addr{Dev: dev, Prefix: netip.PrefixFrom(r.local, r.bits)}
@@ -83,9 +85,13 @@ func (r rawAddr) entry(links *links) (state.Entry, bool) {
 	if r.label != dev && r.label != "" {
 		fmt.Fprintf(&differs, " label %s", r.label)
 	}
-	// Secondary is what comes later to the same network: nothing of its own.
-	if r.flags&^unix.IFA_F_SECONDARY != unix.IFA_F_PERMANENT {
+	// Secondary is what comes later to the same network: nothing of its own. An address that
+	// was looked for on the link is like one that was not, once it is of use.
+	if r.flags&^(unix.IFA_F_SECONDARY|unix.IFA_F_NODAD) != unix.IFA_F_PERMANENT {
 		fmt.Fprintf(&differs, " flags %#x", r.flags)
+	}
+	if v6 && !a.Prefix.IsSingleIP() {
+		differs.WriteString(" which brings a route")
 	}
 	if differs.Len() == 0 {
 		return state.Entry{Object: a, Owner: state.Ours}, true
@@ -104,10 +110,9 @@ func addAddr(have state.Observed, e state.Entry) {
 	}
 }
 
-// addrs are the addresses of a family, of one device if index is not 0.
-func addrs(family byte, index int) table {
-	header := make([]byte, unix.SizeofIfAddrmsg)
-	header[0] = family
+// addrs are the addresses, of one device if index is not 0.
+func addrs(index int) table {
+	header := make([]byte, unix.SizeofIfAddrmsg) // of all families
 	native.PutUint32(header[4:], uint32(index))
 	return table{"addresses", unix.RTM_GETADDR, header}
 }

@@ -3,10 +3,12 @@ package kernel
 import (
 	"context"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -221,7 +223,8 @@ func explain(op state.Op, errno syscall.Errno, text string) error {
 	case errno == unix.ENODEV && kind != state.KindRoute && kind != state.KindNexthop:
 		return fmt.Errorf("%w (%w)", noLink("there is no interface "+op.Key().Scope), err)
 	case kind == state.KindNeigh && (errno == unix.ENOBUFS || errno == unix.ENOMEM):
-		return fmt.Errorf("the neighbour table may be full: see net.ipv4.neigh.default.gc_thresh3, which kernels before 5.0 apply to such entries too (%w)", err)
+		family := strings.ToLower(ip.FamilyOf(op.Key().Prefix.Addr()).String())
+		return fmt.Errorf("the neighbour table may be full: see net.%s.neigh.default.gc_thresh3, which kernels before 5.0 apply to such entries too (%w)", family, err)
 	case errno == unix.ENETUNREACH || errno == unix.EHOSTUNREACH:
 		// The step names the next hop; many have this reason in common.
 		var dev string

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -48,7 +49,7 @@ func TestManyPeers(t *testing.T) {
 	timed("... neighbours", func() { o.check(neighs(index).dump(o.Context(), func() {}, func(b []byte) { decodeNeigh(b) })) })
 	timed("... FDB", func() { o.check(fdb(index).dump(o.Context(), func() {}, func(b []byte) { decodeNeigh(b) })) })
 	timed("... nexthops", func() { o.check(nexthops.dump(o.Context(), func() {}, func([]byte) {})) })
-	timed("... routes", func() { o.check(mainRoutes.dump(o.Context(), func() {}, func([]byte) {})) })
+	timed("... routes", func() { o.check(mainRoutes(ip.V4).dump(o.Context(), func() {}, func([]byte) {})) })
 	timed("asking for the ways to all", func() {
 		var queries []PathQuery
 		for _, op := range stages[state.KindRoute] {
@@ -63,7 +64,7 @@ func TestManyPeers(t *testing.T) {
 		}
 	})
 	timed("foreign routes among ours", func() {
-		_, err := o.k.ForeignRoutes(o.Context(), func(netip.Prefix) bool { return true })
+		_, err := o.k.ForeignRoutes(o.Context(), ip.V4, func(netip.Prefix) bool { return true })
 		o.check(err)
 	})
 	for kind := state.KindRoute; kind > state.KindLink; kind-- {

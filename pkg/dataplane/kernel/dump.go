@@ -8,10 +8,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
-// Dump lists the host's devices whose names are ours, with their IPv4 addresses,
+// Dump lists the host's devices whose names are ours, with their addresses,
 // permanent neighbours and forwarding databases; its routes, those of the main
 // table with a metric that ours have; and its nexthop objects.
 func (k *Kernel) Dump(ctx context.Context, _ state.Set) (state.Observed, error) {
@@ -34,15 +35,18 @@ func (k *Kernel) Dump(ctx context.Context, _ state.Set) (state.Observed, error) 
 			return nil, fmt.Errorf("device %s: %w", r.name, err)
 		}
 	}
-	err = fill(ctx, have, mainRoutes, state.KindRoute, "", func(payload []byte) {
-		if r, ok := decodeRoute(payload); ok && r.keyed() {
-			add(have, r.entry(k.links))
+	for _, f := range ip.Families {
+		isRoute := func(k state.Key) bool { return k.Kind == state.KindRoute && ip.FamilyOf(k.Prefix.Addr()) == f }
+		err := fill(ctx, have, mainRoutes(f), isRoute, func(payload []byte) {
+			if r, ok := decodeRoute(payload); ok && r.keyed() && ip.FamilyOf(r.dst.Addr()) == f {
+				add(have, r.entry(k.links))
+			}
+		})
+		if err != nil && !noTable(err) {
+			return nil, err
 		}
-	})
-	if err != nil && !errors.Is(err, unix.ENOENT) { // no route was ever in that table
-		return nil, err
 	}
-	err = fill(ctx, have, nexthops, state.KindNexthop, "", func(payload []byte) {
+	err = fill(ctx, have, nexthops, func(k state.Key) bool { return k.Kind == state.KindNexthop }, func(payload []byte) {
 		if e, ok := decodeNexthop(payload, k.links); ok {
 			have[e.Object.Key()] = e
 		}
@@ -53,12 +57,16 @@ func (k *Kernel) Dump(ctx context.Context, _ state.Set) (state.Observed, error) 
 	return have, nil
 }
 
-// fill dumps a table, of which f puts entries of one kind and scope into have.
-func fill(ctx context.Context, have state.Observed, t table, kind state.Kind, scope string, f func([]byte)) error {
+// fill dumps a table, of which f puts entries into have, with keys that are of it.
+func fill(ctx context.Context, have state.Observed, t table, of func(state.Key) bool, f func([]byte)) error {
 	return t.dump(ctx, func() {
-		maps.DeleteFunc(have, func(k state.Key, _ state.Entry) bool { return k.Kind == kind && k.Scope == scope })
+		maps.DeleteFunc(have, func(k state.Key, _ state.Entry) bool { return of(k) })
 	}, f)
 }
+
+// noTable reports whether a listing failed for there is nothing: no route was ever in the
+// table, or the kernel has no such family.
+func noTable(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) }
 
 // dumpDevice puts a device of ours and what belongs to it into have.
 func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Observed) error {
@@ -70,7 +78,10 @@ func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Observe
 	if r.foreign {
 		return nil
 	}
-	err = fill(ctx, have, addrs(unix.AF_INET, r.index), state.KindAddr, r.name, func(payload []byte) {
+	on := func(kind state.Kind) func(state.Key) bool {
+		return func(k state.Key) bool { return k.Kind == kind && k.Scope == r.name }
+	}
+	err = fill(ctx, have, addrs(r.index), on(state.KindAddr), func(payload []byte) {
 		if a, ok := decodeAddr(payload); ok && a.index == r.index {
 			if e, ok := a.entry(links); ok {
 				addAddr(have, e)
@@ -81,7 +92,7 @@ func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Observe
 		return err
 	}
 	entries := func(t table, kind state.Kind, entry func(rawNeigh, string) (state.Entry, bool)) error {
-		return fill(ctx, have, t, kind, r.name, func(payload []byte) {
+		return fill(ctx, have, t, on(kind), func(payload []byte) {
 			if n, ok := decodeNeigh(payload); ok && n.ifindex == r.index {
 				if e, ok := entry(n, r.name); ok && e.Owner == state.Ours {
 					have[e.Object.Key()] = e
@@ -119,8 +130,10 @@ func add(have state.Observed, e state.Entry) {
 	have[k] = e
 }
 
-// mainRoutes are the routes of the main table. A kernel before 4.20 lists those of all.
-var mainRoutes = table{"routes", unix.RTM_GETROUTE, []byte{unix.SizeofRtMsg - 1: 0, 0: unix.AF_INET, 4: unix.RT_TABLE_MAIN}}
+// mainRoutes are a family's routes of the main table. A kernel before 4.20 lists those of all.
+func mainRoutes(f ip.Family) table {
+	return table{"routes", unix.RTM_GETROUTE, []byte{unix.SizeofRtMsg - 1: 0, 0: numberOf(f), 4: unix.RT_TABLE_MAIN}}
+}
 
 // nexthops are all nexthop objects.
 var nexthops = table{"nexthops", unix.RTM_GETNEXTHOP, make([]byte, sizeofNhmsg)}

@@ -15,7 +15,8 @@ type hindrance struct {
 	removal     string
 	flags, mask uint32
 	change      func(*batch)
-	gone        error // what the kernel answers if it is there no more
+	other       func() error // in the place of flags and change
+	gone        error        // what the kernel answers if it is there no more
 }
 
 // tunQueueLen is what the kernel gives TUN devices, in packets.
@@ -45,6 +46,9 @@ func (r rawLink) hindrances(links *links) []hindrance {
 		{present: r.kind == "tun" && r.queueLen == 0, text: "with a txqueuelen of 0", removal: "setting its txqueuelen", change: func(b *batch) {
 			b.attr32(unix.IFLA_TXQLEN, tunQueueLen)
 		}},
+		{present: r.kind == "vxlan" && r.vxlan.local.Is6() && r.noIPv6, text: "without IPv6", removal: "setting its disable_ipv6 to 0", other: func() error {
+			return setIPv6(r.name, "disable_ipv6")
+		}},
 		{present: r.forwardingOff, text: "with forwarding off", removal: "setting its forwarding on", change: appendForwarding},
 		{present: !r.up, text: "that is down", removal: "setting it up", flags: unix.IFF_UP, mask: unix.IFF_UP},
 	}
@@ -66,7 +70,11 @@ func (r rawLink) removeHindrances(links *links) error {
 		if !h.present {
 			continue
 		}
-		err := setLink(r.index, h.flags, h.mask, h.change)
+		remove := h.other
+		if remove == nil {
+			remove = func() error { return setLink(r.index, h.flags, h.mask, h.change) }
+		}
+		err := remove()
 		if err != nil && !errors.Is(err, h.gone) {
 			return fmt.Errorf("%s: %w", h.removal, err)
 		}

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -36,7 +36,8 @@ type Interface struct {
 
 	NoCarrier bool // it is up, and what is at its other end is not
 	ProtoDown bool // someone keeps its carrier off
-	Forwards  bool // IPv4 packets that come in by it are forwarded
+	Forwards  bool // IPv4 packets that come in by it are forwarded; of IPv6 the host alone decides
+	NoIPv6    bool // IPv6 is disabled on it, or its MTU is too small for that
 }
 
 // Address is an address of an interface.
@@ -46,6 +47,12 @@ type Address struct {
 	Deprecated bool
 	// Temporary: an IPv6 privacy address.
 	Temporary bool
+	// Permanent: its lifetime has no end. What a router or DHCP brings has one.
+	Permanent bool
+	// Tentative: it is of no use yet, as another host on the link may have it.
+	Tentative bool
+	// Duplicate: it is of no use, as another host has it.
+	Duplicate bool
 }
 
 // DefaultRoute is a default route of the main table.
@@ -61,7 +68,7 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	addrs, err := list(ctx, addrs(unix.AF_UNSPEC, 0), decodeAddr)
+	addrs, err := list(ctx, addrs(0), decodeAddr)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +104,7 @@ func (r rawLink) iface() Interface {
 		NoCarrier:    r.up && !is(unix.IFF_LOWER_UP),
 		ProtoDown:    r.protoDown,
 		Forwards:     r.forwards,
+		NoIPv6:       r.noIPv6,
 	}
 }
 
@@ -105,33 +113,41 @@ func (r rawAddr) address() Address {
 	if r.peer != r.local {
 		r.bits = r.local.BitLen()
 	}
+	is := func(flag uint32) bool { return r.flags&flag != 0 }
 	return Address{
 		Prefix:     netip.PrefixFrom(r.local, r.bits),
-		Deprecated: r.flags&unix.IFA_F_DEPRECATED != 0,
-		Temporary:  r.flags&unix.IFA_F_TEMPORARY != 0,
+		Deprecated: is(unix.IFA_F_DEPRECATED),
+		Temporary:  is(unix.IFA_F_TEMPORARY) && r.local.Is6(), // in IPv4 it is IFA_F_SECONDARY
+		Permanent:  is(unix.IFA_F_PERMANENT),
+		Tentative:  is(unix.IFA_F_TENTATIVE) && !is(unix.IFA_F_OPTIMISTIC|unix.IFA_F_DADFAILED),
+		Duplicate:  is(unix.IFA_F_DADFAILED),
 	}
 }
 
-// Forwards reports whether this host forwards IPv4 packets at all: whether interfaces that
-// it will have do. That is for the administrator to decide.
-func (*Kernel) Forwards() bool { return hostForwards() }
+// Forwards reports whether this host forwards packets of a family at all; of IPv4, whether
+// interfaces that it will have do. That is for the administrator to decide.
+func (*Kernel) Forwards(f ip.Family) bool { return hostForwards(f) }
 
-func hostForwards() bool {
-	value, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward")
+func hostForwards(f ip.Family) bool {
+	name := "/proc/sys/net/ipv4/ip_forward"
+	if f == ip.V6 {
+		name = "/proc/sys/net/ipv6/conf/all/forwarding"
+	}
+	value, err := os.ReadFile(name)
 	return err == nil && strings.TrimSpace(string(value)) != "0"
 }
 
-// DefaultRoutes returns the IPv4 default routes in the order in which the
+// DefaultRoutes returns the default routes of a family in the order in which the
 // kernel lists them: lowest metric first.
-func (*Kernel) DefaultRoutes(ctx context.Context) ([]DefaultRoute, error) {
-	routes, err := list(ctx, mainRoutes, func(payload []byte) (r rawRoute, ok bool) {
+func (*Kernel) DefaultRoutes(ctx context.Context, f ip.Family) ([]DefaultRoute, error) {
+	routes, err := list(ctx, mainRoutes(f), func(payload []byte) (r rawRoute, ok bool) {
 		if len(payload) < unix.SizeofRtMsg || payload[1] != 0 { // the length of the destination
 			return r, false // there may be 50,000
 		}
 		r, ok = decodeRoute(payload)
 		return r, ok && r.table == unix.RT_TABLE_MAIN && r.typ == unix.RTN_UNICAST
 	})
-	if err != nil && !errors.Is(err, unix.ENOENT) { // no route was ever in that table
+	if err != nil && !noTable(err) {
 		return nil, err
 	}
 	var defaults []DefaultRoute

@@ -47,7 +47,9 @@ func (manual) SetLink(name string, up bool) error {
 }
 
 func (manual) AddAddr(name string, p netip.Prefix) error {
-	return onLink(name, func(l netlink.Link) error { return netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p)}) })
+	return onLink(name, func(l netlink.Link) error {
+		return netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(p), Flags: unix.IFA_F_NODAD})
+	})
 }
 
 func (manual) DelAddr(name string, p netip.Prefix) error {
@@ -83,13 +85,13 @@ func edit(r dataplanetest.Route, typ, flags uint16) error {
 		scope = unix.RT_SCOPE_LINK
 	}
 	header := native.AppendUint32([]byte{
-		unix.AF_INET, byte(r.Dst.Bits()), 0, 0,
+		familyOf(r.Dst.Addr()), byte(r.Dst.Bits()), 0, 0,
 		unix.RT_TABLE_MAIN, byte(r.Protocol), scope, unix.RTN_UNICAST,
 	}, onlinkFlag(r.Onlink && r.Nexthop == 0))
 	var b batch
 	b.begin(typ, flags, 0, header)
 	b.attr(unix.RTA_DST, r.Dst.Addr().AsSlice())
-	b.attr32(unix.RTA_PRIORITY, r.Metric)
+	b.attr32(unix.RTA_PRIORITY, basePriority(r.Dst.Addr())+r.Metric)
 	if r.Nexthop != 0 {
 		b.attr32(rtaNHID, r.Nexthop)
 		return b.send()
@@ -111,7 +113,7 @@ func editNexthop(n dataplanetest.Nexthop, flags uint16) error {
 		return err
 	}
 	var b batch
-	b.begin(unix.RTM_NEWNEXTHOP, flags, 0, native.AppendUint32([]byte{unix.AF_INET, 0, byte(n.Protocol), 0}, onlinkFlag(n.Onlink)))
+	b.begin(unix.RTM_NEWNEXTHOP, flags, 0, native.AppendUint32([]byte{familyOf(n.Via), 0, byte(n.Protocol), 0}, onlinkFlag(n.Onlink)))
 	b.attr32(unix.NHA_ID, n.ID)
 	b.attr32(unix.NHA_OIF, uint32(l.Attrs().Index))
 	if n.Via.IsValid() {

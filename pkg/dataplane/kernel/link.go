@@ -29,6 +29,7 @@ type rawLink struct {
 	protoDown bool
 	queueLen  uint32 // of packets to be sent
 	forwards  bool   // IPv4 packets that come in
+	noIPv6    bool   // it has no addresses of IPv6, and takes no packets
 	// forwardingOff is set if it does not, while the host does. The message does not have it.
 	forwardingOff bool
 }
@@ -42,7 +43,7 @@ func decodeLink(b []byte) (rawLink, bool) {
 	r.index, r.flags = int(int32(native.Uint32(b[4:]))), native.Uint32(b[8:])
 	r.up = r.flags&unix.IFF_UP != 0
 	elsewhere := false
-	r.forwards, r.queueLen = true, 1 // unless the message has them
+	r.forwards, r.noIPv6, r.queueLen = true, true, 1 // unless the message has them
 	r.tun = rawTUN{tap: native.Uint16(b[2:]) == unix.ARPHRD_ETHER}
 	var info []byte
 	for typ, data := range attrs(b[unix.SizeofIfInfomsg:]) {
@@ -64,7 +65,7 @@ func decodeLink(b []byte) (rawLink, bool) {
 		case unix.IFLA_TXQLEN:
 			r.queueLen = u32(data)
 		case unix.IFLA_AF_SPEC:
-			r.forwards = decodeForwards(data)
+			r.decodeSettings(data)
 		case unix.IFLA_LINKINFO:
 			info = data
 		}
@@ -91,25 +92,27 @@ func decodeLink(b []byte) (rawLink, bool) {
 	return r, true
 }
 
-// devconfForwarding is the number of the setting forwarding among those of an
-// interface: IPV4_DEVCONF_FORWARDING.
-const devconfForwarding = 1
+// The numbers of settings of an interface: those of IPv4 begin with 1, those of IPv6 with 0.
+const (
+	devconfForwarding  = 1  // IPV4_DEVCONF_FORWARDING
+	devconfDisableIPv6 = 26 // DEVCONF_DISABLE_IPV6
+)
 
-// decodeForwards reads from the IFLA_AF_SPEC of a link message whether the interface
-// forwards IPv4 packets that come in. Without any IPv4 settings nothing is against it.
-func decodeForwards(b []byte) bool {
-	forwards := true
+// decodeSettings reads from the IFLA_AF_SPEC of a link message whether the interface
+// forwards IPv4 packets that come in, and has IPv6. Without any IPv4 settings nothing is
+// against it.
+func (r *rawLink) decodeSettings(b []byte) {
 	for family, data := range attrs(b) {
-		if family != unix.AF_INET {
-			continue
-		}
 		for typ, settings := range attrs(data) {
-			if typ == unix.IFLA_INET_CONF && len(settings) >= 4*devconfForwarding {
-				forwards = u32(settings[4*(devconfForwarding-1):]) != 0
+			setting := func(i int) uint32 { return u32(settings[min(4*i, len(settings)):]) }
+			switch {
+			case family == unix.AF_INET && typ == unix.IFLA_INET_CONF && len(settings) >= 4*devconfForwarding:
+				r.forwards = setting(devconfForwarding-1) != 0
+			case family == unix.AF_INET6 && typ == unix.IFLA_INET6_CONF:
+				r.noIPv6 = setting(devconfDisableIPv6) != 0
 			}
 		}
 	}
-	return forwards
 }
 
 // entry turns the link, which has a name of ours, into what it is to the
@@ -260,7 +263,12 @@ func (k *Kernel) applyLink(op state.Op) error {
 // ignoreRouters ends the kernel's own way to learn routers, which is not for a
 // device between nodes. Where this is not allowed, it does little harm.
 func ignoreRouters(dev string) {
-	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/accept_ra", []byte("0"), 0)
+	_ = setIPv6(dev, "accept_ra")
+}
+
+// setIPv6 sets one of a device's IPv6 settings to 0, for which there is no netlink message.
+func setIPv6(dev, setting string) error {
+	return os.WriteFile("/proc/sys/net/ipv6/conf/"+dev+"/"+setting, []byte("0"), 0)
 }
 
 func deleteLink(name string) error {

@@ -135,14 +135,14 @@ func (manual) AddNeigh(n state.Neigh, permanent bool) error {
 			s = unix.NUD_PERMANENT
 		}
 		return netlink.NeighSet(&netlink.Neigh{
-			LinkIndex: l.Attrs().Index, Family: unix.AF_INET, State: s, IP: n.Addr.AsSlice(), HardwareAddr: n.MAC[:],
+			LinkIndex: l.Attrs().Index, Family: int(familyOf(n.Addr)), State: s, IP: n.Addr.AsSlice(), HardwareAddr: n.MAC[:],
 		})
 	})
 }
 
 func (manual) DelNeigh(dev string, a netip.Addr) error {
 	return onLink(dev, func(l netlink.Link) error {
-		return netlink.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: unix.AF_INET, IP: a.AsSlice()})
+		return netlink.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: int(familyOf(a)), IP: a.AsSlice()})
 	})
 }
 

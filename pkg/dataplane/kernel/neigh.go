@@ -71,11 +71,11 @@ func decodeNeigh(b []byte) (rawNeigh, bool) {
 	return r, true
 }
 
-// neigh returns the entry of the IPv4 neighbour table of a device of ours; false
-// if it is none. One that is not permanent, or otherwise unlike ours, comes and goes by
+// neigh returns the entry of the neighbour tables of a device of ours; false if it is none,
+// or for an address that no peer has. One that is not permanent, or otherwise unlike ours, comes and goes by
 // itself, or with what replaces it: it is no one's.
 func (r rawNeigh) neigh(dev string) (state.Entry, bool) {
-	if r.family != unix.AF_INET || !r.dst.Is4() || r.flags&unix.NTF_PROXY != 0 {
+	if r.family == unix.AF_BRIDGE || !r.dst.IsGlobalUnicast() || r.flags&unix.NTF_PROXY != 0 {
 		return state.Entry{}, false
 	}
 	n := state.Neigh{Dev: dev, Addr: r.dst, MAC: r.mac}
@@ -90,10 +90,9 @@ func (r rawNeigh) neigh(dev string) (state.Entry, bool) {
 // Tables of neighbours are those of one device. A kernel before 4.20 may list all the same
 // what others have.
 
-// neighs is the table of the neighbours of a device.
+// neighs are the tables of the neighbours of a device.
 func neighs(index int) table {
-	b := batch{buf: make([]byte, unix.SizeofNdMsg)}
-	b.buf[0] = unix.AF_INET
+	b := batch{buf: make([]byte, unix.SizeofNdMsg)} // of all families
 	b.attr32(unix.NDA_IFINDEX, uint32(index))
 	return table{"neighbours", unix.RTM_GETNEIGH, b.buf}
 }

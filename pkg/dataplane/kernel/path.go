@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 )
 
@@ -127,7 +128,7 @@ func decodePath(b []byte, names linkNames) Path {
 	return p
 }
 
-// TableRoute is an IPv4 route of any table, by anyone.
+// TableRoute is a route of any table, by anyone.
 type TableRoute struct {
 	Dst      netip.Prefix
 	Via      netip.Addr
@@ -160,7 +161,12 @@ func refuses(typ byte) bool {
 func (r TableRoute) String() string { return r.text }
 
 // Delete is the command that deletes the route.
-func (r TableRoute) Delete() string { return "ip route del " + r.selector }
+func (r TableRoute) Delete() string {
+	if r.Dst.Addr().Is6() {
+		return "ip -6 route del " + r.selector
+	}
+	return "ip route del " + r.selector
+}
 
 func (r rawRoute) tableRoute(dev string) TableRoute {
 	var table string
@@ -202,7 +208,11 @@ func (*Kernel) Matched(q PathQuery) (TableRoute, bool, error) {
 	}
 	var found TableRoute
 	ok = false
-	err := q.ask(unix.RTM_F_FIB_MATCH|unix.RTM_F_LOOKUP_TABLE, in, func(payload []byte) {
+	var flags uint32 = unix.RTM_F_FIB_MATCH
+	if q.To.Is4() {
+		flags |= unix.RTM_F_LOOKUP_TABLE // else that is main; IPv6 tells always, and wants no such flag
+	}
+	err := q.ask(flags, in, func(payload []byte) {
 		var r rawRoute
 		if r, ok = decodeRoute(payload); ok {
 			found = r.tableRoute(names.name(r.oif))
@@ -249,20 +259,22 @@ func (n linkNames) name(index int) string {
 	return name
 }
 
-// allRoutes are the IPv4 routes of all tables.
-var allRoutes = table{"routes", unix.RTM_GETROUTE, []byte{unix.SizeofRtMsg - 1: 0, 0: unix.AF_INET}}
+// allRoutes are the routes of all tables of a family.
+func allRoutes(f ip.Family) table {
+	return table{"routes", unix.RTM_GETROUTE, []byte{unix.SizeofRtMsg - 1: 0, 0: numberOf(f)}}
+}
 
-// ForeignRoutes returns the routes of all tables that do not bear our mark, have no type
-// of service, and have a destination that counts.
-func (*Kernel) ForeignRoutes(ctx context.Context, counts func(netip.Prefix) bool) ([]TableRoute, error) {
-	found, err := list(ctx, allRoutes, func(payload []byte) (r rawRoute, ok bool) {
+// ForeignRoutes returns the routes of all tables of a family that do not bear our mark, have
+// no type of service, and have a destination that counts.
+func (*Kernel) ForeignRoutes(ctx context.Context, f ip.Family, counts func(netip.Prefix) bool) ([]TableRoute, error) {
+	found, err := list(ctx, allRoutes(f), func(payload []byte) (r rawRoute, ok bool) {
 		if len(payload) < unix.SizeofRtMsg || payload[5] == RouteProtocol && payload[4] == unix.RT_TABLE_MAIN {
 			return r, false // there may be 50,000
 		}
 		r, ok = decodeRoute(payload)
 		return r, ok && r.tos == 0 && r.typ != unix.RTN_BROADCAST && r.typ != unix.RTN_MULTICAST && counts(r.dst)
 	})
-	if err != nil {
+	if err != nil && !noTable(err) {
 		return nil, err
 	}
 	routes := make([]TableRoute, len(found))
@@ -276,7 +288,7 @@ func (*Kernel) ForeignRoutes(ctx context.Context, counts func(netip.Prefix) bool
 // sizeofRuleHdr is that of struct fib_rule_hdr.
 const sizeofRuleHdr = 12
 
-// Rule is an IPv4 routing rule.
+// Rule is a routing rule.
 type Rule struct {
 	Priority   uint32
 	Table      uint32
@@ -288,13 +300,17 @@ type Rule struct {
 	action     byte
 }
 
-// Rules returns the IPv4 routing rules in the order in which the kernel asks them.
-func (*Kernel) Rules(ctx context.Context) ([]Rule, error) {
-	return list(ctx, table{"routing rules", unix.RTM_GETRULE, []byte{sizeofRuleHdr - 1: 0, 0: unix.AF_INET}}, decodeRule)
+// Rules returns the routing rules of a family in the order in which the kernel asks them.
+func (*Kernel) Rules(ctx context.Context, f ip.Family) ([]Rule, error) {
+	rules, err := list(ctx, table{"routing rules", unix.RTM_GETRULE, []byte{sizeofRuleHdr - 1: 0, 0: numberOf(f)}}, decodeRule)
+	if err != nil && !noTable(err) {
+		return nil, err
+	}
+	return rules, nil
 }
 
 func decodeRule(b []byte) (Rule, bool) {
-	if len(b) < sizeofRuleHdr || b[0] != unix.AF_INET {
+	if len(b) < sizeofRuleHdr || b[0] != unix.AF_INET && b[0] != unix.AF_INET6 {
 		return Rule{}, false
 	}
 	r := Rule{Table: uint32(b[4]), action: b[7], inverted: native.Uint32(b[8:])&unix.FIB_RULE_INVERT != 0}

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 )
 
 // ipCommand gives commands to ip(8), one a line, and takes the rules back afterwards.
@@ -104,7 +105,7 @@ func TestPaths(t *testing.T) {
 func TestForeignRoutes(t *testing.T) {
 	k := pathHost(t)
 	network := netip.MustParsePrefix("10.5.0.0/16")
-	routes, err := k.ForeignRoutes(t.Context(), network.Overlaps)
+	routes, err := k.ForeignRoutes(t.Context(), ip.V4, network.Overlaps)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +127,7 @@ func TestForeignRoutes(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	k := pathHost(t)
-	rules, err := k.Rules(t.Context())
+	rules, err := k.Rules(t.Context(), ip.V4)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -30,8 +31,8 @@ func (b *batch) routeMessage(typ, flags uint16, seq uint32, r state.Route, ifind
 	native.PutUint32(header[8:], onlinkFlag(r.Onlink && r.Nexthop == 0))
 	b.begin(typ, flags, seq, header[:])
 	b.addr(unix.RTA_DST, r.Dst.Addr())
-	if r.Metric != 0 {
-		b.attr32(unix.RTA_PRIORITY, r.Metric)
+	if p := basePriority(r.Dst.Addr()) + r.Metric; p != 0 {
+		b.attr32(unix.RTA_PRIORITY, p)
 	}
 	switch {
 	case r.Nexthop != 0:
@@ -50,11 +51,24 @@ func (b *batch) routeMessage(typ, flags uint16, seq uint32, r state.Route, ifind
 // byDevice reports whether a route has a device only, and no next hop.
 func byDevice(r state.Route) bool { return r.Dev != "" && !r.Via.IsValid() && r.Nexthop == 0 }
 
-func familyOf(a netip.Addr) byte {
-	if a.Is4() {
+func familyOf(a netip.Addr) byte { return numberOf(ip.FamilyOf(a)) }
+
+func numberOf(f ip.Family) byte {
+	if f == ip.V4 {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
+}
+
+// ip6Priority is IP6_RT_PRIO_USER, which the kernel takes if it is told none.
+const ip6Priority = 1024
+
+// basePriority is what the kernel has for the metric 0.
+func basePriority(dst netip.Addr) uint32 {
+	if dst.Is4() {
+		return 0
+	}
+	return ip6Priority
 }
 
 func onlinkFlag(is bool) uint32 {
@@ -81,10 +95,13 @@ type rawRoute struct {
 	extra     []string // what routes of ours do not have
 }
 
+// metric is the route's, from 0 on; of one that goes before all such it is very large.
+func (r rawRoute) metric() uint32 { return r.priority - basePriority(r.dst.Addr()) }
+
 // keyed reports whether the route is of the main table, with a metric that ours have and
 // for any type of service. Other routes have no key here.
 func (r rawRoute) keyed() bool {
-	return r.table == unix.RT_TABLE_MAIN && r.priority <= state.YieldingMetric && r.tos == 0
+	return r.table == unix.RT_TABLE_MAIN && r.metric() <= state.YieldingMetric && r.tos == 0
 }
 
 // decodeRoute reads the payload of a RTM_NEWROUTE or RTM_DELROUTE message. It
@@ -138,7 +155,7 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 
 // entry turns the route into what it is to the reconciler.
 func (r rawRoute) entry(links *links) state.Entry {
-	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Onlink: r.flags&unix.RTNH_F_ONLINK != 0, Nexthop: r.nexthop, Metric: r.priority}
+	route := state.Route{Dst: r.dst, Via: r.via, Dev: links.name(r.oif), Onlink: r.flags&unix.RTNH_F_ONLINK != 0, Nexthop: r.nexthop, Metric: r.metric()}
 	// Of a route by nexthop, the kernel may leave out where that leads. One that
 	// "ip route" writes without a gateway has the scope of its link.
 	plain := r.typ == unix.RTN_UNICAST && r.scope == unix.RT_SCOPE_UNIVERSE && len(r.extra) == 0 &&

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/pkg/tun"
 )
@@ -55,7 +56,7 @@ func complete(before map[string]int, ours []rawLink) {
 		r := &ours[i]
 		r.tun.own = max(before[r.name], after[r.name])
 		r.foreign = r.foreignReason() != ""
-		r.forwardingOff = !r.forwards && hostForwards()
+		r.forwardingOff = !r.forwards && hostForwards(ip.V4)
 	}
 }
 

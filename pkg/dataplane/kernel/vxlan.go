@@ -228,7 +228,7 @@ func (k *Kernel) adjustVXLAN(v state.VXLAN) error {
 	if have.MTU != v.MTU {
 		err := setLink(r.index, 0, 0, func(b *batch) { b.attr32(unix.IFLA_MTU, uint32(v.MTU)) })
 		if errors.Is(err, unix.EINVAL) {
-			return fmt.Errorf("its MTU can't be %d: 50 less than that of %s is the most (%w)", v.MTU, v.Lower, err)
+			return fmt.Errorf("its MTU can't be %d: %d less than that of %s is the most (%w)", v.MTU, v.Overhead(), v.Lower, err)
 		}
 		if err != nil {
 			return fmt.Errorf("setting its MTU: %w", err)

@@ -29,7 +29,9 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(dataplane.Ev
 }
 
 func (k *Kernel) listen(ctx context.Context, ready func(), emit func(dataplane.Event)) error {
-	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_NEXTHOP)
+	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_NEXTHOP,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
 	}
@@ -183,8 +185,8 @@ const (
 	netconfForwarding = 2 // NETCONFA_FORWARDING
 )
 
-// settings reports a change of an interface's IPv4 settings, which is no change of the
-// link to the kernel.
+// settings reports a change of an interface's settings, which is no change of the link to
+// the kernel. In IPv6 an interface has no say in whether packets are forwarded.
 func (w watcher) settings(m message) {
 	if len(m.data) < unix.NLMSG_ALIGNTO {
 		return
@@ -201,7 +203,7 @@ func (w watcher) settings(m message) {
 	if !forwarding {
 		return
 	}
-	if name := w.names.name(index); state.IsDeviceName(name) {
+	if name := w.names.name(index); state.IsDeviceName(name) && m.data[0] == unix.AF_INET {
 		w.reportLink(name)
 	}
 	w.emit(dataplane.Event{Forwarding: true})
