@@ -2,6 +2,8 @@ package subnet
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
@@ -11,6 +13,9 @@ import (
 type Assignment struct {
 	// Host is the name by which the store knows this host.
 	Host string
+	// Cluster is what the store is known by, where this was saved of several that hosts may be
+	// moved between: words, each of which is enough. Empty where that is not known.
+	Cluster string `json:",omitempty"`
 	// Subnet is not valid while there is none.
 	Subnet ip.Subnet `json:"-"`
 	// Created is when the host was registered, as in Lease.
@@ -40,6 +45,12 @@ func (a *Assignment) now() string {
 		return ""
 	}
 	return ", now to " + printable.Line(a.Published.String())
+}
+
+// SameCluster reports whether an assignment is not known to be of another cluster.
+func (a *Assignment) SameCluster(cluster string) bool {
+	was, is := strings.Fields(a.Cluster), strings.Fields(cluster)
+	return len(was) == 0 || len(is) == 0 || slices.ContainsFunc(was, func(w string) bool { return slices.Contains(is, w) })
 }
 
 // Trouble is why a lease cannot be used, with whose it is where the store has names for

@@ -4,9 +4,12 @@ import (
 	"cmp"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"flanneld/pkg/lab"
 )
 
 // afterCure is how soon a daemon goes on once what it waits for is there.
@@ -202,6 +205,55 @@ func TestKubeRoles(t *testing.T) {
 	if now := h.mac(); now.String() != mac.String() {
 		t.Errorf("the MAC is %s, was %s", now, mac)
 	}
+}
+
+// What was saved of one cluster is not for another one, which a host with the same name was moved
+// to. A CA that is about to follow another is of the same cluster; and so is what was saved before
+// it was known of which cluster that was.
+func TestKubeSavedOfAnotherCluster(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 1, kubeVXLAN, nil, healthPort)
+	h := n.nodes[0]
+	ours, kubeconfig := n.kube.CA.Cert, filepath.Join(h.Dir, "kubeconfig")
+	h.args = append(h.args, "-kubeconfig-file="+kubeconfig)
+	token := must(n.kube.FlannelToken(n.ctx))(t)
+	trust := func(ca string) {
+		t.Helper()
+		text := readFile(t, n.kube.kubeconfig)
+		check(t, os.WriteFile(kubeconfig, []byte(strings.ReplaceAll(text, ours, ca)), 0o600))
+	}
+	check(t, n.kube.WriteKubeconfigFor(n.kube.kubeconfig, n.kube.URL(), token))
+	h.waitKubeSaved(h.Addr.String())
+	other := must(lab.NewCA(t.TempDir(), "other"))(t).Cert
+	both := filepath.Join(t.TempDir(), "both.pem")
+	check(t, os.WriteFile(both, []byte(readFile(t, other)+readFile(t, ours)), 0o600))
+	n.kube.Kill()
+
+	t.Log("another cluster")
+	h.daemon.Kill()
+	check(t, os.Remove(h.daemon.SubnetFile))
+	trust(other)
+	h.start()
+	h.waitLine("nothing to start with", h.kubeStateFile(), "another Kubernetes cluster")
+	h.notReady()
+
+	t.Log("the same, with a CA that is about to follow")
+	h.daemon.Kill()
+	trust(both)
+	h.start()
+	h.waitReady()
+
+	t.Log("what was saved by a daemon that did not say of which cluster")
+	h.daemon.Kill()
+	state := readFile(t, h.kubeStateFile())
+	older := regexp.MustCompile(`,"Cluster":"[^"]*"`).ReplaceAllString(state, "")
+	if older == state {
+		t.Fatalf("what is saved names no cluster: %s", state)
+	}
+	check(t, os.WriteFile(h.kubeStateFile(), []byte(older), 0o644))
+	trust(other)
+	h.start()
+	h.waitReady()
 }
 
 // The API cannot be reached at the start: a host that has been one of the network goes by

@@ -25,6 +25,7 @@ var kubernetesSource = source{
 		// The annotations of a network have a prefix of their own.
 		return savedName("kubernetes/" + o.kube.AnnotationPrefix), fmt.Sprintf("Kubernetes, Node %s, %s", o.kube.NodeName, o.kube.AnnotationPrefix)
 	},
+	cluster: func(o *options) string { return o.kube.Cluster() },
 	alone: func(ctx context.Context, o *options, tell func(string)) (release func(), err error) {
 		node := savedName(o.kube.AnnotationPrefix + "/" + o.kube.NodeName)
 		what := fmt.Sprintf("the Node %s, and its annotations with %s", printable.Name(o.kube.NodeName), o.kube.AnnotationPrefix)

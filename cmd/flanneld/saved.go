@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"time"
@@ -30,7 +31,11 @@ func (o *options) savedStore() string {
 
 // saved reads that.
 func (o *options) saved() (subnet.Saved, error) {
-	return subnet.LoadSaved(o.savedFile(), o.savedStore())
+	s, err := subnet.LoadSaved(o.savedFile(), o.savedStore())
+	if cluster := o.source().cluster; err == nil && cluster != nil && s.Snapshot.Own != nil && !s.Snapshot.Own.SameCluster(cluster(o)) {
+		return subnet.Saved{}, fmt.Errorf("%s is of another Kubernetes cluster: the CA of its API is another one", o.savedFile())
+	}
+	return s, err
 }
 
 // The file is written as a whole. So the larger it is, the longer it rests after that, for
@@ -54,6 +59,7 @@ func perLease(h subnet.Holding, base, lease time.Duration) time.Duration {
 type saver struct {
 	file, store string
 	source      string // what messages call it
+	cluster     func() string
 	changed     chan struct{}
 
 	mu       sync.Mutex
@@ -63,7 +69,11 @@ type saver struct {
 }
 
 func newSaver(o *options) *saver {
-	return &saver{file: o.savedFile(), store: o.savedStore(), source: o.source().name, changed: make(chan struct{}, 1)}
+	s := &saver{file: o.savedFile(), store: o.savedStore(), source: o.source().name, changed: make(chan struct{}, 1)}
+	if cluster := o.source().cluster; cluster != nil {
+		s.cluster = func() string { return cluster(o) }
+	}
+	return s
 }
 
 // found takes what is in the file at the start.
@@ -81,6 +91,16 @@ func (s *saver) set(h subnet.Holding, vanished []subnet.Vanished) {
 	once.Wake(s.changed)
 }
 
+// save writes the file.
+func (s *saver) save(h subnet.Holding, vanished []subnet.Vanished) error {
+	if own := h.Snapshot.Own; own != nil && s.cluster != nil {
+		of := *own
+		of.Cluster = s.cluster()
+		h.Snapshot.Own = &of
+	}
+	return h.Save(s.file, s.store, vanished...)
+}
+
 // Run saves until ctx ends, and returns ctx.Err().
 func (s *saver) Run(ctx context.Context) error {
 	if s.file == "" {
@@ -89,7 +109,7 @@ func (s *saver) Run(ctx context.Context) error {
 	var at, next time.Time // when it was written, and when it may be again
 	failed := ""
 	write := func(h subnet.Holding, vanished []subnet.Vanished) {
-		err := h.Save(s.file, s.store, vanished...)
+		err := s.save(h, vanished)
 		at = time.Now()
 		next = at.Add(perLease(h, saveRest, saveRestLease))
 		if err == nil {

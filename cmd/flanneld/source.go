@@ -25,6 +25,9 @@ type source struct {
 	// savedAs names the state file of a network, and the network in it. The file has no name
 	// where it is not known who this host is.
 	savedAs func(*options) (file, network string)
+	// cluster returns what tells networks apart that savedAs names alike, as in
+	// subnet.Assignment. Nil where there are none.
+	cluster func(*options) string
 	// alone waits until no other process works in this host's place there, and keeps others
 	// from it until release is called.
 	alone func(ctx context.Context, o *options, tell func(string)) (release func(), err error)
