@@ -38,6 +38,9 @@ func run(ctx context.Context, o *options, machine host) error {
 			return err
 		}
 		defer release()
+		if o.cniFile != "" {
+			putAsideCNI(o.cniFile)
+		}
 		store, err := o.source().open(ctx, o, h.systemd.status)
 		if err != nil {
 			return err

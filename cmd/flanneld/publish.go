@@ -158,6 +158,19 @@ func (p *publisher) written() bool {
 	return p.inPlace
 }
 
+// putAsideCNI keeps the container runtime from making pods by what the file said before the host
+// was booted: there is no network yet. While the host runs the file stays, whatever becomes of
+// daemons.
+func putAsideCNI(path string) {
+	done, err := cni.PutAside(path)
+	switch {
+	case err != nil:
+		klog.Warningf("pods may be made before there is a network: %s: %v", path, err)
+	case done:
+		klog.Infof("put %s aside, which is from before this host was booted, until there is a network", path)
+	}
+}
+
 // configureCNI has the file say the same as subnet.env, and returns what keeps pods from
 // getting their network by it.
 func (p *publisher) configureCNI(env network.Env, iface string) []network.Obstacle {

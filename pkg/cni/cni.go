@@ -19,6 +19,7 @@ import (
 	"strings"
 	"text/template"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -111,6 +112,7 @@ type Conf struct {
 
 	template string // a name of Templates, or a path
 	name     string // of the network; empty until the file was looked for
+	boot     string // as bootID has it, from then on
 	plugins  []string
 }
 
@@ -126,7 +128,7 @@ func (c *Conf) Write(v Values) (changed bool, err error) {
 		return false, fmt.Errorf("there is no folder %s: the container runtime has another one, or it is still to be made", folder)
 	}
 	if c.name == "" {
-		c.name = formerName(c.Path)
+		c.name, c.boot = formerName(c.Path), bootID()
 	}
 	v.Name = c.name
 	text, list, err := c.render(v)
@@ -134,7 +136,46 @@ func (c *Conf) Write(v Values) (changed bool, err error) {
 		return false, fmt.Errorf("template %w", err)
 	}
 	c.plugins = list.types()
-	return file.Update(c.Path, func([]byte) ([]byte, bool) { return sign(text), false })
+	changed, err = file.Update(c.Path, func([]byte) ([]byte, bool) { return sign(text, c.boot), false })
+	if changed && err == nil {
+		_ = removeSigned(c.Path + formerExt) // left, it does no harm
+	}
+	return changed, err
+}
+
+// formerExt is appended to the name of a file that was written before the host was booted. No
+// runtime reads such a file.
+const formerExt = ".former"
+
+// PutAside takes a file away from the runtime that Write has written before the host was
+// booted: until the next Write the host has no network for pods. It does nothing about any other
+// file, or where boots cannot be told apart.
+func PutAside(path string) (done bool, err error) {
+	content, err := file.ReadOwn(path, unix.O_NOFOLLOW)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.As(err, new(file.UntrustedError)):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	written, ok := signed(content)
+	if now := bootID(); !ok || written == "" || now == "" || written == now {
+		return false, nil
+	}
+	return true, os.Rename(path, path+formerExt)
+}
+
+// bootFile tells one boot of the host from the next.
+var bootFile = "/proc/sys/kernel/random/boot_id"
+
+// bootID is what it says; empty if that cannot be known.
+func bootID() string {
+	content, err := os.ReadFile(bootFile)
+	id := strings.TrimSpace(string(content))
+	if err != nil || strings.ContainsFunc(id, func(r rune) bool { return r != '-' && !unicode.Is(unicode.ASCII_Hex_Digit, r) }) {
+		return ""
+	}
+	return id
 }
 
 // usualName is that which flannel's manifest for Kubernetes has.
@@ -143,9 +184,11 @@ const usualName = "cbr0"
 // formerName returns the name of the network that the file has had so far. What plugins
 // keep of the pods that are there, such as their addresses, they keep below that name.
 func formerName(path string) string {
-	content, err := file.ReadOwn(path, 0)
-	if list, bad := parse(content); err == nil && bad == nil {
-		return list.Name
+	for _, path := range []string{path, path + formerExt} {
+		content, err := file.ReadOwn(path, 0)
+		if list, bad := parse(content); err == nil && bad == nil {
+			return list.Name
+		}
 	}
 	return usualName
 }
@@ -253,16 +296,21 @@ func (l list) types() []string {
 }
 
 // The signature is a key that runtimes do not know, right behind the first brace, with the
-// sum of all else.
+// sum of all else, and the boot of the host in which it was written.
 const (
 	signatureBegins = "\n  \"comment\": \"flanneld keeps this as its -cni-conf-template makes it, signature "
+	signatureBoot   = " of boot "
 	signatureEnds   = "\","
 )
 
 // sign returns a text, which is a JSON object, with its signature.
-func sign(text []byte) []byte {
+func sign(text []byte, boot string) []byte {
 	at := bytes.IndexByte(text, '{') + 1
-	return slices.Concat(text[:at], []byte(signatureBegins+sum(text)+signatureEnds), text[at:])
+	signature := sum(text)
+	if boot != "" {
+		signature += signatureBoot + boot
+	}
+	return slices.Concat(text[:at], []byte(signatureBegins+signature+signatureEnds), text[at:])
 }
 
 func sum(text []byte) string {
@@ -270,22 +318,34 @@ func sum(text []byte) string {
 	return hex.EncodeToString(s[:16])
 }
 
-// signed reports whether a content is as it was signed.
-func signed(content []byte) bool {
+// signed reports whether a content is as it was signed, and in which boot that was; empty if
+// that is not known.
+func signed(content []byte) (boot string, ok bool) {
 	before, rest, found := bytes.Cut(content, []byte(signatureBegins))
-	given, after, ends := bytes.Cut(rest, []byte(signatureEnds))
-	return found && ends && string(given) == sum(slices.Concat(before, after))
+	signature, after, ends := bytes.Cut(rest, []byte(signatureEnds))
+	given, boot, _ := strings.Cut(string(signature), signatureBoot)
+	return boot, found && ends && given == sum(slices.Concat(before, after))
 }
 
 // ErrForeign is for a file that is not as a daemon wrote it.
 var ErrForeign = errors.New("it is not as flanneld wrote it")
 
-// Remove removes a file that Write has written, and that nobody has changed since. Of any
-// other one the error is ErrForeign.
+// Remove removes a file that Write has written, and that nobody has changed since, and what
+// PutAside has made of one. Of any other one the error is ErrForeign.
 func Remove(path string) error {
+	aside := removeSigned(path + formerExt)
+	err := removeSigned(path)
+	if errors.Is(err, fs.ErrNotExist) && aside == nil {
+		return nil
+	}
+	return err
+}
+
+func removeSigned(path string) error {
 	content, err := file.ReadOwn(path, unix.O_NOFOLLOW)
+	_, ok := signed(content)
 	switch {
-	case errors.As(err, new(file.UntrustedError)), err == nil && !signed(content):
+	case errors.As(err, new(file.UntrustedError)), err == nil && !ok:
 		return ErrForeign
 	case err != nil:
 		return err

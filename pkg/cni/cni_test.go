@@ -295,6 +295,73 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// A file that was written in an earlier boot is put aside, and no other one: not after a mere
+// restart, nor where that cannot be told.
+func TestPutAside(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, "10-flannel.conflist")
+	usual := bootFile
+	t.Cleanup(func() { bootFile = usual })
+	bootFile = filepath.Join(folder, "boot_id")
+	boot := func(id string) { write(t, bootFile, id) }
+	check := func(want bool) {
+		t.Helper()
+		before, there := os.Lstat(path)
+		if done, err := PutAside(path); done != want || err != nil {
+			t.Errorf("put aside: %t, %v; want %t", done, err, want)
+		}
+		after, err := os.Lstat(path)
+		if there == nil && !want && (err != nil || !os.SameFile(before, after)) || want && !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the file: %v", err)
+		}
+	}
+	boot("1a-1\n")
+	check(false)
+	write(t, path, `{"cniVersion": "0.3.1", "name": "mine", "plugins": [{"type": "other"}]}`)
+	check(false)
+	wantWrite(t, New(path, Default), values, true)
+	check(false)
+	content := read(t, path)
+	for name, id := range map[string]string{"empty": "", "nonsense": "x\n"} {
+		boot(id)
+		t.Log(name)
+		check(false)
+	}
+	boot("1a-2\n")
+	for name, text := range map[string]string{
+		"altered":                content + "\n",
+		"of an earlier flanneld": strings.Replace(content, " of boot 1a-1", "", 1),
+	} {
+		t.Log(name)
+		write(t, path, text)
+		check(false)
+	}
+	other := filepath.Join(folder, "other")
+	write(t, other, content)
+	must(t, os.Remove(path))
+	must(t, os.Symlink(other, path))
+	check(false)
+	must(t, os.Remove(path))
+
+	write(t, path, content)
+	check(true)
+	check(false) // also by the next daemon
+	wantWrite(t, New(path, Default), values, true)
+	if got := plain(t, path); !strings.Contains(got, `"name":"mine"`) {
+		t.Errorf("the network has another name: %s", got)
+	}
+	if _, err := os.Lstat(path + formerExt); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was put aside: %v", err)
+	}
+	check(false)
+	boot("1a-3\n")
+	check(true)
+	must(t, Remove(path))
+	if left, err := filepath.Glob(path + "*"); len(left) > 0 || err != nil {
+		t.Errorf("left are %q (%v)", left, err)
+	}
+}
+
 func TestProblems(t *testing.T) {
 	folder := t.TempDir()
 	path, plugins := filepath.Join(folder, "10-flannel.conflist"), filepath.Join(folder, "bin")
