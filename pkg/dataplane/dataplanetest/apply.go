@@ -3,7 +3,6 @@ package dataplanetest
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -120,17 +119,20 @@ func (f *Fake) doLink(op state.Op) error {
 func (f *Fake) doAddr(op state.Op) error {
 	k := op.Key()
 	if op.Verb == state.Delete {
-		_ = f.delAddr(k.Scope, k.Prefix) // it may be gone
+		_ = f.delAddr(k.Scope, objectOf[state.Addr](op.Have).Prefix) // it may be gone
 		return nil
 	}
 	if err := f.usable(k.Scope); err != nil {
 		return err
 	}
-	if slices.Contains(f.links[k.Scope].addrs, k.Prefix) {
-		f.tellAddr(k.Scope, k.Prefix, false) // the kernel says so again
-		return nil
+	if there, ok := f.links[k.Scope].address(k.Prefix); ok {
+		if _, made := op.Have.(state.Addr); there == op.Want.(state.Addr).Prefix || made {
+			f.tellAddr(k.Scope, there, false) // the kernel says so again
+			return nil
+		}
+		_ = f.delAddr(k.Scope, there) // it is made anew
 	}
-	return f.addAddr(k.Scope, k.Prefix)
+	return f.addAddr(k.Scope, op.Want.(state.Addr).Prefix)
 }
 
 func (f *Fake) doNeigh(op state.Op) error {
@@ -181,13 +183,13 @@ func (f *Fake) doNexthop(op state.Op) error {
 func (f *Fake) doRoute(op state.Op) error {
 	dst := op.Key().Prefix
 	if op.Verb == state.Delete {
-		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs}).fits()
-		_ = f.remove(dst, func(a alias) bool {
+		is := aliasOf(Route{Route: objectOf[state.Route](op.Have), Protocol: ProtoOurs})
+		_ = f.remove(dst, is, func(a alias) bool {
 			a.link = false // the kernel does not look at this
-			if op.Key().ID == 0 {
+			if op.Key().ID == 0 && dst.Addr().Is4() {
 				a.metric = 0 // nor at this, unless it is told one
 			}
-			return is(a)
+			return is.fits()(a)
 		}) // it may be gone
 		return nil
 	}

@@ -11,9 +11,6 @@ import (
 	"flanneld/pkg/state"
 )
 
-// overhead of VXLAN over IPv4, in bytes.
-const overhead = 50
-
 func sorted[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
 
 // linkEntry is what the link is to the reconciler.
@@ -60,8 +57,8 @@ func (f *Fake) dumpDevices(have state.Observed) {
 			continue
 		}
 		for _, p := range l.addrs {
-			a := state.Addr{Dev: name, Prefix: p}
-			have[a.Key()] = state.Entry{Object: a, Owner: state.Ours}
+			e := addrEntry(name, p)
+			have[e.Object.Key()] = e
 		}
 		for addr, n := range l.neighs {
 			if n.permanent {
@@ -97,7 +94,7 @@ func (f *Fake) addVXLAN(v state.VXLAN) error {
 	}
 	for _, name := range sorted(f.links) {
 		switch l := f.links[name]; {
-		case l.vxlan == nil || l.vxlan.Port != v.Port:
+		case l.vxlan == nil || l.vxlan.Port != v.Port || l.vxlan.Local.Is4() != v.Local.Is4():
 		case l.vxlan.GBP == v.GBP && l.vxlan.VNI == v.VNI:
 			return unix.EEXIST
 		case l.vxlan.GBP != v.GBP && l.up: // they can't share the socket
@@ -105,7 +102,7 @@ func (f *Fake) addVXLAN(v state.VXLAN) error {
 		}
 	}
 	f.tellLink(v.Lower) // it has a device on it
-	l := &link{mac: v.MAC, mtu: min(v.MTU, lower.mtu-overhead), vxlan: &v}
+	l := &link{mac: v.MAC, mtu: min(v.MTU, lower.mtu-v.Overhead()), vxlan: &v}
 	f.addLink(v.Name, l)
 	f.tellLink(v.Name)
 	f.setLink(v.Name, true)

@@ -14,8 +14,8 @@ import (
 	"flanneld/pkg/state"
 )
 
-// Fake is a dataplane.Dataplane in memory. It keeps routes as the IPv4 main table
-// does, nexthop objects, and links with what is theirs. Beside those it holds
+// Fake is a dataplane.Dataplane in memory. It keeps routes as the main tables of both
+// families do, nexthop objects, and links with what is theirs. Beside those it holds
 // tunnels and rules for packets, as targets of their own do. It panics if it is used as no target may
 // be. It is a Host, too.
 type Fake struct {
@@ -100,7 +100,7 @@ func (f *Fake) dump() (state.Observed, error) {
 	f.dumpRules(have)
 	for dst, aliases := range f.routes {
 		for _, a := range aliases {
-			if a.metric > state.YieldingMetric {
+			if a.metric > state.YieldingMetric || f.siblings(dst, a)[0] != a {
 				continue
 			}
 			key := state.Key{Kind: state.KindRoute, Prefix: dst, ID: a.metric}

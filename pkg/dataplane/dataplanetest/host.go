@@ -40,6 +40,7 @@ const (
 	NoQueue                            // of TUN devices
 	NoCarrier                          // of TUN devices that the program under test is attached to
 	NoForwarding                       // of any
+	NoIPv6                             // of VXLAN devices over IPv6
 )
 
 // Host is the hand of someone else on the host that a target is about.

@@ -1,12 +1,14 @@
 package dataplanetest
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -28,6 +30,15 @@ type link struct {
 
 func (l *link) has(a netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Addr() == a })
+}
+
+// address returns the one that a link has and that stands for p: in IPv6, whatever the length.
+func (l *link) address(p netip.Prefix) (netip.Prefix, bool) {
+	i := slices.IndexFunc(l.addrs, func(q netip.Prefix) bool { return p == q || p.Addr().Is6() && p.Addr() == q.Addr() })
+	if i < 0 {
+		return netip.Prefix{}, false
+	}
+	return l.addrs[i], true
 }
 
 // sighting is what a target knows of a link.
@@ -96,12 +107,8 @@ func (f *Fake) dropLink(name string) {
 	}
 	f.flushNeighs(name)
 	f.flushNexthops(name)
-	f.flush(name)
-	for len(l.addrs) > 0 {
-		p := l.addrs[0]
-		l.addrs = l.addrs[1:]
-		f.tellAddr(name, p, true)
-	}
+	f.flush(name, anyFamily)
+	f.flushAddrs(name, anyFamily)
 	f.endTunnel(name)
 	e := f.linkEvent(name)
 	e.Gone = e.Key != state.Key{}
@@ -109,8 +116,8 @@ func (f *Fake) dropLink(name string) {
 	f.tell(e)
 }
 
-// SetLink takes a link down, and with it its neighbours and all routes and
-// nexthops that go there, or up; then only the routes to its own networks come
+// SetLink takes a link down, and with it its neighbours, its addresses of IPv6 and all routes
+// and nexthops that go there, or up; then only the routes to its own networks come
 // back. Devices on top of it stay as they are.
 func (f *Fake) SetLink(name string, up bool) error {
 	f.mu.Lock()
@@ -132,7 +139,8 @@ func (f *Fake) setLink(name string, up bool) {
 	if !up {
 		f.flushNeighs(name)
 		f.flushNexthops(name)
-		f.flush(name)
+		f.flush(name, anyFamily)
+		f.flushAddrs(name, only(ip.V6))
 		return
 	}
 	for _, p := range l.addrs {
@@ -148,7 +156,7 @@ func (f *Fake) Hinder(name string, how Hindrance) error {
 	switch {
 	case l == nil:
 		return unix.ENODEV
-	case l.tun == nil && (how == NoQueue || how == NoCarrier), l.vxlan == nil && how <= NoARP:
+	case l.tun == nil && (how == NoQueue || how == NoCarrier), l.vxlan == nil && (how <= NoARP || how == NoIPv6):
 		return unix.EOPNOTSUPP
 	case l.hindered[how]:
 		return nil
@@ -160,6 +168,10 @@ func (f *Fake) Hinder(name string, how Hindrance) error {
 		f.flushNeighs(name)
 	case ProtoDown, ProtoDownReasoned: // plain routes stay
 		f.flushNexthops(name)
+	case NoIPv6:
+		f.flushFamilyNeighs(name, only(ip.V6))
+		f.flush(name, only(ip.V6))
+		f.flushAddrs(name, only(ip.V6))
 	case NoQueue, NoCarrier, NoForwarding:
 	}
 	return nil
@@ -225,7 +237,7 @@ func (f *Fake) setMTU(name string, mtu int) error {
 	}
 	most := maxMTU
 	if l.vxlan != nil {
-		most = f.links[l.vxlan.Lower].mtu - overhead
+		most = f.links[l.vxlan.Lower].mtu - l.vxlan.Overhead()
 	}
 	switch {
 	case mtu == l.mtu:
@@ -250,8 +262,11 @@ func (f *Fake) addAddr(name string, p netip.Prefix) error {
 	if l == nil {
 		return unix.ENODEV
 	}
-	if slices.Contains(l.addrs, p) {
+	if _, there := l.address(p); there {
 		return unix.EEXIST
+	}
+	if p.Addr().Is6() && l.hindered[NoIPv6] {
+		return unix.EACCES
 	}
 	l.addrs = append(slices.Clone(l.addrs), p)
 	f.tellAddr(name, p, false)
@@ -261,7 +276,7 @@ func (f *Fake) addAddr(name string, p netip.Prefix) error {
 	return nil
 }
 
-// DelAddr takes an address away. With its last address a link loses its
+// DelAddr takes an address away. With its last address of IPv4 a link loses its
 // neighbours, and all routes but those by nexthop objects; before, only the one
 // to the address's network.
 func (f *Fake) DelAddr(name string, p netip.Prefix) error {
@@ -279,11 +294,11 @@ func (f *Fake) delAddr(name string, p netip.Prefix) error {
 	f.tellAddr(name, p, true)
 	same := func(q netip.Prefix) bool { return q.Masked() == p.Masked() }
 	if l.up && !slices.ContainsFunc(l.addrs, same) {
-		_ = f.remove(p.Masked(), func(a alias) bool { return a == connected(name) })
+		_ = f.remove(p.Masked(), connected(name, p), func(a alias) bool { return a == connected(name, p) })
 	}
-	if len(l.addrs) == 0 {
-		f.flushNeighs(name)
-		f.flush(name)
+	if p.Addr().Is4() && !slices.ContainsFunc(l.addrs, func(q netip.Prefix) bool { return q.Addr().Is4() }) {
+		f.flushFamilyNeighs(name, only(ip.V4))
+		f.flush(name, only(ip.V4))
 	}
 	return nil
 }
@@ -292,11 +307,17 @@ func (f *Fake) connect(name string, p netip.Prefix) {
 	if p.IsSingleIP() {
 		return
 	}
-	_, _ = f.insert(p.Masked(), connected(name), last) // another address may have brought it
+	_, _ = f.insert(p.Masked(), connected(name, p), last) // another address may have brought it
 }
 
-// connected is the route to a network that a link is in.
-func connected(dev string) alias { return alias{dev: dev, link: true, protocol: ProtoKernel} }
+// connected is the route to a network that a link is in. That of IPv6 has another metric than
+// any of ours.
+func connected(dev string, p netip.Prefix) alias {
+	if p.Addr().Is6() {
+		return alias{dev: dev, protocol: ProtoKernel, metric: math.MaxUint32}
+	}
+	return alias{dev: dev, link: true, protocol: ProtoKernel}
+}
 
 // linkEvent is about a link as it is. Only devices of ours have a key.
 func (f *Fake) linkEvent(name string) dataplane.Event {
@@ -307,13 +328,34 @@ func (f *Fake) linkEvent(name string) dataplane.Event {
 	return e
 }
 
+// addrEntry is what an address of a device of ours is to the reconciler. In IPv6 one that has
+// a network is not as ours.
+func addrEntry(dev string, p netip.Prefix) state.Entry {
+	a := state.Addr{Dev: dev, Prefix: p}
+	if p.Addr().Is6() && !p.IsSingleIP() {
+		return state.Entry{Object: unmanaged[state.Addr]{a, a.String() + " which brings a route"}, Owner: state.Ours}
+	}
+	return state.Entry{Object: a, Owner: state.Ours}
+}
+
+// flushAddrs drops the addresses of a family.
+func (f *Fake) flushAddrs(name string, family func(ip.Family) bool) {
+	l := f.links[name]
+	for _, p := range l.addrs {
+		if family(ip.FamilyOf(p.Addr())) {
+			l.addrs = slices.DeleteFunc(slices.Clone(l.addrs), func(q netip.Prefix) bool { return p == q })
+			f.tellAddr(name, p, true)
+		}
+	}
+}
+
 func (f *Fake) tellLink(name string) { f.tell(f.linkEvent(name)) }
 
 func (f *Fake) tellAddr(name string, p netip.Prefix, gone bool) {
 	e := dataplane.Event{Iface: name}
 	if f.ours(name) {
-		a := state.Addr{Dev: name, Prefix: p}
-		e.Key, e.Entry, e.Gone = a.Key(), state.Entry{Object: a, Owner: state.Ours}, gone
+		e.Entry, e.Gone = addrEntry(name, p), gone
+		e.Key = e.Entry.Object.Key()
 	}
 	f.tell(e)
 }

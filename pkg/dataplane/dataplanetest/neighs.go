@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -67,9 +68,14 @@ func (f *Fake) removeNeigh(dev string, a netip.Addr) error {
 }
 
 // flushNeighs drops the neighbours of a link, the permanent ones too.
-func (f *Fake) flushNeighs(dev string) {
+func (f *Fake) flushNeighs(dev string) { f.flushFamilyNeighs(dev, anyFamily) }
+
+func (f *Fake) flushFamilyNeighs(dev string, family func(ip.Family) bool) {
 	l := f.links[dev]
 	for _, a := range slices.SortedFunc(maps.Keys(l.neighs), netip.Addr.Compare) {
+		if !family(ip.FamilyOf(a)) {
+			continue
+		}
 		n := l.neighs[a]
 		delete(l.neighs, a)
 		f.forget(state.NeighKey(dev, a))
@@ -91,7 +97,7 @@ func (f *Fake) putFDB(d state.FDB) error {
 		return unix.ENODEV
 	case l.vxlan == nil:
 		return unix.EOPNOTSUPP
-	case !d.Dst.Is4():
+	case d.Dst.Is4() != l.vxlan.Local.Is4():
 		return unix.EAFNOSUPPORT
 	case l.fdb[d.MAC] == d.Dst:
 		return nil

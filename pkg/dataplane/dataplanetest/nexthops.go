@@ -77,7 +77,7 @@ func (f *Fake) removeNexthop(id uint32) error {
 	}
 	f.tellNexthop(id, true)
 	delete(f.nexthops, id)
-	f.drop(func(a alias) bool { return a.nexthop == id })
+	f.drop(anyFamily, func(a alias) bool { return a.nexthop == id })
 	return nil
 }
 
@@ -89,7 +89,7 @@ func (f *Fake) flushNexthops(dev string) {
 			delete(f.nexthops, id)
 		}
 	}
-	f.drop(func(a alias) bool {
+	f.drop(anyFamily, func(a alias) bool {
 		_, there := f.nexthops[a.nexthop]
 		return a.nexthop != 0 && !there
 	})

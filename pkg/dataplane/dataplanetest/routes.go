@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -44,6 +45,11 @@ func (f *Fake) entry(dst netip.Prefix, a alias) state.Entry {
 		text += fmt.Sprintf(" nhid %d", r.Nexthop)
 	}
 	plain := !a.link
+	if len(f.siblings(dst, a)) > 1 {
+		plain = false
+		text += " multipath"
+		r.Via, r.Dev, r.Onlink = netip.Addr{}, "", false // it has several
+	}
 	dev := f.links[r.Dev]
 	ours := a.protocol == ProtoOurs && (dev == nil || !dev.foreign(r.Dev)) // else of whoever has the device
 	e := state.Entry{Object: r, Text: text}
@@ -76,7 +82,7 @@ func (f *Fake) insert(dst netip.Prefix, a alias, how insertion) (replaced *alias
 	if dst != dst.Masked() {
 		return nil, unix.EINVAL
 	}
-	if err := f.reachable(a); err != nil {
+	if err := f.reachable(a, dst.Addr().Is6()); err != nil {
 		return nil, err
 	}
 	all := f.routes[dst]
@@ -89,22 +95,22 @@ func (f *Fake) insert(dst netip.Prefix, a alias, how insertion) (replaced *alias
 		to++
 	}
 	same := slices.Index(all[from:to], a)
+	v6 := dst.Addr().Is6()
 	switch {
 	case how == first && from < to:
 		return nil, unix.EEXIST
 	case how == inPlace && from < to:
-		if same == 0 {
+		if same == 0 && !v6 {
 			return nil, nil // no change, and no event
 		}
-		if same > 0 {
+		if same > 0 && !v6 {
 			return nil, unix.EEXIST
 		}
-		was := all[from]
-		all = slices.Clone(all)
-		all[from] = a
-		f.setRoutes(dst, all)
+		gone := f.replaced(dst, all[from:to], a)
+		at := slices.Index(all, gone[0])
+		f.setRoutes(dst, slices.Insert(without(all, gone), at, a))
 		f.tellRoute(dst, a, false)
-		return &was, nil
+		return &gone[0], nil
 	case same >= 0:
 		return nil, unix.EEXIST
 	}
@@ -118,14 +124,14 @@ func (f *Fake) insert(dst netip.Prefix, a alias, how insertion) (replaced *alias
 }
 
 // reachable returns why no route can go where a goes; nil if it can.
-func (f *Fake) reachable(a alias) error {
+func (f *Fake) reachable(a alias, v6 bool) error {
 	if a.nexthop != 0 {
 		if _, ok := f.nexthops[a.nexthop]; !ok {
 			return unix.EINVAL
 		}
 		return nil
 	}
-	if !a.via.IsValid() && a.onlink || a.via.IsValid() && a.link {
+	if !a.via.IsValid() && a.onlink && !v6 || a.via.IsValid() && a.link {
 		return unix.EINVAL
 	}
 	return f.onLink(a.via, a.dev, a.onlink)
@@ -156,17 +162,22 @@ func (f *Fake) onLink(via netip.Addr, dev string, onlink bool) error {
 			return nil
 		}
 	}
-	return unix.ENETUNREACH
+	return addressing(ip.FamilyOf(via)).offLink()
 }
 
-// remove deletes the first route to dst that fits.
-func (f *Fake) remove(dst netip.Prefix, fits func(alias) bool) error {
+// remove deletes the first route to dst that fits, with its siblings if it is named as one
+// with several hops.
+func (f *Fake) remove(dst netip.Prefix, is alias, fits func(alias) bool) error {
 	i := slices.IndexFunc(f.routes[dst], fits)
 	if i < 0 {
 		return unix.ESRCH
 	}
-	a := f.routes[dst][i]
-	f.setRoutes(dst, slices.Delete(slices.Clone(f.routes[dst]), i, i+1))
+	gone := f.routes[dst][i : i+1]
+	if is.dev == "" && is.nexthop == 0 {
+		gone = f.siblings(dst, gone[0])
+	}
+	a := gone[0]
+	f.setRoutes(dst, without(f.routes[dst], gone))
 	f.tellRoute(dst, a, true)
 	return nil
 }
@@ -182,19 +193,36 @@ func (f *Fake) setRoutes(dst netip.Prefix, aliases []alias) {
 	f.routes[dst] = aliases
 }
 
-// flush drops all routes that go out of dev, but those by nexthop objects.
-func (f *Fake) flush(dev string) {
-	f.drop(func(a alias) bool { return a.dev == dev })
+// flush drops all routes of a family that go out of dev, but those by nexthop objects.
+func (f *Fake) flush(dev string, family func(ip.Family) bool) {
+	f.drop(family, func(a alias) bool { return a.dev == dev })
 }
 
-// drop drops the routes that fit. IPv4 tells nobody.
-func (f *Fake) drop(fits func(alias) bool) {
+// drop drops the routes that fit, to what is of a family. IPv4 tells nobody.
+func (f *Fake) drop(family func(ip.Family) bool, fits func(alias) bool) {
+	var led []netip.Prefix
 	for dst, aliases := range f.routes {
-		if slices.ContainsFunc(aliases, fits) {
-			f.setRoutes(dst, slices.DeleteFunc(slices.Clone(aliases), fits))
+		if family(ip.FamilyOf(dst.Addr())) && slices.ContainsFunc(aliases, fits) {
+			led = append(led, dst)
+		}
+	}
+	slices.SortFunc(led, netip.Prefix.Compare)
+	for _, dst := range led {
+		for _, a := range f.routes[dst] {
+			if !fits(a) {
+				continue
+			}
+			f.setRoutes(dst, without(f.routes[dst], []alias{a}))
+			if dst.Addr().Is6() {
+				f.tellRoute(dst, a, true)
+			}
 		}
 	}
 }
+
+func anyFamily(ip.Family) bool { return true }
+
+func only(f ip.Family) func(ip.Family) bool { return func(g ip.Family) bool { return f == g } }
 
 func (f *Fake) tellRoute(dst netip.Prefix, a alias, gone bool) {
 	e := dataplane.Event{Defaults: dst.Bits() == 0, Paths: a.protocol != ProtoOurs}
@@ -228,6 +256,9 @@ func (is alias) fits() func(alias) bool {
 		if !is.via.IsValid() {
 			a.via = is.via
 		}
+		if is.dev == "" && is.nexthop == 0 {
+			a.dev = is.dev
+		}
 		return a == is
 	}
 }
@@ -245,5 +276,5 @@ func (f *Fake) ReplaceRoute(r Route) error { return f.put(r, inPlace) }
 func (f *Fake) DelRoute(r Route) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.remove(r.Dst, aliasOf(r).fits())
+	return f.remove(r.Dst, aliasOf(r), aliasOf(r).fits())
 }

@@ -105,7 +105,7 @@ func testBatch(r *fixture) {
 		case 7, 199, 200, 998, 999:
 			return unix.EEXIST
 		case 500:
-			return unix.ENETUNREACH
+			return r.offLink()
 		}
 		return nil
 	}
@@ -163,7 +163,7 @@ func testBatchOfFailures(r *fixture) {
 
 func testOffLink(r *fixture) {
 	a := r.route("10.1.1.0/24", "172.31.0.1")
-	r.refused(create(a), unix.ENETUNREACH)
+	r.refused(create(a), r.offLink())
 	r.check(r.host.AddAddr("eth0", r.prefix("172.31.0.2/16")))
 	r.apply(create(a))
 	r.wantEntry(a, state.Ours, false)

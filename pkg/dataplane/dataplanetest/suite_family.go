@@ -3,7 +3,10 @@ package dataplanetest
 import (
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
 )
 
 // addressing has addresses of one family for those of IPv4 that the tests name, one for one;
@@ -48,6 +51,19 @@ func (a addressing) stranger() netip.Addr {
 		return netip.MustParseAddr("192.0.2.1")
 	}
 	return netip.MustParseAddr("2001:db8::1")
+}
+
+// offLink is what the kernel answers if a gateway is not on the link.
+func (a addressing) offLink() error {
+	return forFamily[error](a, unix.ENETUNREACH, unix.EHOSTUNREACH)
+}
+
+// downLoses tells which addresses a link loses when it goes down, and which it keeps.
+func (a addressing) downLoses(addrs ...state.Object) (lost, kept []state.Object) {
+	if a.v6() {
+		return addrs, nil
+	}
+	return nil, addrs
 }
 
 // forFamily returns what is so in IPv4, or else in IPv6.

@@ -14,7 +14,7 @@ func testLinkDown(r *fixture) {
 	r.wantNone(a)
 	r.refused(create(a), dataplane.ErrNoLink)
 	r.apply(remove(a))
-	r.check(r.host.SetLink("eth0", true))
+	r.upAgain()
 	r.wantNone(a)
 	r.apply(create(a))
 	r.wantEntry(a, state.Ours, false)
@@ -40,6 +40,34 @@ func testLinkRecreated(r *fixture) {
 	r.wantEntry(a, state.Ours, false)
 }
 
+// upAgain sets the link up after it was down, with the address that it may have lost.
+func (r *fixture) upAgain() {
+	r.Helper()
+	r.check(r.host.SetLink("eth0", true))
+	if r.v6() {
+		r.check(r.host.AddAddr("eth0", r.prefix("192.168.5.1/24")))
+	}
+}
+
+// What goes with a link that goes down is told.
+func testLinkDownEvents(r *fixture) {
+	v, p := r.overlay()
+	a := r.route("10.1.1.0/24", "192.168.5.11")
+	r.apply(create(a))
+	w := r.watch()
+	r.check(r.host.SetLink(v.Name, false))
+	for _, o := range []state.Object{p.route, r.deviceAddr(), p.neigh} {
+		w.expect(o.String()+" gone with the device", goneKey(o))
+		r.check(r.host.SetLink(v.Name, true))
+		r.apply(replace(r.dump()[v.Key()].Object, v))
+		r.apply(creations(append(p.objects(), r.deviceAddr())...)...)
+		r.check(r.host.SetLink(v.Name, false))
+	}
+	r.check(r.host.SetLink("eth0", false))
+	w.expect("the route gone with the link", about(a, state.Ours, true))
+	w.expect("the link down", ofIface("eth0"))
+}
+
 func testLastAddressGone(r *fixture) {
 	a, b := r.route("10.1.1.0/24", "192.168.5.11"), r.route("10.1.2.0/24", "192.168.6.11")
 	first, second := r.prefix("192.168.5.1/24"), r.prefix("192.168.6.1/24")
@@ -49,6 +77,10 @@ func testLastAddressGone(r *fixture) {
 	r.wantEntry(a, state.Ours, false)
 	r.wantEntry(b, state.Ours, false)
 	r.check(r.host.DelAddr("eth0", second))
+	if r.v6() { // routes need none
+		r.wantThere(a, b)
+		return
+	}
 	r.wantNone(a)
 	r.wantNone(b)
 }

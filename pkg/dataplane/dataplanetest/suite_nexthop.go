@@ -39,11 +39,11 @@ func testNexthop(r *fixture) {
 
 func testNexthopOffLink(r *fixture) {
 	n, off := r.nexthop(7, "192.168.5.11"), r.nexthop(7, "172.31.0.1")
-	r.refused(create(off), unix.ENETUNREACH)
-	r.refused(replace(n, off), unix.ENETUNREACH)
+	r.refused(create(off), r.offLink())
+	r.refused(replace(n, off), r.offLink())
 	r.wantNone(off)
 	r.apply(create(n))
-	r.refused(replace(n, off), unix.ENETUNREACH)
+	r.refused(replace(n, off), r.offLink())
 	r.wantEntry(n, state.Ours, false)
 	elsewhere := r.nexthop(8, "192.168.5.11")
 	elsewhere.Dev = "eth9"
@@ -132,7 +132,7 @@ func testNexthopLinkDown(r *fixture) {
 	r.wantNone(a)
 	r.refused(create(n), dataplane.ErrNoLink)
 	r.refused(create(a), dataplane.ErrNoLink)
-	r.check(r.host.SetLink("eth0", true))
+	r.upAgain()
 	r.wantNone(n)
 	r.wantNone(a)
 	r.apply(create(n), create(a))
@@ -166,7 +166,7 @@ func testNexthopLastAddressGone(r *fixture) {
 	r.check(r.host.DelAddr("eth0", r.prefix("192.168.5.1/24")))
 	r.wantEntry(n, state.Ours, false)
 	r.wantEntry(a, state.Ours, false)
-	r.refused(replace(n, r.nexthop(7, "192.168.5.12")), unix.ENETUNREACH)
+	r.refused(replace(n, r.nexthop(7, "192.168.5.12")), r.offLink())
 	b := r.by("10.1.2.0/24", n)
 	r.apply(create(b))
 	r.wantEntry(b, state.Ours, false)

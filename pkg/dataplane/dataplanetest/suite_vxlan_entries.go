@@ -20,15 +20,19 @@ func testDeviceAddr(r *fixture) {
 	r.wantThere(a)
 	r.apply(create(a), replace(a, a)) // it is there already
 	r.wantThere(a)
-	wide, second := a, a
-	wide.Prefix = netip.PrefixFrom(a.Prefix.Addr(), 24)
+	second := a
 	second.Prefix = r.prefix("10.9.0.0/32")
-	r.check(r.host.AddAddr(v.Name, wide.Prefix))
 	r.apply(create(second))
-	r.wantThere(a, wide, second)
-	r.apply(remove(wide), remove(wide))
-	r.wantGone(wide)
 	r.wantThere(a, second)
+	if !r.v6() { // which has an address once
+		wide := a
+		wide.Prefix = netip.PrefixFrom(a.Prefix.Addr(), 24)
+		r.check(r.host.AddAddr(v.Name, wide.Prefix))
+		r.wantThere(a, wide, second)
+		r.apply(remove(wide), remove(wide))
+		r.wantGone(wide)
+		r.wantThere(a, second)
+	}
 	r.apply(remove(a), remove(second))
 	r.wantGone(a, second)
 	r.apply(replace(a, a)) // of what is gone

@@ -7,9 +7,10 @@ import (
 	"flanneld/pkg/state"
 )
 
-// A device that goes down keeps its addresses and FDB entries, and nothing else.
+// A device that goes down keeps its FDB entries, and of IPv4 its addresses, and nothing else.
 func testDeviceDown(r *fixture) {
 	v, p := r.overlay()
+	lost, kept := r.downLoses(r.deviceAddr())
 	q := r.peerOf(1)
 	r.apply(create(q.neigh), create(q.fdb), create(q.plain()))
 	lose := func() {
@@ -17,7 +18,8 @@ func testDeviceDown(r *fixture) {
 		r.check(r.host.SetLink(v.Name, false))
 		r.apply(remove(q.plain()), remove(p.route), remove(p.nexthop), remove(p.neigh))
 		r.wantGone(q.plain(), p.route, p.nexthop, p.neigh, q.neigh)
-		r.wantThere(r.deviceAddr(), p.fdb, q.fdb)
+		r.wantThere(append(kept, p.fdb, q.fdb)...)
+		r.wantGone(lost...)
 	}
 	lose()
 	there := r.wantUnmanaged(v)
@@ -25,12 +27,12 @@ func testDeviceDown(r *fixture) {
 		r.refused(create(o), dataplane.ErrNoLink)
 	}
 	r.refused(create(v), unix.EEXIST)
-	r.apply(append([]state.Op{replace(there, v)}, creations(p.neigh, p.nexthop, p.route, q.neigh, q.plain())...)...)
+	r.apply(append([]state.Op{replace(there, v)}, creations(append(lost, p.neigh, p.nexthop, p.route, q.neigh, q.plain())...)...)...)
 	r.wantThere(append(p.objects(), v, r.deviceAddr(), q.neigh, q.fdb, q.plain())...)
 	lose()
 	r.check(r.host.SetLink(v.Name, true))
-	r.wantThere(v, r.deviceAddr(), p.fdb, q.fdb)
-	r.wantGone(q.plain(), p.route, p.nexthop, p.neigh, q.neigh)
+	r.wantThere(append(kept, v, p.fdb, q.fdb)...)
+	r.wantGone(append(lost, q.plain(), p.route, p.nexthop, p.neigh, q.neigh)...)
 	lose()
 	w := v
 	w.VNI++
@@ -57,7 +59,7 @@ func testDeviceHindered(r *fixture) {
 			lost = append(lost, p.nexthop, p.route)
 		case NoARP:
 			lost = append(lost, p.neigh, q.neigh)
-		case NoQueue, NoCarrier, NoForwarding:
+		case NoQueue, NoCarrier, NoForwarding, NoIPv6:
 		}
 		r.wantGone(lost...)
 		r.wantThere(q.fdb, q.plain())
@@ -127,14 +129,16 @@ func testLowerDown(r *fixture) {
 	q := r.peerOf(1)
 	r.apply(creations(q.objects()...)...)
 	r.wantThere(append(on, q.objects()...)...)
-	r.check(r.host.DelAddr("eth0", r.prefix("192.168.5.1/24")))
+	if !r.v6() { // else it is gone already
+		r.check(r.host.DelAddr("eth0", r.prefix("192.168.5.1/24")))
+	}
 	r.wantThere(append(on, q.objects()...)...)
 	r.check(r.host.SetLink("eth0", true))
 	r.wantThere(append(on, q.objects()...)...)
 }
 
-// With its last address a device loses its neighbours and plain routes, onlink
-// or not.
+// With its last address of IPv4 a device loses its neighbours and plain routes, onlink
+// or not; of IPv6 nothing.
 func testDeviceLastAddressGone(r *fixture) {
 	v, p := r.overlay()
 	q := r.peerOf(1)
@@ -143,6 +147,10 @@ func testDeviceLastAddressGone(r *fixture) {
 	r.apply(remove(r.deviceAddr()))
 	r.wantThere(append(p.objects(), v, second, q.neigh, q.fdb, q.plain())...)
 	r.apply(remove(second))
+	if r.v6() {
+		r.wantThere(append(p.objects(), v, q.neigh, q.fdb, q.plain())...)
+		return
+	}
 	r.wantGone(p.neigh, q.neigh, q.plain())
 	r.wantThere(v, p.fdb, q.fdb, p.nexthop, p.route)
 	// Not one is needed.
@@ -157,8 +165,8 @@ func testOnlink(r *fixture) {
 	r.apply(create(q.neigh), create(q.fdb))
 	off, offHop := q.plain(), q.nexthop
 	off.Onlink, offHop.Onlink = false, false
-	r.refused(create(off), unix.ENETUNREACH)
-	r.refused(create(offHop), unix.ENETUNREACH)
+	r.refused(create(off), r.offLink())
+	r.refused(create(offHop), r.offLink())
 	r.wantGone(off, offHop)
 	r.apply(create(q.plain()), create(q.nexthop))
 	r.wantThere(append(p.objects(), v, q.plain(), q.nexthop)...)

@@ -2,7 +2,9 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"syscall"
 
@@ -37,6 +39,7 @@ func (k *Kernel) Apply(ctx context.Context, ops []state.Op) []error {
 			k.applyLinks(ctx, ops[start:end], errs[start:end])
 		} else {
 			k.applyBatch(s, ops[start:end], errs[start:end])
+			k.applyLed(s, ops[start:end], errs[start:end])
 		}
 	}
 	return errs
@@ -55,35 +58,72 @@ func (s *sender) close() {
 	}
 }
 
-// send sends the messages of b, of which the last is numbered last.
-func (s *sender) send(b *batch, last uint32, failed func(seq uint32, errno syscall.Errno, text string)) (err error) {
+// send sends the messages of b.
+func (s *sender) send(b *batch, failed func(seq uint32, errno syscall.Errno, text string)) (err error) {
 	if s.sock == nil {
 		if s.sock, err = open(); err != nil {
 			return err
 		}
 	}
-	b.acknowledge()
-	if err = s.sock.exchange(b.buf, last, failed); err != nil {
+	if err = s.sock.exchange(b.buf, b.acknowledge(), failed); err != nil {
 		s.close() // what it may still receive is of the past
 	}
 	return err
 }
 
 func (k *Kernel) applyBatch(s *sender, ops []state.Op, errs []error) {
-	b := batch{buf: s.buf[:0]}
-	last := -1
+	k.sendBatch(s, ops, errs, (*batch).append)
+}
+
+// applyLed takes again those steps of a batch that failed because another route, such as the
+// one to be replaced, or a wider one, leads to the gateway by another way: so an IPv6 kernel
+// has it, whoever vouches for the link. Meanwhile there is a route to the gateway alone. That
+// is there and gone within one system call.
+func (k *Kernel) applyLed(s *sender, ops []state.Op, errs []error) {
+	var led []state.Op
+	var at []int
 	for i, op := range ops {
-		sent, err := b.append(op, uint32(i), k.links)
-		if errs[i] = err; sent {
-			last = i
+		r, ok := op.Want.(state.Route)
+		if ok && r.Onlink && r.Nexthop == 0 && r.Via.Is6() && !r.Dst.IsSingleIP() && errors.Is(errs[i], unix.EINVAL) {
+			led, at = append(led, op), append(at, i)
 		}
 	}
-	s.buf = b.buf
-	if last < 0 {
+	if len(led) == 0 {
 		return
 	}
-	err := s.send(&b, uint32(last), func(i uint32, errno syscall.Errno, text string) {
-		if int(i) < len(ops) {
+	again := make([]error, len(led))
+	k.sendBatch(s, led, again, func(b *batch, op state.Op, seq uint32, links *links) error {
+		want := op.Want.(state.Route)
+		index, err := links.find(want.Dev)
+		if err != nil {
+			return err
+		}
+		lead := state.Route{Dst: netip.PrefixFrom(want.Via, want.Via.BitLen()), Dev: want.Dev, Metric: leadMetric}
+		b.routeMessage(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, seq|aside, lead, index)
+		err = b.step(op, seq, index)
+		b.routeMessage(unix.RTM_DELROUTE, 0, seq|afterwards, lead, index)
+		return err
+	})
+	for i, err := range again {
+		errs[at[i]] = err
+	}
+}
+
+// leadMetric is that of the route to a gateway alone: routes of ours have none like it.
+const leadMetric = state.YieldingMetric + 1
+
+// sendBatch sends the messages that add adds for each step.
+func (k *Kernel) sendBatch(s *sender, ops []state.Op, errs []error, add func(b *batch, op state.Op, seq uint32, links *links) error) {
+	b := batch{buf: s.buf[:0]}
+	for i, op := range ops {
+		errs[i] = add(&b, op, uint32(i), k.links)
+	}
+	s.buf = b.buf
+	if len(b.buf) == 0 {
+		return
+	}
+	err := s.send(&b, func(i uint32, errno syscall.Errno, text string) {
+		if i < uint32(len(ops)) { // else aside
 			errs[i] = explain(ops[i], errno, text)
 		}
 	})
@@ -96,26 +136,24 @@ func (k *Kernel) applyBatch(s *sender, ops []state.Op, errs []error) {
 	}
 }
 
-// append adds the messages for op, unless it is known to be in vain. It reports
-// whether it did.
-func (b *batch) append(op state.Op, seq uint32, links *links) (bool, error) {
+// append adds the messages for op, unless it is known to be in vain.
+func (b *batch) append(op state.Op, seq uint32, links *links) error {
 	obj := op.Want
 	if obj == nil {
 		obj = op.Have
 	}
 	index, err := links.find(deviceOf(obj))
 	if err != nil && op.Verb != state.Delete {
-		return false, err
+		return err
 	}
 	kind := op.Key().Kind
 	if index == 0 && kind != state.KindNexthop && kind != state.KindRoute {
-		return false, nil // gone, with its device
+		return nil // gone, with its device
 	}
 	if kind == state.KindRoute && index == 0 && byDevice(as[state.Route](obj)) {
-		return false, nil // gone, with its device; the kernel would delete any to there
+		return nil // gone, with its device; the kernel would delete any to there
 	}
-	err = b.step(op, seq, index)
-	return err == nil, err
+	return b.step(op, seq, index)
 }
 
 // step adds the messages for op, whose object is on the device with the given index.

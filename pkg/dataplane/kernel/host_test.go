@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -19,7 +20,7 @@ type manual struct{}
 func (manual) AddLink(name string) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name
-	v := &netlink.Veth{LinkAttrs: attrs, PeerName: name + "-far"}
+	v := &netlink.Veth{LinkAttrs: attrs, PeerName: strings.TrimPrefix(name, "flannel") + "-far"}
 	if err := netlink.LinkAdd(v); err != nil {
 		return err
 	}

@@ -303,6 +303,6 @@ func setLink(index int, flags, mask uint32, change func(*batch)) error {
 func (b *batch) exchangeOne() (err error) {
 	s := &sender{}
 	defer s.close()
-	lost := s.send(b, 0, func(_ uint32, errno syscall.Errno, text string) { err = refusal(errno, text) })
+	lost := s.send(b, func(_ uint32, errno syscall.Errno, text string) { err = refusal(errno, text) })
 	return errors.Join(lost, err)
 }

@@ -109,6 +109,9 @@ func (manual) Hinder(name string, how dataplanetest.Hindrance) error {
 		dataplanetest.NoQueue:           {"ip", "link", "set", name, "txqueuelen", "0"},
 		dataplanetest.NoCarrier:         {"ip", "link", "set", name, "carrier", "off"},
 	}[how]
+	if how == dataplanetest.NoIPv6 {
+		return os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("1"), 0)
+	}
 	if argv == nil {
 		return os.WriteFile("/proc/sys/net/ipv4/conf/"+name+"/forwarding", []byte("0"), 0)
 	}

@@ -18,9 +18,12 @@ var native = binary.NativeEndian
 // attrTypeMask leaves out the two flag bits of an attribute's type.
 const attrTypeMask = 0x3fff
 
-// aside marks the sequence number of a message that goes before a step's own,
-// and may fail.
-const aside = 1 << 31
+// aside and afterwards mark the sequence numbers of messages that go before a step's own and
+// after it, and may fail.
+const (
+	aside      = 1 << 31
+	afterwards = 1 << 30
+)
 
 // batch is netlink messages one after the other.
 type batch struct {
@@ -82,10 +85,12 @@ func (b *batch) end() {
 	native.PutUint32(b.buf[b.start:], uint32(len(b.buf)-b.start))
 }
 
-// acknowledge asks for an answer to the last message even if it succeeds.
-func (b *batch) acknowledge() {
-	flags := b.buf[b.start+6:]
+// acknowledge asks for an answer to the last message even if it succeeds. It returns the
+// number of that.
+func (b *batch) acknowledge() (last uint32) {
+	flags, seq := b.buf[b.start+6:], b.buf[b.start+8:]
 	native.PutUint16(flags, native.Uint16(flags)|unix.NLM_F_ACK)
+	return native.Uint32(seq)
 }
 
 func u32(b []byte) uint32 {
