@@ -86,15 +86,16 @@ func (d *daemon) sawExternal(now backend.Host, unseen error) {
 	d.publisher.update(func(f *facts) { f.host, f.unseen = now, unseen })
 }
 
-// rulesSettled takes that others changed rules for packets a moment ago.
-func (d *daemon) rulesSettled(ctx context.Context) {
+// rulesSettled takes that others changed rules for packets a moment ago, or that what the
+// choice of their ways goes by is another one.
+func (d *daemon) rulesSettled(ctx context.Context, keep bool) {
 	d.mu.Lock()
 	s := d.current
 	d.mu.Unlock()
 	if s.config == nil {
 		return
 	}
-	now := d.rules.choose(ctx, s.config, s.rules, true)
+	now := d.rules.choose(ctx, s.config, s.rules, keep)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.prepared.config == s.config && !now.Equal(s.rules) && ctx.Err() == nil {
@@ -128,6 +129,9 @@ func (d *daemon) holds(ctx context.Context, h subnet.Holding) {
 			d.resume(saved, h)
 		}
 		d.networks.enter(h.Config.Network().Prefixes())
+		if d.holding.Config != nil { // else they were chosen for this one
+			once.Wake(d.rules.again)
+		}
 	}
 	d.holding = h
 	d.updateDesired()

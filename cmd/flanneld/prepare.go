@@ -8,6 +8,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
 	"flanneld/subnet"
 )
@@ -35,9 +36,13 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	}
 	was := d.lastLease(s.Own)
 	d.mu.Lock()
-	before := d.prepared.rules // also while there is no lease, so that it is logged once
+	rules := d.prepared.rules // also while there is no lease, so that it is logged once
 	d.mu.Unlock()
-	rules := d.rules.choose(ctx, c, before, false)
+	if d.rules.chosen(c, rules) { // a program of iptables that hangs holds up nothing else
+		once.Wake(d.rules.again)
+	} else {
+		rules = d.rules.choose(ctx, c, rules, false)
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.host.Prepared = device

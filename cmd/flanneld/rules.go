@@ -27,14 +27,21 @@ type rules struct {
 	want  network.Rules // but for the ways
 	// touched is called when others changed rules.
 	touched func()
+	again   chan struct{} // the choice is to be made anew
 	log     notice.Log
 	said    atomic.Pointer[string] // by which way they are written, and why, as it was logged
 }
 
 func newRules(o *options) *rules {
-	return &rules{plane: o.rules, mode: netfilter.Mode(o.masqMode), want: network.Rules{
+	return &rules{plane: o.rules, mode: netfilter.Mode(o.masqMode), again: make(chan struct{}, 1), want: network.Rules{
 		Masquerade: o.ipMasq, Forward: o.forwardRules, RandomFully: o.ipMasq && o.fullyRandom,
 	}}
+}
+
+// chosen reports whether the ways are known for all families of a configuration.
+func (r *rules) chosen(c *subnet.Config, is network.Rules) bool {
+	return r.plane == nil || !r.want.Masquerade && !r.want.Forward ||
+		!slices.ContainsFunc(c.Network().Families(), func(f ip.Family) bool { return is.Of(f).Backend == "" })
 }
 
 // choose returns the rules for a configuration. before is what was chosen last; with keep,
@@ -116,21 +123,25 @@ const rulesPause = time.Second
 
 // follow goes over to iptables when others on this host begin to use it, and lets packets
 // through wherever they begin to refuse them: what they drop, only rules in the same tables
-// let through: settled is called a moment after they changed rules.
-func (r *rules) follow(ctx context.Context, ready <-chan struct{}, settled func(context.Context)) error {
-	if err := await(ctx, ready); err != nil {
-		return err
-	}
+// let through: settled is called a moment after they changed rules, once the host is ready.
+// It is also called, and nothing kept, when the configuration changed, or this host: the
+// programs of iptables, which may hang, are waited for here and nowhere else.
+func (r *rules) follow(ctx context.Context, ready <-chan struct{}, settled func(_ context.Context, keep bool)) error {
+	var touched <-chan struct{}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-r.plane.Touched():
+		case <-ready:
+			ready, touched = nil, r.plane.Touched()
+		case <-r.again:
+			settled(ctx, false)
+		case <-touched:
+			r.touched()
+			if err := once.Sleep(ctx, rulesPause); err != nil {
+				return err
+			}
+			settled(ctx, true)
 		}
-		r.touched()
-		if err := once.Sleep(ctx, rulesPause); err != nil {
-			return err
-		}
-		settled(ctx)
 	}
 }

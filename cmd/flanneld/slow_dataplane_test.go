@@ -144,3 +144,22 @@ func TestRulesDoNotWaitForEC2(t *testing.T) {
 	c.SetDelay(0)
 	c.waitRoutes(cloudTime, c.main, c.nodes)
 }
+
+// A program of iptables that hangs, when it is asked which variant it is, keeps nothing else
+// waiting: others are told the host's new address as soon as it has one.
+func TestLeaseDoesNotWaitForIPTables(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan, nil)
+	h := n.addNode(lab.HostOptions{}, "-ip-masq", "-masq-mode=iptables")
+	n.addNode(lab.HostOptions{})
+	h.setIPTables("iptables-legacy")
+	for _, h := range n.nodes {
+		h.start()
+		h.waitReady()
+	}
+	program := filepath.Join(h.Dir, "bin", "iptables")
+	check(t, os.Remove(program))
+	check(t, os.WriteFile(program, []byte("#!/bin/sh\nexec sleep 1000\n"), 0o700))
+	h.readdress("eth0", "192.168.0.88/24")
+	h.waitAddress(slow(5*time.Second), "192.168.0.88")
+}
