@@ -370,6 +370,7 @@ func TestKubeReboot(t *testing.T) {
 	same()
 	t.Log("the Node is made anew meanwhile")
 	reboot(func() {
+		check(t, os.Remove(h.daemon.SubnetFile))
 		check(t, n.kube.DeleteNode(n.ctx, h.Name))
 		h.createNode(h.podCIDR())
 	})
