@@ -45,7 +45,7 @@ func (d *planeDesired) take(c change) iter.Seq[state.Key] {
 // ownership is what tells which objects of a host are this daemon's. before is what it had
 // when that was last known, and left are objects that were ours and not wanted then.
 func (d *planeDesired) ownership(have, before state.Observed, left state.Set) *state.Ownership {
-	return state.NewOwnership(d.spec.Networks, subnet.MaxLen, d.devices, have, func(k state.Key) bool {
+	return state.NewOwnership(d.spec.Networks, subnet.LongestLen, d.devices, have, func(k state.Key) bool {
 		was, is := before[k], have[k].Object
 		return was.Owner == state.Ours && was.Object == is || left[k] == is
 	})
@@ -54,7 +54,7 @@ func (d *planeDesired) ownership(have, before state.Observed, left state.Set) *s
 // mine reports whether an object that nobody told us of before is this daemon's, as far as
 // that can be seen by itself.
 func (d *planeDesired) mine(o state.Object) bool {
-	own := state.Ownership{Networks: d.spec.Networks, LongestLease: subnet.MaxLen, Devices: d.devices}
+	own := state.Ownership{Networks: d.spec.Networks, LongestLease: subnet.LongestLen, Devices: d.devices}
 	return own.Owns(o)
 }
 

@@ -417,3 +417,11 @@ func (c *Config) remarks() []string {
 		return ""
 	})
 }
+
+// LongestLen is the most that SubnetLen can be for a family.
+func LongestLen(f ip.Family) int {
+	if f == ip.V4 {
+		return limits4.maxLen
+	}
+	return limits6.maxLen
+}

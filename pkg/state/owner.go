@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+
+	"flanneld/pkg/ip"
 )
 
 // Ownership is what tells which of a host's objects are this daemon's. A dataplane cannot
@@ -12,8 +14,8 @@ import (
 type Ownership struct {
 	// Networks that this daemon has, or had.
 	Networks []netip.Prefix
-	// LongestLease is the length of the smallest subnet that a lease can have.
-	LongestLease int
+	// LongestLease is the length of the smallest subnet that a lease of a family can have.
+	LongestLease func(ip.Family) int
 	// Devices are those of ours.
 	Devices map[string]bool
 
@@ -23,7 +25,7 @@ type Ownership struct {
 
 // NewOwnership finds out which devices of a host are ours: those that are wanted, and those
 // that say so. What was ours before, and is the same object now, is by known.
-func NewOwnership(networks []netip.Prefix, longest int, wanted map[string]bool, have Observed, known func(Key) bool) *Ownership {
+func NewOwnership(networks []netip.Prefix, longest func(ip.Family) int, wanted map[string]bool, have Observed, known func(Key) bool) *Ownership {
 	o := &Ownership{Networks: networks, LongestLease: longest, Devices: make(map[string]bool), known: known}
 	devices := make(map[string]Device)
 	addrs := make(map[string][]netip.Addr)
@@ -70,7 +72,7 @@ func (o *Ownership) Contains(a netip.Addr) bool {
 // CanBeLease reports whether a destination is smaller than our network that it is in, and
 // not too small for a lease.
 func (o *Ownership) CanBeLease(dst netip.Prefix) bool {
-	return dst.Bits() <= o.LongestLease && slices.ContainsFunc(o.Networks, func(n netip.Prefix) bool {
+	return dst.Bits() <= o.LongestLease(ip.FamilyOf(dst.Addr())) && slices.ContainsFunc(o.Networks, func(n netip.Prefix) bool {
 		return n.Contains(dst.Addr()) && n.Bits() < dst.Bits()
 	})
 }

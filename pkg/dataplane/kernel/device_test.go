@@ -12,10 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
-// overlay is a host with eth0 in 192.168.5.0/24, for a device on it.
+// overlay is a host with eth0 in 192.168.5.0/24 and 2001:db8:5::/64, for a device on it.
 type overlay struct {
 	*testing.T
 	manual
@@ -25,7 +26,9 @@ type overlay struct {
 func newOverlay(t *testing.T) overlay {
 	o := overlay{t, freshHost(t), New()}
 	o.check(o.AddLink("eth0"))
-	o.check(o.AddAddr("eth0", netip.MustParsePrefix("192.168.5.1/24")))
+	for _, a := range []string{"192.168.5.1/24", "2001:db8:5::1/64"} {
+		o.check(o.AddAddr("eth0", netip.MustParsePrefix(a)))
+	}
 	o.dump()
 	return o
 }
@@ -106,22 +109,41 @@ func vxlan() state.VXLAN {
 	}
 }
 
+// vxlanOf is the device for a family.
+func vxlanOf(f ip.Family) state.VXLAN {
+	v := vxlan()
+	if f == ip.V6 {
+		v.Name, v.Local = state.VXLANName(f, v.VNI), netip.MustParseAddr("2001:db8:5::1")
+		v.MTU = 1500 - v.Overhead()
+	}
+	return v
+}
+
+// forEachFamily runs a test for each.
+func forEachFamily(t *testing.T, test func(*testing.T, ip.Family)) {
+	for _, f := range ip.Families {
+		t.Run(f.String(), func(t *testing.T) { test(t, f) })
+	}
+}
+
 func create(o state.Object) state.Op { return state.Op{Verb: state.Create, Want: o} }
 func remove(o state.Object) state.Op { return state.Op{Verb: state.Delete, Have: o} }
 func change(have, want state.Object) state.Op {
 	return state.Op{Verb: state.Replace, Want: want, Have: have}
 }
 
-func TestMakeDevice(t *testing.T) {
+func TestMakeDevice(t *testing.T) { forEachFamily(t, testMakeDevice) }
+
+func testMakeDevice(t *testing.T, f ip.Family) {
 	o := newOverlay(t)
 	for i, alter := range []func(*state.VXLAN){
 		func(*state.VXLAN) {},
 		func(v *state.VXLAN) { v.GBP = true },
 		func(v *state.VXLAN) { v.Learning = true },
 		func(v *state.VXLAN) { v.TxChecksumOff = true },
-		func(v *state.VXLAN) { v.VNI, v.Port, v.MTU, v.Name = 4096, 4789, 1400, "flannel.4096" },
+		func(v *state.VXLAN) { v.VNI, v.Port, v.MTU, v.Name = 4096, 4789, 1400, state.VXLANName(f, 4096) },
 	} {
-		v := vxlan()
+		v := vxlanOf(f)
 		alter(&v)
 		o.none(v.Key())
 		o.apply(create(v), create(state.Addr{Dev: v.Name, Prefix: netip.MustParsePrefix("10.1.0.0/32")}))
@@ -141,6 +163,24 @@ func TestMakeDevice(t *testing.T) {
 		o.is(v)
 		o.check(o.DelLink(v.Name))
 	}
+}
+
+// What a device over IPv6 cannot be is told by its own numbers.
+func TestMakeDeviceFailsIPv6(t *testing.T) {
+	o := newOverlay(t)
+	v := vxlanOf(ip.V6)
+	v.MTU = 1431
+	o.refused(create(v), unix.EINVAL, "70 less than that of eth0")
+	o.none(v.Key())
+	v.MTU = 1279
+	if err := o.k.Apply(t.Context(), []state.Op{create(v)})[0]; err == nil || !strings.Contains(err.Error(), "needs 1280") {
+		t.Error(err)
+	}
+	o.none(v.Key())
+	// Both devices may have one VNI and one port.
+	o.apply(create(vxlan()), create(vxlanOf(ip.V6)))
+	o.is(vxlan())
+	o.is(vxlanOf(ip.V6))
 }
 
 func TestMakeDeviceFails(t *testing.T) {
@@ -191,20 +231,27 @@ func TestDeviceWithoutUDPChecksums(t *testing.T) {
 }
 
 // What can be changed in place is; else the device is made anew.
-func TestMendDevice(t *testing.T) {
+func TestMendDevice(t *testing.T) { forEachFamily(t, testMendDevice) }
+
+func testMendDevice(t *testing.T, f ip.Family) {
+	name := vxlanOf(f).Name
+	group, remote := "239.1.1.1", "192.168.5.9"
+	if f == ip.V6 {
+		group, remote = "ff05::1", "2001:db8:5::9"
+	}
 	link := func(o overlay) netlink.Link {
-		l, err := netlink.LinkByName("flannel.1")
+		l, err := netlink.LinkByName(name)
 		o.check(err)
 		return l
 	}
-	for name, c := range map[string]struct {
+	for what, c := range map[string]struct {
 		spoil  func(overlay)
 		remade bool
 	}{
-		"MAC":      {func(o overlay) { o.check(o.SetMAC("flannel.1", state.MAC{2})) }, false},
-		"MTU":      {func(o overlay) { o.check(o.SetMTU("flannel.1", 1000)) }, false},
-		"down":     {func(o overlay) { o.check(o.SetLink("flannel.1", false)) }, false},
-		"checksum": {func(o overlay) { o.check(setTxChecksum("flannel.1", true)) }, false},
+		"MAC":      {func(o overlay) { o.check(o.SetMAC(name, state.MAC{2})) }, false},
+		"MTU":      {func(o overlay) { o.check(o.SetMTU(name, 1000)) }, false},
+		"down":     {func(o overlay) { o.check(o.SetLink(name, false)) }, false},
+		"checksum": {func(o overlay) { o.check(setTxChecksum(name, true)) }, false},
 		"enslaved": {func(o overlay) {
 			attrs := netlink.NewLinkAttrs()
 			attrs.Name = "br0"
@@ -213,44 +260,44 @@ func TestMendDevice(t *testing.T) {
 			o.check(netlink.LinkSetMaster(link(o), bridge))
 		}, false},
 		"all": {func(o overlay) {
-			o.check(o.SetMAC("flannel.1", state.MAC{2}))
-			o.check(o.SetMTU("flannel.1", 1000))
-			o.check(o.SetLink("flannel.1", false))
+			o.check(o.SetMAC(name, state.MAC{2}))
+			o.check(o.SetMTU(name, 1000))
+			o.check(o.SetLink(name, false))
 		}, false},
-		"other VNI":  {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.VxlanId = 2 }) }, true},
-		"other port": {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.Port = 4789 }) }, true},
+		"other VNI":  {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.VxlanId = 2 }) }, true},
+		"other port": {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.Port = 4789 }) }, true},
 		"group": {func(o overlay) {
-			o.other(func(v *netlink.Vxlan) { v.Group = netip.MustParseAddr("239.1.1.1").AsSlice() })
+			o.other(f, func(v *netlink.Vxlan) { v.Group = netip.MustParseAddr(group).AsSlice() })
 		}, true},
 		"remote": {func(o overlay) {
-			o.other(func(v *netlink.Vxlan) { v.Group = netip.MustParseAddr("192.168.5.9").AsSlice() })
+			o.other(f, func(v *netlink.Vxlan) { v.Group = netip.MustParseAddr(remote).AsSlice() })
 		}, true},
-		"proxy":        {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.Proxy = true }) }, true},
-		"l2miss":       {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.L2miss = true }) }, true},
-		"l3miss":       {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.L3miss = true }) }, true},
-		"rsc":          {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.RSC = true }) }, true},
-		"ttl":          {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.TTL = 7 }) }, true},
-		"maxaddress":   {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.Limit = 1 }) }, true},
-		"tos":          {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.TOS = 7 }) }, true},
-		"source ports": {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.PortLow, v.PortHigh = 1000, 2000 }) }, true},
+		"proxy":        {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.Proxy = true }) }, true},
+		"l2miss":       {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.L2miss = true }) }, true},
+		"l3miss":       {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.L3miss = true }) }, true},
+		"rsc":          {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.RSC = true }) }, true},
+		"ttl":          {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.TTL = 7 }) }, true},
+		"maxaddress":   {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.Limit = 1 }) }, true},
+		"tos":          {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.TOS = 7 }) }, true},
+		"source ports": {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.PortLow, v.PortHigh = 1000, 2000 }) }, true},
 		"external": {func(o overlay) {
-			o.other(func(v *netlink.Vxlan) { v.FlowBased, v.VtepDevIndex, v.SrcAddr = true, 0, nil })
+			o.other(f, func(v *netlink.Vxlan) { v.FlowBased, v.VtepDevIndex, v.SrcAddr = true, 0, nil })
 		}, true},
-		"zero checksums": {func(o overlay) { o.other(func(v *netlink.Vxlan) { v.UDP6ZeroCSumTx = true }) }, true},
+		"zero checksums": {func(o overlay) { o.other(f, func(v *netlink.Vxlan) { v.UDP6ZeroCSumTx = true }) }, true},
 		"a bridge": {func(o overlay) {
-			o.check(o.DelLink("flannel.1"))
+			o.check(o.DelLink(name))
 			attrs := netlink.NewLinkAttrs()
-			attrs.Name = "flannel.1"
+			attrs.Name = name
 			o.check(netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
 		}, true},
 		"a veth": {func(o overlay) {
-			o.check(o.DelLink("flannel.1"))
-			o.check(o.AddLink("flannel.1"))
+			o.check(o.DelLink(name))
+			o.check(o.AddLink(name))
 		}, true},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(what, func(t *testing.T) {
 			o := newOverlay(t)
-			v := vxlan()
+			v := vxlanOf(f)
 			v.TxChecksumOff = true
 			o.apply(create(v))
 			c.spoil(o)
@@ -269,17 +316,18 @@ func TestMendDevice(t *testing.T) {
 }
 
 // other puts an altered device in the place of the one that is there.
-func (o overlay) other(alter func(*netlink.Vxlan)) {
+func (o overlay) other(f ip.Family, alter func(*netlink.Vxlan)) {
 	o.Helper()
-	o.check(o.DelLink("flannel.1"))
+	is := vxlanOf(f)
+	o.check(o.DelLink(is.Name))
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr = "flannel.1", []byte{0x0a, 1, 2, 3, 4, 5}
+	attrs.Name, attrs.HardwareAddr = is.Name, is.MAC[:]
 	v := &netlink.Vxlan{
-		LinkAttrs: attrs, VxlanId: 1, VtepDevIndex: o.index("eth0"), SrcAddr: []byte{192, 168, 5, 1}, Port: 8472,
+		LinkAttrs: attrs, VxlanId: 1, VtepDevIndex: o.index("eth0"), SrcAddr: is.Local.AsSlice(), Port: 8472,
 	}
 	alter(v)
 	o.check(netlink.LinkAdd(v))
-	o.check(o.SetLink("flannel.1", true))
+	o.check(o.SetLink(is.Name, true))
 }
 
 // Ours are all that bear such a name, and nothing else is reported.

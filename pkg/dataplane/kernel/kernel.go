@@ -20,11 +20,11 @@ type Kernel struct {
 	// devices is held while devices of ours are changed, and while an event
 	// looks what one of them is now: none shows one half made.
 	devices sync.Mutex
-	trial   trial // under devices
+	trials  map[string]*trial // by the name of the device that is wanted; under devices
 }
 
 // New returns the kernel of the network namespace of the calling process.
-func New() *Kernel { return &Kernel{links: &links{}} }
+func New() *Kernel { return &Kernel{links: &links{}, trials: make(map[string]*trial)} }
 
 // noLink is a dataplane.ErrNoLink with its cause.
 type noLink string

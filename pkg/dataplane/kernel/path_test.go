@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -12,10 +13,10 @@ import (
 	"flanneld/pkg/ip"
 )
 
-// ipCommand gives commands to ip(8), one a line, and takes the rules back afterwards.
-func ipCommand(t *testing.T, lines string) {
+// ipCommand gives commands to ip(8), one a line.
+func ipCommand(t *testing.T, lines string, options ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "ip", "-batch", "-")
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "ip", append(options, "-batch", "-")...)
 	cmd.Stdin = strings.NewReader(lines)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("ip -batch: %v\n%s", err, out)

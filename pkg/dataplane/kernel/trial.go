@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 )
@@ -37,18 +39,40 @@ var _ dataplane.Trier = (*Kernel)(nil)
 // Try implements dataplane.Trier: it makes a VXLAN device as is to be wanted, beside those
 // that there are.
 func (k *Kernel) Try(ctx context.Context, before, after []state.Object) error {
-	had, there := state.Find[state.VXLAN](before)
-	want, ok := state.Find[state.VXLAN](after)
-	// With another GBP on the same port, ours would be in the way itself.
-	if !there || !ok || want.Port == had.Port && (want.VNI == had.VNI || want.GBP != had.GBP) {
-		return nil
-	}
 	k.devices.Lock()
 	defer k.devices.Unlock()
 	all, _, err := listLinks(ctx)
 	if err != nil {
 		return err
 	}
+	for _, f := range ip.Families {
+		had, there := findVXLAN(before, f)
+		want, wanted := findVXLAN(after, f)
+		// With another GBP on the same port, ours would be in the way itself.
+		if !there || !wanted || want.Port == had.Port && (want.VNI == had.VNI || want.GBP != had.GBP) {
+			continue
+		}
+		if err := k.tryInPlaceOf(had, want, all); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// findVXLAN returns the device whose packets leave in a family.
+func findVXLAN(objects []state.Object, f ip.Family) (state.VXLAN, bool) {
+	i := slices.IndexFunc(objects, func(o state.Object) bool {
+		v, ok := o.(state.VXLAN)
+		return ok && ip.FamilyOf(v.Local) == f
+	})
+	if i < 0 {
+		return state.VXLAN{}, false
+	}
+	return objects[i].(state.VXLAN), true
+}
+
+// tryInPlaceOf tries a device that is to follow another one. The caller holds k.devices.
+func (k *Kernel) tryInPlaceOf(had, want state.VXLAN, all *links) error {
 	lower, ok := all.byName[want.Lower]
 	if !ok {
 		return nil // there is nothing to try it on
@@ -56,9 +80,10 @@ func (k *Kernel) Try(ctx context.Context, before, after []state.Object) error {
 	if _, taken := all.byName[want.Name]; taken && want.Name != had.Name {
 		return nil // what bears its name is made over
 	}
-	t := &k.trial
-	if t.device != want {
-		*t = trial{device: want, backoff: once.Backoff{First: trialFirst, Most: trialMost}}
+	t := k.trials[want.Name]
+	if t == nil || t.device != want {
+		t = &trial{device: want, backoff: once.Backoff{First: trialFirst, Most: trialMost}}
+		k.trials[want.Name] = t
 	}
 	if t.err == nil || !time.Now().Before(t.next) {
 		t.err = k.tryVXLAN(want, lower.index)

@@ -120,6 +120,9 @@ func (r rawLink) vxlanEntry(links *links, checksumOff bool) state.Entry {
 	return state.Entry{Object: u, Owner: state.Ours}
 }
 
+// ipv6MTU is the least that a device with IPv6 has, in bytes.
+const ipv6MTU = 1280
+
 // createVXLAN makes a device where there is none. If it cannot be as wanted, nothing stays.
 func (k *Kernel) createVXLAN(v state.VXLAN) error {
 	lower, err := k.links.find(v.Lower)
@@ -205,6 +208,9 @@ func (k *Kernel) repairVXLAN(v state.VXLAN) error {
 // adjustVXLAN changes what can be changed of a device. A new one needs that too:
 // the kernel cuts an MTU that is too large without a word.
 func (k *Kernel) adjustVXLAN(v state.VXLAN) error {
+	if v.Local.Is6() && v.MTU < ipv6MTU {
+		return fmt.Errorf("its MTU can't be %d: for IPv6 a device needs %d", v.MTU, ipv6MTU)
+	}
 	r, ok, err := lookUp(v.Name)
 	switch {
 	case err != nil:
