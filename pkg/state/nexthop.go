@@ -7,7 +7,7 @@ import (
 )
 
 // Nexthop is a next hop that the kernel knows by number, for routes to refer
-// to. Through these, a kernel finds its way among tens of thousands of routes on
+// to. Through these, a kernel finds its way among tens of thousands of IPv4 routes on
 // one interface; without, each new route is compared with all others.
 type Nexthop struct {
 	ID     uint32 // never 0
@@ -17,7 +17,8 @@ type Nexthop struct {
 }
 
 // NexthopID returns the number of the nexthop for a subnet: its IPv4 base
-// address, so that no two subnets have the same.
+// address, so that no two subnets have the same. Of IPv6 there is none: its routes are
+// compared with no others.
 func NexthopID(subnet netip.Prefix) uint32 {
 	if !subnet.Addr().Is4() {
 		return 0

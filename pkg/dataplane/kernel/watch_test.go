@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -264,18 +265,31 @@ func TestOwnEvents(t *testing.T) {
 	}
 }
 
-// peers returns the device v and what n peers need on it.
+// peers returns the device v and what n peers need on it; with routes by nexthop if the
+// family has such.
 func peers(v state.VXLAN, n int) []state.Object {
-	devices := []state.Object{v, state.Addr{Dev: v.Name, Prefix: netip.MustParsePrefix("10.0.0.0/32")}}
+	f := ip.FamilyOf(v.Local)
+	at := func(subnet int) netip.Prefix {
+		if f == ip.V4 {
+			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(subnet >> 16), byte(subnet >> 8), byte(subnet)}), 32)
+		}
+		return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 5: byte(subnet >> 16), 6: byte(subnet >> 8), 7: byte(subnet)}), 64)
+	}
+	host := v.Local
+	devices := []state.Object{v, state.Addr{Dev: v.Name, Prefix: netip.PrefixFrom(at(0).Addr(), f.Bits())}}
 	var neighs, fdb, nexthops, routes []state.Object
 	for i := range n {
-		via := netip.AddrFrom4([4]byte{10, byte(1 + i>>16), byte(i >> 8), byte(i)})
+		dst := at(1<<16 + i)
+		via := dst.Addr()
 		mac := state.MAC{2, 0, 0, byte(i >> 16), byte(i >> 8), byte(i)}
-		id := uint32(i + 1)
+		host = host.Next()
+		id := state.NexthopID(dst)
 		neighs = append(neighs, state.Neigh{Dev: v.Name, Addr: via, MAC: mac})
-		fdb = append(fdb, state.FDB{Dev: v.Name, MAC: mac, Dst: netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)})})
-		nexthops = append(nexthops, state.Nexthop{ID: id, Via: via, Dev: v.Name, Onlink: true})
-		routes = append(routes, state.Route{Dst: netip.PrefixFrom(via, 32), Via: via, Dev: v.Name, Onlink: true, Nexthop: id})
+		fdb = append(fdb, state.FDB{Dev: v.Name, MAC: mac, Dst: host})
+		if id != 0 {
+			nexthops = append(nexthops, state.Nexthop{ID: id, Via: via, Dev: v.Name, Onlink: true})
+		}
+		routes = append(routes, state.Route{Dst: dst, Via: via, Dev: v.Name, Onlink: true, Nexthop: id})
 	}
 	return slices.Concat(devices, neighs, fdb, nexthops, routes)
 }
