@@ -34,6 +34,9 @@ type Underlay struct {
 	// PublicIP is what the other hosts know this host by: Addr, unless told
 	// otherwise.
 	PublicIP netip.Addr
+	// ID tells this host from any other, also from one that was made from the
+	// same image, and is the same after a reboot.
+	ID string
 	// OwnsPublicIP is whether PublicIP is an address of this host, on whichever
 	// interface, and not one that a NAT translates.
 	OwnsPublicIP bool
@@ -46,9 +49,6 @@ type Host struct {
 	Nexthops bool
 	// Prepared is the device that a Preparer has made on this host.
 	Prepared string
-	// ID tells this host from any other, also from one that was made from the
-	// same image, and is the same after a reboot.
-	ID string
 	// Links tell which peers are on this host's link; nil if that is not known.
 	Links Links
 }
@@ -70,6 +70,46 @@ func (h Host) Of(f ip.Family) Underlay {
 	return h.V6
 }
 
+// Set makes u the underlay of a family.
+func (h *Host) Set(f ip.Family, u Underlay) {
+	if f == ip.V4 {
+		h.V4 = u
+	} else {
+		h.V6 = u
+	}
+}
+
+// For returns h with the underlays that a network has use for.
+func (h Host) For(network ip.Subnet) Host {
+	for _, f := range ip.Families {
+		if !network.Of(f).IsValid() {
+			h.Set(f, Underlay{})
+		}
+	}
+	return h
+}
+
+// IsExternal reports whether an interface is the external one of a family.
+func (h Host) IsExternal(iface string) bool {
+	return iface != "" && (iface == h.V4.Iface || iface == h.V6.Iface)
+}
+
+// Ifaces are the external interfaces, IPv4's first.
+func (h Host) Ifaces() []string {
+	var names []string
+	for _, f := range ip.Families {
+		if name := h.Of(f).Iface; name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Up is whether the external interfaces of all families are.
+func (h Host) Up() bool {
+	return (h.V4.Up || h.V4.Iface == "") && (h.V6.Up || h.V6.Iface == "")
+}
+
 // First returns the underlay of the first family that h has: what is said of a host in one
 // word.
 func (h Host) First() Underlay {
@@ -88,16 +128,16 @@ func (h Host) PublicIP() ip.Addrs { return ip.Addrs{V4: h.V4.PublicIP, V6: h.V6.
 // Net are the networks of the addresses.
 func (h Host) Net() ip.Subnet { return ip.Subnet{V4: h.V4.Net, V6: h.V6.Net} }
 
-// MTU is the smallest of the external interfaces'.
-func (h Host) MTU() int {
-	switch {
-	case h.V6.Iface == "":
-		return h.V4.MTU
-	case h.V4.Iface == "":
-		return h.V6.MTU
+// Narrowest returns the underlay with the smallest MTU.
+func (h Host) Narrowest() Underlay {
+	if h.V6.Iface != "" && (h.V4.Iface == "" || h.V6.MTU < h.V4.MTU) {
+		return h.V6
 	}
-	return min(h.V4.MTU, h.V6.MTU)
+	return h.V4
 }
+
+// MTU is the smallest of the external interfaces'.
+func (h Host) MTU() int { return h.Narrowest().MTU }
 
 // OnLink reports whether a is known to be on the link of the external interface of its
 // family.
@@ -121,8 +161,8 @@ type Preparer interface {
 
 // Past is what there is already of this host's end of the overlay.
 type Past struct {
-	// MAC of the backend's device; zero if there is no such device.
-	MAC state.MAC
+	// MACs are those of the backend's devices that there are, by their names.
+	MACs map[string]state.MAC
 	// Lease is what this host's lease says; zero if it has none.
 	Lease subnet.Attrs
 	// Others are the leases of which any may be another host's; none if what
@@ -133,9 +173,9 @@ type Past struct {
 // Backend is one way to carry packets. Its methods have no effects and give the
 // same answer for the same arguments.
 type Backend interface {
-	// Device is the name of the interface that the backend has on the host; empty if it
-	// has none.
-	Device(Host) string
+	// Device is the name of the interface that the backend has on the host for pods'
+	// packets of a family; empty if it has none.
+	Device(Host, ip.Family) string
 
 	// Unencapsulated reports whether packets between pods cross the network between the
 	// hosts as they are, and so come in by the external interface.
@@ -151,9 +191,10 @@ type Backend interface {
 	// Local returns the objects that the host has whoever its peers are.
 	Local(h Host, network ip.Subnet, own *subnet.Lease) []state.Object
 
-	// Peer returns the objects by which peer is reached. An error is about this
-	// peer alone; if it is Unreadable, what the host has for the peer stays.
-	Peer(h Host, own, peer *subnet.Lease) ([]state.Object, error)
+	// Peer returns the objects by which peer is reached in a family in which both have a
+	// subnet. An error is about this peer and family alone; if it is Unreadable, what the
+	// host has for the peer stays.
+	Peer(h Host, f ip.Family, own, peer *subnet.Lease) ([]state.Object, error)
 }
 
 // Unreadable is an error about a lease that does not say what it must. It is no
@@ -172,6 +213,8 @@ type Type struct {
 	New func(section json.RawMessage) (Backend, error)
 	// Keys are those of the Backend object that New reads.
 	Keys []string
+	// IPv4Alone is set if the backend carries no IPv6.
+	IPv4Alone bool
 }
 
 // Table is the backends that there are.
@@ -194,6 +237,12 @@ func (t Table) New(c *subnet.Config) (Backend, error) {
 	names := make([]string, len(t))
 	for i, b := range t {
 		if b.Name == c.BackendType {
+			if b.IPv4Alone && c.V6.Network.IsValid() {
+				return nil, &subnet.ConfigError{
+					Key: "EnableIPv6", Value: "true",
+					Reason: fmt.Sprintf("asks the backend %s for what it cannot do: it carries IPv4 alone; Backend.Type can be one of %s", b.Name, strings.Join(t.carryingIPv6(), ", ")),
+				}
+			}
 			return b.New(c.Backend)
 		}
 		names[i] = b.Name
@@ -203,6 +252,17 @@ func (t Table) New(c *subnet.Config) (Backend, error) {
 		Value:  fmt.Sprintf("%q", c.BackendType),
 		Reason: "is not a known backend; there are " + strings.Join(names, ", "),
 	}
+}
+
+// carryingIPv6 returns the names of the backends that do.
+func (t Table) carryingIPv6() []string {
+	var names []string
+	for _, b := range t {
+		if !b.IPv4Alone {
+			names = append(names, b.Name)
+		}
+	}
+	return names
 }
 
 // Section decodes a configuration's Backend object into a struct of booleans,

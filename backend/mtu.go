@@ -4,12 +4,15 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"flanneld/pkg/ip"
 	"flanneld/subnet"
 )
 
 const (
 	// LeastMTU is that of the smallest device on which the kernel has IPv4.
 	LeastMTU = 68
+	// LeastMTU6 is the same for IPv6.
+	LeastMTU6 = 1280
 	// mostMTU is the size of the largest IPv4 packet.
 	mostMTU = 65535
 )
@@ -34,18 +37,28 @@ func (p PathMTU) Check(overhead int) error {
 
 // Of returns how large a packet may be on the way from a host. It never exceeds what the
 // external interface carries, whatever becomes of that.
-func (p PathMTU) Of(h Host) int {
+func (p PathMTU) Of(h Host) int { return p.within(h.MTU()) }
+
+// By is Of for an underlay.
+func (p PathMTU) By(u Underlay) int { return p.within(u.MTU) }
+
+func (p PathMTU) within(mtu int) int {
 	if p.MTU > 0 {
-		return min(p.MTU, h.MTU())
+		return min(p.MTU, mtu)
 	}
-	return h.MTU()
+	return mtu
 }
 
-// CheckMTU returns why the external interface is too small for a backend.
+// CheckMTU returns why a host's external interface, or the configuration's MTU, is too small
+// for a backend.
 func CheckMTU(b Backend, h Host) error {
-	if mtu := b.MTU(h); mtu < LeastMTU {
-		return fmt.Errorf("the interface %s has the MTU %d, and the backend takes %d bytes of it: pods would get an MTU of %d, and IPv4 needs %d",
-			h.First().Iface, h.MTU(), h.MTU()-mtu, mtu, LeastMTU)
+	least, f := LeastMTU, ip.V4
+	if h.V6.Iface != "" {
+		least, f = LeastMTU6, ip.V6
+	}
+	if mtu := b.MTU(h); mtu < least {
+		return fmt.Errorf("the interface %s has the MTU %d, and the backend takes %d bytes of it: pods would get an MTU of %d, and %s needs %d",
+			h.Narrowest().Iface, h.MTU(), h.MTU()-mtu, mtu, f, least)
 	}
 	return nil
 }

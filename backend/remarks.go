@@ -62,7 +62,7 @@ func (t Table) Remarks(c *subnet.Config, h Host) []string {
 	})...)
 	var p PathMTU
 	if containsKey(known, "MTU") && json.Unmarshal(c.Backend, &p) == nil && p.MTU > h.MTU() {
-		remarks = append(remarks, printable.Line(fmt.Sprintf("Backend.MTU %d is more than the MTU %d of the interface %s, which counts", p.MTU, h.MTU(), h.First().Iface)))
+		remarks = append(remarks, printable.Line(fmt.Sprintf("Backend.MTU %d is more than the MTU %d of the interface %s, which counts", p.MTU, h.MTU(), h.Narrowest().Iface)))
 	}
 	return remarks
 }

@@ -20,12 +20,12 @@ import (
 // Another interface is taken when it is certain that it stays the best: soon after the one
 // in use is lost, later while that works. What is over before changes nothing.
 func TestFollower(t *testing.T) {
-	on := func(iface, addr string) backend.Host {
-		return backend.Host{V4: backend.Underlay{Iface: iface, Addr: netip.MustParseAddr(addr), MTU: 1500, Up: true}}
+	on := func(iface, addr string) backend.Underlay {
+		return backend.Underlay{Iface: iface, Addr: netip.MustParseAddr(addr), MTU: 1500, Up: true}
 	}
 	eth0, eth1, eth2 := on("eth0", "192.0.2.1"), on("eth1", "192.0.2.2"), on("eth2", "192.0.2.3")
 	larger := eth0
-	larger.V4.MTU = 9000
+	larger.MTU = 9000
 	gone := errors.New("gone")
 	alone := Sight{Now: eth0, Next: eth0, Works: true}
 	better := Sight{Now: eth0, Next: eth1, Works: true}
@@ -36,7 +36,7 @@ func TestFollower(t *testing.T) {
 	type step struct {
 		after   time.Duration
 		sight   Sight
-		want    backend.Host
+		want    backend.Underlay
 		problem bool
 	}
 	const ms = time.Millisecond
@@ -61,7 +61,7 @@ func TestFollower(t *testing.T) {
 				now = now.Add(s.after)
 				got, again := f.follow(now, s.sight)
 				if got != s.want || (f.problem != nil) != s.problem {
-					t.Errorf("step %d: got %s %s, problem %v", i, got.V4.Iface, got.V4.Addr, f.problem)
+					t.Errorf("step %d: got %s %s, problem %v", i, got.Iface, got.Addr, f.problem)
 				}
 				if waits := s.sight.Lost != nil || s.sight.Next != s.sight.Now; waits && got == s.sight.Now != (again > 0) {
 					t.Errorf("step %d: the next look is after %s", i, again)
@@ -75,24 +75,27 @@ func TestFollower(t *testing.T) {
 // went before; not if it is over within a second.
 func TestExternalInterfaceLogged(t *testing.T) {
 	for name, c := range map[string]struct {
-		see func(x *External, good bool)
+		see func(x *External, s *follower, good bool)
 		bad string
 	}{
-		"lost": {func(x *External, good bool) {
+		"lost": {func(x *External, _ *follower, good bool) {
 			if good {
-				x.logProblem(nil)
+				x.logProblem(ip.V4, nil)
 			} else {
-				x.logProblem(errors.New("no address"))
+				x.logProblem(ip.V4, errors.New("no address"))
 			}
 		}, "no address"},
-		"down": {func(x *External, good bool) { x.logDown(backend.Host{V4: backend.Underlay{Iface: "eth0", Up: good}}) }, "eth0 is down"},
+		"down": {func(x *External, s *follower, good bool) {
+			x.logDown(ip.V4, s, backend.Underlay{Iface: "eth0", Up: good})
+		}, "eth0 is down"},
 	} {
 		log := klogged(t, func() {
 			synctest.Test(t, func(*testing.T) {
 				var x External
+				var s follower
 				see := func(good bool, during time.Duration) {
 					for begin := time.Now(); time.Since(begin) < during; time.Sleep(time.Second / 2) {
-						c.see(&x, good)
+						c.see(&x, &s, good)
 					}
 				}
 				for range 9 {
@@ -116,9 +119,10 @@ func TestExternalInterfaceLogged(t *testing.T) {
 		if blinks := klogged(t, func() {
 			synctest.Test(t, func(*testing.T) {
 				var x External
-				x.logDown(backend.Host{V4: backend.Underlay{Iface: "eth0"}})
+				var s follower
+				x.logDown(ip.V4, &s, backend.Underlay{Iface: "eth0"})
 				time.Sleep(time.Second / 2)
-				x.logDown(backend.Host{V4: backend.Underlay{Iface: "eth0", Up: true}})
+				x.logDown(ip.V4, &s, backend.Underlay{Iface: "eth0", Up: true})
 			})
 		}); blinks != "" {
 			t.Errorf("what is over within a second is logged:\n%s", blinks)
@@ -171,7 +175,7 @@ func withExternal(t *testing.T, s Selection, f func(x *externalFixture)) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.looks = append(x.looks, time.Since(x.since))
-		}, func(_ backend.Host, unseen error) {
+		}, func(_ ip.Family, _ backend.Underlay, unseen error) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.reports = append(x.reports, unseen)
@@ -216,12 +220,12 @@ func TestExternalLooksAfterEvents(t *testing.T) {
 	} {
 		var s Selection
 		if c.canReach {
-			s.CanReach = netip.MustParseAddr("203.0.113.1")
+			s.CanReach.V4 = netip.MustParseAddr("203.0.113.1")
 		}
 		withExternal(t, s, func(x *externalFixture) {
 			x.SetDesired(vxlanDesired())
 			if c.mayBeNext {
-				x.names.Store(&externalNames{"eth0", "eth1"})
+				x.names.Store(&[]string{"eth0", "eth1"})
 			}
 			if got := x.after(c.event); !slices.Equal(got, c.want) {
 				t.Errorf("%s: looks after %v, want %v", c.name, got, c.want)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
@@ -18,13 +19,15 @@ import (
 )
 
 // Selection says which interface is the external one, and by which of its addresses
-// this host is reached.
+// this host is reached, in each address family.
 type Selection struct {
-	Ifaces   []string // names or addresses
-	Regexes  []*regexp.Regexp
-	CanReach netip.Addr
+	Ifaces []string // names or addresses
+	// IPv6Ifaces go before Ifaces, for IPv6 alone.
+	IPv6Ifaces []string
+	Regexes    []*regexp.Regexp
+	CanReach   ip.Addrs
 	// PublicIP is advertised in the place of the interface's address.
-	PublicIP netip.Addr
+	PublicIP ip.Addrs
 	// MachineID is the host's own, which another one made from the same image
 	// may share.
 	MachineID string
@@ -39,7 +42,7 @@ type View interface {
 
 // candidate is an interface with one of its addresses.
 type candidate struct {
-	host backend.Host
+	backend.Underlay
 	rank rank
 }
 
@@ -48,10 +51,12 @@ type candidate struct {
 type rank struct {
 	link int // what the interface carries
 	// source is the option that led here. Without options it is the interface that
-	// owns the public address, then that of the default route, then a known address.
+	// owns the public address, then that of the default route, then that of the other
+	// family, then a known address.
 	source    int
 	linkLocal int // 1 for an address that only hosts on the link reach
 	metric    int // of the default route
+	apart     int // 1 for IPv6 by another interface than IPv4
 	address   int // a preference among the addresses of one interface
 }
 
@@ -63,103 +68,154 @@ const (
 	linkInert // a loopback or dummy device leads to no other host
 )
 
+// What rank.address has of an address that is the worse for it. The next one counts more
+// than all before.
+const (
+	deprecatedAddress = 1 << iota
+	singleAddress     // often it is one that moves from host to host
+	passingAddress    // of IPv6, for new use no more, or for privacy: it is gone soon
+)
+
 func (r rank) compare(o rank) int {
 	return cmp.Or(cmp.Compare(r.link, o.link), cmp.Compare(r.source, o.source), cmp.Compare(r.linkLocal, o.linkLocal),
-		cmp.Compare(r.metric, o.metric), cmp.Compare(r.address, o.address))
+		cmp.Compare(r.metric, o.metric), cmp.Compare(r.apart, o.apart), cmp.Compare(r.address, o.address))
 }
 
-// is reports whether the candidate is the interface and address of h.
-func (c candidate) is(h backend.Host) bool {
-	return c.host.V4.Iface == h.V4.Iface && c.host.V4.Addr == h.V4.Addr
-}
+// is reports whether the candidate is the interface and address of u.
+func (c candidate) is(u backend.Underlay) bool { return sameWay(c.Underlay, u) }
 
-// Choose returns the best external interface and its address. Without an option that
-// names the interface, and without a default route, it is the interface that has one of
+// sameWay reports whether both are by one interface and address.
+func sameWay(a, b backend.Underlay) bool { return a.Iface == b.Iface && a.Addr == b.Addr }
+
+// Choose returns the best external interface and its address in a family, for a host that
+// may have one in the other family already. Without an option that names the interface, and
+// without a default route, it is that one, or the interface that has one of
 // the known addresses. An error says for each source why it leads nowhere now; later it
 // may.
-func (s Selection) Choose(ctx context.Context, v View, known ...netip.Addr) (backend.Host, error) {
-	l, err := s.look(ctx, v)
+func (s Selection) Choose(ctx context.Context, v View, f ip.Family, h backend.Host, known ...netip.Addr) (backend.Underlay, error) {
+	l, err := s.look(ctx, v, f, h)
 	if err != nil {
-		return backend.Host{}, err
+		return backend.Underlay{}, err
 	}
-	if !s.Explicit() {
+	if !s.Explicit(f) {
+		l.addBeside()
 		for _, addr := range known {
 			l.addHolders(addr)
 		}
 	}
 	if len(l.found) == 0 {
-		return backend.Host{}, errors.Join(l.failed...)
+		return backend.Underlay{}, errors.Join(l.failed...)
 	}
-	return l.best(backend.Host{}).host, nil
+	return l.best(backend.Underlay{}).Underlay, nil
 }
 
 // Sight is how the external interface looks while it is followed.
 type Sight struct {
 	// Now is the interface and address in use, with what changed of them, such as
 	// the interface's name or MTU.
-	Now backend.Host
+	Now backend.Underlay
 	// Lost says why Now is not there any more; then Now is as it was.
 	Lost error
 	// Next is the best choice; it is Now if none is better.
-	Next backend.Host
+	Next backend.Underlay
 	// Works says that Now can serve for as long as it is not certain that Next stays.
 	Works bool
 }
 
-// Follow looks what became of h. Among equally good choices, h stays.
-func (s Selection) Follow(ctx context.Context, v View, h backend.Host) (Sight, error) {
-	l, err := s.look(ctx, v)
+// Follow looks what became of h in a family. Among equally good choices, h stays.
+func (s Selection) Follow(ctx context.Context, v View, f ip.Family, h backend.Host) (Sight, error) {
+	l, err := s.look(ctx, v, f, h)
 	if err != nil {
 		return Sight{}, err
 	}
+	u := h.Of(f)
 	// The default route often goes with the address, and an interface may be renamed.
-	l.addHolders(h.V4.Addr)
+	l.addHolders(u.Addr)
 	l.found = slices.DeleteFunc(l.found, func(c candidate) bool {
 		// A /32 of the same address on another device, such as a tunnel, is no sign that
 		// the address moved there.
-		return c.host.V4.Addr == h.V4.Addr && c.host.V4.Iface != h.V4.Iface && c.host.V4.Net.IsSingleIP() && !h.V4.Net.IsSingleIP()
+		return c.Addr == u.Addr && c.Iface != u.Iface && c.Net.IsSingleIP() && !u.Net.IsSingleIP()
 	})
-	was := byName(l.ifaces, h.V4.Iface)
-	if !s.Explicit() && was != nil {
-		l.source++
-		l.add("", was, 0, anyAddr)
+	was := byName(l.ifaces, u.Iface)
+	if was != nil {
+		u.Up = u.Up && was.Up // with a link that is down, addresses of IPv6 go
 	}
-	sight := Sight{Now: h, Next: h}
-	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.is(h) }); i >= 0 {
-		now, best := l.found[i], l.best(h)
-		if best.is(h) {
+	if !s.Explicit(f) {
+		l.source++
+		if was != nil {
+			l.add("", was, 0, anyAddr)
+		}
+		l.source++
+		l.addBeside()
+	}
+	sight := Sight{Now: u, Next: u}
+	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.is(u) }); i >= 0 {
+		now, best := l.found[i], l.best(u)
+		if best.is(u) {
 			now = best
 		}
-		sight.Now, sight.Next = now.host, best.host
+		sight.Now, sight.Next = now.Underlay, best.Underlay
 		sight.Works = now.rank.link == linkCarries && now.rank.linkLocal == 0
 		return sight, nil
 	}
 	// What has the address and the MAC address is the same interface: it was renamed, or
 	// is a port of a bridge now.
-	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.host.V4.Addr == h.V4.Addr && c.host.ID == h.ID }); i >= 0 {
-		sight.Now = l.found[i].host
-		sight.Next = l.best(sight.Now).host
+	if i := slices.IndexFunc(l.found, func(c candidate) bool { return c.Addr == u.Addr && c.ID == u.ID }); i >= 0 {
+		sight.Now = l.found[i].Underlay
+		sight.Next = l.best(sight.Now).Underlay
 		return sight, nil
 	}
 	if len(l.found) > 0 {
-		sight.Next = l.best(h).host
+		sight.Next = l.best(u).Underlay
 	}
 	if was == nil {
-		sight.Lost = fmt.Errorf("there is no interface %s any more, and none with its address %s", h.V4.Iface, h.V4.Addr)
+		sight.Lost = fmt.Errorf("there is no interface %s any more, and none with its address %s", u.Iface, u.Addr)
 	} else {
-		sight.Lost = fmt.Errorf("interface %s no longer has the address %s, which other hosts send to, nor another one for them", h.V4.Iface, h.V4.Addr)
+		sight.Lost = fmt.Errorf("interface %s no longer has the address %s, which other hosts send to, nor another one for them", u.Iface, u.Addr)
 	}
 	return sight, nil
 }
 
-// Explicit reports whether an option names the interface.
-func (s Selection) Explicit() bool {
-	return len(s.Ifaces) > 0 || len(s.Regexes) > 0 || s.CanReach.IsValid()
+// Explicit reports whether an option names the interface of a family.
+func (s Selection) Explicit(f ip.Family) bool {
+	return len(s.named(f)) > 0 || len(s.Regexes) > 0 || s.CanReach != ip.Addrs{}
 }
 
-// look collects the candidates that the host has now.
+// named returns the options that name an interface of a family, or an address. Where some are
+// addresses of it, those of the other family are not for it.
+func (s Selection) named(f ip.Family) []string {
+	var named []string
+	if f == ip.V6 {
+		for _, name := range s.IPv6Ifaces {
+			named = append(named, "-iface-ipv6="+name)
+		}
+	}
+	for _, name := range s.Ifaces {
+		named = append(named, "-iface="+name)
+	}
+	of := func(f ip.Family) func(string) bool {
+		return func(option string) bool {
+			a, err := netip.ParseAddr(value(option))
+			return err == nil && ip.FamilyOf(a) == f
+		}
+	}
+	if slices.ContainsFunc(named, of(f)) {
+		named = slices.DeleteFunc(named, of(f.Other()))
+	}
+	return named
+}
+
+// value is that of an option.
+func value(option string) string {
+	_, value, _ := strings.Cut(option, "=")
+	return value
+}
+
+// look collects the candidates that the host has now in a family.
 type look struct {
 	Selection
+	family ip.Family
+	beside string // the interface that IPv6 had better share with IPv4
 	ifaces []kernel.Interface
 	found  []candidate
 	failed []error // why a source has none, once for each
@@ -167,52 +223,67 @@ type look struct {
 	source int     // the rank of the next source
 }
 
-func (s Selection) look(ctx context.Context, v View) (*look, error) {
-	l := &look{Selection: s}
+func (s Selection) look(ctx context.Context, v View, f ip.Family, h backend.Host) (*look, error) {
+	l := &look{Selection: s, family: f}
+	if f == ip.V6 {
+		l.beside = h.V4.Iface
+	}
 	var err error
 	if l.ifaces, err = v.Interfaces(ctx); err != nil {
 		return nil, err
 	}
-	if !s.Explicit() {
+	if !s.Explicit(f) {
 		return l, l.addDefaults(ctx, v)
 	}
-	for _, name := range s.Ifaces {
-		l.addNamed(name)
+	for _, option := range s.named(f) {
+		l.addNamed(option)
 		l.source++
 	}
 	for _, re := range s.Regexes {
 		l.addMatching(re)
 		l.source++
 	}
-	if s.CanReach.IsValid() {
-		what := "-iface-can-reach=" + s.CanReach.String()
-		name, src, err := v.RouteTo(s.CanReach)
-		if err != nil {
-			l.failed = append(l.failed, fmt.Errorf("%s: %w", what, err))
-		} else {
-			l.add(what, byName(l.ifaces, name), 0, func(a netip.Addr) bool { return !src.IsValid() || a == src })
-		}
-		l.source++
-	}
+	l.addWay(v)
 	return l, nil
+}
+
+// addWay adds the interface by which an address is reached; the source that the kernel
+// prefers there, if it is of this family.
+func (l *look) addWay(v View) {
+	to := l.CanReach.Of(l.family)
+	if !to.IsValid() {
+		to = l.CanReach.Of(l.family.Other())
+	}
+	if !to.IsValid() {
+		return
+	}
+	what := "-iface-can-reach=" + to.String()
+	name, src, err := v.RouteTo(to)
+	if err != nil {
+		l.failed = append(l.failed, fmt.Errorf("%s: %w", what, err))
+	} else {
+		any := !src.IsValid() || ip.FamilyOf(src) != l.family
+		l.add(what, byName(l.ifaces, name), 0, func(a netip.Addr) bool { return any || a == src })
+	}
+	l.source++
 }
 
 // addDefaults adds what no option needs to name: the interface that owns the public
 // address, as nobody would listen there elsewhere, and those of default routes.
 func (l *look) addDefaults(ctx context.Context, v View) error {
-	if l.PublicIP.IsValid() {
-		l.addHolders(l.PublicIP)
+	if a := l.PublicIP.Of(l.family); a.IsValid() {
+		l.addHolders(a)
 	}
 	l.source++
-	defaults, err := v.DefaultRoutes(ctx, ip.V4)
+	defaults, err := v.DefaultRoutes(ctx, l.family)
 	if err != nil {
 		return err
 	}
 	switch {
 	case len(defaults) == 0:
-		l.failed = append(l.failed, errors.New("there is no default route to find the external interface by; -iface can name it"))
+		l.failed = append(l.failed, fmt.Errorf("there is no default route to find the external interface by; %s can name it", l.option()))
 	case defaults[0].Multipath:
-		l.failed = append(l.failed, errors.New("the default route has several next hops; -iface must name the external interface"))
+		l.failed = append(l.failed, fmt.Errorf("the default route has several next hops; %s must name the external interface", l.option()))
 	default:
 		for _, d := range defaults {
 			if !d.Multipath {
@@ -224,27 +295,50 @@ func (l *look) addDefaults(ctx context.Context, v View) error {
 	return nil
 }
 
-// addNamed adds the interface with a name or an address.
-func (l *look) addNamed(name string) {
+// option names the interface of the family.
+func (l *look) option() string {
+	if l.family == ip.V6 {
+		return "-iface-ipv6"
+	}
+	return "-iface"
+}
+
+// addBeside adds the interface of the other family.
+func (l *look) addBeside() {
+	if l.beside != "" {
+		l.add("IPv4's interface "+l.beside, byName(l.ifaces, l.beside), 0, anyAddr)
+	}
+	l.source++
+}
+
+// addNamed adds the interface with the name or the address that is the value of an option. An
+// address of the other family leads to its interface.
+func (l *look) addNamed(option string) {
+	name := value(option)
 	is, want := func(i *kernel.Interface) bool { return i.Name == name }, anyAddr
 	if addr, err := netip.ParseAddr(name); err == nil {
 		is = func(i *kernel.Interface) bool { return hasAddr(i, addr) }
-		want = func(a netip.Addr) bool { return a == addr || a == l.PublicIP }
+		if ip.FamilyOf(addr) == l.family {
+			want = func(a netip.Addr) bool { return a == addr || a == l.PublicIP.Of(l.family) }
+		}
 	}
-	if what := "-iface=" + name; !l.addAll(what, is, want) {
-		l.add(what, nil, 0, nil)
+	if !l.addAll(option, is, want) {
+		l.add(option, nil, 0, nil)
 	}
 }
 
 // addMatching adds the addresses that re matches; failing that, the interfaces whose name
-// it matches.
+// it matches, or an address of the other family.
 func (l *look) addMatching(re *regexp.Regexp) {
 	matches := func(a netip.Addr) bool { return re.MatchString(a.String()) }
-	byAddr := func(i *kernel.Interface) bool {
-		return slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return reachable(a.Prefix.Addr()) && matches(a.Prefix.Addr()) })
+	byAddr := func(f ip.Family) func(*kernel.Interface) bool {
+		return func(i *kernel.Interface) bool {
+			return slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return usable(a, f) && matches(a.Prefix.Addr()) })
+		}
 	}
 	byName := func(i *kernel.Interface) bool { return re.MatchString(i.Name) }
-	if what := "-iface-regex=" + re.String(); !l.addAll(what, byAddr, matches) && !l.addAll(what, byName, anyAddr) {
+	what := "-iface-regex=" + re.String()
+	if !l.addAll(what, byAddr(l.family), matches) && !l.addAll(what, byName, anyAddr) && !l.addAll(what, byAddr(l.family.Other()), anyAddr) {
 		l.add(what, nil, 0, nil)
 	}
 }
@@ -269,8 +363,12 @@ func (l *look) addAll(what string, is func(*kernel.Interface) bool, want func(ne
 
 func anyAddr(netip.Addr) bool { return true }
 
-// reachable reports whether other hosts could send to an address.
-func reachable(a netip.Addr) bool { return a.Is4() && !a.IsLoopback() }
+// usable reports whether other hosts could send to an address of a family: in IPv6 not to one
+// that is known on its link alone, as it may be on all others, too, or is not there for sure.
+func usable(has kernel.Address, f ip.Family) bool {
+	a := has.Prefix.Addr()
+	return ip.FamilyOf(a) == f && !a.IsLoopback() && !has.Tentative && !has.Duplicate && (f == ip.V4 || !a.IsLinkLocalUnicast())
+}
 
 // add adds an interface with its addresses, as far as they are wanted. The source's
 // failure, if there is a source to name, is that there is none.
@@ -289,39 +387,72 @@ func (l *look) addAddrs(iface *kernel.Interface, metric int, want func(netip.Add
 	case iface.MTU == 0:
 		return fmt.Errorf("interface %s has no MTU", iface.Name)
 	}
-	usable := func(a kernel.Address) bool { return reachable(a.Prefix.Addr()) && want(a.Prefix.Addr()) }
+	serves := func(a kernel.Address) bool { return usable(a, l.family) && want(a.Prefix.Addr()) }
 	// The addresses of a port are on its bridge or bond.
 	from := iface
 	for range l.ifaces {
 		i := slices.IndexFunc(l.ifaces, func(i kernel.Interface) bool { return i.Index == from.Master })
-		if from.Master == 0 || i < 0 || slices.ContainsFunc(from.Addrs, usable) {
+		if from.Master == 0 || i < 0 || slices.ContainsFunc(from.Addrs, serves) {
 			break
 		}
 		from = &l.ifaces[i]
 	}
-	if !slices.ContainsFunc(from.Addrs, usable) {
-		return fmt.Errorf("interface %s has no IPv4 address yet", iface.Name)
+	if !slices.ContainsFunc(from.Addrs, serves) {
+		return l.noAddress(from)
 	}
 	for _, a := range from.Addrs {
-		if !usable(a) {
+		if !serves(a) {
 			continue
 		}
-		r := rank{link: linkRank(from), source: l.source, metric: metric}
+		r := rank{link: linkRank(from), source: l.source, metric: metric, address: l.preference(a)}
 		if a.Prefix.Addr().IsLinkLocalUnicast() {
 			r.linkLocal = 1
 		}
-		if a.Prefix.IsSingleIP() { // often it is one that moves from host to host
-			r.address += 2
+		if l.beside != "" && from.Name != l.beside {
+			r.apart = 1
 		}
-		if a.Deprecated {
-			r.address++
-		}
-		if a.Prefix.Addr() == l.PublicIP {
-			r.address = -1
-		}
-		l.found = append(l.found, candidate{l.host(from, a.Prefix), r})
+		l.found = append(l.found, candidate{l.underlay(from, a.Prefix), r})
 	}
 	return nil
+}
+
+// preference is rank.address.
+func (l *look) preference(a kernel.Address) (n int) {
+	if a.Prefix.Addr() == l.PublicIP.Of(l.family) {
+		return -1
+	}
+	if a.Deprecated {
+		n |= deprecatedAddress
+	}
+	if a.Prefix.IsSingleIP() {
+		n |= singleAddress
+	}
+	if a.Temporary || a.Deprecated && l.family == ip.V6 {
+		n |= passingAddress
+	}
+	return n
+}
+
+// noAddress says why an interface has no address that serves.
+func (l *look) noAddress(i *kernel.Interface) error {
+	why := ""
+	for _, a := range i.Addrs {
+		switch {
+		case ip.FamilyOf(a.Prefix.Addr()) != l.family:
+		case a.Duplicate:
+			why = fmt.Sprintf("; another host on the link has %s", a.Prefix.Addr())
+		case a.Prefix.Addr().IsLinkLocalUnicast() && l.family == ip.V6 && why == "":
+			why = ", but for the link alone; give it one, or have a router or DHCPv6 do so"
+		}
+	}
+	switch {
+	case l.family != ip.V6:
+	case i.MTU < backend.LeastMTU6:
+		why = fmt.Sprintf("; its MTU %d is below the %d that IPv6 needs", i.MTU, backend.LeastMTU6)
+	case i.NoIPv6:
+		why = "; IPv6 is disabled on it: sysctl net.ipv6.conf." + i.Name + ".disable_ipv6=0"
+	}
+	return fmt.Errorf("interface %s has no %s address yet%s", i.Name, l.family, why)
 }
 
 func linkRank(i *kernel.Interface) int {
@@ -336,11 +467,11 @@ func linkRank(i *kernel.Interface) int {
 	return linkCarries
 }
 
-// best returns the candidate of the lowest rank. Of several it is h; else one on h's
+// best returns the candidate of the lowest rank. Of several it is u; else one on u's
 // interface; else the first.
-func (l *look) best(h backend.Host) candidate {
+func (l *look) best(u backend.Underlay) candidate {
 	return slices.MinFunc(l.found, func(a, b candidate) int {
-		return cmp.Or(a.rank.compare(b.rank), first(a.is(h), b.is(h)), first(a.host.V4.Iface == h.V4.Iface, b.host.V4.Iface == h.V4.Iface))
+		return cmp.Or(a.rank.compare(b.rank), first(a.is(u), b.is(u)), first(a.Iface == u.Iface, b.Iface == u.Iface))
 	})
 }
 
@@ -354,8 +485,8 @@ func first(a, b bool) int {
 	return 1
 }
 
-// host returns what there is to know of iface as the external interface.
-func (l *look) host(iface *kernel.Interface, p netip.Prefix) backend.Host {
+// underlay returns what there is to know of iface as the external interface.
+func (l *look) underlay(iface *kernel.Interface, p netip.Prefix) backend.Underlay {
 	u := backend.Underlay{
 		Iface:    iface.Name,
 		MTU:      iface.MTU,
@@ -363,12 +494,13 @@ func (l *look) host(iface *kernel.Interface, p netip.Prefix) backend.Host {
 		Addr:     p.Addr(),
 		Net:      p.Masked(),
 		PublicIP: p.Addr(),
+		ID:       l.MachineID + " " + iface.MAC.String(),
 	}
-	if l.PublicIP.IsValid() {
-		u.PublicIP = l.PublicIP
+	if a := l.PublicIP.Of(l.family); a.IsValid() {
+		u.PublicIP = a
 	}
 	u.OwnsPublicIP = slices.ContainsFunc(l.ifaces, func(i kernel.Interface) bool { return hasAddr(&i, u.PublicIP) })
-	return backend.Host{V4: u, ID: l.MachineID + " " + iface.MAC.String()}
+	return u
 }
 
 func byName(ifaces []kernel.Interface, name string) *kernel.Interface {

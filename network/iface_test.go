@@ -154,9 +154,9 @@ func TestChoose(t *testing.T) {
 				s.Regexes = append(s.Regexes, regexp.MustCompile(re))
 			}
 			if test.reach {
-				s.CanReach = addr("198.51.100.77")
+				s.CanReach.V4 = addr("198.51.100.77")
 			}
-			h, err := s.Choose(t.Context(), v)
+			h, err := s.Choose(t.Context(), v, ip.V4, backend.Host{})
 			if test.want == "" {
 				if err == nil {
 					t.Fatalf("chose %+v", h)
@@ -171,10 +171,10 @@ func TestChoose(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := h.V4.Iface + " " + h.V4.Addr.String(); got != test.want || h.V4.PublicIP != h.V4.Addr {
-				t.Errorf("chose %s with the public address %s, want %s", got, h.V4.PublicIP, test.want)
+			if got := h.Iface + " " + h.Addr.String(); got != test.want || h.PublicIP != h.Addr {
+				t.Errorf("chose %s with the public address %s, want %s", got, h.PublicIP, test.want)
 			}
-			if !h.V4.Net.Contains(h.V4.Addr) || h.V4.Net != h.V4.Net.Masked() || h.V4.MTU != 1500 {
+			if !h.Net.Contains(h.Addr) || h.Net != h.Net.Masked() || h.MTU != 1500 {
 				t.Errorf("chose %+v", h)
 			}
 		})
@@ -209,24 +209,25 @@ func TestChoosePublicIP(t *testing.T) {
 			if test.change != nil {
 				test.change(&v)
 			}
-			s := Selection{PublicIP: netip.MustParseAddr(test.public), Ifaces: strings.Fields(test.ifaces)}
-			h, err := s.Choose(t.Context(), v)
+			s := Selection{PublicIP: ip.Addrs{V4: netip.MustParseAddr(test.public)}, Ifaces: strings.Fields(test.ifaces)}
+			h, err := s.Choose(t.Context(), v, ip.V4, backend.Host{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := h.V4.Iface + " " + h.V4.Addr.String(); got != test.want || h.V4.PublicIP != s.PublicIP || h.V4.OwnsPublicIP != test.owned {
+			if got := h.Iface + " " + h.Addr.String(); got != test.want || h.PublicIP != s.PublicIP.V4 || h.OwnsPublicIP != test.owned {
 				t.Errorf("chose %+v, want %s", h, test.want)
 			}
 		})
 	}
-	s := Selection{PublicIP: netip.MustParseAddr("198.18.0.1"), MachineID: "id"}
-	h, err := s.Choose(t.Context(), hostView())
-	want := backend.Host{V4: backend.Underlay{
+	s := Selection{PublicIP: ip.Addrs{V4: netip.MustParseAddr("198.18.0.1")}, MachineID: "id"}
+	h, err := s.Choose(t.Context(), hostView(), ip.V4, backend.Host{})
+	want := backend.Underlay{
 		Iface: "eth0", MTU: 1500, Up: true,
 		Addr:     netip.MustParseAddr("192.0.2.1"),
 		Net:      prefix("192.0.2.0/24"),
-		PublicIP: s.PublicIP,
-	}, ID: "id 02:00:00:00:00:01"}
+		PublicIP: s.PublicIP.V4,
+		ID:       "id 02:00:00:00:00:01",
+	}
 	if err != nil || h != want {
 		t.Errorf("got %+v, %v, want %+v", h, err, want)
 	}
@@ -260,14 +261,14 @@ func TestChooseKnown(t *testing.T) {
 				test.change(&v)
 			}
 			s := Selection{Ifaces: strings.Fields(test.ifaces)}
-			h, err := s.Choose(t.Context(), v, test.known...)
+			h, err := s.Choose(t.Context(), v, ip.V4, backend.Host{}, test.known...)
 			if test.want == "" {
 				if err == nil {
 					t.Errorf("chose %+v", h)
 				}
 				return
 			}
-			if got := h.V4.Iface + " " + h.V4.Addr.String(); err != nil || got != test.want {
+			if got := h.Iface + " " + h.Addr.String(); err != nil || got != test.want {
 				t.Errorf("chose %s, %v, want %s", got, err, test.want)
 			}
 		})
@@ -277,13 +278,13 @@ func TestChooseKnown(t *testing.T) {
 func TestFollow(t *testing.T) {
 	s := Selection{Ifaces: []string{"eth0"}}
 	v := hostView()
-	h, err := s.Choose(t.Context(), v)
+	h, err := s.Choose(t.Context(), v, ip.V4, backend.Host{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	follow := func(want backend.Host) {
+	follow := func(want backend.Underlay) {
 		t.Helper()
-		if got, err := s.Follow(t.Context(), v, h); err != nil || got.Lost != nil || got.Now != want || got.Next != want {
+		if got, err := s.Follow(t.Context(), v, ip.V4, backend.Host{V4: h}); err != nil || got.Lost != nil || got.Now != want || got.Next != want {
 			t.Errorf("got %+v, %v, want %+v", got, err, want)
 		}
 	}
@@ -291,7 +292,7 @@ func TestFollow(t *testing.T) {
 
 	v.ifaces[1].MTU = 9001
 	larger := h
-	larger.V4.MTU = 9001
+	larger.MTU = 9001
 	follow(larger)
 
 	// Another address comes first now; ours is still there.
@@ -300,13 +301,13 @@ func TestFollow(t *testing.T) {
 
 	// The interface has another name now.
 	renamed := h
-	renamed.V4.Iface = "ens3"
+	renamed.Iface = "ens3"
 	v.ifaces[1] = iface("ens3", "192.0.2.1/24")
 	follow(renamed)
 
 	gone := func(want string) {
 		t.Helper()
-		got, err := s.Follow(t.Context(), v, h)
+		got, err := s.Follow(t.Context(), v, ip.V4, backend.Host{V4: h})
 		if err != nil || got.Lost == nil || !strings.Contains(got.Lost.Error(), want) || got.Now != h || got.Next != h {
 			t.Errorf("got %+v, %v, want %+v and an error with %q", got, err, h, want)
 		}
@@ -321,7 +322,7 @@ func TestFollow(t *testing.T) {
 	gone("no interface eth0 any more")
 
 	v.err = errors.New("boom")
-	if got, err := s.Follow(t.Context(), v, h); err == nil {
+	if got, err := s.Follow(t.Context(), v, ip.V4, backend.Host{V4: h}); err == nil {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -382,31 +383,31 @@ func TestFollowBest(t *testing.T) {
 			now: "eth0 192.0.2.1", works: true, next: "eth1 203.0.113.8",
 		},
 		"the public address comes to another interface": {
-			s: Selection{PublicIP: netip.MustParseAddr("203.0.113.8")}, change: func(*view) {},
+			s: Selection{PublicIP: ip.Addrs{V4: netip.MustParseAddr("203.0.113.8")}}, change: func(*view) {},
 			now: "eth0 192.0.2.1", works: true, next: "eth1 203.0.113.8",
 		},
 		"the way to a host changes": {
-			s:      Selection{CanReach: netip.MustParseAddr("198.18.0.1")},
+			s:      Selection{CanReach: ip.Addrs{V4: netip.MustParseAddr("198.18.0.1")}},
 			change: func(v *view) { v.iface, v.src = "eth1", netip.MustParseAddr("203.0.113.8") },
 			now:    "eth0 192.0.2.1", works: true, next: "eth1 203.0.113.8",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := hostView()
-			var h backend.Host
+			var h backend.Underlay
 			if c.public == "" {
 				c.public = "192.0.2.1"
 			}
-			h, err := Selection{Ifaces: []string{c.public}, PublicIP: c.s.PublicIP}.Choose(t.Context(), v)
+			h, err := Selection{Ifaces: []string{c.public}, PublicIP: c.s.PublicIP}.Choose(t.Context(), v, ip.V4, backend.Host{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			c.change(&v)
-			got, err := c.s.Follow(t.Context(), v, h)
+			got, err := c.s.Follow(t.Context(), v, ip.V4, backend.Host{V4: h})
 			if err != nil {
 				t.Fatal(err)
 			}
-			text := func(h backend.Host) string { return h.V4.Iface + " " + h.V4.Addr.String() }
+			text := func(h backend.Underlay) string { return h.Iface + " " + h.Addr.String() }
 			if (got.Lost != nil) != (c.now == "") || got.Lost == nil && text(got.Now) != c.now || got.Lost != nil && got.Now != h {
 				t.Errorf("there is now %s, %v; want %s", text(got.Now), got.Lost, c.now)
 			}
@@ -437,14 +438,14 @@ func TestFollowAddress(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := hostView()
 			v.defaults = c.defaults
-			h := backend.Host{V4: backend.Underlay{Iface: "eth0", Addr: netip.MustParseAddr("192.0.2.1")}}
+			h := backend.Underlay{Iface: "eth0", Addr: netip.MustParseAddr("192.0.2.1")}
 			v.ifaces[1] = iface("eth0", "192.0.2.77/24")
-			sight, err := c.s.Follow(t.Context(), v, h)
+			sight, err := c.s.Follow(t.Context(), v, ip.V4, backend.Host{V4: h})
 			if err != nil || sight.Lost == nil || sight.Now != h {
 				t.Errorf("got %+v, %v", sight, err)
 			}
 			got := sight.Next
-			if want := netip.MustParseAddr("192.0.2.77"); c.follows && (got.V4.Addr != want || got.V4.PublicIP != want || got.V4.Iface != "eth0") {
+			if want := netip.MustParseAddr("192.0.2.77"); c.follows && (got.Addr != want || got.PublicIP != want || got.Iface != "eth0") {
 				t.Errorf("got %+v", got)
 			}
 			if !c.follows && got != h {

@@ -60,10 +60,11 @@ func (p wirePeer) Key() state.Key {
 func (p wirePeer) String() string {
 	return fmt.Sprintf("wire peer %s of %s at %s", p.Identity, p.Subnet, p.Host)
 }
-func (p wirePeer) Needs() []state.Key             { return []state.Key{state.LinkKey(p.Dev)} }
-func (p wirePeer) LeaseSubnet() netip.Prefix      { return p.Subnet }
-func (p wirePeer) PeerDevice(backend.Host) string { return p.Dev }
-func (p wirePeer) Claim() any                     { return "Identity " + p.Identity }
+
+func (p wirePeer) Needs() []state.Key                        { return []state.Key{state.LinkKey(p.Dev)} }
+func (p wirePeer) LeaseSubnet() netip.Prefix                 { return p.Subnet }
+func (p wirePeer) PeerDevice(backend.Host, ip.Family) string { return p.Dev }
+func (p wirePeer) Claim() any                                { return "Identity " + p.Identity }
 func (p wirePeer) FlushedBy(op state.Op) bool {
 	return op.Flushes(p.Dev) == state.FlushAll
 }
@@ -75,9 +76,9 @@ func (p wirePeer) Owned(o *state.Ownership) bool {
 // wires is a backend with a wire to each peer, whose identity is its BackendData.
 type wires struct{ secret string }
 
-func (wires) Device(backend.Host) string { return "wire0" }
-func (wires) Unencapsulated() bool       { return false }
-func (wires) MTU(backend.Host) int       { return 1400 }
+func (wires) Device(backend.Host, ip.Family) string { return "wire0" }
+func (wires) Unencapsulated() bool                  { return false }
+func (wires) MTU(backend.Host) int                  { return 1400 }
 
 func (wires) Attrs(backend.Host, backend.Past) (subnet.Attrs, error) { return subnet.Attrs{}, nil }
 
@@ -85,7 +86,7 @@ func (b wires) Local(_ backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Obj
 	return []state.Object{wire{"wire0", b.secret, wireNetwork}, wireAddr(own.Subnet.V4)}
 }
 
-func (wires) Peer(_ backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
+func (wires) Peer(_ backend.Host, _ ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
 	return []state.Object{
 		wirePeer{"wire0", peer.Subnet.V4, peer.BackendData, peer.PublicIP.V4},
 		state.Route{Dst: peer.Subnet.V4, Dev: "wire0"},

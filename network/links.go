@@ -7,6 +7,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 	"flanneld/subnet"
 )
 
@@ -37,13 +38,13 @@ func (l *links) OnLink(iface string, a netip.Addr) bool {
 }
 
 // unknown returns those of the leases' hosts about which there is no answer yet.
-func (l *links) unknown(leases []*subnet.Lease) []netip.Addr {
+func (l *links) unknown(h backend.Host, leases []*subnet.Lease) []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var hosts []netip.Addr
-	for _, lease := range leases {
-		if _, asked := l.reach[lease.PublicIP.V4]; !asked && lease.PublicIP.V4.IsValid() {
-			hosts = append(hosts, lease.PublicIP.V4)
+	for _, a := range hostsOf(h, leases) {
+		if _, asked := l.reach[a]; !asked {
+			hosts = append(hosts, a)
 		}
 	}
 	return hosts
@@ -69,10 +70,10 @@ func (l *links) known(a netip.Addr) reach {
 
 // reaches asks the kernel how packets of this host reach other hosts. What has no way at
 // the moment is unknown.
-func reaches(ctx context.Context, view PathView, from netip.Addr, hosts []netip.Addr) ([]reach, error) {
+func reaches(ctx context.Context, view PathView, h backend.Host, hosts []netip.Addr) ([]reach, error) {
 	queries := make([]kernel.PathQuery, len(hosts))
 	for i, a := range hosts {
-		queries[i] = kernel.PathQuery{To: a, From: from}
+		queries[i] = kernel.PathQuery{To: a, From: h.Of(ip.FamilyOf(a)).Addr}
 	}
 	paths, err := view.Paths(ctx, queries)
 	if err != nil {
@@ -89,18 +90,18 @@ func reaches(ctx context.Context, view PathView, from netip.Addr, hosts []netip.
 
 // Learn asks about the ways to those hosts of the leases that are new, if a backend needs
 // to know them. One goroutine calls it.
-func (p *Paths) Learn(ctx context.Context, b backend.Backend, from netip.Addr, leases []*subnet.Lease) {
+func (p *Paths) Learn(ctx context.Context, b backend.Backend, h backend.Host, leases []*subnet.Lease) {
 	if !usesLinks(b) {
 		return
 	}
 	p.mu.Lock()
 	l, before := p.links, p.learned
 	p.mu.Unlock()
-	hosts := l.unknown(changed(before, leases))
+	hosts := l.unknown(h, changed(before, leases))
 	var answers []reach
 	if len(hosts) > 0 {
 		var err error
-		if answers, err = reaches(ctx, p.view, from, hosts); err != nil {
+		if answers, err = reaches(ctx, p.view, h, hosts); err != nil {
 			hosts = nil
 			p.reroute() // they are asked about with all others
 		}
@@ -137,8 +138,8 @@ func (p *Paths) relink(ctx context.Context, w *Desired) (moved bool, err error) 
 	p.mu.Lock()
 	l, learned := p.links, p.learned
 	p.mu.Unlock()
-	hosts := hostsOf(w.Peers, learned)
-	answers, err := reaches(ctx, p.view, w.Host.V4.Addr, hosts)
+	hosts := hostsOf(w.Host, w.Peers, learned)
+	answers, err := reaches(ctx, p.view, w.Host, hosts)
 	if err != nil {
 		return false, err
 	}
@@ -156,22 +157,24 @@ func (p *Paths) relink(ctx context.Context, w *Desired) (moved bool, err error) 
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, a := range hostsOf(changed(learned, p.learned)) { // meanwhile
+	for _, a := range hostsOf(w.Host, changed(learned, p.learned)) { // meanwhile
 		next.learn([]netip.Addr{a}, []reach{l.known(a)})
 	}
 	p.links = next
 	return true, nil
 }
 
-// hostsOf returns the hosts of leases, each once.
-func hostsOf(lists ...[]*subnet.Lease) []netip.Addr {
+// hostsOf returns the addresses of the hosts of leases, each once, in the families that h has.
+func hostsOf(h backend.Host, lists ...[]*subnet.Lease) []netip.Addr {
 	var hosts []netip.Addr
 	seen := make(map[netip.Addr]bool)
 	for _, leases := range lists {
 		for _, lease := range leases {
-			if a := lease.PublicIP.V4; a.IsValid() && !seen[a] {
-				seen[a] = true
-				hosts = append(hosts, a)
+			for _, f := range ip.Families {
+				if a := lease.PublicIP.Of(f); a.IsValid() && !seen[a] && h.Of(f).Iface != "" {
+					seen[a] = true
+					hosts = append(hosts, a)
+				}
 			}
 		}
 	}

@@ -157,7 +157,7 @@ func (r *loop) notice(e dataplane.Event) {
 	case e.Lost:
 		klog.V(1).Info("notifications were lost; looking at everything")
 		r.resetBackoff = true
-	case e.Iface != "" && e.Iface == r.desired.spec.Host.V4.Iface:
+	case r.desired.spec.Host.IsExternal(e.Iface):
 		r.resetBackoff = true
 	case e.Paths && !e.Gone && time.Now().Before(r.awaitRoutes):
 		r.resetBackoff = true

@@ -84,7 +84,7 @@ func (d *planeDesired) unmarked(e state.Entry, have state.Observed, devices map[
 	if e.Owner != state.Adoptable {
 		return e
 	}
-	if dev := state.DeviceOf(e.Object, have); dev != d.spec.Host.V4.Iface && !devices[dev] {
+	if dev := state.DeviceOf(e.Object, have); !d.spec.Host.IsExternal(dev) && !devices[dev] {
 		e.Owner = state.Foreign
 	}
 	return e
@@ -119,7 +119,6 @@ func (d *planeDesired) newer(have, before state.Observed) map[state.Key]bool {
 		return nil
 	}
 	devices := d.ownership(have, before, nil).Devices
-	devices[d.spec.Host.V4.Iface] = true
 	newer := make(map[state.Key]bool)
 	for k, want := range d.want {
 		e, there := have[k]
@@ -128,7 +127,7 @@ func (d *planeDesired) newer(have, before state.Observed) map[state.Key]bool {
 			continue
 		}
 		dev := state.PeerDevice(e.Object)
-		if dev == "" || !devices[dev] { // another interface is one that was the external one before
+		if !devices[dev] && !d.spec.Host.IsExternal(dev) { // another interface is one that was the external one before
 			continue
 		}
 		newer[k] = true

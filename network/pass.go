@@ -124,7 +124,7 @@ func (r *loop) noteFailures() {
 // connected reports whether this host's own end of the overlay is in place, as
 // far as the last pass knows.
 func (r *loop) connected() bool {
-	if !r.desired.spec.Host.V4.Up {
+	if !r.desired.spec.Host.Up() {
 		return false
 	}
 	for k, f := range r.failures {

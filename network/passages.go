@@ -93,7 +93,7 @@ func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Back
 	var obstacles []Obstacle
 	var closed []string
 	entrances := 0
-	device := b.Device(host)
+	device := b.Device(host, ip.V4)
 	hasPods := func(i kernel.Interface) bool {
 		return slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return own.Contains(a.Prefix.Addr()) })
 	}

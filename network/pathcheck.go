@@ -115,7 +115,7 @@ func (c *pathCheck) touched() []*subnet.Lease {
 
 // addPeer asks which way packets for a peer take.
 func (c *pathCheck) addPeer(l *subnet.Lease) {
-	objects, err := c.w.Backend.Peer(c.w.Host, c.w.Own, l)
+	objects, err := c.w.Backend.Peer(c.w.Host, ip.V4, c.w.Own, l)
 	if err != nil || !l.Subnet.V4.IsValid() {
 		return
 	}

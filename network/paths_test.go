@@ -230,18 +230,18 @@ func TestLinksFollowRoutes(t *testing.T) {
 	withPaths(t, func(p *Paths, w *pathFixture, _ func() []Obstacle, moved *int) {
 		desired := directDesired(lease(1, 1), lease(2, 2))
 		w.routed[peerAddr(2)] = true
-		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), desired.Peers[:1])
-		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), desired.Peers)
+		p.Learn(t.Context(), desired.Backend, desired.Host, desired.Peers[:1])
+		p.Learn(t.Context(), desired.Backend, desired.Host, desired.Peers)
 		first := p.Links(desired.Backend)
 		if !first.OnLink("eth0", peerAddr(1)) || first.OnLink("eth0", peerAddr(2)) || first.OnLink("eth1", peerAddr(1)) || first.OnLink("eth0", peerAddr(3)) {
 			t.Error("it is not known who is on the link")
 		}
 		// An answer once given stays the same.
-		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), []*subnet.Lease{lease(3, 3)})
+		p.Learn(t.Context(), desired.Backend, desired.Host, []*subnet.Lease{lease(3, 3)})
 		if first.OnLink("eth0", peerAddr(3)) {
 			t.Error("an answer changed")
 		}
-		p.Learn(t.Context(), desired.Backend, hostNet.Addr(), desired.Peers)
+		p.Learn(t.Context(), desired.Backend, desired.Host, desired.Peers)
 		p.SetDesired(desired)
 		w.change(p, nil)
 		w.change(p, func() { w.down = true })
@@ -272,7 +272,7 @@ func TestLinksOfWhoIsNoPeerYet(t *testing.T) {
 			for i := 1; i <= n; i++ {
 				all = append(all, lease(i, i))
 			}
-			p.Learn(t.Context(), desired.Backend, hostNet.Addr(), all)
+			p.Learn(t.Context(), desired.Backend, desired.Host, all)
 		}
 		learn(2)
 		p.SetDesired(desired)

@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"iter"
 	"maps"
 	"math"
 	"net/netip"
@@ -44,20 +45,41 @@ type plan struct {
 	changes  []change                 // for each dataplane, of what is desired that is being taken
 	devices  map[string]bool          // that are wanted
 	local    map[state.Key]bool       // what is wanted for no peer, but for this host itself
-	problems map[ip.Subnet]string     // leases that the backend can do nothing with
+	problems map[ip.Subnet]string     // parts of leases that the backend can do nothing with
 	// changedProblems are the subnets whose problems may not be as they were when it was
 	// last emptied.
 	changedProblems map[ip.Subnet]struct{}
-	// claims are the leases that call for objects which others may call for, too, by the
-	// attributes by which they do. Where there are several for one, it may have to be
+	// claims are the parts of leases that call for objects which others may call for, too, by
+	// the attributes by which they do. Where there are several for one, it may have to be
 	// decided which of them get what they call for.
-	claims    map[any][]*subnet.Lease
-	conflicts map[any]struct{}
-	// unreadable are the leases of which the backend cannot read how to reach
+	claims    map[attribute][]part
+	conflicts map[attribute]struct{}
+	// unreadable are the parts of leases of which the backend cannot read how to reach
 	// the peer: what the host has for them stays.
 	unreadable map[ip.Subnet]bool
 	reread     bool // which they are may have changed
 	all        bool // changes have all that is wanted
+}
+
+// part is what of a lease is of one address family, in which this host has a subnet, too.
+// Whatever is wrong with it, the other family's works.
+type part struct {
+	*subnet.Lease
+	family ip.Family
+}
+
+// subnet is that of the family alone.
+func (l part) subnet() ip.Subnet { return ip.SubnetOf(l.Subnet.Of(l.family)) }
+
+// parts are those of a lease that are of use here.
+func (p *plan) parts(l *subnet.Lease) iter.Seq[part] {
+	return func(yield func(part) bool) {
+		for _, f := range ip.Families {
+			if l.Subnet.Of(f).IsValid() && p.spec.Own.Subnet.Of(f).IsValid() && !yield(part{l, f}) {
+				return
+			}
+		}
+	}
 }
 
 // change is what a new desired state changes for one dataplane.
@@ -109,6 +131,7 @@ func (p *plan) set(w Desired) []change {
 
 // follow goes from some peers to others.
 func (p *plan) follow(before, after []*subnet.Lease) {
+	var new []*subnet.Lease // a lease that gets another family shares objects with what it was
 	for gone, come := range subnet.Changes(before, after) {
 		if gone != nil && come != nil && gone.Attrs == come.Attrs {
 			p.renew(come)
@@ -118,39 +141,46 @@ func (p *plan) follow(before, after []*subnet.Lease) {
 			p.remove(gone)
 		}
 		if come != nil {
-			p.add(come)
+			new = append(new, come)
 		}
+	}
+	for _, l := range new {
+		p.add(l)
 	}
 	p.resolve()
 }
 
 // add puts the objects of a lease among those that are wanted.
-func (p *plan) add(l *subnet.Lease) {
-	objects, err := p.spec.Backend.Peer(p.spec.Host, p.spec.Own, l)
-	if err != nil {
-		p.report(l, err.Error())
-		if errors.As(err, new(backend.Unreadable)) {
-			p.unreadable[l.Subnet], p.reread = true, true
+func (p *plan) add(lease *subnet.Lease) {
+	for l := range p.parts(lease) {
+		objects, err := p.spec.Backend.Peer(p.spec.Host, l.family, p.spec.Own, l.Lease)
+		if err != nil {
+			p.report(l, err.Error())
+			if errors.As(err, new(backend.Unreadable)) {
+				p.unreadable[l.subnet()], p.reread = true, true
+			}
+			continue
 		}
-		return
+		if _, by := claimed(l.family, objects); by.what != nil && !p.claim(by, l) {
+			continue // to be resolved
+		}
+		p.put(objects)
 	}
-	if _, attribute := claimed(objects); attribute != nil && !p.claim(attribute, l) {
-		return // to be resolved
-	}
-	p.put(objects)
 }
 
 // remove takes the objects of a lease away.
-func (p *plan) remove(l *subnet.Lease) {
-	objects := p.objects(l)
-	p.report(l, "")
-	if p.unreadable[l.Subnet] {
-		delete(p.unreadable, l.Subnet)
-		p.reread = true
-	}
-	p.take(objects)
-	if _, attribute := claimed(objects); attribute != nil {
-		p.unclaim(attribute, l)
+func (p *plan) remove(lease *subnet.Lease) {
+	for l := range p.parts(lease) {
+		objects := p.objects(l)
+		p.report(l, "")
+		if p.unreadable[l.subnet()] {
+			delete(p.unreadable, l.subnet())
+			p.reread = true
+		}
+		p.take(objects)
+		if _, by := claimed(l.family, objects); by.what != nil {
+			p.unclaim(by, l)
+		}
 	}
 }
 
@@ -181,26 +211,27 @@ func (p *plan) changeOf(k state.Key) state.Set {
 	return c.want
 }
 
-// report sets what is wrong with a lease; nothing, if why is empty.
-func (p *plan) report(l *subnet.Lease, why string) {
+// report sets what is wrong with a part of a lease; nothing, if why is empty.
+func (p *plan) report(l part, why string) {
 	if why != "" {
-		why = p.spec.Config.Trouble(l, why)
+		why = p.spec.Config.Trouble(l.Lease, why)
 	}
-	if p.problems[l.Subnet] == why {
+	s := l.subnet()
+	if p.problems[s] == why {
 		return
 	}
-	p.changedProblems[l.Subnet] = struct{}{}
+	p.changedProblems[s] = struct{}{}
 	if why == "" {
-		delete(p.problems, l.Subnet)
+		delete(p.problems, s)
 	} else {
-		p.problems[l.Subnet] = why
+		p.problems[s] = why
 	}
 }
 
-// objects returns what the backend makes of a lease. That is a pure function of
+// objects returns what the backend makes of a part of a lease. That is a pure function of
 // what is desired, so it can be asked again for what it returned before.
-func (p *plan) objects(l *subnet.Lease) []state.Object {
-	objects, _ := p.spec.Backend.Peer(p.spec.Host, p.spec.Own, l)
+func (p *plan) objects(l part) []state.Object {
+	objects, _ := p.spec.Backend.Peer(p.spec.Host, l.family, p.spec.Own, l.Lease)
 	return objects
 }
 
@@ -214,12 +245,14 @@ func (p *plan) rebuild() {
 	sizes := make([]int, len(p.changes))
 	claims := 0
 	if len(p.spec.Peers) > 0 {
-		objects := p.objects(p.spec.Peers[0])
-		for _, o := range objects {
-			sizes[p.planes[o.Key().Kind]] += len(p.spec.Peers)
-		}
-		if _, attribute := claimed(objects); attribute != nil {
-			claims = len(p.spec.Peers)
+		for l := range p.parts(p.spec.Peers[0]) {
+			objects := p.objects(l)
+			for _, o := range objects {
+				sizes[p.planes[o.Key().Kind]] += len(p.spec.Peers)
+			}
+			if _, by := claimed(l.family, objects); by.what != nil {
+				claims += len(p.spec.Peers)
+			}
 		}
 	}
 	for i, n := range sizes {
@@ -228,8 +261,8 @@ func (p *plan) rebuild() {
 	p.devices = make(map[string]bool)
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
-	p.claims = make(map[any][]*subnet.Lease, claims)
-	p.conflicts = make(map[any]struct{})
+	p.claims = make(map[attribute][]part, claims)
+	p.conflicts = make(map[attribute]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)
 	p.put(local)
 	for _, o := range local {

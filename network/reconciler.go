@@ -79,7 +79,7 @@ type Reconciler struct {
 type Status struct {
 	Wanted   int // objects that there should be
 	Missing  int // objects that are not there, or are and should not be
-	Unusable int // leases of which the backend can make nothing
+	Unusable int // leases of which the backend can make nothing, counted in each family
 	// Host is what this host's own end of the overlay was last made for: its
 	// device has the MTU that goes with it. Zero before that is in place.
 	Host backend.Host

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -15,78 +16,83 @@ import (
 // was written last says where, for its host is the most likely to be alive. The same holds
 // for any object that several peers may claim.
 
+// attribute is something of a peer, in one family, by which several may claim an object.
+type attribute struct {
+	family ip.Family
+	what   any
+}
+
 // claimed returns the object that other leases may call for as well, if there is one among
-// objects, and the attribute by which they do.
-func claimed(objects []state.Object) (state.Object, any) {
+// objects of a family, and the attribute by which they do.
+func claimed(f ip.Family, objects []state.Object) (state.Object, attribute) {
 	for _, o := range objects {
 		if claim := state.Claim(o); claim != nil {
-			return o, claim
+			return o, attribute{f, claim}
 		}
 	}
-	return nil, nil
+	return nil, attribute{}
 }
 
 // claim notes that a lease calls for an object by an attribute. It reports whether it is
 // the only one.
-func (p *plan) claim(attribute any, l *subnet.Lease) bool {
-	claims := p.claims[attribute]
+func (p *plan) claim(by attribute, l part) bool {
+	claims := p.claims[by]
 	claims = append(claims, l)
-	p.claims[attribute] = claims
+	p.claims[by] = claims
 	if len(claims) == 1 {
 		return true
 	}
-	p.conflicts[attribute] = struct{}{}
+	p.conflicts[by] = struct{}{}
 	return false
 }
 
-func (p *plan) unclaim(attribute any, l *subnet.Lease) {
-	claims := slices.DeleteFunc(p.claims[attribute], func(c *subnet.Lease) bool { return c.Subnet == l.Subnet })
+func (p *plan) unclaim(by attribute, l part) {
+	claims := slices.DeleteFunc(p.claims[by], func(c part) bool { return c.Subnet == l.Subnet })
 	if len(claims) == 0 {
-		delete(p.claims, attribute)
+		delete(p.claims, by)
 		return
 	}
-	p.claims[attribute] = claims
-	p.conflicts[attribute] = struct{}{}
+	p.claims[by] = claims
+	p.conflicts[by] = struct{}{}
 }
 
 // renew notes that a lease was written again, as it was.
-func (p *plan) renew(l *subnet.Lease) {
-	_, attribute := claimed(p.objects(l))
-	if attribute == nil {
-		return
-	}
-	claims := p.claims[attribute]
-	for i, c := range claims {
-		if c.Subnet == l.Subnet {
-			claims[i] = l
+func (p *plan) renew(lease *subnet.Lease) {
+	for l := range p.parts(lease) {
+		_, by := claimed(l.family, p.objects(l))
+		claims := p.claims[by]
+		for i, c := range claims {
+			if c.Subnet == l.Subnet {
+				claims[i] = l
+			}
 		}
-	}
-	if len(claims) > 1 {
-		p.conflicts[attribute] = struct{}{}
+		if len(claims) > 1 {
+			p.conflicts[by] = struct{}{}
+		}
 	}
 }
 
 // resolve decides between the leases that call for the same object.
 func (p *plan) resolve() {
-	for attribute := range p.conflicts {
-		claims := p.claims[attribute]
+	for by := range p.conflicts {
+		claims := p.claims[by]
 		if len(claims) == 0 {
 			continue
 		}
-		newest := slices.MaxFunc(claims, func(a, b *subnet.Lease) int {
+		newest := slices.MaxFunc(claims, func(a, b part) int {
 			return cmp.Or(cmp.Compare(a.Revision, b.Revision), a.Subnet.Compare(b.Subnet))
 		})
-		right, _ := claimed(p.objects(newest))
+		right, _ := claimed(by.family, p.objects(newest))
 		agreed := make([][]state.Object, 0, len(claims))
 		for _, l := range claims {
 			objects := p.objects(l)
-			if o, _ := claimed(objects); o == right {
+			if o, _ := claimed(by.family, objects); o == right {
 				agreed = append(agreed, objects)
 				p.report(l, "")
 				continue
 			}
 			p.take(objects)
-			p.report(l, fmt.Sprintf("its %v is that of lease %s, too, which is newer", attribute, newest.Subnet))
+			p.report(l, fmt.Sprintf("its %v is that of lease %s, too, which is newer", by.what, newest.Subnet))
 		}
 		for _, objects := range agreed {
 			p.put(objects)

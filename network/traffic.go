@@ -10,6 +10,7 @@ import (
 
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/firewall"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -71,7 +72,7 @@ func newTraffic(w *Desired, ifaces []kernel.Interface) traffic {
 	some := min(len(w.Peers), maxRemotes)
 	for n := range some {
 		l := w.Peers[n*len(w.Peers)/some]
-		objects, err := w.Backend.Peer(w.Host, w.Own, l)
+		objects, err := w.Backend.Peer(w.Host, ip.V4, w.Own, l)
 		if err != nil || len(objects) == 0 {
 			continue
 		}

@@ -22,7 +22,7 @@ var Type = backend.Type{Name: "alloc", Keys: []string{"MTU"}, New: func(section 
 
 type alloc struct{ path backend.PathMTU }
 
-func (alloc) Device(backend.Host) string { return "" }
+func (alloc) Device(backend.Host, ip.Family) string { return "" }
 
 func (alloc) Unencapsulated() bool { return true }
 
@@ -34,6 +34,6 @@ func (b alloc) MTU(h backend.Host) int { return b.path.Of(h) }
 
 func (alloc) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 
-func (alloc) Peer(backend.Host, *subnet.Lease, *subnet.Lease) ([]state.Object, error) {
+func (alloc) Peer(backend.Host, ip.Family, *subnet.Lease, *subnet.Lease) ([]state.Object, error) {
 	return nil, nil
 }

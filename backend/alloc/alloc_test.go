@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"flanneld/backend"
+	"flanneld/pkg/ip"
 	"flanneld/subnet"
 )
 
@@ -28,7 +29,7 @@ func TestAlloc(t *testing.T) {
 	}
 	for _, backendType := range []string{"", "vxlan"} {
 		peer := &subnet.Lease{Attrs: subnet.Attrs{BackendType: backendType}}
-		if objects, err := b.Peer(h, &subnet.Lease{}, peer); err != nil || len(objects) != 0 {
+		if objects, err := b.Peer(h, ip.V4, &subnet.Lease{}, peer); err != nil || len(objects) != 0 {
 			t.Errorf("peer of backend %q: %v, %v", backendType, objects, err)
 		}
 	}

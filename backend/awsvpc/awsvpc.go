@@ -16,7 +16,7 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: "aws-vpc", Keys: []string{"RouteTableID", "MTU"}, New: func(section json.RawMessage) (backend.Backend, error) {
+var Type = backend.Type{Name: "aws-vpc", Keys: []string{"RouteTableID", "MTU"}, IPv4Alone: true, New: func(section json.RawMessage) (backend.Backend, error) {
 	var c config
 	if err := backend.Section(section, &c); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ type awsvpc struct {
 	path   backend.PathMTU
 }
 
-func (awsvpc) Device(backend.Host) string { return "" }
+func (awsvpc) Device(backend.Host, ip.Family) string { return "" }
 
 func (awsvpc) Unencapsulated() bool { return true }
 
@@ -98,7 +98,7 @@ func (b awsvpc) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Ob
 }
 
 // Peer is the route that the peer keeps in each table.
-func (b awsvpc) Peer(_ backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
+func (b awsvpc) Peer(_ backend.Host, _ ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
 	objects := make([]state.Object, len(b.tables))
 	for i, table := range b.tables {
 		objects[i] = state.CloudRoute{Table: table, Dst: peer.Subnet.V4}

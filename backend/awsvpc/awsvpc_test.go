@@ -51,7 +51,7 @@ func TestTables(t *testing.T) {
 		if got := b.Local(host, ip.Subnet{}, own); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: Local = %v, want %v", section, got, want)
 		}
-		if got, err := b.Peer(host, nil, own); err != nil || !reflect.DeepEqual(got, peers) {
+		if got, err := b.Peer(host, ip.V4, nil, own); err != nil || !reflect.DeepEqual(got, peers) {
 			t.Errorf("%s: Peer = %v, %v, want %v", section, got, err, peers)
 		}
 	}
@@ -83,7 +83,7 @@ func TestHost(t *testing.T) {
 	if got, err := b.Attrs(host, backend.Past{}); err != nil || got != (subnet.Attrs{PublicIP: host.PublicIP()}) {
 		t.Errorf("Attrs = %+v, %v", got, err)
 	}
-	if b.Device(backend.Host{}) != "" {
-		t.Errorf("Device = %q", b.Device(backend.Host{}))
+	if b.Device(backend.Host{}, ip.V4) != "" {
+		t.Errorf("Device = %q", b.Device(backend.Host{}, ip.V4))
 	}
 }

@@ -25,7 +25,7 @@ const name = "host-gw"
 
 type hostgw struct{ path backend.PathMTU }
 
-func (hostgw) Device(backend.Host) string { return "" }
+func (hostgw) Device(backend.Host, ip.Family) string { return "" }
 
 func (hostgw) Unencapsulated() bool { return true }
 
@@ -46,13 +46,9 @@ func (b hostgw) MTU(h backend.Host) int { return b.path.Of(h) }
 
 func (hostgw) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 
-func (hostgw) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
+func (hostgw) Peer(h backend.Host, f ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
 	if peer.BackendType != name {
 		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
 	}
-	var objects []state.Object
-	for _, f := range peer.Subnet.Families() {
-		objects = append(objects, backend.RouteTo(h, state.Route{Dst: peer.Subnet.Of(f), Via: peer.PublicIP.Of(f), Dev: h.Of(f).Iface})...)
-	}
-	return objects, nil
+	return backend.RouteTo(h, state.Route{Dst: peer.Subnet.Of(f), Via: peer.PublicIP.Of(f), Dev: h.Of(f).Iface}), nil
 }

@@ -83,7 +83,15 @@ func TestPeer(t *testing.T) {
 		{"of udp or alloc", lease("10.5.2.0-24", "192.0.2.2", ""), nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := b.Peer(host, own, test.peer)
+			var got []state.Object
+			var err error
+			for _, f := range test.peer.Subnet.Families() {
+				var objects []state.Object
+				if objects, err = b.Peer(host, f, own, test.peer); err != nil {
+					break
+				}
+				got = append(got, objects...)
+			}
 			if (err != nil) != (test.want == nil) {
 				t.Fatalf("error %v", err)
 			}

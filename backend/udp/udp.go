@@ -15,7 +15,7 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: "udp", Keys: []string{"Port", "MTU", "SourceCheck"}, New: func(section json.RawMessage) (backend.Backend, error) {
+var Type = backend.Type{Name: "udp", Keys: []string{"Port", "MTU", "SourceCheck"}, IPv4Alone: true, New: func(section json.RawMessage) (backend.Backend, error) {
 	b := udp{config{Port: defaultPort, SourceCheck: true}}
 	if err := backend.Section(section, &b.config); err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ type config struct {
 	SourceCheck bool
 }
 
-func (udp) Device(h backend.Host) string { return h.Prepared }
+func (udp) Device(h backend.Host, _ ip.Family) string { return h.Prepared }
 
 func (udp) Unencapsulated() bool { return false }
 
@@ -80,6 +80,6 @@ func (b udp) Local(h backend.Host, network ip.Subnet, own *subnet.Lease) []state
 }
 
 // Peer does not look at the lease's backend: leases of this one never named it.
-func (udp) Peer(h backend.Host, _, peer *subnet.Lease) ([]state.Object, error) {
+func (udp) Peer(h backend.Host, _ ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
 	return []state.Object{state.TunnelPeer{Dev: h.Prepared, Subnet: peer.Subnet.V4, Host: peer.PublicIP.V4}}, nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"flanneld/backend"
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
 
@@ -14,9 +16,8 @@ const (
 	defaultPort = 8472
 	// maxVNI is less than the 1<<24-1 of RFC 7348, for the device is called after it.
 	maxVNI = 9_999_999
-	// overhead is what encapsulation in IPv4 adds to a packet: outer IP (20),
-	// UDP (8) and VXLAN (8) headers and the inner Ethernet header (14).
-	overhead = 50
+	// maxVNI6 is the same for IPv6, whose device has a longer name.
+	maxVNI6 = 9_999
 )
 
 // config is the Backend object of the configuration, as flannel has it, and
@@ -54,7 +55,7 @@ func parse(section json.RawMessage) (config, error) {
 			}
 		}
 	}
-	if err := c.Check(overhead); err != nil {
+	if err := c.Check(state.VXLANOverhead(ip.V4)); err != nil {
 		return c, err
 	}
 	if c.Port == 0 {

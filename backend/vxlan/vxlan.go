@@ -1,15 +1,15 @@
 // Package vxlan is the backend that carries packets in the kernel's VXLAN
-// tunnels: a device on each host, and for each peer a neighbour entry, an FDB
-// entry and a route. No packet ever asks user space for the way.
+// tunnels: in each address family a device on each host, and for each peer a neighbour
+// entry, an FDB entry and a route. No packet ever asks user space for the way.
 package vxlan
 
 import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 
 	"flanneld/backend"
@@ -43,11 +43,12 @@ type leaseData struct {
 // UsesLinks implements backend.Direct.
 func (b vxlan) UsesLinks() bool { return b.DirectRouting }
 
-func (b vxlan) Device(backend.Host) string { return "flannel." + strconv.Itoa(b.VNI) }
+// Device is one of its own in each family, as flannel has it.
+func (b vxlan) Device(_ backend.Host, f ip.Family) string { return state.VXLANName(f, uint32(b.VNI)) }
 
 func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
 
-// Attrs chooses the device's MAC address: the one it has, the one that the peers
+// Attrs chooses the MAC address of each device: the one it has, the one that the peers
 // know from our lease, or one that is made from what tells this host from
 // others. A clone comes with the MAC of another host, and must not keep it.
 func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
@@ -55,52 +56,76 @@ func (b vxlan) Attrs(h backend.Host, past backend.Past) (subnet.Attrs, error) {
 		return subnet.Attrs{}, &subnet.ConfigError{
 			Key:    "Backend.MTU",
 			Value:  fmt.Sprint(b.PathMTU.MTU),
-			Reason: fmt.Sprintf("is more than the MTU %d of the interface %s, whose packets have to hold the encapsulated ones", h.MTU(), h.First().Iface),
+			Reason: fmt.Sprintf("is more than the MTU %d of the interface %s, whose packets have to hold the encapsulated ones", h.MTU(), h.Narrowest().Iface),
 		}
 	}
-	mac := past.MAC
-	if !mac.IsUnicast() && past.Lease.BackendType == name {
-		mac, _ = vtep(past.Lease)
+	if h.V6.Iface != "" && b.VNI > maxVNI6 {
+		return subnet.Attrs{}, &subnet.ConfigError{
+			Key:    "Backend.VNI",
+			Value:  fmt.Sprint(b.VNI),
+			Reason: fmt.Sprintf("is above %d, the most with EnableIPv6: the device is called flannel-v6.VNI, and its name can have 15 characters", maxVNI6),
+		}
 	}
-	if !mac.IsUnicast() || taken(mac, past.Others) {
-		mac = b.derivedMAC(h)
+	attrs := subnet.Attrs{PublicIP: h.PublicIP(), BackendType: name}
+	for _, f := range ip.Families {
+		if h.Of(f).Iface == "" {
+			continue
+		}
+		mac := past.MACs[b.Device(h, f)]
+		if !mac.IsUnicast() && past.Lease.BackendType == name {
+			mac, _ = vtep(past.Lease, f)
+		}
+		if !mac.IsUnicast() || taken(mac, f, past.Others) {
+			mac = b.derivedMAC(h.Of(f))
+		}
+		data, err := json.Marshal(leaseData{b.VNI, mac})
+		if err != nil {
+			return subnet.Attrs{}, err
+		}
+		_, to := dataOf(&attrs, f)
+		*to = string(data)
 	}
-	data, err := json.Marshal(leaseData{b.VNI, mac})
-	if err != nil {
-		return subnet.Attrs{}, err
+	return attrs, nil
+}
+
+// dataOf returns where a lease has its data for a family, and the name of that.
+func dataOf(a *subnet.Attrs, f ip.Family) (name string, data *string) {
+	if f == ip.V4 {
+		return "BackendData", &a.BackendData
 	}
-	return subnet.Attrs{PublicIP: h.PublicIP(), BackendType: name, BackendData: string(data)}, nil
+	return "BackendV6Data", &a.BackendV6Data
 }
 
 // taken reports whether one of the leases says that its host has that MAC.
-func taken(m state.MAC, leases []*subnet.Lease) bool {
+func taken(m state.MAC, f ip.Family, leases []*subnet.Lease) bool {
 	return slices.ContainsFunc(leases, func(l *subnet.Lease) bool {
-		its, err := vtep(l.Attrs)
+		its, err := vtep(l.Attrs, f)
 		return err == nil && l.BackendType == name && its == m
 	})
 }
 
 // derivedMAC is locally administered, and the same whenever the same host asks.
-func (b vxlan) derivedMAC(h backend.Host) state.MAC {
-	sum := sha256.Sum256(fmt.Appendf(nil, "VTEP %d of %s at %s", b.VNI, h.ID, h.PublicIP()))
+func (b vxlan) derivedMAC(u backend.Underlay) state.MAC {
+	sum := sha256.Sum256(fmt.Appendf(nil, "VTEP %d of %s at %s", b.VNI, u.ID, u.PublicIP))
 	mac := state.MAC(sum[:6])
 	mac[0] = mac[0]&^1 | 2
 	return mac
 }
 
-// vtep returns the MAC address of the device of the lease's host.
-func vtep(a subnet.Attrs) (state.MAC, error) {
-	if a.BackendData == "" {
-		return state.MAC{}, fmt.Errorf("its BackendData, with the VtepMAC, is missing")
+// vtep returns the MAC address of the device that the lease's host has for a family.
+func vtep(a subnet.Attrs, f ip.Family) (state.MAC, error) {
+	field, data := dataOf(&a, f)
+	if *data == "" {
+		return state.MAC{}, fmt.Errorf("its %s, with the VtepMAC, is missing", field)
 	}
 	var d struct{ VtepMAC state.MAC }
-	if m, ok := quickVTEP(a.BackendData); ok {
+	if m, ok := quickVTEP(*data); ok {
 		d.VtepMAC = m
-	} else if err := json.Unmarshal([]byte(a.BackendData), &d); err != nil {
-		return state.MAC{}, fmt.Errorf("its BackendData %.100q cannot be read: %w", a.BackendData, err)
+	} else if err := json.Unmarshal([]byte(*data), &d); err != nil {
+		return state.MAC{}, fmt.Errorf("its %s %.100q cannot be read: %w", field, *data, err)
 	}
 	if !d.VtepMAC.IsUnicast() {
-		return state.MAC{}, fmt.Errorf("its BackendData %.100q has no VtepMAC that a host could have", a.BackendData)
+		return state.MAC{}, fmt.Errorf("its %s %.100q has no VtepMAC that a host could have", field, *data)
 	}
 	return d.VtepMAC, nil
 }
@@ -130,42 +155,61 @@ func quickVTEP(data string) (state.MAC, bool) {
 	return m, err == nil
 }
 
-func (b vxlan) MTU(h backend.Host) int { return b.Of(h) - overhead }
+// MTU is that of the smallest device: pods have one for both families.
+func (b vxlan) MTU(h backend.Host) int {
+	least := math.MaxInt
+	for _, f := range ip.Families {
+		if u := h.Of(f); u.Iface != "" {
+			least = min(least, b.deviceMTU(f, u))
+		}
+	}
+	return least
+}
 
+func (b vxlan) deviceMTU(f ip.Family, u backend.Underlay) int {
+	return b.By(u) - state.VXLANOverhead(f)
+}
+
+// Local has a device for each family of our subnet.
 func (b vxlan) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Object {
-	mac, err := vtep(own.Attrs)
-	if err != nil {
-		mac = b.derivedMAC(h) // not in a lease that is made of our Attrs
+	var objects []state.Object
+	for _, f := range own.Subnet.Families() {
+		u, dev := h.Of(f), b.Device(h, f)
+		mac, err := vtep(own.Attrs, f)
+		if err != nil {
+			mac = b.derivedMAC(u) // not in a lease that is made of our Attrs
+		}
+		objects = append(objects,
+			state.VXLAN{
+				Name: dev, VNI: uint32(b.VNI), Port: uint16(b.Port),
+				Lower: u.Iface, Local: u.Addr,
+				GBP: b.GBP, Learning: b.Learning,
+				MAC: mac, MTU: b.deviceMTU(f, u), TxChecksumOff: !b.TxChecksumOffload,
+			},
+			state.Addr{Dev: dev, Prefix: netip.PrefixFrom(own.Subnet.Of(f).Addr(), f.Bits())},
+		)
 	}
-	return []state.Object{
-		state.VXLAN{
-			Name: b.Device(h), VNI: uint32(b.VNI), Port: uint16(b.Port),
-			Lower: h.V4.Iface, Local: h.V4.Addr,
-			GBP: b.GBP, Learning: b.Learning,
-			MAC: mac, MTU: b.MTU(h), TxChecksumOff: !b.TxChecksumOffload,
-		},
-		state.Addr{Dev: b.Device(h), Prefix: netip.PrefixFrom(own.Subnet.V4.Addr(), 32)},
-	}
+	return objects
 }
 
 // Peer returns a route that leads into the tunnel, by way of the base address of
 // the peer's subnet, which the entries tie to its device and that to its host.
-func (b vxlan) Peer(h backend.Host, own, peer *subnet.Lease) ([]state.Object, error) {
+func (b vxlan) Peer(h backend.Host, f ip.Family, own, peer *subnet.Lease) ([]state.Object, error) {
 	if peer.BackendType != name {
 		return nil, fmt.Errorf("ignored: the lease is of backend %q, not %s", peer.BackendType, name)
 	}
-	dst, to := peer.Subnet.V4, peer.PublicIP.V4
+	dst, to := peer.Subnet.Of(f), peer.PublicIP.Of(f)
 	if b.DirectRouting && h.OnLink(to) {
-		return backend.RouteTo(h, state.Route{Dst: dst, Via: to, Dev: h.V4.Iface}), nil
+		return backend.RouteTo(h, state.Route{Dst: dst, Via: to, Dev: h.Of(f).Iface}), nil
 	}
-	mac, err := vtep(peer.Attrs)
+	mac, err := vtep(peer.Attrs, f)
 	if err != nil {
 		return nil, backend.Unreadable{Err: err}
 	}
-	if strings.Contains(own.BackendData, mac.String()) {
+	if _, data := dataOf(&own.Attrs, f); strings.Contains(*data, mac.String()) {
 		return nil, fmt.Errorf("its VtepMAC %s is this host's own; one of the two has to get another one", mac)
 	}
-	dev := b.Device(h)
+	dev := b.Device(h, f)
 	return append([]state.Object{
 		state.Neigh{Dev: dev, Addr: dst.Addr(), MAC: mac},
 		state.FDB{Dev: dev, MAC: mac, Dst: to},

@@ -22,7 +22,8 @@ var (
 		Addr:     v4("192.0.2.1"),
 		Net:      netip.MustParsePrefix("192.0.2.0/24"),
 		PublicIP: v4("203.0.113.1"),
-	}, ID: "machine 02:00:00:00:00:01"}
+		ID:       "machine 02:00:00:00:00:01",
+	}}
 	ownMAC  = state.MAC{2, 0, 0, 0, 0, 0xaa}
 	peerMAC = state.MAC{2, 0, 0, 0, 0, 0xbb}
 )
@@ -91,20 +92,23 @@ func TestConfig(t *testing.T) {
 
 func macOf(t *testing.T, a subnet.Attrs) state.MAC {
 	t.Helper()
-	m, err := vtep(a)
+	m, err := vtep(a, ip.V4)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
 
+// at5 is the MAC of flannel.5.
+func at5(m state.MAC) map[string]state.MAC { return map[string]state.MAC{"flannel.5": m} }
+
 func TestAttrs(t *testing.T) {
 	b := newBackend(t, `{"VNI":5}`)
-	if b.Device(backend.Host{}) != "flannel.5" {
-		t.Errorf("the device is %s", b.Device(backend.Host{}))
+	if b.Device(backend.Host{}, ip.V4) != "flannel.5" {
+		t.Errorf("the device is %s", b.Device(backend.Host{}, ip.V4))
 	}
 	other := lease("10.5.1.0-24", "203.0.113.1", `{"VtepMAC":"02:00:00:00:00:cc"}`).Attrs
-	attrs, err := b.Attrs(host, backend.Past{MAC: ownMAC, Lease: other})
+	attrs, err := b.Attrs(host, backend.Past{MACs: at5(ownMAC), Lease: other})
 	if want := (subnet.Attrs{PublicIP: host.PublicIP(), BackendType: "vxlan", BackendData: `{"VNI":5,"VtepMAC":"02:00:00:00:00:aa"}`}); err != nil || attrs != want {
 		t.Errorf("with a device: %+v, %v, want %+v", attrs, err, want)
 	}
@@ -130,7 +134,7 @@ func TestAttrs(t *testing.T) {
 		"a lease of host-gw":       {Lease: subnet.Attrs{BackendType: "host-gw", BackendData: other.BackendData}},
 		"a lease without data":     {Lease: subnet.Attrs{BackendType: "vxlan"}},
 		"a lease with a group MAC": {Lease: subnet.Attrs{BackendType: "vxlan", BackendData: `{"VtepMAC":"01:00:00:00:00:cc"}`}},
-		"a device with a zero MAC": {MAC: state.MAC{}},
+		"a device with a zero MAC": {MACs: at5(state.MAC{})},
 	} {
 		if m := derive(host, p); m != mac {
 			t.Errorf("%s: %s, want %s", name, m, mac)
@@ -141,18 +145,18 @@ func TestAttrs(t *testing.T) {
 		lease("10.5.2.0-24", "203.0.113.2", ""),
 	}
 	for name, p := range map[string]backend.Past{
-		"another host has the device's MAC": {MAC: state.MAC{2, 0, 0, 0, 0, 0xcc}, Others: others},
+		"another host has the device's MAC": {MACs: at5(state.MAC{2, 0, 0, 0, 0, 0xcc}), Others: others},
 		"another host has the lease's MAC":  {Lease: other, Others: others},
 	} {
 		if m := derive(host, p); m != mac {
 			t.Errorf("%s: %s, want %s", name, m, mac)
 		}
 	}
-	if m := derive(host, backend.Past{MAC: ownMAC, Others: others}); m != ownMAC {
+	if m := derive(host, backend.Past{MACs: at5(ownMAC), Others: others}); m != ownMAC {
 		t.Errorf("other hosts have other MACs: %s", m)
 	}
 	clone := host
-	clone.ID, clone.V4.MTU = "machine 02:00:00:00:00:02", 9000
+	clone.V4.ID, clone.V4.MTU = "machine 02:00:00:00:00:02", 9000
 	if m := derive(clone, backend.Past{}); m == mac {
 		t.Error("a clone of the host has the same MAC")
 	}
@@ -188,7 +192,7 @@ var compare = cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}, state.MAC{}
 
 func ownLease(t *testing.T, b backend.Backend) *subnet.Lease {
 	t.Helper()
-	attrs, err := b.Attrs(host, backend.Past{MAC: ownMAC})
+	attrs, err := b.Attrs(host, backend.Past{MACs: map[string]state.MAC{b.Device(host, ip.V4): ownMAC}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +251,7 @@ func TestPeer(t *testing.T) {
 			h := host
 			h.Nexthops = test.nexthops
 			h.Links = links{"eth1", v4("192.0.2.2")}
-			got, err := test.b.Peer(h, ownLease(t, test.b), test.peer)
+			got, err := test.b.Peer(h, ip.V4, ownLease(t, test.b), test.peer)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -269,7 +273,7 @@ func (l links) OnLink(iface string, a netip.Addr) bool { return l == links{iface
 // While it is not known who is on the link, all packets are tunnelled.
 func TestDirectRoutingWithoutLinks(t *testing.T) {
 	b := newBackend(t, `{"DirectRouting":true}`)
-	objects, err := b.Peer(host, ownLease(t, b), lease("10.5.2.0-24", "192.0.2.2", `{"VNI":1,"VtepMAC":"02:00:00:00:00:BB"}`))
+	objects, err := b.Peer(host, ip.V4, ownLease(t, b), lease("10.5.2.0-24", "192.0.2.2", `{"VNI":1,"VtepMAC":"02:00:00:00:00:BB"}`))
 	if err != nil || len(objects) != 3 {
 		t.Errorf("objects %v, %v", objects, err)
 	}
@@ -294,7 +298,7 @@ func TestUnusablePeers(t *testing.T) {
 		"that a host":          lease("10.5.2.0-24", "192.0.2.2", `{"VtepMAC":"ff:ff:ff:ff:ff:ff"}`),
 		"02:00:00:00:00:aa is": lease("10.5.2.0-24", "192.0.2.2", `{"VtepMAC":"02:00:00:00:00:AA"}`),
 	} {
-		objects, err := b.Peer(host, ownLease(t, b), peer)
+		objects, err := b.Peer(host, ip.V4, ownLease(t, b), peer)
 		if err == nil || !strings.Contains(err.Error(), want) || len(objects) > 0 {
 			t.Errorf("%s: %v, %v; want an error with %q", peer.BackendData, objects, err, want)
 		}
@@ -312,7 +316,7 @@ func FuzzPeer(f *testing.F) {
 	}
 	own := &subnet.Lease{Attrs: subnet.Attrs{BackendData: `{"VtepMAC":"02:00:00:00:00:aa"}`}}
 	f.Fuzz(func(t *testing.T, data string) {
-		objects, err := b.Peer(host, own, lease("10.5.2.0-24", "192.0.2.2", data))
+		objects, err := b.Peer(host, ip.V4, own, lease("10.5.2.0-24", "192.0.2.2", data))
 		if (err == nil) != (len(objects) == 3) {
 			t.Fatalf("%d objects, %v", len(objects), err)
 		}

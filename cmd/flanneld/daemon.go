@@ -61,7 +61,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 	previous := o.previous()
 	o.iface.MachineID = machineID()
 	systemd := h.systemd
-	external, err := awaitInterface(ctx, o, machine, store, previous.Subnet, systemd)
+	external, err := awaitInterface(ctx, o, machine, store, previous, systemd)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,8 +44,10 @@ type daemon struct {
 
 	mu       sync.Mutex
 	host     backend.Host
-	prepared setup // for what the keeper is about to hold
-	current  setup // for what it holds
+	sought   ip.Subnet // a network whose families are to be looked for
+	wanted   ip.Subnet // networks whose families are
+	prepared setup     // for what the keeper is about to hold
+	current  setup     // for what it holds
 	holding  subnet.Holding
 	peers    subnet.Peers
 	networks networks
@@ -71,19 +74,6 @@ func (d *daemon) event(e dataplane.Event) {
 	for _, f := range d.followers {
 		f.Event(e)
 	}
-}
-
-// sawExternal takes the external interface, and why it cannot be seen as it was.
-func (d *daemon) sawExternal(now backend.Host, unseen error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	now.Nexthops, now.Prepared, now.Links = d.host.Nexthops, d.host.Prepared, d.host.Links
-	if now != d.host {
-		d.host = now
-		d.updateDesired()
-		once.Wake(d.refresh)
-	}
-	d.publisher.update(func(f *facts) { f.host, f.unseen = now, unseen })
 }
 
 // rulesSettled takes that others changed rules for packets a moment ago, or that what the
@@ -116,15 +106,15 @@ func (d *daemon) holds(ctx context.Context, h subnet.Holding) {
 	}
 	if d.paths != nil { // before the backend has to know
 		d.mu.Lock()
-		b, from := d.setupFor(h.Config).backend, d.host.V4.Addr
+		b, host := d.setupFor(h.Config).backend, d.host.For(h.Config.Network())
 		d.mu.Unlock()
-		d.paths.Learn(ctx, b, from, h.Snapshot.Leases)
+		d.paths.Learn(ctx, b, host, h.Snapshot.Leases)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.current = d.setupFor(h.Config)
 	if h.Config != d.holding.Config {
-		d.warn("network configuration: ", backends.Remarks(h.Config, d.host))
+		d.warn("network configuration: ", backends.Remarks(h.Config, d.host.For(h.Config.Network())))
 		if d.holding.Config == nil && saved.Own != nil {
 			d.resume(saved, h)
 		}
@@ -134,9 +124,26 @@ func (d *daemon) holds(ctx context.Context, h subnet.Holding) {
 		}
 	}
 	d.holding = h
+	if h.Unfollowed == "" {
+		d.sought = ip.Subnet{}
+	}
+	d.want()
 	d.updateDesired()
 	d.saver.set(h, d.peers.Gone())
 	d.available.holds(h)
+}
+
+// want has the external interfaces followed of those families that a configuration has which
+// is in force, or is to be. The caller holds d.mu.
+func (d *daemon) want() {
+	for _, f := range ip.Families {
+		d.wanted = d.wanted.With(f, d.sought.Of(f))
+		if c := d.holding.Config; c != nil && c.Of(f).Network.IsValid() {
+			d.wanted = d.wanted.With(f, c.Of(f).Network)
+		}
+	}
+	d.host = d.host.For(d.wanted)
+	d.external.Want(d.wanted, d.host)
 }
 
 // setupFor returns what goes with a configuration that the keeper holds. The caller holds
@@ -231,7 +238,7 @@ func (d *daemon) updateDesired() {
 	w := network.Desired{
 		Backend:    d.current.backend,
 		Config:     h.Config,
-		Host:       d.host,
+		Host:       d.host.For(h.Config.Network()),
 		Own:        h.Own,
 		Rules:      d.current.rules,
 		Networks:   d.networks.own(h.Config.Network().Prefixes()),
@@ -266,16 +273,23 @@ func (d *daemon) logInside(c *subnet.Config) bool {
 }
 
 func hostsInside(c *subnet.Config, h backend.Host) string {
-	network, link := c.V4.Network, h.V4.Net
-	if !network.Overlaps(link) {
-		return ""
+	var texts []string
+	for _, f := range ip.Families {
+		network, link, prefix := c.Of(f).Network, h.Of(f).Net, ""
+		if !network.Overlaps(link) {
+			continue
+		}
+		if f == ip.V6 {
+			prefix = "IPv6"
+		}
+		text := fmt.Sprintf("%sNetwork %s overlaps %s, the network of %s: what pods send there keeps its source, also with -ip-masq, so machines there that run no flanneld cannot answer; and no subnet of a host should hold the address of such a machine, which %sSubnetMin and %sSubnetMax can prevent",
+			prefix, network, link, h.Of(f).Iface, prefix, prefix)
+		if c.BackendType == udp.Type.Name {
+			text += fmt.Sprintf("; whatever else is in %s cannot be reached but through the tunnel", network)
+		}
+		texts = append(texts, text)
 	}
-	text := fmt.Sprintf("Network %s overlaps %s, the network of %s: what pods send there keeps its source, also with -ip-masq, so machines there that run no flanneld cannot answer; and no subnet of a host should hold the address of such a machine, which SubnetMin and SubnetMax can prevent",
-		network, link, h.V4.Iface)
-	if c.BackendType == udp.Type.Name {
-		text += fmt.Sprintf("; whatever else is in %s cannot be reached but through the tunnel", network)
-	}
-	return text
+	return strings.Join(texts, "; ")
 }
 
 // Routes by way of nexthop objects are for networks where plain ones get slow:

@@ -22,7 +22,6 @@ var foreign = []struct {
 	{"ip-blackhole-route", foreignValue{kind: truth, remedy: "this version adds no blackhole route; leave it out"}},
 	{"listen", foreignValue{kind: text, remedy: "this version serves no leases to other hosts; leave it out, and give these -etcd-endpoints"}},
 	{"networks", foreignValue{kind: text, remedy: "a daemon has one network; leave it out, and start a daemon for each, with -etcd-prefix=PREFIX/NAME and a -subnet-file of its own"}},
-	{"public-ipv6", foreignValue{kind: text, remedy: "this version has IPv4 alone; leave it out"}},
 	{"remote", foreignValue{kind: text, remedy: "this version asks etcd itself; leave it out, and name etcd with -etcd-endpoints"}},
 	{"remote-cafile", foreignValue{kind: text}},
 	{"remote-certfile", foreignValue{kind: text}},

@@ -48,7 +48,7 @@ var flannelOptions = []struct {
 	{name: "iface-regex", nothing: blank},
 	{name: "iface-can-reach", nothing: blank},
 	{name: "public-ip", nothing: blank},
-	{name: "public-ipv6", nothing: blank, refused: []string{"fc00::1", "eth0"}, remedy: "IPv4 alone"},
+	{name: "public-ipv6", nothing: blank},
 	{name: "subnet-file", nothing: with(blank, []string{"/run/flannel/subnet.env", `"/run/flannel/subnet.env"`, "/run/flannel/subnet.env\n"})},
 	{name: "subnet-dir", nothing: with(blank, []string{"/run/flannel/networks", "/else/where"})},
 	{name: "ip-masq", isBool: true, nothing: with(blank, no)},

@@ -19,6 +19,7 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane/netfilter"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/kube"
@@ -98,9 +99,11 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&k.NetConfigPath, "net-config-path", "/etc/kube-flannel/net-conf.json", "`file` with the network's configuration, with -kube-subnet-mgr")
 	fs.BoolVar(&k.setAvailable, "set-node-network-unavailable", true, "have the Node's condition NetworkUnavailable be False once its network works, with -kube-subnet-mgr")
 	fs.Var((*list)(&o.iface.Ifaces), "iface", "`name` or address of the interface for traffic between hosts; may be repeated, the first that exists is used (default: that of the default route)")
+	fs.Var((*list)(&o.iface.IPv6Ifaces), "iface-ipv6", "`name` or address of the interface for IPv6 traffic between hosts, if it is another one than that of IPv4; may be repeated; looked at before -iface")
 	fs.Var((*regexes)(&o.iface.Regexes), "iface-regex", "regular `expression` that the interface's address or name matches; may be repeated; looked at after -iface")
-	fs.Var((*address)(&o.iface.CanReach), "iface-can-reach", "`address` to which the interface is the way; looked at after -iface-regex")
-	fs.Var((*address)(&o.iface.PublicIP), "public-ip", "`address` that other hosts reach this one by, if it is not the interface's")
+	fs.Var((*addresses)(&o.iface.CanReach), "iface-can-reach", "`address` to which the interface is the way; may be given for each of IPv4 and IPv6; looked at after -iface-regex")
+	fs.Var((*address)(&o.iface.PublicIP.V4), "public-ip", "`address` that other hosts reach this one by, if it is not the interface's")
+	fs.Var((*address6)(&o.iface.PublicIP.V6), "public-ipv6", "IPv6 `address` that other hosts reach this one by, if it is not the interface's")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "`file` that tells this host's subnet")
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/flannel", "`folder` for what a start without etcd, or without the Kubernetes API, needs; empty to keep nothing")
 	fs.StringVar(&o.cniFile, "cni-conf-file", "", "`file` that has container runtimes put pods into this host's subnet, such as /etc/cni/net.d/10-flannel.conflist (default: none is written)")
@@ -333,20 +336,65 @@ func (r *regexes) String() string {
 	return strings.Join(texts, ",")
 }
 
+// parseHost reads the address of a host, and returns it and its family.
+func parseHost(v string) (netip.Addr, ip.Family, error) {
+	addr, err := netip.ParseAddr(v)
+	if err != nil || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() || addr.Is4In6() || addr.Zone() != "" || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return addr, 0, errors.New("is not the address of a host")
+	}
+	return addr, ip.FamilyOf(addr), nil
+}
+
 type address netip.Addr
 
 func (a *address) Set(v string) error {
-	addr, err := netip.ParseAddr(v)
-	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsMulticast() || addr.IsLoopback() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+	addr, f, err := parseHost(v)
+	switch {
+	case err != nil:
 		return errors.New("is not the IPv4 address of a host")
+	case f != ip.V4:
+		return errors.New("is not the IPv4 address of a host; for one of IPv6 there is -public-ipv6")
 	}
 	*a = address(addr)
 	return nil
 }
 
-func (a *address) String() string {
-	if addr := netip.Addr(*a); addr.IsValid() {
-		return addr.String()
+func (a *address) String() string { return addressText(netip.Addr(*a)) }
+
+type address6 netip.Addr
+
+func (a *address6) Set(v string) error {
+	addr, f, err := parseHost(v)
+	if err != nil || f != ip.V6 || addr.IsLinkLocalUnicast() {
+		return errors.New("is not the IPv6 address by which other hosts can reach one")
+	}
+	*a = address6(addr)
+	return nil
+}
+
+func (a *address6) String() string { return addressText(netip.Addr(*a)) }
+
+// addresses are one of each family; the last that is given counts.
+type addresses ip.Addrs
+
+func (a *addresses) Set(v string) error {
+	addr, f, err := parseHost(v)
+	if err == nil {
+		*a = addresses(ip.Addrs(*a).With(f, addr))
+	}
+	return err
+}
+
+func (a *addresses) String() string {
+	if *a == (addresses{}) {
+		return ""
+	}
+	return ip.Addrs(*a).String()
+}
+
+func addressText(a netip.Addr) string {
+	if a.IsValid() {
+		return a.String()
 	}
 	return ""
 }

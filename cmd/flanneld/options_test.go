@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/ip"
 	"flanneld/subnet/etcd"
 )
 
@@ -86,8 +87,11 @@ func TestParseFlags(t *testing.T) {
 		{"iface", "enp0s31f6np0v1x", "eth9", func(o *options) { o.iface.Ifaces = []string{"enp0s31f6np0v1x"} }},
 		{"iface", "2001:db8:1:2::1234", "eth9", func(o *options) { o.iface.Ifaces = []string{"2001:db8:1:2::1234"} }},
 		{"iface-regex", "^a,b$", "z", func(o *options) { o.iface.Regexes = []*regexp.Regexp{regexp.MustCompile("^a,b$")} }},
-		{"iface-can-reach", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.CanReach = netip.MustParseAddr("192.0.2.1") }},
-		{"public-ip", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.PublicIP = netip.MustParseAddr("192.0.2.1") }},
+		{"iface-can-reach", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.CanReach = ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")} }},
+		{"public-ip", "192.0.2.1", "192.0.2.9", func(o *options) { o.iface.PublicIP = ip.Addrs{V4: netip.MustParseAddr("192.0.2.1")} }},
+		{"iface-ipv6", "eth1", "eth9", func(o *options) { o.iface.IPv6Ifaces = []string{"eth1"} }},
+		{"iface-can-reach", "2001:db8::1", "2001:db8::9", func(o *options) { o.iface.CanReach = ip.Addrs{V6: netip.MustParseAddr("2001:db8::1")} }},
+		{"public-ipv6", "2001:db8::1", "2001:db8::9", func(o *options) { o.iface.PublicIP = ip.Addrs{V6: netip.MustParseAddr("2001:db8::1")} }},
 		{"subnet-file", "/a/b", "/z", func(o *options) { o.subnetFile = "/a/b" }},
 		{"state-dir", "/a/b", "/z", func(o *options) { o.stateDir = "/a/b" }},
 		{"subnet-lease-renew-margin", "1", "9", func(o *options) { o.renewMargin = time.Minute }},

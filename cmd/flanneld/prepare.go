@@ -8,19 +8,21 @@ import (
 
 	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
+	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
 
 // prepare makes the backend that a configuration names, and what it wants our
 // lease to say.
 func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
-	if c.V6.Network.IsValid() {
-		return subnet.Attrs{}, nil, &subnet.ConfigError{Key: "EnableIPv6", Value: "true", Reason: "is not supported by this version"}
-	}
 	b, err := backends.New(c)
 	if err != nil {
+		return subnet.Attrs{}, nil, err
+	}
+	if err := d.underlays(ctx, c, s); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
 	if err := d.try(ctx, c, b); err != nil {
@@ -46,47 +48,58 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.host.Prepared = device
-	host := d.host
+	host := d.host.For(c.Network())
 	if d.addresses.Take(ifaces) {
 		d.updateDesired()
 	}
 	if a := s.Own; a != nil {
-		d.external.Request(a.Requested.V4)
-		if a.Requested.V4.IsValid() {
-			host.V4.PublicIP = a.Requested.V4 // before it was looked which interface has it
-		}
-		if err := d.reachedAt(a, ifaces); err != nil {
-			return subnet.Attrs{}, nil, err
+		d.external.Request(a.Requested)
+		for _, f := range c.Network().Families() {
+			if asked := a.Requested.Of(f); asked.IsValid() {
+				u := host.Of(f)
+				u.PublicIP = asked // before it was looked which interface has it
+				host.Set(f, u)
+			}
+			if err := d.reachedAt(a, f, ifaces); err != nil {
+				return subnet.Attrs{}, nil, err
+			}
 		}
 	}
-	if err := backend.CheckMTU(b, d.host); err != nil {
+	if err := backend.CheckMTU(b, host); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
-	attrs, err := b.Attrs(host, d.past(b, ifaces, s, was))
+	attrs, err := b.Attrs(host, d.past(b, host, ifaces, s, was))
 	if err != nil {
 		return subnet.Attrs{}, nil, err
 	}
 	attrs.Machine = d.options.source().host(d.options)
-	if a := s.Own; a != nil && a.Overwrite.V4.IsValid() {
-		attrs.PublicIP.V4 = a.Overwrite.V4
+	if a := s.Own; a != nil {
+		for _, f := range c.Network().Families() {
+			if instead := a.Overwrite.Of(f); instead.IsValid() {
+				attrs.PublicIP = attrs.PublicIP.With(f, instead)
+			}
+		}
 	}
 	d.prepared = setup{c, b, rules}
-	return attrs, c.Local(d.host.Addrs(), d.host.Net()), nil
+	return attrs, c.Local(host.Addrs(), host.Net()), nil
 }
 
 // reachedAt reports why this host would not be reached at the address that someone asks for in
 // the store, if so. Where an option names the interface it may be one that a NAT translates, as
 // that of -public-ip may be.
-func (d *daemon) reachedAt(a *subnet.Assignment, ifaces []kernel.Interface) error {
-	asked := a.Requested.V4
+func (d *daemon) reachedAt(a *subnet.Assignment, f ip.Family, ifaces []kernel.Interface) error {
+	asked, suffix := a.Requested.Of(f), ""
+	if f == ip.V6 {
+		suffix = "v6"
+	}
 	has := func(i kernel.Interface) bool {
 		return slices.ContainsFunc(i.Addrs, func(have kernel.Address) bool { return have.Prefix.Addr() == asked })
 	}
-	if !asked.IsValid() || d.options.iface.Explicit() || slices.ContainsFunc(ifaces, has) {
+	if !asked.IsValid() || d.options.iface.Explicit(f) || slices.ContainsFunc(ifaces, has) {
 		return nil
 	}
-	return fmt.Errorf("the Node %s asks, by its annotation node-public-ip, for the address %s, which no interface of this host has: add it to one, or correct the annotation; for an address that a NAT translates there is public-ip-overwrite",
-		printable.Name(a.Host), asked)
+	return fmt.Errorf("the Node %s asks, by its annotation node-public-ip%s, for the address %s, which no interface of this host has: add it to one, or correct the annotation; for an address that a NAT translates there is public-ip%s-overwrite",
+		printable.Name(a.Host), suffix, asked, suffix)
 }
 
 // try reports why this host would not have what a changed configuration asks for.
@@ -97,7 +110,7 @@ func (d *daemon) try(ctx context.Context, c *subnet.Config, b backend.Backend) e
 	if own == nil || c == had {
 		return nil
 	}
-	return d.reconciler.Try(ctx, was.Local(h, had.Network(), own), b.Local(h, c.Network(), own))
+	return d.reconciler.Try(ctx, was.Local(h.For(had.Network()), had.Network(), own), b.Local(h.For(c.Network()), c.Network(), own))
 }
 
 // prepareDevice returns the device that the backend has made on this host; for as long as
@@ -116,14 +129,16 @@ func (d *daemon) prepareDevice(ctx context.Context, c *subnet.Config, b backend.
 // past finds what there is of this host's end of the overlay. What a lease of
 // ours says while we run holds, whatever may have happened to the device. The
 // caller holds d.mu.
-func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Snapshot, was subnet.Attrs) backend.Past {
+func (d *daemon) past(b backend.Backend, h backend.Host, ifaces []kernel.Interface, s subnet.Snapshot, was subnet.Attrs) backend.Past {
 	if d.holding.Own != nil {
 		return backend.Past{Lease: d.holding.Own.Attrs}
 	}
-	var p backend.Past
-	for _, i := range ifaces {
-		if i.Name == b.Device(d.host) && i.VXLAN {
-			p.MAC = i.MAC
+	p := backend.Past{MACs: make(map[string]state.MAC)}
+	for _, f := range ip.Families {
+		for _, i := range ifaces {
+			if i.Name == b.Device(h, f) && i.VXLAN {
+				p.MACs[i.Name] = i.MAC
+			}
 		}
 	}
 	if s.Own != nil {
@@ -131,7 +146,7 @@ func (d *daemon) past(b backend.Backend, ifaces []kernel.Interface, s subnet.Sna
 		return p
 	}
 	for _, l := range s.Leases {
-		if l.PublicIP != d.host.PublicIP() {
+		if !l.PublicIP.Matches(h.PublicIP()) {
 			p.Others = append(p.Others, l)
 		} else if p.Lease == (subnet.Attrs{}) || l.Subnet == d.previous {
 			p.Lease = l.Attrs

@@ -31,12 +31,13 @@ func previousIP(ctx context.Context, machine host, had ip.Subnet) ip.Addrs {
 	if err != nil {
 		return ip.Addrs{}
 	}
+	var public ip.Addrs
 	for _, i := range ifaces {
 		for _, a := range i.Addrs {
-			if i.Local.IsValid() && had.V4.IsValid() && had.V4.Contains(a.Prefix.Addr()) {
-				return ip.Addrs{V4: i.Local}
+			if f := ip.FamilyOf(a.Prefix.Addr()); i.Local.IsValid() && ip.FamilyOf(i.Local) == f && had.Of(f).Contains(a.Prefix.Addr()) {
+				public = public.With(f, i.Local)
 			}
 		}
 	}
-	return ip.Addrs{}
+	return public
 }

@@ -19,6 +19,7 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/cni"
 	"flanneld/pkg/file"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/subnet"
@@ -47,7 +48,7 @@ type publisher struct {
 }
 
 func newPublisher(o *options, ready <-chan struct{}, s *systemd, obstacles *network.Obstacles) *publisher {
-	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1), published: make(chan struct{}), facts: facts{store: o.source().name}}
+	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1), published: make(chan struct{}), facts: facts{store: o.source().name, unseen: make(map[ip.Family]error)}}
 	if o.cniFile != "" {
 		p.cni = cni.New(o.cniFile, o.cniTemplate)
 	}
@@ -63,10 +64,10 @@ type facts struct {
 	peers       int
 	unusable    int // leases
 	reconciled  network.Status
-	unseen      error     // why the external interface cannot be followed
-	storeDown   time.Time // since when the store cannot be used; zero if it can
-	storeFailed error     // why
-	store       string    // what messages call it
+	unseen      map[ip.Family]error // why the external interface cannot be followed
+	storeDown   time.Time           // since when the store cannot be used; zero if it can
+	storeFailed error               // why
+	store       string              // what messages call it
 }
 
 // update changes what is published.
@@ -240,7 +241,7 @@ func (f *facts) env(ipMasq bool) network.Env {
 
 // text says how things are, in one line.
 func (f *facts) text(obstacles string) string {
-	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, f.host.First().Iface, f.holding.Own.PublicIP, f.holding.Config.BackendType, f.peers)
+	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, strings.Join(f.host.Ifaces(), " and "), f.holding.Own.PublicIP, f.holding.Config.BackendType, f.peers)
 	if f.holding.Holder != "" {
 		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", f.holding.Holder)
 	}
@@ -256,11 +257,17 @@ func (f *facts) text(obstacles string) string {
 	if n := f.unusable + f.reconciled.Unusable; n > 0 {
 		text += fmt.Sprintf(", %d leases unusable", n)
 	}
-	if !f.host.First().Up {
-		text += ", " + f.host.First().Iface + " is down"
-	}
-	if f.unseen != nil {
-		text += ", " + f.unseen.Error()
+	for _, family := range ip.Families {
+		u := f.host.Of(family)
+		if u.Iface == "" {
+			continue
+		}
+		if down := u.Iface + " is down"; !u.Up && !strings.HasSuffix(text, down) {
+			text += ", " + down
+		}
+		if err := f.unseen[family]; err != nil {
+			text += ", " + err.Error()
+		}
 	}
 	if obstacles != "" {
 		text += ", packets are kept from their way: " + obstacles

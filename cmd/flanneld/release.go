@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"flanneld/backend"
+	"flanneld/network"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 	"flanneld/subnet"
@@ -27,21 +29,29 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 	defer store.Close()
 	o.iface.MachineID = machineID()
 	name, previous := machineName(o.iface.MachineID), o.previous().Subnet
-	host, err := o.iface.Choose(ctx, machine)
-	if err != nil {
-		host, _, err = chooseKnown(ctx, o, machine, store, previous, err)
+	var host backend.Host
+	var failed []error
+	for _, f := range ip.Families {
+		u, err := o.iface.Choose(ctx, machine, f, host)
+		if err != nil {
+			u, _, err = chooseKnown(ctx, o, machine, store, f, previous, err)
+		}
+		if err != nil {
+			failed = append(failed, fmt.Errorf("finding %s: %w", network.ExternalOf(f), err))
+		}
+		host.Set(f, u)
 	}
-	if err != nil {
-		return fmt.Errorf("finding the external interface: %w", err)
+	if len(failed) == len(ip.Families) {
+		return failed[0]
 	}
-	if o.iface.PublicIP.IsValid() {
+	if o.iface.PublicIP != (ip.Addrs{}) {
 		previous = ip.Subnet{} // it is told whose lease is meant
 	}
 	if err := releaseFrom(ctx, store, host.PublicIP(), previous, name, out); err != nil {
 		return err
 	}
 	// A start without etcd would take the lease for ours still.
-	if s, err := o.saved(); err == nil && (s.Own.PublicIP == host.PublicIP() || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, name)) {
+	if s, err := o.saved(); err == nil && (s.Own.PublicIP.Matches(host.PublicIP()) || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, name)) {
 		reportOffHost(s, out)
 		return os.Remove(o.savedFile())
 	}
@@ -57,7 +67,7 @@ func releaseFrom(ctx context.Context, store subnet.Store, public ip.Addrs, previ
 	}
 	found := false
 	for _, l := range s.Leases {
-		if l.PublicIP != public && (l.Subnet != previous || l.Machine == "" || !subnet.SameMachine(l.Machine, machine)) {
+		if !l.PublicIP.Matches(public) && (l.Subnet != previous || l.Machine == "" || !subnet.SameMachine(l.Machine, machine)) {
 			continue
 		}
 		found = true

@@ -22,6 +22,9 @@ func FamilyOf(a netip.Addr) Family {
 	return V6
 }
 
+// Other is the one that f is not.
+func (f Family) Other() Family { return V4 + V6 - f }
+
 func (f Family) String() string {
 	if f == V4 {
 		return "IPv4"
@@ -62,4 +65,40 @@ func (s Subnet) Families() []Family {
 		}
 	}
 	return fs
+}
+
+// With returns s with another prefix of a family; none, if p is not valid.
+func (s Subnet) With(f Family, p netip.Prefix) Subnet {
+	if f == V4 {
+		s.V4 = p
+	} else {
+		s.V6 = p
+	}
+	return s
+}
+
+// With returns a with another address of a family; none, if x is not valid.
+func (a Addrs) With(f Family, x netip.Addr) Addrs {
+	if f == V4 {
+		a.V4 = x
+	} else {
+		a.V6 = x
+	}
+	return a
+}
+
+// Shares reports whether s and o have a prefix in common.
+func (s Subnet) Shares(o Subnet) bool {
+	return s.V4.IsValid() && s.V4 == o.V4 || s.V6.IsValid() && s.V6 == o.V6
+}
+
+// Matches reports whether a and o can be of one host: the first family that both have
+// decides. A host may have got another IPv6 address, or may have none yet.
+func (a Addrs) Matches(o Addrs) bool {
+	for _, f := range Families {
+		if x, y := a.Of(f), o.Of(f); x.IsValid() && y.IsValid() {
+			return x == y
+		}
+	}
+	return false
 }

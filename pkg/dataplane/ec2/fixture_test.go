@@ -170,7 +170,7 @@ func (r recorder) Apply(ctx context.Context, ops []state.Op) []error {
 // wanted is a backend that wants just that.
 type wanted state.Set
 
-func (wanted) Device(backend.Host) string { return "" }
+func (wanted) Device(backend.Host, ip.Family) string { return "" }
 
 func (wanted) Unencapsulated() bool { return true }
 
@@ -193,7 +193,7 @@ func (w wanted) Local(backend.Host, ip.Subnet, *subnet.Lease) (objects []state.O
 	return objects
 }
 
-func (w wanted) Peer(_ backend.Host, _, peer *subnet.Lease) (objects []state.Object, err error) {
+func (w wanted) Peer(_ backend.Host, _ ip.Family, _, peer *subnet.Lease) (objects []state.Object, err error) {
 	for _, o := range w {
 		if isWatch(o) && o.(state.CloudRoute).Dst == peer.Subnet.V4 {
 			objects = append(objects, o)
