@@ -131,11 +131,12 @@ func (p *publisher) Run(ctx context.Context) error {
 		if changed {
 			klog.Infof("wrote %s: %s", p.file, strings.Join(strings.Fields(env.String()), " "))
 		}
+		p.systemd.ready(now.text(p.obstacles.Text()))
 		if first {
 			close(p.published)
+			debug.FreeOSMemory() // that of the start
 		}
 		first, said = false, ""
-		p.systemd.ready(now.text(p.obstacles.Text()))
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
