@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 
 	"flanneld/pkg/lab"
@@ -129,6 +130,13 @@ func (n *network) published(p peer) map[string]any {
 // putKubePeer creates the Node of a stranger, with these changes of its annotations.
 func (n *network) putKubePeer(p peer, special map[string]any) {
 	n.t.Helper()
+	_, err := n.kube.Create(n.ctx, n.strangersNode(p, special))
+	check(n.t, err)
+}
+
+// strangersNode is the Node of a stranger, with these changes of its annotations.
+func (n *network) strangersNode(p peer, special map[string]any) *corev1.Node {
+	n.t.Helper()
 	all := n.published(p)
 	maps.Copy(all, special)
 	o := &corev1.Node{}
@@ -140,8 +148,15 @@ func (n *network) putKubePeer(p peer, special map[string]any) {
 			o.Annotations[key] = text
 		}
 	}
+	return o
+}
+
+// putLargeNode creates the Node of a stranger, as large as Nodes are.
+func (n *network) putLargeNode(p peer) error {
+	o := n.strangersNode(p, nil)
+	o.Status = lab.KubeletStatus()
 	_, err := n.kube.Create(n.ctx, o)
-	check(n.t, err)
+	return err
 }
 
 // kubeName is the name of a stranger's Node.
@@ -187,6 +202,26 @@ func (h *node) condition() *corev1.NodeCondition {
 func (n *network) configure(special settings) {
 	n.t.Helper()
 	check(n.t, n.kube.config.Set(map[string]string{netConf: n.config(special)}))
+}
+
+// beats has Nodes of strangers, one after the other, say that they are alive: so many of them in
+// a second, or as many as the API takes. It returns the daemon's processor time for each, and
+// how many there were in a second.
+func (h *node) beats(whose func(i int) peer, count int, rate time.Duration) (each time.Duration, perSecond float64) {
+	h.n.t.Helper()
+	var g errgroup.Group
+	g.SetLimit(8)
+	used, begin := h.cpu(), time.Now()
+	for i := range count {
+		if rate > 0 {
+			time.Sleep(time.Until(begin.Add(time.Duration(i) * time.Second / rate)))
+		}
+		g.Go(func() error { return h.n.kube.Heartbeat(h.n.ctx, whose(i).kubeName()) })
+	}
+	check(h.n.t, g.Wait())
+	perSecond = float64(count) / time.Since(begin).Seconds()
+	time.Sleep(100 * time.Millisecond) // the last of them have yet to arrive
+	return (h.cpu() - used) / time.Duration(count), perSecond
 }
 
 // kubeStateFile is where the daemon keeps what it needs to start without the API.

@@ -23,12 +23,18 @@ func newWide(t testing.TB, v variant) *network {
 	t.Helper()
 	// The hosts' own subnets keep clear of those of distant peers.
 	n := newConfigured(t, v, settings{"Network": "10.0.0.0/8", "SubnetLen": 24, "SubnetMin": "10.200.0.0"})
-	wide, err := n.lab.AddSwitch("wide", mustPrefix("172.16.0.0/16"))
-	check(t, err)
-	_, err = n.lab.AddRouter(n.sw, wide)
-	check(t, err)
-	n.sw = wide
+	n.widen()
 	return n
+}
+
+// widen puts the hosts to come on the link of the distant peers.
+func (n *network) widen() {
+	n.t.Helper()
+	wide, err := n.lab.AddSwitch("wide", mustPrefix("172.16.0.0/16"))
+	check(n.t, err)
+	_, err = n.lab.AddRouter(n.sw, wide)
+	check(n.t, err)
+	n.sw = wide
 }
 
 // A network that becomes large, and small again, changes how its routes are

@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -27,6 +28,25 @@ func (k *Kube) CreateNode(ctx context.Context, name string, podCIDRs ...string) 
 		n.Spec.PodCIDR, n.Spec.PodCIDRs = podCIDRs[0], podCIDRs
 	}
 	return k.Create(ctx, n)
+}
+
+// KubeletStatus is a status of the size that Nodes have, most of which is the list of images.
+func KubeletStatus() corev1.NodeStatus {
+	var s corev1.NodeStatus
+	for i := range 20 {
+		s.Images = append(s.Images, corev1.ContainerImage{
+			Names: []string{fmt.Sprintf("example.org/image-%d@sha256:%s", i, strings.Repeat("ab", 32))}, SizeBytes: 1 << 40,
+		})
+	}
+	for _, kind := range []corev1.NodeConditionType{corev1.NodeMemoryPressure, corev1.NodeDiskPressure, corev1.NodePIDPressure, corev1.NodeReady} {
+		s.Conditions = append(s.Conditions, corev1.NodeCondition{
+			Type: kind, Status: corev1.ConditionFalse, LastHeartbeatTime: metav1.Unix(1700000001, 0),
+			Reason: "Kubelet", Message: "kubelet has sufficient memory available",
+		})
+	}
+	s.Capacity = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("8"), corev1.ResourceMemory: resource.MustParse("16Gi")}
+	s.NodeInfo.KubeletVersion = "v1.34.4"
+	return s
 }
 
 // Create creates a Node as it is given, with its status, as kubelet does.

@@ -8,12 +8,12 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"flanneld/pkg/ip"
+	"flanneld/pkg/lab"
 	"flanneld/subnet"
 )
 
@@ -50,16 +50,9 @@ func big(name string) *corev1.Node {
 				"volumes.kubernetes.io/controller-managed": "true",
 			},
 		},
-		Spec: corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24", "fd00:1::/64"}, ProviderID: "x://y", Unschedulable: true},
+		Spec:   corev1.NodeSpec{PodCIDR: "10.244.1.0/24", PodCIDRs: []string{"10.244.1.0/24", "fd00:1::/64"}, ProviderID: "x://y", Unschedulable: true},
+		Status: lab.KubeletStatus(),
 	}
-	for i := range 20 {
-		n.Status.Images = append(n.Status.Images, corev1.ContainerImage{Names: []string{fmt.Sprintf("example.org/image-%d@sha256:%s", i, strings.Repeat("ab", 32))}, SizeBytes: 1 << 40})
-	}
-	for _, c := range []string{"MemoryPressure", "DiskPressure", "PIDPressure", "Ready"} {
-		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeConditionType(c), Status: "False", LastHeartbeatTime: metav1.Unix(1700000001, 0), Reason: "Kubelet", Message: "kubelet has sufficient memory available"})
-	}
-	n.Status.Capacity = corev1.ResourceList{"cpu": resource.MustParse("8"), "memory": resource.MustParse("16Gi")}
-	n.Status.NodeInfo.KubeletVersion = "v1.34.4"
 	for m := range 3 {
 		n.ManagedFields = append(n.ManagedFields, metav1.ManagedFieldsEntry{Manager: fmt.Sprint("m", m), FieldsV1: &metav1.FieldsV1{Raw: []byte(strings.Repeat("x", 300))}})
 	}
