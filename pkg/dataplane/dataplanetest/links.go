@@ -158,7 +158,7 @@ func (f *Fake) Hinder(name string, how Hindrance) error {
 		return unix.ENODEV
 	case l.tun == nil && (how == NoQueue || how == NoCarrier), l.vxlan == nil && (how <= NoARP || how == NoIPv6):
 		return unix.EOPNOTSUPP
-	case l.hindered[how]:
+	case l.hindered[how], how == NoForwarding && l.vxlan != nil && l.vxlan.Local.Is6():
 		return nil
 	}
 	l.hindered[how] = true

@@ -38,7 +38,7 @@ func FuzzDecodeNeigh(f *testing.F) {
 	b.must(create(state.FDB{Dev: "flannel.1", MAC: state.MAC{2}, Dst: netip.MustParseAddr("192.168.0.9")}), 4)
 	f.Add(b.buf[unix.SizeofNlMsghdr:], []byte{192, 168, 0, 9}, []byte{2, 1, 2, 3, 4, 5})
 	f.Add([]byte{}, []byte{}, []byte{})
-	f.Add(make([]byte, 30), make([]byte, 4), make([]byte, 6))
+	f.Add(make([]byte, 30), netip.MustParseAddr("fd00:1::").AsSlice(), []byte{2, 1, 2, 3, 4, 5})
 	f.Fuzz(func(t *testing.T, payload, addr, mac []byte) {
 		if r, ok := decodeNeigh(payload); ok {
 			for _, decode := range []func(string) (state.Entry, bool){r.neigh, r.fdb} {
@@ -60,7 +60,7 @@ func FuzzDecodeNeigh(f *testing.F) {
 		if e, is := r.fdb("flannel.1"); !ok || !is || e.Object != fdb || e.Owner != state.Ours || r.ifindex != 4 {
 			t.Fatalf("%s is decoded to %+v, %+v", fdb, r, e)
 		}
-		if !a.Is4() {
+		if a.Is6() && !a.IsGlobalUnicast() {
 			return
 		}
 		b = batch{}
@@ -79,7 +79,7 @@ func FuzzDecodeAddr(f *testing.F) {
 	var b batch
 	b.must(create(state.Addr{Dev: "flannel.1", Prefix: netip.MustParsePrefix("10.1.0.0/32")}), 4)
 	f.Add(b.buf[unix.SizeofNlMsghdr:], []byte{10, 1, 0, 0}, uint8(32))
-	f.Add([]byte{}, []byte{}, uint8(0))
+	f.Add([]byte{}, netip.MustParseAddr("fd00:1::").AsSlice(), uint8(128))
 	f.Fuzz(func(t *testing.T, payload, addr []byte, bits uint8) {
 		if r, ok := decodeAddr(payload); ok {
 			if e, ok := r.entry(devices); ok {
@@ -89,7 +89,7 @@ func FuzzDecodeAddr(f *testing.F) {
 		}
 
 		a, _ := netip.AddrFromSlice(addr)
-		if !a.Is4() || bits > 32 {
+		if !a.IsValid() || int(bits) > a.BitLen() || a.Is6() && (a.IsLinkLocalUnicast() || int(bits) != a.BitLen()) {
 			return
 		}
 		want := state.Addr{Dev: "flannel.1", Prefix: netip.PrefixFrom(a, int(bits))}
@@ -133,6 +133,7 @@ func FuzzDecodeLink(f *testing.F) {
 		native.PutUint32(p[4:], 4)
 		native.PutUint32(p[8:], unix.IFF_UP)
 		r, ok := decodeLink(p)
+		r.noIPv6 = false
 		if e := r.entry(devices, true); !ok || e.Object != want || e.Owner != state.Ours {
 			t.Fatalf("%s is decoded to %+v, %+v", want, r, e)
 		}

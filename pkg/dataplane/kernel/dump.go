@@ -66,7 +66,9 @@ func fill(ctx context.Context, have state.Observed, t table, of func(state.Key) 
 
 // noTable reports whether a listing failed for there is nothing: no route was ever in the
 // table, or the kernel has no such family.
-func noTable(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) }
+func noTable(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)
+}
 
 // dumpDevice puts a device of ours and what belongs to it into have.
 func dumpDevice(ctx context.Context, r rawLink, links *links, have state.Observed) error {
@@ -130,7 +132,8 @@ func add(have state.Observed, e state.Entry) {
 	have[k] = e
 }
 
-// mainRoutes are a family's routes of the main table. A kernel before 4.20 lists those of all.
+// mainRoutes are a family's routes of the main table. A kernel before 4.20 lists those of all,
+// and one without IPv6 those of IPv4 in its place.
 func mainRoutes(f ip.Family) table {
 	return table{"routes", unix.RTM_GETROUTE, []byte{unix.SizeofRtMsg - 1: 0, 0: numberOf(f), 4: unix.RT_TABLE_MAIN}}
 }

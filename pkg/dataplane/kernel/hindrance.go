@@ -46,7 +46,7 @@ func (r rawLink) hindrances(links *links) []hindrance {
 		{present: r.kind == "tun" && r.queueLen == 0, text: "with a txqueuelen of 0", removal: "setting its txqueuelen", change: func(b *batch) {
 			b.attr32(unix.IFLA_TXQLEN, tunQueueLen)
 		}},
-		{present: r.kind == "vxlan" && r.vxlan.local.Is6() && r.noIPv6, text: "without IPv6", removal: "setting its disable_ipv6 to 0", other: func() error {
+		{present: r.forIPv6() && r.noIPv6, text: "without IPv6", removal: "setting its disable_ipv6 to 0", other: func() error {
 			return setIPv6(r.name, "disable_ipv6")
 		}},
 		{present: r.forwardingOff, text: "with forwarding off", removal: "setting its forwarding on", change: appendForwarding},

@@ -141,7 +141,7 @@ func hostForwards(f ip.Family) bool {
 // kernel lists them: lowest metric first.
 func (*Kernel) DefaultRoutes(ctx context.Context, f ip.Family) ([]DefaultRoute, error) {
 	routes, err := list(ctx, mainRoutes(f), func(payload []byte) (r rawRoute, ok bool) {
-		if len(payload) < unix.SizeofRtMsg || payload[1] != 0 { // the length of the destination
+		if len(payload) < unix.SizeofRtMsg || payload[0] != numberOf(f) || payload[1] != 0 { // the length of the destination
 			return r, false // there may be 50,000
 		}
 		r, ok = decodeRoute(payload)

@@ -30,7 +30,8 @@ type rawLink struct {
 	queueLen  uint32 // of packets to be sent
 	forwards  bool   // IPv4 packets that come in
 	noIPv6    bool   // it has no addresses of IPv6, and takes no packets
-	// forwardingOff is set if it does not, while the host does. The message does not have it.
+	// forwardingOff is set if it does not, while the host does, and should. The message does
+	// not have it.
 	forwardingOff bool
 }
 

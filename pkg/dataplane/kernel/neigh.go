@@ -75,7 +75,7 @@ func decodeNeigh(b []byte) (rawNeigh, bool) {
 // or for an address that no peer has. One that is not permanent, or otherwise unlike ours, comes and goes by
 // itself, or with what replaces it: it is no one's.
 func (r rawNeigh) neigh(dev string) (state.Entry, bool) {
-	if r.family == unix.AF_BRIDGE || !r.dst.IsGlobalUnicast() || r.flags&unix.NTF_PROXY != 0 {
+	if r.family == unix.AF_BRIDGE || !r.dst.IsValid() || r.dst.Is6() && !r.dst.IsGlobalUnicast() || r.flags&unix.NTF_PROXY != 0 {
 		return state.Entry{}, false
 	}
 	n := state.Neigh{Dev: dev, Addr: r.dst, MAC: r.mac}

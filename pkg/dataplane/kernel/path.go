@@ -268,7 +268,7 @@ func allRoutes(f ip.Family) table {
 // no type of service, and have a destination that counts.
 func (*Kernel) ForeignRoutes(ctx context.Context, f ip.Family, counts func(netip.Prefix) bool) ([]TableRoute, error) {
 	found, err := list(ctx, allRoutes(f), func(payload []byte) (r rawRoute, ok bool) {
-		if len(payload) < unix.SizeofRtMsg || payload[5] == RouteProtocol && payload[4] == unix.RT_TABLE_MAIN {
+		if len(payload) < unix.SizeofRtMsg || payload[0] != numberOf(f) || payload[5] == RouteProtocol && payload[4] == unix.RT_TABLE_MAIN {
 			return r, false // there may be 50,000
 		}
 		r, ok = decodeRoute(payload)

@@ -56,7 +56,7 @@ func complete(before map[string]int, ours []rawLink) {
 		r := &ours[i]
 		r.tun.own = max(before[r.name], after[r.name])
 		r.foreign = r.foreignReason() != ""
-		r.forwardingOff = !r.forwards && hostForwards(ip.V4)
+		r.forwardingOff = !r.forwards && !r.forIPv6() && hostForwards(ip.V4)
 	}
 }
 

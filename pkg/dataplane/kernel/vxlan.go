@@ -83,6 +83,9 @@ func decodeVXLAN(b []byte) (v rawVXLAN) {
 	return v
 }
 
+// forIPv6 reports whether the device is a VXLAN device over IPv6, which carries no IPv4.
+func (r rawLink) forIPv6() bool { return r.kind == "vxlan" && r.vxlan.local.Is6() }
+
 // tunnel reports whether the device is a VXLAN device like ours in all that
 // can't be changed once it is there.
 func (r rawLink) tunnel() bool { return r.kind == "vxlan" && r.vxlan.differs == "" }
