@@ -3,6 +3,7 @@ package backend
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -45,4 +46,24 @@ func TestTableTwice(t *testing.T) {
 	}()
 	var got string
 	NewTable(row("udp", &got), row("alloc", &got), row("udp", &got))
+}
+
+// A backend that has IPv4 alone says so, and which ones have IPv6.
+func TestIPv4Alone(t *testing.T) {
+	made := func(json.RawMessage) (Backend, error) { return nil, nil }
+	table := NewTable(Type{Name: "udp", New: made, IPv4Alone: true}, Type{Name: "vxlan", New: made}, Type{Name: "host-gw", New: made})
+	both := &subnet.Config{V6: subnet.Range{Network: netip.MustParsePrefix("fc00::/48")}, BackendType: "udp"}
+	_, err := table.New(both)
+	if want := "network configuration: EnableIPv6 true asks the backend udp for what it cannot do: it carries IPv4 alone; Backend.Type can be one of host-gw, vxlan"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	for _, name := range []string{"vxlan", "udp"} {
+		c := &subnet.Config{BackendType: name}
+		if name == "vxlan" {
+			c = &subnet.Config{V6: both.V6, BackendType: name}
+		}
+		if _, err := table.New(c); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -8,6 +8,9 @@
 #     DOCKER_OPT_MTU="--mtu=1450"
 #     DOCKER_OPTS=" --bip=10.5.34.1/24 --ip-masq=true --mtu=1450"
 #
+# With an IPv6 subnet there are DOCKER_OPT_FIXED_CIDR_V6="--fixed-cidr-v6=..." and
+# DOCKER_OPT_IPV6="--ipv6", too.
+#
 # Any other variable DOCKER_OPT_... that is set, here or in the subnet file, goes
 # with them, in alphabetical order. What DOCKER_OPTS was before comes first in it.
 #
@@ -89,6 +92,10 @@ fi
 # shellcheck disable=SC2034 # they are found by their prefix
 {
 	[ -z "$FLANNEL_SUBNET" ] || DOCKER_OPT_BIP=--bip=$FLANNEL_SUBNET
+	if [ -n "$FLANNEL_IPV6_SUBNET" ]; then
+		DOCKER_OPT_IPV6=--ipv6
+		DOCKER_OPT_FIXED_CIDR_V6=--fixed-cidr-v6=$FLANNEL_IPV6_SUBNET
+	fi
 	[ -z "$FLANNEL_MTU" ] || DOCKER_OPT_MTU=--mtu=$FLANNEL_MTU
 	if $with_ipmasq; then
 		case $FLANNEL_IPMASQ in

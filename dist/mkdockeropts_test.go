@@ -68,6 +68,10 @@ const tricky = `--label "a  b" $HOME \$ ` + "`id` '*' \\"
 func TestMkDockerOpts(t *testing.T) {
 	everyShell(t, func(t *testing.T, shell string) {
 		masq, noMasq := subnetFile(t, "true"), subnetFile(t, "false")
+		const ipv6 = "FLANNEL_IPV6_NETWORK=fc00:5::/48\nFLANNEL_IPV6_SUBNET=fc00:5:0:22::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n"
+		v6, dual := filepath.Join(t.TempDir(), "v6.env"), filepath.Join(t.TempDir(), "dual.env")
+		check(t, os.WriteFile(v6, []byte(ipv6), 0o644))
+		check(t, os.WriteFile(dual, []byte("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.34.1/24\n"+ipv6), 0o644))
 		for name, c := range map[string]struct {
 			env, args []string
 			want      string
@@ -90,6 +94,14 @@ DOCKER_OPT_MTU="--mtu=1450"
 				env:  []string{"OPTS=-D --iptables=false", "DOCKER_OPTS=other"},
 				want: "OPTS=\"-D --iptables=false  --bip=10.5.34.1/24 --ip-masq=false --mtu=1450\"\n",
 			},
+			"both families": {args: []string{"-f", dual}, want: `DOCKER_OPT_BIP="--bip=10.5.34.1/24"
+DOCKER_OPT_FIXED_CIDR_V6="--fixed-cidr-v6=fc00:5:0:22::1/64"
+DOCKER_OPT_IPMASQ="--ip-masq=false"
+DOCKER_OPT_IPV6="--ipv6"
+DOCKER_OPT_MTU="--mtu=1430"
+DOCKER_OPTS=" --bip=10.5.34.1/24 --fixed-cidr-v6=fc00:5:0:22::1/64 --ip-masq=false --ipv6 --mtu=1430"
+`},
+			"IPv6 alone": {args: []string{"-c", "-m", "-f", v6}, want: "DOCKER_OPTS=\" --fixed-cidr-v6=fc00:5:0:22::1/64 --ipv6 --mtu=1430\"\n"},
 			"no subnet file": {args: []string{"-f", "missing"}, want: "DOCKER_OPTS=\"\"\n"},
 			"no subnet file, but an option": {
 				args: []string{"-f", "missing"},

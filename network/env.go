@@ -34,7 +34,7 @@ func (e Env) values() map[string]string {
 		infix           string
 		network, subnet netip.Prefix
 	}{{"", e.Network.V4, e.Subnet.V4}, {"IPV6_", e.Network.V6, e.Subnet.V6}} {
-		if f.network.IsValid() {
+		if f.network.IsValid() && f.subnet.IsValid() { // a host may have none yet in a family that is new
 			all["FLANNEL_"+f.infix+"NETWORK"] = f.network.String()
 			// The first address of the subnet, which is the bridge's.
 			all["FLANNEL_"+f.infix+"SUBNET"] = netip.PrefixFrom(f.subnet.Addr().Next(), f.subnet.Bits()).String()

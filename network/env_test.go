@@ -50,6 +50,14 @@ func TestEnvString(t *testing.T) {
 	}
 }
 
+// A host that has no subnet yet in a family of the network says nothing of that.
+func TestEnvOfOneFamily(t *testing.T) {
+	network := ip.Subnet{V4: env4.Network.V4, V6: prefix("2001:cafe:42::/56")}
+	if got := (Env{Network: network, Subnet: env4.Subnet, MTU: 1450}).String(); got != text4 {
+		t.Errorf("got:\n%s", got)
+	}
+}
+
 func write(t *testing.T, e Env, path string) {
 	t.Helper()
 	if _, err := e.Write(path); err != nil {

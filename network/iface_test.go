@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -19,14 +20,20 @@ import (
 type view struct {
 	ifaces   []kernel.Interface
 	defaults []kernel.DefaultRoute
-	iface    string // of RouteTo
-	src      netip.Addr
-	err      error // of all
+	// defaults6 are those of IPv6, and err6 is why they cannot be had.
+	defaults6 []kernel.DefaultRoute
+	err6      error
+	iface     string // of RouteTo
+	src       netip.Addr
+	err       error // of all
 }
 
 func (v view) Interfaces(context.Context) ([]kernel.Interface, error) { return v.ifaces, v.err }
 
-func (v view) DefaultRoutes(context.Context, ip.Family) ([]kernel.DefaultRoute, error) {
+func (v view) DefaultRoutes(_ context.Context, f ip.Family) ([]kernel.DefaultRoute, error) {
+	if f == ip.V6 {
+		return v.defaults6, cmp.Or(v.err6, v.err)
+	}
 	return v.defaults, v.err
 }
 

@@ -262,6 +262,107 @@ func TestPeer(t *testing.T) {
 	}
 }
 
+// dual is host with IPv6, too, by an interface of its own.
+func dual() backend.Host {
+	h := host
+	h.V6 = backend.Underlay{
+		Iface: "eth2", MTU: 1500, Up: true,
+		Addr:     v4("2001:db8::1"),
+		Net:      netip.MustParsePrefix("2001:db8::/64"),
+		PublicIP: v4("2001:db8::1"),
+		ID:       "machine 02:00:00:00:00:09",
+	}
+	return h
+}
+
+// With IPv6 there is a second device, with a MAC address and an MTU of its own, and nothing
+// about IPv4 is another than without.
+func TestFamilies(t *testing.T) {
+	b := newBackend(t, `{"VNI":5}`)
+	alone, err := b.Attrs(host, backend.Past{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	attrs, err := b.Attrs(dual(), backend.Past{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m4, err4 := vtep(attrs, ip.V4)
+	m6, err6 := vtep(attrs, ip.V6)
+	if err4 != nil || err6 != nil || m4 == m6 || attrs.BackendData != alone.BackendData || attrs.PublicIP != (ip.Addrs{V4: host.V4.PublicIP, V6: dual().V6.PublicIP}) {
+		t.Errorf("got %+v, want the MAC address of %+v, and another one for IPv6", attrs, alone)
+	}
+	later, err := b.Attrs(dual(), backend.Past{Lease: alone})
+	if err != nil || later != attrs {
+		t.Errorf("a host that gets IPv6 later says %+v, %v; want %+v", later, err, attrs)
+	}
+	kept, err := b.Attrs(dual(), backend.Past{MACs: map[string]state.MAC{"flannel-v6.5": ownMAC}})
+	if m, _ := vtep(kept, ip.V6); err != nil || m != ownMAC || kept.BackendData != alone.BackendData {
+		t.Errorf("with a device for IPv6 alone: %+v, %v", kept, err)
+	}
+
+	own := &subnet.Lease{Subnet: ip.Subnet{V4: netip.MustParsePrefix("10.5.1.0/24"), V6: netip.MustParsePrefix("fc00:5:0:1::/64")}, Attrs: attrs}
+	v4Device := state.VXLAN{Name: "flannel.5", VNI: 5, Port: 8472, Lower: "eth1", Local: v4("192.0.2.1"), MAC: m4, MTU: 1450}
+	v6Device := state.VXLAN{Name: "flannel-v6.5", VNI: 5, Port: 8472, Lower: "eth2", Local: v4("2001:db8::1"), MAC: m6, MTU: 1430}
+	v4Addr := state.Addr{Dev: "flannel.5", Prefix: netip.MustParsePrefix("10.5.1.0/32")}
+	v6Addr := state.Addr{Dev: "flannel-v6.5", Prefix: netip.MustParsePrefix("fc00:5:0:1::/128")}
+	if diff := cmp.Diff([]state.Object{v4Device, v4Addr, v6Device, v6Addr}, b.Local(dual(), ip.Subnet{}, own), compare); diff != "" {
+		t.Errorf("objects (-want +got):\n%s", diff)
+	}
+	if mtu := b.MTU(dual()); mtu != 1430 {
+		t.Errorf("pods get the MTU %d", mtu)
+	}
+	only := *own // of a host that has no IPv6 subnet yet
+	only.Subnet.V6 = netip.Prefix{}
+	if diff := cmp.Diff([]state.Object{v4Device, v4Addr}, b.Local(dual(), ip.Subnet{}, &only), compare); diff != "" {
+		t.Errorf("objects with one family (-want +got):\n%s", diff)
+	}
+
+	peer := lease("10.5.2.0-24&fc00:5:0:2::-64", "192.0.2.2", `{"VNI":5,"VtepMAC":"02:00:00:00:00:BB"}`)
+	peer.PublicIP.V6, peer.BackendV6Data = v4("2001:db8:7::2"), `{"VNI":5,"VtepMAC":"02:00:00:00:00:cc"}`
+	cc := state.MAC{2, 0, 0, 0, 0, 0xcc}
+	got, err := b.Peer(dual(), ip.V6, own, peer)
+	want := []state.Object{
+		state.Neigh{Dev: "flannel-v6.5", Addr: v4("fc00:5:0:2::"), MAC: cc},
+		state.FDB{Dev: "flannel-v6.5", MAC: cc, Dst: v4("2001:db8:7::2")},
+		state.Route{Dst: netip.MustParsePrefix("fc00:5:0:2::/64"), Via: v4("fc00:5:0:2::"), Dev: "flannel-v6.5", Onlink: true},
+	}
+	if diff := cmp.Diff(want, got, compare); err != nil || diff != "" {
+		t.Errorf("%v, objects (-want +got):\n%s", err, diff)
+	}
+	peer.BackendV6Data = ""
+	if _, err := b.Peer(dual(), ip.V6, own, peer); err == nil || !strings.Contains(err.Error(), "BackendV6Data") {
+		t.Errorf("without data for IPv6: %v", err)
+	}
+	if _, err := b.Peer(dual(), ip.V4, own, peer); err != nil {
+		t.Errorf("without data for IPv6, IPv4 is not served: %v", err)
+	}
+
+	h := dual()
+	h.Links = links{"eth2", v4("2001:db8::2")}
+	peer.PublicIP.V6 = v4("2001:db8::2")
+	got, err = newBackend(t, `{"DirectRouting":true}`).Peer(h, ip.V6, own, peer)
+	want = []state.Object{state.Route{Dst: netip.MustParsePrefix("fc00:5:0:2::/64"), Via: v4("2001:db8::2"), Dev: "eth2"}}
+	if diff := cmp.Diff(want, got, compare); err != nil || diff != "" {
+		t.Errorf("direct: %v, objects (-want +got):\n%s", err, diff)
+	}
+
+	if _, err := newBackend(t, `{"VNI":10000}`).Attrs(dual(), backend.Past{}); err == nil || !strings.Contains(err.Error(), "9999") {
+		t.Errorf("the VNI 10000 with IPv6: %v", err)
+	}
+	if _, err := newBackend(t, `{"VNI":10000}`).Attrs(host, backend.Past{}); err != nil {
+		t.Errorf("the VNI 10000: %v", err)
+	}
+	h.V6.MTU = 1349
+	if err := backend.CheckMTU(b, h); err == nil || !strings.Contains(err.Error(), "eth2") || !strings.Contains(err.Error(), "1280") {
+		t.Errorf("an interface that is too small for IPv6: %v", err)
+	}
+	h.V6.MTU++
+	if err := backend.CheckMTU(b, h); err != nil {
+		t.Error(err)
+	}
+}
+
 // links have one host on the link of one interface.
 type links struct {
 	iface string
