@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 	"flanneld/pkg/nfdump"
 )
@@ -80,8 +81,15 @@ type script struct {
 	clear bool
 }
 
-// someRules makes rules for nft or iptables.
-func someRules(r *rand.Rand, nft bool) script {
+// someRules makes rules for nft or iptables of a family.
+func someRules(r *rand.Rand, f ip.Family, nft bool) script {
+	s := someRules4(r, f, nft)
+	s.text = inFamily(f, s.text)
+	return s
+}
+
+// someRules4 makes them as they are written for IPv4.
+func someRules4(r *rand.Rand, f ip.Family, nft bool) script {
 	s := script{clear: true}
 	others := []string{"a", "b", "c"}
 	random := func(chain string, others []string) string {
@@ -92,7 +100,7 @@ func someRules(r *rand.Rand, nft bool) script {
 			if nft {
 				one = c.nft
 			}
-			if one == "" || !nft && (strings.Contains(one, "-p ") && strings.Contains(text, "-p ") || strings.Contains(text, one[:2]) && one[0] != '!') {
+			if one == "" || f == ip.V6 && (one == "-f" || strings.Contains(one, "frag-off")) || !nft && (strings.Contains(one, "-p ") && strings.Contains(text, "-p ") || strings.Contains(text, one[:2]) && one[0] != '!') {
 				continue
 			}
 			s.clear = s.clear && !c.unclear
@@ -196,8 +204,9 @@ type sampling struct {
 
 // What is called dropped does not arrive; and what arrives nowhere is called so, if the
 // rules ask for nothing that a sample does not tell.
-func TestAgreementWithTheKernel(t *testing.T) {
-	dataplanetest.NeedNetns(t)
+func TestAgreementWithTheKernel(t *testing.T) { forEachFamily(t, testAgreementWithTheKernel) }
+
+func testAgreementWithTheKernel(t *testing.T, f ip.Family) {
 	l, err := lab.New(lab.Options{BinDir: "../../build"})
 	if err != nil {
 		t.Fatal(err)
@@ -212,21 +221,24 @@ func TestAgreementWithTheKernel(t *testing.T) {
 	host := func(name string, sw *lab.Switch, addr string) *lab.Host {
 		h, err := l.AddHost(name, sw, lab.HostOptions{NoDefaultRoute: true})
 		must(err)
-		if h.Addr.String() != addr {
+		if h.Addr.String() != inFamily(f, addr) {
 			t.Fatalf("%s has the address %s", name, h.Addr)
 		}
 		return h
 	}
-	leftSide, err := l.AddSwitch("lan1", netip.MustParsePrefix("192.168.1.0/24"))
+	leftSide, err := l.AddSwitch("lan1", netip.MustParsePrefix(inFamily(f, "192.168.1.0/24")))
 	must(err)
-	rightSide, err := l.AddSwitch("lan2", netip.MustParsePrefix("192.168.2.0/24"))
+	rightSide, err := l.AddSwitch("lan2", netip.MustParsePrefix(inFamily(f, "192.168.2.0/24")))
 	must(err)
 	left, right, router := host("left", leftSide, "192.168.1.2"), host("right", rightSide, "192.168.2.2"), host("router", leftSide, "192.168.1.3")
-	must(router.AddNIC("eth1", rightSide, netip.MustParseAddr("192.168.2.3")))
+	must(router.AddNIC("eth1", rightSide, netip.MustParseAddr(inFamily(f, "192.168.2.3"))))
 	must(left.SetDefaultRoute(router.Addr, "eth0"))
-	must(right.SetDefaultRoute(netip.MustParseAddr("192.168.2.3"), "eth0"))
+	must(right.SetDefaultRoute(netip.MustParseAddr(inFamily(f, "192.168.2.3")), "eth0"))
 
-	single := func(a string) netip.Prefix { return netip.PrefixFrom(netip.MustParseAddr(a), 32) }
+	single := func(a string) netip.Prefix {
+		return dataplanetest.PrefixIn(f, netip.PrefixFrom(netip.MustParseAddr(a), 32))
+	}
+	port := func(a string, port uint16) netip.AddrPort { return netip.AddrPortFrom(single(a).Addr(), port) }
 	var in, out Iface
 	must(router.Do(func() error {
 		for name, i := range map[string]*Iface{"eth0": &in, "eth1": &out} {
@@ -239,13 +251,13 @@ func TestAgreementWithTheKernel(t *testing.T) {
 		return nil
 	}))
 	samplings := []*sampling{
-		{"in", Packet{Path: Inbound, In: in, Src: single("192.168.1.2"), Dst: single("192.168.1.3"), Proto: unix.IPPROTO_UDP, DstPort: 8472}, left, router, netip.MustParseAddrPort("192.168.1.3:8472"), nil},
-		{"forwarded", Packet{Path: Forwarded, In: in, Out: out, Src: single("192.168.1.2"), Dst: single("192.168.2.2"), Proto: unix.IPPROTO_UDP, DstPort: 8472}, left, right, netip.MustParseAddrPort("192.168.2.2:8472"), nil},
-		{"out", Packet{Path: Outbound, Out: out, Src: single("192.168.2.3"), Dst: single("192.168.2.2"), Proto: unix.IPPROTO_UDP, DstPort: 8473}, router, right, netip.MustParseAddrPort("192.168.2.2:8473"), nil},
+		{"in", Packet{Path: Inbound, In: in, Src: single("192.168.1.2"), Dst: single("192.168.1.3"), Proto: unix.IPPROTO_UDP, DstPort: 8472}, left, router, port("192.168.1.3", 8472), nil},
+		{"forwarded", Packet{Path: Forwarded, In: in, Out: out, Src: single("192.168.1.2"), Dst: single("192.168.2.2"), Proto: unix.IPPROTO_UDP, DstPort: 8472}, left, right, port("192.168.2.2", 8472), nil},
+		{"out", Packet{Path: Outbound, Out: out, Src: single("192.168.2.3"), Dst: single("192.168.2.2"), Proto: unix.IPPROTO_UDP, DstPort: 8473}, router, right, port("192.168.2.2", 8473), nil},
 	}
 	for _, s := range samplings {
 		must(s.at.Do(func() (err error) {
-			s.listener, err = net.ListenUDP("udp4", net.UDPAddrFromAddrPort(s.to))
+			s.listener, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(s.to))
 			return err
 		}))
 		t.Cleanup(func() { _ = s.listener.Close() })
@@ -270,8 +282,8 @@ func TestAgreementWithTheKernel(t *testing.T) {
 	r := rand.New(rand.NewPCG(seed, 0))
 	count := make(map[string]int)
 	for i := range rounds {
-		program := []string{"nft", "iptables-nft", "iptables-legacy"}[i%3]
-		s := someRules(r, program == "nft")
+		program := inFamily(f, []string{"nft", "iptables-nft", "iptables-legacy"}[i%3])
+		s := someRules(r, f, program == "nft")
 		if router.Do(func() error { return tryRules(t, program, s.text) }) != nil {
 			count["not taken by "+program]++
 			continue
@@ -313,7 +325,7 @@ func (s *sampling) arrives(t *testing.T, within time.Duration) bool {
 		d := net.Dialer{LocalAddr: &net.UDPAddr{Port: anySrcPort}, Control: func(_, _ string, raw syscall.RawConn) error {
 			return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) })
 		}}
-		c, err := d.DialContext(t.Context(), "udp4", s.to.String())
+		c, err := d.DialContext(t.Context(), "udp", s.to.String())
 		if err == nil {
 			conn = c.(*net.UDPConn)
 		}

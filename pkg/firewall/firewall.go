@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/state"
 )
 
@@ -38,6 +39,8 @@ type Packet struct {
 	Proto    byte
 	// The ports are any that no rule is likely to be about, if they are zero.
 	SrcPort, DstPort uint16
+	// ICMPType is that of ICMPv6.
+	ICMPType byte
 	// Pods is set for what pods send to each other. A rule that names the addresses or
 	// interfaces of these, and a port, shows that someone decided what they may send.
 	Pods bool
@@ -46,7 +49,7 @@ type Packet struct {
 // Drop is where a packet is dropped.
 type Drop struct {
 	Variant state.RuleBackend // whose program wrote it
-	Family  string            // of the table in nf_tables, as nft calls it
+	Family  string            // of the table, as nft calls it
 	Table   string
 	// Base is the chain that the packet came to by itself, at Hook, and Chain the one
 	// with the rule that drops it.
@@ -59,13 +62,23 @@ type Drop struct {
 	Owner  Owner
 }
 
+// program is what the variant's program is called.
+func (d Drop) program() string {
+	for _, f := range families {
+		if f.name == d.Family {
+			return netfilter.Program(d.Variant, f.Family)
+		}
+	}
+	return string(d.Variant)
+}
+
 // TableName names the table and whose program writes it.
 func (d Drop) TableName() string {
 	name := "table " + d.Table
 	if d.Variant == state.NFTables {
 		name = "table " + d.Family + " " + d.Table
 	}
-	name += " of " + string(d.Variant)
+	name += " of " + d.program()
 	if d.Owner != "" {
 		name += " (" + string(d.Owner) + ")"
 	}

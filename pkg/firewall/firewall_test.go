@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/nfdump"
 	"flanneld/pkg/state"
 )
@@ -53,7 +54,9 @@ func tryRules(t testing.TB, program, script string) error {
 		}
 		reset.WriteString("COMMIT\n")
 	}
-	run(t, reset.String(), "iptables-legacy-restore")
+	for _, f := range ip.Families {
+		run(t, reset.String(), dataplanetest.In(f, "iptables")+"-legacy-restore")
+	}
 	run(t, "flush ruleset\n", "nft", "-f", "-")
 	if program == "nft" {
 		return try(script, "nft", "-f", "-")
@@ -82,15 +85,51 @@ var samples = map[string]Packet{
 	"fwdu":  {Path: Forwarded, In: tunnel, Out: bridge, Src: its, Dst: ours, Proto: unix.IPPROTO_UDP, Pods: true},
 	"back":  {Path: Forwarded, In: bridge, Out: tunnel, Src: ours, Dst: its, Proto: unix.IPPROTO_TCP, Pods: true},
 	"hostg": {Path: Forwarded, In: eth0, Out: bridge, Src: its, Dst: ours, Proto: unix.IPPROTO_TCP, Pods: true},
+	"ns":    discovery(NeighborSolicit, "ff02::1:ff00:1"),
+	"na":    discovery(NeighborAdvert, "fe80::1"),
+	"nsout": {Path: Outbound, Out: eth0, Src: netip.MustParsePrefix("fe80::1/128"), Dst: netip.MustParsePrefix("ff02::1:ff00:2/128"), Proto: unix.IPPROTO_ICMPV6, ICMPType: NeighborSolicit},
 	"some":  {Path: Forwarded, In: tunnel, Src: network, Dst: ours, Proto: unix.IPPROTO_TCP, Pods: true},
 }
 
+// discovery is by what others on the link find this host, or answer it.
+func discovery(typ byte, to string) Packet {
+	return Packet{
+		Path: Inbound, In: eth0, Src: netip.MustParsePrefix("fe80::2/128"), Dst: netip.PrefixFrom(netip.MustParseAddr(to), 128),
+		Proto: unix.IPPROTO_ICMPV6, ICMPType: typ,
+	}
+}
+
+// inFamily turns rules that are written for IPv4, and what is said of them, into those of a family.
+func inFamily(f ip.Family, text string) string {
+	if f == ip.V4 {
+		return text
+	}
+	return strings.NewReplacer("ip6 ttl", "ip6 hoplimit", "-m ttl --ttl", "-m hl --hl", "ip6 protocol", "ip6 nexthdr", "ip6 version 4", "ip6 version 6", "saddr ::/0", "saddr 0.0.0.0/0").
+		Replace(dataplanetest.In(f, text))
+}
+
+// forEachFamily runs a test with each.
+func forEachFamily(t *testing.T, test func(*testing.T, ip.Family)) {
+	for _, f := range ip.Families {
+		t.Run(f.String(), func(t *testing.T) {
+			dataplanetest.NeedNetns(t)
+			test(t, f)
+		})
+	}
+}
+
 // dropped returns where a sample is dropped, in one line for each place.
-func dropped(t testing.TB, sample string) string {
+func dropped(t testing.TB, sample string) string { return droppedIn(t, ip.V4, sample) }
+
+// droppedIn is that for the same packet of a family.
+func droppedIn(t testing.TB, f ip.Family, sample string) string {
 	t.Helper()
 	p, ok := samples[sample]
 	if !ok {
 		t.Fatalf("there is no sample %q", sample)
+	}
+	if p.Proto != unix.IPPROTO_ICMPV6 {
+		p.Src, p.Dst = dataplanetest.PrefixIn(f, p.Src), dataplanetest.PrefixIn(f, p.Dst)
 	}
 	var all []string
 	err := Read(t.Context(), func(rs *Ruleset) {
@@ -113,12 +152,12 @@ type verdicts struct {
 	want  map[string]string // where samples are dropped; empty if they are not, as far as that is certain
 }
 
-func (v verdicts) check(t *testing.T, program, script string) {
+func (v verdicts) check(t *testing.T, f ip.Family, program, script string) {
 	t.Helper()
-	rules(t, program, script)
+	rules(t, inFamily(f, program), inFamily(f, script))
 	for sample, want := range v.want {
-		if got := dropped(t, sample); got != want {
-			t.Errorf("%s by %s: %s is dropped by %q, want %q", v.name, program, sample, got, want)
+		if got := droppedIn(t, f, sample); got != inFamily(f, want) {
+			t.Errorf("%s by %s: %s is dropped by %q, want %q", v.name, inFamily(f, program), sample, got, inFamily(f, want))
 		}
 	}
 }
@@ -138,8 +177,9 @@ func chainRules(name string, rules ...string) string {
 	return all.String()
 }
 
-func TestRulesOfNFTables(t *testing.T) {
-	dataplanetest.NeedNetns(t)
+func TestRulesOfNFTables(t *testing.T) { forEachFamily(t, testRulesOfNFTables) }
+
+func testRulesOfNFTables(t *testing.T, f ip.Family) {
 	input := func(policy string, rules ...string) string {
 		return baseChain("input", "filter", "input", "filter", policy, rules...)
 	}
@@ -238,13 +278,16 @@ func TestRulesOfNFTables(t *testing.T) {
 		{"a port of a bridge", "add table bridge b\nadd chain bridge b c { type filter hook input priority 10; }\nadd rule bridge b c iifname vnet0 drop\n", want{"back": ""}},
 		{"two bits", input("drop", "ct state & (established | related) != 0 accept"), want{"in": "t input policy"}},
 	} {
-		script := "add table inet t\n" + v.rules
-		v.check(t, "nft", script)
+		if f == ip.V6 && strings.Contains(v.rules, "frag-off") {
+			continue // there is none in the header of IPv6
+		}
+		v.check(t, f, "nft", "add table inet t\n"+v.rules)
 	}
 }
 
-func TestRulesAtAnInterface(t *testing.T) {
-	dataplanetest.NeedNetns(t)
+func TestRulesAtAnInterface(t *testing.T) { forEachFamily(t, testRulesAtAnInterface) }
+
+func testRulesAtAnInterface(t *testing.T, f ip.Family) {
 	rules(t, "nft", "")
 	run(t, "", "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth9")
 	t.Cleanup(func() { run(t, "", "ip", "link", "del", "eth0") })
@@ -255,12 +298,13 @@ func TestRulesAtAnInterface(t *testing.T) {
 		{"ingress of inet", "add table inet t\nadd chain inet t c { type filter hook ingress device eth0 priority 0; policy drop; }\n", want{"in": "t c policy"}},
 		{"egress", "add table netdev t\nadd chain netdev t c { type filter hook egress device eth0 priority 0; policy drop; }\n", want{"in": "", "out": "t c policy"}},
 	} {
-		v.check(t, "nft", v.rules)
+		v.check(t, f, "nft", v.rules)
 	}
 }
 
-func TestRulesOfIPTables(t *testing.T) {
-	dataplanetest.NeedNetns(t)
+func TestRulesOfIPTables(t *testing.T) { forEachFamily(t, testRulesOfIPTables) }
+
+func testRulesOfIPTables(t *testing.T, f ip.Family) {
 	for _, program := range []string{"iptables-nft", "iptables-legacy"} {
 		for _, v := range []verdicts{
 			{"nothing", "*filter\nCOMMIT\n", want{"in": "", "out": "", "fwd": "", "back": ""}},
@@ -294,7 +338,52 @@ func TestRulesOfIPTables(t *testing.T) {
 			{"a fragment", "*filter\n-A INPUT -f -j DROP\nCOMMIT\n", want{"in": ""}},
 			{"security", "*security\n-A INPUT -p udp -j DROP\nCOMMIT\n", want{"in": "security INPUT rule"}},
 		} {
-			v.check(t, program, v.rules)
+			if f == ip.V6 && strings.Contains(v.rules, "-A INPUT -f ") {
+				continue // the same
+			}
+			v.check(t, f, program, v.rules)
+		}
+	}
+}
+
+// Neighbours are found by packets of ICMPv6, which belong to no connection. What keeps one from
+// its way is told; what lets it through, or may do so, is not.
+func TestRulesForDiscovery(t *testing.T) {
+	dataplanetest.NeedNetns(t)
+	const established = "ct state established,related accept"
+	input := func(policy string, rules ...string) string {
+		return "add table inet t\n" + baseChain("input", "filter", "input", "filter", policy, rules...)
+	}
+	const xt = "*filter\n:INPUT DROP\n-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n"
+	for _, v := range []verdicts{
+		{"a policy", input("drop", established, "tcp dport 22 accept"), want{"ns": "t input policy", "na": "t input policy", "nsout": ""}},
+		{"new connections", input("drop", "ct state new accept"), want{"ns": "t input policy"}},
+		{"invalid", input("accept", "ct state invalid drop"), want{"ns": ""}},
+		{"untracked", input("drop", "ct state untracked accept"), want{"ns": "", "na": ""}},
+		{"some types", input("drop", established, "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"), want{"ns": "", "na": ""}},
+		{"one type", input("drop", established, "icmpv6 type nd-neighbor-solicit accept"), want{"ns": "", "na": "t input policy"}},
+		{"all types", input("drop", "meta l4proto ipv6-icmp accept"), want{"ns": "", "na": ""}},
+		{"of the link", input("drop", "icmpv6 type nd-neighbor-solicit ip6 hoplimit 255 accept", "ip6 hoplimit != 255 accept"), want{"ns": "", "na": "t input policy"}},
+		{"multicast", input("accept", "meta pkttype multicast drop"), want{"ns": "t input rule", "na": ""}},
+		{"not to this host", input("drop", "fib daddr type local accept"), want{"ns": "t input policy", "na": ""}},
+		{"what leaves", "add table ip6 t\n" + strings.ReplaceAll(baseChain("output", "filter", "output", "filter", "drop", "udp dport 8472 accept"), "inet t", "ip6 t"), want{"ns": "", "nsout": "t output policy"}},
+
+		{"a policy of ip6tables", xt + "COMMIT\n", want{"ns": "filter INPUT policy", "na": "filter INPUT policy", "nsout": ""}},
+		{"all types for ip6tables", xt + "-A INPUT -p ipv6-icmp -j ACCEPT\nCOMMIT\n", want{"ns": "", "na": ""}},
+		{"one type for ip6tables", xt + "-A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 135 -j ACCEPT\nCOMMIT\n", want{"ns": "", "na": "filter INPUT policy"}},
+		{"all but one type", xt + "-A INPUT -p ipv6-icmp -m icmp6 ! --icmpv6-type 136 -j ACCEPT\nCOMMIT\n", want{"ns": "", "na": "filter INPUT policy"}},
+		{"hop limit", xt + "-A INPUT -p ipv6-icmp -m icmp6 --icmpv6-type 135 -m hl --hl-eq 255 -j ACCEPT\nCOMMIT\n", want{"ns": ""}},
+		{"untracked for ip6tables", xt + "-A INPUT -m conntrack --ctstate UNTRACKED -j ACCEPT\nCOMMIT\n", want{"ns": "", "na": ""}},
+		{"untracked by state", xt + "-A INPUT -m state --state UNTRACKED -j ACCEPT\nCOMMIT\n", want{"ns": "", "na": ""}},
+		{"not invalid", xt + "-A INPUT -m conntrack ! --ctstate INVALID -j ACCEPT\nCOMMIT\n", want{"ns": ""}},
+		{"other protocols", xt + "-A INPUT -p udp -j ACCEPT\n-A INPUT ! -p ipv6-icmp -j ACCEPT\nCOMMIT\n", want{"ns": "filter INPUT policy"}},
+	} {
+		programs := []string{"ip6tables-nft", "ip6tables-legacy"}
+		if !strings.HasPrefix(v.rules, "*") {
+			programs = []string{"nft"}
+		}
+		for _, program := range programs {
+			v.check(t, ip.V4, program, v.rules)
 		}
 	}
 }

@@ -9,8 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/nfdump"
+	"flanneld/pkg/state"
 )
 
 // legacyTables are the tables of ip_tables, and where their chains are among others.
@@ -26,9 +28,18 @@ var legacyTables = []struct {
 	{"security", "filter", map[uint32]int32{unix.NF_INET_LOCAL_IN: 50, unix.NF_INET_FORWARD: 50, unix.NF_INET_LOCAL_OUT: 50}},
 }
 
-// listLegacy reads the tables of ip_tables that are there.
+// listLegacy reads the tables of ip_tables and ip6_tables that are there.
 func (rs *Ruleset) listLegacy() error {
-	there, err := nfdump.XTables(ip.V4)
+	for _, of := range ip.Families {
+		if err := rs.listLegacyOf(families[of]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (rs *Ruleset) listLegacyOf(f *family) error {
+	there, err := nfdump.XTables(f.Family)
 	if errors.Is(err, os.ErrPermission) {
 		return nil // the kernel shows them to no one here
 	}
@@ -39,15 +50,15 @@ func (rs *Ruleset) listLegacy() error {
 		if !slices.Contains(there, t.name) {
 			continue
 		}
-		table, err := nfdump.ReadXTable(ip.V4, t.name)
+		table, err := nfdump.ReadXTable(f.Family, t.name)
 		if err != nil {
 			return err
 		}
 		chains := make(map[*nfdump.XChain]*chain)
 		for _, x := range table.Chains {
-			c := &chain{family: unix.NFPROTO_IPV4, table: t.name, name: x.Name}
+			c := &chain{family: f.number, table: t.name, name: x.Name}
 			chains[x] = c
-			rs.legacy[c] = legacyChain{table, x, chains}
+			rs.legacy[c] = legacyChain{f, table, x, chains}
 			if x.Hook >= 0 {
 				hook := uint32(x.Hook)
 				code, _ := x.Policy.Verdict()
@@ -62,22 +73,19 @@ func (rs *Ruleset) listLegacy() error {
 // legacyChain is a chain of ip_tables as the kernel has it, and what those of its table are
 // here.
 type legacyChain struct {
+	*family
 	table  *nfdump.XTable
 	chain  *nfdump.XChain
 	chains map[*nfdump.XChain]*chain
 }
 
-const (
-	entryFlags = 82
-	gotoFlag   = 2
-	returns    = -5
-)
+const returns = -5
 
 // compileLegacy translates the rules of a chain of ip_tables.
 func (rs *Ruleset) compileLegacy(c *chain) error {
 	legacy := rs.legacy[c]
 	for i, e := range legacy.chain.Entries {
-		r := rule{id: uint64(i + 1), steps: []step{ipHeader(e.Data)}}
+		r := rule{id: uint64(i + 1), steps: []step{legacy.ipHeader(e.Header())}}
 		target := e.Target()
 		for at := e.Matches; at < target; {
 			m := e.Data[at:target]
@@ -86,7 +94,7 @@ func (rs *Ruleset) compileLegacy(c *chain) error {
 				size = int(binary.NativeEndian.Uint16(m))
 			}
 			if size < nfdump.PartHead || size > len(m) {
-				rs.err = errors.Join(rs.err, fmt.Errorf("reading chain %s of table %s of ip_tables: %w", c.name, c.table, nfdump.ErrCutOff))
+				rs.err = errors.Join(rs.err, fmt.Errorf("reading chain %s of table %s of %s: %w", c.name, c.table, netfilter.Program(state.IPTablesLegacy, legacy.Family), nfdump.ErrCutOff))
 				return nfdump.ErrCutOff
 			}
 			if s := xtMatch(nfdump.PartNameOf(m), m[nfdump.PartRev], m[nfdump.PartHead:size]); s != nil {
@@ -114,7 +122,7 @@ func (l legacyChain) target(e nfdump.XEntry) step {
 		return always(verdict{kind: unknown})
 	case e.GoesOn():
 		return nil
-	case to != nil && e.Data[entryFlags]&gotoFlag != 0:
+	case to != nil && e.Header()[l.xt.flags]&l.xt.gotoFlag != 0:
 		return always(verdict{kind: leave, to: l.chains[to]})
 	case to != nil:
 		return always(verdict{kind: jump, to: l.chains[to]})

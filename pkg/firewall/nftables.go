@@ -338,10 +338,10 @@ func (w *walk) setMark(v value) {
 func (w *walk) meta(key uint32) value {
 	switch key {
 	case unix.NFT_META_PROTOCOL:
-		return known([]byte{unix.ETH_P_IP >> 8, unix.ETH_P_IP & 0xff})
+		return known(binary.BigEndian.AppendUint16(nil, w.ip.etherType))
 	case unix.NFT_META_NFPROTO:
-		if w.family == unix.NFPROTO_IPV4 {
-			return known([]byte{unix.NFPROTO_IPV4})
+		if w.family == w.ip.number {
+			return known([]byte{w.ip.number})
 		}
 	case unix.NFT_META_L4PROTO:
 		return known([]byte{w.p.Proto})
@@ -364,7 +364,10 @@ func (w *walk) meta(key uint32) value {
 			return v
 		}
 	case unix.NFT_META_PKTTYPE:
-		if w.hasIn && w.family == unix.NFPROTO_IPV4 {
+		if w.hasIn && w.family == w.ip.number {
+			if w.p.Dst.Addr().IsMulticast() {
+				return known([]byte{unix.PACKET_MULTICAST})
+			}
 			return known([]byte{unix.PACKET_HOST})
 		}
 	}
@@ -375,7 +378,7 @@ func payloadStep(a nfdump.Attrs) step {
 	base, at, n := a.Number(unix.NFTA_PAYLOAD_BASE), int(a.Number(unix.NFTA_PAYLOAD_OFFSET)), int(a.Number(unix.NFTA_PAYLOAD_LEN))
 	if a[unix.NFTA_PAYLOAD_SREG] != nil {
 		return func(w *walk) (truth, verdict) {
-			if base != unix.NFT_PAYLOAD_NETWORK_HEADER || at+n > 12 {
+			if base != unix.NFT_PAYLOAD_NETWORK_HEADER || at+n > w.ip.addrs {
 				w.natted()
 			}
 			return yes, verdict{}
@@ -416,7 +419,7 @@ func ctStep(a nfdump.Attrs) step {
 	return func(w *walk) (truth, verdict) {
 		v, matches := blank(16), yes
 		if key != unix.NFT_CT_STATE { // which alone can be asked of a packet without a connection
-			matches = inverted(w.inStates(stateInvalid), true)
+			matches = inverted(w.inStates(stateInvalid|stateUntracked), true)
 		}
 		switch key {
 		case unix.NFT_CT_STATE:

@@ -29,7 +29,7 @@ const (
 func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 	d := Drop{
 		Variant: state.NFTables, Table: quoted(base.table), Base: quoted(base.name), Chain: quoted(base.name), Hook: s.name(),
-		Family: map[byte]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_BRIDGE: "bridge"}[base.family],
+		Family: map[byte]string{unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_NETDEV: "netdev", unix.NFPROTO_BRIDGE: "bridge"}[base.family],
 		Number: p.rule, Reject: p.reject,
 	}
 	if p.chain != nil {
@@ -41,13 +41,13 @@ func (rs *Ruleset) describe(p place, base *chain, s stage) Drop {
 	case isLegacy:
 		d.Variant = state.IPTablesLegacy
 		for c := range rs.legacy {
-			if c.table == base.table {
+			if c.family == base.family && c.table == base.table {
 				names = append(names, c.name)
 			}
 		}
 	default:
 		native := rs.native[chainKey{base.family, base.table, ""}]
-		if base.family == unix.NFPROTO_IPV4 && slices.Contains(nfdump.TableNames, base.table) && slices.Contains(nfdump.HookChains[:], base.name) && !native {
+		if numbered(base.family) != nil && slices.Contains(nfdump.TableNames, base.table) && slices.Contains(nfdump.HookChains[:], base.name) && !native {
 			d.Variant = state.IPTablesNFT
 		}
 		for k := range rs.chains {
@@ -70,7 +70,7 @@ func ownerOf(d Drop, chains []string) Owner {
 		return Firewalld
 	case d.Variant == state.NFTables:
 		return ""
-	case strings.HasPrefix(d.Chain, "ufw-"), d.Number == 0 && begins("ufw-before-"):
+	case strings.HasPrefix(d.Chain, "ufw-"), strings.HasPrefix(d.Chain, "ufw6-"), d.Number == 0 && (begins("ufw-before-") || begins("ufw6-before-")):
 		return UFW
 	case strings.HasPrefix(d.Chain, "DOCKER"), d.Number == 0 && d.Base == "FORWARD" && begins("DOCKER"):
 		return Docker
@@ -127,6 +127,15 @@ func (d Drop) OpenPort(port uint16, outbound bool) string {
 	return d.insert(fmt.Sprintf("-p udp --dport %d", port))
 }
 
+// OpenDiscovery returns the commands that let this host and others find each other by ICMPv6;
+// empty if there are none.
+func (d Drop) OpenDiscovery() string {
+	if d.Variant == state.NFTables {
+		return d.insert("meta l4proto ipv6-icmp")
+	}
+	return d.insert("-p ipv6-icmp")
+}
+
 // OpenNetwork returns the commands that let what pods of a network send to each other
 // through; empty if there are none.
 func (d Drop) OpenNetwork(network netip.Prefix) string {
@@ -138,7 +147,8 @@ func (d Drop) OpenNetwork(network netip.Prefix) string {
 	}
 	from, to := d.insert("-s "+network.String()), d.insert("-d "+network.String())
 	if d.Variant == state.NFTables {
-		from, to = d.insert("ip saddr "+network.String()), d.insert("ip daddr "+network.String())
+		f := familyOf(network).name
+		from, to = d.insert(f+" saddr "+network.String()), d.insert(f+" daddr "+network.String())
 	}
 	if from == "" {
 		return ""
@@ -159,9 +169,9 @@ func (d Drop) insert(match string) string {
 	if d.Variant == state.NFTables {
 		return fmt.Sprintf("nft insert rule %s %s %s %s accept", d.Family, d.Table, d.Base, match)
 	}
-	program, chain := string(d.Variant), d.Base
+	program, chain := d.program(), d.Base
 	if _, err := exec.LookPath(program); err != nil {
-		program = "iptables" // an older one
+		program, _, _ = strings.Cut(program, "-") // an older one
 	}
 	if d.Owner == Docker && chain == "FORWARD" && d.Table == "filter" {
 		chain = "DOCKER-USER"

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
 // truth is whether a packet matches, as far as that is known.
@@ -98,6 +100,7 @@ const maxSteps = 200_000
 type walk struct {
 	rs *Ruleset
 	p  Packet
+	ip *family
 
 	network, transport value
 	stage
@@ -134,20 +137,23 @@ const (
 )
 
 func newWalk(rs *Ruleset, p Packet) *walk {
-	w := &walk{rs: rs, p: p, network: blank(20), transport: blank(20), regs: blank(64), mark: blank(4)}
+	f := familyOf(p.Dst)
+	w := &walk{rs: rs, p: p, ip: f, network: blank(f.header), transport: blank(20), regs: blank(64), mark: blank(4)}
 	set := func(v value, at int, data ...byte) {
 		copy(v.data[at:], data)
 		for i := range data {
 			v.mask[at+i] = 0xff
 		}
 	}
-	set(w.network, 0, 0x45)
-	w.network.mask[6], w.network.mask[7] = 0xbf, 0xff // no fragment
-	set(w.network, 9, p.Proto)
-	for at, prefix := range map[int]netip.Prefix{12: p.Src, 16: p.Dst} {
-		addr := prefix.Addr().As4()
-		set(w.network, at, addr[:]...)
-		copy(w.network.mask[at:], net.CIDRMask(prefix.Bits(), 32))
+	w.network.data[0], w.network.mask[0] = f.first, f.firstMask
+	if f.Family == ip.V4 {
+		w.network.mask[6], w.network.mask[7] = 0xbf, 0xff // no fragment
+	}
+	set(w.network, f.proto, p.Proto)
+	for i, prefix := range []netip.Prefix{p.Src, p.Dst} {
+		at := f.addrs + i*f.len
+		set(w.network, at, prefix.Addr().AsSlice()...)
+		copy(w.network.mask[at:], net.CIDRMask(prefix.Bits(), 8*f.len))
 		var from byte
 		if p.Pods {
 			from = fromPods
@@ -155,7 +161,7 @@ func newWalk(rs *Ruleset, p Packet) *walk {
 		if !prefix.IsSingleIP() {
 			from |= fromRange
 		}
-		copy(w.network.from[at:], bytes.Repeat([]byte{from}, 4))
+		copy(w.network.from[at:], bytes.Repeat([]byte{from}, f.len))
 	}
 	switch p.Proto {
 	case unix.IPPROTO_TCP, unix.IPPROTO_UDP:
@@ -170,6 +176,10 @@ func newWalk(rs *Ruleset, p Packet) *walk {
 		if p.Proto == unix.IPPROTO_TCP {
 			w.transport.data[13], w.transport.mask[13] = 0x02, 0x3f // SYN
 		}
+	case unix.IPPROTO_ICMPV6:
+		const hopLimit, most = 7, 255
+		set(w.network, hopLimit, most) // as the hosts on a link have it among themselves
+		set(w.transport, 0, p.ICMPType, 0)
 	}
 	return w
 }
@@ -183,7 +193,7 @@ type place struct {
 
 // stage is a hook on the way of a packet, and the interfaces that rules see there.
 type stage struct {
-	family        byte // NFPROTO_IPV4 stands for that of inet, too
+	family        byte // that of IP stands for that of inet, too
 	hook          uint32
 	in, out       Iface
 	hasIn, hasOut bool
@@ -199,6 +209,7 @@ const (
 // stages are the hooks that a packet comes to, in their order.
 func stages(p Packet) []stage {
 	var all []stage
+	ip := familyOf(p.Dst).number
 	enter := func() {
 		all = append(all, stage{family: unix.NFPROTO_NETDEV, hook: netdevIngress, in: p.In, hasIn: true})
 		if p.In.Bridge {
@@ -207,11 +218,11 @@ func stages(p Packet) []stage {
 				stage{family: unix.NFPROTO_BRIDGE, hook: unix.NF_INET_PRE_ROUTING, in: port, hasIn: true},
 				stage{family: unix.NFPROTO_BRIDGE, hook: unix.NF_INET_LOCAL_IN, in: port, hasIn: true})
 		}
-		all = append(all, stage{family: unix.NFPROTO_IPV4, hook: unix.NF_INET_PRE_ROUTING, in: p.In, hasIn: true})
+		all = append(all, stage{family: ip, hook: unix.NF_INET_PRE_ROUTING, in: p.In, hasIn: true})
 	}
 	exit := func() {
 		// Older kernels do not tell here where a packet came from.
-		all = append(all, stage{family: unix.NFPROTO_IPV4, hook: unix.NF_INET_POST_ROUTING, hasIn: p.Path == Forwarded, out: p.Out, hasOut: true})
+		all = append(all, stage{family: ip, hook: unix.NF_INET_POST_ROUTING, hasIn: p.Path == Forwarded, out: p.Out, hasOut: true})
 		if p.Out.Bridge {
 			port := Iface{Pods: p.Out.Pods}
 			all = append(all,
@@ -223,13 +234,13 @@ func stages(p Packet) []stage {
 	switch p.Path {
 	case Inbound:
 		enter()
-		all = append(all, stage{family: unix.NFPROTO_IPV4, hook: unix.NF_INET_LOCAL_IN, in: p.In, hasIn: true})
+		all = append(all, stage{family: ip, hook: unix.NF_INET_LOCAL_IN, in: p.In, hasIn: true})
 	case Forwarded:
 		enter()
-		all = append(all, stage{family: unix.NFPROTO_IPV4, hook: unix.NF_INET_FORWARD, in: p.In, hasIn: true, out: p.Out, hasOut: true})
+		all = append(all, stage{family: ip, hook: unix.NF_INET_FORWARD, in: p.In, hasIn: true, out: p.Out, hasOut: true})
 		exit()
 	case Outbound:
-		all = append(all, stage{family: unix.NFPROTO_IPV4, hook: unix.NF_INET_LOCAL_OUT, out: p.Out, hasOut: true})
+		all = append(all, stage{family: ip, hook: unix.NF_INET_LOCAL_OUT, out: p.Out, hasOut: true})
 		exit()
 	}
 	return all
@@ -251,7 +262,7 @@ func (s stage) holds(c *chain) bool {
 	case s.family == unix.NFPROTO_NETDEV:
 		ingress := c.family == unix.NFPROTO_NETDEV && c.base.hook == netdevIngress || c.family == unix.NFPROTO_INET && c.base.hook == inetIngress
 		return ingress && atIface(s.in.Name)
-	case s.family == unix.NFPROTO_IPV4 && c.family == unix.NFPROTO_INET:
+	case numbered(s.family) != nil && c.family == unix.NFPROTO_INET:
 		return c.base.hook == s.hook
 	}
 	return c.family == s.family && c.base.hook == s.hook
@@ -492,9 +503,22 @@ func (w *walk) ifIndex(out bool) value {
 
 // The states of a connection, as nft has them.
 const (
-	stateInvalid = 1 << 0
-	stateNew     = 1 << 3
+	stateInvalid   = 1 << 0
+	stateNew       = 1 << 3
+	stateUntracked = 1 << 6
 )
+
+// What hosts on a link find each other by.
+const (
+	NeighborSolicit = 135
+	NeighborAdvert  = 136
+)
+
+// isDiscovery reports whether the packet is one by which hosts find each other, which belongs
+// to no connection.
+func (p Packet) isDiscovery() bool {
+	return p.Proto == unix.IPPROTO_ICMPV6 && (p.ICMPType == NeighborSolicit || p.ICMPType == NeighborAdvert)
+}
 
 // conntrackPrio is where the kernel looks for the connection of a packet.
 const conntrackPrio = -200
@@ -503,10 +527,12 @@ const conntrackPrio = -200
 func (w *walk) connection(c *chain) value {
 	first := w.hook == unix.NF_INET_PRE_ROUTING || w.hook == unix.NF_INET_LOCAL_OUT
 	switch {
-	case w.family != unix.NFPROTO_IPV4, w.notrack, first && c.base.prio == conntrackPrio:
+	case w.family != w.ip.number, w.notrack, first && c.base.prio == conntrackPrio:
 		return blank(4)
 	case first && c.base.prio < conntrackPrio:
 		return knownUint32(stateInvalid)
+	case w.p.isDiscovery():
+		return knownUint32(stateUntracked)
 	}
 	return knownUint32(stateNew)
 }
@@ -514,7 +540,7 @@ func (w *walk) connection(c *chain) value {
 // natted takes that the packet may have got other addresses.
 func (w *walk) natted() {
 	w.nat = true
-	clear(w.network.mask[12:20])
+	clear(w.network.mask[w.ip.addrs:][:2*w.ip.len])
 	clear(w.transport.mask[:4])
 }
 
@@ -523,6 +549,9 @@ func (w *walk) natted() {
 func (w *walk) addrType(dst bool) (byte, bool) {
 	if w.nat {
 		return 0, false
+	}
+	if dst && w.p.Dst.Addr().IsMulticast() {
+		return unix.RTN_MULTICAST, true
 	}
 	if dst && w.p.Path == Inbound || !dst && w.p.Path == Outbound {
 		return unix.RTN_LOCAL, true

@@ -35,6 +35,7 @@ var xtMatches = map[string]xtKnown{
 	"tcp":       {[]byte{0}, 12, xtTCP},
 	"udp":       {[]byte{0}, 9, func(w *walk, b []byte) truth { return xtPorts(w, unix.IPPROTO_UDP, b, b[8]) }},
 	"icmp":      {[]byte{0}, 4, func(w *walk, _ []byte) truth { return truthOf(w.p.Proto == unix.IPPROTO_ICMP).and(maybe) }},
+	"icmp6":     {[]byte{0}, 4, xtICMP6},
 	"multiport": {[]byte{1}, 48, xtMultiport},
 	"mark":      {[]byte{1}, 9, xtMark},
 	"addrtype":  {[]byte{1}, 8, xtAddrType},
@@ -63,11 +64,16 @@ func xtConntrack(w *walk, b []byte) truth {
 		byState    = 1 << 0
 		stateAlias = 1 << 13
 		snat, dnat = 1 << 6, 1 << 7
+		untracked  = 1 << 8
 	)
 	flags, invert, states := binary.NativeEndian.Uint16(b[146:]), binary.NativeEndian.Uint16(b[148:]), binary.NativeEndian.Uint16(b[150:])
 	t := yes
 	if flags&byState != 0 {
-		if t = w.inStates(uint32(states)); t == no && states&(snat|dnat) != 0 && w.nat {
+		in := uint32(states &^ (snat | dnat | untracked))
+		if states&untracked != 0 {
+			in |= stateUntracked
+		}
+		if t = w.inStates(in); t == no && states&(snat|dnat) != 0 && w.nat {
 			t = maybe
 		}
 		t = inverted(t, invert&byState != 0)
@@ -114,6 +120,19 @@ func xtTCP(w *walk, b []byte) truth {
 		t = t.and(inverted(v.equals([]byte{flags}), invert&4 != 0))
 	}
 	return t
+}
+
+func xtICMP6(w *walk, b []byte) truth {
+	const anyType, invert = 0xff, 1
+	if w.p.Proto != unix.IPPROTO_ICMPV6 {
+		return no
+	}
+	typ, code := w.transport.part(0, 1), w.transport.part(1, 1)
+	t := typ.equals(b[:1]).and(code.within(b[1:2], b[2:3]))
+	if b[0] == anyType {
+		t = yes
+	}
+	return inverted(t, b[3]&invert != 0)
 }
 
 func xtMultiport(w *walk, b []byte) truth {
@@ -176,8 +195,9 @@ func xtIPRange(w *walk, b []byte) truth {
 		if flags&(1<<i) == 0 {
 			continue
 		}
-		v := w.network.part(12+4*i, 4)
-		t = t.and(w.about(v, inverted(v.within(b[32*i:][:4], b[32*i+16:][:4]), flags&(0x10<<i) != 0)))
+		n := w.ip.len
+		v := w.network.part(w.ip.addrs+n*i, n)
+		t = t.and(w.about(v, inverted(v.within(b[32*i:][:n], b[32*i+16:][:n]), flags&(0x10<<i) != 0)))
 	}
 	return t
 }
@@ -193,7 +213,7 @@ func xtTarget(name string) step {
 	switch name {
 	case "REJECT":
 		return always(verdict{kind: drop, reject: true})
-	case "LOG", "NFLOG", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "ECN", "IDLETIMER", "LED", "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TOS", "TRACE", "TTL":
+	case "LOG", "NFLOG", "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "ECN", "IDLETIMER", "LED", "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TOS", "TRACE", "TTL", "HL":
 		return nil
 	case "MARK", "CONNMARK":
 		return func(w *walk) (truth, verdict) {
@@ -207,7 +227,7 @@ func xtTarget(name string) step {
 		}
 	case "MASQUERADE":
 		return natStep("masq")
-	case "DNAT", "SNAT", "REDIRECT", "NETMAP":
+	case "DNAT", "SNAT", "REDIRECT", "NETMAP", "DNPT", "SNPT":
 		return natStep(name)
 	}
 	return func(w *walk) (truth, verdict) { // also a queue
@@ -219,19 +239,24 @@ func xtTarget(name string) step {
 
 // ipHeader translates what each entry of ip_tables says about addresses, interfaces and
 // protocol.
-func ipHeader(b []byte) step {
+func (f *family) ipHeader(b []byte) step {
 	const (
 		invIn, invOut, invSrc, invDst, invFrag, invProto = 1, 2, 8, 0x10, 0x20, 0x40
-		onlyFragments                                    = 1
 	)
-	b = bytes.Clone(b[:84])
-	flags, invert := b[82], b[83]
-	proto := byte(binary.NativeEndian.Uint16(b[80:]))
-	zero := make([]byte, unix.IFNAMSIZ)
+	x := f.xt
+	b = bytes.Clone(b)
+	flags, invert := b[x.flags], b[x.invert]
+	proto := byte(binary.NativeEndian.Uint16(b[x.proto:]))
+	asks := proto != 0
+	if x.protoFlag != 0 {
+		asks = flags&x.protoFlag != 0
+	}
+	ifaces := b[x.ifaces:]
 	// The plus that stands for the rest of a name is no part of it.
 	for i := range 2 * unix.IFNAMSIZ {
-		b[16+i] &= b[48+i]
+		ifaces[i] &= ifaces[2*unix.IFNAMSIZ+i]
 	}
+	zero := make([]byte, unix.IFNAMSIZ)
 	return func(w *walk) (truth, verdict) {
 		t := yes
 		check := func(v value, data, mask []byte, invert bool) {
@@ -239,15 +264,17 @@ func ipHeader(b []byte) step {
 				t = t.and(w.about(v, inverted(v.masked(mask, zero).equals(data), invert)))
 			}
 		}
-		check(w.network.part(12, 4), b[0:4], b[8:12], invert&invSrc != 0)
-		check(w.network.part(16, 4), b[4:8], b[12:16], invert&invDst != 0)
-		check(w.ifName(false), b[16:32], b[48:64], invert&invIn != 0)
-		check(w.ifName(true), b[32:48], b[64:80], invert&invOut != 0)
-		if proto != 0 {
+		for i, inverts := range []byte{invSrc, invDst} {
+			check(w.network.part(f.addrs+i*f.len, f.len), b[i*f.len:][:f.len], b[(2+i)*f.len:][:f.len], invert&inverts != 0)
+		}
+		for i, inverts := range []byte{invIn, invOut} {
+			check(w.ifName(i == 1), ifaces[i*unix.IFNAMSIZ:][:unix.IFNAMSIZ], ifaces[(2+i)*unix.IFNAMSIZ:][:unix.IFNAMSIZ], invert&inverts != 0)
+		}
+		if asks {
 			t = t.and(inverted(truthOf(proto == w.p.Proto), invert&invProto != 0))
 		}
-		if flags&onlyFragments != 0 {
-			t = t.and(inverted(no, invert&invFrag != 0))
+		if flags&x.otherFlag != 0 {
+			t = t.and(inverted(x.other, invert&invFrag != 0))
 		}
 		return t, verdict{}
 	}

@@ -9,12 +9,12 @@ import (
 )
 
 // familyWords are addresses of IPv4, and words that are others in IPv6.
-var familyWords = regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+(/\d+)?|\bip6?tables\b|\bip6?\b|\bipv[46]\b|\bicmp-[a-z-]+`)
+var familyWords = regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+(/\d+)?|\bip6?tables\b|\bip6?\b|\bipv[46](_addr)?\b|\bicmp-[a-z-]+`)
 
 // in6 are the words that are not turned into IPv6 as all others of their kind.
 var in6 = map[string]string{
-	"0.0.0.0/0": "::/0", "127.0.0.1": "::1", "224.0.0.0/4": "ff00::/8",
-	"ip": "ip6", "ip6": "ip", "ipv4": "ipv6", "ipv6": "ipv4", "iptables": "ip6tables", "ip6tables": "iptables",
+	"127.0.0.1": "::1", "224.0.0.0/4": "ff00::/8",
+	"ip": "ip6", "ip6": "ip", "ipv4": "ipv6", "ipv6": "ipv4", "ipv4_addr": "ipv6_addr", "ipv6_addr": "ipv4_addr", "iptables": "ip6tables", "ip6tables": "iptables",
 	"icmp-port-unreachable": "icmp6-port-unreachable", "icmp-host-prohibited": "icmp6-adm-prohibited",
 }
 
@@ -43,17 +43,18 @@ func PrefixIn(f ip.Family, p netip.Prefix) netip.Prefix {
 	if f == ip.V4 {
 		return p
 	}
-	b := [16]byte{0xfd, 0xaa}
-	for i, octet := range p.Addr().As4() {
-		b[3+2*i] = octet
+	if p.Bits() == 0 {
+		return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	}
-	// Each octet is the lower half of a group.
+	// Each octet is the lower half of a group, and the last one that of the last.
+	a := p.Addr().As4()
+	b := [16]byte{0: 0xfd, 1: 0xaa, 3: a[0], 5: a[1], 7: a[2], 15: a[3]}
 	bits := 16 + 2*(p.Bits()&^7)
-	switch rest := p.Bits() % 8; {
-	case p.Bits() == 32:
-		bits = 128
-	case rest > 0:
+	if rest := p.Bits() % 8; rest > 0 {
 		bits += 8 + rest
+	}
+	if p.Bits() > 24 {
+		bits = p.Bits() + 96
 	}
 	return netip.PrefixFrom(netip.AddrFrom16(b), bits)
 }

@@ -49,10 +49,10 @@ func numbered(number byte) *family {
 	return nil
 }
 
-// call returns what the family calls the programs of a way of iptables, and the way itself
-// where there are none.
-func (f *family) call(w state.RuleBackend) string {
-	return strings.Replace(string(w), families[ip.V4].program, f.program, 1)
+// Program returns what a family calls the programs of a way of iptables, and the way itself where
+// there are none.
+func Program(w state.RuleBackend, f ip.Family) string {
+	return strings.Replace(string(w), families[ip.V4].program, families[f].program, 1)
 }
 
 // wayKey is a way to write the rules of a family. Of each, what is wrong with it is of no
@@ -68,7 +68,7 @@ func wayOf(k state.Key) wayKey {
 }
 
 func (k wayKey) String() string {
-	text := families[k.Family].call(k.RuleBackend)
+	text := Program(k.RuleBackend, k.Family)
 	if k.Family == ip.V6 && text == string(k.RuleBackend) {
 		text += " for " + k.Family.String()
 	}

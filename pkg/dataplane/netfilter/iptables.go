@@ -102,7 +102,7 @@ func newIPTables(name state.RuleBackend, f *family, forward bool, kernel iptKern
 }
 
 // name is that of its programs.
-func (w *iptables) name() string { return w.family.call(w.way) }
+func (w *iptables) name() string { return Program(w.way, w.family.Family) }
 
 // await sets how long others must have come to rest.
 func (w *iptables) await(quiet time.Duration) {

@@ -32,7 +32,7 @@ func (p place) matters(chain nfName) bool { return p.whole || slices.Contains(p.
 // digest implements iptKernel. No number of a table, chain or rule is given to another
 // one later; but a rule keeps its own when it is replaced.
 func (k nfIPTables) digest() (digest iptDigest, err error) {
-	err = nfAsk(context.Background(), "listing the rules of "+k.call(state.IPTablesNFT), func(c *nfdump.Conn) (err error) {
+	err = nfAsk(context.Background(), "listing the rules of "+Program(state.IPTablesNFT, k.Family), func(c *nfdump.Conn) (err error) {
 		digest, err = k.digestOnce(c)
 		return err
 	})

@@ -60,7 +60,7 @@ type iptTools struct {
 // find returns the programs of a way in PATH: those that are called just iptables
 // if they are of the right variant, else those that are named after it.
 func (t *iptTools) find(ctx context.Context, way state.RuleBackend, f *family) (*iptTool, error) {
-	named := f.call(way)
+	named := Program(way, f.Family)
 	for _, name := range []string{f.program, named} {
 		var paths [3]string
 		var err error

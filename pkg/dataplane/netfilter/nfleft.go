@@ -161,7 +161,7 @@ func (xtLeft) knowsRandomFully() bool { return true }
 
 // othersNF is others in nf_tables. It starts no process.
 func (w *iptables) othersNF(ctx context.Context) (what string, err error) {
-	err = nfAsk(ctx, "listing the rules of "+w.family.call(w.way), func(c *nfdump.Conn) error {
+	err = nfAsk(ctx, "listing the rules of "+Program(w.way, w.family.Family), func(c *nfdump.Conn) error {
 		tables, err := listTables(c)
 		what = ""
 		for _, t := range tables {
