@@ -41,7 +41,7 @@ type Firewalls struct {
 	view    View
 	report  func([]Obstacle)
 	desired atomic.Pointer[Desired]
-	pods    atomic.Pointer[string] // the interface that this host's pods are behind; empty if that is not known
+	pods    atomic.Pointer[[]string] // the interfaces that this host's pods are behind; "" where that is not known
 }
 
 // NewFirewalls returns Firewalls that call report from Run.
@@ -61,7 +61,7 @@ func (f *Firewalls) SetDesired(w Desired) {
 // Event takes an event of the kernel.
 func (f *Firewalls) Event(e dataplane.Event) {
 	pods := f.pods.Load()
-	if e.Lost || e.Iface != "" && (pods == nil || *pods == "" || *pods == e.Iface) {
+	if e.Lost || e.Iface != "" && (pods == nil || slices.Contains(*pods, "") || slices.Contains(*pods, e.Iface)) {
 		f.Changed()
 	}
 }
@@ -116,12 +116,22 @@ func (f *Firewalls) find(ctx context.Context) ([]Obstacle, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := newTraffic(f.desired.Load(), ifaces)
-	f.pods.Store(&t.pods.Name)
+	all := trafficOf(f.desired.Load(), ifaces)
+	pods := []string{""}
+	if len(all) > 0 {
+		pods = nil
+	}
+	for _, t := range all {
+		pods = append(pods, t.pods.Name)
+	}
+	f.pods.Store(&pods)
 	var found, before []Obstacle
 	looks := 0
 	err = firewall.Read(ctx, func(rs *firewall.Ruleset) {
-		before, found = found, t.examine(rs)
+		before, found = found, nil
+		for _, t := range all {
+			found = append(found, t.examine(rs)...)
+		}
 		looks++
 	})
 	if errors.Is(err, firewall.ErrChanging) && looks > 1 && slices.Equal(before, found) {

@@ -3,7 +3,11 @@
 // what is wanted and what is there. Each kind of object has a file.
 package state
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"flanneld/pkg/ip"
+)
 
 // Object is one thing that a host can have. Objects are values of comparable types: two
 // objects are the same if they are ==.
@@ -197,8 +201,9 @@ func PathOf(o Object) (Path, bool) {
 // Datagrams are what a device puts packets into.
 type Datagrams struct {
 	Dev     string
-	Port    uint16 // of UDP, where they go to
-	SrcPort uint16 // where they come from; 0 for any
+	Family  ip.Family // of their addresses
+	Port    uint16    // of UDP, where they go to
+	SrcPort uint16    // where they come from; 0 for any
 }
 
 // DatagramsOf returns what an object puts packets into, if it does.

@@ -3,6 +3,8 @@ package state
 import (
 	"fmt"
 	"net/netip"
+
+	"flanneld/pkg/ip"
 )
 
 // Tunnel carries packets between a TUN device and other hosts, each in a UDP
@@ -48,5 +50,5 @@ func (Tunnel) Essential() bool { return true }
 
 // Datagrams come from the port that they go to.
 func (t Tunnel) Datagrams() Datagrams {
-	return Datagrams{Dev: t.Dev, Port: t.Local.Port(), SrcPort: t.Local.Port()}
+	return Datagrams{Dev: t.Dev, Family: ip.FamilyOf(t.Local.Addr()), Port: t.Local.Port(), SrcPort: t.Local.Port()}
 }

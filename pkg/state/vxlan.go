@@ -117,4 +117,6 @@ func (v VXLAN) InUse(want Object) bool {
 func (VXLAN) Essential() bool { return true }
 
 // Datagrams have a source port for each flow.
-func (v VXLAN) Datagrams() Datagrams { return Datagrams{Dev: v.Name, Port: v.Port} }
+func (v VXLAN) Datagrams() Datagrams {
+	return Datagrams{Dev: v.Name, Family: ip.FamilyOf(v.Local), Port: v.Port}
+}

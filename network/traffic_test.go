@@ -1,0 +1,168 @@
+package network
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/backend"
+	"flanneld/pkg/dataplane/kernel"
+	"flanneld/pkg/firewall"
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
+	"flanneld/subnet"
+)
+
+// dualBackend has a tunnel for each family, as vxlan has.
+type dualBackend struct{ backend.Backend }
+
+func dualDevice(f ip.Family) state.VXLAN {
+	return state.VXLAN{Name: state.VXLANName(f, 1), Port: 8472}
+}
+
+func (dualBackend) Local(h backend.Host, network ip.Subnet, _ *subnet.Lease) (all []state.Object) {
+	for _, f := range network.Families() {
+		v := dualDevice(f)
+		v.Local = h.Of(f).Addr
+		all = append(all, v)
+	}
+	return all
+}
+
+func (dualBackend) Peer(_ backend.Host, _, peer *subnet.Lease) (all []state.Object, _ error) {
+	for _, f := range peer.Subnet.Families() {
+		all = append(all, state.Route{Dst: peer.Subnet.Of(f), Via: peer.Subnet.Of(f).Addr(), Dev: dualDevice(f).Name})
+	}
+	return all, nil
+}
+
+// dualDesired is for a host of both families, whose external interfaces are different, and
+// peers: one of both, and one of IPv4 alone.
+func dualDesired(t *testing.T, config string) Desired {
+	t.Helper()
+	c, err := subnet.ParseConfig([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := desire()
+	w.Config = c
+	w.Host.V6 = backend.Underlay{Iface: "eth1", MTU: 1500, Up: true, Addr: netip.MustParseAddr("2001:db8::1:2:3"), Net: netip.MustParsePrefix("2001:db8::/64")}
+	both := func(v4, v6 string) ip.Subnet {
+		return ip.Subnet{V4: netip.MustParsePrefix(v4), V6: netip.MustParsePrefix(v6)}
+	}
+	w.Own = &subnet.Lease{Subnet: both("10.5.1.0/24", "fc00:0:0:1::/64")}
+	w.Peers = []*subnet.Lease{
+		{Subnet: both("10.5.2.0/24", "fc00:0:0:2::/64"), Attrs: subnet.Attrs{PublicIP: ip.Addrs{V4: peerAddr(2), V6: netip.MustParseAddr("2001:db8::2")}}},
+		{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.3.0/24")), Attrs: subnet.Attrs{PublicIP: ip.Addrs{V4: peerAddr(3)}}},
+	}
+	return w
+}
+
+const dualConfig = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}`
+
+// Of each family that passes filters which is sent by the interfaces of the family; in IPv6
+// that is also what neighbours find each other by.
+func TestTrafficOfFamilies(t *testing.T) {
+	pods := kernel.Interface{Name: "cni0", Index: 7, Bridge: true}
+	for _, a := range []string{"10.5.1.1/24", "fc00:0:0:1::1/64"} {
+		pods.Addrs = append(pods.Addrs, kernel.Address{Prefix: netip.MustParsePrefix(a)})
+	}
+	texts := func(w Desired) (all []string) {
+		for _, t := range trafficOf(&w, []kernel.Interface{{Name: "eth0"}, {Name: "eth1"}, pods}) {
+			for _, r := range t.peers {
+				for _, s := range t.samples(r.way) {
+					p := s.packet(r)
+					kind := map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_ICMPV6: fmt.Sprint("icmp", p.ICMPType)}[p.Proto]
+					if p.DstPort != 0 {
+						kind += fmt.Sprint(p.DstPort)
+					}
+					text := fmt.Sprintf("%s %s>%s %s %s", kind, p.In.Name, p.Out.Name, p.Src, p.Dst)
+					if !slices.Contains(all, text) {
+						all = append(all, text)
+					}
+				}
+			}
+		}
+		return all
+	}
+	const v4 = `udp8472 eth0> 192.168.1.2/32 192.168.0.1/32
+udp8472 >eth0 192.168.0.1/32 192.168.1.2/32
+tcp flannel.1>cni0 10.5.2.0/24 10.5.1.0/24
+tcp cni0>flannel.1 10.5.1.0/24 10.5.2.0/24
+udp flannel.1>cni0 10.5.2.0/24 10.5.1.0/24
+udp cni0>flannel.1 10.5.1.0/24 10.5.2.0/24
+udp8472 eth0> 192.168.1.3/32 192.168.0.1/32
+udp8472 >eth0 192.168.0.1/32 192.168.1.3/32
+tcp flannel.1>cni0 10.5.3.0/24 10.5.1.0/24
+tcp cni0>flannel.1 10.5.1.0/24 10.5.3.0/24
+udp flannel.1>cni0 10.5.3.0/24 10.5.1.0/24
+udp cni0>flannel.1 10.5.1.0/24 10.5.3.0/24
+`
+	const found = `icmp135 eth1> ::/0 ff02::1:ff02:3/128
+icmp136 eth1> ::/0 2001:db8::1:2:3/128
+icmp135 >eth1 2001:db8::1:2:3/128 ff02::1:ff00:0/104
+icmp136 >eth1 2001:db8::1:2:3/128 ::/0
+icmp135 cni0> ::/0 ff02::1:ff00:1/128
+icmp136 cni0> ::/0 fc00:0:0:1::1/128
+icmp135 >cni0 fc00:0:0:1::1/128 ff02::1:ff00:0/104
+icmp136 >cni0 fc00:0:0:1::1/128 ::/0
+`
+	const v6 = `udp8472 eth1> 2001:db8::2/128 2001:db8::1:2:3/128
+udp8472 >eth1 2001:db8::1:2:3/128 2001:db8::2/128
+` + found + `tcp flannel-v6.1>cni0 fc00:0:0:2::/64 fc00:0:0:1::/64
+tcp cni0>flannel-v6.1 fc00:0:0:1::/64 fc00:0:0:2::/64
+udp flannel-v6.1>cni0 fc00:0:0:2::/64 fc00:0:0:1::/64
+udp cni0>flannel-v6.1 fc00:0:0:1::/64 fc00:0:0:2::/64
+`
+	check := func(what, want string, w Desired) {
+		t.Helper()
+		if got := strings.Join(texts(w), "\n") + "\n"; got != want {
+			t.Errorf("%s: there passes\n%swant\n%s", what, got, want)
+		}
+	}
+	w := dualDesired(t, dualConfig)
+	direct := w
+	w.Backend = dualBackend{}
+	check("both", v4+v6, w)
+	only := w
+	only.Own = &subnet.Lease{Subnet: ip.SubnetOf(w.Own.Subnet.V4)}
+	check("IPv4 alone", v4, only)
+	only.Own = &subnet.Lease{Subnet: ip.SubnetOf(w.Own.Subnet.V6)}
+	check("IPv6 alone", v6, only)
+
+	direct.Own = only.Own
+	direct.Backend = unencapsulated{}
+	check("without a tunnel", found+strings.ReplaceAll(v6[strings.Index(v6, "tcp"):], "flannel-v6.1", "eth1"), direct)
+}
+
+// unencapsulated has routes by the external interface of a family.
+type unencapsulated struct{ backend.Backend }
+
+func (unencapsulated) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
+
+func (unencapsulated) Peer(h backend.Host, _, peer *subnet.Lease) (all []state.Object, _ error) {
+	for _, f := range peer.Subnet.Families() {
+		all = append(all, state.Route{Dst: peer.Subnet.Of(f), Via: peer.PublicIP.Of(f), Dev: h.Of(f).Iface})
+	}
+	return all, nil
+}
+
+// What keeps neighbours from each other is told, with what mends it by the program that wrote
+// it.
+func TestDiscoveryIsNamed(t *testing.T) {
+	c := &closed{drop: firewall.Drop{Variant: state.IPTablesNFT, Family: "ip6", Table: "filter", Base: "INPUT", Chain: "INPUT"}, subject: discovery, iface: "eth1"}
+	o := traffic{}.obstacle(c)
+	want := Obstacle{
+		Subject: "IPv6 on eth1",
+		Problem: "table filter of ip6tables-nft drops the packets by which neighbours there find each other (policy drop of chain INPUT)",
+	}
+	remedy := o.Remedy
+	o.Remedy = ""
+	if o != want || !strings.HasPrefix(remedy, "ip6tables") || !strings.HasSuffix(remedy, " -I INPUT -p ipv6-icmp -j ACCEPT") {
+		t.Errorf("it is %+v, mended by %s", o, remedy)
+	}
+}
