@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -55,7 +56,7 @@ func NewPassages(view PassageView, report func([]Obstacle)) *Passages {
 // SetDesired replaces what is desired.
 func (p *Passages) SetDesired(w Desired) {
 	was := p.desired.Swap(&w)
-	if was == nil || was.Config != w.Config || was.Own.Subnet != w.Own.Subnet || was.Host.V4.Iface != w.Host.V4.Iface || was.Host.Prepared != w.Host.Prepared {
+	if was == nil || was.Config != w.Config || was.Own.Subnet != w.Own.Subnet || was.Host.V4.Iface != w.Host.V4.Iface || was.Host.V6.Iface != w.Host.V6.Iface || was.Host.Prepared != w.Host.Prepared {
 		p.wake()
 	}
 }
@@ -80,31 +81,42 @@ func (p *Passages) Run(ctx context.Context) error {
 			if p.OwnBridge {
 				networks = everywhere
 			}
-			p.report(slices.Concat(closedPassages(ifaces, p.view.Forwards(ip.V4), w.Backend, w.Host, w.Own.Subnet.V4), leftBridge(ifaces, w.Own.Subnet.V4, networks)))
+			var all []Obstacle
+			for _, f := range w.Own.Subnet.Families() {
+				all = slices.Concat(all, closedPassages(f, ifaces, p.view.Forwards(f), w.Backend, w.Host, w.Own.Subnet), leftBridge(ifaces, w.Own.Subnet.Of(f), networks))
+			}
+			p.report(all)
 		}
 		return 0, err
 	})
 }
 
-// closedPassages returns what keeps packets of the overlay from passing through the
+// forwarding is the setting without which this host forwards no packets of a family.
+var forwarding = map[ip.Family]string{ip.V4: "net.ipv4.ip_forward", ip.V6: "net.ipv6.conf.all.forwarding"}
+
+// closedPassages returns what keeps packets of a family of the overlay from passing through the
 // host. They come in by the interface that pods are behind and, from other hosts, by the
-// backend's device or the external interface.
-func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Backend, host backend.Host, own netip.Prefix) []Obstacle {
+// backend's device or the external interface. In IPv6 no interface has a setting of its own.
+func closedPassages(f ip.Family, ifaces []kernel.Interface, hostForwards bool, b backend.Backend, host backend.Host, subnet ip.Subnet) []Obstacle {
 	var obstacles []Obstacle
 	var closed []string
 	entrances := 0
-	device := b.Device(host, ip.V4)
+	own, external := subnet.Of(f), host.Of(f).Iface
+	device := b.Device(host, f)
 	hasPods := func(i kernel.Interface) bool {
 		return slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return own.Contains(a.Prefix.Addr()) })
 	}
 	elsewhere := slices.ContainsFunc(ifaces, func(i kernel.Interface) bool { return i.Up && i.Name != device && hasPods(i) })
 	for _, i := range ifaces {
-		if i.Name == host.V4.Iface && i.NoCarrier {
+		if i.Name == external && i.NoCarrier {
 			o := Obstacle{Subject: i.Name, Problem: "it has no carrier: no packet leaves this host or comes in"}
 			if i.ProtoDown {
 				o.Remedy = "ip link set " + printable.Word(i.Name) + " protodown off"
 			}
 			obstacles = append(obstacles, o)
+		}
+		if f == ip.V6 && i.NoIPv6 && slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return subnet.V4.Contains(a.Prefix.Addr()) }) {
+			obstacles = append(obstacles, noIPv6(i))
 		}
 		pods := hasPods(i)
 		if pods && !i.Up && !elsewhere {
@@ -112,7 +124,7 @@ func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Back
 				Subject: i.Name, Problem: "it is down, and the pods are behind it", Remedy: "ip link set " + printable.Word(i.Name) + " up",
 			})
 		}
-		if !pods && i.Name != device && (i.Name != host.V4.Iface || !b.Unencapsulated()) {
+		if !pods && i.Name != device && (i.Name != external || !b.Unencapsulated()) {
 			continue
 		}
 		entrances++
@@ -121,15 +133,15 @@ func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Back
 		}
 	}
 	switch {
-	case !hostForwards && (len(closed) > 0 || entrances == 0):
+	case !hostForwards && (len(closed) > 0 || entrances == 0 || f == ip.V6):
 		obstacles = append(obstacles, Obstacle{
 			Subject: own.String(),
-			Problem: "this host forwards no packets: net.ipv4.ip_forward is 0",
-			Remedy:  "sysctl -w net.ipv4.ip_forward=1",
+			Problem: "this host forwards no packets: " + forwarding[f] + " is 0",
+			Remedy:  "sysctl -w " + acceptRouters(f, ifaces, external) + forwarding[f] + "=1",
 		})
-	case hostForwards:
+	case hostForwards && f == ip.V4:
 		for _, name := range closed {
-			setting := "net.ipv4.conf." + strings.ReplaceAll(name, ".", "/") + ".forwarding"
+			setting := ofInterface(ip.V4, name, "forwarding")
 			obstacles = append(obstacles, Obstacle{
 				Subject: name,
 				Problem: "packets that come in there are not forwarded: " + setting + " is 0",
@@ -140,7 +152,37 @@ func closedPassages(ifaces []kernel.Interface, hostForwards bool, b backend.Back
 	return obstacles
 }
 
-var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0)}
+// ofInterface is an interface's setting in a family, as sysctl has it.
+func ofInterface(f ip.Family, iface, setting string) string {
+	return fmt.Sprintf("net.ipv%d.conf.%s.%s", f, strings.ReplaceAll(iface, ".", "/"), setting)
+}
+
+// noIPv6 is what is wrong with an interface that pods are behind, and that has no IPv6.
+func noIPv6(i kernel.Interface) Obstacle {
+	const least = 1280
+	if i.MTU < least {
+		return Obstacle{
+			Subject: i.Name, Problem: fmt.Sprintf("the pods behind it have no IPv6: its MTU %d is less than %d", i.MTU, least),
+			Remedy: fmt.Sprintf("ip link set %s mtu %d", printable.Word(i.Name), least),
+		}
+	}
+	setting := ofInterface(ip.V6, i.Name, "disable_ipv6")
+	return Obstacle{
+		Subject: i.Name, Problem: "the pods behind it have no IPv6: " + setting + " is 1", Remedy: "sysctl -w " + printable.Word(setting+"=0"),
+	}
+}
+
+// acceptRouters is what has a host that forwards still take its addresses and its default route
+// from a router, if it does.
+func acceptRouters(f ip.Family, ifaces []kernel.Interface, external string) string {
+	i := byName(ifaces, external)
+	if f == ip.V4 || i == nil || !slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return a.Prefix.Addr().Is6() && !a.Permanent }) {
+		return ""
+	}
+	return printable.Word(ofInterface(f, external, "accept_ra=2")) + " "
+}
+
+var everywhere = []netip.Prefix{anyone(ip.V4), anyone(ip.V6)}
 
 // cniBridge is the bridge that pods of CNI are on, unless its configuration says otherwise.
 const cniBridge = "cni0"
@@ -157,6 +199,7 @@ func leftBridge(ifaces []kernel.Interface, own netip.Prefix, networks []netip.Pr
 		switch addr := a.Prefix.Addr(); {
 		case own.Contains(addr):
 			return nil
+		case ip.FamilyOf(addr) != ip.FamilyOf(own.Addr()) || addr.IsLinkLocalUnicast():
 		case slices.ContainsFunc(networks, func(n netip.Prefix) bool { return n.Contains(addr) }):
 			left = a.Prefix
 		}
