@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
@@ -15,12 +16,15 @@ import (
 	"flanneld/subnet"
 )
 
-// pathCheck is one look at the ways that packets take.
+// pathCheck is one look at the ways that packets of a family take.
 type pathCheck struct {
 	pathsSeen
+	family  ip.Family
 	view    PathView
 	w       *Desired
+	host    backend.Underlay
 	network netip.Prefix
+	peers   []*subnet.Lease // that have something of the family, by that
 	local   []state.Path    // of ours, whoever the peers are
 	devices map[string]bool // ours
 	within  map[ip.Subnet][]netip.Addr
@@ -54,9 +58,9 @@ func way(path kernel.Path) string {
 // cause is why packets go astray.
 type cause struct{ problem, remedy string }
 
-func newPathCheck(view PathView, w *Desired, seen pathsSeen) *pathCheck {
+func newPathCheck(view PathView, w *Desired, f ip.Family, seen pathsSeen) *pathCheck {
 	c := &pathCheck{
-		pathsSeen: seen, view: view, w: w, network: w.Config.Network().V4,
+		pathsSeen: seen, family: f, view: view, w: w, host: w.Host.Of(f), network: w.Config.Network().Of(f), peers: peersOf(w.Peers, f),
 		devices: make(map[string]bool), within: make(map[ip.Subnet][]netip.Addr),
 		astray: make(map[ip.Subnet]bool), causes: make(map[cause]*mention),
 	}
@@ -72,7 +76,7 @@ func newPathCheck(view PathView, w *Desired, seen pathsSeen) *pathCheck {
 		return r.IsLocal() && c.hasNetwork(r.Dst.Addr())
 	})
 	for _, r := range c.foreign {
-		if l, ok := peerOf(w.Peers, r.Dst); ok && l.Subnet.V4.Bits() <= r.Dst.Bits() {
+		if l, ok := peerOf(c.peers, r.Dst); ok && l.Subnet.Of(f).Bits() <= r.Dst.Bits() {
 			c.within[l.Subnet] = append(c.within[l.Subnet], c.inside(r.Dst))
 		}
 	}
@@ -106,7 +110,7 @@ func (c *pathCheck) inside(p netip.Prefix) netip.Addr {
 func (c *pathCheck) touched() []*subnet.Lease {
 	var peers []*subnet.Lease
 	for _, r := range c.foreign {
-		if l, ok := peerOf(c.w.Peers, r.Dst); ok {
+		if l, ok := peerOf(c.peers, r.Dst); ok {
 			peers = append(peers, l)
 		}
 	}
@@ -115,8 +119,11 @@ func (c *pathCheck) touched() []*subnet.Lease {
 
 // addPeer asks which way packets for a peer take.
 func (c *pathCheck) addPeer(l *subnet.Lease) {
-	objects, err := c.w.Backend.Peer(c.w.Host, ip.V4, c.w.Own, l)
-	if err != nil || !l.Subnet.V4.IsValid() {
+	if !l.Subnet.Of(c.family).IsValid() || !c.w.Own.Subnet.Of(c.family).IsValid() {
+		return
+	}
+	objects, err := c.w.Backend.Peer(c.w.Host, c.family, c.w.Own, l)
+	if err != nil {
 		return
 	}
 	for _, o := range objects {
@@ -124,13 +131,16 @@ func (c *pathCheck) addPeer(l *subnet.Lease) {
 		switch {
 		case !ok:
 		case way.Host.IsValid():
-			c.addHost(l, "", func(path kernel.Path) bool { return !c.deadEnd(path.Dev) })
+			if ip.FamilyOf(way.Host) == c.family {
+				c.addHost(l, "", func(path kernel.Path) bool { return !c.deadEnd(path.Dev) })
+			}
+		case ip.FamilyOf(way.Dst.Addr()) != c.family:
 		case way.Dev == "":
-			c.addSubnet(l, 1, func(path kernel.Path) bool { return path.Dev == c.w.Host.V4.Iface })
+			c.addSubnet(l, 1, func(path kernel.Path) bool { return path.Dev == c.host.Iface })
 			return
 		default:
 			c.addRoute(l, way)
-			if way.Via == l.PublicIP.V4 {
+			if way.Via == l.PublicIP.Of(c.family) {
 				// We send straight to the peer's host. A router between is none of ours.
 				c.addHost(l, ", but must be on the link of "+way.Dev, func(path kernel.Path) bool { return path.Dev != way.Dev || !path.Via.IsValid() })
 			}
@@ -138,7 +148,7 @@ func (c *pathCheck) addPeer(l *subnet.Lease) {
 		}
 	}
 	for _, r := range c.local {
-		if r.Dst.Overlaps(l.Subnet.V4) {
+		if r.Dst.Overlaps(l.Subnet.Of(c.family)) {
 			c.addRoute(l, r)
 		}
 	}
@@ -148,12 +158,12 @@ func (c *pathCheck) addPeer(l *subnet.Lease) {
 // interface, surely do not get there by a device: it is ours, or a VPN's, or not in use for
 // any network. Another interface of the host may do as well.
 func (c *pathCheck) deadEnd(dev string) bool {
-	if dev == c.w.Host.V4.Iface {
+	if dev == c.host.Iface {
 		return false
 	}
 	i := byName(c.ifaces, dev)
 	return c.devices[dev] || i != nil && (i.PointToPoint || i.Loopback || !slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool {
-		return a.Prefix.Addr().Is4()
+		return ip.FamilyOf(a.Prefix.Addr()) == c.family && (c.family == ip.V4 || !a.Prefix.Addr().IsLinkLocalUnicast()) // which each has
 	}))
 }
 
@@ -165,8 +175,8 @@ func (c *pathCheck) addRoute(l *subnet.Lease, r state.Path) {
 
 // addSubnet asks for addresses in a peer's subnet: of this host's packets, and of pods'.
 func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) bool) {
-	for _, to := range append([]netip.Addr{c.inside(l.Subnet.V4)}, c.within[l.Subnet]...) {
-		q := question{PathQuery: kernel.PathQuery{To: to}, subject: l.Subnet.String(), peer: l.Subnet, want: want, bits: bits}
+	for _, to := range append([]netip.Addr{c.inside(l.Subnet.Of(c.family))}, c.within[l.Subnet]...) {
+		q := question{PathQuery: kernel.PathQuery{To: to}, subject: l.Subnet.Of(c.family).String(), peer: l.Subnet, want: want, bits: bits}
 		c.queries = append(c.queries, q)
 		if c.pods.addr.IsValid() {
 			q.From, q.IIF = c.pods.addr, c.pods.dev
@@ -177,9 +187,9 @@ func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) 
 
 // addHost asks for a peer's public address.
 func (c *pathCheck) addHost(l *subnet.Lease, note string, want func(kernel.Path) bool) {
-	to := l.PublicIP.V4
+	to := l.PublicIP.Of(c.family)
 	c.queries = append(c.queries, question{
-		PathQuery: kernel.PathQuery{To: to, From: c.w.Host.V4.Addr},
+		PathQuery: kernel.PathQuery{To: to, From: c.host.Addr},
 		subject:   fmt.Sprintf("%s, the host of %s", to, l.Subnet), peer: l.Subnet, want: want, note: note,
 	})
 }
@@ -238,7 +248,7 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 		r, matched = c.refusing(q.PathQuery)
 	}
 	how := "not reachable: " + way(path) + q.note
-	if q.peer.V4.Contains(r.Dst.Addr()) && q.peer.V4.Bits() < r.Dst.Bits() {
+	if p := q.peer.Of(c.family); p.Contains(r.Dst.Addr()) && p.Bits() < r.Dst.Bits() {
 		how = "in part " + how
 	}
 	if !matched {
@@ -254,7 +264,7 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 		return cause{fmt.Sprintf("in part not reachable: %s is an address of this host, on %s", r.Dst.Addr(), r.Dev), remedy}, remedy != "", nil
 	case r.Main() && r.Dst.Bits() < q.bits:
 		return cause{}, false, nil
-	case r.Main() && !within(c.network, r.Dst) && !within(c.w.Host.V4.Net, r.Dst):
+	case r.Main() && !within(c.network, r.Dst) && !within(c.host.Net, r.Dst):
 		// A route that others need: no command would be right for all.
 		return cause{how + fmt.Sprintf(": the route %s is in the way", r), ""}, true, nil
 	case r.Main():
@@ -275,7 +285,7 @@ func within(network, p netip.Prefix) bool {
 // refusing returns the most specific foreign route that drops the packet.
 func (c *pathCheck) refusing(q kernel.PathQuery) (best kernel.TableRoute, found bool) {
 	for _, r := range c.foreign {
-		if r.Refuses() && r.Dst.Contains(q.To) && (!found || r.Dst.Bits() > best.Dst.Bits()) {
+		if r.Refuses() && !r.Kernel() && r.Dst.Contains(q.To) && (!found || r.Dst.Bits() > best.Dst.Bits()) {
 			best, found = r, true
 		}
 	}
@@ -296,11 +306,15 @@ func (c *pathCheck) rule(q kernel.PathQuery, fits func(kernel.Rule) bool) (kerne
 func (c *pathCheck) ruleBefore(rule kernel.Rule, q question) string {
 	to := c.network
 	if !to.Contains(q.To) {
-		if to = c.w.Host.V4.Net; !to.IsValid() || !to.Contains(q.To) {
+		if to = c.host.Net; !to.IsValid() || !to.Contains(q.To) {
 			to = netip.PrefixFrom(q.To, q.To.BitLen())
 		}
 	}
-	return fmt.Sprintf("ip rule add to %s lookup main prio %d", to, max(rule.Priority, 1)-1)
+	command := "ip rule"
+	if c.family == ip.V6 {
+		command = "ip -6 rule"
+	}
+	return fmt.Sprintf("%s add to %s lookup main prio %d", command, to, max(rule.Priority, 1)-1)
 }
 
 // routeRemedy is the command that takes a route of table main away.

@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -60,7 +61,7 @@ type Paths struct {
 	// Of Run alone:
 	checked []*subnet.Lease // as of the last check
 	astray  map[ip.Subnet]bool
-	seen    pathsSeen
+	seen    map[ip.Family]pathsSeen
 }
 
 // pathsSeen is what decides about the ways of packets beside what is ours.
@@ -128,6 +129,11 @@ func (p *Paths) check(ctx context.Context) error {
 		p.redo() // nothing was asked
 		return nil
 	}
+	families := w.Config.Network().Families()
+	for _, f := range families {
+		_, seen := p.seen[f]
+		rerouted = rerouted || !seen
+	}
 	if rerouted {
 		if err := p.look(ctx, w); err != nil {
 			return err
@@ -136,33 +142,43 @@ func (p *Paths) check(ctx context.Context) error {
 		w = p.spec // which goes by who is on the link
 		p.mu.Unlock()
 	}
-	c := newPathCheck(p.view, w, p.seen)
-	for _, l := range p.choose(w, c, rerouted) {
-		c.addPeer(l)
+	var found []Obstacle
+	astray := make(map[ip.Subnet]bool)
+	for _, f := range families {
+		c := newPathCheck(p.view, w, f, p.seen[f])
+		for _, l := range p.choose(w, c, rerouted) {
+			c.addPeer(l)
+		}
+		c.addOwn()
+		if err := c.ask(ctx); err != nil {
+			return err
+		}
+		maps.Copy(astray, c.astray)
+		found = append(found, c.obstacles()...)
 	}
-	c.addOwn()
-	if err := c.ask(ctx); err != nil {
-		return err
-	}
-	p.checked, p.astray = w.Peers, c.astray
-	p.report(c.obstacles())
+	p.checked, p.astray = w.Peers, astray
+	p.report(found)
 	return nil
 }
 
 // look sees what else decides about the ways of packets, and asks again who is on the link.
 func (p *Paths) look(ctx context.Context, w *Desired) error {
-	var seen pathsSeen
-	var err error
-	if seen.ifaces, err = p.view.Interfaces(ctx); err != nil {
+	ifaces, err := p.view.Interfaces(ctx)
+	if err != nil {
 		return err
 	}
-	if seen.rules, err = p.view.Rules(ctx, ip.V4); err != nil {
-		return err
+	all := make(map[ip.Family]pathsSeen)
+	for _, f := range w.Config.Network().Families() {
+		seen := pathsSeen{ifaces: ifaces}
+		if seen.rules, err = p.view.Rules(ctx, f); err != nil {
+			return err
+		}
+		if seen.foreign, err = p.view.ForeignRoutes(ctx, f, w.Config.Network().Of(f).Overlaps); err != nil {
+			return err
+		}
+		all[f] = seen
 	}
-	if seen.foreign, err = p.view.ForeignRoutes(ctx, ip.V4, w.Config.Network().V4.Overlaps); err != nil {
-		return err
-	}
-	p.seen = seen
+	p.seen = all
 	changed, err := p.relink(ctx, w)
 	if changed {
 		p.moved()
@@ -204,12 +220,27 @@ func changed(before, now []*subnet.Lease) (all []*subnet.Lease) {
 	return all
 }
 
-// peerOf returns the first of the peers, sorted by subnet, that a destination is about.
+// peersOf returns those of the peers that have a subnet of a family, sorted by that.
+func peersOf(peers []*subnet.Lease, f ip.Family) []*subnet.Lease {
+	without := func(l *subnet.Lease) bool { return !l.Subnet.Of(f).IsValid() }
+	by := func(a, b *subnet.Lease) int { return a.Subnet.Of(f).Compare(b.Subnet.Of(f)) }
+	if slices.ContainsFunc(peers, without) {
+		peers = slices.DeleteFunc(slices.Clone(peers), without)
+	}
+	if !slices.IsSortedFunc(peers, by) {
+		peers = slices.SortedFunc(slices.Values(peers), by)
+	}
+	return peers
+}
+
+// peerOf returns the first of the peers, sorted by their subnets of its family, that a
+// destination is about.
 func peerOf(peers []*subnet.Lease, dst netip.Prefix) (*subnet.Lease, bool) {
+	f := ip.FamilyOf(dst.Addr())
 	i, _ := slices.BinarySearchFunc(peers, dst, func(l *subnet.Lease, dst netip.Prefix) int {
-		return ip.LastAddr(l.Subnet.V4).Compare(dst.Addr())
+		return ip.LastAddr(l.Subnet.Of(f)).Compare(dst.Addr())
 	})
-	if i < len(peers) && peers[i].Subnet.V4.Overlaps(dst) {
+	if i < len(peers) && peers[i].Subnet.Of(f).Overlaps(dst) {
 		return peers[i], true
 	}
 	return nil, false

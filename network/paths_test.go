@@ -262,6 +262,147 @@ func TestLinksFollowRoutes(t *testing.T) {
 	})
 }
 
+// dualWorld is a host that has the routes of dualBackend, those of the kernel for its pods, and
+// foreign ones.
+type dualWorld struct {
+	PathView
+	foreign []kernel.TableRoute
+	asked   []kernel.PathQuery
+}
+
+func (w *dualWorld) Interfaces(context.Context) ([]kernel.Interface, error) {
+	of := func(name string, addrs ...string) kernel.Interface {
+		i := kernel.Interface{Name: name, Up: true, Addrs: []kernel.Address{{Prefix: netip.MustParsePrefix("fe80::1/64")}}}
+		for _, a := range addrs {
+			i.Addrs = append(i.Addrs, kernel.Address{Prefix: netip.MustParsePrefix(a)})
+		}
+		return i
+	}
+	return []kernel.Interface{of("eth0", "192.168.0.1/16"), of("eth1", "2001:db8::1:2:3/64"), of("cni0", "10.5.1.1/24", "fc00:0:0:1::1/64")}, nil
+}
+
+func (w *dualWorld) Rules(context.Context, ip.Family) ([]kernel.Rule, error) { return nil, nil }
+
+func (w *dualWorld) ForeignRoutes(_ context.Context, f ip.Family, counts func(netip.Prefix) bool) (all []kernel.TableRoute, _ error) {
+	for _, r := range w.foreign {
+		if ip.FamilyOf(r.Dst.Addr()) == f && counts(r.Dst) {
+			all = append(all, r)
+		}
+	}
+	return all, nil
+}
+
+func (w *dualWorld) Paths(_ context.Context, queries []kernel.PathQuery) (paths []kernel.Path, _ error) {
+	w.asked = append(w.asked, queries...)
+	for _, q := range queries {
+		r, _, _ := w.Matched(q)
+		paths = append(paths, kernel.Path{Dev: r.Dev, Via: r.Via})
+	}
+	return paths, nil
+}
+
+func (w *dualWorld) Matched(q kernel.PathQuery) (kernel.TableRoute, bool, error) {
+	for _, r := range w.foreign {
+		if r.Dst.Contains(q.To) {
+			return r, true, nil
+		}
+	}
+	for _, own := range []string{"10.5.1.0/24", "fc00:0:0:1::/64"} {
+		if p := netip.MustParsePrefix(own); p.Contains(q.To) {
+			return kernel.TableRoute{Dst: p, Dev: "cni0", Table: unix.RT_TABLE_MAIN}, true, nil
+		}
+	}
+	for dst, via := range map[string]string{"10.5.2.0/24": "10.5.2.0", "10.5.3.0/24": "10.5.3.0", "fc00:0:0:2::/64": "fc00:0:0:2::"} {
+		if p := netip.MustParsePrefix(dst); p.Contains(q.To) {
+			return kernel.TableRoute{Dst: p, Dev: dualDevice(ip.FamilyOf(q.To)).Name, Via: netip.MustParseAddr(via), Table: unix.RT_TABLE_MAIN}, true, nil
+		}
+	}
+	return kernel.TableRoute{}, false, nil
+}
+
+// What leads packets of one family astray is told of that family alone, with a command for it;
+// a peer is asked about in the families that it has, for this host's packets and for pods'.
+func TestPathsOfFamilies(t *testing.T) {
+	w := &dualWorld{}
+	var found []Obstacle
+	p := NewPaths(w, func(o []Obstacle) { found = o }, func() {})
+	desired := dualDesired(t, dualConfig)
+	desired.Backend = dualBackend{}
+	check := func() {
+		t.Helper()
+		p.redo()
+		if err := p.check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.SetDesired(desired)
+	if check(); len(found) > 0 {
+		t.Errorf("nothing is wrong, and there is %v", found)
+	}
+	asked := make(map[string]int)
+	for _, q := range w.asked {
+		for _, s := range []string{"10.5.1.0/24", "10.5.2.0/24", "10.5.3.0/24", "fc00:0:0:1::/64", "fc00:0:0:2::/64"} {
+			from := "host"
+			if q.IIF == "cni0" && ip.FamilyOf(q.From) == ip.FamilyOf(q.To) {
+				from = "pod"
+			}
+			if netip.MustParsePrefix(s).Contains(q.To) {
+				asked[s+" "+from]++
+			}
+		}
+	}
+	for _, want := range []string{"10.5.1.0/24 host", "10.5.2.0/24 host", "10.5.2.0/24 pod", "10.5.3.0/24 pod", "fc00:0:0:1::/64 host", "fc00:0:0:2::/64 host", "fc00:0:0:2::/64 pod"} {
+		if asked[want] == 0 {
+			t.Errorf("it was not asked about %s, but about %v", want, asked)
+		}
+	}
+	w.foreign = []kernel.TableRoute{{Dst: netip.MustParsePrefix("fc00:0:0:2::/64"), Dev: "vpn", Table: unix.RT_TABLE_MAIN, Protocol: unix.RTPROT_STATIC, Type: unix.RTN_UNICAST}}
+	check()
+	if len(found) != 1 || found[0].Subject != "fc00:0:0:2::/64" || !strings.Contains(found[0].Problem, "packets go by vpn") {
+		t.Errorf("packets of IPv6 go by vpn, and there is %v", found)
+	}
+	q := question{PathQuery: kernel.PathQuery{To: netip.MustParseAddr("fc00:0:0:2::1")}}
+	if remedy := newPathCheck(w, &desired, ip.V6, pathsSeen{}).ruleBefore(kernel.Rule{Priority: 100}, q); remedy != "ip -6 rule add to fc00::/48 lookup main prio 99" {
+		t.Errorf("of a rule that leads them there is said: %s", remedy)
+	}
+	desired.Config = &subnet.Config{V4: desired.Config.V4}
+	desired.Own = &subnet.Lease{Subnet: ip.SubnetOf(desired.Own.Subnet.V4)}
+	p.SetDesired(desired)
+	if check(); len(found) > 0 {
+		t.Errorf("in a network without IPv6 there is %v", found)
+	}
+}
+
+// Peers are found by an address of either family, whether they have both or not.
+func TestPeerOf(t *testing.T) {
+	of := func(prefixes ...string) *subnet.Lease {
+		var s ip.Subnet
+		for _, text := range prefixes {
+			if p := netip.MustParsePrefix(text); p.Addr().Is4() {
+				s.V4 = p
+			} else {
+				s.V6 = p
+			}
+		}
+		return &subnet.Lease{Subnet: s}
+	}
+	peers := []*subnet.Lease{of("fc00:0:0:9::/64"), of("10.5.2.0/24", "fc00:0:0:7::/64"), of("10.5.3.0/24"), of("10.5.4.0/24", "fc00:0:0:2::/64"), of("10.5.5.0/24", "fc00:0:0:1::/64")}
+	slices.SortFunc(peers, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
+	for _, l := range peers {
+		for _, f := range l.Subnet.Families() {
+			if got, ok := peerOf(peersOf(peers, f), l.Subnet.Of(f)); !ok || got != l {
+				t.Errorf("%s is of %v", l.Subnet.Of(f), got)
+			}
+		}
+	}
+	for _, text := range []string{"10.5.1.0/24", "10.5.9.0/24", "fc00:0:0:3::/64", "fc00:0:0:a::/64"} {
+		p := netip.MustParsePrefix(text)
+		if got, ok := peerOf(peersOf(peers, ip.FamilyOf(p.Addr())), p); ok {
+			t.Errorf("%s is of %s", p, got.Subnet)
+		}
+	}
+}
+
 // Whoever may become a peer is known when other answers are in force, whether it is one when
 // the kernel is asked, comes meanwhile, or could not be asked about when it came.
 func TestLinksOfWhoIsNoPeerYet(t *testing.T) {

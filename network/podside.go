@@ -18,13 +18,13 @@ type podSide struct {
 
 // findPods finds them.
 func (c *pathCheck) findPods() podSide {
-	own := c.w.Own.Subnet.V4
+	own := c.w.Own.Subnet.Of(c.family)
 	if !own.IsValid() {
 		return podSide{}
 	}
 	var p podSide
 	for _, i := range c.ifaces {
-		if !i.Up || i.Loopback || c.devices[i.Name] || i.Name == c.w.Host.V4.Iface {
+		if !i.Up || i.Loopback || c.devices[i.Name] || i.Name == c.host.Iface {
 			continue
 		}
 		for _, a := range i.Addrs {
@@ -52,7 +52,8 @@ func (c *pathCheck) findPods() podSide {
 // withPod chooses an address for a pod behind the first bridge: a high one that is not the host's.
 func (c *pathCheck) withPod(p podSide) podSide {
 	p.dev = p.bridges[0]
-	for a := ip.LastAddr(c.w.Own.Subnet.V4).Prev(); c.w.Own.Subnet.V4.Contains(a); a = a.Prev() {
+	own := c.w.Own.Subnet.Of(c.family)
+	for a := ip.LastAddr(own).Prev(); own.Contains(a); a = a.Prev() {
 		if !c.isLocal(a) {
 			p.addr = a
 			break
@@ -69,7 +70,7 @@ func (c *pathCheck) isLocal(a netip.Addr) bool {
 // make them.
 func (c *pathCheck) podRoute(r kernel.TableRoute) bool {
 	return r.Main() && r.Dst.IsSingleIP() && !r.Via.IsValid() && r.Dev != "" && !r.Refuses() &&
-		r.Dev != c.w.Host.V4.Iface && !c.devices[r.Dev] && !c.pointToPoint(r.Dev)
+		r.Dev != c.host.Iface && !c.devices[r.Dev] && !c.pointToPoint(r.Dev)
 }
 
 // pointToPoint reports whether a device is one of a VPN's, say.
@@ -81,7 +82,7 @@ func (c *pathCheck) pointToPoint(dev string) bool {
 // addOwn asks which way packets for this host's own pods take: behind the bridge, all of
 // the subnet should be there; without one, no foreign route should lead elsewhere.
 func (c *pathCheck) addOwn() {
-	own := c.w.Own.Subnet.V4
+	own := c.w.Own.Subnet.Of(c.family)
 	if !own.IsValid() {
 		return
 	}

@@ -27,7 +27,7 @@ func TestRoutesOfOthersToTheWorldStay(t *testing.T) {
 		r := kernel.TableRoute{Dst: netip.MustParsePrefix(dst), Dev: "tun0", Table: unix.RT_TABLE_MAIN}
 		world := &pathFixture{foreign: []kernel.TableRoute{r}}
 		to := r.Dst.Addr().Next()
-		c := newPathCheck(world, &w, pathsSeen{foreign: world.foreign})
+		c := newPathCheck(world, &w, ip.V4, pathsSeen{foreign: world.foreign})
 		q := question{
 			PathQuery: kernel.PathQuery{To: to}, peer: ip.SubnetOf(netip.PrefixFrom(to, 32)),
 			want: func(path kernel.Path) bool { return path.Dev == "eth0" },
@@ -43,7 +43,7 @@ func TestRoutesOfOthersToTheWorldStay(t *testing.T) {
 func TestRemediesQuoteInterfaces(t *testing.T) {
 	prefix := netip.MustParsePrefix("10.0.0.1/24")
 	w := desire()
-	c := newPathCheck(&pathFixture{}, &w, pathsSeen{ifaces: []kernel.Interface{{Name: "$(reboot)", Addrs: []kernel.Address{{Prefix: prefix}}}}})
+	c := newPathCheck(&pathFixture{}, &w, ip.V4, pathsSeen{ifaces: []kernel.Interface{{Name: "$(reboot)", Addrs: []kernel.Address{{Prefix: prefix}}}}})
 	if remedy := c.addrRemedy(kernel.TableRoute{Dst: prefix.Masked(), Dev: "$(reboot)"}); remedy != "ip addr del 10.0.0.1/24 dev '$(reboot)'" {
 		t.Error(remedy)
 	}

@@ -274,8 +274,10 @@ func discoveries(iface firewall.Iface, addr netip.Addr) (all []sample) {
 		typ byte
 		to  netip.Prefix
 	}{
-		{in, firewall.NeighborSolicit, single(netip.AddrFrom16(asked))}, {in, firewall.NeighborAdvert, single(addr)},
-		{out, firewall.NeighborSolicit, solicited}, {out, firewall.NeighborAdvert, everyone},
+		{in, firewall.NeighborSolicit, single(netip.AddrFrom16(asked))},
+		{in, firewall.NeighborAdvert, single(addr)},
+		{out, firewall.NeighborSolicit, solicited},
+		{out, firewall.NeighborAdvert, everyone},
 	} {
 		p := one.Packet
 		p.ICMPType, p.Dst = one.typ, one.to

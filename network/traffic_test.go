@@ -33,11 +33,9 @@ func (dualBackend) Local(h backend.Host, network ip.Subnet, _ *subnet.Lease) (al
 	return all
 }
 
-func (dualBackend) Peer(_ backend.Host, _, peer *subnet.Lease) (all []state.Object, _ error) {
-	for _, f := range peer.Subnet.Families() {
-		all = append(all, state.Route{Dst: peer.Subnet.Of(f), Via: peer.Subnet.Of(f).Addr(), Dev: dualDevice(f).Name})
-	}
-	return all, nil
+func (dualBackend) Peer(_ backend.Host, f ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
+	p := peer.Subnet.Of(f)
+	return []state.Object{state.Route{Dst: p, Via: p.Addr(), Dev: dualDevice(f).Name}}, nil
 }
 
 // dualDesired is for a host of both families, whose external interfaces are different, and
@@ -111,13 +109,14 @@ icmp136 cni0> ::/0 fc00:0:0:1::1/128
 icmp135 >cni0 fc00:0:0:1::1/128 ff02::1:ff00:0/104
 icmp136 >cni0 fc00:0:0:1::1/128 ::/0
 `
-	const v6 = `udp8472 eth1> 2001:db8::2/128 2001:db8::1:2:3/128
-udp8472 >eth1 2001:db8::1:2:3/128 2001:db8::2/128
-` + found + `tcp flannel-v6.1>cni0 fc00:0:0:2::/64 fc00:0:0:1::/64
+	const within = `tcp flannel-v6.1>cni0 fc00:0:0:2::/64 fc00:0:0:1::/64
 tcp cni0>flannel-v6.1 fc00:0:0:1::/64 fc00:0:0:2::/64
 udp flannel-v6.1>cni0 fc00:0:0:2::/64 fc00:0:0:1::/64
 udp cni0>flannel-v6.1 fc00:0:0:1::/64 fc00:0:0:2::/64
 `
+	const v6 = `udp8472 eth1> 2001:db8::2/128 2001:db8::1:2:3/128
+udp8472 >eth1 2001:db8::1:2:3/128 2001:db8::2/128
+` + found + within
 	check := func(what, want string, w Desired) {
 		t.Helper()
 		if got := strings.Join(texts(w), "\n") + "\n"; got != want {
@@ -136,7 +135,7 @@ udp cni0>flannel-v6.1 fc00:0:0:1::/64 fc00:0:0:2::/64
 
 	direct.Own = only.Own
 	direct.Backend = unencapsulated{}
-	check("without a tunnel", found+strings.ReplaceAll(v6[strings.Index(v6, "tcp"):], "flannel-v6.1", "eth1"), direct)
+	check("without a tunnel", found+strings.ReplaceAll(within, "flannel-v6.1", "eth1"), direct)
 }
 
 // unencapsulated has routes by the external interface of a family.
@@ -144,11 +143,8 @@ type unencapsulated struct{ backend.Backend }
 
 func (unencapsulated) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 
-func (unencapsulated) Peer(h backend.Host, _, peer *subnet.Lease) (all []state.Object, _ error) {
-	for _, f := range peer.Subnet.Families() {
-		all = append(all, state.Route{Dst: peer.Subnet.Of(f), Via: peer.PublicIP.Of(f), Dev: h.Of(f).Iface})
-	}
-	return all, nil
+func (unencapsulated) Peer(h backend.Host, f ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
+	return []state.Object{state.Route{Dst: peer.Subnet.Of(f), Via: peer.PublicIP.Of(f), Dev: h.Of(f).Iface}}, nil
 }
 
 // What keeps neighbours from each other is told, with what mends it by the program that wrote
