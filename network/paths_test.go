@@ -14,6 +14,7 @@ import (
 
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
 
@@ -262,7 +263,7 @@ func TestLinksFollowRoutes(t *testing.T) {
 	})
 }
 
-// dualWorld is a host that has the routes of dualBackend, those of the kernel for its pods, and
+// dualWorld is a host that has the routes of dualDesired, those of the kernel for its pods, and
 // foreign ones.
 type dualWorld struct {
 	PathView
@@ -314,7 +315,7 @@ func (w *dualWorld) Matched(q kernel.PathQuery) (kernel.TableRoute, bool, error)
 	}
 	for dst, via := range map[string]string{"10.5.2.0/24": "10.5.2.0", "10.5.3.0/24": "10.5.3.0", "fc00:0:0:2::/64": "fc00:0:0:2::"} {
 		if p := netip.MustParsePrefix(dst); p.Contains(q.To) {
-			return kernel.TableRoute{Dst: p, Dev: dualDevice(ip.FamilyOf(q.To)).Name, Via: netip.MustParseAddr(via), Table: unix.RT_TABLE_MAIN}, true, nil
+			return kernel.TableRoute{Dst: p, Dev: state.VXLANName(ip.FamilyOf(q.To), 1), Via: netip.MustParseAddr(via), Table: unix.RT_TABLE_MAIN}, true, nil
 		}
 	}
 	return kernel.TableRoute{}, false, nil
@@ -327,7 +328,6 @@ func TestPathsOfFamilies(t *testing.T) {
 	var found []Obstacle
 	p := NewPaths(w, func(o []Obstacle) { found = o }, func() {})
 	desired := dualDesired(t, dualConfig)
-	desired.Backend = dualBackend{}
 	check := func() {
 		t.Helper()
 		p.redo()

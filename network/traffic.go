@@ -102,7 +102,7 @@ func newTraffic(w *Desired, f ip.Family, ifaces []kernel.Interface) traffic {
 		}
 		r := remote{subnet: l.Subnet.Of(f), way: t.direct}
 		for _, via := range t.tunnels {
-			if slices.ContainsFunc(objects, func(o state.Object) bool { return leads(o, f, via.iface.Name) }) {
+			if slices.ContainsFunc(objects, func(o state.Object) bool { return leads(o, via.iface.Name) }) {
 				r.way = via
 			}
 		}
@@ -114,16 +114,13 @@ func newTraffic(w *Desired, f ip.Family, ifaces []kernel.Interface) traffic {
 	return t
 }
 
-// leads reports whether an object leads packets of a family to a peer into a tunnel.
-func leads(o state.Object, f ip.Family, tunnel string) bool {
+// leads reports whether an object leads packets to a peer into a tunnel.
+func leads(o state.Object, tunnel string) bool {
 	path, ok := state.PathOf(o)
-	if !ok || ip.FamilyOf(path.Dst.Addr()) != f {
-		return false
-	}
-	if path.Host.IsValid() {
+	if ok && path.Host.IsValid() {
 		return state.Needs(o)[0].Scope == tunnel
 	}
-	return path.Dev == tunnel
+	return ok && path.Dev == tunnel
 }
 
 // subject is what a sample stands for.

@@ -10,33 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/backend"
+	"flanneld/backend/vxlan"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/firewall"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
-
-// dualBackend has a tunnel for each family, as vxlan has.
-type dualBackend struct{ backend.Backend }
-
-func dualDevice(f ip.Family) state.VXLAN {
-	return state.VXLAN{Name: state.VXLANName(f, 1), Port: 8472}
-}
-
-func (dualBackend) Local(h backend.Host, network ip.Subnet, _ *subnet.Lease) (all []state.Object) {
-	for _, f := range network.Families() {
-		v := dualDevice(f)
-		v.Local = h.Of(f).Addr
-		all = append(all, v)
-	}
-	return all
-}
-
-func (dualBackend) Peer(_ backend.Host, f ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
-	p := peer.Subnet.Of(f)
-	return []state.Object{state.Route{Dst: p, Via: p.Addr(), Dev: dualDevice(f).Name}}, nil
-}
 
 // dualDesired is for a host of both families, whose external interfaces are different, and
 // peers: one of both, and one of IPv4 alone.
@@ -46,8 +26,12 @@ func dualDesired(t *testing.T, config string) Desired {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b, err := vxlan.Type.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w := desire()
-	w.Config = c
+	w.Config, w.Backend = c, b
 	w.Host.V6 = backend.Underlay{Iface: "eth1", MTU: 1500, Up: true, Addr: netip.MustParseAddr("2001:db8::1:2:3"), Net: netip.MustParsePrefix("2001:db8::/64")}
 	both := func(v4, v6 string) ip.Subnet {
 		return ip.Subnet{V4: netip.MustParsePrefix(v4), V6: netip.MustParsePrefix(v6)}
@@ -56,6 +40,9 @@ func dualDesired(t *testing.T, config string) Desired {
 	w.Peers = []*subnet.Lease{
 		{Subnet: both("10.5.2.0/24", "fc00:0:0:2::/64"), Attrs: subnet.Attrs{PublicIP: ip.Addrs{V4: peerAddr(2), V6: netip.MustParseAddr("2001:db8::2")}}},
 		{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.3.0/24")), Attrs: subnet.Attrs{PublicIP: ip.Addrs{V4: peerAddr(3)}}},
+	}
+	for i, l := range w.Peers {
+		l.BackendType, l.BackendData, l.BackendV6Data = "vxlan", vtepData(hostMAC(2+i)), vtepData(hostMAC(12+i))
 	}
 	return w
 }
@@ -124,8 +111,6 @@ udp8472 >eth1 2001:db8::1:2:3/128 2001:db8::2/128
 		}
 	}
 	w := dualDesired(t, dualConfig)
-	direct := w
-	w.Backend = dualBackend{}
 	check("both", v4+v6, w)
 	only := w
 	only.Own = &subnet.Lease{Subnet: ip.SubnetOf(w.Own.Subnet.V4)}
@@ -133,18 +118,12 @@ udp8472 >eth1 2001:db8::1:2:3/128 2001:db8::2/128
 	only.Own = &subnet.Lease{Subnet: ip.SubnetOf(w.Own.Subnet.V6)}
 	check("IPv6 alone", v6, only)
 
-	direct.Own = only.Own
-	direct.Backend = unencapsulated{}
+	direct := dualDesired(t, dualConfig)
+	direct.Own, direct.Backend = only.Own, desire().Backend
+	for _, l := range direct.Peers {
+		l.BackendType = "host-gw"
+	}
 	check("without a tunnel", found+strings.ReplaceAll(within, "flannel-v6.1", "eth1"), direct)
-}
-
-// unencapsulated has routes by the external interface of a family.
-type unencapsulated struct{ backend.Backend }
-
-func (unencapsulated) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
-
-func (unencapsulated) Peer(h backend.Host, f ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
-	return []state.Object{state.Route{Dst: peer.Subnet.Of(f), Via: peer.PublicIP.Of(f), Dev: h.Of(f).Iface}}, nil
 }
 
 // What keeps neighbours from each other is told, with what mends it by the program that wrote
