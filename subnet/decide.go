@@ -100,13 +100,10 @@ func (g judge) start(t *turn) (action, error) {
 // not be followed: what was wrong may have been this host.
 func (t *turn) reconsider() {
 	t.outdated = true
-	if t.mode != online {
-		return // each attempt to get a lease asks
-	}
 	if t.stored.StoredConfig != nil && t.holding.Unfollowed != "" {
 		t.last(reconfigure{})
 	}
-	if !t.retrying {
+	if t.mode == online && !t.retrying { // else each attempt to get a lease asks
 		t.last(askAgain{})
 	}
 	t.last(reconsidered{})

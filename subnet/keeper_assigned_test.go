@@ -2,6 +2,7 @@ package subnet_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"path/filepath"
@@ -403,6 +404,57 @@ func TestAssignedSaved(t *testing.T) {
 		if h.held().Partial {
 			t.Error("it does not go by the store")
 		}
+	})
+}
+
+// A configuration that is changed while the store is away, and that this host lacks something for,
+// is in force as soon as that is there, though the store is not.
+func TestAssignedConfigFollowedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.Put(node("w1", "10.5.1.0/24", ""))
+		h, _ := join(t, c, "w1", "192.0.2.1")
+		file := filepath.Join(t.TempDir(), "saved.json")
+		time.Sleep(time.Second)
+		if err := h.held().Save(file, "kube"); err != nil {
+			t.Fatal(err)
+		}
+		h.stop()
+		var lacks error
+		refresh := make(chan struct{}, 1)
+		h, _ = join(t, c, "w1", "", func(k *subnet.Keeper) {
+			k.Store.(*subnettest.Assigned).Fail(errDown)
+			k.Saved = func() (subnet.Saved, error) { return subnet.LoadSaved(file, "kube") }
+			k.Refresh = refresh
+			k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+				a := attrs("192.0.2.1")
+				a.Machine = "w1"
+				return a, nil, lacks
+			}
+		})
+		time.Sleep(10 * time.Second)
+		network := func(want string, unfollowed bool) {
+			t.Helper()
+			synctest.Wait()
+			h.want(t, "10.5.1.0/24")
+			if got := h.held(); got.Config.Network().String() != want || (got.Unfollowed != "") != unfollowed || !got.Partial {
+				t.Errorf("Network is %s, unfollowed %q, want %s", got.Config.Network(), got.Unfollowed, want)
+			}
+		}
+		lacks = errors.New("there is no such interface")
+		c.SetConfig(`{"Network":"10.4.0.0/15"}`)
+		time.Sleep(time.Minute)
+		network("10.5.0.0/16", true)
+		lacks = nil
+		time.Sleep(10 * time.Second)
+		network("10.4.0.0/15", false)
+
+		lacks = errors.New("there is no such interface")
+		c.SetConfig(`{"Network":"10.0.0.0/13"}`)
+		network("10.4.0.0/15", true)
+		lacks = nil
+		refresh <- struct{}{}
+		network("10.0.0.0/13", false)
 	})
 }
 

@@ -67,8 +67,8 @@ func (c *confFile) look() (is subnet.StoredConfig, changed bool) {
 	case errors.Is(err, fs.ErrNotExist):
 		is.Missing = true
 	case err != nil:
-		is.Unreadable = err.Error()
-		return is, true // the next look may read it, though it seems to be the same
+		c.seen, is.Unreadable = stamp{}, err.Error()
+		return is, true // the next look may read it, though it seems to be the same as ever
 	case !json.Valid(text) && c.unsettled != at:
 		c.unsettled = at
 		return is, false

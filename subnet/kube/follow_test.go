@@ -366,10 +366,16 @@ func TestConfigFile(t *testing.T) {
 	if now, changed := c.look(); !changed || now.Text != `{"Network":"10.8.0.0/16"}` {
 		t.Errorf("it is taken for %q, %t", now.Text, changed)
 	}
-	check(t, os.Remove(r.conf))
+	aside := r.conf + ".aside"
+	check(t, os.Rename(r.conf, aside))
 	check(t, os.Mkdir(r.conf, 0o755))
 	if now, _ := c.look(); !strings.Contains(now.Unreadable, "is a directory") {
 		t.Errorf("what cannot be read is taken for %+v", now)
+	}
+	check(t, os.Remove(r.conf))
+	check(t, os.Rename(aside, r.conf))
+	if now, changed := c.look(); !changed || now.Text != `{"Network":"10.8.0.0/16"}` {
+		t.Errorf("the former file, which is back after what could not be read, is taken for %q, %t", now.Text, changed)
 	}
 	check(t, os.Remove(r.conf))
 	check(t, os.WriteFile(r.conf, []byte(`{`), 0o644))
