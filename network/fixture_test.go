@@ -19,6 +19,15 @@ import (
 	"flanneld/subnet"
 )
 
+// in is the family that fixtures are in, which a test may set for itself; usually IPv4.
+var in dataplanetest.Addressing
+
+// speak has the fixtures of a test in a family.
+func speak(t *testing.T, f ip.Family) {
+	in = dataplanetest.Addressing(f)
+	t.Cleanup(func() { in = 0 })
+}
+
 var (
 	hostNet  = netip.MustParsePrefix("192.168.0.1/16")
 	testHost = backend.Host{V4: backend.Underlay{
@@ -38,27 +47,30 @@ func (l onEth0) OnLink(iface string, a netip.Addr) bool {
 
 // peerSubnet is the subnet of the peer numbered n.
 func peerSubnet(n int) ip.Subnet {
-	return ip.SubnetOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 32))
+	return ip.SubnetOf(in.Prefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 32)))
 }
 
+// peerDst is what the peer numbered n has in the family.
+func peerDst(n int) netip.Prefix { return peerSubnet(n).Of(in.Family()) }
+
 func peerAddr(via int) netip.Addr {
-	return netip.AddrFrom4([4]byte{192, 168, byte(1 + via>>8), byte(via)})
+	return in.Of(netip.AddrFrom4([4]byte{192, 168, byte(1 + via>>8), byte(via)}))
 }
 
 // lease of the peer numbered n, on the host numbered via.
 func lease(n, via int) *subnet.Lease {
-	return &subnet.Lease{Subnet: peerSubnet(n), Attrs: subnet.Attrs{PublicIP: ip.Addrs{V4: peerAddr(via)}, BackendType: "host-gw"}}
+	return &subnet.Lease{Subnet: peerSubnet(n), Attrs: subnet.Attrs{PublicIP: addrsOf(peerAddr(via)), BackendType: "host-gw"}}
 }
 
 // route is what lease(n, via) calls for.
 func route(n, via int) state.Route {
-	return state.Route{Dst: peerSubnet(n).V4, Via: peerAddr(via), Dev: "eth0"}
+	return state.Route{Dst: peerDst(n), Via: peerAddr(via), Dev: "eth0"}
 }
 
 // nexthop is what lease(n, via) calls for in a large network, besides the route
 // that byNexthop returns.
 func nexthop(n, via int) state.Nexthop {
-	return state.Nexthop{ID: state.NexthopID(peerSubnet(n).V4), Via: peerAddr(via), Dev: "eth0"}
+	return state.Nexthop{ID: state.NexthopID(peerDst(n)), Via: peerAddr(via), Dev: "eth0"}
 }
 
 func byNexthop(n, via int) state.Route {
@@ -69,6 +81,23 @@ func byNexthop(n, via int) state.Route {
 
 var testConfig = &subnet.Config{}
 
+func addrsOf(a netip.Addr) ip.Addrs {
+	if a.Is4() {
+		return ip.Addrs{V4: a}
+	}
+	return ip.Addrs{V6: a}
+}
+
+// hostIn is the testHost in the family.
+func hostIn() backend.Host {
+	if in.Family() == ip.V4 {
+		return testHost
+	}
+	u, link := testHost.V4, in.Prefix(hostNet)
+	u.Addr, u.PublicIP, u.Net = link.Addr(), link.Addr(), link.Masked()
+	return backend.Host{V6: u, Links: onEth0(u.Net)}
+}
+
 // desire is for the peers that have the given leases.
 func desire(peers ...*subnet.Lease) Desired {
 	b, err := hostgw.Type.New(nil)
@@ -77,9 +106,9 @@ func desire(peers ...*subnet.Lease) Desired {
 	}
 	slices.SortFunc(peers, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
 	return Desired{
-		Networks: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
-		Backend:  b, Config: testConfig, Host: testHost, Peers: peers,
-		Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("172.20.0.0/24"))},
+		Networks: []netip.Prefix{in.Prefix(netip.MustParsePrefix("10.0.0.0/8"))},
+		Backend:  b, Config: testConfig, Host: hostIn(), Peers: peers,
+		Own: &subnet.Lease{Subnet: ip.SubnetOf(in.Prefix(netip.MustParsePrefix("172.20.0.0/24")))},
 	}
 }
 
@@ -105,7 +134,7 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	r := &fixture{T: t, fake: dataplanetest.NewFake()}
 	r.check(r.fake.AddLink("eth0"))
-	r.check(r.fake.AddAddr("eth0", hostNet))
+	r.check(r.fake.AddAddr("eth0", in.Prefix(hostNet)))
 	r.Reconciler = NewReconciler(func(s Status) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -173,7 +202,7 @@ func (r *fixture) isReady() bool {
 // wantRoutes checks the routes to the peer numbered n.
 func (r *fixture) wantRoutes(n int, want ...dataplanetest.Route) {
 	r.Helper()
-	if got := r.fake.Routes(peerSubnet(n).V4); !slices.Equal(got, want) {
+	if got := r.fake.Routes(peerDst(n)); !slices.Equal(got, want) {
 		r.Fatalf("routes to peer %d: %v, want %v", n, got, want)
 	}
 }

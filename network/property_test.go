@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"flanneld/pkg/dataplane/dataplanetest"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
 )
@@ -36,7 +37,13 @@ func TestHistories(t *testing.T) {
 	if testing.Short() {
 		n = 50
 	}
-	testHistories(t, seed(t), 0, n)
+	s := seed(t)
+	for _, f := range ip.Families {
+		t.Run(f.String(), func(t *testing.T) {
+			speak(t, f)
+			testHistories(t, s, 0, n/len(ip.Families))
+		})
+	}
 }
 
 // Histories in which a neighbour entry could not be replaced: the FDB entry that it leads to
@@ -107,10 +114,10 @@ func (h *history) run(i uint64) {
 		switch h.IntN(6) {
 		case 4:
 			hop := dataplanetest.Nexthop{Nexthop: nexthop(n, h.via()), Protocol: dataplanetest.ProtoOurs}
-			h.check(h.fake.AddNexthop(hop))
+			h.check(h.addNexthop(hop))
 			h.check(h.fake.AddRoute(ours(byNexthop(n, 0))))
 		case 5:
-			h.check(h.fake.AddNexthop(h.anyNexthop(n)))
+			h.check(h.addNexthop(h.anyNexthop(n)))
 		case 0:
 			h.check(h.fake.AddRoute(h.anyRoute(n)))
 		case 1:
@@ -135,7 +142,7 @@ func (h *history) run(i uint64) {
 		h.wait()
 	}
 	_ = h.fake.AddLink("eth0")
-	_ = h.fake.AddAddr("eth0", hostNet)
+	_ = h.fake.AddAddr("eth0", in.Prefix(hostNet))
 	h.check(h.fake.SetLink("eth0", true))
 	for range historySteps / 4 {
 		if h.vxlan && h.IntN(2) == 0 {
@@ -196,6 +203,14 @@ func (h *history) anyNexthop(n int) dataplanetest.Nexthop {
 	return hop
 }
 
+// addNexthop adds a nexthop, if the family has such.
+func (h *history) addNexthop(n dataplanetest.Nexthop) error {
+	if n.ID == 0 {
+		return nil
+	}
+	return h.fake.AddNexthop(n)
+}
+
 const (
 	happenings     = 18
 	linkHappenings = 2 // the last of them
@@ -203,7 +218,7 @@ const (
 
 func (h *history) happen(choices int) {
 	n := h.peer()
-	routes := h.fake.Routes(peerSubnet(n).V4)
+	routes := h.fake.Routes(peerDst(n))
 	switch h.IntN(choices) {
 	case 0, 1, 2, 3: // a lease comes or changes
 		h.readable(n)
@@ -241,9 +256,11 @@ func (h *history) happen(choices int) {
 		h.nexthops = !h.nexthops
 		h.desire()
 	case 13: // someone adds a nexthop
-		_ = h.fake.AddNexthop(h.anyNexthop(n))
+		_ = h.addNexthop(h.anyNexthop(n))
 	case 14: // ... alters it, or makes it one's own
-		_ = h.fake.ReplaceNexthop(h.anyNexthop(n))
+		if hop := h.anyNexthop(n); hop.ID != 0 {
+			_ = h.fake.ReplaceNexthop(hop)
+		}
 	case 15: // ... deletes it
 		_ = h.fake.DelNexthop(nexthop(n, 0).ID)
 	case 16:
@@ -253,10 +270,10 @@ func (h *history) happen(choices int) {
 		case 0:
 			_ = h.fake.DelLink("eth0")
 		case 1:
-			_ = h.fake.DelAddr("eth0", hostNet)
+			_ = h.fake.DelAddr("eth0", in.Prefix(hostNet))
 		default:
 			_ = h.fake.AddLink("eth0")
-			_ = h.fake.AddAddr("eth0", hostNet)
+			_ = h.fake.AddAddr("eth0", in.Prefix(hostNet))
 		}
 	}
 }

@@ -37,7 +37,7 @@ func (h *history) modeDesired(peers ...*subnet.Lease) Desired {
 		w = backendDesired(modeConfigs[h.mode], ``, peers...)
 	}
 	if h.ownMAC > 0 {
-		w.Own.BackendData = vtepData(hostMAC(h.ownMAC))
+		w.Own = withMAC(w.Own, hostMAC(h.ownMAC))
 	}
 	return w
 }
@@ -45,9 +45,9 @@ func (h *history) modeDesired(peers ...*subnet.Lease) Desired {
 // dev is the device of the mode.
 func (h *history) dev() string {
 	if h.mode == modeOther {
-		return "flannel.2"
+		return vxlanName(2)
 	}
-	return "flannel.1"
+	return vxlanName(1)
 }
 
 func (h *history) neigh(n int) state.Neigh {
@@ -62,6 +62,7 @@ func (h *history) fdb() state.FDB {
 
 func (h *history) anyForeignFDB() state.FDB {
 	f := foreignFDB
+	f.Dst = in.Of(f.Dst)
 	f.Dev, f.MAC[5] = h.dev(), byte(h.IntN(3))
 	return f
 }
@@ -89,7 +90,7 @@ func (h *history) leaveDevice() {
 		return
 	}
 	h.check(h.fake.AddVXLAN(h.device()))
-	h.check(h.fake.AddAddr(h.dev(), ownAddr.Prefix))
+	h.check(h.fake.AddAddr(h.dev(), in.Prefix(ownAddr.Prefix)))
 	for n := range historyPeers {
 		if h.IntN(2) == 0 { // first the neighbour
 			e := h.neigh(n)
@@ -156,7 +157,7 @@ func (h *history) happenVxlan(choices int) {
 		_ = h.fake.DelNeigh(dev, h.neigh(n).Addr)
 	case 6:
 		e := foreignNeigh
-		e.Dev = dev
+		e.Dev, e.Addr = dev, in.Of(e.Addr)
 		_ = h.fake.AddNeigh(e, true)
 	case 7, 8: // ... an FDB entry
 		h.write(h.fdb())
@@ -173,7 +174,7 @@ func (h *history) happenVxlan(choices int) {
 	case 13:
 		_ = h.fake.DelFDB(h.anyForeignFDB())
 	case 14: // ... an address
-		_ = h.fake.AddAddr(dev, [...]netip.Prefix{foreignAddr, ownAddr.Prefix, netip.MustParsePrefix("10.9.9.9/32"), netip.MustParsePrefix("10.255.0.0/16")}[h.IntN(4)])
+		_ = h.fake.AddAddr(dev, in.Prefix([...]netip.Prefix{foreignAddr, ownAddr.Prefix, netip.MustParsePrefix("10.9.9.9/32"), netip.MustParsePrefix("10.255.0.0/16")}[h.IntN(4)]))
 	case 15:
 		if all := h.fake.DeviceAddrs(dev); len(all) > 0 {
 			_ = h.fake.DelAddr(dev, all[h.IntN(len(all))])
@@ -193,10 +194,18 @@ func (h *history) happenVxlan(choices int) {
 		} else {
 			_ = h.fake.AddVXLAN(h.device())
 		}
-		_ = h.fake.AddAddr(dev, ownAddr.Prefix)
+		_ = h.fake.AddAddr(dev, in.Prefix(ownAddr.Prefix))
 	case 22:
-		_ = h.fake.Hinder(dev, dataplanetest.Hindrance(h.IntN(int(dataplanetest.NoForwarding)+1))) // if it is one that can be
+		_ = h.fake.Hinder(dev, h.anyHindrance()) // if it is one that can be
 	}
+}
+
+func (h *history) anyHindrance() dataplanetest.Hindrance {
+	last := dataplanetest.NoForwarding
+	if in.Family() == ip.V6 {
+		last = dataplanetest.NoIPv6
+	}
+	return dataplanetest.Hindrance(h.IntN(int(last) + 1))
 }
 
 func (h *history) write(f state.FDB) {
@@ -209,7 +218,7 @@ func (h *history) checkDevices(w Desired, want state.Set) {
 	if why := h.unlikeBut(w, state.KindNexthop, state.KindRoute); why != "" {
 		h.Error(why)
 	}
-	in := func(a netip.Addr) bool { return w.Networks[0].Contains(a) }
+	inNetwork := func(a netip.Addr) bool { return w.Networks[0].Contains(a) }
 	for k, e := range h.dump() {
 		if want[k] != nil || e.Owner != state.Ours || k.Kind >= state.KindNexthop {
 			continue
@@ -219,11 +228,11 @@ func (h *history) checkDevices(w Desired, want state.Set) {
 		}
 		switch o := e.Object.(type) {
 		case state.Addr:
-			if !in(o.Prefix.Addr()) {
+			if !inNetwork(o.Prefix.Addr()) {
 				continue
 			}
 		case state.Neigh:
-			if !in(o.Addr) || h.stuck(o.Dev, o.MAC) {
+			if !inNetwork(o.Addr) || h.stuck(o.Dev, o.MAC) {
 				continue
 			}
 		case state.FDB:
@@ -238,8 +247,8 @@ func (h *history) checkDevices(w Desired, want state.Set) {
 		k := op.Key()
 		switch {
 		case k.Kind == state.KindFDB && k.MAC[3] == foreignFDB.MAC[3],
-			k.Kind == state.KindNeigh && k.Prefix.Addr() == foreignNeigh.Addr,
-			k.Kind == state.KindAddr && k.Prefix == foreignAddr:
+			k.Kind == state.KindNeigh && k.Prefix.Addr() == in.Of(foreignNeigh.Addr),
+			k.Kind == state.KindAddr && k.Prefix == in.Prefix(foreignAddr):
 			h.Errorf("%s, which is not ours", op)
 		}
 	}
@@ -267,16 +276,17 @@ func (h *history) checkOldDevices() {
 // as far as anyone can see: it has not just addresses of ours, or is no tunnel.
 func (h *history) foundForeign(dev string) bool {
 	addrs := h.fake.DeviceAddrs(dev)
-	in := slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return ip.SubnetOf(p).V4.Addr().As4()[0] != 10 })
+	network := desire().Networks[0]
+	ours := slices.DeleteFunc(slices.Clone(addrs), func(p netip.Prefix) bool { return !network.Contains(p.Addr()) })
 	_, tunnel := h.dump()[state.LinkKey(dev)].Object.(state.VXLAN)
-	return len(in) == 0 || len(in) < len(addrs) || !tunnel
+	return len(ours) == 0 || len(ours) < len(addrs) || !tunnel
 }
 
 // stuck reports whether a route into the tunnel could not be changed, and so
 // needs the entries of m.
 func (h *history) stuck(dev string, m state.MAC) bool {
 	return slices.ContainsFunc(h.fake.Neighs(dev), func(n state.Neigh) bool {
-		return n.MAC == m && slices.ContainsFunc(h.fake.Routes(netip.PrefixFrom(n.Addr, 32)), func(r dataplanetest.Route) bool {
+		return n.MAC == m && slices.ContainsFunc(h.fake.Routes(netip.PrefixFrom(n.Addr, n.Addr.BitLen())), func(r dataplanetest.Route) bool {
 			return r.Onlink && r.Protocol == dataplanetest.ProtoOurs
 		})
 	})

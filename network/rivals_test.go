@@ -14,9 +14,9 @@ import (
 
 // far puts the host of a lease behind a router.
 func far(l *subnet.Lease) *subnet.Lease {
-	a := l.PublicIP.V4.As4()
-	a[0], a[1] = 198, 51
-	l.PublicIP.V4 = netip.AddrFrom4(a)
+	b := l.PublicIP.Of(in.Family()).AsSlice()
+	via := b[len(b)-1]
+	l.PublicIP = addrsOf(in.Of(netip.AddrFrom4([4]byte{198, 51, 1, via})))
 	return l
 }
 

@@ -26,8 +26,8 @@ var revision uint64
 // than any before.
 func vxlanLease(n, via int) *subnet.Lease {
 	l := lease(n, via)
-	l.BackendType, l.BackendData = "vxlan", vtepData(hostMAC(via))
-	return written(l)
+	l.BackendType = "vxlan"
+	return written(withMAC(l, hostMAC(via)))
 }
 
 func written(l *subnet.Lease) *subnet.Lease {
@@ -37,23 +37,30 @@ func written(l *subnet.Lease) *subnet.Lease {
 }
 
 func withMAC(l *subnet.Lease, m state.MAC) *subnet.Lease {
-	l.BackendData = vtepData(m)
+	if in.Family() == ip.V6 {
+		l.BackendV6Data = vtepData(m)
+	} else {
+		l.BackendData = vtepData(m)
+	}
 	return l
 }
+
+// vxlanName is the name of a VXLAN device.
+func vxlanName(vni uint32) string { return state.VXLANName(in.Family(), vni) }
 
 // What vxlanLease(n, via) calls for.
 
 func neigh(n, via int) state.Neigh {
-	return state.Neigh{Dev: "flannel.1", Addr: peerSubnet(n).V4.Addr(), MAC: hostMAC(via)}
+	return state.Neigh{Dev: vxlanName(1), Addr: peerDst(n).Addr(), MAC: hostMAC(via)}
 }
 
 func fdb(via int) state.FDB {
-	return state.FDB{Dev: "flannel.1", MAC: hostMAC(via), Dst: peerAddr(via)}
+	return state.FDB{Dev: vxlanName(1), MAC: hostMAC(via), Dst: peerAddr(via)}
 }
 
 func tunnel(n int) state.Route {
-	d := peerSubnet(n).V4
-	return state.Route{Dst: d, Via: d.Addr(), Dev: "flannel.1", Onlink: true}
+	d := peerDst(n)
+	return state.Route{Dst: d, Via: d.Addr(), Dev: vxlanName(1), Onlink: true}
 }
 
 func tunnelHop(n int) state.Nexthop {
@@ -75,9 +82,9 @@ var (
 
 // device is what vxlanDesired calls for.
 func device() state.VXLAN {
-	return state.VXLAN{
-		Name: "flannel.1", VNI: 1, Port: 8472, Lower: "eth0", Local: hostNet.Addr(), MAC: hostMAC(0), MTU: 1450,
-	}
+	v := state.VXLAN{Name: vxlanName(1), VNI: 1, Port: 8472, Lower: "eth0", Local: in.Of(hostNet.Addr()), MAC: hostMAC(0)}
+	v.MTU = 1500 - v.Overhead()
+	return v
 }
 
 // backendDesired is a vxlanDesired with the given Backend section; c stands for it.
@@ -88,9 +95,9 @@ func backendDesired(c *subnet.Config, section string, peers ...*subnet.Lease) De
 	}
 	w := desire(peers...)
 	w.Backend, w.Config = b, c
-	w.Own = &subnet.Lease{Subnet: ip.SubnetOf(ownSubnet), Attrs: subnet.Attrs{
-		PublicIP: testHost.PublicIP(), BackendType: "vxlan", BackendData: vtepData(hostMAC(0)),
-	}}
+	w.Own = withMAC(&subnet.Lease{Subnet: ip.SubnetOf(in.Prefix(ownSubnet)), Attrs: subnet.Attrs{
+		PublicIP: w.Host.PublicIP(), BackendType: "vxlan",
+	}}, hostMAC(0))
 	return w
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 // v4 is for what differs by no family.
-const v4 = addressing(ip.V4)
+const v4 = Addressing(ip.V4)
 
 func TestFake(t *testing.T) {
 	Suite(t, func(t *testing.T) (dataplane.Dataplane, Host) {

@@ -162,7 +162,7 @@ func (f *Fake) onLink(via netip.Addr, dev string, onlink bool) error {
 			return nil
 		}
 	}
-	return addressing(ip.FamilyOf(via)).offLink()
+	return Addressing(ip.FamilyOf(via)).offLink()
 }
 
 // remove deletes the first route to dst that fits, with its siblings if it is named as one

@@ -129,7 +129,7 @@ func Suite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Host)) {
 					continue
 				}
 				t.Run(family.String(), func(t *testing.T) {
-					r := &fixture{T: t, addressing: addressing(family)}
+					r := &fixture{T: t, Addressing: Addressing(family)}
 					r.target, r.host = fresh(t)
 					r.check(r.host.AddLink("eth0"))
 					r.check(r.host.AddAddr("eth0", r.prefix("192.168.5.1/24")))
@@ -147,13 +147,13 @@ const patience = 20 * time.Second
 // fixture is a host with one link, eth0, in 192.168.5.0/24, or what stands for that.
 type fixture struct {
 	*testing.T
-	addressing
+	Addressing
 	target dataplane.Dataplane
 	host   Host
 }
 
 // route is ours, or is as ours.
-func (a addressing) route(dst, via string) state.Route {
+func (a Addressing) route(dst, via string) state.Route {
 	return state.Route{Dst: a.prefix(dst), Via: a.addr(via), Dev: "eth0"}
 }
 

@@ -88,7 +88,7 @@ func testDeleteOddOnes(r *fixture) {
 	r.wantNone(odd.Route)
 }
 
-func (a addressing) many(n int) []state.Route {
+func (a Addressing) many(n int) []state.Route {
 	routes := make([]state.Route, n)
 	for i := range routes {
 		routes[i] = a.route(fmt.Sprintf("10.%d.%d.0/24", 1+i/256, i%256), "192.168.5.11")

@@ -8,7 +8,7 @@ import (
 )
 
 // through returns a route to the same destination by a gateway.
-func (a addressing) through(r state.Route, via string) state.Route {
+func (a Addressing) through(r state.Route, via string) state.Route {
 	r.Via, r.Onlink = a.addr(via), true
 	return r
 }

@@ -9,15 +9,18 @@ import (
 	"flanneld/pkg/state"
 )
 
-// addressing has addresses of one family for those of IPv4 that the tests name, one for one;
+// Addressing has addresses of one family for those of IPv4 that the tests name, one for one;
 // of zero, IPv4's own. With IPv6 each byte has a group of its own, but for the host's part,
 // so that 10.1.2.3 is fd00:a:1:2::3, and a /24 is a /64.
-type addressing ip.Family
+type Addressing ip.Family
 
-func (a addressing) v6() bool { return ip.Family(a) == ip.V6 }
+// Family is IPv4 for zero.
+func (a Addressing) Family() ip.Family { return forFamily(a, ip.V4, ip.V6) }
 
-// of leaves an address of IPv6 as it is.
-func (a addressing) of(v4 netip.Addr) netip.Addr {
+func (a Addressing) v6() bool { return ip.Family(a) == ip.V6 }
+
+// Of leaves an address of IPv6 as it is.
+func (a Addressing) Of(v4 netip.Addr) netip.Addr {
 	if !a.v6() || !v4.Is4() {
 		return v4
 	}
@@ -25,10 +28,12 @@ func (a addressing) of(v4 netip.Addr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfd, 3: b[0], 5: b[1], 7: b[2], 15: b[3]})
 }
 
-func (a addressing) addr(v4 string) netip.Addr { return a.of(netip.MustParseAddr(v4)) }
+func (a Addressing) addr(v4 string) netip.Addr { return a.Of(netip.MustParseAddr(v4)) }
 
-func (a addressing) prefix(v4 string) netip.Prefix {
-	p := netip.MustParsePrefix(v4)
+func (a Addressing) prefix(v4 string) netip.Prefix { return a.Prefix(netip.MustParsePrefix(v4)) }
+
+// Prefix leaves a prefix of IPv6 as it is.
+func (a Addressing) Prefix(p netip.Prefix) netip.Prefix {
 	switch {
 	case !a.v6() || p.Addr().Is6():
 		return p
@@ -37,16 +42,16 @@ func (a addressing) prefix(v4 string) netip.Prefix {
 	case p.IsSingleIP():
 		return a.single(p.Addr())
 	}
-	return netip.PrefixFrom(a.of(p.Addr()), 16+2*p.Bits())
+	return netip.PrefixFrom(a.Of(p.Addr()), 16+2*p.Bits()) // of all bytes but the last
 }
 
-func (a addressing) single(v4 netip.Addr) netip.Prefix {
-	at := a.of(v4)
+func (a Addressing) single(v4 netip.Addr) netip.Prefix {
+	at := a.Of(v4)
 	return netip.PrefixFrom(at, at.BitLen())
 }
 
 // stranger is an address of the other family.
-func (a addressing) stranger() netip.Addr {
+func (a Addressing) stranger() netip.Addr {
 	if a.v6() {
 		return netip.MustParseAddr("192.0.2.1")
 	}
@@ -54,12 +59,12 @@ func (a addressing) stranger() netip.Addr {
 }
 
 // offLink is what the kernel answers if a gateway is not on the link.
-func (a addressing) offLink() error {
+func (a Addressing) offLink() error {
 	return forFamily[error](a, unix.ENETUNREACH, unix.EHOSTUNREACH)
 }
 
 // downLoses tells which addresses a link loses when it goes down, and which it keeps.
-func (a addressing) downLoses(addrs ...state.Object) (lost, kept []state.Object) {
+func (a Addressing) downLoses(addrs ...state.Object) (lost, kept []state.Object) {
 	if a.v6() {
 		return addrs, nil
 	}
@@ -67,7 +72,7 @@ func (a addressing) downLoses(addrs ...state.Object) (lost, kept []state.Object)
 }
 
 // forFamily returns what is so in IPv4, or else in IPv6.
-func forFamily[T any](a addressing, v4, v6 T) T {
+func forFamily[T any](a Addressing, v4, v6 T) T {
 	if a.v6() {
 		return v6
 	}

@@ -10,12 +10,12 @@ import (
 )
 
 // nexthop is ours, or is as ours.
-func (a addressing) nexthop(id uint32, via string) state.Nexthop {
+func (a Addressing) nexthop(id uint32, via string) state.Nexthop {
 	return state.Nexthop{ID: id, Via: a.addr(via), Dev: "eth0"}
 }
 
 // by is a route that refers to a nexthop.
-func (a addressing) by(dst string, n state.Nexthop) state.Route {
+func (a Addressing) by(dst string, n state.Nexthop) state.Route {
 	return state.Route{Dst: a.prefix(dst), Via: n.Via, Dev: n.Dev, Nexthop: n.ID}
 }
 

@@ -13,11 +13,11 @@ func tunDevice() state.TUN {
 	return state.TUN{Name: "flannel0", MTU: 1472, Alias: "flanneld 10.0.0.0/8"}
 }
 
-func (a addressing) tunAddr() state.Addr {
+func (a Addressing) tunAddr() state.Addr {
 	return state.Addr{Dev: "flannel0", Prefix: a.prefix("10.1.0.0/32")}
 }
 
-func (a addressing) tunRoute() state.Route {
+func (a Addressing) tunRoute() state.Route {
 	return state.Route{Dst: a.prefix("10.0.0.0/8"), Dev: "flannel0"}
 }
 

@@ -11,21 +11,21 @@ import (
 )
 
 // device is ours, or is as ours.
-func (a addressing) device() state.VXLAN {
+func (a Addressing) device() state.VXLAN {
 	return state.VXLAN{
 		Name: a.deviceName(1), VNI: 1, Port: 8472, Lower: "eth0", Local: a.addr("192.168.5.1"),
 		MAC: state.MAC{2, 0, 0, 1, 0, 0}, MTU: defaultMTU - a.overhead(),
 	}
 }
 
-func (a addressing) deviceName(vni int) string {
+func (a Addressing) deviceName(vni int) string {
 	return fmt.Sprintf("%s%d", forFamily(a, "flannel.", "flannel-v6."), vni)
 }
 
 // overhead of VXLAN, in bytes.
-func (a addressing) overhead() int { return forFamily(a, 50, 70) }
+func (a Addressing) overhead() int { return forFamily(a, 50, 70) }
 
-func (a addressing) deviceAddr() state.Addr {
+func (a Addressing) deviceAddr() state.Addr {
 	return state.Addr{Dev: a.device().Name, Prefix: a.prefix("10.1.0.0/32")}
 }
 
@@ -37,7 +37,7 @@ type peer struct {
 	route   state.Route // by the nexthop
 }
 
-func (a addressing) peerOf(i int) peer {
+func (a Addressing) peerOf(i int) peer {
 	subnet := a.prefix(fmt.Sprintf("10.%d.%d.0/24", 2+i/256, i%256))
 	mac := state.MAC{2, 0, 0, 2, byte(i / 256), byte(i)}
 	n := state.Nexthop{ID: uint32(1000 + i), Via: subnet.Addr(), Dev: a.device().Name, Onlink: true}
