@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -420,7 +421,7 @@ func TestAssignedConfigFollowedLater(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.stop()
-		var lacks error
+		var lacks atomic.Bool
 		refresh := make(chan struct{}, 1)
 		h, _ = join(t, c, "w1", "", func(k *subnet.Keeper) {
 			k.Store.(*subnettest.Assigned).Fail(errDown)
@@ -429,7 +430,10 @@ func TestAssignedConfigFollowedLater(t *testing.T) {
 			k.Prepare = func(context.Context, *subnet.Config, subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
 				a := attrs("192.0.2.1")
 				a.Machine = "w1"
-				return a, nil, lacks
+				if lacks.Load() {
+					return a, nil, errors.New("there is no such interface")
+				}
+				return a, nil, nil
 			}
 		})
 		time.Sleep(10 * time.Second)
@@ -441,18 +445,18 @@ func TestAssignedConfigFollowedLater(t *testing.T) {
 				t.Errorf("Network is %s, unfollowed %q, want %s", got.Config.Network(), got.Unfollowed, want)
 			}
 		}
-		lacks = errors.New("there is no such interface")
+		lacks.Store(true)
 		c.SetConfig(`{"Network":"10.4.0.0/15"}`)
 		time.Sleep(time.Minute)
 		network("10.5.0.0/16", true)
-		lacks = nil
+		lacks.Store(false)
 		time.Sleep(10 * time.Second)
 		network("10.4.0.0/15", false)
 
-		lacks = errors.New("there is no such interface")
+		lacks.Store(true)
 		c.SetConfig(`{"Network":"10.0.0.0/13"}`)
 		network("10.4.0.0/15", true)
-		lacks = nil
+		lacks.Store(false)
 		refresh <- struct{}{}
 		network("10.0.0.0/13", false)
 	})
