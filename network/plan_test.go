@@ -3,6 +3,7 @@ package network
 import (
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -134,6 +135,21 @@ func TestPlanRebuilds(t *testing.T) {
 				t.Error("it does not")
 			}
 		})
+	}
+}
+
+// A host that adds an address family to its lease, or drops one, does so by a lease of another
+// subnet. What is there for the family that stays is wanted all the while.
+func TestPlanKeepsFamily(t *testing.T) {
+	one, both := lease(1, 1), lease(1, 1)
+	both.Subnet.V6, both.PublicIP.V6 = netip.MustParsePrefix("fc00:0:0:1::/64"), netip.MustParseAddr("2001:db8::1")
+	var p planned
+	p.set(desire(one, lease(2, 2)))
+	for _, l := range []*subnet.Lease{both, one, both} {
+		p.set(desire(l, lease(2, 2)))
+		if got := p.want[route(1, 1).Key()]; got != state.Object(route(1, 1)) {
+			t.Errorf("with a lease of %s: wanted is %v", l.Subnet, got)
+		}
 	}
 }
 

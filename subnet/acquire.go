@@ -99,16 +99,33 @@ func (claim) start(t *turn) (action, error) {
 	c, s := t.attempt.config, t.listed
 	var best *Lease
 	var goals []goal
-	lost := c.losers(s.Leases)
+	lost := make(map[ip.Family]map[*Lease]*Lease)
+	for _, f := range c.families() {
+		lost[f.Family] = f.losers(s.Leases)
+	}
+	keep := make(map[*Lease]ip.Subnet) // of our leases
 	for _, l := range s.Leases {
-		switch moved, kept := t.moved(l), t.kept(l); {
-		case l.PublicIP != t.attrs.PublicIP && !kept && !moved:
-		case lost[l] != nil && l.Subnet != t.identity.previous && !kept: // no other host uses it, nor did we
-			t.logf(warningState, "the lease %s of our public address overlaps %s, which is in force in its place; not using it", l.Subnet, lost[l].Subnet)
-		case c.Keeps(l.Subnet):
+		moved, kept := t.moved(l), t.kept(l)
+		if l.Subnet.Placeholder() || !l.PublicIP.Matches(t.attrs.PublicIP) && !kept && !moved {
+			continue
+		}
+		var rival *Lease
+		keep[l] = c.Keep(l.Subnet)
+		for _, f := range c.families() {
+			w := lost[f.Family][l]
+			same := w != nil && f.of(w) == f.of(l)
+			if same || w != nil && !l.Subnet.Shares(t.identity.previous) && !kept { // no other host uses it, nor did we
+				keep[l], rival = keep[l].With(f.Family, netip.Prefix{}), w
+			}
+		}
+		switch {
+		case keep[l].IsValid():
 			if best == nil || t.rank(c, l) > t.rank(c, best) {
 				best = l
 			}
+		case rival != nil && t.wroteInPlace(rival, l):
+		case rival != nil:
+			t.logf(warningState, "the lease %s of our public address overlaps %s, which is in force in its place; not using it", l.Subnet, rival.Subnet)
 		case moved && !kept:
 			t.logf(warningState, "the lease %s that this machine wrote does not fit the configuration; not using it", l.Subnet)
 		case l.Reserved(): // a person made it, and is the one to delete it
@@ -121,16 +138,27 @@ func (claim) start(t *turn) (action, error) {
 		t.first(append(goals, create{s})...)
 		return nil, nil
 	}
-	if best.PublicIP != t.attrs.PublicIP {
+	for l := range keep { // what it was made of, if its deletion failed
+		if l != best && !l.Reserved() && t.wroteInPlace(best, l) {
+			goals = append(goals, probeHolder{lease: l}, discard{})
+		}
+	}
+	if !best.PublicIP.Matches(t.attrs.PublicIP) {
 		// This machine's own lease. But another machine may live at our new address.
 		for _, l := range s.Leases {
-			if l.PublicIP == t.attrs.PublicIP {
+			if l.PublicIP.Matches(t.attrs.PublicIP) {
 				goals = append(goals, probeHolder{lease: l, stays: true})
 			}
 		}
 	}
-	t.first(append(goals, probeHolder{lease: best}, takeOver{best})...)
+	t.first(append(goals, probeHolder{lease: best}, takeOver{best, keep[best]})...)
 	return nil, nil
+}
+
+// wroteInPlace reports whether this machine wrote a lease of ours in the place of another one,
+// to have it in other address families.
+func (t *turn) wroteInPlace(l, old *Lease) bool {
+	return l.Machine == t.attrs.Machine && old.Machine == l.Machine && slices.ContainsFunc(t.attempt.config.families(), func(f family) bool { return f.supersedes(l, old) })
 }
 
 // discard deletes the lease that was probed: it is ours, and does not fit the
@@ -151,12 +179,27 @@ func (discard) finish(t *turn, a answer) error {
 	return nil
 }
 
-// takeOver writes the lease that was probed as ours.
-type takeOver struct{ found *Lease }
+// takeOver writes the lease that was probed as ours. It keeps a part of its subnet, and gets
+// what it lacks in the address families that the configuration has.
+type takeOver struct {
+	found *Lease
+	keep  ip.Subnet
+}
 
-func (takeOver) start(t *turn) (action, error) {
-	l := t.attempt.probed
-	return updateLease{l.Subnet, l.Revision, t.attrs, ttl(l.Reserved())}, nil
+func (g takeOver) start(t *turn) (action, error) {
+	to, err := t.complete(t.attempt.config, t.listed, g.keep, t.avoid)
+	if err != nil {
+		return nil, waitingFor{err}
+	}
+	return t.rewrite(t.attempt.probed, to, t.attrs), nil
+}
+
+// rewrite has a lease of ours be of a subnet, and say something.
+func (t *turn) rewrite(l *Lease, to ip.Subnet, a Attrs) action {
+	if to == l.Subnet {
+		return updateLease{to, l.Revision, a, ttl(l.Reserved())}
+	}
+	return moveLease{l.Subnet, l.Revision, to, a, ttl(l.Reserved())}
 }
 
 func (g takeOver) finish(t *turn, a answer) error {
@@ -167,13 +210,39 @@ func (g takeOver) finish(t *turn, a answer) error {
 	if t.attempt.probed == g.found { // it was not asked, and may be alive
 		t.identity.previousMachine = g.found.Machine
 	}
-	if a.lease.Reserved() {
-		t.logf(info, "using the subnet %s that is reserved for this host", a.lease.Subnet)
-	} else {
-		t.logf(info, "using the subnet %s that this host has a lease of", a.lease.Subnet)
+	switch l := a.lease; {
+	case l.Subnet != g.found.Subnet:
+		t.logf(info, "using the subnet %s in the place of %s, which this host has a lease of: the address families are those of the configuration", l.Subnet, g.found.Subnet)
+	case l.Reserved():
+		t.logf(info, "using the subnet %s that is reserved for this host", l.Subnet)
+	default:
+		t.logf(info, "using the subnet %s that this host has a lease of", l.Subnet)
 	}
-	t.hold(a.lease)
+	t.first(confirm{a.lease, g.keep})
 	return nil
+}
+
+// complete returns a subnet with the prefixes that it lacks under a configuration: those that
+// we had before, if they are free in the snapshot, or any others.
+func (t *turn) complete(c *Config, s Snapshot, sub ip.Subnet, avoid []netip.Prefix) (ip.Subnet, error) {
+	if c.completes(sub) {
+		return sub, nil
+	}
+	for _, p := range t.identity.previous.Prefixes() {
+		f, previous := ip.FamilyOf(p.Addr()), ip.SubnetOf(p)
+		switch {
+		case sub.Of(f).IsValid(), !c.Of(f).Network.IsValid():
+		case !c.Keeps(previous):
+			t.logf(warningState, "the subnet %s that this host had before does not fit the configuration; not asking for it", previous)
+		case !c.Free(s, previous):
+			t.logf(warningState, "the subnet %s that this host had before is taken; not asking for it", previous)
+		case slices.ContainsFunc(avoid, p.Overlaps):
+			t.logf(warningState, "the subnet %s that this host had before overlaps a network that this host is in; not asking for it", previous)
+		default:
+			sub = sub.With(f, p)
+		}
+	}
+	return c.draw(sub, s, avoid, t.source())
 }
 
 // create takes the subnet that we had before, if it is free in the snapshot, or any
@@ -181,27 +250,11 @@ func (g takeOver) finish(t *turn, a answer) error {
 type create struct{ Snapshot }
 
 func (g create) start(t *turn) (action, error) {
-	c, previous := t.attempt.config, t.identity.previous
-	var want ip.Subnet
-	switch {
-	case !previous.IsValid():
-	case !c.Keeps(previous):
-		t.logf(warningState, "the subnet %s that this host had before does not fit the configuration; not asking for it", previous)
-	case !c.Free(g.Snapshot, previous):
-		t.logf(warningState, "the subnet %s that this host had before is taken; not asking for it", previous)
-	case slices.ContainsFunc(t.avoid, func(p netip.Prefix) bool { return previous.Overlaps(ip.SubnetOf(p)) }):
-		t.logf(warningState, "the subnet %s that this host had before overlaps a network that this host is in; not asking for it", previous)
-	default:
-		want = previous
+	var err error
+	if t.attempt.wanted, err = t.complete(t.attempt.config, g.Snapshot, ip.Subnet{}, t.avoid); err != nil {
+		return nil, waitingFor{err}
 	}
-	if !want.IsValid() {
-		var err error
-		if want, err = chooseSubnet(c, g.Snapshot, t.avoid, t.source()); err != nil {
-			return nil, waitingFor{err}
-		}
-	}
-	t.attempt.wanted = want
-	return createLease{want, t.attrs, LeaseTTL}, nil
+	return createLease{t.attempt.wanted, t.attrs, LeaseTTL}, nil
 }
 
 func (create) finish(t *turn, a answer) error {
@@ -209,15 +262,65 @@ func (create) finish(t *turn, a answer) error {
 		return fmt.Errorf("acquiring the subnet %s: %w", t.attempt.wanted, a.err)
 	}
 	t.logf(info, "acquired the subnet %s", a.lease.Subnet)
-	t.hold(a.lease)
+	t.first(confirm{a.lease, ip.Subnet{}})
 	return nil
+}
+
+// confirm holds a lease whose subnet was drawn, but for the part that was ours before. In each
+// family by itself the store has one lease of a prefix. With both, two hosts that draw at once
+// may get leases that have a part in common: the later one makes way.
+type confirm struct {
+	lease *Lease
+	firm  ip.Subnet
+}
+
+func (g confirm) start(t *turn) (action, error) {
+	if len(t.attempt.config.Families()) == 1 || g.firm == g.lease.Subnet {
+		t.hold(g.lease)
+		return nil, nil
+	}
+	return listLeases{t.attempt.timeout}, nil
+}
+
+func (g confirm) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return a.err
+	}
+	t.listed = a.snapshot
+	keep, there := t.attempt.config.undisputed(g.lease, t.listed)
+	switch {
+	case !there:
+		return fmt.Errorf("looking after our lease %s: %w", g.lease.Subnet, ErrChanged)
+	case keep == g.lease.Subnet:
+		t.hold(g.lease)
+	default:
+		t.logf(verbose, "another host has a part of the subnet %s by a lease that is older", g.lease.Subnet)
+		t.attempt.probed = g.lease
+		t.first(takeOver{g.lease, keep})
+	}
+	return nil
+}
+
+// undisputed returns the part of a lease that no older one has, and whether the lease is there.
+func (c *Config) undisputed(l *Lease, s Snapshot) (keep ip.Subnet, there bool) {
+	now := s.Find(l.Subnet)
+	if now == nil || now.Revision != l.Revision {
+		return keep, false
+	}
+	keep = l.Subnet
+	for _, f := range c.families() {
+		if w := f.losers(s.Leases)[now]; w != nil && f.of(w) == f.of(now) {
+			keep = keep.With(f.Family, netip.Prefix{})
+		}
+	}
+	return keep, true
 }
 
 // announce publishes the lease of the subnet that the host was given, and holds it.
 type announce struct{}
 
 func (announce) start(t *turn) (action, error) {
-	s := t.listed.Own.Subnet
+	s := t.attempt.config.part(t.listed.Own.Subnet)
 	if i := slices.IndexFunc(t.avoid, func(p netip.Prefix) bool { return s.Overlaps(ip.SubnetOf(p)) }); i >= 0 {
 		return nil, waitingFor{fmt.Errorf("%s, the podCIDR of this host's Node %s, overlaps %s, a network that this host is in: pods and hosts need networks of their own",
 			s, printable.Name(t.listed.Own.Host), t.avoid[i])}
@@ -246,6 +349,7 @@ func (t *turn) holdAssigned(l *Lease) {
 func (t *turn) hold(l *Lease) {
 	c, was := t.attempt.config, t.holding
 	t.holding = Holding{Config: c, Own: l, Snapshot: was.Snapshot, Unfollowed: was.Unfollowed} // maybe a later one than the attempt's
+	t.stored.moving = ip.Subnet{}
 	if t.stored.StoredConfig != nil && *t.stored.StoredConfig == (StoredConfig{Text: c.raw}) {
 		t.holding.Unfollowed = ""
 	}
@@ -253,7 +357,7 @@ func (t *turn) hold(l *Lease) {
 	switch {
 	case was.Own == nil:
 	case was.Own.Subnet != l.Subnet:
-		t.logf(severe, "this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted", was.Own.Subnet, l.Subnet)
+		t.logSubnet(was.Own.Subnet, l.Subnet)
 	case was.Holder != "":
 		t.logf(info, "our subnet %s is free again, and ours", l.Subnet)
 	}
@@ -263,5 +367,20 @@ func (t *turn) hold(l *Lease) {
 		// Hosts that started together should not renew together. This is drawn once:
 		// were it drawn with each snapshot, one host's renewal would set off others.
 		t.renewal.spread = time.Duration(t.source().Int64N(int64(min(t.margin/10, (LeaseTTL-t.margin)/2) + 1)))
+	}
+}
+
+// logSubnet logs that this host's subnet changed.
+func (t *turn) logSubnet(from, to ip.Subnet) {
+	for _, f := range ip.Families {
+		switch was, is := from.Of(f), to.Of(f); {
+		case was == is:
+		case !was.IsValid():
+			t.logf(info, "this host has the subnet %s, too, now: pods that are started from now on get addresses of it", is)
+		case !is.IsValid():
+			t.logf(warning, "this host has no %s subnet any more, and had %s: the configuration has that family no more", f, was)
+		default:
+			t.logf(severe, "this host's subnet changed from %s to %s: what still uses the old addresses, such as running containers and the bridge that they are on, has to be restarted", was, is)
+		}
 	}
 }

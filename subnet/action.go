@@ -66,6 +66,16 @@ type (
 		ttl      time.Duration
 	}
 
+	// moveLease writes a lease in the place of that of another subnet, if revision is that of
+	// the last write of that one.
+	moveLease struct {
+		from     ip.Subnet
+		revision uint64
+		to       ip.Subnet
+		attrs    Attrs
+		ttl      time.Duration
+	}
+
 	// deleteLease deletes a lease, if revision is that of its last write.
 	deleteLease struct {
 		subnet   ip.Subnet

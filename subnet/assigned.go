@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 )
 
@@ -27,36 +28,58 @@ func (heedAssignment) start(t *turn) (action, error) {
 	return nil, waitingFor{err}
 }
 
+// given returns what this host lives by under a configuration: what the store gives, or what it
+// has, if that gives nothing now.
+func (t *turn) given(c *Config) ip.Subnet {
+	if a := t.holding.Snapshot.Own; a != nil && a.Subnet.IsValid() {
+		return c.part(a.Subnet)
+	}
+	return c.part(t.holding.Own.Subnet)
+}
+
 // unassignable returns why the host cannot live by what it is given, if so.
 func (t *turn) unassignable(c *Config, s Snapshot) error {
-	switch a := s.Own; {
-	case !a.Subnet.IsValid():
+	a := s.Own
+	if !a.Subnet.IsValid() {
 		return errors.New(a.Missing)
-	case !c.Keeps(a.Subnet):
-		return &ConfigError{
-			Key: "Network", Value: c.Network().String(),
-			Reason: fmt.Sprintf("does not hold %s, the podCIDR of this host's Node %s: kube-controller-manager's --cluster-cidr and Network have to be the same", a.Subnet, printable.Name(a.Host)),
-		}
-	case t.holder(s.Find(a.Subnet)) != "":
-		return fmt.Errorf("%s, the podCIDR of this host's Node %s, is also that of %s, which is older and has it: delete the Node %s and have kubelet register it anew, so that it gets another one",
-			a.Subnet, printable.Name(a.Host), t.holder(s.Find(a.Subnet)), printable.Name(a.Host))
 	}
-	if winner := c.winner(s); winner != nil && winner.Machine != s.Own.Host {
-		a := s.Own
-		return fmt.Errorf("%s, the podCIDR of this host's Node %s, overlaps %s, that of the Node %s, which goes before: delete one of the two and have kubelet register it anew, so that it gets another one",
-			a.Subnet, printable.Name(a.Host), winner.Subnet, printable.Name(winner.Machine))
+	host := printable.Name(a.Host)
+	if holder := t.holder(s.Find(c.part(a.Subnet))); holder != "" {
+		return fmt.Errorf("%s, the podCIDR of this host's Node %s, is also that of %s, which is older and has it: delete the Node %s and have kubelet register it anew, so that it gets another one",
+			a.Subnet, host, holder, host)
+	}
+	for _, f := range c.families() {
+		p := a.Subnet.Of(f.Family)
+		switch winner := f.winner(s); {
+		case !p.IsValid():
+			return fmt.Errorf("the Node %s has no %s podCIDR, but %s, and the configuration has Enable%s: kube-controller-manager gives a Node one of each address family if --cluster-cidr names a network of each, and only when the Node is registered: delete the Node and have kubelet register it anew, or set Enable%s to false",
+				host, f.Family, a.Subnet, f.Family, f.Family)
+		case !f.covers(p):
+			return &ConfigError{
+				Key: networkKey(f.Family), Value: f.Network.String(),
+				Reason: fmt.Sprintf("does not hold %s, the podCIDR of this host's Node %s: kube-controller-manager's --cluster-cidr and %s have to be the same", p, host, networkKey(f.Family)),
+			}
+		case winner == nil:
+		case f.of(winner) == p:
+			return fmt.Errorf("%s, the podCIDR of this host's Node %s, is also that of the Node %s, which is older and has it: delete the Node %s and have kubelet register it anew, so that it gets another one",
+				p, host, printable.Name(winner.Machine), host)
+		default:
+			return fmt.Errorf("%s, the podCIDR of this host's Node %s, overlaps %s, that of the Node %s, which goes before: delete one of the two and have kubelet register it anew, so that it gets another one",
+				p, host, f.of(winner), printable.Name(winner.Machine))
+		}
 	}
 	return nil
 }
 
 // winner returns the lease that what the host is given loses to; nil if it is in force.
-func (c *Config) winner(s Snapshot) *Lease {
+func (f family) winner(s Snapshot) *Lease {
 	own := &Lease{Subnet: s.Own.Subnet, Created: s.Own.Created}
+	own.Machine = s.Own.Host
 	leases := []*Lease{own}
 	for _, l := range s.Leases {
-		if l.Subnet != own.Subnet {
+		if l.Machine != own.Machine {
 			leases = append(leases, l)
 		}
 	}
-	return c.losers(leases)[own]
+	return f.losers(leases)[own]
 }

@@ -105,13 +105,13 @@ func (tb table) assignments() []transition {
 		{"configuration as before", with(rest, func(s *state) { s.holding.Unfollowed, s.published.Unfollowed = "no", "no" }), newConfig{StoredConfig{Text: theNetwork}}, "listen 1m0s", "the network configuration is again the one in force; holds 10.5.1.0/24", nil},
 		{"configuration while the store is down", with(rest, func(s *state) { s.retrying, s.due = true, tb.now.at.Add(time.Second) }), newConfig{StoredConfig{Text: `{"Network":"10.4.0.0/15"}`}}, "prepare 10.4.0.0/15 with 0 leases", "", nil},
 		{"it can be followed", with(tb.assigned(tb.online(reconfigure{}, reconsidered{})), func(s *state) {
-			s.stored.StoredConfig, s.stored.next = &StoredConfig{Text: "{}"}, &Config{raw: "{}"}
-		}), attrs, "listen 1m0s", "the network configuration was changed, and is in force now: \"{}\"; holds 10.5.1.0/24", nil},
+			s.stored.StoredConfig, s.stored.next = &StoredConfig{Text: theNetwork + " "}, tb.config(theNetwork+" ")
+		}), attrs, "listen 1m0s", "the network configuration was changed, and is in force now: *; holds 10.5.1.0/24", nil},
 		{"it can be followed, started with what was saved", with(tb.assigned(tb.offline(reconfigure{})), func(s *state) {
 			s.todo = []goal{reconsidered{}}
 			s.retrying, s.due = true, tb.now.at.Add(time.Second)
-			s.stored.StoredConfig, s.stored.next = &StoredConfig{Text: "{}"}, &Config{raw: "{}"}
-		}), attrs, "listen 1s", "the network configuration was changed, and is in force now: \"{}\"; holds 10.5.1.0/24 partial", func(s state) bool { return s.retrying && s.mode == offline }},
+			s.stored.StoredConfig, s.stored.next = &StoredConfig{Text: theNetwork + " "}, tb.config(theNetwork+" ")
+		}), attrs, "listen 1s", "the network configuration was changed, and is in force now: *; holds 10.5.1.0/24 partial", func(s state) bool { return s.retrying && s.mode == offline }},
 
 		{"started with what was saved, and the Node is gone", with(tb.assigned(tb.offline(listLeases{}, heedAssignment{})), func(s *state) { s.holding.Partial = true }), answer{snapshot: tb.gives("")}, "listen 1s", "holds 10.5.1.0/24; works; waiting: the Node w1 has no podCIDR", func(s state) bool { return s.mode == offline }},
 		{"started with what was saved, and it is as it was", with(tb.assigned(tb.offline(askAttrs{})), func(s *state) { s.listed = tb.gives(ourSubnet, own()) }), attrs, "listen 1m0s", "*holds 10.5.1.0/24; works", nil},

@@ -13,27 +13,44 @@ import (
 // near the start of the range, and two that start at once rarely the same.
 const candidates = 100
 
-// chooseSubnet draws a subnet that c allows, that overlaps neither a lease of s, readable or
-// not, nor any of avoid, and that holds no host's own address.
-func chooseSubnet(c *Config, s Snapshot, avoid []netip.Prefix, rnd *rand.Rand) (ip.Subnet, error) {
-	taken := newOccupied(c, s, avoid)
-	for _, l := range s.Leases {
-		taken.addHost(c.V4, l.PublicIP.V4)
-		taken.addHost(c.V6, l.PublicIP.V6)
-	}
-	var chosen ip.Subnet
-	var err error
-	if c.V4.Network.IsValid() {
-		if chosen.V4, err = c.V4.choose(taken, rnd); err != nil {
-			return ip.Subnet{}, err
+// draw completes a subnet: in each family that c has and s not, it draws a prefix that c allows,
+// that overlaps neither a lease of the snapshot, readable or not, nor any of avoid, and that
+// holds no host's own address. It is that of the same number as in the other family, if that is
+// to be had, so that two hosts which draw at once do not get one prefix with different others.
+func (c *Config) draw(s ip.Subnet, now Snapshot, avoid []netip.Prefix, rnd *rand.Rand) (ip.Subnet, error) {
+	taken := newOccupied(c, now, avoid)
+	for _, l := range now.Leases {
+		for _, f := range c.Families() {
+			taken.addHost(c.Of(f), l.PublicIP.Of(f))
 		}
 	}
-	if c.V6.Network.IsValid() {
-		if chosen.V6, err = c.V6.choose(taken, rnd); err != nil {
-			return ip.Subnet{}, err
+	for _, f := range c.Families() {
+		if s.Of(f).IsValid() {
+			continue
+		}
+		p := c.paired(f, s)
+		if !c.Of(f).fits(p) || taken.overlaps(p) {
+			var err error
+			if p, err = c.Of(f).choose(taken, rnd); err != nil {
+				return ip.Subnet{}, err
+			}
+		}
+		s = s.With(f, p)
+	}
+	return s, nil
+}
+
+// paired returns the prefix of a family that has the number of that of the other family. It
+// is not valid if there is none.
+func (c *Config) paired(f ip.Family, s ip.Subnet) netip.Prefix {
+	for _, other := range s.Families() {
+		from, to := c.Of(other), c.Of(f)
+		n := ip.CountSubnets(from.Network.Addr(), s.Of(other).Addr(), from.SubnetLen) - 1
+		if p, ok := ip.Nth(ip.Base(to.Network, to.SubnetLen), n); ok && n >= 0 {
+			return p
 		}
 	}
-	return chosen, nil
+	return netip.Prefix{}
 }
 
 // Free reports whether subnet overlaps no lease of s, readable or not, that
@@ -45,20 +62,33 @@ func (c *Config) Free(s Snapshot, subnet ip.Subnet) bool {
 
 // occupied is what can't be chosen: by length, since nearly all of it is of one
 // length, and looking for an overlap is then one look-up.
-type occupied map[int]map[netip.Prefix]bool
+type occupied map[space]map[netip.Prefix]bool
+
+// space is all prefixes of one length.
+type space struct {
+	ip.Family
+	bits int
+}
 
 // newOccupied takes all leases that could be somebody's, readable or not. A lease that
 // loses its subnet to others, or covers all of Network, is nobody's.
 func newOccupied(c *Config, s Snapshot, avoid []netip.Prefix) occupied {
 	o := make(occupied)
-	lost := c.losers(s.Leases)
-	for _, l := range s.Leases {
-		if _, isLost := lost[l]; !isLost {
-			o.addLease(c, l.Subnet)
+	for _, f := range c.families() {
+		lost := f.losers(s.Leases)
+		add := func(s ip.Subnet) {
+			if p := s.Of(f.Family); p.Bits() > f.Network.Bits() {
+				o.add(p)
+			}
 		}
-	}
-	for _, p := range s.Problems {
-		o.addLease(c, p.Subnet)
+		for _, l := range s.Leases {
+			if _, isLost := lost[l]; !isLost {
+				add(l.Subnet)
+			}
+		}
+		for _, p := range s.Problems {
+			add(p.Subnet)
+		}
 	}
 	for _, p := range avoid {
 		o.add(p)
@@ -66,51 +96,53 @@ func newOccupied(c *Config, s Snapshot, avoid []netip.Prefix) occupied {
 	return o
 }
 
-func (o occupied) addLease(c *Config, s ip.Subnet) {
-	if p := s.V4; p.IsValid() && p.Bits() > c.V4.Network.Bits() {
-		o.add(p)
-	}
-	if p := s.V6; p.IsValid() && p.Bits() > c.V6.Network.Bits() {
-		o.add(p)
-	}
-}
-
 // addHost adds the subnet that would hold a host's own address: many hosts may be
 // inside Network, and looking through single addresses would take long.
 func (o occupied) addHost(r Range, a netip.Addr) {
-	if r.Network.IsValid() && r.Network.Contains(a) {
+	if r.Network.Contains(a) {
 		o.add(netip.PrefixFrom(a, r.SubnetLen))
 	}
 }
 
 func (o occupied) add(p netip.Prefix) {
-	if o[p.Bits()] == nil {
-		o[p.Bits()] = make(map[netip.Prefix]bool)
+	s := space{ip.FamilyOf(p.Addr()), p.Bits()}
+	if o[s] == nil {
+		o[s] = make(map[netip.Prefix]bool)
 	}
-	o[p.Bits()][p.Masked()] = true
+	o[s][p.Masked()] = true
 }
 
-func (o occupied) overlaps(p netip.Prefix) bool {
-	for bits, set := range o {
-		if bits <= p.Bits() {
-			if set[netip.PrefixFrom(p.Addr(), bits).Masked()] {
-				return true
+func (o occupied) overlaps(p netip.Prefix) bool { return o.over(p).IsValid() }
+
+// over returns the shortest of what p overlaps, or p if that is longer; not valid if there
+// is nothing.
+func (o occupied) over(p netip.Prefix) (over netip.Prefix) {
+	for s, set := range o {
+		switch {
+		case s.Family != ip.FamilyOf(p.Addr()) || over.IsValid() && over.Bits() <= s.bits:
+		case s.bits <= p.Bits():
+			if shorter := netip.PrefixFrom(p.Addr(), s.bits).Masked(); set[shorter] {
+				over = shorter
 			}
-			continue
-		}
-		for longer := range set {
-			if p.Overlaps(longer) {
-				return true
+		default:
+			for longer := range set {
+				if p.Overlaps(longer) {
+					over = p
+					break
+				}
 			}
 		}
 	}
-	return false
+	return over
 }
 
+// choose draws one of those that are free. What is taken as a whole is gone over as a whole.
 func (r Range) choose(taken occupied, rnd *rand.Rand) (netip.Prefix, error) {
 	var free []netip.Prefix
 	for p, ok := netip.PrefixFrom(r.Min, r.SubnetLen), true; ok && !r.Max.Less(p.Addr()) && len(free) < candidates; p, ok = ip.Next(p) {
-		if !taken.overlaps(p) {
+		if over := taken.over(p); over.IsValid() {
+			p = ip.LastSubnet(over, r.SubnetLen)
+		} else {
 			free = append(free, p)
 		}
 	}

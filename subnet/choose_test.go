@@ -69,7 +69,7 @@ func TestChoose(t *testing.T) {
 			}
 			seen := make(map[string]bool)
 			for range 40 * len(test.want) {
-				chosen, err := chooseSubnet(c, s, avoid, rnd)
+				chosen, err := c.draw(ip.Subnet{}, s, avoid, rnd)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -99,7 +99,7 @@ func TestChooseFromFirst(t *testing.T) {
 	seen := make(map[ip.Subnet]bool)
 	last := netip.MustParseAddr("10.0.102.0") // 10.0.1.0 is the first, one is taken
 	for range 2000 {
-		s, err := chooseSubnet(c, leases(t, "10.0.50.0-24"), nil, rnd)
+		s, err := c.draw(ip.Subnet{}, leases(t, "10.0.50.0-24"), nil, rnd)
 		if err != nil || last.Less(s.V4.Addr()) {
 			t.Fatalf("chose %s, %v", s, err)
 		}
@@ -124,7 +124,7 @@ func TestChooseNothingFree(t *testing.T) {
 			[]string{"fc00::/62", "/64", "all 1 "},
 		},
 	} {
-		s, err := chooseSubnet(mustConfig(t, test.config), leases(t, test.taken...), nil, rand.New(rand.NewPCG(1, 2)))
+		s, err := mustConfig(t, test.config).draw(ip.Subnet{}, leases(t, test.taken...), nil, rand.New(rand.NewPCG(1, 2)))
 		if err == nil {
 			t.Errorf("%s: chose %s", test.config, s)
 			continue
@@ -150,7 +150,7 @@ func TestChooseIsFast(t *testing.T) {
 	var a Assembler
 	a.Reset(entries)
 	began := time.Now()
-	if s, err := chooseSubnet(mustConfig(t, `{"Network":"10.0.0.0/10"}`), a.Snapshot(1), nil, rand.New(rand.NewPCG(1, 2))); err == nil {
+	if s, err := mustConfig(t, `{"Network":"10.0.0.0/10"}`).draw(ip.Subnet{}, a.Snapshot(1), nil, rand.New(rand.NewPCG(1, 2))); err == nil {
 		t.Errorf("chose %s", s)
 	}
 	if took := time.Since(began); took > 5*time.Second {

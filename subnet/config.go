@@ -55,8 +55,13 @@ func (c *Config) Of(f ip.Family) Range {
 // Network returns the networks of both families.
 func (c *Config) Network() ip.Subnet { return ip.Subnet{V4: c.V4.Network, V6: c.V6.Network} }
 
+// Families returns those that are on, IPv4 first.
+func (c *Config) Families() []ip.Family { return c.Network().Families() }
+
 // Fits reports whether a lease of s could be given out under c.
-func (c *Config) Fits(s ip.Subnet) bool { return c.V4.fits(s.V4) && c.V6.fits(s.V6) }
+func (c *Config) Fits(s ip.Subnet) bool {
+	return !slices.ContainsFunc(ip.Families[:], func(f ip.Family) bool { return !c.Of(f).fits(s.Of(f)) })
+}
 
 func (r Range) fits(p netip.Prefix) bool {
 	if !r.Network.IsValid() || !p.IsValid() {
@@ -65,25 +70,38 @@ func (r Range) fits(p netip.Prefix) bool {
 	return p.Bits() == r.SubnetLen && !p.Addr().Less(r.Min) && !r.Max.Less(p.Addr())
 }
 
-// Keeps reports whether a host that has a lease of s keeps it under c, whatever the
+// Keep returns what of s a host keeps under c that has a lease of s, whatever the
 // length of s: subnets of another length are left from another SubnetLen, or from a
 // program with another default. Only bounds that someone has set count.
-func (c *Config) Keeps(s ip.Subnet) bool {
-	if c.Assigned {
-		return s.IsValid() && c.V4.covers(s.V4) && c.V6.covers(s.V6)
+func (c *Config) Keep(s ip.Subnet) (kept ip.Subnet) {
+	if s.Placeholder() {
+		return kept
 	}
-	return c.contains(s) && c.V4.allows(s.V4) && c.V6.allows(s.V6)
+	for _, f := range c.Families() {
+		r, p := c.Of(f), s.Of(f)
+		if r.contains(p) && r.allows(p) || c.Assigned && r.covers(p) {
+			kept = kept.With(f, p)
+		}
+	}
+	return kept
 }
 
-// contains reports whether s lies in Network, and is not all of it.
-func (c *Config) contains(s ip.Subnet) bool {
-	return s.IsValid() && c.V4.contains(s.V4) && c.V6.contains(s.V6)
+// Keeps reports whether a host that has a lease of s keeps some of it under c.
+func (c *Config) Keeps(s ip.Subnet) bool { return c.Keep(s).IsValid() }
+
+// part returns what of s is in the families that are on.
+func (c *Config) part(s ip.Subnet) (part ip.Subnet) {
+	for _, f := range c.Families() {
+		part = part.With(f, s.Of(f))
+	}
+	return part
 }
 
+// completes reports whether s has just the families that are on.
+func (c *Config) completes(s ip.Subnet) bool { return slices.Equal(s.Families(), c.Families()) }
+
+// contains reports whether p lies in Network, and is not all of it.
 func (r Range) contains(p netip.Prefix) bool {
-	if !r.Network.IsValid() || !p.IsValid() {
-		return r.Network.IsValid() == p.IsValid()
-	}
 	return p.Bits() > r.Network.Bits() && r.Network.Contains(p.Addr())
 }
 
@@ -123,17 +141,28 @@ func (e *ConfigError) Error() string {
 // configJSON is the configuration as written. Each key is decoded by itself, so
 // that an error can name it.
 type configJSON struct {
-	EnableIPv4, EnableIPv6, EnableNFTables, MasqExclude               json.RawMessage
-	Network, SubnetLen, SubnetMin, SubnetMax                          json.RawMessage
-	IPv6Network, IPv6SubnetLen, IPv6SubnetMin, IPv6SubnetMax, Backend json.RawMessage
+	EnableIPv4, EnableIPv6, EnableNFTables, MasqExclude, Backend json.RawMessage
+	rangeJSON
+	range6JSON
+}
+
+// rangeJSON is what is written of a family.
+type rangeJSON struct {
+	Network, SubnetLen, SubnetMin, SubnetMax json.RawMessage
+}
+
+type range6JSON struct {
+	Network   json.RawMessage `json:"IPv6Network"`
+	SubnetLen json.RawMessage `json:"IPv6SubnetLen"`
+	SubnetMin json.RawMessage `json:"IPv6SubnetMin"`
+	SubnetMax json.RawMessage `json:"IPv6SubnetMax"`
 }
 
 // limits are where the rules of the two families differ.
 type limits struct {
+	ip.Family
 	prefix     string // of the keys
-	family     func(netip.Addr) bool
-	name       string
-	defaultLen int // SubnetLen where Network leaves room for it; else two bits more
+	defaultLen int    // SubnetLen where Network leaves room for it; else two bits more
 	maxLen     int
 	// halves is the Network length from which on SubnetLen may be one bit more than
 	// that of Network; shorter Networks need two.
@@ -144,8 +173,8 @@ type limits struct {
 const MaxLen = 30
 
 var (
-	limits4 = limits{family: netip.Addr.Is4, name: "IPv4", defaultLen: 24, maxLen: MaxLen, halves: 24}
-	limits6 = limits{prefix: "IPv6", family: netip.Addr.Is6, name: "IPv6", defaultLen: 64, maxLen: 126, halves: 129}
+	limits4 = limits{Family: ip.V4, defaultLen: 24, maxLen: MaxLen, halves: 24}
+	limits6 = limits{Family: ip.V6, prefix: "IPv6", defaultLen: 64, maxLen: 126, halves: 129}
 )
 
 // ParseConfig reads and validates the configuration. Its errors are
@@ -159,27 +188,27 @@ func parseConfig(raw []byte, assigned bool) (*Config, error) {
 	if err := json.Unmarshal(raw, &j); err != nil {
 		return nil, &ConfigError{Value: printable.Quote(string(raw)), Reason: jsonError(err).Error()}
 	}
+	c := &Config{raw: string(raw), Assigned: assigned}
 	v4, err := boolKey("EnableIPv4", j.EnableIPv4, true)
 	if err != nil {
 		return nil, err
+	}
+	if v4 {
+		if c.V4, err = limits4.parse(assigned, j.rangeJSON); err != nil {
+			return nil, err
+		}
 	}
 	v6, err := boolKey("EnableIPv6", j.EnableIPv6, false)
 	if err != nil {
 		return nil, err
 	}
+	if v6 {
+		if c.V6, err = limits6.parse(assigned, rangeJSON(j.range6JSON)); err != nil {
+			return nil, err
+		}
+	}
 	if !v4 && !v6 {
 		return nil, &ConfigError{Key: "EnableIPv4", Value: "false", Reason: "with EnableIPv6 false leaves no address family"}
-	}
-	c := &Config{raw: string(raw), Assigned: assigned}
-	if v4 {
-		if c.V4, err = limits4.parse(assigned, j.Network, j.SubnetLen, j.SubnetMin, j.SubnetMax); err != nil {
-			return nil, err
-		}
-	}
-	if v6 {
-		if c.V6, err = limits6.parse(assigned, j.IPv6Network, j.IPv6SubnetLen, j.IPv6SubnetMin, j.IPv6SubnetMax); err != nil {
-			return nil, err
-		}
 	}
 	if c.BackendType, err = backendType(j.Backend); err != nil {
 		return nil, err
@@ -218,41 +247,46 @@ func backendType(raw json.RawMessage) (string, error) {
 	return strings.ToLower(t), err
 }
 
-func (l limits) parse(assigned bool, network, length, min, max json.RawMessage) (Range, error) {
+func (l limits) parse(assigned bool, j rangeJSON) (Range, error) {
 	var r Range
 	key := l.prefix + "Network"
-	if len(network) == 0 {
+	if len(j.Network) == 0 {
 		return r, &ConfigError{Key: key, Reason: "is missing"}
 	}
-	text, err := stringKey(key, network)
+	text, err := stringKey(key, j.Network)
 	if err != nil {
 		return r, err
 	}
 	p, err := netip.ParsePrefix(text)
-	if err != nil || !l.family(p.Addr()) || p.Addr().Is4In6() {
-		return r, &ConfigError{key, printable.Quote(text), "is not an " + l.name + " network in CIDR notation"}
+	if err != nil || !l.has(p.Addr()) {
+		return r, &ConfigError{key, printable.Quote(text), fmt.Sprintf("is not an %s network in CIDR notation", l)}
 	}
 	r.Network = p.Masked()
 	if assigned {
 		return r, l.carriedAll(r.Network)
 	}
-	if r.SubnetLen, err = l.subnetLen(r.Network, length); err != nil {
+	if r.SubnetLen, err = l.subnetLen(r.Network, j.SubnetLen); err != nil {
 		return r, err
 	}
 
 	// By default the first subnet is left out: its base is the Network's own
 	// address, which old tools take for a broadcast.
 	second, _ := ip.Next(ip.Base(r.Network, r.SubnetLen))
-	if r.Min, err = l.bound(r, "SubnetMin", min, second.Addr()); err != nil {
+	if r.Min, err = l.bound(r, "SubnetMin", j.SubnetMin, second.Addr()); err != nil {
 		return r, err
 	}
-	if r.Max, err = l.bound(r, "SubnetMax", max, ip.LastSubnet(r.Network, r.SubnetLen).Addr()); err != nil {
+	if r.Max, err = l.bound(r, "SubnetMax", j.SubnetMax, ip.LastSubnet(r.Network, r.SubnetLen).Addr()); err != nil {
 		return r, err
 	}
 	if r.Max.Less(r.Min) {
 		return r, &ConfigError{l.prefix + "SubnetMin", r.Min.String(), fmt.Sprintf("is above %sSubnetMax %s", l.prefix, r.Max)}
 	}
 	return r, l.carried(r)
+}
+
+// has reports whether an address is of the family.
+func (l limits) has(a netip.Addr) bool {
+	return ip.FamilyOf(a) == l.Family && !a.Is4In6() && a.Zone() == ""
 }
 
 // notCarried are addresses that the kernel forwards to no host, of both families.
@@ -263,6 +297,7 @@ var notCarried = []struct {
 	{netip.MustParsePrefix("127.0.0.0/8"), "loopback addresses"},
 	{netip.MustParsePrefix("224.0.0.0/4"), "multicast addresses"},
 	{netip.MustParsePrefix("::1/128"), "the loopback address"},
+	{netip.MustParsePrefix("fe80::/10"), "link-local addresses"},
 	{netip.MustParsePrefix("ff00::/8"), "multicast addresses"},
 }
 
@@ -287,7 +322,7 @@ func (l limits) carried(r Range) error {
 func (l limits) carriedAll(network netip.Prefix) error {
 	for _, p := range notCarried {
 		if p.Overlaps(network) {
-			return &ConfigError{l.prefix + "Network", network.String(), fmt.Sprintf("overlaps %s: these are %s, which lead to no other host; Enable%s false turns the family off", p.Prefix, p.are, l.name)}
+			return &ConfigError{l.prefix + "Network", network.String(), fmt.Sprintf("overlaps %s: these are %s, which lead to no other host; Enable%s false turns the family off", p.Prefix, p.are, l)}
 		}
 	}
 	return nil
@@ -331,8 +366,8 @@ func (l limits) bound(r Range, key string, raw json.RawMessage, otherwise netip.
 		return netip.Addr{}, err
 	}
 	a, err := netip.ParseAddr(text)
-	if err != nil || !l.family(a) {
-		return netip.Addr{}, &ConfigError{key, printable.Quote(string(raw)), "is not an " + l.name + " address"}
+	if err != nil || !l.has(a) {
+		return netip.Addr{}, &ConfigError{key, printable.Quote(string(raw)), fmt.Sprintf("is not an %s address", l)}
 	}
 	if !r.Network.Contains(a) {
 		return netip.Addr{}, &ConfigError{key, printable.Quote(text), fmt.Sprintf("does not lie in %sNetwork %s", l.prefix, r.Network)}
@@ -395,26 +430,41 @@ var configKeys = []string{
 	"IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax",
 }
 
+// networkKey names the Network of a family.
+func networkKey(f ip.Family) string {
+	if f == ip.V6 {
+		return limits6.prefix + "Network"
+	}
+	return "Network"
+}
+
+// familyOfKey returns the family that a key is for which is there for each; 0 for another key.
+func familyOfKey(k string) ip.Family {
+	switch {
+	case strings.HasPrefix(k, limits6.prefix):
+		return ip.V6
+	case k == "Network", strings.HasPrefix(k, "Subnet"):
+		return ip.V4
+	}
+	return 0
+}
+
 // remarks returns which keys of the configuration itself do not do what they say.
 func (c *Config) remarks() []string {
+	off := func(k string) bool { f := familyOfKey(k); return f != 0 && !c.Of(f).Network.IsValid() }
 	known := slices.DeleteFunc(slices.Clone(configKeys), func(k string) bool {
-		return strings.HasPrefix(k, "IPv6") && !c.V6.Network.IsValid() ||
-			(k == "Network" || strings.HasPrefix(k, "Subnet")) && !c.V4.Network.IsValid() ||
-			c.Assigned && strings.Contains(k, "Subnet")
+		return off(k) || c.Assigned && strings.Contains(k, "Subnet")
 	})
+	why := map[ip.Family]string{ip.V4: "is for EnableIPv4, which is false", ip.V6: "is for EnableIPv6, which is not true"}
 	return KeyRemarks("", []byte(c.raw), known, func(key string) string {
-		for _, k := range configKeys {
-			switch {
-			case !strings.EqualFold(k, key):
-			case strings.HasPrefix(k, "IPv6") && !c.V6.Network.IsValid():
-				return "is for EnableIPv6, which is not true"
-			case !strings.HasPrefix(k, "IPv6") && !c.V4.Network.IsValid():
-				return "is for EnableIPv4, which is false"
-			default:
-				return "is for networks whose hosts choose their subnets"
-			}
+		i := slices.IndexFunc(configKeys, func(k string) bool { return strings.EqualFold(k, key) })
+		switch {
+		case i < 0:
+			return ""
+		case off(configKeys[i]):
+			return why[familyOfKey(configKeys[i])]
 		}
-		return ""
+		return "is for networks whose hosts choose their subnets"
 	})
 }
 

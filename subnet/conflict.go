@@ -45,7 +45,7 @@ type probeHolder struct {
 
 // readdressed reports whether the lease bears an address that this machine had.
 func (g probeHolder) readdressed(t *turn) bool {
-	return g.lease.PublicIP != t.attrs.PublicIP && (t.identity.readdressed || !t.kept(g.lease))
+	return !g.lease.PublicIP.Matches(t.attrs.PublicIP) && (t.identity.readdressed || !t.kept(g.lease))
 }
 
 func (g probeHolder) start(t *turn) (action, error) {
@@ -103,7 +103,7 @@ func (g awaitAnswer) finish(t *turn, a answer) error {
 	l := g.probe.lease
 	switch now := s.Find(l.Subnet); {
 	case now != nil && now.Revision == g.asked.Revision:
-	case now == nil, now.PublicIP != l.PublicIP, !SameMachine(now.Machine, l.Machine):
+	case now == nil, !now.PublicIP.Matches(l.PublicIP), !SameMachine(now.Machine, l.Machine):
 		return ErrChanged // by someone else: all is to be looked at anew
 	case now.Challenger == "":
 		t.identity.conflict = addressConflict{l.Machine, t.now.at}
@@ -133,7 +133,7 @@ func (g awaitAnswer) finish(t *turn, a answer) error {
 // lease of our ID is left to the machine that lives by it: the error has us look at all
 // leases anew, without that one.
 func (t *turn) alive(l *Lease) error {
-	if l.PublicIP != t.attrs.PublicIP {
+	if !l.PublicIP.Matches(t.attrs.PublicIP) {
 		t.identity.copied = l.Subnet
 		t.logf(warning, "the lease %s is that of the machine %s, which is alive at %s: this machine is a copy of it, and takes another subnet; give it a machine ID of its own", l.Subnet, printable.Name(l.Machine), l.PublicIP)
 		return fmt.Errorf("taking over the lease %s: a machine with our ID is alive: %w", l.Subnet, ErrChanged)

@@ -21,12 +21,16 @@ import (
 )
 
 const (
-	ourSubnet   = "10.5.1.0/24"
-	ourAddress  = "192.0.2.1"
-	ourMachine  = "alpha 1f"
-	theNetwork  = `{"Network":"10.5.0.0/16"}`
-	oldAddress  = "192.0.2.77"
-	ourRevision = 10
+	ourSubnet     = "10.5.1.0/24"
+	ourAddress    = "192.0.2.1"
+	ourMachine    = "alpha 1f"
+	theNetwork    = `{"Network":"10.5.0.0/16"}`
+	bothNetworks  = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}`
+	network6      = `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}`
+	bothSubnets   = "10.5.1.0/24,fc00:0:0:1::/64"
+	bothAddresses = ourAddress + ",2001:db8::1"
+	oldAddress    = "192.0.2.77"
+	ourRevision   = 10
 )
 
 var (
@@ -41,10 +45,22 @@ type table struct {
 }
 
 func (tb table) attrs(public, machine string) Attrs {
-	return Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr(public)}, Machine: machine}
+	a := Attrs{Machine: machine}
+	for text := range strings.SplitSeq(public, ",") {
+		addr := netip.MustParseAddr(text)
+		a.PublicIP = a.PublicIP.With(ip.FamilyOf(addr), addr)
+	}
+	return a
 }
 
-func (tb table) subnet(cidr string) ip.Subnet { return ip.SubnetOf(netip.MustParsePrefix(cidr)) }
+// subnet reads one prefix or two.
+func (tb table) subnet(cidr string) (s ip.Subnet) {
+	for text := range strings.SplitSeq(cidr, ",") {
+		p := netip.MustParsePrefix(text)
+		s = s.With(ip.FamilyOf(p.Addr()), p)
+	}
+	return s
+}
 
 // lease ends in a day; reserve makes one that does not.
 func (tb table) lease(cidr, public, machine string, revision uint64) *Lease {
@@ -61,6 +77,15 @@ func reserve(l *Lease) *Lease {
 func asked(l *Lease, challenger string) *Lease {
 	l.Challenger = challenger
 	return l
+}
+
+// config is a configuration that is valid, of hosts that choose their subnets.
+func (tb table) config(text string) *Config {
+	c, err := ParseConfig([]byte(text))
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 // snapshot has leases, by subnet, as of revision 20.
@@ -135,6 +160,8 @@ func show(a action) string {
 			by += " asked by " + a.attrs.Challenger
 		}
 		return fmt.Sprintf("update %s@%d of %s for %s", a.subnet, a.revision, by, a.ttl)
+	case moveLease:
+		return fmt.Sprintf("move %s@%d to %s of %s for %s", a.from, a.revision, a.to, a.attrs.Machine, a.ttl)
 	case deleteLease:
 		return fmt.Sprintf("delete %s@%d", a.subnet, a.revision)
 	case prepare:
@@ -204,7 +231,7 @@ type transition struct {
 func TestTransitions(t *testing.T) {
 	tb := table{now: moment{at: time.Now(), boot: time.Hour}, c: mustConfig(t, theNetwork)}
 	seen := make(map[string]bool) // the answers to which goals
-	for _, row := range slices.Concat(tb.starts(), tb.conflicts(), tb.withoutStore(), tb.keeps(), tb.renews(), tb.reconfigures(), tb.assignments()) {
+	for _, row := range slices.Concat(tb.starts(), tb.conflicts(), tb.withoutStore(), tb.keeps(), tb.renews(), tb.reconfigures(), tb.assignments(), tb.families()) {
 		if a, is := row.event.(answer); is {
 			seen[fmt.Sprintf("%s, failed: %t", reflect.TypeOf(row.state.doing).Name(), a.err != nil)] = true
 		}

@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -38,7 +39,7 @@ func walk(t *testing.T, random *rand.Rand, assigned bool) {
 	snapshot := func() Snapshot {
 		var a Assembler
 		s := a.Snapshot(revision)
-		for _, cidr := range []string{"10.5.0.0/20", ourSubnet, "10.5.2.0/24", "10.6.1.0/24"} {
+		for _, cidr := range []string{"10.5.0.0/20", ourSubnet, "10.5.2.0/24", "10.6.1.0/24", bothSubnets} {
 			if random.IntN(2) == 0 {
 				s.Leases = append(s.Leases, lease(cidr))
 			}
@@ -46,10 +47,10 @@ func walk(t *testing.T, random *rand.Rand, assigned bool) {
 		if random.IntN(8) == 0 {
 			s.Problems = tb.unreadable(time.Hour).Problems
 		}
-		text := []string{theNetwork, theNetwork, "", bad, `{"Network":"10.4.0.0/15"}`, `{"Network":"10.6.0.0/16"}`}[random.IntN(6)]
+		text := []string{theNetwork, theNetwork, "", bad, `{"Network":"10.4.0.0/15"}`, `{"Network":"10.6.0.0/16"}`, bothNetworks, bothNetworks, network6}[random.IntN(9)]
 		s.Config = &StoredConfig{Text: text, Missing: text == ""}
 		if assigned {
-			g := tb.gives([]string{"", ourSubnet, ourSubnet, "10.5.2.0/24", "10.6.1.0/24"}[random.IntN(5)])
+			g := tb.gives([]string{"", ourSubnet, ourSubnet, "10.5.2.0/24", "10.6.1.0/24", bothSubnets}[random.IntN(6)])
 			if s.Own = g.Own; random.IntN(8) == 0 {
 				s.Own.Requested = tb.attrs(oldAddress, "").PublicIP
 			}
@@ -69,12 +70,17 @@ func walk(t *testing.T, random *rand.Rand, assigned bool) {
 		if assigned {
 			r.attrs.Machine = ourNode
 		}
+		if random.IntN(2) == 0 {
+			r.attrs.PublicIP.V6 = netip.MustParseAddr("2001:db8::1")
+		}
 		r.config = []byte(r.snapshot.Config.Text)
 		r.saved = Saved{At: tb.now.at.Add(-time.Minute), Holding: Holding{Config: tb.c, Own: tb.own()}}
 		revision++
 		switch a := a.(type) {
 		case createLease:
 			r.lease = &Lease{Subnet: a.subnet, Attrs: a.attrs, Revision: revision, Expires: tb.now.at.Add(LeaseTTL)}
+		case moveLease:
+			r.lease = &Lease{Subnet: a.to, Attrs: a.attrs, Revision: revision, Expires: tb.now.at.Add(LeaseTTL)}
 		case updateLease:
 			r.lease = &Lease{Subnet: a.subnet, Attrs: a.attrs, Revision: revision, Expires: tb.now.at.Add(LeaseTTL)}
 		}

@@ -45,6 +45,9 @@ func (t *turn) compare(found *Lease) error {
 	own := t.holding.Own
 	t.lookBack(found)
 	switch {
+	case found == nil && t.movedIn(t.listed) != nil:
+		t.first(reconfigure{})
+		return nil
 	case found == nil && t.usurper(t.listed) != "":
 		t.lose(t.usurper(t.listed))
 		return nil
@@ -99,7 +102,7 @@ func (t *turn) checkAssigned() error {
 		t.first(move{})
 	case !a.Subnet.IsValid():
 		t.logf(warningState, unassigned, a.Missing, own.Subnet)
-	case a.Subnet != own.Subnet:
+	case t.given(t.holding.Config) != own.Subnet:
 		t.logf(warningState, reassigned, host, a.Subnet, own.Subnet)
 		t.first(move{})
 	case l != nil && l.Attrs == t.attrs:

@@ -186,6 +186,10 @@ func (k *Keeper) carryOut(ctx context.Context, a action) event {
 		within(callTimeout, func(ctx context.Context) { r.lease, r.err = k.Store.Create(ctx, a.subnet, a.attrs, a.ttl) })
 	case updateLease:
 		within(callTimeout, func(ctx context.Context) { r.lease, r.err = k.Store.Update(ctx, a.subnet, a.revision, a.attrs, a.ttl) })
+	case moveLease:
+		within(callTimeout, func(ctx context.Context) {
+			r.lease, r.err = k.Store.Move(ctx, a.from, a.revision, a.to, a.attrs, a.ttl)
+		})
 	case deleteLease:
 		within(callTimeout, func(ctx context.Context) { r.err = k.Store.Delete(ctx, a.subnet, a.revision) })
 	case prepare:

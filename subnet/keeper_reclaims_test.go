@@ -226,6 +226,10 @@ func (r *replaceable) Update(ctx context.Context, s ip.Subnet, revision uint64, 
 	return r.to.Load().Update(ctx, s, revision, a, ttl)
 }
 
+func (r *replaceable) Move(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	return r.to.Load().Move(ctx, from, revision, to, a, ttl)
+}
+
 func (r *replaceable) Delete(ctx context.Context, s ip.Subnet, revision uint64) error {
 	return r.to.Load().Delete(ctx, s, revision)
 }

@@ -51,19 +51,62 @@ type Lease struct {
 	Expires time.Time
 	// Revision names the last write of the lease, for compare-and-swap.
 	Revision uint64
-	// Created is when the host was registered, in seconds since 1970, where the store chooses
-	// subnets; else 0.
+	// Created orders leases by how long they have been there: it is when the host was
+	// registered, in seconds since 1970, where the store chooses subnets; else the revision in
+	// which the lease was first written.
 	Created int64
 }
 
 // Reserved reports whether the lease never expires.
 func (l *Lease) Reserved() bool { return l.Expires.IsZero() }
 
+// Data is the backend's data of a family.
+func (a Attrs) Data(f ip.Family) string {
+	if f == ip.V4 {
+		return a.BackendData
+	}
+	return a.BackendV6Data
+}
+
+// With returns the attributes with others of a family.
+func (a Attrs) With(f ip.Family, public netip.Addr, data string) Attrs {
+	a.PublicIP = a.PublicIP.With(f, public)
+	if f == ip.V4 {
+		a.BackendData = data
+	} else {
+		a.BackendV6Data = data
+	}
+	return a
+}
+
+// FilledFrom returns the attributes with what is missing of the families of a subnet, because it
+// can't be read, as it was before.
+func (a Attrs) FilledFrom(before *Lease, s ip.Subnet) Attrs {
+	for _, f := range s.Families() {
+		if before != nil && !a.PublicIP.Of(f).IsValid() && before.Subnet.Of(f) == s.Of(f) {
+			a = a.With(f, before.PublicIP.Of(f), before.Data(f))
+		}
+	}
+	return a
+}
+
+// only returns the lease with no more than a part of its subnet.
+func (l *Lease) only(s ip.Subnet) *Lease {
+	part := *l
+	part.Subnet = s
+	for _, f := range ip.Families {
+		if !s.Of(f).IsValid() {
+			part.Attrs = part.With(f, netip.Addr{}, "")
+		}
+	}
+	return &part
+}
+
 // attrsJSON is the value as every version of flannel reads it. PublicIPv6 is
 // always written, null where there is none, as flannel does since 0.15.
 type attrsJSON struct {
-	PublicIP      *netip.Addr
-	PublicIPv6    *netip.Addr
+	PublicIP      *string
+	PublicIPv6    *string
 	BackendType   string          `json:",omitempty"`
 	BackendData   json.RawMessage `json:",omitempty"`
 	BackendV6Data json.RawMessage `json:",omitempty"`
@@ -81,11 +124,11 @@ func (a Attrs) Value() (string, error) {
 		Machine:       a.Machine,
 		Challenger:    a.Challenger,
 	}
-	if a.PublicIP.V4.IsValid() {
-		j.PublicIP = &a.PublicIP.V4
-	}
-	if a.PublicIP.V6.IsValid() {
-		j.PublicIPv6 = &a.PublicIP.V6
+	for f, text := range map[ip.Family]**string{ip.V4: &j.PublicIP, ip.V6: &j.PublicIPv6} {
+		if public := a.PublicIP.Of(f); public.IsValid() {
+			address := public.String()
+			*text = &address
+		}
 	}
 	var b strings.Builder
 	e := json.NewEncoder(&b)
@@ -105,47 +148,58 @@ func (a Attrs) String() string {
 
 // ParseAttrs reads the value of the key of subnet s. It fails on anything that
 // could not be acted upon: a value that is no JSON object, or no usable public
-// address in a family that s covers.
+// address in a family that s covers. Of a value with one in the other family it returns what
+// there is, too.
 func ParseAttrs(s ip.Subnet, value string) (Attrs, error) {
 	var j attrsJSON
 	if err := json.Unmarshal([]byte(value), &j); err != nil {
 		return Attrs{}, fmt.Errorf("value %s: %w", printable.Quote(value), jsonError(err))
 	}
 	a := Attrs{BackendType: j.BackendType, Machine: j.Machine, Challenger: j.Challenger}
-	var err error
-	if a.BackendData, err = compact(j.BackendData); err != nil {
-		return Attrs{}, err
-	}
-	if a.BackendV6Data, err = compact(j.BackendV6Data); err != nil {
-		return Attrs{}, err
-	}
-	if s.V4.IsValid() {
-		if a.PublicIP.V4, err = publicAddr("PublicIP", j.PublicIP, netip.Addr.Is4); err != nil {
+	var failed []error
+	for _, f := range []struct {
+		ip.Family
+		name   string
+		public *string
+		raw    json.RawMessage
+	}{
+		{ip.V4, "PublicIP", j.PublicIP, j.BackendData},
+		{ip.V6, "PublicIPv6", j.PublicIPv6, j.BackendV6Data},
+	} {
+		data, err := compact(f.raw)
+		if err != nil {
 			return Attrs{}, err
 		}
-	}
-	if s.V6.IsValid() {
-		if a.PublicIP.V6, err = publicAddr("PublicIPv6", j.PublicIPv6, netip.Addr.Is6); err != nil {
-			return Attrs{}, err
+		var public netip.Addr
+		if s.Of(f.Family).IsValid() && (f.Family == ip.V6 || !s.Placeholder()) {
+			if public, err = publicAddr(f.name, f.public, f.Family); err != nil {
+				failed = append(failed, err)
+			}
 		}
+		a = a.With(f.Family, public, data)
+	}
+	return a, errors.Join(failed...)
+}
+
+func publicAddr(field string, text *string, f ip.Family) (netip.Addr, error) {
+	if text == nil || *text == "" {
+		return netip.Addr{}, fmt.Errorf("%s is missing", field)
+	}
+	a, err := netip.ParseAddr(*text)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("%s %s is not an address", field, printable.Quote(*text))
+	}
+	if err := CheckPublic(a, f); err != nil {
+		return netip.Addr{}, fmt.Errorf("%s %q is %w", field, a, err)
 	}
 	return a, nil
 }
 
-func publicAddr(field string, a *netip.Addr, family func(netip.Addr) bool) (netip.Addr, error) {
-	if a == nil || !a.IsValid() {
-		return netip.Addr{}, fmt.Errorf("%s is missing", field)
-	}
-	if err := CheckPublic(*a, family); err != nil {
-		return netip.Addr{}, fmt.Errorf("%s %q is %w", field, a, err)
-	}
-	return *a, nil
-}
-
-// CheckPublic returns what an address is instead of one that other hosts can reach a host by.
-func CheckPublic(a netip.Addr, family func(netip.Addr) bool) error {
+// CheckPublic returns what an address is instead of one of a family that other hosts can reach
+// a host by.
+func CheckPublic(a netip.Addr, f ip.Family) error {
 	switch {
-	case !family(a) || a.Is4In6() || a.Zone() != "":
+	case ip.FamilyOf(a) != f || a.Is4In6() || a.Zone() != "":
 		return errors.New("not an address of the right family")
 	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return errors.New("not the address of a host")

@@ -65,6 +65,7 @@ func (g *Linger) Gone() []Vanished {
 func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time, may func(*Lease) bool) (all []*Lease, next time.Time) {
 	gone := make(map[ip.Subnet]time.Time)
 	var still []*Lease
+	var taken occupied // by peers
 	for l, is := range Changes(g.last, peers) {
 		if is != nil {
 			continue
@@ -74,8 +75,22 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time, may func(*L
 			since = now
 		}
 		end := since.Add(LingerTime)
-		host := ip.Subnet{V4: netip.PrefixFrom(l.PublicIP.V4, 32)} // packets to it could go round in circles
-		if !now.Before(end) || l.Subnet.Overlaps(own) || overlapsAny(peers, l.Subnet) || overlapsAny(peers, host) || !may(l) {
+		if !now.Before(end) || l.Subnet.Overlaps(own) {
+			continue
+		}
+		if taken == nil {
+			taken = make(occupied)
+			for _, p := range peers {
+				for _, p := range p.Subnet.Prefixes() {
+					taken.add(p)
+				}
+			}
+		}
+		needs := l.Subnet.Prefixes()
+		for _, f := range l.Subnet.Families() { // packets to the host could go round in circles
+			needs = append(needs, netip.PrefixFrom(l.PublicIP.Of(f), f.Bits()))
+		}
+		if slices.ContainsFunc(needs, taken.overlaps) || !may(l) {
 			continue
 		}
 		gone[l.Subnet] = since
@@ -90,11 +105,4 @@ func (g *Linger) Apply(peers []*Lease, own ip.Subnet, now time.Time, may func(*L
 	}
 	g.last, g.gone = all, gone
 	return all, next
-}
-
-// overlapsAny reports whether s overlaps the subnet of a lease. These are by subnet and
-// do not overlap each other.
-func overlapsAny(leases []*Lease, s ip.Subnet) bool {
-	i, _ := search(leases, s)
-	return i < len(leases) && leases[i].Subnet.Overlaps(s) || i > 0 && leases[i-1].Subnet.Overlaps(s)
 }

@@ -16,7 +16,7 @@ func TestOrderOfFiles(t *testing.T) {
 		// what this host holds
 		"holding.go", "saved.go", "peers.go",
 		// the keeper: what is known, what follows from it, and the loop
-		"action.go", "state.go", "owner.go", "conflict.go", "assigned.go", "acquire.go", "hold.go", "reconfigure.go", "start.go", "decide.go",
+		"action.go", "state.go", "owner.go", "conflict.go", "assigned.go", "acquire.go", "reconfigure.go", "hold.go", "start.go", "decide.go",
 		"outage.go", "keeper.go",
 	)
 	if err != nil {

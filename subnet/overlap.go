@@ -15,21 +15,33 @@ import (
 
 // precedes compares leases; the lower one wins.
 func (f family) precedes(a, b *Lease) int {
-	x, y := f.prefix(a.Subnet).Bits(), f.prefix(b.Subnet).Bits()
+	x, y := f.of(a).Bits(), f.of(b).Bits()
 	other := func(bits int) int {
 		if bits == f.SubnetLen {
 			return 0
 		}
 		return 1
 	}
-	return cmp.Or(cmp.Compare(other(x), other(y)), cmp.Compare(a.Created, b.Created), cmp.Compare(y, x))
+	order, older := cmp.Compare(other(x), other(y)), cmp.Compare(a.Created, b.Created)
+	if f.assigned {
+		order = cmp.Or(order, older)
+	}
+	return cmp.Or(order, cmp.Compare(y, x), older, cmp.Compare(a.Machine, b.Machine), a.Subnet.Compare(b.Subnet))
+}
+
+// supersedes reports whether a host wrote a lease in the place of another one of its own. Both
+// are there for a moment when a host adds an address family to its lease, or drops one.
+func (f family) supersedes(a, b *Lease) bool {
+	public := a.PublicIP.Of(f.Family)
+	return f.of(a) == f.of(b) && public.IsValid() && public == b.PublicIP.Of(f.Family) && a.Revision > b.Revision &&
+		(a.Machine == "" || b.Machine == "" || SameMachine(a.Machine, b.Machine))
 }
 
 // usualLen returns the length of more subnets than any other; 0 if there is none.
 func (f family) usualLen(leases ...*Lease) (usual int) {
 	count := make(map[int]int)
 	for _, l := range leases {
-		if p := f.prefix(l.Subnet); p.IsValid() {
+		if p := f.of(l); p.IsValid() {
 			count[p.Bits()]++
 		}
 	}
@@ -46,35 +58,42 @@ func (f family) usualLen(leases ...*Lease) (usual int) {
 }
 
 // losers returns the leases in Network that lose to others, and to which.
-func (c *Config) losers(leases []*Lease) map[*Lease]*Lease {
+func (f family) losers(leases []*Lease) map[*Lease]*Lease {
 	lost := make(map[*Lease]*Lease)
-	for _, f := range c.families() {
-		if c.Assigned {
-			f.SubnetLen = f.usualLen(leases...)
-		}
-		n := f.nest(leases)
-		n.losers(lost)
+	if f.assigned {
+		f.SubnetLen = f.usualLen(leases...)
 	}
+	f.nest(leases).losers(lost)
 	return lost
 }
 
 // family is one address family's part of leases.
 type family struct {
+	ip.Family
 	Range
-	prefix func(ip.Subnet) netip.Prefix
-	addr   func(ip.Addrs) netip.Addr
+	assigned bool
 }
 
 // families returns those that the configuration enables.
 func (c *Config) families() []family {
 	var fs []family
-	if c.V4.Network.IsValid() {
-		fs = append(fs, family{c.V4, func(s ip.Subnet) netip.Prefix { return s.V4 }, func(a ip.Addrs) netip.Addr { return a.V4 }})
-	}
-	if c.V6.Network.IsValid() {
-		fs = append(fs, family{c.V6, func(s ip.Subnet) netip.Prefix { return s.V6 }, func(a ip.Addrs) netip.Addr { return a.V6 }})
+	for _, f := range c.Families() {
+		fs = append(fs, family{f, c.Of(f), c.Assigned})
 	}
 	return fs
+}
+
+func (f family) of(l *Lease) netip.Prefix { return l.Subnet.Of(f.Family) }
+
+// covered reports whether a lease says of the family where which packets go. It may say
+// nothing that can be read.
+func (f family) covered(l *Lease) bool {
+	return f.of(l).IsValid() && l.PublicIP.Of(f.Family).IsValid() && (f.Family == ip.V6 || !l.Subnet.Placeholder())
+}
+
+// compare orders leases by their prefix.
+func (f family) compare(a, b *Lease) int {
+	return cmp.Or(f.of(a).Compare(f.of(b)), a.Subnet.Compare(b.Subnet))
 }
 
 // nesting is the leases of a family inside Network, in the order of their prefixes:
@@ -89,13 +108,12 @@ type nesting struct {
 func (f family) nest(leases []*Lease) *nesting {
 	n := &nesting{family: f, leases: make([]*Lease, 0, len(leases))}
 	for _, l := range leases {
-		if p := f.prefix(l.Subnet); p.IsValid() && f.contains(p) {
+		if f.contains(f.of(l)) {
 			n.leases = append(n.leases, l)
 		}
 	}
-	order := func(a, b *Lease) int { return f.prefix(a.Subnet).Compare(f.prefix(b.Subnet)) }
-	if !slices.IsSortedFunc(n.leases, order) {
-		slices.SortStableFunc(n.leases, order)
+	if !slices.IsSortedFunc(n.leases, f.compare) {
+		slices.SortFunc(n.leases, f.compare)
 	}
 	n.parent = make([]int, len(n.leases))
 	var open []int
@@ -112,12 +130,12 @@ func (f family) nest(leases []*Lease) *nesting {
 	return n
 }
 
-func (n *nesting) at(i int) netip.Prefix { return n.prefix(n.leases[i].Subnet) }
+func (n *nesting) at(i int) netip.Prefix { return n.of(n.leases[i]) }
 
 // holders yields the leases whose subnets hold an address, the longest first.
 func (n *nesting) holders(a netip.Addr) []*Lease {
 	i, _ := slices.BinarySearchFunc(n.leases, a, func(l *Lease, a netip.Addr) int {
-		if n.prefix(l.Subnet).Addr().Compare(a) <= 0 {
+		if n.of(l).Addr().Compare(a) <= 0 {
 			return -1
 		}
 		return 1
@@ -143,6 +161,16 @@ func (n *nesting) losers(lost map[*Lease]*Lease) {
 		if !isRival[i] {
 			isRival[i] = true
 			rivals = append(rivals, i)
+		}
+	}
+	for i, l := range n.leases {
+		for p := n.parent[i]; p >= 0 && n.at(p) == n.at(i); p = n.parent[p] {
+			switch other := n.leases[p]; {
+			case n.supersedes(l, other):
+				lost[other] = l
+			case n.supersedes(other, l):
+				lost[l] = other
+			}
 		}
 	}
 	for i, l := range n.leases {

@@ -27,7 +27,7 @@ func (t *turn) holder(l *Lease) string {
 		return "the Node " + printable.Name(l.Machine)
 	}
 	switch own := t.holding.Own; {
-	case l.PublicIP != own.PublicIP && l.PublicIP != t.attrs.PublicIP:
+	case !l.PublicIP.Matches(own.PublicIP) && !l.PublicIP.Matches(t.attrs.PublicIP):
 		return fmt.Sprintf("the host with the public address %s", l.PublicIP)
 	case l.Machine != "" && !SameMachine(l.Machine, own.Machine) && !SameMachine(l.Machine, t.attrs.Machine):
 		return fmt.Sprintf("the machine %s, which has our public address %s, too", printable.Name(l.Machine), l.PublicIP)
@@ -37,23 +37,34 @@ func (t *turn) holder(l *Lease) string {
 	return ""
 }
 
+// movedIn returns the lease that we wrote in the place of ours, if it is there.
+func (t *turn) movedIn(s Snapshot) *Lease {
+	l, own := s.Find(t.stored.moving), t.holding.Own
+	if l == nil || !l.PublicIP.Matches(own.PublicIP) || l.Machine != own.Machine && !SameMachine(l.Machine, own.Machine) {
+		return nil
+	}
+	return l
+}
+
 // usurper says which lease has our subnet, of which there is none; nothing if we may
 // claim it again. What overlapped it while it was there has no part in it.
 func (t *turn) usurper(s Snapshot) string {
 	c, own := t.holding.Config, t.holding.Own.Subnet
-	has := func(there ip.Subnet, revision uint64) bool {
-		before := revision <= t.renewal.seen && t.renewal.seen <= s.Revision // else it is another history
-		return there.Overlaps(own) && c.contains(there) && !before
-	}
-	lost := c.losers(s.Leases)
-	for _, l := range s.Leases {
-		if _, isLost := lost[l]; !isLost && has(l.Subnet, l.Revision) {
-			return fmt.Sprintf("the host with the public address %s, by the lease %s, which overlaps it", l.PublicIP, l.Subnet)
+	for _, f := range c.families() {
+		has := func(there ip.Subnet, revision uint64) bool {
+			p, before := there.Of(f.Family), revision <= t.renewal.seen && t.renewal.seen <= s.Revision // else it is another history
+			return p.Overlaps(own.Of(f.Family)) && f.contains(p) && !before
 		}
-	}
-	for _, p := range s.Problems {
-		if has(p.Subnet, p.Revision) {
-			return fmt.Sprintf("whoever has the lease %s, which overlaps it and cannot be read", p.Subnet)
+		lost := f.losers(s.Leases)
+		for _, l := range s.Leases {
+			if _, isLost := lost[l]; !isLost && has(l.Subnet, l.Revision) {
+				return fmt.Sprintf("the host with the public address %s, by the lease %s, which overlaps it", l.PublicIP, l.Subnet)
+			}
+		}
+		for _, p := range s.Problems {
+			if has(p.Subnet, p.Revision) {
+				return fmt.Sprintf("whoever has the lease %s, which overlaps it and cannot be read", p.Subnet)
+			}
 		}
 	}
 	return ""
@@ -99,20 +110,20 @@ func (t *turn) moved(l *Lease) bool {
 }
 
 func (t *turn) mayHaveMoved(l *Lease) bool {
-	return l.Subnet == t.identity.previous && l.PublicIP != t.attrs.PublicIP && l.Subnet != t.identity.copied
+	return l.Subnet.Shares(t.identity.previous) && !l.PublicIP.Matches(t.attrs.PublicIP) && l.Subnet != t.identity.copied
 }
 
 // hadAddress reports whether this host had a public address when it last ran.
 func (t *turn) hadAddress(public ip.Addrs) bool {
 	s := t.saved
-	return t.identity.previousIP == public ||
-		s.exists && s.loaded && s.err == nil && s.Own.Subnet == t.identity.previous && s.Own.PublicIP == public
+	return t.identity.previousIP.Matches(public) ||
+		s.exists && s.loaded && s.err == nil && s.Own.Subnet.Shares(t.identity.previous) && s.Own.PublicIP.Matches(public)
 }
 
 // asksSaved reports whether moved needs what was saved, to judge one of the leases.
 func (t *turn) asksSaved(leases []*Lease) bool {
 	return t.saved.exists && !t.saved.loaded && slices.ContainsFunc(leases, func(l *Lease) bool {
-		return t.mayHaveMoved(l) && l.Machine == "" && t.identity.previousIP != l.PublicIP
+		return t.mayHaveMoved(l) && l.Machine == "" && !t.identity.previousIP.Matches(l.PublicIP)
 	})
 }
 
@@ -123,7 +134,7 @@ func (t *turn) rank(c *Config, l *Lease) int {
 	rank := 0
 	for _, is := range []bool{
 		l.Machine == "" || SameMachine(l.Machine, t.attrs.Machine),
-		l.Subnet == t.identity.previous,
+		l.Subnet.Shares(t.identity.previous),
 		l.Reserved(),
 		c.Fits(l.Subnet),
 		l.Machine != "",

@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -18,8 +19,14 @@ type Peers struct {
 	backend string // type of the backend
 
 	log      notice.Log
-	problems map[string]Problem // of leases, by key
-	unlogged map[string]bool    // which of them are to be logged, if they stay
+	problems map[problemID]Problem // of leases
+	unlogged map[problemID]bool    // which of them are to be logged, if they stay
+}
+
+// problemID tells a problem from all others: a lease may have one in each family.
+type problemID struct {
+	key    string
+	subnet ip.Subnet
 }
 
 // PeersView is what a host goes by at some time.
@@ -46,17 +53,19 @@ func (p *Peers) Update(h Holding, self Self, now time.Time) PeersView {
 	}
 	peers, problems := p.vetter.Vet(h.Config, h.Own, self, h.Snapshot)
 	v := PeersView{InStore: len(peers), Problems: len(problems)}
-	withdrawn := make(map[string]bool)
+	withdrawn := make(map[netip.Prefix]bool)
 	for _, r := range problems {
 		switch {
 		case r.Withdraw:
-			withdrawn[r.Key] = true
+			for _, p := range r.Subnet.Prefixes() {
+				withdrawn[p] = true
+			}
 		case r.Subnet.IsValid():
 			v.Unreadable = append(v.Unreadable, r.Subnet)
 		}
 	}
 	v.Peers, v.Next = p.linger.Apply(peers, h.Own.Subnet, now, func(l *Lease) bool {
-		return !withdrawn[l.Subnet.Key()] && !p.vetter.unfit(l).withdraw
+		return !slices.ContainsFunc(l.Subnet.Prefixes(), func(p netip.Prefix) bool { return withdrawn[p] }) && p.vetter.lingers(l)
 	})
 	v.News = p.news(problems)
 	if again := now.Add(LogRetry); len(p.unlogged) > 0 && (v.Next.IsZero() || again.Before(v.Next)) {
@@ -67,20 +76,21 @@ func (p *Peers) Update(h Holding, self Self, now time.Time) PeersView {
 
 // news takes what is wrong with leases, and returns what of that is to be logged.
 func (p *Peers) news(problems []Problem) (news []string) {
-	now, unlogged := make(map[string]Problem, len(problems)), make(map[string]bool)
+	now, unlogged := make(map[problemID]Problem, len(problems)), make(map[problemID]bool)
 	for _, is := range problems {
-		now[is.Key] = is
-		was, known := p.problems[is.Key]
+		id := problemID{is.Key, is.Subnet}
+		now[id] = is
+		was, known := p.problems[id]
 		// Beside which others a lease cannot be used changes with these.
 		same := known && was.Withdraw && is.Withdraw && was.Revision == is.Revision
-		if (was.Reason == is.Reason || same) && !p.unlogged[is.Key] {
+		if (was.Reason == is.Reason || same) && !p.unlogged[id] {
 			continue
 		}
 		text := fmt.Sprintf("lease %s cannot be used and is left alone: %s", printable.Name(is.Key), is.Reason)
 		if p.log.Event(text) {
 			news = append(news, text)
 		} else {
-			unlogged[is.Key] = true
+			unlogged[id] = true
 		}
 	}
 	p.problems, p.unlogged = now, unlogged

@@ -3,6 +3,9 @@ package subnet
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+
+	"flanneld/pkg/ip"
 )
 
 // The configuration that a host goes by is the one in the store, as long as that can be
@@ -13,7 +16,7 @@ import (
 type reconfigure struct{}
 
 func (reconfigure) start(t *turn) (action, error) {
-	if is := t.holding; *t.stored.StoredConfig == (StoredConfig{Text: is.Config.raw}) {
+	if is := t.holding; *t.stored.StoredConfig == (StoredConfig{Text: is.Config.raw}) && !t.stored.moving.IsValid() {
 		if is.Unfollowed != "" {
 			t.logf(info, "the network configuration is again the one in force")
 			t.holding.Unfollowed = ""
@@ -30,14 +33,142 @@ func (reconfigure) start(t *turn) (action, error) {
 }
 
 func (reconfigure) finish(t *turn, a answer) error {
-	if a.err != nil {
+	next := setup{t.stored.next, a.attrs, a.avoid, t.holding.Snapshot.Own}
+	switch {
+	case a.err != nil:
 		t.refuse(a.err)
-	} else {
-		t.logf(info, "the network configuration was changed, and is in force now: %.500q", t.stored.Text)
-		t.holding.Config, t.holding.Unfollowed, t.holding.Unsaid = t.stored.next, "", ""
-		t.attrs, t.avoid, t.asked = a.attrs, a.avoid, t.holding.Snapshot.Own
+	case t.stored.moving.IsValid():
+		t.first(lookAfter{next})
+	case t.holding.Holder != "" || !t.assigned && next.config.completes(t.holding.Own.Subnet) || t.assigned && t.given(next.config) == t.holding.Own.Subnet:
+		t.goesBy(next)
+	default:
+		t.first(refit{next, t.holding.Own, t.holding.Own.Subnet})
 	}
 	return nil
+}
+
+// setup is a configuration and what goes with it.
+type setup struct {
+	config *Config
+	attrs  Attrs
+	avoid  []netip.Prefix
+	asked  *Assignment
+}
+
+// goesBy puts a configuration in force.
+func (t *turn) goesBy(s setup) {
+	t.logf(info, "the network configuration was changed, and is in force now: %.500q", t.stored.Text)
+	t.holding.Config, t.holding.Unfollowed, t.holding.Unsaid = s.config, "", ""
+	t.attrs, t.avoid, t.asked = s.attrs, s.avoid, s.asked
+	t.stored.moving = ip.Subnet{}
+}
+
+// refit has a lease of ours cover the address families of a configuration, and puts that in
+// force. The part that is kept is the same, so that no packet of it is lost.
+type refit struct {
+	setup
+	lease *Lease
+	keep  ip.Subnet
+}
+
+func (g refit) start(t *turn) (action, error) {
+	to := t.given(g.config)
+	if !t.assigned {
+		keep := g.config.part(g.keep)
+		var err error
+		if to, err = t.complete(g.config, t.holding.Snapshot, keep, g.avoid); err != nil {
+			t.refuse(err)
+			return nil, nil
+		}
+	}
+	t.stored.moving = to
+	return t.rewrite(g.lease, to, g.attrs), nil
+}
+
+func (g refit) finish(t *turn, a answer) error {
+	if a.err != nil {
+		if errors.Is(a.err, ErrExists) || errors.Is(a.err, ErrChanged) {
+			t.stored.moving = ip.Subnet{}
+		}
+		t.refuse(fmt.Errorf("having the lease %s in the place of %s: %w", t.stored.moving, g.lease.Subnet, a.err))
+		return nil
+	}
+	t.first(refitted{g, a.lease})
+	return nil
+}
+
+// refitted makes the lease ours, as confirm does.
+type refitted struct {
+	refit
+	lease *Lease
+}
+
+func (g refitted) start(t *turn) (action, error) {
+	for _, p := range g.lease.Subnet.Prefixes() {
+		if !t.assigned && !t.holding.Own.Subnet.Shares(ip.SubnetOf(p)) {
+			return listLeases{callTimeout}, nil
+		}
+	}
+	g.done(t)
+	return nil, nil
+}
+
+func (g refitted) finish(t *turn, a answer) error {
+	if a.err != nil {
+		t.refuse(fmt.Errorf("looking after the lease %s: %w", g.lease.Subnet, a.err))
+	} else {
+		g.settle(t, a.snapshot)
+	}
+	return nil
+}
+
+func (g refitted) settle(t *turn, s Snapshot) {
+	t.follow(s)
+	keep, there := g.config.undisputed(g.lease, s)
+	switch {
+	case !there:
+		t.refuse(fmt.Errorf("looking after the lease %s: %w", g.lease.Subnet, ErrChanged))
+	case keep != g.lease.Subnet:
+		t.first(refit{g.setup, g.lease, keep})
+	default:
+		g.done(t)
+	}
+}
+
+func (g refitted) done(t *turn) {
+	t.logSubnet(t.holding.Own.Subnet, g.lease.Subnet)
+	t.holding.Own = g.lease
+	t.goesBy(g.setup)
+}
+
+// lookAfter finds out what became of a lease that we wrote in the place of ours, as far as we
+// know, and goes on from there.
+type lookAfter struct{ setup }
+
+func (lookAfter) start(*turn) (action, error) { return listLeases{callTimeout}, nil }
+
+func (g lookAfter) finish(t *turn, a answer) error {
+	if a.err != nil {
+		t.refuse(fmt.Errorf("looking after the lease %s: %w", t.stored.moving, a.err))
+	} else {
+		g.settle(t, a.snapshot)
+	}
+	return nil
+}
+
+func (g lookAfter) settle(t *turn, s Snapshot) {
+	t.follow(s)
+	moved, own := t.movedIn(s), s.Find(t.holding.Own.Subnet)
+	switch {
+	case moved == nil:
+		t.stored.moving = ip.Subnet{}
+		t.first(reconfigure{})
+	case own != nil && own.Subnet != moved.Subnet && t.holder(own) == "":
+		t.attempt.probed = own
+		t.first(discard{}, refit{g.setup, moved, moved.Subnet})
+	default:
+		t.first(refit{g.setup, moved, moved.Subnet})
+	}
 }
 
 // acceptable returns the stored configuration, or why it cannot be followed whatever
@@ -60,20 +191,36 @@ func (t *turn) acceptable() (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := t.holding.Own.Subnet
 	if t.assigned {
 		s := t.holding.Snapshot
 		if !s.Own.Subnet.IsValid() { // the store gives nothing now, and we go on with ours
 			a := *s.Own
-			a.Subnet, s.Own = own, &a
+			a.Subnet, s.Own = t.holding.Own.Subnet, &a
 		}
 		return c, t.unassignable(c, s)
 	}
-	if t.holding.Holder == "" && (own.V4.IsValid() && !c.V4.contains(own.V4) || own.V6.IsValid() && !c.V6.contains(own.V6)) {
+	if t.holding.Holder != "" {
+		return c, nil
+	}
+	own, stays := t.holding.Own.Subnet, false
+	for _, f := range own.Families() {
+		switch r := c.Of(f); {
+		case r.contains(own.Of(f)):
+			stays = true
+		case r.Network.IsValid():
+			return nil, &ConfigError{
+				Key:    networkKey(f),
+				Value:  r.Network.String(),
+				Reason: fmt.Sprintf("does not hold this host's subnet %s; a restart of the daemon takes another subnet", own.Of(f)),
+			}
+		}
+	}
+	if !stays {
+		f := own.Families()[0]
 		return nil, &ConfigError{
-			Key:    "Network",
-			Value:  c.Network().String(),
-			Reason: fmt.Sprintf("does not hold this host's subnet %s; a restart of the daemon takes another subnet", own),
+			Key:    "Enable" + f.String(),
+			Value:  "false",
+			Reason: fmt.Sprintf("leaves nothing of this host's subnet %s; a restart of the daemon takes another subnet", own),
 		}
 	}
 	return c, nil

@@ -38,6 +38,7 @@ type savedLease struct {
 	Value    string
 	Expires  time.Time `json:",omitzero"` // by the host's clock; none is a reservation
 	Revision uint64
+	Created  int64 `json:",omitempty"`
 }
 
 type savedVanished struct {
@@ -55,7 +56,7 @@ func (h Holding) Save(path, store string, vanished ...Vanished) error {
 	save := func(l *Lease) savedLease {
 		value, err := l.Value()
 		failed = errors.Join(failed, err)
-		return savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision}
+		return savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision, l.Created}
 	}
 	j.Leases = append(j.Leases, save(h.Own))
 	for _, l := range h.Snapshot.Leases {

@@ -178,6 +178,32 @@ func (p *process) Update(ctx context.Context, s ip.Subnet, revision uint64, a su
 	})
 }
 
+// Move implements subnet.Store, as one of two APIs: all at once, or the new lease before the
+// old one goes. The server may end in between.
+func (p *process) Move(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	sent, store := time.Now(), p.sim.store
+	way := p.random.IntN(4)
+	return ask(ctx, p, "move", func() (l *subnet.Lease, err error) {
+		was := p.sim.stored().Find(from)
+		if way < 2 {
+			l, err = store.Move(context.Background(), from, revision, to, a, min(ttl, simTTL))
+		} else if l, err = store.Create(context.Background(), to, a, min(ttl, simTTL)); err == nil {
+			if way == 3 {
+				err = errCut
+			} else if err = store.Delete(context.Background(), from, revision); err != nil {
+				_ = store.Delete(context.Background(), to, l.Revision)
+			}
+		}
+		if err == nil || errors.Is(err, errCut) {
+			p.sim.wrote(p, was, l)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return fromWhenSent(l, sent), nil
+	})
+}
+
 // Delete implements subnet.Store.
 func (p *process) Delete(ctx context.Context, s ip.Subnet, revision uint64) error {
 	_, err := ask(ctx, p, "delete", func() (struct{}, error) {

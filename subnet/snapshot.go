@@ -1,6 +1,7 @@
 package subnet
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"sync"
@@ -14,7 +15,7 @@ import (
 // leases and are read-only.
 type Snapshot struct {
 	// Leases, by subnet. A lease whose value became unreadable is here as it
-	// last was, and in Problems too.
+	// last was, and in Problems too; so is one that can be read in one address family.
 	Leases []*Lease
 	// Problems, by key: the keys that could not be read as leases.
 	Problems []Problem
@@ -55,6 +56,8 @@ type Problem struct {
 	Key string
 	// Subnet that the key names; not valid where the key itself is bad.
 	Subnet ip.Subnet
+	// Part is set where Subnet is no more than a part of what the key names: an address family.
+	Part bool
 	// Reason, for people.
 	Reason string
 	// Withdraw is for a lease that is read and understood, and that no packet may be
@@ -90,6 +93,7 @@ type Entry struct {
 	Value    string
 	Expires  time.Time
 	Revision uint64
+	Created  int64 // the revision in which the key was made
 }
 
 // Assembler makes snapshots for a store: of a listing, then of one change after
@@ -180,7 +184,7 @@ func (a *Assembler) Snapshot(revision uint64) Snapshot {
 }
 
 func sortProblems(ps []Problem) {
-	slices.SortFunc(ps, func(x, y Problem) int { return strings.Compare(x.Key, y.Key) })
+	slices.SortFunc(ps, func(x, y Problem) int { return cmp.Or(strings.Compare(x.Key, y.Key), x.Subnet.Compare(y.Subnet)) })
 }
 
 // reading is what an entry says.
@@ -202,6 +206,9 @@ func (s Snapshot) read(e Entry) reading {
 	}
 	if err != nil {
 		p.Reason = err.Error()
+		if attrs.PublicIP != (ip.Addrs{}) { // one family can be read
+			last = &Lease{sub, attrs.FilledFrom(last, sub), e.Expires, e.Revision, e.Created}
+		}
 		return reading{last, &p}
 	}
 	// When it expires may be learned anew after this host was suspended, which
@@ -209,5 +216,5 @@ func (s Snapshot) read(e Entry) reading {
 	if last != nil && last.Revision == e.Revision && last.Attrs == attrs && last.Expires.Sub(e.Expires).Abs() < time.Minute {
 		return reading{last, nil}
 	}
-	return reading{&Lease{Subnet: sub, Attrs: attrs, Expires: e.Expires, Revision: e.Revision}, nil}
+	return reading{&Lease{sub, attrs, e.Expires, e.Revision, e.Created}, nil}
 }

@@ -105,7 +105,7 @@ func (adoptSaved) finish(t *turn, a answer) error {
 		return nil
 	}
 	t.attrs, t.avoid, t.asked, t.outdated = a.attrs, a.avoid, s.Snapshot.Own, false
-	t.identity.readdressed = a.attrs.PublicIP != s.Own.PublicIP
+	t.identity.readdressed = !a.attrs.PublicIP.Matches(s.Own.PublicIP)
 	whose := "ours for ever"
 	switch {
 	case s.Holder != "":
@@ -148,7 +148,7 @@ func (t *turn) unusable(s Saved) error {
 // so.
 func (i identity) foreign(own *Lease, attrs Attrs) error {
 	// Machines made from one image may have one ID: see moved.
-	if attrs.PublicIP != own.PublicIP && (own.Machine == "" || !SameMachine(own.Machine, attrs.Machine) || i.previous.IsValid() && own.Subnet != i.previous) {
+	if !attrs.PublicIP.Matches(own.PublicIP) && (own.Machine == "" || !SameMachine(own.Machine, attrs.Machine) || i.previous.IsValid() && !own.Subnet.Shares(i.previous)) {
 		return fmt.Errorf("our lease is that of another public address, %s", own.PublicIP)
 	}
 	if own.Machine != "" && !SameMachine(printable.Name(own.Machine), attrs.Machine) {

@@ -123,6 +123,9 @@ type configuration struct {
 	*StoredConfig         // as it was last heard of
 	next          *Config // the same, while Prepare is asked about it
 	wiped         bool    // it went together with our lease, which is yet to be claimed again
+	// moving is what our lease is to be of under next, once that was asked for; the answer may
+	// have got lost.
+	moving ip.Subnet
 }
 
 // renewal is what bounds how often our lease is renewed.

@@ -60,6 +60,13 @@ type Store interface {
 	// if revision is still that of its last write; else it returns ErrChanged.
 	Update(ctx context.Context, s ip.Subnet, revision uint64, a Attrs, ttl time.Duration) (*Lease, error)
 
+	// Move writes the lease of to in the place of that of from, for ttl, or for ever where
+	// ttl is 0, if revision is still that of from's last write; else it returns ErrChanged. It
+	// returns ErrExists if to's key is there. Where the store cannot do both at once, the new
+	// lease comes first; after an error that is neither, both may be there. Who hears
+	// of one change after the other ends with the new one.
+	Move(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a Attrs, ttl time.Duration) (*Lease, error)
+
 	// Delete removes the lease of s if revision is still that of its last
 	// write; else it returns ErrChanged.
 	Delete(ctx context.Context, s ip.Subnet, revision uint64) error
@@ -72,7 +79,8 @@ type Store interface {
 // Assigner is a Store that chooses the subnet of each host itself, as Kubernetes does: its
 // snapshots have Own. Its leases do not expire, and Machine of each is the name by which
 // the store knows the host. Create and Update publish what the lease of this host says;
-// they return ErrChanged where the subnet is not this host's.
+// they return ErrChanged where the subnet is not this host's, in the families that it has.
+// Nothing is moved there.
 type Assigner interface {
 	Store
 	// Name is what messages call the store.

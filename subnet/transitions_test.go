@@ -31,7 +31,7 @@ func (tb table) starts() []transition {
 		if reserved {
 			l = reserve(l)
 		}
-		return with(tb.starting(takeOver{l}), func(s *state) { s.attempt.probed = l }), l
+		return with(tb.starting(takeOver{l, l.Subnet}), func(s *state) { s.attempt.probed = l }), l
 	}
 	taken, l := taking(false)
 	reserved, r := taking(true)
@@ -127,9 +127,9 @@ func (tb table) conflicts() []transition {
 		}},
 		{"lease gone", waits(p, time.Second), answer{snapshot: snapshot()}, "listen 50ms", "works; the lease was changed meanwhile; trying again", nil},
 		{"lease passed on", waits(p, time.Second), answer{snapshot: snapshot(tb.lease(ourSubnet, ourAddress, "gamma 3d", 7))}, "listen 50ms", "works; the lease was changed meanwhile; trying again", nil},
-		{"holder does not answer", waits(p, 0, takeOver{theirs}), answer{snapshot: snapshot(question)}, "update 10.5.1.0/24@6 of alpha 1f for 24h0m0s", "the machine beta 2e, which had our public address 192.0.2.1 and the lease 10.5.1.0/24, does not answer: the lease is ours now", nil},
-		{"original does not answer", waits(copied, 0, takeOver{original}), answer{snapshot: snapshot(asked(tb.lease(ourSubnet, oldAddress, "omega 1f", 6), ourMachine))}, "update 10.5.1.0/24@6 of alpha 1f for 24h0m0s", "*where nobody answers: it is 192.0.2.1 now", nil},
-		{"who has our address does not answer", waits(stays, 0, probeHolder{lease: tb.own()}, takeOver{tb.own()}), answer{snapshot: snapshot(question)}, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "the machine beta 2e, whose lease 10.5.1.0/24 has our public address 192.0.2.1, does not answer", nil},
+		{"holder does not answer", waits(p, 0, takeOver{theirs, theirs.Subnet}), answer{snapshot: snapshot(question)}, "update 10.5.1.0/24@6 of alpha 1f for 24h0m0s", "the machine beta 2e, which had our public address 192.0.2.1 and the lease 10.5.1.0/24, does not answer: the lease is ours now", nil},
+		{"original does not answer", waits(copied, 0, takeOver{original, original.Subnet}), answer{snapshot: snapshot(asked(tb.lease(ourSubnet, oldAddress, "omega 1f", 6), ourMachine))}, "update 10.5.1.0/24@6 of alpha 1f for 24h0m0s", "*where nobody answers: it is 192.0.2.1 now", nil},
+		{"who has our address does not answer", waits(stays, 0, probeHolder{lease: tb.own()}, takeOver{tb.own(), tb.own().Subnet}), answer{snapshot: snapshot(question)}, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "the machine beta 2e, whose lease 10.5.1.0/24 has our public address 192.0.2.1, does not answer", nil},
 		{"holder does not answer, and it does not fit", waits(p, 0, discard{}), answer{snapshot: snapshot(question)}, "delete 10.5.1.0/24@6", "*does not answer*", nil},
 	}
 }
@@ -320,14 +320,14 @@ func (tb table) reconfigures() []transition {
 		return newSnapshot{s}
 	}
 	asking := with(tb.online(reconfigure{}, judge{snapshot(tb.own())}), func(s *state) {
-		s.stored.StoredConfig, s.stored.next = stores(wider).Config, &Config{raw: wider}
+		s.stored.StoredConfig, s.stored.next = stores(wider).Config, tb.config(wider)
 	})
 	refused := "the network configuration was changed, and the former one stays in force: network configuration"
 	unfollowed := "; holds 10.5.1.0/24 unfollowed; works"
 	later := tb.lease(ourSubnet, ourAddress, ourMachine, 21)
 	waits := with(rest, func(s *state) { s.holding.Unfollowed, s.stored.StoredConfig = "no", stores(wider).Config })
 	reconsiders := func(s state) state {
-		s.doing, s.todo = reconfigure{}, []goal{reconsidered{}}
+		s.doing, s.todo, s.stored.next = reconfigure{}, []goal{reconsidered{}}, asking.stored.next
 		return s
 	}
 	return []transition{

@@ -62,7 +62,6 @@ func TestVet(t *testing.T) {
 		{name: "inside Network, as hosts are", key: "10.5.2.0-24", public: "10.5.64.9", self: inside},
 		{name: "inside Network, as hosts are, behind a router", key: "10.5.2.0-24", public: "10.5.99.9", self: inside},
 		{name: "inside Network, which is inside the network of hosts", key: "10.5.2.0-24", public: "10.5.99.9", self: around},
-		{name: "a family that is off", key: "10.5.2.0-24&fc00::-64", public: "192.0.2.2", reason: "address family"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := mustConfig(t, cmp.Or(test.config, `{"Network":"10.5.0.0/16"}`))
@@ -90,6 +89,86 @@ func TestVet(t *testing.T) {
 				p := problems[0]
 				if !strings.Contains(p.Reason, test.reason) || p.Key != test.key || p.Subnet != l.Subnet || p.Withdraw == test.stays {
 					t.Errorf("problem %+v does not name %q, or whether what there is stays", p, test.reason)
+				}
+			}
+		})
+	}
+}
+
+// Each address family of a lease is judged by itself, and what is in none that is on is no
+// problem.
+func TestVetFamilies(t *testing.T) {
+	const (
+		ipv4 = `{"Network":"10.5.0.0/16"}`
+		ipv6 = `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}`
+		dual = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}`
+	)
+	for name, c := range map[string]struct {
+		config string
+		leases map[string]string // public addresses by key
+		used   []string
+		why    []string // of problems, by key
+	}{
+		"all of one kind":                    {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2"}, []string{"10.5.2.0/24,fc00:0:0:2::/64"}, nil},
+		"hosts that have one":                {dual, map[string]string{"10.5.2.0-24": "192.0.2.2", "fc00:0:0:3::-64": "2001:db8::3"}, []string{"fc00:0:0:3::/64", "10.5.2.0/24"}, nil},
+		"IPv6 is off":                        {ipv4, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2", "fc00:0:0:3::-64": "2001:db8::3"}, []string{"10.5.2.0/24"}, []string{"fc00:0:0:3::/64 is of an address family that the configuration does not enable"}},
+		"IPv4 is off":                        {ipv6, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2", "10.5.3.0-24": "192.0.2.3"}, []string{"fc00:0:0:2::/64"}, []string{"10.5.3.0/24 is of an address family that the configuration does not enable"}},
+		"flannel's in IPv6 alone":            {ipv6, map[string]string{"0.0.0.0-0&fc00:0:0:2::-64": "2001:db8::2"}, []string{"fc00:0:0:2::/64"}, nil},
+		"flannel's in IPv6 alone, beside":    {dual, map[string]string{"0.0.0.0-0&fc00:0:0:2::-64": "2001:db8::2", "10.5.3.0-24": "192.0.2.3"}, []string{"fc00:0:0:2::/64", "10.5.3.0/24"}, nil},
+		"one is outside":                     {dual, map[string]string{"10.5.2.0-24&fc01::-64": "192.0.2.2 2001:db8::2"}, []string{"10.5.2.0/24"}, []string{"fc01::/64 lies outside Network fc00::/48"}},
+		"both are outside":                   {dual, map[string]string{"10.6.2.0-24&fc01::-64": "192.0.2.2 2001:db8::2"}, nil, []string{"fc01::/64 lies outside Network", "10.6.2.0/24 lies outside Network"}},
+		"one overlaps our own":               {dual, map[string]string{"10.5.2.0-24&fc00:0:0:1::-64": "192.0.2.2 2001:db8::2"}, []string{"10.5.2.0/24"}, []string{"fc00:0:0:1::/64 overlaps this host's own subnet"}},
+		"one is on our link":                 {dual, map[string]string{"10.5.2.0-24&fc00:0:0:ff::-64": "192.0.2.2 2001:db8::2"}, []string{"10.5.2.0/24"}, []string{"fc00:0:0:ff::/64 overlaps fc00:0:0:ff::/64, which is on this host's external interface"}},
+		"our IPv6 address":                   {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 fc00:0:0:ff::1"}, []string{"10.5.2.0/24"}, []string{"fc00:0:0:ff::1 is this host's own"}},
+		"our IPv4 address":                   {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.1 2001:db8::2"}, []string{"fc00:0:0:2::/64"}, []string{"192.0.2.1 is this host's own"}},
+		"inside itself":                      {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 fc00:0:0:2::9"}, []string{"10.5.2.0/24"}, []string{"fc00:0:0:2::9 lies inside the subnet itself"}},
+		"one overlaps another host's":        {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2", "10.5.3.0-24&fc00:0:0:2::-63": "192.0.2.3 2001:db8::3"}, []string{"10.5.2.0/24,fc00:0:0:2::/64", "10.5.3.0/24"}, []string{"fc00:0:0:2::/63 overlaps the lease 10.5.2.0/24,fc00:0:0:2::/64"}},
+		"one is another host's, too":         {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2", "10.5.3.0-24&fc00:0:0:2::-64": "192.0.2.3 2001:db8::3"}, []string{"10.5.2.0/24,fc00:0:0:2::/64", "10.5.3.0/24"}, []string{"fc00:0:0:2::/64 overlaps the lease 10.5.2.0/24,fc00:0:0:2::/64"}},
+		"IPv4 is another host's, too":        {ipv4, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2", "10.5.2.0-24": "192.0.2.3"}, []string{"10.5.2.0/24"}, []string{"10.5.2.0/24 overlaps the lease 10.5.2.0/24"}},
+		"inside another host's":              {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 fc00:0:0:3::9", "10.5.3.0-24&fc00:0:0:3::-64": "192.0.2.3 fc00:0:0:ff::3"}, []string{"10.5.2.0/24", "10.5.3.0/24,fc00:0:0:3::/64"}, []string{"fc00:0:0:3::9 lies inside 10.5.3.0/24,fc00:0:0:3::/64"}},
+		"what a host wrote, and then":        {dual, map[string]string{"10.5.2.0-24": "192.0.2.2", "10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2"}, []string{"10.5.2.0/24,fc00:0:0:2::/64"}, nil},
+		"what a host wrote, and then, in v4": {ipv4, map[string]string{"10.5.2.0-24": "192.0.2.2", "10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 2001:db8::2"}, []string{"10.5.2.0/24"}, nil},
+		"what we wrote":                      {dual, map[string]string{"10.5.1.0-24": "192.0.2.1", "fc00:0:0:1::-64": "fc00:0:0:ff::1"}, nil, nil},
+		"one address cannot be read":         {dual, map[string]string{"10.5.2.0-24&fc00:0:0:2::-64": "192.0.2.2 nonsense"}, []string{"10.5.2.0/24"}, []string{"PublicIPv6"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			own := leases(t, "10.5.1.0-24&fc00:0:0:1::-64").Leases[0]
+			self := selfAt("192.0.2.1/24")
+			link := netip.MustParsePrefix("fc00:0:0:ff::1/64")
+			self.Addr.V6, self.Link.V6, self.All = link.Addr(), link.Masked(), append(self.All, link)
+			own.PublicIP = self.Addr
+			own.Revision = 99
+			keys := slices.Sorted(maps.Keys(c.leases))
+			backward := slices.Clone(keys)
+			slices.Reverse(backward)
+			for _, order := range [][]string{keys, backward} {
+				var a Assembler
+				var v Vetter
+				for _, key := range order {
+					public := strings.Fields(c.leases[key])
+					value := fmt.Sprintf(`{"PublicIP":%q,"PublicIPv6":%q}`, public[0], public[len(public)-1])
+					n := int64(slices.Index(keys, key)) + 1
+					a.Put(Entry{Key: key, Value: value, Revision: uint64(n), Created: n})
+					v.Vet(mustConfig(t, c.config), own, self, a.Snapshot(1))
+				}
+				peers, problems := v.Vet(mustConfig(t, c.config), own, self, a.Snapshot(1))
+				if got := subnetsOf(peers); got != strings.Join(c.used, " ") {
+					t.Errorf("used are %s, want %s", got, c.used)
+				}
+				for _, p := range peers {
+					for _, f := range ip.Families {
+						if p.Subnet.Of(f).IsValid() != p.PublicIP.Of(f).IsValid() {
+							t.Errorf("%s is at %s", p.Subnet, p.PublicIP)
+						}
+					}
+				}
+				if len(problems) != len(c.why) {
+					t.Fatalf("problems are %+v", problems)
+				}
+				for i, why := range c.why {
+					if !strings.Contains(problems[i].Reason, why) {
+						t.Errorf("it says %q, without %q", problems[i].Reason, why)
+					}
 				}
 			}
 		})
@@ -263,6 +342,62 @@ func TestVetRemembers(t *testing.T) {
 				for _, p := range peers {
 					if p.Subnet.V4.Contains(peers[i].PublicIP.V4) {
 						t.Fatalf("%s holds %s", p.Subnet, peers[i].PublicIP)
+					}
+				}
+			}
+		}
+	}
+}
+
+// The same with leases of both families, of one, and of another one than before.
+func TestVetRemembersFamilies(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	self := selfAt("192.0.2.1/24")
+	self.Addr.V6, self.Link.V6 = netip.MustParseAddr("fc00:0:0:40::7"), netip.MustParsePrefix("fc00:0:0:40::/60")
+	for _, config := range []string{
+		`{"Network":"10.5.0.0/16"}`, `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}`,
+		`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}`,
+	} {
+		c := mustConfig(t, config)
+		var v Vetter
+		var a Assembler
+		for range 3000 {
+			v4 := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(5 + rnd.IntN(20)/19), byte(rnd.IntN(8)), 0}), 24-rnd.IntN(8)/6).Masked()
+			v6 := netip.PrefixFrom(netip.MustParseAddr(fmt.Sprintf("fc00:0:0:%x::", rnd.IntN(8))), 64-rnd.IntN(8)/6).Masked()
+			s := ip.Subnet{V4: v4, V6: v6}
+			if n := rnd.IntN(4); n < 2 {
+				s = s.With(ip.Families[n], netip.Prefix{})
+			}
+			host := rnd.IntN(6)
+			public6 := fmt.Sprintf("2001:db8::%x", host)
+			if rnd.IntN(8) == 0 {
+				public6 = fmt.Sprintf("fc00:0:0:%x::9", rnd.IntN(8))
+			}
+			switch {
+			case rnd.IntN(100) == 0:
+				a = Assembler{}
+			case rnd.IntN(3) == 0:
+				a.Remove(s.Key())
+			default:
+				value := fmt.Sprintf(`{"PublicIP":"192.0.2.%d","PublicIPv6":%q,"Machine":"m %d"}`, host, public6, host)
+				a.Put(Entry{Key: s.Key(), Value: value, Revision: rnd.Uint64N(50), Created: rnd.Int64N(5)})
+			}
+			own := &Lease{
+				Subnet: ip.Subnet{V4: netip.MustParsePrefix("10.5.1.0/24"), V6: netip.MustParsePrefix("fc00:0:0:1::/64")},
+				Attrs:  Attrs{PublicIP: ip.Addrs{V4: self.Addr.V4, V6: netip.MustParseAddr(fmt.Sprintf("2001:db8::1:%d", rnd.IntN(100)/99))}, Machine: "m 1"},
+			}
+			peers, problems := v.Vet(c, own, self, a.Snapshot(1))
+			wantPeers, wantProblems := new(Vetter).Vet(c, own, self, a.Snapshot(1))
+			same := func(a, b *Lease) bool { return *a == *b }
+			if !slices.EqualFunc(peers, wantPeers, same) || !slices.Equal(problems, wantProblems) {
+				t.Fatalf("remembered %v %v, anew %v %v", peers, problems, wantPeers, wantProblems)
+			}
+			for i, p := range peers {
+				for _, o := range peers[:i] {
+					if o.Subnet.Overlaps(p.Subnet) {
+						t.Fatalf("%s and %s overlap", o.Subnet, p.Subnet)
 					}
 				}
 			}

@@ -11,19 +11,28 @@ func Next(p netip.Prefix) (netip.Prefix, bool) {
 	if p.Bits() <= 0 {
 		return netip.Prefix{}, false
 	}
-	b := p.Masked().Addr().AsSlice()
-	i := (p.Bits() - 1) / 8
-	carry := uint(1) << (7 - (p.Bits()-1)%8)
-	for ; i >= 0 && carry > 0; i-- {
-		sum := uint(b[i]) + carry
-		b[i] = byte(sum)
-		carry = sum >> 8
+	return Nth(p, 1)
+}
+
+// Nth returns the nth prefix of the same length after p, and false where the address family
+// ends before it.
+func Nth(p netip.Prefix, n int) (netip.Prefix, bool) {
+	a := p.Masked().Addr().AsSlice()
+	left := uint64(n)
+	for bit := p.Bits() - 1; bit >= 0 && left > 0; bit-- { // a sum, from the last bit of the prefix up
+		mask := byte(1) << (7 - bit%8)
+		left += uint64(a[bit/8] >> (7 - bit%8) & 1)
+		a[bit/8] &^= mask
+		if left&1 == 1 {
+			a[bit/8] |= mask
+		}
+		left >>= 1
 	}
-	if carry > 0 {
+	if left > 0 {
 		return netip.Prefix{}, false
 	}
-	a, _ := netip.AddrFromSlice(b)
-	return netip.PrefixFrom(a, p.Bits()), true
+	b, _ := netip.AddrFromSlice(a)
+	return netip.PrefixFrom(b, p.Bits()), true
 }
 
 // LastAddr returns the highest address in p.

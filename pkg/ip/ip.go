@@ -81,6 +81,13 @@ func (s Subnet) Key() string {
 // maxKey is more than the longest key has.
 const maxKey = 100
 
+// noV4 is what flannel writes in the place of an IPv4 subnet in networks of IPv6 alone.
+var noV4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
+// Placeholder reports whether the IPv4 prefix of s is none, but what flannel has in the
+// place of one: "0.0.0.0-0&fc00::-64". Such a key is not that of the IPv6 subnet alone.
+func (s Subnet) Placeholder() bool { return s.V4 == noV4 && s.V6.IsValid() }
+
 // ParseKey is the inverse of Key. It accepts only what Key writes: a base
 // address without host bits, a length that leaves room for a host, and the
 // IPv4 prefix before the IPv6 one.
@@ -89,7 +96,12 @@ func ParseKey(key string) (Subnet, error) {
 	if len(key) > maxKey {
 		return Subnet{}, fmt.Errorf("subnet key %.*q…: it has %d bytes", maxKey, key, len(key))
 	}
-	for i, part := range strings.Split(key, "&") {
+	parts := strings.Split(key, "&")
+	for i, part := range parts {
+		if i == 0 && len(parts) == 2 && part == "0.0.0.0-0" {
+			s.V4 = noV4
+			continue
+		}
 		p, err := parsePart(part)
 		if err != nil {
 			return Subnet{}, fmt.Errorf("subnet key %q: %w", key, err)

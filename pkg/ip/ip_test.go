@@ -23,6 +23,7 @@ func TestKey(t *testing.T) {
 		{"10.50.89.128-25", "10.50.89.128/25", ""},
 		{"fc00:5:3::-64", "", "fc00:5:3::/64"},
 		{"10.50.22.0-24&2001:cafe:42:b::-64", "10.50.22.0/24", "2001:cafe:42:b::/64"},
+		{"0.0.0.0-0&fc00::-64", "0.0.0.0/0", "fc00::/64"}, // flannel's, in IPv6 alone
 	} {
 		want := Subnet{prefix(c.v4), prefix(c.v6)}
 		if got := want.Key(); got != c.key {
@@ -48,6 +49,9 @@ func TestParseKeyRejects(t *testing.T) {
 		"010.5.3.0-24":              "form address-length",
 		"10.5.3.0-33":               "form address-length",
 		"0.0.0.0-0":                 "out of range",
+		"0.0.0.0-0&10.5.3.0-24":     "want one IPv4",
+		"0.0.0.0-0&":                "form address-length",
+		"fc00::-64&0.0.0.0-0":       "out of range",
 		"10.5.3.0-32":               "out of range",
 		"10.5.3.8-24":               "host bits set; the subnet is 10.5.3.0/24",
 		"::ffff:10.5.3.0-120":       "IPv4-mapped",
@@ -66,7 +70,7 @@ func TestParseKeyRejects(t *testing.T) {
 }
 
 func FuzzParseKey(f *testing.F) {
-	for _, s := range []string{"10.5.3.0-24", "fc00::-64", "10.5.3.0-24&fc00::-64", "0.0.0.0-0", "&", "1-1"} {
+	for _, s := range []string{"10.5.3.0-24", "fc00::-64", "10.5.3.0-24&fc00::-64", "0.0.0.0-0", "0.0.0.0-0&fc00::-64", "&", "1-1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, key string) {
@@ -100,6 +104,29 @@ func TestNext(t *testing.T) {
 		got, ok := Next(prefix(p))
 		if ok != (want != "") || ok && got.Masked().String() != prefix(want).Masked().String() {
 			t.Errorf("Next(%s) = %v, %v; want %q", p, got, ok, want)
+		}
+	}
+}
+
+func TestNth(t *testing.T) {
+	for _, c := range []struct {
+		p    string
+		n    int
+		want string
+	}{
+		{"10.5.0.0/24", 0, "10.5.0.0/24"},
+		{"10.5.0.0/24", 259, "10.6.3.0/24"},
+		{"10.5.7.0/24", 255, "10.6.6.0/24"},
+		{"fc00::/64", 0x12345, "fc00:0:1:2345::/64"},
+		{"fc00:0:0:ffff::/64", 1, "fc00:0:1::/64"},
+		{"255.255.254.0/24", 1, "255.255.255.0/24"},
+		{"255.255.254.0/24", 2, ""},
+		{"0.0.0.0/0", 1, ""},
+		{"::/120", math.MaxInt, "::7f:ffff:ffff:ffff:ff00/120"},
+	} {
+		got, ok := Nth(prefix(c.p), c.n)
+		if ok != (c.want != "") || ok && got != prefix(c.want) {
+			t.Errorf("Nth(%s, %d) = %v, %v; want %q", c.p, c.n, got, ok, c.want)
 		}
 	}
 }

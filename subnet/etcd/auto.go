@@ -118,6 +118,15 @@ func (a *Auto) Update(ctx context.Context, sub ip.Subnet, revision uint64, attrs
 	return s.Update(ctx, sub, revision, attrs, ttl)
 }
 
+// Move implements subnet.Store.
+func (a *Auto) Move(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, attrs subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	s, err := a.store(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.Move(ctx, from, revision, to, attrs, ttl)
+}
+
 // Delete implements subnet.Store.
 func (a *Auto) Delete(ctx context.Context, sub ip.Subnet, revision uint64) error {
 	s, err := a.store(ctx)

@@ -20,6 +20,10 @@ type Leases struct {
 	// Put writes the lease of a subnet if revision is that of its last write, or if there is
 	// none where that is 0. If not, ErrCondition is in the error.
 	Put func(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration, revision uint64) (*subnet.Lease, error)
+	// Replace writes the lease of a subnet in the place of that of another one, if revision is
+	// that of the last write of that, and if there is none in the new place: else
+	// ErrCondition or subnet.ErrExists is in the error.
+	Replace func(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error)
 	// Remove deletes it likewise.
 	Remove func(ctx context.Context, sub ip.Subnet, revision uint64) error
 }
@@ -44,6 +48,14 @@ func (l *Leases) Update(ctx context.Context, sub ip.Subnet, revision uint64, a s
 		updated, err = l.Put(ctx, sub, a, ttl, revision)
 	}
 	return updated, failed("updating", sub, err, subnet.ErrChanged)
+}
+
+// Move implements subnet.Store.
+func (l *Leases) Move(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (moved *subnet.Lease, err error) {
+	if err = ErrCondition; revision != 0 {
+		moved, err = l.Replace(ctx, from, revision, to, a, ttl)
+	}
+	return moved, failed("moving to "+to.String(), from, err, subnet.ErrChanged)
 }
 
 // Delete implements subnet.Store.

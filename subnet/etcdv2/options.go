@@ -44,7 +44,7 @@ func New(o Options) (*Store, error) {
 	for _, server := range servers {
 		s.endpoints = append(s.endpoints, endpoint{server, newTransport(server, &s.conns)})
 	}
-	s.Leases = etcd.Leases{Watching: etcd.Watch{List: s.list, Verify: s.verify, Follow: s.follow}, Put: s.put, Remove: s.remove}
+	s.Leases = etcd.Leases{Watching: etcd.Watch{List: s.list, Verify: s.verify, Follow: s.follow}, Put: s.put, Replace: s.replace, Remove: s.remove}
 	s.failover.Cluster = s.cluster
 	s.failover.Name = func(k int) string { return s.endpoints[k].Name }
 	s.failover.Failing = o.Failing

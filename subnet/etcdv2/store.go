@@ -2,6 +2,7 @@ package etcdv2
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -53,11 +54,31 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 	if err != nil {
 		return nil, err
 	}
-	l := &subnet.Lease{Subnet: sub, Attrs: a, Revision: rep.Node.ModifiedIndex}
+	l := &subnet.Lease{Subnet: sub, Attrs: a, Revision: rep.Node.ModifiedIndex, Created: int64(rep.Node.CreatedIndex)}
 	if ttl > 0 {
 		l.Expires = rep.since.Add(ttl)
 	}
 	return l, nil
+}
+
+// replace is etcd.Leases.Replace. This API does not write two keys at once. flannel takes the
+// routes of a subnet away when its key goes, whatever other key has a part of it: so the new
+// one is written once more after that.
+func (s *Store) replace(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	made, err := s.put(ctx, to, a, ttl, 0)
+	switch {
+	case errors.Is(err, etcd.ErrCondition):
+		return nil, subnet.ErrExists
+	case err != nil:
+		return nil, err
+	}
+	if err := s.remove(ctx, from, revision); err != nil {
+		if errors.Is(err, etcd.ErrCondition) {
+			err = errors.Join(err, s.remove(ctx, to, made.Revision))
+		}
+		return nil, err
+	}
+	return s.put(ctx, to, a, ttl, made.Revision)
 }
 
 // remove is etcd.Leases.Remove.
@@ -110,7 +131,7 @@ func (s *Store) entries(ctx context.Context) ([]subnet.Entry, *reply, error) {
 }
 
 func (r *reply) entry(n *client.Node) subnet.Entry {
-	e := subnet.Entry{Key: path.Base(n.Key), Value: n.Value, Expires: r.expires(n), Revision: n.ModifiedIndex}
+	e := subnet.Entry{Key: path.Base(n.Key), Value: n.Value, Expires: r.expires(n), Revision: n.ModifiedIndex, Created: int64(n.CreatedIndex)}
 	if n.Dir {
 		e.Value = "(a directory)" // which is no lease, and says so in the problem
 	}

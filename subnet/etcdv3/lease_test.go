@@ -176,7 +176,7 @@ func TestEtcdLeaseOfALostWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.DropAnswers.Store(true)
-	if _, err := s.write(ctx, subnet1, 0, putOp(s.subnetKey(subnet1), value(1), id)); err == nil || errors.Is(err, etcd.ErrCondition) {
+	if _, err := s.commit(ctx, unchanged(s.subnetKey(subnet1), 0), putOp(s.subnetKey(subnet1), value(1), id)); err == nil || errors.Is(err, etcd.ErrCondition) {
 		t.Errorf("with its answer lost: %v", err)
 	}
 	for range 3 {

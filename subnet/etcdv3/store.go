@@ -127,6 +127,26 @@ func (s *Store) expires(ctx context.Context, kv *mvccpb.KeyValue, v *etcd.View) 
 
 // put is etcd.Leases.Put.
 func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time.Duration, revision uint64) (*subnet.Lease, error) {
+	return s.write(ctx, sub, revision, sub, a, ttl)
+}
+
+// replace is etcd.Leases.Replace. The old key goes before the new one comes, in the order of
+// events: flannel takes the routes of a subnet away when its key goes, whatever other key has a
+// part of it.
+func (s *Store) replace(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	l, err := s.write(ctx, from, revision, to, a, ttl)
+	if !errors.Is(err, etcd.ErrCondition) {
+		return l, err
+	}
+	if resp, err := s.get(ctx, s.subnetKey(to), ""); err == nil && len(resp.Kvs) > 0 {
+		return nil, subnet.ErrExists
+	}
+	return nil, err
+}
+
+// write writes the lease of a subnet if revision is that of the last write of the same one, or
+// of that in whose place it comes.
+func (s *Store) write(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
 	value, err := a.Value()
 	if err != nil {
 		return nil, err
@@ -135,7 +155,7 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 		return nil, err
 	}
 	defer func() { <-s.writing }()
-	has, err := s.leaseOf(ctx, sub, revision)
+	has, created, err := s.leaseOf(ctx, from, revision)
 	if err != nil {
 		return nil, err
 	}
@@ -144,9 +164,15 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 		return nil, err
 	}
 	s.mu.Lock()
-	s.written[sub.Key()] = true
+	s.written[to.Key()] = true
 	s.mu.Unlock()
-	at, err := s.write(ctx, sub, revision, putOp(s.subnetKey(sub), value, id))
+	compare := unchanged(s.subnetKey(from), revision)
+	ops := []*pb.RequestOp{putOp(s.subnetKey(to), value, id)}
+	if from != to {
+		compare = append(compare, unchanged(s.subnetKey(to), 0)...)
+		ops = append([]*pb.RequestOp{deleteOp(s.subnetKey(from))}, ops...)
+	}
+	at, err := s.commit(ctx, compare, ops...)
 	switch {
 	case errors.Is(err, etcd.ErrCondition):
 		s.tidy(ctx, 0)
@@ -155,7 +181,10 @@ func (s *Store) put(ctx context.Context, sub ip.Subnet, a subnet.Attrs, ttl time
 		return nil, err
 	}
 	s.tidy(ctx, id)
-	return &subnet.Lease{Subnet: sub, Attrs: a, Expires: ends, Revision: at}, nil
+	if created == 0 || from != to {
+		created = int64(at)
+	}
+	return &subnet.Lease{Subnet: to, Attrs: a, Expires: ends, Revision: at, Created: created}, nil
 }
 
 // remove is etcd.Leases.Remove.
@@ -164,13 +193,10 @@ func (s *Store) remove(ctx context.Context, sub ip.Subnet, revision uint64) erro
 		return err
 	}
 	defer func() { <-s.writing }()
-	if _, err := s.leaseOf(ctx, sub, revision); err != nil {
+	if _, _, err := s.leaseOf(ctx, sub, revision); err != nil {
 		return err
 	}
-	_, err := s.write(ctx, sub, revision, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{
-		RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(s.subnetKey(sub))},
-	}})
-	if err != nil {
+	if _, err := s.commit(ctx, unchanged(s.subnetKey(sub), revision), deleteOp(s.subnetKey(sub))); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -189,35 +215,29 @@ func (s *Store) begin(ctx context.Context) error {
 	}
 }
 
-// leaseOf returns the etcd lease that a key is attached to, if revision is that
-// of its last write, and minds it from now on. That of a key that is to be
+// leaseOf returns the etcd lease that a key is attached to, and when it was made, if revision is
+// that of its last write, and minds the lease from now on. That of a key that is to be
 // created is 0.
-func (s *Store) leaseOf(ctx context.Context, sub ip.Subnet, revision uint64) (int64, error) {
+func (s *Store) leaseOf(ctx context.Context, sub ip.Subnet, revision uint64) (id, created int64, err error) {
 	if revision == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
 	resp, err := s.get(ctx, s.subnetKey(sub), "")
 	switch {
 	case err != nil:
-		return 0, err
+		return 0, 0, err
 	case len(resp.Kvs) == 0 || uint64(resp.Kvs[0].ModRevision) != revision:
-		return 0, etcd.ErrCondition
+		return 0, 0, etcd.ErrCondition
 	}
-	id := resp.Kvs[0].Lease
-	if id != 0 {
+	if id = resp.Kvs[0].Lease; id != 0 {
 		s.leases[id] = true
 	}
-	return id, nil
+	return id, resp.Kvs[0].CreateRevision, nil
 }
 
-// write does something to a key if revision is that of its last write, and
-// returns the revision of this one.
-func (s *Store) write(ctx context.Context, sub ip.Subnet, revision uint64, op *pb.RequestOp) (at uint64, err error) {
-	txn := &pb.TxnRequest{
-		Compare: unchanged(s.subnetKey(sub), revision),
-		Success: []*pb.RequestOp{op},
-	}
-	resp, err := s.txn(ctx, true, writes(s.subnetsKey()), txn)
+// commit writes on conditions, and returns the revision of that.
+func (s *Store) commit(ctx context.Context, conditions []*pb.Compare, ops ...*pb.RequestOp) (at uint64, err error) {
+	resp, err := s.txn(ctx, true, writes(s.subnetsKey()), &pb.TxnRequest{Compare: conditions, Success: ops})
 	if err == nil && !resp.Succeeded {
 		err = etcd.ErrCondition
 	}
@@ -259,6 +279,10 @@ func unchanged(key string, revision uint64) []*pb.Compare {
 
 func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
+}
+
+func deleteOp(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(key)}}}
 }
 
 func putOp(key, value string, lease int64) *pb.RequestOp {

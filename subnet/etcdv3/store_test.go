@@ -41,7 +41,7 @@ func TestLostAnswer(t *testing.T) {
 	s.failover.Pin(0)
 	l := must(s.Create(t.Context(), subnet1, attrs1, 0))(t)
 	p.DropAnswers.Store(true)
-	_, err := s.write(t.Context(), subnet1, l.Revision, putOp(s.subnetKey(subnet1), value(2), 0))
+	_, err := s.commit(t.Context(), unchanged(s.subnetKey(subnet1), l.Revision), putOp(s.subnetKey(subnet1), value(2), 0))
 	if err == nil || errors.Is(err, etcd.ErrCondition) {
 		t.Errorf("update whose answer was lost: %v, want that its outcome is unknown", err)
 	}

@@ -22,7 +22,7 @@ func reset(v *etcd.View, entries []subnet.Entry, kvs []*mvccpb.KeyValue, h *pb.R
 }
 
 func entry(key string, kv *mvccpb.KeyValue, ends time.Time) subnet.Entry {
-	return subnet.Entry{Key: key, Value: string(kv.Value), Expires: ends, Revision: uint64(kv.ModRevision)}
+	return subnet.Entry{Key: key, Value: string(kv.Value), Expires: ends, Revision: uint64(kv.ModRevision), Created: kv.CreateRevision}
 }
 
 // continues reports whether an event is the next one of what the view knows of

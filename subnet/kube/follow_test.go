@@ -246,7 +246,7 @@ func TestOlderThanOurWrite(t *testing.T) {
 
 	written := peerNode("w1", "10.5.1.0/24", "192.0.2.1", "null")
 	written.uid, written.created, written.revision = "u", 1, 20
-	a, err := written.attrs(&s.names, sub("10.5.1.0/24"))
+	a, _, err := written.attrs(&s.names, sub("10.5.1.0/24"))
 	check(t, err)
 	s.wrote(written, &a, true)
 	ours := func(when string) {

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -55,7 +56,7 @@ func TestGarbageHarmsNoOther(t *testing.T) {
 		"that of another":          {peerNode("zbad", "10.244.1.0/24", "192.0.2.9", vxlan), "also that of the Node good"},
 		"our address":              {peerNode("bad", "10.244.9.0/24", "192.0.2.1", vxlan), "its public address 192.0.2.1 is this host's own"},
 		"an address of IPv6":       {peerNode("bad", "10.244.9.0/24", "2001:db8::1", vxlan), "not an address of the right family"},
-		"IPv6 alone":               {peerNode("bad", "fd00::/64", "192.0.2.9", vxlan), "has no IPv4 podCIDR"},
+		"IPv6 alone":               {peerNode("bad", "fd00::/64", "192.0.2.9", vxlan), "public-ipv6 is missing"},
 		"no JSON":                  {peerNode("bad", "10.244.9.0/24", "192.0.2.9", `{"VNI":`), "and not JSON"},
 		"escape sequences":         {peerNode("bad", "10.244.9.0/24", "\x1b[2J\n", vxlan), `\x1b[2J\n`},
 		"what is no CIDR":          {peerNode("bad", "10.244.9.0/33", "192.0.2.9", vxlan), "not a network in CIDR notation"},
@@ -121,11 +122,65 @@ func TestDualStackPeer(t *testing.T) {
 	if l == nil || l.PublicIP != addrs("192.0.2.9") {
 		t.Fatalf("the lease is %+v", l)
 	}
-	n.notes[publicIPv6], n.notes[backendV6Data] = note{"garbage", true}, note{"{", true}
-	n.revision++
-	v.put(n)
-	if now := v.snapshot(); now.Find(sub("10.244.9.0/24")) != l || len(now.Problems) != 0 {
-		t.Errorf("the lease is %+v, the problems are %v", now.Find(sub("10.244.9.0/24")), now.Problems)
+	for _, public := range []string{"garbage", "2001:db8::9"} {
+		n.notes[publicIPv6], n.notes[backendV6Data] = note{public, true}, note{"{", true}
+		n.revision++
+		v.put(n)
+		var p subnet.Peers
+		now := peers(t, &p, v)
+		if len(now.Peers) != 2 || now.Peers[1].Subnet != l.Subnet || now.Peers[1].Attrs != l.Attrs || now.Problems != 0 {
+			t.Errorf("with %s: the peers are %v, with %d problems: %v", public, now.Peers, now.Problems, now.News)
+		}
+	}
+}
+
+// In a network of both families a Node is used in those of which it says anything; where one
+// can't be read, that stays as it was, and the other is followed.
+func TestDualStack(t *testing.T) {
+	const v4, v6 = "10.244.9.0/24", "fd00:9::/64"
+	config := must(subnet.ParseConfig([]byte(`{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/16"}`)))(t)
+	config.Assigned = true
+	self := self
+	self.Addr.V6, self.Link.V6 = netip.MustParseAddr("2001:db8::1"), netip.MustParsePrefix("2001:db8::/64")
+	own := &subnet.Lease{Subnet: ip.Subnet{V4: netip.MustParsePrefix("10.244.0.0/24"), V6: netip.MustParsePrefix("fd00:0:0:1::/64")}, Attrs: subnet.Attrs{PublicIP: self.Addr, Machine: "own"}}
+	v := showing()
+	var p subnet.Peers
+	n := peerNode("dual", v4, "192.0.2.9", "null")
+	n.podCIDRs = v6 + "," + v4
+	for i, step := range []struct {
+		what     string
+		notes    map[key]string // "" takes one away
+		want     string
+		public   string
+		problems int
+	}{
+		{"IPv4 alone", nil, v4, "192.0.2.9", 0},
+		{"both", map[key]string{publicIPv6: "2001:db8::9", backendV6Data: `{"VNI":1}`}, v4 + "," + v6, "192.0.2.9,2001:db8::9", 0},
+		{"IPv6 cannot be read, and IPv4 is another one", map[key]string{publicIPv6: "nonsense", publicIP: "192.0.2.8"}, v4 + "," + v6, "192.0.2.8,2001:db8::9", 1},
+		{"IPv6 has no address", map[key]string{publicIPv6: "", publicIP: "192.0.2.9"}, v4 + "," + v6, "192.0.2.9,2001:db8::9", 1},
+		{"both again", map[key]string{publicIPv6: "2001:db8::8"}, v4 + "," + v6, "192.0.2.9,2001:db8::8", 0},
+		{"neither can be read", map[key]string{publicIPv6: "x", publicIP: "y"}, v4 + "," + v6, "192.0.2.9,2001:db8::8", 1},
+		{"IPv4 alone again", map[key]string{publicIPv6: "", backendV6Data: "", publicIP: "192.0.2.9"}, v4, "192.0.2.9", 0},
+		{"IPv6 alone, as flannel's vxlan says it", map[key]string{publicIPv6: "2001:db8::9", backendV6Data: "null", publicIP: "", backendData: ""}, v6, "2001:db8::9", 0},
+		{"IPv6 alone, as flannel's host-gw says it", map[key]string{publicIP: "0.0.0.0", backendData: "null"}, v6, "2001:db8::9", 0},
+	} {
+		for k, text := range step.notes {
+			n.notes[k] = note{text, text != ""}
+		}
+		n.revision++
+		v.put(n)
+		h := subnet.Holding{Config: config, Own: own, Snapshot: v.snapshot()}
+		p.Update(h, self, time.Now().Add(time.Duration(2*i)*time.Minute))
+		now := p.Update(h, self, time.Now().Add(time.Duration(2*i+1)*time.Minute)) // nothing lingers any more
+		var dual *subnet.Lease
+		for _, l := range now.Peers {
+			if l.Machine == "dual" {
+				dual = l
+			}
+		}
+		if dual == nil || dual.Subnet.String() != step.want || dual.PublicIP.String() != step.public || now.Problems != step.problems || len(now.Peers) != 2 {
+			t.Errorf("%s: the peers are %v, with %d problems: %v", step.what, now.Peers, now.Problems, now.News)
+		}
 	}
 }
 
@@ -150,15 +205,17 @@ func TestInOurWords(t *testing.T) {
 // What a Node says can be anything. It never harms another, and what is said about it is one
 // line that can be printed.
 func FuzzAnnotations(f *testing.F) {
-	f.Add("10.244.9.0/24", "", "true", "vxlan", `{"VNI":1,"VtepMAC":"02:00:00:00:00:09"}`, "192.0.2.9", "", "")
-	f.Add("10.244.1.0/24", "10.244.1.0/24,fd00::/64", "true", "", "null", "192.0.2.2", "203.0.113.1", "x")
-	f.Add("0.0.0.0/0", "", "true", "host-gw", "", "2001:db8::1", "::", "0.0.0.0")
-	f.Add("10.244.9.0/24", "", "true", "vxlan", "{", "x", "y", "z")
-	f.Add("", "", "false", "udp", "{", "\x1b[2J", "1.2.3.4%eth0", "\n")
-	f.Fuzz(func(t *testing.T, cidr, cidrs, is, kind, data, public, asked, over string) {
+	f.Add("10.244.9.0/24", "", "true", "vxlan", `{"VNI":1,"VtepMAC":"02:00:00:00:00:09"}`, "192.0.2.9", "", "", "", "")
+	f.Add("10.244.1.0/24", "10.244.1.0/24,fd00::/64", "true", "", "null", "192.0.2.2", "203.0.113.1", "x", "2001:db8::2", "null")
+	f.Add("10.244.9.0/24", "fd00:9::/64,10.244.9.0/24", "true", "vxlan", "null", "0.0.0.0", "", "", "2001:db8::2", `{"VNI":1}`)
+	f.Add("10.244.9.0/24", "fd00:9::/64,10.244.9.0/24", "true", "vxlan", "null", "192.0.2.9", "", "", "::ffff:192.0.2.1", "{")
+	f.Add("0.0.0.0/0", "", "true", "host-gw", "", "2001:db8::1", "::", "0.0.0.0", "fe80::1%eth0", "")
+	f.Add("10.244.9.0/24", "", "true", "vxlan", "{", "x", "y", "z", "", "")
+	f.Add("", "", "false", "udp", "{", "\x1b[2J", "1.2.3.4%eth0", "\n", "\x1b[2J", "\n")
+	f.Fuzz(func(t *testing.T, cidr, cidrs, is, kind, data, public, asked, over, public6, data6 string) {
 		n := node{name: "fuzzed", uid: "u", created: 200, revision: 50, podCIDR: cidr, podCIDRs: cidrs}
-		for k, text := range map[key]string{managed: is, backendType: kind, backendData: data, publicIP: public, requestedIP: asked, publicIPOverwrite: over} {
-			n.notes[k] = note{text, true}
+		for k, text := range map[key]string{managed: is, backendType: kind, backendData: data, publicIP: public, requestedIP: asked, publicIPOverwrite: over, publicIPv6: public6, backendV6Data: data6} {
+			n.notes[k] = note{text, k != publicIPv6 && k != backendV6Data || text != ""}
 		}
 		v := showing()
 		good := v.snapshot().Find(sub("10.244.1.0/24"))
@@ -184,14 +241,15 @@ func FuzzAnnotations(f *testing.F) {
 			}
 		}
 		for _, l := range now.Leases {
-			if l.Machine != "fuzzed" {
+			half := slices.ContainsFunc(l.Subnet.Families(), func(f ip.Family) bool { return !l.PublicIP.Of(f).IsValid() })
+			if l.Machine != "fuzzed" || half {
 				continue
 			}
 			back := node{name: "fuzzed"}
 			for k, text := range annotations(l.Subnet, l.Attrs) {
 				back.notes[k] = note{text, true}
 			}
-			if a, err := back.attrs(&theNames, l.Subnet); err != nil || a != l.Attrs {
+			if a, _, err := back.attrs(&theNames, l.Subnet); err != nil || a != l.Attrs {
 				t.Errorf("written and read again, %+v is %+v: %v", l.Attrs, a, err)
 			}
 		}

@@ -146,6 +146,11 @@ func (s *Store) Update(ctx context.Context, sub ip.Subnet, _ uint64, a subnet.At
 	return s.Create(ctx, sub, a, ttl)
 }
 
+// Move implements subnet.Store.
+func (s *Store) Move(ctx context.Context, _ ip.Subnet, _ uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	return s.Create(ctx, to, a, ttl)
+}
+
 // Delete implements subnet.Store: the annotations go, and the subnet remains the Node's.
 func (s *Store) Delete(ctx context.Context, sub ip.Subnet, _ uint64) error {
 	if err := s.withdraw(ctx, sub); err != nil {

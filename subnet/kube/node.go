@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"flanneld/pkg/ip"
@@ -67,73 +68,87 @@ func (n *node) subnet() (ip.Subnet, error) {
 		switch {
 		case err != nil || p.Addr().Is4In6():
 			return ip.Subnet{}, fmt.Errorf("its podCIDR %s is not a network in CIDR notation", printable.Quote(cidr))
-		case p.Addr().Is4() && !s.V4.IsValid():
-			s.V4 = p.Masked()
-		case p.Addr().Is6() && !s.V6.IsValid():
-			s.V6 = p.Masked()
-		default:
+		case s.Of(ip.FamilyOf(p.Addr())).IsValid():
 			return ip.Subnet{}, fmt.Errorf("its podCIDRs %s are more than one of an address family", printable.Quote(text))
 		}
+		s = s.With(ip.FamilyOf(p.Addr()), p.Masked())
 	}
 	return s, nil
 }
 
-// carried is the part of a subnet whose packets this program carries so far. The other part
-// is of no consequence, whatever is the matter with it.
-func carried(s ip.Subnet) ip.Subnet { return ip.Subnet{V4: s.V4} }
+// has reports whether a subnet is the Node's, or a family of what is.
+func (n *node) has(s ip.Subnet) bool {
+	has, err := n.subnet()
+	return err == nil && s.IsValid() && !slices.ContainsFunc(s.Families(), func(f ip.Family) bool { return has.Of(f) != s.Of(f) })
+}
 
-// attrs reads what a Node's lease of subnet s says. It fails on what could not be acted
-// upon, and returns the rest all the same.
-func (n *node) attrs(names *names, s ip.Subnet) (subnet.Attrs, error) {
-	a := subnet.Attrs{BackendType: n.notes[backendType].text, Machine: n.name}
+// familyKeys are the annotations that there are of each family.
+var familyKeys = map[ip.Family]struct{ public, data, overwrite, requested key }{
+	ip.V4: {publicIP, backendData, publicIPOverwrite, requestedIP},
+	ip.V6: {publicIPv6, backendV6Data, publicIPv6Overwrite, requestedIPv6},
+}
+
+// published returns the part of a Node's subnet that its lease is of: the families of which it
+// says anything. A daemon writes of those that its configuration has, and in networks of IPv6
+// alone some versions of flannel write 0.0.0.0. A Node that says nothing of any says too little.
+func (n *node) published(s ip.Subnet) (part ip.Subnet) {
+	for _, f := range s.Families() {
+		k := familyKeys[f]
+		public := n.notes[k.public]
+		if public.there && public.text != netip.IPv4Unspecified().String() || !public.there && n.notes[k.data].there {
+			part = part.With(f, s.Of(f))
+		}
+	}
+	if !part.IsValid() {
+		return s
+	}
+	return part
+}
+
+// attrs reads what a Node's lease of subnet s says. Of a family in which it says what could not be
+// acted upon, there is no address; bad is the part of s that is so.
+func (n *node) attrs(names *names, s ip.Subnet) (a subnet.Attrs, bad ip.Subnet, err error) {
+	a = subnet.Attrs{BackendType: n.notes[backendType].text, Machine: n.name}
 	var failed []error
-	address := func(k key, family func(netip.Addr) bool) netip.Addr {
-		if !n.notes[k].there {
-			failed = append(failed, fmt.Errorf("its annotation %s is missing", names[k]))
-			return netip.Addr{}
+	for _, f := range s.Families() {
+		k := familyKeys[f]
+		public, why := netip.Addr{}, fmt.Errorf("its annotation %s is missing", names[k.public])
+		if n.notes[k.public].there {
+			if public, why = parseAddr(n.notes[k.public].text, f); why != nil {
+				why = fmt.Errorf("its annotation %s %w", names[k.public], why)
+			}
 		}
-		addr, err := parseAddr(n.notes[k].text, family)
-		if err != nil {
-			failed = append(failed, fmt.Errorf("its annotation %s %w", names[k], err))
+		data, unread := parseData(n.notes[k.data].text)
+		if unread != nil {
+			why = errors.Join(why, fmt.Errorf("its annotation %s %w", names[k.data], unread))
 		}
-		return addr
-	}
-	data := func(k key) string {
-		text, err := parseData(n.notes[k].text)
-		if err != nil {
-			failed = append(failed, fmt.Errorf("its annotation %s %w", names[k], err))
+		if why != nil {
+			failed, bad = append(failed, why), bad.With(f, s.Of(f))
+			continue
 		}
-		return text
+		a = a.With(f, public, data)
 	}
-	if s.V4.IsValid() {
-		a.PublicIP.V4 = address(publicIP, netip.Addr.Is4)
-		a.BackendData = data(backendData)
-	}
-	if s.V6.IsValid() {
-		a.PublicIP.V6 = address(publicIPv6, netip.Addr.Is6)
-		a.BackendV6Data = data(backendV6Data)
-	}
-	return a, errors.Join(failed...)
+	return a, bad, errors.Join(failed...)
 }
 
 // asked reads the addresses that people ask for, of both families.
-func (n *node) asked(names *names, v4, v6 key) (a ip.Addrs, err error) {
+func (n *node) asked(names *names, of func(ip.Family) key) (a ip.Addrs, err error) {
 	var failed []error
-	read := func(k key, family func(netip.Addr) bool) netip.Addr {
+	for _, f := range ip.Families {
+		k := of(f)
 		if n.notes[k].text == "" {
-			return netip.Addr{}
+			continue
 		}
-		addr, err := parseAddr(n.notes[k].text, family)
+		addr, err := parseAddr(n.notes[k].text, f)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("the annotation %s %w, and is ignored", names[k], err))
 		}
-		return addr
+		a = a.With(f, addr)
 	}
-	a = ip.Addrs{V4: read(v4, netip.Addr.Is4), V6: read(v6, netip.Addr.Is6)}
 	return a, errors.Join(failed...)
 }
 
-func parseAddr(text string, family func(netip.Addr) bool) (netip.Addr, error) {
+func parseAddr(text string, family ip.Family) (netip.Addr, error) {
 	a, err := netip.ParseAddr(text)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("is %s, and not an address", printable.Quote(text))

@@ -184,7 +184,7 @@ func TestAttrs(t *testing.T) {
 	} {
 		n := peerNode("w1", "10.244.1.0/24", "192.0.2.1", vxlan)
 		c.change(&n.notes)
-		got, err := n.attrs(&theNames, s)
+		got, _, err := n.attrs(&theNames, s)
 		switch {
 		case c.fails == "" && (err != nil || got != c.want):
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
@@ -202,6 +202,29 @@ func TestAnnotations(t *testing.T) {
 		`backend-data={"VNI":1,"VtepMAC":"02:00:00:00:00:01"} backend-type=vxlan kube-subnet-manager=true public-ip=192.0.2.1`: {PublicIP: public, BackendType: "vxlan", BackendData: `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`, Machine: "w1"},
 		`backend-data=null backend-type=host-gw kube-subnet-manager=true public-ip=192.0.2.1`:                                  {PublicIP: public, BackendType: "host-gw"},
 		`backend-data=null backend-type= kube-subnet-manager=true public-ip=192.0.2.1`:                                         {PublicIP: public},
+	} {
+		var all []string
+		for k, text := range annotations(s, a) {
+			all = append(all, keyNames[k]+"="+text)
+		}
+		slices.Sort(all)
+		if got := strings.Join(all, " "); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// In both families, and in IPv6 alone.
+func TestAnnotationsOfBoth(t *testing.T) {
+	s := ip.Subnet{V4: netip.MustParsePrefix("10.244.1.0/24"), V6: netip.MustParsePrefix("fd00:1::/64")}
+	a := subnet.Attrs{
+		PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.1"), V6: netip.MustParseAddr("2001:db8::1")}, BackendType: "vxlan",
+		BackendData: `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`, BackendV6Data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`,
+	}
+	v6 := `backend-type=vxlan backend-v6-data={"VNI":1,"VtepMAC":"02:00:00:00:00:02"} kube-subnet-manager=true`
+	for want, s := range map[string]ip.Subnet{
+		`backend-data={"VNI":1,"VtepMAC":"02:00:00:00:00:01"} ` + v6 + ` public-ip=192.0.2.1 public-ipv6=2001:db8::1`: s,
+		v6 + ` public-ipv6=2001:db8::1`: {V6: s.V6},
 	} {
 		var all []string
 		for k, text := range annotations(s, a) {

@@ -29,11 +29,9 @@ func annotations(s ip.Subnet, a subnet.Attrs) map[key]string {
 		return text
 	}
 	w := map[key]string{managed: "true", backendType: a.BackendType}
-	if s.V4.IsValid() {
-		w[publicIP], w[backendData] = a.PublicIP.V4.String(), data(a.BackendData)
-	}
-	if s.V6.IsValid() {
-		w[publicIPv6], w[backendV6Data] = a.PublicIP.V6.String(), data(a.BackendV6Data)
+	for _, f := range s.Families() {
+		k := familyKeys[f]
+		w[k.public], w[k.data] = a.PublicIP.Of(f).String(), data(a.Data(f))
 	}
 	return w
 }
@@ -61,12 +59,17 @@ func (s *Store) publish(ctx context.Context, sub ip.Subnet, a subnet.Attrs) (*su
 	s.mu.Lock()
 	is, known := s.ours()
 	s.mu.Unlock()
-	has, err := is.subnet()
-	if !known || err != nil || carried(has) != sub {
+	if !known || !is.has(sub) {
 		return nil, subnet.ErrChanged
 	}
 	differs := make(map[string]any)
-	for k, text := range annotations(sub, a) {
+	said := annotations(sub, a)
+	for k := range publicIPv6 + 1 {
+		if _, says := said[k]; !says && is.notes[k].there { // of a family that we have no more
+			differs[s.names[k]] = nil
+		}
+	}
+	for k, text := range said {
 		isData := k == backendData || k == backendV6Data
 		if was := is.notes[k]; was.there && (was.text == text || isData && sameData(was.text, text)) {
 			continue
@@ -74,6 +77,7 @@ func (s *Store) publish(ctx context.Context, sub ip.Subnet, a subnet.Attrs) (*su
 		differs[s.names[k]] = text
 	}
 	if len(differs) > 0 {
+		var err error
 		if is, err = s.annotate(ctx, is.uid, differs); err != nil {
 			return nil, err
 		}
@@ -90,8 +94,7 @@ func (s *Store) withdraw(ctx context.Context, sub ip.Subnet) error {
 	s.mu.Lock()
 	is, known := s.ours()
 	s.mu.Unlock()
-	has, err := is.subnet()
-	if !known || err != nil || carried(has) != sub || !is.peer() {
+	if !known || !is.has(sub) || !is.peer() {
 		return subnet.ErrChanged
 	}
 	differs := make(map[string]any)
@@ -100,7 +103,8 @@ func (s *Store) withdraw(ctx context.Context, sub ip.Subnet) error {
 			differs[s.names[k]] = nil
 		}
 	}
-	if is, err = s.annotate(ctx, is.uid, differs); err != nil {
+	is, err := s.annotate(ctx, is.uid, differs)
+	if err != nil {
 		return err
 	}
 	s.wrote(is, nil, true)

@@ -42,7 +42,9 @@ type view struct {
 // entry is a Node.
 type entry struct {
 	node
-	subnet ip.Subnet     // that it claims; not valid for none
+	has    ip.Subnet     // its podCIDRs
+	subnet ip.Subnet     // that it claims: in the families of which it says anything; not valid for none
+	bad    ip.Subnet     // the part of that which cannot be read now
 	lease  *subnet.Lease // as it was last readable
 	why    string        // it cannot be read now
 }
@@ -116,10 +118,10 @@ func (v *view) enter(n node, touched map[ip.Subnet]bool) {
 		e = &entry{}
 		v.entries[n.name] = e
 	}
-	was, public := e.subnet, e.address()
+	was, public := e.subnet, e.addresses()
 	e.node = n
 	v.read(e)
-	if is := e.address(); is != public {
+	if is := e.addresses(); is != public {
 		v.unshare(e, public)
 		v.share(e, is)
 	}
@@ -144,7 +146,7 @@ func (v *view) enter(n node, touched map[ip.Subnet]bool) {
 func (v *view) leave(e *entry, touched map[ip.Subnet]bool) {
 	delete(v.entries, e.name)
 	delete(v.problems, e.name)
-	v.unshare(e, e.address())
+	v.unshare(e, e.addresses())
 	v.unclaim(e, e.subnet)
 	touched[e.subnet] = true
 	if e.name == v.self {
@@ -161,27 +163,31 @@ func (v *view) unclaim(e *entry, s ip.Subnet) {
 	}
 }
 
-// address is the public address of a Node's lease; not valid if it has none.
-func (e *entry) address() netip.Addr {
+// addresses are the public addresses of a Node's lease; none if it has no lease.
+func (e *entry) addresses() ip.Addrs {
 	if e.lease == nil {
-		return netip.Addr{}
+		return ip.Addrs{}
 	}
-	return e.lease.PublicIP.V4
+	return e.lease.PublicIP
 }
 
-// share takes the public address of a Node. Two with one address may be one host, registered
+// share takes the public addresses of a Node. Two with one address may be one host, registered
 // anew by another name, so both are used; but one of them gets packets for both.
-func (v *view) share(e *entry, a netip.Addr) {
-	if a.IsValid() {
-		v.public[a] = append(v.public[a], e)
-		v.judge(a)
+func (v *view) share(e *entry, addrs ip.Addrs) {
+	for _, f := range ip.Families {
+		if a := addrs.Of(f); a.IsValid() {
+			v.public[a] = append(v.public[a], e)
+			v.judge(a)
+		}
 	}
 }
 
-func (v *view) unshare(e *entry, a netip.Addr) {
-	if a.IsValid() {
-		v.public[a] = slices.DeleteFunc(v.public[a], func(o *entry) bool { return o == e })
-		v.judge(a)
+func (v *view) unshare(e *entry, addrs ip.Addrs) {
+	for _, f := range ip.Families {
+		if a := addrs.Of(f); a.IsValid() {
+			v.public[a] = slices.DeleteFunc(v.public[a], func(o *entry) bool { return o == e })
+			v.judge(a)
+		}
 	}
 }
 
@@ -219,33 +225,35 @@ func (v *view) warningsNow() map[netip.Addr]string {
 // read reads what a Node says.
 func (v *view) read(e *entry) {
 	before := e.lease
-	e.subnet, e.lease, e.why = ip.Subnet{}, nil, ""
+	e.has, e.subnet, e.bad, e.lease, e.why = ip.Subnet{}, ip.Subnet{}, ip.Subnet{}, nil, ""
 	if !e.peer() && e.name != v.self {
 		return
 	}
-	all, err := e.node.subnet()
+	s, err := e.node.subnet()
 	if err != nil {
 		e.why = printable.Line(err.Error())
 		return
 	}
-	s := carried(all)
-	if !s.IsValid() {
-		if all.IsValid() {
-			e.why = fmt.Sprintf("it has no IPv4 podCIDR, but %s", all)
-		}
+	e.has, e.subnet = s, s
+	if !s.IsValid() || !e.peer() {
 		return
 	}
+	s = e.published(s)
 	e.subnet = s
-	if !e.peer() {
-		return
-	}
-	a, err := e.attrs(v.names, s)
+	a, bad, err := e.attrs(v.names, s)
 	if err != nil {
-		e.why = printable.Line(err.Error())
-		if before != nil && before.Subnet == s && e.name != v.self { // ours is mended
-			e.lease = before
+		e.why, e.bad = printable.Line(err.Error()), bad
+		if e.name == v.self { // it is mended
+			return
 		}
-		return
+		if bad == s && (before == nil || before.Subnet != s) {
+			return
+		}
+		if bad == s {
+			e.lease = before
+			return
+		}
+		a = a.FilledFrom(before, s)
 	}
 	if e.name == v.self {
 		a = v.inOurWords(a)
@@ -338,7 +346,7 @@ func (v *view) decide(s ip.Subnet) (l *subnet.Lease, changed bool) {
 				Reason: fmt.Sprintf("the Node %s has the podCIDR %s, which is also that of the Node %s: this is older, and counts; delete the other one, so that it is registered anew", printable.Name(e.name), s, printable.Name(first.name)),
 			}
 		case e.why != "" && e.name != v.self:
-			v.problems[e.name] = subnet.Problem{Key: s.Key() + "/" + e.name, Subnet: s, Revision: e.revision, Reason: fmt.Sprintf("the Node %s cannot be read: %s", printable.Name(e.name), e.why)}
+			v.problems[e.name] = subnet.Problem{Key: s.Key() + "/" + e.name, Subnet: e.bad, Part: e.bad != s, Revision: e.revision, Reason: fmt.Sprintf("the Node %s cannot be read: %s", printable.Name(e.name), e.why)}
 		default:
 			delete(v.problems, e.name)
 		}
@@ -355,9 +363,9 @@ func (v *view) assign() {
 	switch {
 	case e == nil:
 		a.Missing = fmt.Sprintf("there is no Node %s: kubelet has yet to register it, or NODE_NAME is not the name of this host's Node", name)
-	case e.why != "" && !e.subnet.IsValid():
+	case e.why != "" && !e.has.IsValid():
 		a.Missing = fmt.Sprintf("the Node %s cannot be used: %s", name, e.why)
-	case !e.subnet.IsValid():
+	case !e.has.IsValid():
 		a.Missing = fmt.Sprintf("the Node %s has no podCIDR: kube-controller-manager gives it one if it runs with --allocate-node-cidrs and --cluster-cidr (kubeadm init --pod-network-cidr)", name)
 	}
 	var failed []error
@@ -366,13 +374,13 @@ func (v *view) assign() {
 	}
 	if e != nil {
 		var err error
-		a.Subnet, a.Created, a.Available = e.subnet, e.created, e.available
-		a.Requested, err = e.asked(v.names, requestedIP, requestedIPv6)
+		a.Subnet, a.Created, a.Available = e.has, e.created, e.available
+		a.Requested, err = e.asked(v.names, func(f ip.Family) key { return familyKeys[f].requested })
 		failed = append(failed, err)
-		a.Overwrite, err = e.asked(v.names, publicIPOverwrite, publicIPv6Overwrite)
+		a.Overwrite, err = e.asked(v.names, func(f ip.Family) key { return familyKeys[f].overwrite })
 		failed = append(failed, err)
 		if e.peer() {
-			a.Published, _ = e.attrs(v.names, e.subnet)
+			a.Published, _, _ = e.attrs(v.names, e.subnet)
 		}
 	}
 	said := v.warnings[netip.Addr{}]

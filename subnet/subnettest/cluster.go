@@ -228,6 +228,11 @@ func (a *Assigned) Update(ctx context.Context, s ip.Subnet, _ uint64, attrs subn
 	return call(ctx, a.Memory, Update, func() (*subnet.Lease, error) { return a.write(s, &attrs) })
 }
 
+// Move implements subnet.Store.
+func (a *Assigned) Move(ctx context.Context, _ ip.Subnet, _ uint64, to ip.Subnet, attrs subnet.Attrs, _ time.Duration) (*subnet.Lease, error) {
+	return call(ctx, a.Memory, Move, func() (*subnet.Lease, error) { return a.write(to, &attrs) })
+}
+
 // Delete implements subnet.Store.
 func (a *Assigned) Delete(ctx context.Context, s ip.Subnet, _ uint64) error {
 	_, err := call(ctx, a.Memory, Delete, func() (*subnet.Lease, error) {

@@ -16,6 +16,7 @@ const (
 	Watch  Method = "Watch"
 	Create Method = "Create"
 	Update Method = "Update"
+	Move   Method = "Move"
 	Delete Method = "Delete"
 )
 
@@ -58,7 +59,7 @@ func (m *Memory) set(f fault, which []Method) {
 
 func orAll(which []Method) []Method {
 	if len(which) == 0 {
-		return []Method{Config, List, Watch, Create, Update, Delete}
+		return []Method{Config, List, Watch, Create, Update, Move, Delete}
 	}
 	return which
 }

@@ -90,6 +90,21 @@ func (m *Memory) Update(ctx context.Context, s ip.Subnet, revision uint64, a sub
 	})
 }
 
+// Move implements subnet.Store.
+func (m *Memory) Move(ctx context.Context, from ip.Subnet, revision uint64, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	return call(ctx, m, Move, func() (*subnet.Lease, error) {
+		m.server.mu.Lock()
+		defer m.server.mu.Unlock()
+		if e, ok := m.server.entries[from.Key()]; !ok || e.Revision != revision {
+			return nil, subnet.ErrChanged
+		}
+		if _, ok := m.server.entries[to.Key()]; ok {
+			return nil, subnet.ErrExists
+		}
+		return m.server.move(from, to, a, ttl)
+	})
+}
+
 // Delete implements subnet.Store.
 func (m *Memory) Delete(ctx context.Context, s ip.Subnet, revision uint64) error {
 	_, err := call(ctx, m, Delete, func() (struct{}, error) {
@@ -150,7 +165,9 @@ func (m *Memory) watch(ctx context.Context, yield func(subnet.Snapshot)) error {
 			default:
 				view.Put(m.skewed([]subnet.Entry{c.Entry})[0])
 			}
-			yield(view.Snapshot(c.at))
+			if !c.more {
+				yield(view.Snapshot(c.at))
+			}
 		}
 	}
 }

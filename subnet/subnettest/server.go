@@ -28,6 +28,7 @@ type change struct {
 	gone   bool
 	config *subnet.StoredConfig // that it is of, and not of an entry
 	at     uint64               // the store's revision
+	more   bool                 // another one was made at the same time
 }
 
 // changes is what one watcher has not seen yet.
@@ -96,13 +97,22 @@ func (s *server) write(sub ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subne
 		return nil, err
 	}
 	e := s.put(sub.Key(), value, ttl)
-	return &subnet.Lease{Subnet: sub, Attrs: a, Expires: e.Expires, Revision: e.Revision}, nil
+	return &subnet.Lease{Subnet: sub, Attrs: a, Expires: e.Expires, Revision: e.Revision, Created: e.Created}, nil
+}
+
+// move puts a lease in the place of another one. The caller holds the lock and has compared.
+func (s *server) move(from, to ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
+	s.takeAway(from.Key(), true)
+	return s.write(to, a, ttl)
 }
 
 func (s *server) put(key, value string, ttl time.Duration) subnet.Entry {
 	s.revision++
 	s.stopExpiry(key)
-	e := entry{Entry: subnet.Entry{Key: key, Value: value, Revision: s.revision}}
+	e := entry{Entry: subnet.Entry{Key: key, Value: value, Revision: s.revision, Created: int64(s.revision)}}
+	if was, there := s.entries[key]; there {
+		e.Created = was.Created
+	}
 	if ttl > 0 {
 		revision := s.revision
 		e.Expires = time.Now().Add(ttl)
@@ -120,14 +130,17 @@ func (s *server) put(key, value string, ttl time.Duration) subnet.Entry {
 	return e.Entry
 }
 
-func (s *server) remove(key string) {
+func (s *server) remove(key string) { s.takeAway(key, false) }
+
+// takeAway removes an entry, and notes whether more is changed at the same time.
+func (s *server) takeAway(key string, more bool) {
 	if _, ok := s.entries[key]; !ok {
 		return
 	}
 	s.revision++
 	s.stopExpiry(key)
 	delete(s.entries, key)
-	s.notify(change{Entry: subnet.Entry{Key: key}, gone: true, at: s.revision})
+	s.notify(change{Entry: subnet.Entry{Key: key}, gone: true, at: s.revision, more: more})
 }
 
 func (s *server) stopExpiry(key string) {

@@ -37,6 +37,9 @@ func Suite(t *testing.T, open func(t *testing.T) Harness) {
 		"UpdateTTL":           testUpdateTTL,
 		"Delete":              testDelete,
 		"DualStack":           testDualStack,
+		"Move":                testMove,
+		"WatchMove":           testWatchMove,
+		"Created":             testCreated,
 		"List":                testList,
 		"ListProblems":        testListProblems,
 		"ListOtherPrefix":     testListOtherPrefix,
@@ -232,6 +235,98 @@ func testDualStack(t *testing.T, h Harness) {
 	check(t, err)
 	find(t, h, only6)
 	check(t, h.Store.Delete(ctx, both, l.Revision))
+}
+
+func testMove(t *testing.T, h Harness) {
+	ctx := t.Context()
+	a := attrs1
+	a.PublicIP.V6, a.BackendV6Data = netip.MustParseAddr("2001:db8::1"), `{"VNI":1}`
+	v4 := ip.Subnet{V4: both.V4}
+	created, err := h.Store.Create(ctx, v4, attrs1, time.Hour)
+	check(t, err)
+	for _, stale := range []uint64{created.Revision + 1000, 0} {
+		if _, err := h.Store.Move(ctx, v4, stale, both, a, time.Hour); !errors.Is(err, subnet.ErrChanged) {
+			t.Errorf("move with revision %d where it is %d: %v, want ErrChanged", stale, created.Revision, err)
+		}
+	}
+	checkSubnets(t, list(t, h), v4)
+	moved, err := h.Store.Move(ctx, v4, created.Revision, both, a, 2*time.Hour)
+	check(t, err)
+	checkLease(t, moved, both, a)
+	checkExpires(t, moved.Expires, 2*time.Hour)
+	if moved.Revision <= created.Revision || moved.Created <= created.Created {
+		t.Errorf("of revision %d, first %d, it became one of %d, first %d", created.Revision, created.Created, moved.Revision, moved.Created)
+	}
+	checkSubnets(t, list(t, h), both)
+	checkLease(t, find(t, h, both), both, a)
+	if now := find(t, h, both); now.Revision != moved.Revision || now.Created != moved.Created {
+		t.Errorf("listed as of revision %d, first %d; moved as of %d, first %d", now.Revision, now.Created, moved.Revision, moved.Created)
+	}
+	if _, err := h.Store.Move(ctx, v4, created.Revision, both, a, time.Hour); !errors.Is(err, subnet.ErrChanged) && !errors.Is(err, subnet.ErrExists) {
+		t.Errorf("moving it again: %v, want ErrChanged or ErrExists", err)
+	}
+
+	// Back, as a reservation; and not to where there is something already.
+	h.PutRaw("subnets/"+v4.Key(), "garbage", 0)
+	if _, err := h.Store.Move(ctx, both, moved.Revision, v4, attrs1, 0); !errors.Is(err, subnet.ErrExists) {
+		t.Errorf("moving to where there is something: %v, want ErrExists", err)
+	}
+	checkLease(t, find(t, h, both), both, a)
+	h.DeleteRaw("subnets/" + v4.Key())
+	back, err := h.Store.Move(ctx, both, moved.Revision, v4, attrs1, 0)
+	check(t, err)
+	if !back.Reserved() || !find(t, h, v4).Reserved() {
+		t.Error("a lease that was moved for ever has an expiry")
+	}
+	checkSubnets(t, list(t, h), v4)
+	_, err = h.Store.Update(ctx, v4, back.Revision, attrs1, time.Hour)
+	check(t, err)
+}
+
+// A watch never shows neither of the two; nor does it end with anything but the new one.
+func testWatchMove(t *testing.T, h Harness) {
+	v4 := ip.Subnet{V4: both.V4}
+	created, err := h.Store.Create(t.Context(), v4, attrs1, time.Hour)
+	check(t, err)
+	w := watch(t, h)
+	w.until(t, "the lease", func(s subnet.Snapshot) bool { return s.Find(v4) != nil })
+	a := attrs1
+	a.PublicIP.V6 = netip.MustParseAddr("2001:db8::1")
+	moved, err := h.Store.Move(t.Context(), v4, created.Revision, both, a, time.Hour)
+	check(t, err)
+	w.until(t, "the lease in its new place alone", func(s subnet.Snapshot) bool {
+		if s.Find(v4) == nil && s.Find(both) == nil {
+			t.Fatal("for a moment there was no lease")
+		}
+		return s.Find(v4) == nil && s.Find(both).Revision == moved.Revision
+	})
+	checkLease(t, w.latest.Find(both), both, a)
+}
+
+// When a lease was first written stays, however often it is written again.
+func testCreated(t *testing.T, h Harness) {
+	ctx := t.Context()
+	first, err := h.Store.Create(ctx, subnet1, attrs1, time.Hour)
+	check(t, err)
+	second, err := h.Store.Create(ctx, subnet2, attrs2, time.Hour)
+	check(t, err)
+	again, err := h.Store.Update(ctx, subnet1, first.Revision, attrs1, time.Hour)
+	check(t, err)
+	if first.Created == 0 || again.Created != first.Created || second.Created <= first.Created {
+		t.Errorf("the first was written in %d and is of %d after it was written again; the second is of %d", first.Created, again.Created, second.Created)
+	}
+	w := watch(t, h)
+	for _, s := range []subnet.Snapshot{list(t, h), w.next(t)} {
+		if a, b := s.Find(subnet1), s.Find(subnet2); a.Created != first.Created || b.Created != second.Created {
+			t.Errorf("shown as of %d and %d, want %d and %d", a.Created, b.Created, first.Created, second.Created)
+		}
+	}
+	h.DeleteRaw("subnets/" + subnet1.Key())
+	anew, err := h.Store.Create(ctx, subnet1, attrs1, time.Hour)
+	check(t, err)
+	if anew.Created <= second.Created {
+		t.Errorf("made anew it is of %d, and was of %d", anew.Created, first.Created)
+	}
 }
 
 func testList(t *testing.T, h Harness) {

@@ -1,0 +1,90 @@
+package subnet
+
+import (
+	"slices"
+)
+
+// families are those of a lease that gets another address family, or loses one.
+func (tb table) families() []transition {
+	both, only6 := tb.config(bothNetworks), tb.config(network6)
+	attrs := tb.attrs(bothAddresses, ourMachine)
+	dual := tb.lease(bothSubnets, bothAddresses, ourMachine, 21)
+	dual.Created = 21
+	// rival is older, and has our IPv6 prefix.
+	rival := tb.lease("10.5.2.0/24,fc00:0:0:1::/64", "192.0.2.9,2001:db8::9", "beta 2e", 19)
+	rival.Created = 19
+	after := func(leases ...*Lease) Snapshot {
+		s := snapshot(leases...)
+		s.Revision = 30
+		return s
+	}
+	next := setup{config: both, attrs: attrs}
+	of := func(doing request, todo ...goal) state {
+		return with(tb.online(doing, append(todo, judge{snapshot(tb.own())})...), func(s *state) {
+			s.stored.StoredConfig, s.stored.next = stores(bothNetworks).Config, both
+			s.holding.Snapshot = snapshot(tb.own())
+			s.published = s.holding
+		})
+	}
+	moving := func(s state) state {
+		s.stored.moving = tb.subnet(bothSubnets)
+		return s
+	}
+	adds := refit{next, tb.own(), tb.own().Subnet}
+	acquires := func(doing request, todo ...goal) state {
+		return with(tb.starting(doing, todo...), func(s *state) { s.attempt.config, s.attrs, s.attempt.wanted = both, attrs, dual.Subnet })
+	}
+	claiming := func(leases ...*Lease) state {
+		return with(acquires(askAttrs{}), func(s *state) { s.listed = snapshot(leases...) })
+	}
+	refused := "the network configuration was changed, and the former one stays in force: "
+	inForce := func(s state) bool {
+		return s.holding.Config == both && s.holding.Own == dual && s.attrs == attrs && !s.stored.moving.IsValid()
+	}
+	old := tb.lease(ourSubnet, ourAddress, ourMachine, 15)
+	flannels := tb.lease("10.5.1.0/24", ourAddress, "", 15)
+	placeholder := tb.lease("0.0.0.0/0,fc00:0:0:1::/64", "2001:db8::1", "", 15)
+	return []transition{
+		// while it runs
+		{"a family is added", of(reconfigure{}), answer{attrs: attrs}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", func(s state) bool { return s.stored.moving == dual.Subnet && s.holding.Config == tb.c }},
+		{"a family is added to a reservation", with(of(reconfigure{}), func(s *state) { s.holding.Own = reserve(tb.own()) }), answer{attrs: attrs}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 0s", "", nil},
+		{"its prefix is taken", with(of(reconfigure{}), func(s *state) { s.holding.Snapshot = snapshot(tb.own(), rival) }), answer{attrs: attrs}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", func(s state) bool { return s.stored.moving != dual.Subnet }},
+		{"moved", moving(of(adds)), answer{lease: dual}, "list within 10s", "", func(s state) bool { return s.holding.Own.Revision == ourRevision }},
+		{"and nobody has a part of it", moving(of(refitted{adds, dual})), answer{snapshot: after(dual)}, "list within 10s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", inForce},
+		{"another host has a part of it", moving(of(refitted{adds, dual})), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
+		{"not known whether", moving(of(refitted{adds, dual})), answer{err: errDown}, "listen 3s", refused + "looking after the lease 10.5.1.0/24,fc00:0:0:1::/64: the store is down; *", func(s state) bool { return s.stored.moving.IsValid() }},
+		{"not known whether it was moved", moving(of(adds)), answer{err: errDown}, "listen 3s", refused + "*: the store is down; holds 10.5.1.0/24 unfollowed*", func(s state) bool { return s.stored.moving == dual.Subnet }},
+		{"not moved", moving(of(adds)), answer{err: ErrExists}, "listen 3s", refused + "*taken; *", func(s state) bool { return !s.stored.moving.IsValid() }},
+		{"tried again", moving(of(reconfigure{})), answer{attrs: attrs}, "list within 10s", "", nil},
+		{"it was moved", moving(of(lookAfter{next})), answer{snapshot: after(dual)}, "update 10.5.1.0/24,fc00:0:0:1::/64@21 of alpha 1f for 24h0m0s", "", nil},
+		{"it was not", moving(of(lookAfter{next})), answer{snapshot: after(tb.own())}, "prepare 10.5.0.0/16,fc00::/48 with 1 leases", "", func(s state) bool { return !s.stored.moving.IsValid() }},
+		{"the old one is still there", moving(of(lookAfter{next})), answer{snapshot: after(tb.own(), dual)}, "delete 10.5.1.0/24@10", "", func(s state) bool { g, is := s.todo[0].(refit); return is && g.lease == dual }},
+		{"still not known", moving(of(lookAfter{next})), answer{err: errDown}, "listen 3s", refused + "looking after the lease 10.5.1.0/24,fc00:0:0:1::/64: the store is down; *", nil},
+		{"our lease is under its new subnet", with(moving(of(nil)), func(s *state) { s.todo, s.looksNext = nil, tb.now.at.Add(sleepCheck) }), newSnapshot{after(dual)}, "prepare *", "", nil},
+		{"a family is dropped", with(of(reconfigure{}), func(s *state) {
+			s.stored.next, s.stored.StoredConfig, s.holding.Config, s.holding.Own = tb.c, stores(theNetwork).Config, both, dual
+		}), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24 of alpha 1f for 24h0m0s", "", nil},
+		{"it has one family less", with(of(refit{setup{config: tb.c, attrs: tb.attrs(ourAddress, ourMachine)}, dual, dual.Subnet}), func(s *state) { s.holding.Own = dual }), answer{lease: old}, "listen 1m0s", "this host has no IPv6 subnet any more, and had fc00:0:0:1::/64*is in force now*", nil},
+		{"IPv4 is turned off", with(of(reconfigure{}), func(s *state) { s.stored.next, s.holding.Own = only6, dual }), answer{attrs: tb.attrs("2001:db8::1", ourMachine)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
+		{"nothing would be left", with(tb.online(nil), func(s *state) { s.todo = nil }), newSnapshot{Snapshot{Revision: 20, Leases: []*Lease{tb.own()}, Config: &StoredConfig{Text: network6}}}, "listen 1m0s", "*EnableIPv4 false leaves nothing of this host's subnet 10.5.1.0/24; a restart*", nil},
+		{"the other network is another one", with(tb.online(nil), func(s *state) { s.holding.Own = dual }), newSnapshot{Snapshot{Revision: 30, Leases: []*Lease{dual}, Config: &StoredConfig{Text: `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc01::/48"}`}}}, "*", "*IPv6Network fc01::/48 does not hold this host's subnet fc00:0:0:1::/64; a restart*", nil},
+
+		// as it starts
+		{"a lease of one family", claiming(old), answer{attrs: attrs}, "move 10.5.1.0/24@15 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
+		{"a lease of flannel's of one family", claiming(flannels), answer{attrs: attrs}, "move 10.5.1.0/24@15 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
+		{"a lease of both under IPv4 alone", with(claiming(dual), func(s *state) { s.attempt.config = tb.c }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24 of alpha 1f for 24h0m0s", "", nil},
+		{"a lease of both, and what it was made of", claiming(old, dual), answer{attrs: attrs}, "delete 10.5.1.0/24@15", "", nil},
+		{"a lease of both, of which another host has a part", claiming(dual, rival), answer{attrs: attrs}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
+		{"of the other network a part", with(claiming(tb.lease("10.5.1.0/24,fc01::/64", bothAddresses, ourMachine, 15)), func(*state) {}), answer{attrs: attrs}, "move 10.5.1.0/24,fc01::/64@15 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
+		{"flannel's in IPv6 alone is nobody's to take", with(claiming(placeholder), func(s *state) {
+			s.attempt.config, s.identity.previous = only6, tb.subnet("fc00:0:0:1::/64")
+		}), answer{attrs: tb.attrs("2001:db8::1", ourMachine)}, "create fc00:0:0:* for 24h0m0s", "*fc00:0:0:1::/64 that this host had before is taken*", nil},
+		{"what it had before, as far as it is free", with(claiming(rival), func(s *state) { s.identity.previous = dual.Subnet }), answer{attrs: attrs}, "create 10.5.1.0/24,fc00:0:0:* for 24h0m0s", "the subnet fc00:0:0:1::/64 that this host had before is taken*", nil},
+		{"created", acquires(create{}), answer{lease: dual}, "list within 10s", "acquired the subnet 10.5.1.0/24,fc00:0:0:1::/64", func(s state) bool { return s.holding.Own == nil }},
+		{"moved as it starts", with(acquires(takeOver{old, old.Subnet}), func(s *state) { s.attempt.probed = old }), answer{lease: dual}, "list within 10s", "using the subnet 10.5.1.0/24,fc00:0:0:1::/64 in the place of 10.5.1.0/24*", nil},
+		{"nobody has a part of it", acquires(confirm{lease: dual}), answer{snapshot: after(dual)}, "*", "*holds 10.5.1.0/24,fc00:0:0:1::/64; works", func(s state) bool { return s.mode == online }},
+		{"somebody has", acquires(confirm{lease: dual}), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "another host has a part *", nil},
+		{"it is gone", acquires(confirm{lease: dual}), answer{snapshot: after()}, "listen 50ms", "works; looking after our lease *", nil},
+		{"it is not known", acquires(confirm{lease: dual}), answer{err: errDown}, "listen 50ms", "*FAILED the store is down", func(s state) bool { return s.holding.Own == nil && slices.Equal(s.todo, nil) }},
+	}
+}
