@@ -28,9 +28,11 @@ func (h *node) setIPTables(variant string) {
 	h.n.t.Helper()
 	bin := filepath.Join(h.Dir, "bin")
 	check(h.n.t, os.Mkdir(bin, 0o755))
-	for _, suffix := range []string{"", "-save", "-restore"} {
-		path := must(exec.LookPath(variant + suffix))(h.n.t)
-		check(h.n.t, os.Symlink(path, filepath.Join(bin, "iptables"+suffix)))
+	for _, program := range []string{"iptables", "ip6tables"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			path := must(exec.LookPath(strings.Replace(variant, "iptables", program, 1) + suffix))(h.n.t)
+			check(h.n.t, os.Symlink(path, filepath.Join(bin, program+suffix)))
+		}
 	}
 	h.env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "XTABLES_LOCKFILE=" + filepath.Join(h.Dir, "xtables.lock")}
 }

@@ -66,7 +66,7 @@ func (n *network) source(from *lab.Namespace, local netip.Addr, at *lab.Host, to
 				return raw.Control(func(fd uintptr) { _ = unix.BindToDevice(int(fd), "eth0") })
 			}
 		}
-		conn, err = d.DialContext(n.ctx, "udp4", netip.AddrPortFrom(to, port).String())
+		conn, err = d.DialContext(n.ctx, "udp", netip.AddrPortFrom(to, port).String())
 		return err
 	}))
 	defer conn.Close()
@@ -88,12 +88,12 @@ func (n *network) source(from *lab.Namespace, local netip.Addr, at *lab.Host, to
 func listenUDP(at *lab.Host, addr netip.Addr) (conn net.PacketConn, err error) {
 	err = at.Do(func() error {
 		if !addr.IsMulticast() {
-			conn, err = net.ListenPacket("udp4", netip.AddrPortFrom(addr, 0).String())
+			conn, err = net.ListenPacket("udp", netip.AddrPortFrom(addr, 0).String())
 			return err
 		}
 		eth0, err := net.InterfaceByName("eth0")
 		if err == nil {
-			conn, err = net.ListenMulticastUDP("udp4", eth0, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
+			conn, err = net.ListenMulticastUDP("udp", eth0, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0)))
 		}
 		return err
 	})
