@@ -2,7 +2,10 @@ package main_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +76,57 @@ func TestDualStack(t *testing.T) {
 			check(t, json.Unmarshal([]byte(n.get("subnets/"+key[1:]).value), &lease))
 			if m4, m6 := lease.BackendData.VtepMAC, lease.BackendV6Data.VtepMAC; m4 == "" || m6 == "" || m4 == m6 {
 				t.Errorf("the devices have the MAC addresses %q and %q", m4, m6)
+			}
+		})
+	}
+}
+
+// IPv6 is turned on in a network of IPv4 that runs, and off again: no packet of IPv4 is lost, and
+// nothing that carries them is touched.
+func TestIPv6IsTurnedOnAndOff(t *testing.T) {
+	for _, v := range []variant{vxlan, hostGW} {
+		t.Run(v.name(), func(t *testing.T) {
+			n := newDual(t, v, v.config(nil), 2)
+			n.readyWithPods()
+			h, other := n.nodes[0], n.nodes[1]
+			var before [2][]string
+			for i, node := range n.nodes {
+				before[i] = v.backend.present(node)
+			}
+			n.witnessAll(func() {
+				n.put("config", dualConfig(v))
+				for _, node := range n.nodes {
+					n.wait(soon, "an IPv6 subnet on "+node.Name, func() string {
+						if node.daemon.Env()["FLANNEL_IPV6_SUBNET"] == "" {
+							return node.daemon.EnvText()
+						}
+						return ""
+					})
+				}
+			})
+			was, wasOther := h.pod, other.pod
+			for _, node := range n.nodes {
+				node.addPod()
+			}
+			awaitPing(h, other, ip.V6)
+			h.pod, other.pod = was, wasOther
+			n.witnessAll(func() {
+				n.put("config", v.config(nil))
+				for i, node := range n.nodes {
+					n.wait(soon, "IPv4 alone on "+node.Name, func() string {
+						if now := v.backend.present(node); node.daemon.Env()["FLANNEL_IPV6_SUBNET"] != "" || !slices.Equal(now, before[i]) {
+							return fmt.Sprintf("%q, %q", node.daemon.EnvText(), now)
+						}
+						return ""
+					})
+				}
+			})
+			for _, node := range n.nodes {
+				for line := range strings.Lines(node.daemon.Log()) {
+					if touched := regexp.MustCompile(`(route|address|neighbour|device|nexthop|forwarding for) (10\.|flannel\.)[^;]*(; [^;]*)*: (deleted|changed|restored)`); touched.MatchString(line) {
+						t.Errorf("%s: IPv4 was touched: %s", node.Name, line)
+					}
+				}
 			}
 		})
 	}
