@@ -13,8 +13,9 @@ import (
 type Assignment struct {
 	// Host is the name by which the store knows this host.
 	Host string
-	// Cluster is what the store is known by, where this was saved of several that hosts may be
-	// moved between: words, each of which is enough. Empty where that is not known.
+	// Cluster is what the store was known by when this was heard of it, where there are several
+	// that hosts may be moved between: words, each of which is enough. Empty where that is not
+	// known.
 	Cluster string `json:",omitempty"`
 	// Subnet is not valid while there is none.
 	Subnet ip.Subnet `json:"-"`

@@ -208,7 +208,7 @@ func TestKubeRoles(t *testing.T) {
 }
 
 // What was saved of one cluster is not for another one, which a host with the same name was moved
-// to. A CA that is about to follow another is of the same cluster; and so is what was saved before
+// to, whether its daemon was stopped before that or not. A CA that is about to follow another is of the same cluster; and so is what was saved before
 // it was known of which cluster that was.
 func TestKubeSavedOfAnotherCluster(t *testing.T) {
 	t.Parallel()
@@ -223,16 +223,22 @@ func TestKubeSavedOfAnotherCluster(t *testing.T) {
 		check(t, os.WriteFile(kubeconfig, []byte(strings.ReplaceAll(text, ours, ca)), 0o600))
 	}
 	check(t, n.kube.WriteKubeconfigFor(n.kube.kubeconfig, n.kube.URL(), token))
-	h.waitKubeSaved(h.Addr.String())
+	h.daemon.Kill()
+	trust(ours)
+	h.start()
+	h.waitReady()
 	other := must(lab.NewCA(t.TempDir(), "other"))(t).Cert
 	both := filepath.Join(t.TempDir(), "both.pem")
 	check(t, os.WriteFile(both, []byte(readFile(t, other)+readFile(t, ours)), 0o600))
-	n.kube.Kill()
 
 	t.Log("another cluster")
+	trust(other)
+	late := stranger("10.5.200.0/24", "192.168.0.200")
+	n.putKubePeer(late, nil)
+	h.waitKubeSaved(late.public.String())
+	n.kube.Kill()
 	h.daemon.Kill()
 	check(t, os.Remove(h.daemon.SubnetFile))
-	trust(other)
 	h.start()
 	h.waitLine("nothing to start with", h.kubeStateFile(), "another Kubernetes cluster")
 	h.notReady()

@@ -58,8 +58,10 @@ func perLease(h subnet.Holding, base, lease time.Duration) time.Duration {
 // saver keeps the file as the keeper's holding is.
 type saver struct {
 	file, store string
-	source      string // what messages call it
-	cluster     func() string
+	source      string        // what messages call it
+	cluster     func() string // nil where there are none
+	heard       string        // of which one what was saved last was, as it was heard
+	known       string        // what is known of that one since
 	changed     chan struct{}
 
 	mu       sync.Mutex
@@ -91,11 +93,19 @@ func (s *saver) set(h subnet.Holding, vanished []subnet.Vanished) {
 	once.Wake(s.changed)
 }
 
-// save writes the file.
+// save writes the file. Run alone calls it.
 func (s *saver) save(h subnet.Holding, vanished []subnet.Vanished) error {
 	if own := h.Snapshot.Own; own != nil && s.cluster != nil {
+		if own.Cluster != s.heard {
+			s.heard, s.known = own.Cluster, own.Cluster
+		}
 		of := *own
-		of.Cluster = s.cluster()
+		of.Cluster = s.known
+		// A CA follows another. But what leads to the cluster now may lead to another one, and what
+		// is held not be of that.
+		if is := s.cluster(); is != "" && of.SameCluster(is) {
+			of.Cluster, s.known = is, is
+		}
 		h.Snapshot.Own = &of
 	}
 	return h.Save(s.file, s.store, vanished...)

@@ -52,6 +52,7 @@ type client struct {
 	config *rest.Config
 	base   *url.URL
 	files  []stamp // that it was made from, as they were
+	of     string  // the cluster, as of Options.Cluster
 }
 
 // stamp is which file was at a path at some time, links followed, and when it was changed.
@@ -128,7 +129,7 @@ func (c *client) get() (*http.Client, *url.URL, error) {
 			c.files = append(c.files, stampOf(path))
 		}
 	}
-	c.http, c.direct, c.config, c.base = &http.Client{Transport: with}, direct, config, base
+	c.http, c.direct, c.config, c.base, c.of = &http.Client{Transport: with}, direct, config, base, clusterOf(config)
 	return c.http, base, nil
 }
 
@@ -176,6 +177,13 @@ func (c *client) credentials() string {
 		return "the token in " + c.config.BearerTokenFile
 	}
 	return "none: -kube-api-url alone has no credentials, a -kubeconfig-file has"
+}
+
+// cluster tells of which cluster it is what the API answers.
+func (c *client) cluster() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.of
 }
 
 func (c *client) close() {

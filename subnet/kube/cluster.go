@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"k8s.io/client-go/rest"
 )
 
 // Cluster returns what tells the cluster from others: the keys of the CAs that are trusted to
@@ -18,8 +20,14 @@ func (o Options) Cluster() string {
 	if err != nil {
 		return ""
 	}
+	return clusterOf(config)
+}
+
+// clusterOf is Cluster of what has been read.
+func clusterOf(config *rest.Config) string {
 	content := config.CAData
 	if len(content) == 0 && config.CAFile != "" {
+		var err error
 		if content, err = os.ReadFile(config.CAFile); err != nil {
 			return ""
 		}

@@ -19,6 +19,8 @@ type view struct {
 	names *names
 	self  string // the name of our Node
 	said  *subnet.Attrs
+	// cluster returns of which cluster the Nodes are that are entered.
+	cluster func() string
 
 	entries  map[string]*entry // by name
 	claims   map[ip.Subnet][]*entry
@@ -54,6 +56,7 @@ func newView(names *names, self string) *view {
 		names: names, self: self,
 		entries: make(map[string]*entry), claims: make(map[ip.Subnet][]*entry),
 		problems: make(map[string]subnet.Problem), warnings: make(map[netip.Addr]string), public: make(map[netip.Addr][]*entry),
+		cluster: func() string { return "" },
 	}
 	v.assign()
 	return v
@@ -83,6 +86,7 @@ func (v *view) reset(nodes []node) {
 		}
 	}
 	v.settle(touched)
+	v.assign() // they may be of another cluster
 }
 
 // put takes a Node as it is now, and reports whether anything changed that matters. What
@@ -357,7 +361,7 @@ func (v *view) decide(s ip.Subnet) (l *subnet.Lease, changed bool) {
 
 // assign finds out what this host is given.
 func (v *view) assign() {
-	a := &subnet.Assignment{Host: v.self}
+	a := &subnet.Assignment{Host: v.self, Cluster: v.cluster()}
 	name := printable.Name(v.self)
 	e := v.entries[v.self]
 	switch {

@@ -78,6 +78,7 @@ func (s *Store) list(ctx context.Context) (*view, error) {
 // newView returns a view that has seen nothing. The caller holds the lock.
 func (s *Store) newView() *view {
 	v := newView(&s.names, s.options.NodeName)
+	v.cluster = s.client.cluster
 	v.said = s.said
 	return v
 }
