@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strconv"
@@ -314,6 +315,107 @@ func testAgreementWithTheKernel(t *testing.T, f ip.Family) {
 	t.Log(count)
 	if !slices.ContainsFunc([]string{"arrived true, named false"}, func(k string) bool { return count[k] > 30 }) || count["arrived false, named true"] < 30 {
 		t.Error("too little was tried")
+	}
+}
+
+// What is said to drop that by which a host is found does, and no other.
+func TestDiscoveryAgreesWithTheKernel(t *testing.T) {
+	dataplanetest.NeedNetns(t)
+	l, err := lab.New(lab.Options{BinDir: "../../build"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	sw, err := l.AddSwitch("lan", netip.MustParsePrefix("2001:db8::/64"))
+	must(err)
+	other, err := l.AddHost("other", sw, lab.HostOptions{NoDefaultRoute: true})
+	must(err)
+	us, err := l.AddHost("us", sw, lab.HostOptions{NoDefaultRoute: true})
+	must(err)
+	// found reports whether the other host finds this one within a time.
+	found := func(within time.Duration) (is bool) {
+		t.Helper()
+		must(other.Do(func() error {
+			if err := try("", "ip", "-6", "neigh", "flush", "dev", "eth0"); err != nil {
+				return err
+			}
+			conn, err := net.Dial("udp6", netip.AddrPortFrom(us.Addr, 9).String())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			for end := time.Now().Add(within); !is && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+				_, _ = conn.Write([]byte("x"))
+				out, err := exec.Command("ip", "-6", "neigh", "show", us.Addr.String(), "dev", "eth0").Output()
+				if is = strings.Contains(string(out), "lladdr"); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+		return is
+	}
+	const soon, briefly = 20 * time.Second, 500 * time.Millisecond
+	if !found(soon) {
+		t.Fatal("it is not found without rules")
+	}
+	eth0 := Iface{Name: "eth0"}
+	asked, sent := us.Addr.As16(), netip.MustParseAddr("ff02::1:ff00:0").As16()
+	copy(sent[13:], asked[13:])
+	in := Packet{Path: Inbound, In: eth0, Src: netip.PrefixFrom(other.Addr, 128), Dst: netip.PrefixFrom(netip.AddrFrom16(sent), 128), Proto: unix.IPPROTO_ICMPV6, ICMPType: NeighborSolicit}
+	out := Packet{Path: Outbound, Out: eth0, Src: netip.PrefixFrom(us.Addr, 128), Dst: netip.PrefixFrom(other.Addr, 128), Proto: unix.IPPROTO_ICMPV6, ICMPType: NeighborAdvert}
+	for rule, want := range map[string]bool{
+		"":                                                      false,
+		"ct state new accept":                                   false,
+		"ct state != invalid accept":                            true,
+		"ct state untracked accept":                             true,
+		"meta pkttype multicast accept":                         true,
+		"fib daddr type multicast accept":                       true,
+		"fib daddr type local accept":                           false,
+		"icmpv6 type nd-neighbor-solicit accept":                true,
+		"icmpv6 type { echo-request, 136 } accept":              false,
+		"ip6 hoplimit 255 meta l4proto ipv6-icmp accept":        true,
+		"ip6 daddr ff02::/16 accept":                            true,
+		"ip6 saddr 2001:db8::/64 icmpv6 code 0 accept":          true,
+		"ip6 nexthdr 58 ip6 version 6 meta protocol ip6 accept": true,
+	} {
+		script := "add table ip6 t\nadd chain ip6 t in { type filter hook input priority 0; policy drop; }\n"
+		if rule != "" {
+			script += "add rule ip6 t in " + rule + "\n"
+		}
+		var drops []Drop
+		must(us.Do(func() error {
+			if err := tryRules(t, "nft", script); err != nil {
+				return err
+			}
+			return Read(t.Context(), func(rs *Ruleset) { drops, _ = rs.Drops(in) })
+		}))
+		within := briefly
+		if want {
+			within = soon
+		}
+		if is := found(within); is != want || (len(drops) == 0) != want {
+			t.Errorf("with %q this host is found: %t; it is said to be dropped by %v; want %t", rule, is, drops, want)
+		}
+	}
+	must(us.Do(func() error {
+		if err := tryRules(t, "nft", "add table ip6 t\nadd chain ip6 t out { type filter hook output priority 0; policy drop; }\n"); err != nil {
+			return err
+		}
+		return Read(t.Context(), func(rs *Ruleset) {
+			if drops, _ := rs.Drops(out); len(drops) == 0 {
+				t.Error("nothing is said to drop its answers")
+			}
+		})
+	}))
+	if found(briefly) {
+		t.Error("it is found though its answers are dropped")
 	}
 }
 
