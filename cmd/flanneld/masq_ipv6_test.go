@@ -2,6 +2,8 @@ package main_test
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,12 +14,12 @@ import (
 
 // newDualRules returns a lab of two hosts with addresses of both families that masquerade, on
 // which prepare is called before they start, and a host outside.
-func newDualRules(t *testing.T, v variant, config string, prepare func(*node)) (n *network, outside *lab.Host) {
+func newDualRules(t *testing.T, v variant, config string, prepare func(*node), args ...string) (n *network, outside *lab.Host) {
 	t.Helper()
 	n = newDual(t, v, config, 0)
 	outside = must(n.lab.AddHost("outside", n.sw, lab.HostOptions{NoDefaultRoute: true}))(t)
 	for range 2 {
-		h := n.addNode(lab.HostOptions{}, "-ip-masq")
+		h := n.addNode(lab.HostOptions{}, append(args, "-ip-masq")...)
 		prepare(h)
 		h.start()
 	}
@@ -130,6 +132,26 @@ func TestNFTablesOfIPv6Alone(t *testing.T) {
 	if log := h.daemon.Log(); !strings.Contains(log, "rules for packets are written by nftables: no one has rules of iptables on this host") {
 		t.Errorf("it logs %s", log)
 	}
+}
+
+// Without ip6tables, where that is asked for, the error names it, and IPv4 has its rules.
+func TestMasqueradeWithoutIP6Tables(t *testing.T) {
+	t.Parallel()
+	n, outside := newDualRules(t, hostGW, dualConfig(hostGW), func(h *node) {
+		h.setIPTables("iptables-nft")
+		bin := filepath.Join(h.Dir, "bin")
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			check(t, os.Remove(filepath.Join(bin, "ip6tables"+suffix)))
+		}
+		h.env[0] = "PATH=" + bin
+	}, "-masq-mode=iptables")
+	n.wantMasqueraded(outside, ip.V4)
+	h := n.nodes[0]
+	h.waitLog("PATH (" + filepath.Join(h.Dir, "bin") + ") has no ip6tables, ip6tables-save and ip6tables-restore of this variant")
+	if rules := h.packetRules(); strings.Contains(rules, "fc00:5") || strings.Count(rules, "masquerade") < 2 {
+		t.Errorf("the rules are\n%s", rules)
+	}
+	awaitPing(n.nodes[0], n.nodes[1], ip.V6) // which nobody refuses
 }
 
 // What keeps packets of IPv6 from their way is named, with a command that mends it.
