@@ -306,7 +306,11 @@ func (l *look) option() string {
 // addBeside adds the interface of the other family.
 func (l *look) addBeside() {
 	if l.beside != "" {
-		l.add("IPv4's interface "+l.beside, byName(l.ifaces, l.beside), 0, anyAddr)
+		what := "IPv4's interface " + l.beside
+		if strings.HasSuffix(l.said, " "+l.beside) {
+			what = "" // it is said already
+		}
+		l.add(what, byName(l.ifaces, l.beside), 0, anyAddr)
 	}
 	l.source++
 }

@@ -131,3 +131,77 @@ func TestIPv6IsTurnedOnAndOff(t *testing.T) {
 		})
 	}
 }
+
+// A host without an IPv6 address does not follow a configuration with IPv6, says what it lacks,
+// and goes on with IPv4; it follows as soon as it has one, and then to another.
+func TestIPv6AddressComesAndChanges(t *testing.T) {
+	t.Parallel()
+	n := newDual(t, vxlan, vxlan.config(nil), 2)
+	n.readyWithPods()
+	h, other := n.nodes[0], n.nodes[1]
+	check(t, h.FlushAddrs("eth0", ip.V6))
+	n.witnessAll(func() {
+		n.put("config", dualConfig(vxlan))
+		h.waitLog("the former one stays in force: the external interface of IPv6: the default route's interface eth0: interface eth0 has no IPv6 address yet, but for the link alone; give it one, or have a router or DHCPv6 do so (")
+		n.wait(soon, "the status to say so", func() string {
+			if s := h.daemon.Status(); !strings.Contains(s, "interface eth0 has no IPv6 address yet") {
+				return s
+			}
+			return ""
+		})
+		check(t, h.AddAddr("eth0", mustPrefix("fd00:168::77/64")))
+		h.waitLog("using interface eth0 with address fd00:168::77 and MTU 1500 for IPv6")
+		for _, node := range n.nodes {
+			n.wait(soon, "an IPv6 subnet on "+node.Name, func() string {
+				if node.daemon.Env()["FLANNEL_IPV6_SUBNET"] == "" {
+					return node.daemon.EnvText()
+				}
+				return ""
+			})
+		}
+		was, wasOther := h.pod, other.pod
+		h.addPod()
+		other.addPod()
+		awaitPing(h, other, ip.V6)
+		check(t, h.DelAddr("eth0", mustPrefix("fd00:168::77/64")))
+		check(t, h.AddAddr("eth0", mustPrefix("fd00:168::78/64")))
+		h.waitLog("the external interface of IPv6 is eth0 now, with address fd00:168::78 and MTU 1500")
+		awaitPing(other, h, ip.V6)
+		h.pod, other.pod = was, wasOther
+	})
+	for _, node := range n.nodes {
+		if log := node.daemon.Log(); strings.Contains(log, "the external interface is") {
+			t.Errorf("%s: IPv4's interface is another one", node.Name)
+		}
+	}
+}
+
+// The default routes of the two families are on different interfaces: each leaves by its own.
+func TestFamiliesByDifferentInterfaces(t *testing.T) {
+	t.Parallel()
+	for _, v := range []variant{vxlan, hostGW} {
+		t.Run(v.name(), func(t *testing.T) {
+			t.Parallel()
+			n := newConfigured(t, v, settings{"EnableIPv6": true, "IPv6Network": "fc00:5::/48"})
+			other, err := n.lab.AddSwitch("other", mustPrefix("fd00:169::/64"))
+			check(t, err)
+			for i := range 2 {
+				h := n.addNode(lab.HostOptions{})
+				check(t, h.AddNIC("eth1", other, netip.MustParseAddr(fmt.Sprintf("fd00:169::%d", i+2))))
+				check(t, h.AddRoute(lab.Route{Dst: mustPrefix("::/0"), Via: netip.MustParseAddr("fd00:169::1"), Dev: "eth1"}))
+				h.start()
+			}
+			for _, h := range n.nodes {
+				h.waitReady()
+				h.waitLog("IPv4 packets leave by eth0, and IPv6 packets by eth1; -iface and -iface-ipv6 can name other interfaces")
+				h.addPod()
+			}
+			for _, f := range ip.Families {
+				awaitPing(n.nodes[0], n.nodes[1], f)
+			}
+			if s := n.nodes[0].daemon.Status(); !strings.Contains(s, " on eth0 and eth1 (192.168.0.3,fd00:169::2)") {
+				t.Errorf("the status is %s", s)
+			}
+		})
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -229,15 +230,21 @@ func (f *facts) noteStore(why error) {
 	}
 }
 
-// env is what subnet.env should say. Its MTU is that of the device as it is, not as
-// it is about to be.
+// env is what subnet.env should say. Its MTU is that of the devices as they are, not as
+// they are about to be; nor has it an address family that this host does not carry yet.
 func (f *facts) env(ipMasq bool) network.Env {
-	return network.Env{
+	e := network.Env{
 		Network: f.holding.Config.Network(),
 		Subnet:  f.holding.Own.Subnet,
 		MTU:     f.backend.MTU(f.reconciled.Host),
 		IPMasq:  ipMasq,
 	}
+	for _, family := range ip.Families {
+		if f.reconciled.Host.Of(family).Iface == "" {
+			e.Network, e.Subnet = e.Network.With(family, netip.Prefix{}), e.Subnet.With(family, netip.Prefix{})
+		}
+	}
+	return e
 }
 
 // text says how things are, in one line.

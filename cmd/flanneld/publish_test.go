@@ -51,10 +51,13 @@ func TestReadyAfterAllKnowWhatIsDesired(t *testing.T) {
 		must(t, err)
 		b, err := backends.New(config)
 		must(t, err)
-		reconciler := network.NewReconciler(func(network.Status) {}, network.Plane{Dataplane: quick{}})
-		d := &daemon{
+		var d *daemon
+		reconciler := network.NewReconciler(func(s network.Status) {
+			d.publisher.update(func(f *facts) { f.reconciled = s })
+		}, network.Plane{Dataplane: quick{}})
+		d = &daemon{
 			options: &options{}, due: once.NewSlot[time.Time](), addresses: network.NewAddresses(nil, nil),
-			reconciler: reconciler, saver: newSaver(&options{}),
+			reconciler: reconciler, saver: newSaver(&options{}), external: network.NewExternal(network.Selection{}, nil, backend.Host{}, nil, nil),
 			host:     backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 1500, Up: true, Addr: netip.MustParseAddr("192.0.2.1")}},
 			prepared: setup{config: config, backend: b},
 		}
@@ -105,7 +108,8 @@ func TestCNIConfigurationIsKept(t *testing.T) {
 		hold := func(own string, mtu int) {
 			p.update(func(f *facts) {
 				f.holding = subnet.Holding{Config: config, Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix(own))}}
-				f.backend, f.reconciled.Host.V4.MTU, f.host.V4.Iface = b, mtu, "eth0"
+				f.backend, f.host.V4.Iface = b, "eth0"
+				f.reconciled.Host.V4 = backend.Underlay{Iface: "eth0", MTU: mtu}
 			})
 			synctest.Wait()
 		}

@@ -39,7 +39,7 @@ func (d *daemon) underlays(ctx context.Context, c *subnet.Config, s subnet.Snaps
 			u, err = d.options.iface.Choose(ctx, d.machine, f, h, known...)
 		}
 		if err != nil {
-			return fmt.Errorf("waiting for %s: %w", network.ExternalOf(f), err)
+			return fmt.Errorf("%s: %w", network.ExternalOf(f), err)
 		}
 		h.Set(f, u)
 		d.found(f, u)
