@@ -96,6 +96,9 @@ func (f *Fake) doLink(op state.Op) error {
 		return nil
 	}
 	var err error
+	if v, ok := op.Want.(state.VXLAN); ok && v.Local.Is6() && v.MTU < ipv6MTU {
+		return unix.EINVAL
+	}
 	if t, ok := op.Want.(state.TUN); ok {
 		err = f.doTUN(op.Verb, t)
 	} else if v := op.Want.(state.VXLAN); op.Verb == state.Replace && l != nil && l.vxlan != nil && l.vxlan.SameTunnel(v) {

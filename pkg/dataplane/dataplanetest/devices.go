@@ -23,7 +23,7 @@ func (f *Fake) linkEntry(name string) state.Entry {
 		return state.Entry{Object: unmanagedDevice{name, "device " + name, nil}, Owner: state.Ours}
 	}
 	v := f.vxlan(l)
-	if !l.up || len(l.hindered) > 0 {
+	if !l.up || len(l.hindered) > 0 || v.Local.Is6() && v.MTU < ipv6MTU {
 		return state.Entry{Object: unmanagedDevice{name, v.String() + " down or hindered", v}, Owner: state.Ours}
 	}
 	return state.Entry{Object: v, Owner: state.Ours}

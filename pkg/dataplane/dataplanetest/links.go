@@ -52,6 +52,7 @@ const (
 	defaultMTU = 1500
 	minMTU     = 68
 	maxMTU     = 65535
+	ipv6MTU    = 1280
 )
 
 // AddLink adds a link, which is up. It has an index that no link had before.
@@ -169,12 +170,17 @@ func (f *Fake) Hinder(name string, how Hindrance) error {
 	case ProtoDown, ProtoDownReasoned: // plain routes stay
 		f.flushNexthops(name)
 	case NoIPv6:
-		f.flushFamilyNeighs(name, only(ip.V6))
-		f.flush(name, only(ip.V6))
-		f.flushAddrs(name, only(ip.V6))
+		f.flushIPv6(name)
 	case NoQueue, NoCarrier, NoForwarding:
 	}
 	return nil
+}
+
+// flushIPv6 drops all of IPv6, but nexthops and what is by them.
+func (f *Fake) flushIPv6(name string) {
+	f.flushFamilyNeighs(name, only(ip.V6))
+	f.flush(name, only(ip.V6))
+	f.flushAddrs(name, only(ip.V6))
 }
 
 // unhinder takes back what Hinder did.
@@ -222,7 +228,7 @@ func (f *Fake) setMAC(name string, m state.MAC) error {
 	return nil
 }
 
-// SetMTU changes a link's MTU. That of a device on top of it stays, though it
+// SetMTU changes a link's MTU. With one that is too small for IPv6, all of that goes. That of a device on top of it stays, though it
 // be too large now.
 func (f *Fake) SetMTU(name string, mtu int) error {
 	f.mu.Lock()
@@ -247,6 +253,9 @@ func (f *Fake) setMTU(name string, mtu int) error {
 	}
 	l.mtu = mtu
 	f.tellLink(name)
+	if mtu < ipv6MTU {
+		f.flushIPv6(name)
+	}
 	return nil
 }
 
@@ -265,8 +274,12 @@ func (f *Fake) addAddr(name string, p netip.Prefix) error {
 	if _, there := l.address(p); there {
 		return unix.EEXIST
 	}
-	if p.Addr().Is6() && l.hindered[NoIPv6] {
+	switch {
+	case p.Addr().Is4():
+	case l.hindered[NoIPv6]:
 		return unix.EACCES
+	case l.mtu < ipv6MTU:
+		return unix.EINVAL
 	}
 	l.addrs = append(slices.Clone(l.addrs), p)
 	f.tellAddr(name, p, false)

@@ -90,6 +90,7 @@ func Suite(t *testing.T, fresh func(*testing.T) (dataplane.Dataplane, Host)) {
 		{"DeviceAddrOfKernel", testDeviceAddrOfKernel, 0},
 		{"GatewayElsewhere", testGatewayElsewhere, 0},
 		{"DeviceWithoutIPv6", testDeviceWithoutIPv6, v6},
+		{"DeviceSmall", testDeviceSmall, v6},
 		{"Neigh", testNeigh, 0},
 		{"NeighNotPermanent", testNeighNotPermanent, 0},
 		{"FDB", testFDB, 0},

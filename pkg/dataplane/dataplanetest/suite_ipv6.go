@@ -170,10 +170,26 @@ func testGatewayElsewhere(r *fixture) {
 // A device on which IPv6 is disabled is not as wanted. With that go its addresses,
 // neighbours and routes.
 func testDeviceWithoutIPv6(r *fixture) {
+	r.losesIPv6(func(dev string) error { return r.host.Hinder(dev, NoIPv6) })
+}
+
+// Nor is there IPv6 on a device whose MTU is too small for that; none is made so.
+func testDeviceSmall(r *fixture) {
+	r.losesIPv6(func(dev string) error { return r.host.SetMTU(dev, 1279) })
+	v := r.device()
+	small := v
+	small.MTU = 1279
+	r.refused(replace(v, small), nil)
+	r.apply(remove(v))
+	r.refused(create(small), nil)
+	r.wantGone(small)
+}
+
+func (r *fixture) losesIPv6(by func(dev string) error) {
 	v, p := r.overlay()
 	r.apply(replace(p.route, p.plain()), remove(p.nexthop))
 	w := r.watch()
-	r.check(r.host.Hinder(v.Name, NoIPv6))
+	r.check(by(v.Name))
 	w.expect("the address gone", goneKey(r.deviceAddr()))
 	there := r.wantUnmanaged(v)
 	r.wantGone(p.neigh, r.deviceAddr(), p.plain())

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -392,5 +393,44 @@ func TestDeviceInOneGo(t *testing.T) {
 	}
 	for _, x := range objects[1:] {
 		o.refused(create(x), dataplane.ErrNoLink, v.Name)
+	}
+}
+
+// A device of each family is tried before it takes the place of the one there is.
+func TestTry(t *testing.T) {
+	o := newOverlay(t)
+	had := []state.Object{vxlan(), vxlanOf(ip.V6)}
+	o.apply(create(had[0]), create(had[1]))
+	changed := func(f ip.Family) []state.Object {
+		after := slices.Clone(had)
+		i := slices.Index(ip.Families[:], f)
+		v := after[i].(state.VXLAN)
+		v.VNI, v.Port, v.Name = 2, 4789, state.VXLANName(f, 2)
+		after[i] = v
+		return after
+	}
+	for _, f := range ip.Families {
+		if err := o.k.Try(t.Context(), had, changed(f)); err != nil {
+			t.Errorf("%s: %v", f, err)
+		}
+		// Someone else has the VNI and the port, in this family alone.
+		other := vxlanOf(f)
+		other.Name, other.VNI, other.Port = "other", 2, 4789
+		o.check(o.AddVXLAN(other))
+		for _, g := range ip.Families {
+			after := changed(g)
+			v := after[slices.Index(ip.Families[:], g)].(state.VXLAN)
+			v.MTU -= int(f) // not the one that was tried before
+			after[slices.Index(ip.Families[:], g)] = v
+			err := o.k.Try(t.Context(), had, after)
+			if (err != nil) != (f == g) || err != nil && (!errors.Is(err, unix.EEXIST) || !strings.Contains(err.Error(), v.Name)) {
+				t.Errorf("%s is taken, and %s wanted: %v", f, g, err)
+			}
+		}
+		o.check(o.DelLink("other"))
+	}
+	o.none(state.LinkKey(trialName))
+	for _, x := range had {
+		o.is(x)
 	}
 }

@@ -117,6 +117,8 @@ func add(have state.Observed, e state.Entry) {
 	was, there := have[k]
 	switch {
 	case !there:
+	case was.Owner == e.Owner && was.Object == e.Object:
+		// An IPv6 kernel lists a route again if others come while it lists them.
 	case was.Owner == state.Ours && e.Owner == state.Ours:
 		// Someone appended a route with our mark. Whichever is wanted, this one
 		// goes first: a kernel replaces none by one that is further behind.

@@ -39,6 +39,20 @@ func TestDumpWithoutTables(t *testing.T) {
 	<-done
 }
 
+// A route that is listed twice is one, whatever others there are.
+func TestRouteListedTwice(t *testing.T) {
+	r := state.Route{Dst: netip.MustParsePrefix("fd00:1::/64"), Via: netip.MustParseAddr("fd00:5::9"), Dev: "eth0"}
+	for _, owner := range []state.Owner{state.Ours, state.Adoptable, state.Foreign} {
+		e := state.Entry{Object: r, Owner: owner}
+		have := make(state.Observed)
+		add(have, e)
+		add(have, e)
+		if have[r.Key()] != e {
+			t.Errorf("there is %+v", have[r.Key()])
+		}
+	}
+}
+
 // The kinds of routes that this program does not make, as they are listed.
 func TestOddRoutes(t *testing.T) {
 	h := freshHost(t)

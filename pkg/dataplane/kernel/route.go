@@ -181,7 +181,7 @@ var (
 	typeNames = map[byte]string{
 		unix.RTN_LOCAL: "local ", unix.RTN_BROADCAST: "broadcast ", unix.RTN_MULTICAST: "multicast ",
 		unix.RTN_BLACKHOLE: "blackhole ", unix.RTN_UNREACHABLE: "unreachable ", unix.RTN_PROHIBIT: "prohibit ",
-		unix.RTN_THROW: "throw ",
+		unix.RTN_THROW: "throw ", unix.RTN_ANYCAST: "anycast ",
 	}
 	protocolNames = map[byte]string{
 		unix.RTPROT_KERNEL: "kernel", unix.RTPROT_BOOT: "boot", unix.RTPROT_STATIC: "static",
