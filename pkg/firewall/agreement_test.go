@@ -203,22 +203,27 @@ type sampling struct {
 	listener *net.UDPConn
 }
 
-// What is called dropped does not arrive; and what arrives nowhere is called so, if the
-// rules ask for nothing that a sample does not tell.
-func TestAgreementWithTheKernel(t *testing.T) { forEachFamily(t, testAgreementWithTheKernel) }
-
-func testAgreementWithTheKernel(t *testing.T, f ip.Family) {
-	l, err := lab.New(lab.Options{BinDir: "../../build"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
+// newLab returns a lab, and what ends the test for an error.
+func newLab(t *testing.T) (*lab.Lab, func(error)) {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+	l, err := lab.New(lab.Options{BinDir: "../../build"})
+	must(err)
+	t.Cleanup(func() { _ = l.Close() })
+	return l, must
+}
+
+// What is called dropped does not arrive; and what arrives nowhere is called so, if the
+// rules ask for nothing that a sample does not tell.
+func TestAgreementWithTheKernel(t *testing.T) { forEachFamily(t, testAgreementWithTheKernel) }
+
+func testAgreementWithTheKernel(t *testing.T, f ip.Family) {
+	l, must := newLab(t)
 	host := func(name string, sw *lab.Switch, addr string) *lab.Host {
 		h, err := l.AddHost(name, sw, lab.HostOptions{NoDefaultRoute: true})
 		must(err)
@@ -321,17 +326,7 @@ func testAgreementWithTheKernel(t *testing.T, f ip.Family) {
 // What is said to drop that by which a host is found does, and no other.
 func TestDiscoveryAgreesWithTheKernel(t *testing.T) {
 	dataplanetest.NeedNetns(t)
-	l, err := lab.New(lab.Options{BinDir: "../../build"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	l, must := newLab(t)
 	sw, err := l.AddSwitch("lan", netip.MustParsePrefix("2001:db8::/64"))
 	must(err)
 	other, err := l.AddHost("other", sw, lab.HostOptions{NoDefaultRoute: true})
