@@ -205,3 +205,54 @@ func TestFamiliesByDifferentInterfaces(t *testing.T) {
 		})
 	}
 }
+
+// A host with both families starts without the store, gives its lease back, and leaves nothing.
+func TestDualStackIsSavedReleasedAndCleanedUp(t *testing.T) {
+	t.Parallel()
+	n := newDual(t, vxlan, dualConfig(vxlan), 0)
+	h := n.addNode(lab.HostOptions{})
+	all := func() []string {
+		there := append(h.inventory(), must(h.Routes(ip.V6))(t)...)
+		return slices.DeleteFunc(there, func(text string) bool { return strings.Contains(text, "veth") }) // of the pod
+	}
+	before := all()
+	h.start()
+	n.addNode(lab.HostOptions{}).start()
+	other := n.nodes[1]
+	for _, node := range n.nodes {
+		node.waitReady()
+		node.addPod()
+	}
+	for _, f := range ip.Families {
+		awaitPing(h, other, f)
+	}
+	env := h.daemon.EnvText()
+	h.waitSaved(strings.ReplaceAll(netip.MustParsePrefix(other.daemon.Env()["FLANNEL_IPV6_SUBNET"]).Masked().String(), "/", "-"))
+	must(h.daemon.Stop(soon))(t)
+
+	t.Log("a start without the store")
+	n.etcd.Kill()
+	h.start()
+	h.waitReady()
+	if now := h.daemon.EnvText(); now != env {
+		t.Errorf("subnet.env was\n%s and is\n%s", env, now)
+	}
+	for _, f := range ip.Families {
+		awaitPing(h, other, f)
+	}
+	check(t, n.etcd.Start(n.ctx))
+	h.waitLog("etcd reachable again")
+	must(h.daemon.Stop(soon))(t)
+
+	addrs := h.Of(ip.V4).String() + "," + h.Of(ip.V6).String()
+	if code, out := h.act("-release"); code != 0 || !strings.Contains(out, "the lease of this host ("+addrs+")\n") {
+		t.Errorf("status %d, %s", code, out)
+	}
+	if code, out := h.act("-cleanup"); code != 0 || !strings.Contains(out, "removed device flannel.1 ") || !strings.Contains(out, "removed device flannel-v6.1 ") {
+		t.Errorf("status %d, %s", code, out)
+	}
+	check(t, h.DelLink("docker0"))
+	if now := all(); !slices.Equal(now, before) {
+		t.Errorf("the host had\n%s\nand has\n%s", strings.Join(before, "\n"), strings.Join(now, "\n"))
+	}
+}

@@ -31,7 +31,8 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 	name, previous := machineName(o.iface.MachineID), o.previous().Subnet
 	var host backend.Host
 	var failed []error
-	for _, f := range ip.Families {
+	families := familiesOf(ctx, store)
+	for _, f := range families {
 		u, err := o.iface.Choose(ctx, machine, f, host)
 		if err != nil {
 			u, _, err = chooseKnown(ctx, o, machine, store, f, previous, err)
@@ -41,7 +42,7 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		}
 		host.Set(f, u)
 	}
-	if len(failed) == len(ip.Families) {
+	if len(failed) == len(families) {
 		return failed[0]
 	}
 	if o.iface.PublicIP != (ip.Addrs{}) {
@@ -56,6 +57,18 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 		return os.Remove(o.savedFile())
 	}
 	return nil
+}
+
+// familiesOf returns those of the network; IPv4 alone if its configuration cannot be had.
+func familiesOf(ctx context.Context, store subnet.Store) []ip.Family {
+	text, err := store.Config(ctx)
+	if err == nil {
+		var c *subnet.Config
+		if c, err = subnet.ParseConfig(text); err == nil {
+			return c.Network().Families()
+		}
+	}
+	return []ip.Family{ip.V4}
 }
 
 // releaseFrom deletes the leases that bear this host's public address, and that of the
