@@ -19,8 +19,8 @@ func dualConfig(v variant) string {
 	return v.config(settings{"EnableIPv6": true, "IPv6Network": "fc00:5::/48"})
 }
 
-// newDual returns a lab whose hosts have an address in each family, with a configuration.
-func newDual(t *testing.T, v variant, config string, hosts int) *network {
+// newDualLab returns a lab whose hosts have an address in each family.
+func newDualLab(t *testing.T, v variant) *network {
 	t.Helper()
 	n := newEmptyLab(t, v)
 	var err error
@@ -28,6 +28,13 @@ func newDual(t *testing.T, v variant, config string, hosts int) *network {
 	check(t, err)
 	n.server, err = n.lab.AddHost("server", n.sw, lab.HostOptions{})
 	check(t, err)
+	return n
+}
+
+// newDual returns such a lab, with etcd and a configuration in it, and so many hosts.
+func newDual(t *testing.T, v variant, config string, hosts int) *network {
+	t.Helper()
+	n := newDualLab(t, v)
 	n.startEtcd(lab.EtcdOptions{})
 	n.put("config", config)
 	for range hosts {
@@ -255,4 +262,42 @@ func TestDualStackIsSavedReleasedAndCleanedUp(t *testing.T) {
 	if now := all(); !slices.Equal(now, before) {
 		t.Errorf("the host had\n%s\nand has\n%s", strings.Join(before, "\n"), strings.Join(now, "\n"))
 	}
+}
+
+// Nodes with a podCIDR of each family: pods reach each other in both, a Node says both addresses,
+// and what people ask for in IPv6 counts as it does in IPv4.
+func TestKubernetesDualStack(t *testing.T) {
+	t.Parallel()
+	n := newDualLab(t, kubeVXLAN)
+	n.startKube(settings{"EnableIPv6": true, "IPv6Network": "fc00:5::/48"})
+	for i := range 2 {
+		h := n.addKubeNode()
+		h.createNode(h.podCIDR(), fmt.Sprintf("fc00:5:0:%d::/64", i+1))
+		h.start()
+	}
+	h, other := n.nodes[0], n.nodes[1]
+	for _, node := range n.nodes {
+		node.waitReady()
+		node.addPod()
+	}
+	for _, f := range ip.Families {
+		awaitPing(h, other, f)
+	}
+	h.waitAnnotations(soon, map[string]any{publicIPv6: h.Of(ip.V6).String()})
+	if c := h.condition(); c == nil || c.Status != "False" {
+		t.Errorf("the condition is %v", c)
+	}
+
+	h.annotate(map[string]any{annotations + "node-public-ipv6": "fd00:168::77"})
+	h.waitLog("by its annotation node-public-ipv6, for the address fd00:168::77, which no interface of this host has")
+	check(t, h.AddAddr("eth0", mustPrefix("fd00:168::77/64")))
+	h.waitAnnotations(soon, map[string]any{publicIPv6: "fd00:168::77"})
+	awaitPing(other, h, ip.V6)
+
+	h.annotate(map[string]any{annotations + "public-ipv6-overwrite": "2001:db8::9"})
+	h.waitAnnotations(soon, map[string]any{publicIPv6: "2001:db8::9"})
+	h.annotate(map[string]any{annotations + "public-ipv6-overwrite": nil, annotations + "node-public-ipv6": nil})
+	h.waitAnnotations(soon, map[string]any{publicIPv6: "fd00:168::77"}) // of equals, the one in use stays
+	awaitPing(other, h, ip.V6)
+	awaitPing(other, h, ip.V4)
 }

@@ -41,15 +41,21 @@ const netConf = "net-conf.json"
 func newKube(t testing.TB, v variant, special settings) *network {
 	t.Helper()
 	n := newLab(t, v)
+	n.startKube(special)
+	return n
+}
+
+// startKube starts a Kubernetes API, with a configuration.
+func (n *network) startKube(special settings) {
+	n.t.Helper()
 	api, err := n.lab.StartKube(n.ctx, n.server, lab.KubeOptions{})
-	check(t, err)
+	check(n.t, err)
 	n.kube = &kube{Kube: api, kubeconfig: filepath.Join(n.lab.Dir, "kubeconfig")}
 	token, err := api.FlannelToken(n.ctx)
-	check(t, err)
-	check(t, api.WriteKubeconfig(n.kube.kubeconfig, token))
+	check(n.t, err)
+	check(n.t, api.WriteKubeconfig(n.kube.kubeconfig, token))
 	n.kube.config, err = lab.NewConfigMapDir(filepath.Join(n.lab.Dir, "kube-flannel"), map[string]string{netConf: n.config(special)})
-	check(t, err)
-	return n
+	check(n.t, err)
 }
 
 // newKubeNetwork returns a lab of so many hosts, each with a Node, a daemon that is ready,
