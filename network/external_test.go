@@ -142,6 +142,9 @@ type externalFixture struct {
 	looks   []time.Duration // since the last event
 	since   time.Time
 	reports []error
+	// families are those of the reports, and listed is how often the interfaces were.
+	families []ip.Family
+	listed   int
 }
 
 func (x *externalFixture) do(f func()) {
@@ -154,10 +157,13 @@ func (x *externalFixture) do(f func()) {
 func (x *externalFixture) Interfaces(ctx context.Context) ([]kernel.Interface, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.listed++
 	return x.host.Interfaces(ctx)
 }
 
 func (x *externalFixture) DefaultRoutes(ctx context.Context, f ip.Family) ([]kernel.DefaultRoute, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	return x.host.DefaultRoutes(ctx, f)
 }
 
@@ -175,9 +181,10 @@ func withExternal(t *testing.T, s Selection, f func(x *externalFixture)) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
 			x.looks = append(x.looks, time.Since(x.since))
-		}, func(_ ip.Family, _ backend.Underlay, unseen error) {
+		}, func(f ip.Family, _ backend.Underlay, unseen error) {
 			x.mu.Lock()
 			defer x.mu.Unlock()
+			x.families = append(x.families, f)
 			x.reports = append(x.reports, unseen)
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -248,6 +255,38 @@ func TestExternalThatCannotBeSeen(t *testing.T) {
 			n := len(x.reports)
 			if n != looks+1 || x.reports[n-1] != nil || x.reports[n-2] == nil {
 				t.Errorf("reports %v after %d looks in vain", x.reports, looks)
+			}
+		})
+	})
+}
+
+// With IPv6 wanted, too, one look at the interfaces serves both families; what is not there yet
+// is looked for until it is, and a family that is not wanted any more is forgotten.
+func TestExternalOfBothFamilies(t *testing.T) {
+	withExternal(t, Selection{}, func(x *externalFixture) {
+		both := ip.Subnet{V4: prefix("10.5.0.0/16"), V6: prefix("fc00::/48")}
+		x.do(func() { x.families = nil })
+		x.Want(both, x.External.host)
+		time.Sleep(2500 * time.Millisecond)
+		x.do(func() {
+			if n := len(x.looks); slices.Contains(x.families, ip.V6) || n < 3 || x.listed != n {
+				t.Errorf("reports of %v, %d looks, the interfaces listed %d times", x.families, n, x.listed)
+			}
+			x.host.ifaces[0] = dualIface("eth0", "192.0.2.1/24", "2001:db8::1/64")
+			x.host.defaults6 = []kernel.DefaultRoute{{Iface: "eth0"}}
+		})
+		time.Sleep(time.Minute)
+		x.do(func() {
+			if !slices.Contains(x.families, ip.V6) || x.External.host.V6.Addr != netip.MustParseAddr("2001:db8::1") {
+				t.Errorf("reports of %v, %+v", x.families, x.External.host)
+			}
+			x.families = nil
+		})
+		x.Want(ip.Subnet{V4: both.V4}, x.External.host)
+		time.Sleep(time.Minute)
+		x.do(func() {
+			if !slices.Equal(x.families, []ip.Family{ip.V4}) || x.External.host.V6 != (backend.Underlay{}) {
+				t.Errorf("reports of %v, %+v", x.families, x.External.host)
 			}
 		})
 	})
