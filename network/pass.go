@@ -69,7 +69,7 @@ func (r *loop) fullPass(ctx context.Context) error {
 	if len(due) > len(have) { // it would grow step by step
 		r.have = make(state.Observed, len(have)+len(due))
 		maps.Copy(r.have, have)
-		have = r.have
+		have, missing.have = r.have, r.have // which quick passes go by, too
 	}
 	errs := r.apply(ctx, due, missing, before)
 	if ctx.Err() != nil {

@@ -53,6 +53,10 @@ func TestHistoriesOfKeptNeighbours(t *testing.T) {
 	testHistories(t, 17088770629249084400, 260, 261)
 }
 
+// A history in which a quick pass does not get rid of a route that an earlier one made: the FDB
+// entry that its next hop leads to must stay.
+func TestHistoryOfKeptRoute(t *testing.T) { testHistories(t, 11270460796905707126, 145, 146) }
+
 // testHistories runs the histories of a seed from a number to before another.
 func testHistories(t *testing.T, s uint64, from, to int) {
 	t.Helper()
