@@ -47,7 +47,8 @@ type Keeper struct {
 	// it was suspended. Nil is the kernel's clock.
 	Boottime func() time.Duration
 	// Saved returns what this host held when it last ran. It is asked if the store
-	// can't be reached for a few seconds at the start. May be nil.
+	// can't be reached for a few seconds at the start, and again later if the error is
+	// ErrUnread. May be nil.
 	Saved func() (Saved, error)
 	// Random is what subnets and pauses are drawn from. Nil is chance.
 	Random *rand.Rand

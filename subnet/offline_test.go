@@ -3,6 +3,7 @@ package subnet_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -65,6 +66,35 @@ func TestStartsOffline(t *testing.T) {
 		if now := h.held(); now.Own.Revision == before.Own.Revision || now.Config != before.Config {
 			t.Errorf("it holds %+v", now)
 		}
+	})
+}
+
+// What cannot be read yet of what was saved is no reason never to read it.
+func TestStartsOfflineOnceRead(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		h := start(t, m.Join(), me)
+		before := h.held()
+		h.stop()
+		client := m.Join()
+		client.Fail(errDown)
+		var hangs atomic.Bool
+		hangs.Store(true)
+		h = start(t, client, me, savedHere(t, dir, before), func(k *subnet.Keeper) {
+			read := k.Saved
+			k.Saved = func() (subnet.Saved, error) {
+				if hangs.Load() {
+					return subnet.Saved{}, fmt.Errorf("reading: %w", subnet.ErrUnread)
+				}
+				return read()
+			}
+		})
+		time.Sleep(time.Minute)
+		h.want(t, "none")
+		hangs.Store(false)
+		time.Sleep(2 * time.Second)
+		h.want(t, before.Own.Subnet.String())
 	})
 }
 

@@ -83,6 +83,9 @@ func (l *Lease) ends(now time.Time) time.Time {
 	return now.Add(l.Expires.Sub(now))
 }
 
+// ErrUnread is for what was saved, while it cannot be told what that is: it may be later.
+var ErrUnread = errors.New("it is not known yet")
+
 // AnyStore is for LoadSaved, where it does not matter which store something is of.
 const AnyStore = ""
 

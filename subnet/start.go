@@ -83,9 +83,11 @@ type adoptSaved struct{}
 
 func (adoptSaved) start(t *turn) (action, error) {
 	err := t.saved.err
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrUnread):
+	case err != nil:
 		t.saved.exists = false // it will not get better
-	} else {
+	default:
 		err = t.unusable(t.saved.Saved)
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package subnet
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -253,7 +254,7 @@ func (a loadSaved) start(t *turn) (action, error) {
 }
 
 func (loadSaved) finish(t *turn, a answer) error {
-	t.saved.loaded, t.saved.Saved, t.saved.err = true, a.saved, a.err
+	t.saved.loaded, t.saved.Saved, t.saved.err = !errors.Is(a.err, ErrUnread), a.saved, a.err
 	return nil
 }
 

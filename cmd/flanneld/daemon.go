@@ -58,6 +58,7 @@ func run(ctx context.Context, o *options, machine host) error {
 
 // serve is the daemon on a given store and host.
 func serve(ctx context.Context, o *options, store subnet.Store, machine host, h *health) error {
+	o.recall = new(recall).within
 	previous := o.previous()
 	o.iface.MachineID = machineID()
 	systemd := h.systemd

@@ -21,6 +21,7 @@ import (
 	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
+	"flanneld/subnet"
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/kube"
 )
@@ -56,6 +57,8 @@ type options struct {
 	askedCounters <-chan os.Signal
 	// rules are those for packets, on this host; nil to leave them alone.
 	rules *netfilter.Dataplane
+	// recall bounds the reading of what was saved; nil for commands, which may wait.
+	recall func(read func() (subnet.Saved, error)) (subnet.Saved, error)
 	// boottime takes the place of the kernel's clock in tests.
 	boottime func() time.Duration
 }

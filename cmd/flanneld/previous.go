@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
 	"flanneld/pkg/ip"
+	"flanneld/subnet"
 )
 
 // previous returns what this host had when a daemon last ran here, as subnet.env says. The
@@ -17,8 +19,11 @@ func (o *options) previous() network.Env {
 		klog.Warning(err)
 	}
 	if !e.Subnet.IsValid() && o.stateDir != "" {
-		if s, err := o.saved(); err == nil {
+		switch s, err := o.saved(); {
+		case err == nil:
 			e.Subnet = s.Own.Subnet
+		case errors.Is(err, subnet.ErrUnread):
+			klog.Warningf("going on without the subnet that this host had: %v", err)
 		}
 	}
 	return e

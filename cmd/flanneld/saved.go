@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -31,6 +32,62 @@ func (o *options) savedStore() string {
 
 // saved reads that.
 func (o *options) saved() (subnet.Saved, error) {
+	if o.recall == nil {
+		return o.readSaved()
+	}
+	s, err := o.recall(o.readSaved)
+	if errors.Is(err, subnet.ErrUnread) {
+		err = fmt.Errorf("reading %s: %w", o.savedFile(), err)
+	}
+	return s, err
+}
+
+// recall reads a state file. The file system that it is on may give no answer, as that of a
+// network: then no more than one read hangs there, and all who ask go on without what was
+// saved.
+type recall struct {
+	mu      sync.Mutex
+	pending *reading // nil for none
+}
+
+// reading is one read. What it read is there once done is closed.
+type reading struct {
+	began time.Time
+	done  chan struct{}
+	saved subnet.Saved
+	err   error
+}
+
+// recallPatience is how long a read may take until it is gone on without it.
+const recallPatience = 5 * time.Second
+
+// within returns what read does.
+func (r *recall) within(read func() (subnet.Saved, error)) (subnet.Saved, error) {
+	r.mu.Lock()
+	is := r.pending
+	if is == nil {
+		is = &reading{began: time.Now(), done: make(chan struct{})}
+		r.pending = is
+		go func() {
+			is.saved, is.err = read()
+			r.mu.Lock()
+			r.pending = nil
+			r.mu.Unlock()
+			close(is.done)
+		}()
+	}
+	r.mu.Unlock()
+	late := time.NewTimer(time.Until(is.began.Add(recallPatience)))
+	defer late.Stop()
+	select {
+	case <-is.done:
+		return is.saved, is.err
+	case <-late.C:
+		return subnet.Saved{}, fmt.Errorf("no answer from its file system for more than %s: %w", recallPatience, subnet.ErrUnread)
+	}
+}
+
+func (o *options) readSaved() (subnet.Saved, error) {
 	s, err := subnet.LoadSaved(o.savedFile(), o.savedStore())
 	if cluster := o.source().cluster; err == nil && cluster != nil && s.Snapshot.Own != nil && !s.Snapshot.Own.SameCluster(cluster(o)) {
 		return subnet.Saved{}, fmt.Errorf("%s is of another Kubernetes cluster: the CA of its API is another one", o.savedFile())

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"flanneld/subnet"
+)
+
+// A folder of saved state whose file system gives no answer is waited for once, and not for long.
+// What is there is read as soon as it answers.
+func TestStateFolderHangs(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	must(t, os.Mkdir(dir, 0o755))
+	answer := hang(t, dir)
+	o := &options{stateDir: dir, recall: new(recall).within, subnetFile: filepath.Join(t.TempDir(), "subnet.env")}
+	o.etcd.Prefix = "/net"
+	began := time.Now()
+	if env := o.previous(); env.Subnet.IsValid() {
+		t.Errorf("there was a subnet %s", env.Subnet)
+	}
+	took := time.Since(began)
+	if took < recallPatience || took > recallPatience+2*time.Second {
+		t.Errorf("it was waited for %s", took)
+	}
+	began = time.Now()
+	for range 10 {
+		if _, err := o.saved(); !errors.Is(err, subnet.ErrUnread) {
+			t.Fatalf("what was saved: %v", err)
+		}
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the same read was waited for again, for %s", took)
+	}
+	answer()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		_, err := o.saved()
+		if errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it is not read again: %v", err)
+		}
+	}
+}
+
+// hang mounts a file system whose server never answers, until the test ends or answer is called,
+// which takes it away.
+func hang(t *testing.T, dir string) (answer func()) {
+	t.Helper()
+	server, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("this needs FUSE: %v", err)
+	}
+	if err := unix.Mount("hangs", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server)); err != nil {
+		_ = unix.Close(server)
+		t.Skipf("this needs FUSE: %v", err)
+	}
+	gone := false
+	answer = func() {
+		if !gone {
+			gone = true
+			_ = unix.Close(server) // whoever waits gets an error
+			must(t, unix.Unmount(dir, unix.MNT_DETACH))
+		}
+	}
+	t.Cleanup(answer)
+	return answer
+}
