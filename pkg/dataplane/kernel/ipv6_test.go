@@ -225,6 +225,13 @@ rule add prio 5272 to fd00:5:6::/64 prohibit`, "-6")
 		ipCommand(t, "rule del prio 5270\nrule del prio 5271\nrule del prio 5272\nroute del blackhole fd00:5:4::/64", "-6")
 	})
 	fromPod := func(to string) PathQuery { return PathQuery{To: a(to), From: a("fd00:5:1::9"), IIF: "pods"} }
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		paths, err := o.k.Paths(t.Context(), []PathQuery{{To: a("fd00:5:1::1")}, {To: a("2001:db8:5::1")}})
+		o.check(err)
+		if paths[0].Local && paths[1].Local { // an address is this host's a moment after it was added
+			break
+		}
+	}
 	const viaVPN = "fd00:5::/32 dev vpn proto static metric 7 table 52"
 	for _, c := range []struct {
 		query PathQuery
