@@ -50,17 +50,26 @@ func (p PathMTU) within(mtu int) int {
 }
 
 // CheckMTU returns why a host's external interface, or the configuration's MTU, is too small
-// for a backend.
-func CheckMTU(b Backend, h Host) error {
+// for the backend of a configuration.
+func CheckMTU(c *subnet.Config, b Backend, h Host) error {
 	least, f := LeastMTU, ip.V4
 	if h.V6.Iface != "" {
 		least, f = LeastMTU6, ip.V6
 	}
-	if mtu := b.MTU(h); mtu < least {
-		return fmt.Errorf("the interface %s has the MTU %d, and the backend takes %d bytes of it: pods would get an MTU of %d, and %s needs %d",
-			h.Narrowest().Iface, h.MTU(), h.MTU()-mtu, mtu, f, least)
+	mtu := b.MTU(h)
+	if mtu >= least {
+		return nil
 	}
-	return nil
+	var p PathMTU
+	if json.Unmarshal(c.Backend, &p) == nil && p.MTU > 0 && p.MTU < h.MTU() {
+		return &subnet.ConfigError{
+			Key:    "Backend.MTU",
+			Value:  fmt.Sprint(p.MTU),
+			Reason: fmt.Sprintf("leaves %d bytes for pods' packets, and %s needs %d: it has to be %d or more", mtu, f, least, p.MTU+least-mtu),
+		}
+	}
+	return fmt.Errorf("the interface %s has the MTU %d, and the backend takes %d bytes of it: pods would get an MTU of %d, and %s needs %d",
+		h.Narrowest().Iface, h.MTU(), h.MTU()-mtu, mtu, f, least)
 }
 
 // ParsePathMTU reads the Backend object of a backend that has no other key and adds

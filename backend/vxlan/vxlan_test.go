@@ -354,12 +354,20 @@ func TestFamilies(t *testing.T) {
 		t.Errorf("the VNI 10000: %v", err)
 	}
 	h.V6.MTU = 1349
-	if err := backend.CheckMTU(b, h); err == nil || !strings.Contains(err.Error(), "eth2") || !strings.Contains(err.Error(), "1280") {
+	if err := backend.CheckMTU(&subnet.Config{}, b, h); err == nil || !strings.Contains(err.Error(), "eth2") || !strings.Contains(err.Error(), "1280") {
 		t.Errorf("an interface that is too small for IPv6: %v", err)
 	}
 	h.V6.MTU++
-	if err := backend.CheckMTU(b, h); err != nil {
+	if err := backend.CheckMTU(&subnet.Config{}, b, h); err != nil {
 		t.Error(err)
+	}
+	const small = `{"MTU":1340}`
+	err = backend.CheckMTU(&subnet.Config{Backend: []byte(small)}, newBackend(t, small), dual())
+	if want := "Backend.MTU 1340 leaves 1270 bytes for pods' packets, and IPv6 needs 1280: it has to be 1350 or more"; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%s with IPv6: %v, want %s", small, err, want)
+	}
+	if err := backend.CheckMTU(&subnet.Config{Backend: []byte(small)}, newBackend(t, small), host); err != nil {
+		t.Errorf("%s without IPv6: %v", small, err)
 	}
 }
 

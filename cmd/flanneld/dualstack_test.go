@@ -301,3 +301,14 @@ func TestKubernetesDualStack(t *testing.T) {
 	awaitPing(other, h, ip.V6)
 	awaitPing(other, h, ip.V4)
 }
+
+// A backend that carries IPv4 alone says so, and goes on with that.
+func TestIPv6WithABackendOfIPv4(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, udp, nil)
+	h := n.addNode(lab.HostOptions{})
+	h.start()
+	h.waitReady()
+	n.put("config", dualConfig(udp))
+	h.waitLog("the former one stays in force: network configuration: EnableIPv6 true asks the backend udp for what it cannot do: it carries IPv4 alone; Backend.Type can be one of alloc, host-gw, vxlan")
+}

@@ -65,7 +65,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 			}
 		}
 	}
-	if err := backend.CheckMTU(b, host); err != nil {
+	if err := backend.CheckMTU(c, b, host); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
 	attrs, err := b.Attrs(host, d.past(b, host, ifaces, s, was))
