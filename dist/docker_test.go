@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
@@ -76,7 +77,8 @@ func (n *network) wantReaches(from, to *container) {
 // and that another container sees who it is.
 func (n *network) wantMasquerade(from, to *container) {
 	n.t.Helper()
-	from.docker("exec", "pod", "ping", "-c", "1", "-W", "5", n.server.Addr.String())
+	outside := n.server.Of(ip.FamilyOf(netip.MustParseAddr(from.addr)))
+	from.docker("exec", "pod", "ping", "-c", "1", "-W", "5", outside.String())
 	seen := from.docker("exec", "pod", "/bin/sh", "-c", fmt.Sprintf("nc -w 20 %s 81 </dev/null", to.addr))
 	// Other lines are of connections that it has opened itself.
 	if client := regexp.MustCompile(`:81\s+(?:::ffff:)?(\S+):\d+\s`).FindStringSubmatch(seen); client == nil || client[1] != from.addr {
@@ -119,6 +121,35 @@ func TestDocker(t *testing.T) {
 			n.wantMasquerade(containers[0], containers[1])
 			n.wantMasquerade(containers[1], containers[0])
 		})
+	}
+}
+
+// In a network of both families containers have addresses of both, and reach each other, and
+// the outside, by either.
+func TestDockerOfBothFamilies(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, netip.MustParsePrefix("fd00::/64"))
+	image := filepath.Join(n.lab.Dir, "image.tar")
+	check(t, lab.WriteImage(n.ctx, image))
+	n.put("config", `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}`)
+	var containers []*container
+	for _, h := range n.hosts {
+		daemon, err := h.StartFlanneld(daemonBinary, "-ip-masq")
+		check(t, err)
+		defer daemon.Kill()
+		check(t, daemon.WaitReady(n.ctx))
+		c := n.startContainer(h.startDocker(mkDockerOpts(t, "sh", nil, "-c", "-f", daemon.SubnetFile)), image)
+		env := daemon.Env()
+		n.wantInSubnet(c, env)
+		six := *c
+		six.addr = c.docker("inspect", "--format={{.NetworkSettings.GlobalIPv6Address}}", "pod")
+		n.wantInSubnet(&six, map[string]string{"FLANNEL_SUBNET": env["FLANNEL_IPV6_SUBNET"], "FLANNEL_MTU": env["FLANNEL_MTU"]})
+		containers = append(containers, c, &six)
+	}
+	for i, from := range containers {
+		to := containers[(i+2)%4] // the same family of the other host
+		n.wantReaches(from, to)
+		n.wantMasquerade(from, to)
 	}
 }
 

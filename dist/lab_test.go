@@ -98,10 +98,11 @@ func newLab(t *testing.T) *network {
 	return &network{t: t, ctx: ctx, lab: l}
 }
 
-// newNetwork returns a lab in which nothing but etcd runs.
-func newNetwork(t *testing.T) *network {
+// newNetwork returns a lab in which nothing but etcd runs. The hosts' link has these networks
+// beside the usual one.
+func newNetwork(t *testing.T, more ...netip.Prefix) *network {
 	t.Helper()
-	n := newLabWithServer(t)
+	n := newLabWithServer(t, more...)
 	var err error
 	n.etcd, err = n.lab.StartEtcd(n.ctx, n.server, lab.EtcdOptions{})
 	check(t, err)
@@ -109,11 +110,11 @@ func newNetwork(t *testing.T) *network {
 }
 
 // newLabWithServer returns a lab in which nothing runs.
-func newLabWithServer(t *testing.T) *network {
+func newLabWithServer(t *testing.T, more ...netip.Prefix) *network {
 	t.Helper()
 	n := newLab(t)
 	var err error
-	n.sw, err = n.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
+	n.sw, err = n.lab.AddSwitch("switch", append([]netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}, more...)...)
 	check(t, err)
 	n.server, err = n.lab.AddHost("server", n.sw, lab.HostOptions{})
 	check(t, err)

@@ -101,7 +101,7 @@ DOCKER_OPT_IPV6="--ipv6"
 DOCKER_OPT_MTU="--mtu=1430"
 DOCKER_OPTS=" --bip=10.5.34.1/24 --fixed-cidr-v6=fc00:5:0:22::1/64 --ip-masq=false --ipv6 --mtu=1430"
 `},
-			"IPv6 alone": {args: []string{"-c", "-m", "-f", v6}, want: "DOCKER_OPTS=\" --fixed-cidr-v6=fc00:5:0:22::1/64 --ipv6 --mtu=1430\"\n"},
+			"IPv6 alone":     {args: []string{"-c", "-m", "-f", v6}, want: "DOCKER_OPTS=\" --fixed-cidr-v6=fc00:5:0:22::1/64 --ipv6 --mtu=1430\"\n"},
 			"no subnet file": {args: []string{"-f", "missing"}, want: "DOCKER_OPTS=\"\"\n"},
 			"no subnet file, but an option": {
 				args: []string{"-f", "missing"},

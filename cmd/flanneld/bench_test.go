@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -18,7 +19,7 @@ import (
 //	start-ms    from exec to READY; then everything is in place
 //	restart-ms  the same, with everything in place before
 //	batch-ms    the same objects loaded by "ip -batch" and "bridge -batch"
-//	p50-ms, p99-ms  from the write of a new lease to its route, the last of its objects
+//	p50-ms, p99-ms  from the write of a new lease to its route of each family, the last of its objects
 //	rss-MB      resident memory afterwards
 //	idle-cpu-%  processor time during ten seconds without changes
 //
@@ -31,6 +32,7 @@ func BenchmarkScale(b *testing.B) {
 		{hostGW, []int{10, 1000, 10000}},
 		{variant{backend: vxlanBackend, store: etcdV2}, []int{10, 1000, 10000, 50000}},
 		{vxlan, []int{10, 10000}},
+		{vxlan.in(dualStack), []int{10000}},
 		{udp, []int{10, 1000, 10000, 50000}},
 	} {
 		for _, leases := range c.leases {
@@ -88,13 +90,13 @@ func (h *node) wantObjects(leases int) {
 	if h.n.backend.itself {
 		var some []peer
 		for i := 0; i < leases; i += 1 + leases/100 {
-			some = append(some, distant(i))
+			some = append(some, h.n.distant(i))
 		}
 		h.waitPeers(0, some...)
 		return
 	}
 	got := h.n.backend.present(h)
-	if want := leases * len(h.n.backend.expected(h, distant(0))); len(got) != want {
+	if want := leases * len(h.expected(h.n.distant(0))); len(got) != want {
 		h.n.t.Fatalf("there are %d objects, want %d", len(got), want)
 	}
 }
@@ -103,7 +105,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 const latencyRounds = 200
 
-// latency is how long it takes until a new lease's route is there, as the kernel tells: from
+// latency is how long it takes until a new lease's routes are there, as the kernel tells: from
 // the beginning of its writing, and from the end. Each is sorted.
 func (h *node) latency(leases int, put func(peer)) (took, after []time.Duration) {
 	h.n.t.Helper()
@@ -111,11 +113,12 @@ func (h *node) latency(leases int, put func(peer)) (took, after []time.Duration)
 	check(h.n.t, err)
 	defer stop()
 	for i := range latencyRounds {
-		p := distant(leases + i)
+		p := h.n.distant(leases + i)
 		seen := make(chan time.Time, 1)
 		go func() {
+			missing := p.texts(netip.Prefix.String)
 			for r := range routes {
-				if r == p.subnet.String() {
+				if missing = slices.DeleteFunc(missing, func(s string) bool { return s == r }); len(missing) == 0 {
 					seen <- time.Now()
 					return
 				}
@@ -142,27 +145,33 @@ func (h *node) batch(leases int) time.Duration {
 	_, err := h.DelRoutesByProtocol(ourRoutes)
 	check(h.n.t, err)
 	if h.n.backend.name == vxlanBackend.name {
-		check(h.n.t, h.DelLink(vtep))
-		h.run("ip", "link", "add", vtep, "type", "vxlan", "id", "1", "dev", "eth0", "local", h.Addr.String(), "dstport", "8472", "nolearning")
-		h.run("ip", "addr", "add", h.subnet().Addr().String()+"/32", "dev", vtep)
-		h.run("ip", "link", "set", vtep, "up")
+		for _, own := range h.peer().views() {
+			vtep := own.vtep()
+			check(h.n.t, h.DelLink(vtep))
+			h.run("ip", "link", "add", vtep, "type", "vxlan", "id", "1", "dev", "eth0", "local", own.public.String(), "dstport", "8472", "nolearning")
+			h.run("ip", "addr", "add", netip.PrefixFrom(own.subnet.Addr(), own.subnet.Addr().BitLen()).String(), "dev", vtep)
+			h.run("ip", "link", "set", vtep, "up")
+		}
 	}
 	byNexthop := h.n.backend.name == vxlanBackend.name && leases >= large
 	var ip, bridge bytes.Buffer
+	id := 0
 	for i := range leases {
-		p := distant(i)
-		if h.n.backend.name != vxlanBackend.name {
-			fmt.Fprintf(&ip, "route add %s dev eth0 proto 70\n", p.route())
-			continue
-		}
-		base := p.subnet.Addr()
-		fmt.Fprintf(&ip, "neigh add %s lladdr %s dev %s nud permanent\n", base, p.vtepMAC(), vtep)
-		fmt.Fprintf(&bridge, "fdb add %s dev %s dst %s self permanent\n", p.vtepMAC(), vtep, p.public)
-		if byNexthop {
-			fmt.Fprintf(&ip, "nexthop add id %d via %s dev %s onlink proto 70\n", 1+i, base, vtep)
-			fmt.Fprintf(&ip, "route add %s nhid %d proto 70\n", p.subnet, 1+i)
-		} else {
-			fmt.Fprintf(&ip, "route add %s via %s dev %s onlink proto 70\n", p.subnet, base, vtep)
+		for _, p := range h.n.distant(i).views() {
+			if h.n.backend.name != vxlanBackend.name {
+				fmt.Fprintf(&ip, "route add %s dev eth0 proto 70\n", p.route())
+				continue
+			}
+			base, vtep := p.subnet.Addr(), p.vtep()
+			fmt.Fprintf(&ip, "neigh add %s lladdr %s dev %s nud permanent\n", base, p.vtepMAC(), vtep)
+			fmt.Fprintf(&bridge, "fdb add %s dev %s dst %s self permanent\n", p.vtepMAC(), vtep, p.public)
+			if byNexthop {
+				id++
+				fmt.Fprintf(&ip, "nexthop add id %d via %s dev %s onlink proto 70\n", id, base, vtep)
+				fmt.Fprintf(&ip, "route add %s nhid %d proto 70\n", p.subnet, id)
+			} else {
+				fmt.Fprintf(&ip, "route add %s via %s dev %s onlink proto 70\n", p.subnet, base, vtep)
+			}
 		}
 	}
 	files := map[string][]byte{"bridge": bridge.Bytes(), "ip": ip.Bytes()}

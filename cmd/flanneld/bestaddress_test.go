@@ -7,25 +7,28 @@ import (
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
 // gateway is that of the hosts' default route. Nobody is there.
 var gateway = netip.MustParseAddr("192.168.0.1")
 
-// readdress gives an interface another address and the default route.
+// readdress gives an interface another address and the default route, in the family of the
+// address alone.
 func (h *node) readdress(dev, addr string) {
 	h.n.t.Helper()
-	check(h.n.t, h.FlushAddrs(dev))
-	check(h.n.t, h.AddAddr(dev, mustPrefix(addr)))
-	check(h.n.t, h.SetDefaultRoute(gateway, dev))
-	h.Addr = mustPrefix(addr).Addr()
+	p := mustPrefix(addr)
+	check(h.n.t, h.FlushAddrs(dev, ip.FamilyOf(p.Addr())))
+	check(h.n.t, h.AddAddr(dev, p))
+	check(h.n.t, h.SetDefaultRoute(p.Masked().Addr().Next(), dev))
+	h.SetAddr(p.Addr())
 }
 
 // waitAddress waits until the lease says an address, and all hosts follow it.
 func (h *node) waitAddress(within time.Duration, addr string) {
 	h.n.t.Helper()
-	h.Addr = netip.MustParseAddr(addr)
+	h.SetAddr(netip.MustParseAddr(addr))
 	h.n.wait(within, "the lease to say "+addr, func() string {
 		if e := h.n.get(h.key()); e == nil || !strings.Contains(e.value, `"`+addr+`"`) {
 			return fmt.Sprint(e)
@@ -45,8 +48,11 @@ func (n *network) waitPings() {
 	n.t.Helper()
 	for _, from := range n.nodes {
 		for _, to := range n.nodes {
-			if from != to {
-				check(n.t, from.pod.WaitPing(n.ctx, to.pod.Addr))
+			if from == to {
+				continue
+			}
+			for _, f := range n.families.list() {
+				check(n.t, from.pod.WaitPing(n.ctx, to.pod.In(f).Addr))
 			}
 		}
 	}

@@ -10,12 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
 // Of all that a daemon made nothing is left, and of all else everything.
 func TestCleanup(t *testing.T) {
-	inParallel(t, everyVariant, testCleanup)
+	inParallel(t, dualToo, testCleanup)
 }
 
 func testCleanup(t *testing.T, v variant) {
@@ -26,17 +27,24 @@ func testCleanup(t *testing.T, v variant) {
 	h.start()
 	h.waitReady()
 	n.nodes[1].waitReady()
-	n.putPeer(stranger("10.5.200.0/24", "192.168.0.200"))
-	h.waitPeers(soon, append(h.others(), stranger("10.5.200.0/24", "192.168.0.200"))...)
+	gone := n.stranger("10.5.200.0/24", "192.168.0.200")
+	n.putPeer(gone)
+	h.waitPeers(soon, append(h.others(), gone)...)
 	if code, out := h.act("-cleanup"); code != 1 || !strings.Contains(out, "another flanneld works for it; stop it first") {
 		t.Errorf("while the daemon runs: status %d, %s", code, out)
 	}
-	h.waitPeers(0, append(h.others(), stranger("10.5.200.0/24", "192.168.0.200"))...)
+	h.waitPeers(0, append(h.others(), gone)...)
 
 	foreign := []lab.Route{
 		{Dst: mustPrefix("10.77.0.0/16"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: 4},
 		{Dst: mustPrefix("10.5.201.0/24"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: 4},
 		{Dst: mustPrefix("10.6.201.0/24"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: ourRoutes}, // another daemon's
+	}
+	if six := n.nodes[1].Of(ip.V6); six.IsValid() {
+		foreign = append(foreign,
+			lab.Route{Dst: mustPrefix("fd00:77::/48"), Via: six, Dev: "eth0", Protocol: 4},
+			lab.Route{Dst: mustPrefix("fd00:5:0:5c9::/64"), Via: six, Dev: "eth0", Protocol: 4},
+			lab.Route{Dst: mustPrefix("fd00:6:0:5c9::/64"), Via: six, Dev: "eth0", Protocol: ourRoutes})
 	}
 	for _, r := range foreign {
 		check(t, h.AddRoute(r))
@@ -44,7 +52,7 @@ func testCleanup(t *testing.T, v variant) {
 	h.run("ip", "link", "add", "flannel.7", "type", "vxlan", "id", "7", "dstport", "4789")
 	h.run("ip", "addr", "add", "10.6.0.1/32", "dev", "flannel.7")
 
-	h.waitSaved(h.peer().name())
+	h.waitSaved(h.subnet().Addr().String())
 	must(h.daemon.Stop(soon))(t)
 	switch v.backend.name { // whatever has become of the device meanwhile
 	case "vxlan":
@@ -102,7 +110,7 @@ func (h *node) inventory() []string {
 			}
 			text := i.Name
 			for _, a := range addrs {
-				if a, ok := a.(*net.IPNet); ok && a.IP.To4() != nil {
+				if a, ok := a.(*net.IPNet); ok && !a.IP.IsLinkLocalUnicast() {
 					text += " " + a.String()
 				}
 			}
@@ -110,7 +118,7 @@ func (h *node) inventory() []string {
 		}
 		return nil
 	}))
-	all = append(all, must(h.Routes())(h.n.t)...)
+	all = append(all, must(h.Routes(ip.V4, ip.V6))(h.n.t)...)
 	for _, cmd := range [][]string{{"ip", "nexthop"}, {"ip", "neigh", "show", "nud", "permanent"}} {
 		all = append(all, h.run(cmd...))
 	}

@@ -1,23 +1,22 @@
 package main_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 	"flanneld/subnet"
 )
 
-func TestConnect(t *testing.T) { restInParallel(t, everyVariant, testConnect) }
+func TestConnect(t *testing.T) { restInParallel(t, everyFamily, testConnect) }
 
 func testConnect(t *testing.T, v variant) {
 	n := newNetwork(t, 3, v, nil)
 	for _, h := range n.nodes {
-		want := fmt.Sprintf("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=%s/24\nFLANNEL_MTU=%d\nFLANNEL_IPMASQ=false\n", h.subnet().Addr().Next(), 1500-n.backend.overhead)
-		if got := h.daemon.EnvText(); got != want {
+		if got, want := h.daemon.EnvText(), h.wantEnv(); got != want {
 			t.Errorf("subnet.env of %s is %q, want %q", h.Name, got, want)
 		}
 		h.waitPeers(soon, h.others()...)
@@ -56,17 +55,41 @@ func testConnect(t *testing.T, v variant) {
 	n.pingAll()
 }
 
+// wantEnv is what subnet.env must be on a host that does not masquerade.
+func (h *node) wantEnv() string {
+	h.n.t.Helper()
+	var text string
+	for _, v := range h.peer().views() {
+		names, network := [2]string{"FLANNEL_NETWORK", envSubnets[ip.V4]}, network4
+		if v.subnet.Addr().Is6() {
+			names, network = [2]string{"FLANNEL_IPV6_NETWORK", envSubnets[ip.V6]}, network6
+		}
+		text += fmt.Sprintf("%s=%s\n%s=%s/%d\n", names[0], network, names[1], v.subnet.Addr().Next(), v.subnet.Bits())
+	}
+	return text + fmt.Sprintf("FLANNEL_MTU=%d\nFLANNEL_IPMASQ=false\n", 1500-h.n.overhead())
+}
+
 func TestAlloc(t *testing.T) {
 	t.Parallel()
-	n := newNetwork(t, 3, allocOnly, nil)
+	for _, v := range []variant{allocOnly, allocOnly.in(dualStack), allocOnly.in(ipv6Only)} {
+		t.Run(v.name(), func(t *testing.T) {
+			t.Parallel()
+			testAlloc(t, v)
+		})
+	}
+}
+
+func testAlloc(t *testing.T, v variant) {
+	n := newNetwork(t, 3, v, nil)
 	for _, h := range n.nodes {
 		if r := h.routes(); r != nil {
 			t.Errorf("%s has routes %q", h.Name, r)
 		}
-		var value map[string]any
-		check(t, json.Unmarshal([]byte(n.get(h.key()).value), &value))
-		if len(value) != 3 || value["Machine"] == "" || value["PublicIP"] != h.Addr.String() || value["PublicIPv6"] != nil {
-			t.Errorf("the lease of %s says %v", h.Name, value)
+		if got, want := n.get(h.key()).value, n.backend.lease(h.peer()); got != want {
+			t.Errorf("the lease of %s says %s, want %s", h.Name, got, want)
+		}
+		if got, want := len(h.peer().views()), len(v.families.list()); got != want {
+			t.Errorf("%s has subnets of %d families", h.Name, got)
 		}
 	}
 	n.nodes[0].waitLog("ready: subnet")

@@ -2,14 +2,17 @@ package main_test
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
+
+	"flanneld/pkg/ip"
 )
 
 // Whatever stands under subnets/, the good peers are not touched, nothing is
 // made of the bad, and each is mentioned once.
-func TestGarbage(t *testing.T) { withWitness(t, everyVariant, testGarbage) }
+func TestGarbage(t *testing.T) { withWitness(t, dualToo, testGarbage) }
 
 func testGarbage(t *testing.T, v variant) {
 	n := newNetwork(t, 3, v, settings{"SubnetMin": "10.5.1.0", "SubnetMax": "10.5.99.0"})
@@ -17,7 +20,7 @@ func testGarbage(t *testing.T, v variant) {
 	good := h.others()
 	own := h.subnet().String()
 
-	late := stranger("10.5.220.0/24", "192.168.0.9")
+	late := n.stranger("10.5.220.0/24", "192.168.0.9")
 	fine := n.backend.lease(late)
 	lease := func(public string) string { return strings.Replace(fine, `"192.168.0.9"`, public, 1) }
 	garbage := map[string]string{ // by key
@@ -42,7 +45,21 @@ func testGarbage(t *testing.T, v variant) {
 		"10.5.209.0-24":                             strings.Repeat("x", 1<<20),
 		"10.5.210.0-24":                             `[{"PublicIP":"192.168.0.9"}]`,
 	}
-	inside := stranger("10.5.121.0/25", "192.168.0.10")
+	if v.families == dualStack {
+		ours := h.peer().also.subnet.Addr().String() // of fd00:5:0:X::/64
+		fine6 := strings.NewReplacer(`"192.168.0.9"`, "null", fmt.Sprintf("%q", late.also.public), `"192.168.0.9"`).Replace(fine)
+		maps.Copy(garbage, map[string]string{
+			"fd00:5:0:582::-64":                         fine6, // an IPv4 address
+			"fd00:5:0:582::1-64":                        fine,
+			"fd00:5:0:0582::-64":                        fine, // not canonical
+			"fd00:5:0:583::-64&10.5.131.0-24":           fine,
+			"10.5.132.0-24&10.5.133.0-24":               fine,
+			"::ffff:10.5.135.0-120":                     fine,
+			"fd00:6:0:588::-64":                         fine, // outside IPv6Network
+			strings.TrimSuffix(ours, ":") + "8000::-65": fine, // inside it
+		})
+	}
+	inside := n.stranger("10.5.121.0/25", "192.168.0.10")
 	n.putPeer(inside)
 	good = append(good, inside)
 	h.waitPeers(soon, good...)
@@ -84,6 +101,24 @@ func testGarbage(t *testing.T, v variant) {
 	h.waitPeers(soon, append(good, late)...)
 	if more := strings.Count(h.daemon.Log(), "\n") - lines; more != 1 {
 		t.Errorf("%d lines were logged, want one for the new route", more)
+	}
+	if v.families == dualStack {
+		testHalfGarbage(n, append(good, late)...)
+	}
+}
+
+// testHalfGarbage has leases of which one family is good: that is used, and the other is not.
+func testHalfGarbage(n *network, good ...peer) {
+	t, h := n.t, n.nodes[0]
+	t.Helper()
+	t.Log("half of a lease is garbage")
+	var halves []peer
+	for i, public := range []string{`"ff02::1"`, `"::"`, fmt.Sprintf("%q", h.Of(ip.V6)), "null", `"::ffff:192.168.0.9"`, `"192.168.0.9"`} {
+		p := n.stranger(fmt.Sprintf("10.5.%d.0/24", 130+i), fmt.Sprintf("192.168.0.%d", 130+i))
+		n.put(p.key(), strings.Replace(n.backend.lease(p), fmt.Sprintf("%q", p.also.public), public, 1))
+		h.waitLine("lease "+p.name(), "cannot be used")
+		halves = append(halves, peer{subnet: p.subnet, public: p.public})
+		h.waitPeers(soon, append(good, halves...)...)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
@@ -21,22 +22,33 @@ func slow(d time.Duration) time.Duration {
 }
 
 func TestHeal(t *testing.T) {
-	n := newNetwork(t, 4, hostGW, nil)
+	for _, v := range []variant{hostGW, hostGW.in(dualStack)} {
+		t.Run(v.name(), func(t *testing.T) { testHeal(t, v) })
+	}
+}
+
+func testHeal(t *testing.T, v variant) {
+	n := newNetwork(t, 4, v, nil)
 	h := n.nodes[0]
 	want := h.others()
 	h.waitPeers(soon, want...)
 	foreign := lab.Route{Dst: mustPrefix("10.77.0.0/16"), Via: n.nodes[1].Addr, Dev: "eth0", Protocol: 4}
 	check(t, h.AddRoute(foreign))
 
-	check(t, h.DelRoute(n.nodes[1].subnet()))
-	t.Logf("a route deleted: back after %s", h.waitPeers(slow(100*time.Millisecond), want...))
+	for _, peer := range n.nodes[1].peer().views() {
+		check(t, h.DelRoute(peer.subnet))
+		t.Logf("a route deleted: back after %s", h.waitPeers(slow(100*time.Millisecond), want...))
+	}
 
 	_, err := h.DelRoutesByProtocol(ourRoutes)
 	check(t, err)
 	t.Logf("all routes deleted: back after %s", h.waitPeers(slow(100*time.Millisecond), want...))
 
-	check(t, h.ReplaceRoute(lab.Route{Dst: n.nodes[1].subnet(), Via: n.nodes[2].Addr, Dev: "eth0", Protocol: ourRoutes}))
-	t.Logf("a route changed: right after %s", h.waitPeers(slow(100*time.Millisecond), want...))
+	for _, peer := range n.nodes[1].peer().views() {
+		wrong := n.nodes[2].Of(ip.FamilyOf(peer.public))
+		check(t, h.ReplaceRoute(lab.Route{Dst: peer.subnet, Via: wrong, Dev: "eth0", Protocol: ourRoutes}))
+		t.Logf("a route changed: right after %s", h.waitPeers(slow(100*time.Millisecond), want...))
+	}
 	hasRoute(t, h, "10.77.0.0/16 via "+n.nodes[1].Addr.String())
 
 	check(t, h.LinkDown("eth0"))
@@ -66,7 +78,7 @@ func TestHealsWithRouteToNetwork(t *testing.T) {
 
 func hasRoute(t *testing.T, h *node, start string) {
 	t.Helper()
-	all, err := h.Routes()
+	all, err := h.Routes(ip.V4, ip.V6)
 	check(t, err)
 	for _, r := range all {
 		if strings.HasPrefix(r, start+" ") {
@@ -121,13 +133,14 @@ func TestAdoptsFlannelsRoutes(t *testing.T) {
 	h.waitPeers(soon, peer.peer())
 }
 
-func TestRestart(t *testing.T) { restInParallel(t, everyVariant, testRestart) }
+func TestRestart(t *testing.T) { restInParallel(t, everyFamily, testRestart) }
 
 func testRestart(t *testing.T, v variant) {
 	n := newNetwork(t, 3, v, nil)
 	h, peer, third := n.nodes[0], n.nodes[1], n.nodes[2]
 	subnet := h.subnet()
-	check(t, h.AddRoute(lab.Route{Dst: mustPrefix("10.5.251.0/24"), Via: peer.Addr, Dev: "eth0", Protocol: 4}))
+	foreign := lab.Route{Dst: n.stranger("10.5.251.0/24", "192.168.0.251").subnet, Via: peer.Addr, Dev: "eth0", Protocol: 4}
+	check(t, h.AddRoute(foreign))
 	sigterm := func() {
 		start := time.Now()
 		code, err := h.daemon.Stop(soon)
@@ -158,5 +171,5 @@ func testRestart(t *testing.T, v variant) {
 	n.delete(third.key())
 	h.start()
 	t.Logf("its route is gone %s after the start", h.waitPeers(2*soon, peer.peer())) // it lingers
-	hasRoute(t, h, "10.5.251.0/24 via "+peer.Addr.String())
+	hasRoute(t, h, foreign.Dst.String()+" via "+peer.Addr.String())
 }

@@ -2,9 +2,12 @@ package main_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"flanneld/pkg/ip"
 )
 
 func TestInterfaceRenamed(t *testing.T) {
@@ -56,21 +59,29 @@ func testInterfaceDown(t *testing.T, v variant) {
 	h.waitPeers(0, peer)
 }
 
-func TestAddressGone(t *testing.T) { inParallel(t, everyVariant, testAddressGone) }
+func TestAddressGone(t *testing.T) { inParallel(t, everyFamily, testAddressGone) }
 
 func testAddressGone(t *testing.T, v variant) {
 	n := newNetwork(t, 1, v, nil)
 	h := n.nodes[0]
-	addr := mustPrefix(h.Addr.String() + "/24")
-	check(t, h.DelAddr("eth0", addr))
-	want := "interface eth0 no longer has the address " + h.Addr.String()
-	h.waitLog(want)
-	n.wait(soon, "the status to say so", func() string {
-		if s := h.daemon.Status(); !strings.Contains(s, want) {
-			return "status is " + s
-		}
-		return ""
-	})
-	check(t, h.AddAddr("eth0", addr))
-	h.waitLog("the external interface is there again")
+	for _, f := range v.families.list() {
+		addr := netip.PrefixFrom(h.Of(f), map[ip.Family]int{ip.V4: 24, ip.V6: 64}[f])
+		check(t, h.DelAddr("eth0", addr))
+		want := "interface eth0 no longer has the address " + h.Of(f).String()
+		h.waitLog(want)
+		n.wait(soon, "the status to say so", func() string {
+			if s := h.daemon.Status(); !strings.Contains(s, want) {
+				return "status is " + s
+			}
+			return ""
+		})
+		back := strings.Count(h.daemon.Log(), "is there again")
+		check(t, h.AddAddr("eth0", addr))
+		n.wait(soon, "the interface to be there again", func() string {
+			if strings.Count(h.daemon.Log(), "is there again") == back {
+				return "nothing is said of it"
+			}
+			return ""
+		})
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,7 +66,7 @@ func newKubeNetwork(t testing.TB, hosts int, v variant, special settings, args .
 	n := newKube(t, v, special)
 	for range hosts {
 		h := n.addKubeNode(args...)
-		h.createNode(h.podCIDR())
+		h.createNode(h.podCIDRs()...)
 		h.start()
 	}
 	n.readyWithPods()
@@ -85,7 +86,14 @@ func (n *network) addKubeNode(args ...string) *node {
 }
 
 // podCIDR is the subnet that tests give the host's Node: 10.5.1.0/24 is that of the first.
-func (h *node) podCIDR() string { return fmt.Sprintf("10.5.%d.0/24", slices.Index(h.n.nodes, h)+1) }
+func (h *node) podCIDR() string { return h.podCIDRs()[0] }
+
+// podCIDRs are the subnets of both families, or of the one that the network has, that tests give
+// the host's Node.
+func (h *node) podCIDRs() []string {
+	p := h.n.stranger(fmt.Sprintf("10.5.%d.0/24", slices.Index(h.n.nodes, h)+1), "192.168.0.1")
+	return p.texts(netip.Prefix.String)
+}
 
 // createNode creates the host's Node.
 func (h *node) createNode(podCIDRs ...string) {
@@ -120,17 +128,22 @@ const (
 func (n *network) published(p peer) map[string]any {
 	n.t.Helper()
 	var lease struct {
-		BackendType string
-		BackendData json.RawMessage
+		BackendType                string
+		BackendData, BackendV6Data json.RawMessage
 	}
 	check(n.t, json.Unmarshal([]byte(n.backend.lease(p)), &lease))
-	if lease.BackendData == nil {
-		lease.BackendData = json.RawMessage("null")
+	all := map[string]any{isManaged: "true", backendType: lease.BackendType}
+	for _, v := range p.views() {
+		public, key, data := publicIP, backendData, lease.BackendData
+		if v.public.Is6() {
+			public, key, data = publicIPv6, backendV6Data, lease.BackendV6Data
+		}
+		if data == nil {
+			data = json.RawMessage("null")
+		}
+		all[public], all[key] = v.public.String(), string(data)
 	}
-	return map[string]any{
-		isManaged: "true", publicIP: p.public.String(),
-		backendType: lease.BackendType, backendData: string(lease.BackendData),
-	}
+	return all
 }
 
 // putKubePeer creates the Node of a stranger, with these changes of its annotations.
@@ -147,7 +160,7 @@ func (n *network) strangersNode(p peer, special map[string]any) *corev1.Node {
 	maps.Copy(all, special)
 	o := &corev1.Node{}
 	o.Name = p.kubeName()
-	o.Spec.PodCIDR, o.Spec.PodCIDRs = p.subnet.String(), []string{p.subnet.String()}
+	o.Spec.PodCIDR, o.Spec.PodCIDRs = p.subnet.String(), p.texts(netip.Prefix.String)
 	o.Annotations = make(map[string]string)
 	for key, value := range all {
 		if text, ok := value.(string); ok {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ import (
 // daemons publish is what flannel publishes.
 func TestKube(t *testing.T) {
 	t.Parallel()
-	for _, v := range []variant{kubeVXLAN, kubeHostGW, kubeUDP} {
+	for _, v := range []variant{kubeVXLAN, kubeHostGW, kubeUDP, kubeVXLAN.in(dualStack), kubeHostGW.in(ipv6Only)} {
 		t.Run(v.name(), func(t *testing.T) {
 			t.Parallel()
 			testKube(t, v)
@@ -26,7 +27,7 @@ func TestKube(t *testing.T) {
 
 func testKube(t *testing.T, v variant) {
 	n := newKube(t, v, nil)
-	must(n.kube.StartControllerManager("10.5.0.0/16"))(t)
+	must(n.kube.StartControllerManager(strings.Join(v.families.networks(), ",")))(t)
 	for range 2 {
 		h := n.addKubeNode()
 		h.createNode()
@@ -36,8 +37,8 @@ func testKube(t *testing.T, v variant) {
 	n.pingAll()
 	for _, h := range n.nodes {
 		o := h.kubeNode()
-		if h.subnet().String() != o.Spec.PodCIDR {
-			t.Errorf("%s has the subnet %s, and its Node %s", h.Name, h.subnet(), o.Spec.PodCIDR)
+		if got := h.peer().texts(netip.Prefix.String); !slices.Equal(got, o.Spec.PodCIDRs) {
+			t.Errorf("%s has the subnet %s, and its Node %s", h.Name, got, o.Spec.PodCIDRs)
 		}
 		h.waitAnnotations(0, nil)
 		for key := range o.Annotations {
@@ -45,9 +46,7 @@ func testKube(t *testing.T, v variant) {
 				t.Errorf("%s has the annotation %s", h.Name, key)
 			}
 		}
-		want := fmt.Sprintf("FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=%s/24\nFLANNEL_MTU=%d\nFLANNEL_IPMASQ=false\n",
-			h.subnet().Addr().Next(), 1500-v.backend.overhead)
-		if got := h.daemon.EnvText(); got != want {
+		if got, want := h.daemon.EnvText(), h.wantEnv(); got != want {
 			t.Errorf("subnet.env of %s is %q, want %q", h.Name, got, want)
 		}
 		n.wait(soon, "the condition of "+h.Name, func() string {

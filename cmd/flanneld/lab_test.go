@@ -17,6 +17,7 @@ import (
 	"time"
 
 	daemon "flanneld/cmd/flanneld"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
@@ -117,7 +118,7 @@ func newLab(t testing.TB, v variant) *network {
 	t.Helper()
 	n := newEmptyLab(t, v)
 	var err error
-	n.sw, err = n.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
+	n.sw, err = n.lab.AddSwitch("switch", n.links("192.168.0.0/24")...)
 	check(t, err)
 	n.server, err = n.lab.AddHost("server", n.sw, lab.HostOptions{})
 	check(t, err)
@@ -199,7 +200,7 @@ func (n *network) readyWithPods() {
 	// so long that pings every 2 ms would be dropped meanwhile.
 	for _, node := range n.nodes {
 		for _, other := range n.nodes {
-			if other != node && n.backend.expected(node, other.peer()) != nil {
+			if other != node && node.expected(other.peer()) != nil {
 				node.ping(other)
 			}
 		}
@@ -260,12 +261,10 @@ func (h *node) addPod() {
 	check(h.n.t, err)
 }
 
-// subnet of the host, as subnet.env names it.
+// subnet of the host, as subnet.env names it: the IPv4 one, if there are both.
 func (h *node) subnet() netip.Prefix {
 	h.n.t.Helper()
-	p, err := netip.ParsePrefix(h.daemon.Env()["FLANNEL_SUBNET"])
-	check(h.n.t, err)
-	return p.Masked()
+	return h.peer().subnet
 }
 
 // key of the host's lease.
@@ -277,10 +276,11 @@ func (h *node) key() string {
 // the device if that is not eth0.
 func (h *node) routes() []string {
 	h.n.t.Helper()
-	all, err := h.Routes()
+	all, err := h.Routes(ip.V4, ip.V6)
 	check(h.n.t, err)
 	var ours []string
 	for _, r := range all {
+		r = strings.TrimSuffix(r, " metric 1024") // what IPv6 has for none
 		before, metric, ok := strings.Cut(r, fmt.Sprintf(" proto %d", ourRoutes))
 		if ok && (metric == "" || strings.HasPrefix(metric, " metric ")) {
 			ours = append(ours, strings.TrimSuffix(before, " dev eth0")+metric)
@@ -306,7 +306,7 @@ func (h *node) waitPeers(within time.Duration, peers ...peer) time.Duration {
 	h.n.t.Helper()
 	var want []string
 	for _, p := range peers {
-		want = append(want, h.n.backend.expected(h, p)...)
+		want = append(want, h.expected(p)...)
 	}
 	slices.Sort(want)
 	return h.n.wait(within, fmt.Sprintf("%q on %s", want, h.Name), func() string {
@@ -315,6 +315,17 @@ func (h *node) waitPeers(within time.Duration, peers ...peer) time.Duration {
 		}
 		return ""
 	})
+}
+
+// expected is what the host must have so as to reach a peer.
+func (h *node) expected(p peer) (all []string) {
+	h.n.t.Helper()
+	for _, view := range p.views() {
+		if slices.Contains(h.n.families.list(), ip.FamilyOf(view.subnet.Addr())) {
+			all = append(all, h.n.backend.expected(h, view)...)
+		}
+	}
+	return all
 }
 
 // wait polls until problem returns nothing, and returns how long that took.
@@ -356,8 +367,10 @@ func (n *network) pingAll() {
 
 func (h *node) ping(to *node) {
 	h.n.t.Helper()
-	if _, err := h.pod.Ping(h.n.ctx, to.pod.Addr, 2*time.Second); err != nil {
-		h.n.t.Errorf("pod of %s to pod of %s: %v", h.Name, to.Name, err)
+	for _, f := range h.n.families.list() {
+		if _, err := h.pod.Ping(h.n.ctx, to.pod.In(f).Addr, 2*time.Second); err != nil {
+			h.n.t.Errorf("pod of %s to pod of %s: %v", h.Name, to.Name, err)
+		}
 	}
 }
 

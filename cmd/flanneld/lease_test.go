@@ -8,7 +8,7 @@ import (
 	"flanneld/pkg/lab"
 )
 
-func TestOwnKeyDeleted(t *testing.T) { everyVariant(t, testOwnKeyDeleted) }
+func TestOwnKeyDeleted(t *testing.T) { everyFamily(t, testOwnKeyDeleted) }
 
 func testOwnKeyDeleted(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)
@@ -27,16 +27,29 @@ func testOwnKeyDeleted(t *testing.T, v variant) {
 	}
 }
 
-func TestSubnetTaken(t *testing.T) { inParallel(t, everyVariant, testSubnetTaken) }
+// takenBy is a stranger who has the host's subnets, and is given by its IPv4 address.
+func (h *node) takenBy(public string) peer {
+	h.n.t.Helper()
+	taken, by := h.peer(), h.n.stranger("10.5.200.0/24", public)
+	taken.node, taken.public = nil, by.public
+	if taken.also != nil {
+		taken.also.node, taken.also.public = nil, by.also.public
+	}
+	return taken
+}
+
+func TestSubnetTaken(t *testing.T) { inParallel(t, everyFamily, testSubnetTaken) }
 
 func testSubnetTaken(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)
 	h, peer := n.nodes[0], n.nodes[1]
 	old := h.subnet()
-	winner := stranger(old.String(), "192.168.0.200")
+	winner := h.takenBy("192.168.0.200")
 	n.putPeer(winner)
-	h.waitLog(fmt.Sprintf("our subnet %s now belongs to the host with the public address 192.168.0.200", old))
-	h.waitLog(fmt.Sprintf("this host's subnet changed from %s to ", old))
+	h.waitLog(fmt.Sprintf("our subnet %s now belongs to the host with the public address %s", winner.subnets(), winner.public))
+	for _, v := range winner.views() {
+		h.waitLog(fmt.Sprintf("this host's subnet changed from %s to ", v.subnet))
+	}
 	n.wait(soon, "a new subnet.env", func() string {
 		if s := h.subnet(); s == old {
 			return "subnet is still " + s.String()
@@ -48,7 +61,13 @@ func testSubnetTaken(t *testing.T, v variant) {
 	}
 	peer.waitPeers(soon, h.peer(), winner)
 	if !v.backend.itself { // else there is no route to just that subnet
-		h.waitLog("in its place is something that is not ours, to be removed by hand: " + old.String() + " dev docker0")
+		for _, v := range winner.views() {
+			if v.subnet.Addr().Is4() {
+				h.waitLog("in its place is something that is not ours, to be removed by hand: " + v.subnet.String() + " dev docker0")
+			} else { // IPv6 has both routes, and goes by the bridge's
+				h.waitLine("packets are kept from their way: ", v.subnet.String(), " dev docker0 ", "is in the way")
+			}
+		}
 	}
 	h.addPod() // docker0 gets the new address
 	h.waitPeers(soon, peer.peer(), winner)
@@ -80,7 +99,7 @@ func testFrozenPastItsLease(t *testing.T, v variant) {
 	}
 }
 
-func TestReuse(t *testing.T) { inParallel(t, everyVariant, testReuse) }
+func TestReuse(t *testing.T) { inParallel(t, everyFamily, testReuse) }
 
 func testReuse(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)
@@ -98,7 +117,7 @@ func testReuse(t *testing.T, v variant) {
 
 	t.Log("the lease is gone, another host has the subnet that subnet.env names")
 	h.daemon.Kill()
-	winner := stranger(old.String(), "192.168.0.200")
+	winner := h.takenBy("192.168.0.200")
 	n.putPeer(winner)
 	h.start()
 	h.waitReady()

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
@@ -30,7 +31,11 @@ func newMasqueraded(t *testing.T, v variant) (n *network, outside, excluded *lab
 	n.startEtcd(lab.EtcdOptions{})
 	outside = must(n.lab.AddHost("outside", n.sw, lab.HostOptions{NoDefaultRoute: true}))(t)
 	excluded = must(n.lab.AddHost("excluded", n.sw, lab.HostOptions{NoDefaultRoute: true}))(t)
-	n.put("config", n.config(settings{"MasqExclude": []string{excluded.Addr.String() + "/32"}}))
+	var exclude []string
+	for _, f := range v.families.list() {
+		exclude = append(exclude, netip.PrefixFrom(excluded.Of(f), f.Bits()).String())
+	}
+	n.put("config", n.config(settings{"MasqExclude": exclude}))
 	for range 2 {
 		n.addNode(lab.HostOptions{}, "-ip-masq").start()
 	}
@@ -109,7 +114,7 @@ func (n *network) wantSource(what string, got, want netip.Addr) {
 
 // What pods send to the outside comes from their host; what they send to each
 // other, or where it was asked for, from them.
-func TestMasquerade(t *testing.T) { everyVariant(t, testMasquerade) }
+func TestMasquerade(t *testing.T) { everyFamily(t, testMasquerade) }
 
 func testMasquerade(t *testing.T, v variant) {
 	n, outside, excluded := newMasqueraded(t, v)
@@ -118,16 +123,21 @@ func testMasquerade(t *testing.T, v variant) {
 		if h.daemon.Env()["FLANNEL_IPMASQ"] != "true" {
 			t.Errorf("the subnet file of %s is %s", h.Name, h.daemon.EnvText())
 		}
-		far := &lab.Host{Namespace: other.pod.Namespace, Addr: other.pod.Addr}
-		n.wantSource("pod to pod", n.source(h.pod.Namespace, netip.Addr{}, far, far.Addr), h.pod.Addr)
-		n.wantSource("pod to the outside", n.source(h.pod.Namespace, netip.Addr{}, outside, outside.Addr), h.Addr)
-		n.wantSource("pod to what is excluded", n.source(h.pod.Namespace, netip.Addr{}, excluded, excluded.Addr), h.pod.Addr)
+		for _, f := range v.families.list() {
+			pod, far := h.pod.In(f), &lab.Host{Namespace: other.pod.Namespace, Addr: other.pod.In(f).Addr}
+			n.wantSource("pod to pod", n.source(pod.Namespace, netip.Addr{}, far, far.Addr), pod.Addr)
+			n.wantSource("pod to the outside", n.source(pod.Namespace, netip.Addr{}, outside, outside.Of(f)), h.Of(f))
+			n.wantSource("pod to what is excluded", n.source(pod.Namespace, netip.Addr{}, excluded, excluded.Of(f)), pod.Addr)
+		}
 	}
 	// The host has an address among the pods, on the bridge.
 	h := n.nodes[0]
-	bridge, group := h.subnet().Addr().Next(), netip.MustParseAddr("239.1.2.3")
-	n.wantSource("the bridge to the outside", n.source(h.Namespace, bridge, outside, outside.Addr), h.Addr)
-	n.wantSource("the bridge to a group", n.source(h.Namespace, bridge, outside, group), bridge)
+	groups := map[ip.Family]netip.Addr{ip.V4: netip.MustParseAddr("239.1.2.3"), ip.V6: netip.MustParseAddr("ff15::1:2:3")}
+	for _, own := range h.peer().views() {
+		f, bridge := ip.FamilyOf(own.public), own.subnet.Addr().Next()
+		n.wantSource("the bridge to the outside", n.source(h.Namespace, bridge, outside, outside.Of(f)), own.public)
+		n.wantSource("the bridge to a group", n.source(h.Namespace, bridge, outside, groups[f]), bridge)
+	}
 }
 
 // conversation is a TCP connection on which a word goes to and fro all the time.

@@ -28,14 +28,14 @@ func (h *node) waitSaved(text string) {
 }
 
 // etcd is not there, and a daemon starts all the same, with all that it knew.
-func TestStartWithoutEtcd(t *testing.T) { everyVariant(t, testStartWithoutEtcd) }
+func TestStartWithoutEtcd(t *testing.T) { everyFamily(t, testStartWithoutEtcd) }
 
 func testStartWithoutEtcd(t *testing.T, v variant) {
 	t.Parallel() // to the other variants
 	n := newNetwork(t, 2, v, nil)
 	h, other := n.nodes[0], n.nodes[1]
 	subnet, env := h.subnet(), h.daemon.EnvText()
-	h.waitSaved(other.peer().name())
+	h.waitSaved(other.subnet().Addr().String())
 	n.witness(other, h, func() {
 		n.witness(h, other, func() {
 			n.etcd.Kill()
@@ -65,7 +65,7 @@ func testStartWithoutEtcd(t *testing.T, v variant) {
 				}
 				return ""
 			})
-			late := stranger("10.5.200.0/24", "192.168.0.200")
+			late := n.stranger("10.5.200.0/24", "192.168.0.200")
 			n.putPeer(late)
 			h.waitPeers(soon, other.peer(), late)
 		})

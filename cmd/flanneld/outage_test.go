@@ -45,7 +45,7 @@ func (n *network) outage(length time.Duration, begin, end func()) {
 		newcomer := n.addNode(lab.HostOptions{}, n.nodes[0].args...)
 		if n.kube != nil {
 			newcomer.env = []string{"NODE_NAME=" + newcomer.Name}
-			newcomer.createNode(newcomer.podCIDR())
+			newcomer.createNode(newcomer.podCIDRs()...)
 		}
 		newcomer.start()
 		newcomer.waitReady()
@@ -102,19 +102,19 @@ func testEtcdUnreachable(t *testing.T, v variant) {
 
 // What happened while a host was cut off, and is forgotten by etcd since, is
 // found by comparing everything.
-func TestHistoryLost(t *testing.T) { inParallel(t, everyVariant, testHistoryLost) }
+func TestHistoryLost(t *testing.T) { inParallel(t, everyFamily, testHistoryLost) }
 
 func testHistoryLost(t *testing.T, v variant) {
 	n := newNetwork(t, 2, v, nil)
 	h := n.nodes[0]
 	own := n.get(h.key()).value
-	moves, goes := stranger("10.5.200.0/24", "192.168.0.200"), stranger("10.5.201.0/24", "192.168.0.201")
+	moves, goes := n.stranger("10.5.200.0/24", "192.168.0.200"), n.stranger("10.5.201.0/24", "192.168.0.201")
 	n.putPeer(moves)
 	n.putPeer(goes)
 	h.waitPeers(soon, n.nodes[1].peer(), moves, goes)
 	// Frozen, it keeps its connection, and misses the events all the same.
 	check(t, h.daemon.Freeze())
-	moved := stranger("10.5.200.0/24", "192.168.0.210")
+	moved := n.stranger("10.5.200.0/24", "192.168.0.210")
 	n.putPeer(moved)
 	n.delete(goes.key())
 	n.etcd.Kill()
@@ -129,7 +129,7 @@ func testHistoryLost(t *testing.T, v variant) {
 
 // All hosts claim their own subnets again, and no route is even touched.
 func TestEtcdReplacedByEmptyOne(t *testing.T) {
-	withWitness(t, everyVariant, testEtcdReplacedByEmptyOne)
+	withWitness(t, everyFamily, testEtcdReplacedByEmptyOne)
 }
 
 func testEtcdReplacedByEmptyOne(t *testing.T, v variant) {

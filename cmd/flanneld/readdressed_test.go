@@ -2,19 +2,21 @@ package main_test
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
 // The host gets another address while no daemon runs: it is the same host, with the same
 // subnet, and its lease says the new address.
 func TestAddressChangesWhileDown(t *testing.T) {
-	inParallel(t, everyVariant, testAddressChangesWhileDown)
+	inParallel(t, everyFamily, testAddressChangesWhileDown)
 }
 
 func testAddressChangesWhileDown(t *testing.T, v variant) {
@@ -27,21 +29,26 @@ func testAddressChangesWhileDown(t *testing.T, v variant) {
 			t.Parallel()
 			n := newNetwork(t, 2, v, nil)
 			h := n.nodes[0]
-			subnet := h.subnet()
-			h.waitSaved(n.nodes[1].peer().name())
+			subnets := h.peer().subnets()
+			h.waitSaved(n.nodes[1].subnet().Addr().String())
 			must(h.daemon.Stop(soon))(t)
 			for _, file := range lost(h) {
 				check(t, os.Remove(file))
 			}
-			h.readdress("eth0", "192.168.0.77/24")
+			next := map[ip.Family]netip.Prefix{ip.V4: mustPrefix("192.168.0.77/24"), ip.V6: mustPrefix("fd00::77/64")}
+			for _, f := range v.families.list() {
+				h.readdress("eth0", next[f].String())
+			}
 			begin := time.Now()
 			h.start()
 			check(t, h.daemon.WaitReady(n.ctx))
 			t.Logf("ready after %s", time.Since(begin))
-			if h.subnet() != subnet {
-				t.Errorf("the subnet is %s, was %s", h.subnet(), subnet)
+			if h.peer().subnets() != subnets {
+				t.Errorf("the subnet is %s, was %s", h.peer().subnets(), subnets)
 			}
-			h.waitAddress(soon, "192.168.0.77")
+			for _, f := range v.families.list() {
+				h.waitAddress(soon, next[f].Addr().String())
+			}
 			n.waitPings()
 			if e := n.get(h.key()); strings.Contains(e.value, "Challenger") {
 				t.Errorf("the lease is %s", e)

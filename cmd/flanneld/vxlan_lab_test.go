@@ -7,23 +7,44 @@ import (
 	"strings"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 	"flanneld/pkg/state"
 )
 
-const vtep = "flannel.1"
+// vtep and vtep6 are the VXLAN devices of each family.
+const (
+	vtep  = "flannel.1"
+	vtep6 = "flannel-v6.1"
+)
+
+// vtepOf is the VXLAN device of a family.
+func vtepOf(f ip.Family) string {
+	if f == ip.V4 {
+		return vtep
+	}
+	return vtep6
+}
+
+// vtep is the VXLAN device by which the peer is reached in its first family.
+func (p peer) vtep() string { return vtepOf(ip.FamilyOf(p.subnet.Addr())) }
 
 var vxlanBackend = backend{
 	name:     "vxlan",
 	config:   `{"Type":"vxlan"}`,
 	overhead: 50,
 	lease: func(p peer) string {
-		return fmt.Sprintf(`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"%s"}%s}`, p.public, p.vtepMAC(), p.machine())
+		data := ""
+		for _, v := range p.views() {
+			name := map[string]string{vtep: "BackendData", vtep6: "BackendV6Data"}[v.vtep()]
+			data += fmt.Sprintf(`,"%s":{"VNI":1,"VtepMAC":"%s"}`, name, v.vtepMAC())
+		}
+		return fmt.Sprintf(`{%s,"BackendType":"vxlan"%s%s}`, p.publicIPs(), data, p.machine())
 	},
 	expected: func(_ *node, p peer) []string {
 		base := p.subnet.Addr()
 		return []string{
-			fmt.Sprintf("%s via %s dev %s onlink", p.subnet, base, vtep),
+			fmt.Sprintf("%s via %s dev %s onlink", p.subnet, base, p.vtep()),
 			fmt.Sprintf("%s lladdr %s", base, p.vtepMAC()),
 			fmt.Sprintf("%s dst %s", p.vtepMAC(), p.public),
 		}
@@ -32,7 +53,7 @@ var vxlanBackend = backend{
 	byNexthop: func(_ *node, p peer) []string {
 		base := p.subnet.Addr()
 		return []string{
-			fmt.Sprintf("%s nhid %d via %s dev %s onlink", p.subnet, state.NexthopID(p.subnet), base, vtep),
+			fmt.Sprintf("%s nhid %d via %s dev %s onlink", p.subnet, state.NexthopID(p.subnet), base, p.vtep()),
 			fmt.Sprintf("%s lladdr %s", base, p.vtepMAC()),
 			fmt.Sprintf("%s dst %s", p.vtepMAC(), p.public),
 		}
@@ -43,18 +64,24 @@ var vxlanBackend = backend{
 // vtepMAC is the address of the peer's VXLAN device.
 func (p peer) vtepMAC() net.HardwareAddr {
 	if p.node == nil {
-		a := p.public.As4()
-		return net.HardwareAddr{2, 0, a[0], a[1], a[2], a[3]}
+		a := p.public.AsSlice()
+		return append(net.HardwareAddr{2, byte(p.public.BitLen() / 128)}, a[len(a)-4:]...)
 	}
-	return p.node.mac()
+	return p.node.macOf(p.vtep())
 }
 
-// mac of the host's VXLAN device. For a moment there is none while it is made anew.
-func (h *node) mac() (mac net.HardwareAddr) {
+// mac of the host's VXLAN device for IPv4.
+func (h *node) mac() net.HardwareAddr {
 	h.n.t.Helper()
-	h.n.wait(soon, vtep+" on "+h.Name, func() string {
+	return h.macOf(vtep)
+}
+
+// macOf is that of a VXLAN device. For a moment there is none while it is made anew.
+func (h *node) macOf(dev string) (mac net.HardwareAddr) {
+	h.n.t.Helper()
+	h.n.wait(soon, dev+" on "+h.Name, func() string {
 		var err error
-		if mac, _, err = h.HardwareAddr(vtep); err != nil {
+		if mac, _, err = h.HardwareAddr(dev); err != nil {
 			return err.Error()
 		}
 		return ""
@@ -62,16 +89,22 @@ func (h *node) mac() (mac net.HardwareAddr) {
 	return mac
 }
 
-// neighbours that are permanent on the host's VXLAN device; none while there is
+// neighbours that are permanent on the host's VXLAN devices; none while there is
 // no device.
-func (h *node) neighbours() []string {
-	list, _ := h.Neighbours(vtep)
-	return list
+func (h *node) neighbours() (all []string) {
+	for _, f := range ip.Families {
+		list, _ := h.Neighbours(vtepOf(f))
+		all = append(all, list...)
+	}
+	return all
 }
 
-func (h *node) fdb() []string {
-	list, _ := h.FDB(vtep)
-	return list
+func (h *node) fdb() (all []string) {
+	for _, f := range ip.Families {
+		list, _ := h.FDB(vtepOf(f))
+		all = append(all, list...)
+	}
+	return all
 }
 
 // run runs a command on the host and returns its output.
@@ -93,7 +126,7 @@ func newRouted(n *network) {
 	n.t.Helper()
 	n.addNode(lab.HostOptions{})
 	n.addNode(lab.HostOptions{})
-	far, err := n.lab.AddSwitch("far", mustPrefix("192.168.1.0/24"))
+	far, err := n.lab.AddSwitch("far", n.links("192.168.1.0/24")...)
 	check(n.t, err)
 	_, err = n.lab.AddRouter(n.sw, far)
 	check(n.t, err)

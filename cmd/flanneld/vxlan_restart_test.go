@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,11 +18,25 @@ import (
 // A daemon that is killed, stopped, or replaced by another binary, and started
 // again: nobody who sends notices.
 func TestVXLANRestartUnseen(t *testing.T) {
-	n := newNetwork(t, 2, vxlan, nil)
+	for _, v := range []variant{vxlan, vxlan.in(dualStack)} {
+		t.Run(v.name(), func(t *testing.T) { testVXLANRestartUnseen(t, v) })
+	}
+}
+
+func testVXLANRestartUnseen(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h, peer := n.nodes[0], n.nodes[1]
-	subnet, before := h.subnet(), h.mac()
-	_, index, err := h.HardwareAddr(vtep)
-	check(t, err)
+	// what is the same afterwards: subnets, MACs, and indices of devices
+	same := func() (all []string) {
+		t.Helper()
+		for _, own := range h.peer().views() {
+			mac, index, err := h.HardwareAddr(own.vtep())
+			check(t, err)
+			all = append(all, fmt.Sprintf("%s, %s with %s, index %d", own.subnet, own.vtep(), mac, index))
+		}
+		return all
+	}
+	before := same()
 	for name, stop := range map[string]func(){
 		"kill -9": func() { h.daemon.Kill() },
 		"SIGTERM": func() { must(h.daemon.Stop(soon))(t) },
@@ -46,10 +61,8 @@ func TestVXLANRestartUnseen(t *testing.T) {
 				})
 			})
 		})
-		mac, now, err := h.HardwareAddr(vtep)
-		check(t, err)
-		if h.subnet() != subnet || !bytes.Equal(mac, before) || now != index {
-			t.Errorf("%s: subnet %s, MAC %s, index %d; before %s, %s, %d", name, h.subnet(), mac, now, subnet, before, index)
+		if now := same(); !slices.Equal(now, before) {
+			t.Errorf("%s: there is %q, and was %q", name, now, before)
 		}
 	}
 }

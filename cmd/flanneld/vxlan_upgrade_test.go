@@ -3,7 +3,6 @@ package main_test
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -14,27 +13,46 @@ import (
 // and loses what flannel left of peers that are gone: but for its routes, which
 // could be anyone's.
 func TestVXLANAdoptsFlannels(t *testing.T) {
-	n := newNetwork(t, 2, vxlan, nil)
+	for _, v := range []variant{vxlan, vxlan.in(dualStack)} {
+		t.Run(v.name(), func(t *testing.T) { testVXLANAdoptsFlannels(t, v) })
+	}
+}
+
+func testVXLANAdoptsFlannels(t *testing.T, v variant) {
+	n := newNetwork(t, 2, v, nil)
 	h, peer := n.nodes[0], n.nodes[1]
-	_, index, err := h.HardwareAddr(vtep)
-	check(t, err)
+	views := peer.peer().views()
+	before := map[string]int{}
+	for _, p := range views {
+		_, index, err := h.HardwareAddr(p.vtep())
+		check(t, err)
+		before[p.vtep()] = index
+	}
+	left := n.stranger("10.5.250.0/24", "192.168.0.250")
 	gone := net.HardwareAddr{2, 3, 3, 3, 3, 3}
 	n.witness(peer, h, func() {
 		n.witness(h, peer, func() {
 			h.restart(func() {
-				base := peer.subnet().Addr().String()
-				h.run("ip", "route", "replace", peer.subnet().String(), "via", base, "dev", vtep, "onlink", "proto", "boot")
-				check(t, h.AddNeighbour(vtep, netip.MustParseAddr("10.5.250.0"), gone))
-				check(t, h.AddFDB(vtep, gone, netip.MustParseAddr("192.168.0.250")))
-				h.run("ip", "route", "add", "10.5.250.0/24", "via", "10.5.250.0", "dev", vtep, "onlink", "proto", "boot")
+				for _, p := range views {
+					h.run("ip", "route", "replace", p.subnet.String(), "via", p.subnet.Addr().String(), "dev", p.vtep(), "onlink", "proto", "boot")
+				}
+				for _, p := range left.views() {
+					check(t, h.AddNeighbour(p.vtep(), p.subnet.Addr(), gone))
+					check(t, h.AddFDB(p.vtep(), gone, p.public))
+					h.run("ip", "route", "add", p.subnet.String(), "via", p.subnet.Addr().String(), "dev", p.vtep(), "onlink", "proto", "boot")
+				}
 			})
 		})
 	})
 	h.waitPeers(soon, peer.peer())
-	if _, now, err := h.HardwareAddr(vtep); err != nil || now != index {
-		t.Errorf("the device was %d and is %d, %v", index, now, err)
+	for dev, index := range before {
+		if _, now, err := h.HardwareAddr(dev); err != nil || now != index {
+			t.Errorf("%s was %d and is %d, %v", dev, index, now, err)
+		}
 	}
-	hasRoute(t, h, "10.5.250.0/24 via 10.5.250.0 dev flannel.1 onlink proto")
+	for _, p := range left.views() {
+		hasRoute(t, h, fmt.Sprintf("%s via %s dev %s onlink proto", p.subnet, p.subnet.Addr(), p.vtep()))
+	}
 }
 
 // Two networks on the same hosts, a daemon and a device for each: whatever
@@ -113,8 +131,8 @@ func TestVXLANNICRenamed(t *testing.T) {
 // The cluster goes over to another backend, host by host, and back: nothing is
 // left of the one before.
 func TestBackendChanges(t *testing.T) {
-	n := newNetwork(t, 2, vxlan, nil)
-	for _, v := range []variant{hostGW, vxlan} {
+	n := newNetwork(t, 2, vxlan.in(dualStack), nil)
+	for _, v := range []variant{hostGW.in(dualStack), vxlan.in(dualStack)} {
 		n.variant = v
 		n.put("config", n.config(nil))
 		for _, h := range n.nodes {
@@ -122,8 +140,10 @@ func TestBackendChanges(t *testing.T) {
 		}
 		for _, h := range n.nodes {
 			h.waitPeers(soon, h.others()...)
-			if _, _, err := h.HardwareAddr(vtep); (err == nil) != (v.backend.name == vxlanBackend.name) {
-				t.Errorf("%s with %s: looking for %s: %v", h.Name, v.name(), vtep, err)
+			for _, dev := range []string{vtep, vtep6} {
+				if _, _, err := h.HardwareAddr(dev); (err == nil) != (v.backend.name == vxlanBackend.name) {
+					t.Errorf("%s with %s: looking for %s: %v", h.Name, v.name(), dev, err)
+				}
 			}
 		}
 		n.pingAll()

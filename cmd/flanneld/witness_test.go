@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
@@ -33,9 +34,24 @@ func (n *network) witnessAll(f func()) {
 	}
 }
 
+// startWitness has pings of each family bear witness until stop is called.
 func (n *network) startWitness(from, to *node) (stop func()) {
 	n.t.Helper()
-	p, err := from.pod.StartPinger(to.pod.Addr, pingPeriod)
+	var stops []func()
+	for _, f := range n.families.list() {
+		stops = append(stops, n.startWitnessIn(f, from, to))
+	}
+	return func() {
+		n.t.Helper()
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+func (n *network) startWitnessIn(f ip.Family, from, to *node) (stop func()) {
+	n.t.Helper()
+	p, err := from.pod.StartPinger(to.pod.In(f).Addr, pingPeriod)
 	check(n.t, err)
 	before := backlogDrops(n.t)
 	return func() {
@@ -49,7 +65,7 @@ func (n *network) startWitness(from, to *node) (stop func()) {
 				lost++
 			}
 		}
-		what := fmt.Sprintf("pod of %s to pod of %s: %v", from.Name, to.Name, report)
+		what := fmt.Sprintf("pod of %s to pod of %s by %s: %v", from.Name, to.Name, f, report)
 		switch {
 		case lost > 0 || report.Sent == 0:
 			n.t.Errorf("%s; %d of them while daemons ran; on the whole machine, processors that were behind dropped %d packets",

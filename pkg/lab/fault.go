@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -195,16 +197,41 @@ func (h *Host) SetMTU(name string, mtu int) error {
 	return nil
 }
 
-// AddAddr gives an interface an address, with the length of its network.
+// AddAddr gives an interface an address, with the length of its network, and waits until it
+// can be used.
 func (ns *Namespace) AddAddr(name string, addr netip.Prefix) error {
 	link, err := ns.nl.LinkByName(name)
 	if err == nil {
 		err = ns.nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(addr)})
 	}
+	if err == nil && addr.Addr().Is6() {
+		err = ns.awaitUsable(link, addr)
+	}
 	if err != nil {
 		return fmt.Errorf("adding address %s to %s of %s: %w", addr, name, ns.Name, err)
 	}
 	return nil
+}
+
+// awaitUsable waits until an IPv6 address can be used: the kernel looks in a thread of its own
+// whether it is to look for duplicates.
+func (ns *Namespace) awaitUsable(link netlink.Link, addr netip.Prefix) error {
+	const longest = 3 * time.Second
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		list, err := ns.nl.AddrList(link, netlink.FAMILY_V6)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(list, func(a netlink.Addr) bool { return prefix(a.IPNet) == addr })
+		switch {
+		case i < 0:
+			return errors.New("it is gone again")
+		case list[i].Flags&unix.IFA_F_TENTATIVE == 0:
+			return nil
+		case time.Since(begin) > longest:
+			return fmt.Errorf("it is tentative after %s", longest)
+		}
+	}
 }
 
 // DelAddr takes an address from an interface.

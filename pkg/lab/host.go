@@ -18,7 +18,7 @@ type Host struct {
 	// Addr is the address of eth0, IPv4 if it has both; the zero value if it was made without.
 	Addr netip.Addr
 
-	addrs ip.Addrs // of eth0
+	second netip.Addr // of eth0, in the other family
 
 	mu       sync.Mutex
 	nics     []*nic
@@ -27,20 +27,32 @@ type Host struct {
 }
 
 // Of returns the address of eth0 in a family; the zero value if it has none.
-func (h *Host) Of(f ip.Family) netip.Addr { return h.addrs.Of(f) }
+func (h *Host) Of(f ip.Family) netip.Addr { return addrsOf([]netip.Addr{h.Addr, h.second}).Of(f) }
+
+// SetAddr takes note that eth0 has another address in the family of a.
+func (h *Host) SetAddr(a netip.Addr) {
+	if h.second.IsValid() && ip.FamilyOf(a) == ip.FamilyOf(h.second) {
+		h.second = a
+	} else {
+		h.Addr = a
+	}
+}
 
 // setAddrs takes note of the addresses of eth0.
 func (h *Host) setAddrs(all []netip.Addr) {
-	h.addrs = addrsOf(all)
 	h.Addr = all[0]
+	if len(all) > 1 {
+		h.second = all[1]
+	}
 }
 
 // addrsOf has each address in the place of its family.
 func addrsOf(all []netip.Addr) (addrs ip.Addrs) {
 	for _, a := range all {
-		if a.Is4() {
+		switch {
+		case a.Is4():
 			addrs.V4 = a
-		} else {
+		case a.Is6():
 			addrs.V6 = a
 		}
 	}
