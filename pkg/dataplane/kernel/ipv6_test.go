@@ -34,6 +34,7 @@ func TestOddAddressesIPv6(t *testing.T) {
 	want := state.Addr{Dev: v.Name, Prefix: netip.MustParsePrefix("fd00:1::/128")}
 	l, err := netlink.LinkByName(want.Dev)
 	o.check(err)
+	o.sysctl(v.Name, "dad_transmits", "20") // so long is an address tentative
 	for text, a := range map[string]*netlink.Addr{
 		"peer":        {Peer: ipNet(netip.MustParsePrefix("fd00:9::/128")), Flags: unix.IFA_F_NODAD},
 		"flags 0x2":   {ValidLft: 1000, PreferedLft: 1000, Flags: unix.IFA_F_NODAD},
@@ -56,6 +57,7 @@ func TestOddAddressesIPv6(t *testing.T) {
 		o.none(want.Key())
 	}
 	// As an older flannel makes it, it is right as soon as it can be used.
+	o.sysctl(v.Name, "dad_transmits", "1")
 	w := watch(o)
 	o.check(netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(want.Prefix)}))
 	w.expect("the address of use", want)
@@ -117,8 +119,10 @@ func TestAddressFlags(t *testing.T) {
 	o := newOverlay(t)
 	w := watch(o)
 	a := netip.MustParseAddr("2001:db8:5::7")
+	o.check(o.SetLink("eth0-far", false)) // nobody can be asked
 	ipCommand(t, "addr add 2001:db8:5::7/64 dev eth0")
 	w.address("a tentative address", a, func(a Address) bool { return a.Tentative && a.Permanent && !a.Duplicate })
+	o.check(o.SetLink("eth0-far", true))
 	w.address("a usable address", a, func(a Address) bool { return !a.Tentative && a.Permanent && !a.Duplicate && !a.Temporary })
 	ipCommand(t, "addr change 2001:db8:5::7/64 dev eth0 valid_lft 1000 preferred_lft 0")
 	w.address("a deprecated address", a, func(a Address) bool { return a.Deprecated && !a.Permanent })
