@@ -168,8 +168,28 @@ func (s *saver) save(h subnet.Holding, vanished []subnet.Vanished) error {
 	return h.Save(s.file, s.store, vanished...)
 }
 
-// Run saves until ctx ends, and returns ctx.Err().
+// Run saves until ctx ends, and returns ctx.Err(). A write to a file system that gives no answer
+// keeps it for recallPatience at most.
 func (s *saver) Run(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- s.run(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(recallPatience)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-late.C:
+		klog.Warningf("ending before %s is written: no answer from its file system for more than %s", s.file, recallPatience)
+		return ctx.Err()
+	}
+}
+
+func (s *saver) run(ctx context.Context) error {
 	if s.file == "" {
 		return nil
 	}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,10 +13,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/pkg/ip"
 	"flanneld/subnet"
 )
 
-// A folder of saved state whose file system gives no answer is waited for once, and not for long.
+// A folder of saved state whose file system gives no answer is waited for once, and not for long,
+// at the start and at the end.
 // What is there is read as soon as it answers.
 func TestStateFolderHangs(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state")
@@ -22,6 +26,17 @@ func TestStateFolderHangs(t *testing.T) {
 	answer := hang(t, dir)
 	o := &options{stateDir: dir, recall: new(recall).within, subnetFile: filepath.Join(t.TempDir(), "subnet.env")}
 	o.etcd.Prefix = "/net"
+	config, err := subnet.ParseConfig([]byte(`{"Network":"10.5.0.0/16"}`))
+	must(t, err)
+	s := newSaver(o)
+	s.set(subnet.Holding{Config: config, Own: &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24"))}}, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		_ = s.Run(ctx)
+	}()
+	cancel()
 	began := time.Now()
 	if env := o.previous(); env.Subnet.IsValid() {
 		t.Errorf("there was a subnet %s", env.Subnet)
@@ -38,6 +53,11 @@ func TestStateFolderHangs(t *testing.T) {
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("the same read was waited for again, for %s", took)
+	}
+	select {
+	case <-stopped:
+	case <-time.After(5 * time.Second):
+		t.Error("writing it does not end")
 	}
 	answer()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
