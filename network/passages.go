@@ -115,7 +115,7 @@ func closedPassages(f ip.Family, ifaces []kernel.Interface, hostForwards bool, b
 			}
 			obstacles = append(obstacles, o)
 		}
-		if f == ip.V6 && i.NoIPv6 && slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return subnet.V4.Contains(a.Prefix.Addr()) }) {
+		if f == ip.V6 && i.NoIPv6 && i.Name != b.Device(host, ip.V4) && slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return subnet.V4.Contains(a.Prefix.Addr()) }) {
 			obstacles = append(obstacles, noIPv6(i))
 		}
 		pods := hasPods(i)

@@ -8,6 +8,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/backend/hostgw"
+	"flanneld/backend/vxlan"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 )
@@ -103,6 +104,20 @@ func TestPassagesOfIPv6(t *testing.T) {
 	bridge.Up, eth1.NoCarrier = false, true
 	if found := look(true); len(found) != 2 {
 		t.Errorf("two interfaces are of no use, and there is %v", found)
+	}
+}
+
+// No pods are behind the device that carries IPv4: whether it has IPv6 is no matter.
+func TestDeviceOfIPv4NeedsNoIPv6(t *testing.T) {
+	b, err := vxlan.Type.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := ip.Subnet{V4: netip.MustParsePrefix("10.5.1.0/24"), V6: netip.MustParsePrefix("fc00:0:0:1::/64")}
+	host := backend.Host{V4: backend.Underlay{Iface: "eth0"}, V6: backend.Underlay{Iface: "eth0"}}
+	device := kernel.Interface{Name: "flannel.1", MTU: 1450, Up: true, Forwards: true, NoIPv6: true, Addrs: []kernel.Address{{Prefix: netip.MustParsePrefix("10.5.1.0/32")}}}
+	if found := closedPassages(ip.V6, []kernel.Interface{{Name: "eth0", Up: true}, device}, true, b, host, own); len(found) > 0 {
+		t.Errorf("there is %v", found)
 	}
 }
 
