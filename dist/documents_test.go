@@ -23,6 +23,7 @@ var documents = map[string]func(*guide){
 	"Documentation/docker.md":          followDocker,
 	"Documentation/from-scratch.md":    followFromScratch,
 	"Documentation/installing.md":      followInstalling,
+	"Documentation/ipv6.md":            followIPv6,
 	"Documentation/kubernetes.md":      followKubernetes,
 	"Documentation/leases.md":          followLeases,
 	"Documentation/masquerade.md":      followMasquerade,

@@ -202,7 +202,7 @@ func missing(shown, printed string) string {
 // varies is what differs from host to host, in the order in which it is looked for, and an
 // expression for it. Backslashes are as regexp.QuoteMeta leaves them.
 var (
-	varies      = regexp.MustCompile(`[0-9a-f]{2}(?::[0-9a-f]{2}){5}|\b[0-9a-f]{12}\b|\b[0-9]+\b|\\\.\\\.\\\.|\s+`)
+	varies      = regexp.MustCompile(`fd00:[0-9a-f:]+|[0-9a-f]{2}(?::[0-9a-f]{2}){5}|\b[0-9a-f]{12}\b|\b[0-9]+\b|\\\.\\\.\\\.|\s+`)
 	alternative = map[byte]string{':': `[0-9a-f:]{17}`, '.': `.*`, ' ': `\s+`}
 )
 
@@ -211,6 +211,9 @@ var (
 func shape(line string) *regexp.Regexp {
 	line = strings.ReplaceAll(strings.TrimSpace(line), "…", "...")
 	return regexp.MustCompile(varies.ReplaceAllStringFunc(regexp.QuoteMeta(line), func(part string) string {
+		if strings.HasPrefix(part, "fd00:") { // an IPv6 address
+			return `fd00:[0-9a-f:]+`
+		}
 		for mark, text := range alternative {
 			if strings.IndexByte(part, mark) >= 0 {
 				return text
@@ -409,12 +412,13 @@ func (s *terminal) interrupt() {
 }
 
 // lay makes a network with a machine for etcd, which has it or not, and hosts, which have
-// nothing but a systemd, what they were booted with, and the repository.
-func (g *guide) lay(server string, hosts int, files map[string]string) {
+// nothing but a systemd, what they were booted with, and the repository. Their link has more
+// networks beside the usual one.
+func (g *guide) lay(server string, hosts int, files map[string]string, more ...netip.Prefix) {
 	g.t.Helper()
 	g.network = newLab(g.t)
 	var err error
-	g.sw, err = g.lab.AddSwitch("switch", netip.MustParsePrefix("192.168.0.0/24"))
+	g.sw, err = g.lab.AddSwitch("switch", append([]netip.Prefix{netip.MustParsePrefix("192.168.0.0/24")}, more...)...)
 	check(g.t, err)
 	addr := netip.MustParseAddr(server)
 	g.server, err = g.lab.AddHost("server", g.sw, lab.HostOptions{NoAddress: addr.As4()[3] != 2})
