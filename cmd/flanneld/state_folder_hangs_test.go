@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,7 +62,7 @@ func TestStateFolderHangs(t *testing.T) {
 	answer()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		_, err := o.saved()
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, unix.ENOTCONN) {
 			return
 		}
 		if time.Now().After(deadline) {
@@ -71,8 +71,8 @@ func TestStateFolderHangs(t *testing.T) {
 	}
 }
 
-// hang mounts a file system whose server never answers, until the test ends or answer is called,
-// which takes it away.
+// hang mounts a file system whose server never answers, until the test ends. From answer on all
+// get an error.
 func hang(t *testing.T, dir string) (answer func()) {
 	t.Helper()
 	server, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -83,14 +83,11 @@ func hang(t *testing.T, dir string) (answer func()) {
 		_ = unix.Close(server)
 		t.Skipf("this needs FUSE: %v", err)
 	}
-	gone := false
-	answer = func() {
-		if !gone {
-			gone = true
-			_ = unix.Close(server) // whoever waits gets an error
-			must(t, unix.Unmount(dir, unix.MNT_DETACH))
-		}
-	}
-	t.Cleanup(answer)
+	answer = sync.OnceFunc(func() { _ = unix.Close(server) })
+	t.Cleanup(func() {
+		answer()
+		time.Sleep(100 * time.Millisecond) // whoever waited gets the error, and writes nothing beneath
+		must(t, unix.Unmount(dir, unix.MNT_DETACH))
+	})
 	return answer
 }
