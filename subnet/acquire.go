@@ -114,8 +114,19 @@ func (claim) start(t *turn) (action, error) {
 		for _, f := range c.families() {
 			w := lost[f.Family][l]
 			same := w != nil && f.of(w) == f.of(l)
-			if same || w != nil && !l.Subnet.Shares(t.identity.previous) && !kept { // no other host uses it, nor did we
+			unused := t.identity.previous.Of(f.Family) != f.of(l) && !kept // no other host uses it, nor did we
+			if same || unused && w != nil {
 				keep[l], rival = keep[l].With(f.Family, netip.Prefix{}), w
+			}
+			if (unused || !c.completes(l.Subnet)) && f.unreadable(l, s) {
+				keep[l] = keep[l].With(f.Family, netip.Prefix{})
+			}
+		}
+		if to := keep[l]; to != l.Subnet && c.completes(to) { // it would have to move there
+			if is := s.Find(to); is != nil && !is.PublicIP.Matches(t.attrs.PublicIP) {
+				keep[l], rival = ip.Subnet{}, is
+			} else if _, garbled := s.problem(to); garbled {
+				keep[l] = ip.Subnet{}
 			}
 		}
 		switch {
@@ -123,7 +134,7 @@ func (claim) start(t *turn) (action, error) {
 			if best == nil || t.rank(c, l) > t.rank(c, best) {
 				best = l
 			}
-		case rival != nil && t.wroteInPlace(rival, l):
+		case rival != nil && t.wroteInPlace(c, rival, l):
 		case rival != nil:
 			t.logf(warningState, "the lease %s of our public address overlaps %s, which is in force in its place; not using it", l.Subnet, rival.Subnet)
 		case moved && !kept:
@@ -139,7 +150,7 @@ func (claim) start(t *turn) (action, error) {
 		return nil, nil
 	}
 	for l := range keep { // what it was made of, if its deletion failed
-		if l != best && !l.Reserved() && t.wroteInPlace(best, l) {
+		if t.wroteInPlace(c, best, l) {
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}
@@ -157,8 +168,10 @@ func (claim) start(t *turn) (action, error) {
 
 // wroteInPlace reports whether this machine wrote a lease of ours in the place of another one,
 // to have it in other address families.
-func (t *turn) wroteInPlace(l, old *Lease) bool {
-	return l.Machine == t.attrs.Machine && old.Machine == l.Machine && slices.ContainsFunc(t.attempt.config.families(), func(f family) bool { return f.supersedes(l, old) })
+func (t *turn) wroteInPlace(c *Config, l, old *Lease) bool {
+	persons := old.Reserved() && old.Machine == ""
+	return !persons && l.Machine == t.attrs.Machine && old.Machine == l.Machine &&
+		slices.ContainsFunc(c.families(), func(f family) bool { return f.supersedes(l, old) })
 }
 
 // discard deletes the lease that was probed: it is ours, and does not fit the
@@ -266,16 +279,17 @@ func (create) finish(t *turn, a answer) error {
 	return nil
 }
 
-// confirm holds a lease whose subnet was drawn, but for the part that was ours before. In each
-// family by itself the store has one lease of a prefix. With both, two hosts that draw at once
-// may get leases that have a part in common: the later one makes way.
+// confirm holds a lease whose subnet was drawn, but for the part that was ours before. Of each key
+// the store has one lease; but two hosts that draw at once may get keys that have a prefix in
+// common: the later one makes way. In a network of one family there are no such keys.
 type confirm struct {
 	lease *Lease
 	firm  ip.Subnet
 }
 
 func (g confirm) start(t *turn) (action, error) {
-	if len(t.attempt.config.Families()) == 1 || g.firm == g.lease.Subnet {
+	mixed := slices.ContainsFunc(t.listed.Leases, func(l *Lease) bool { return len(l.Subnet.Families()) > 1 })
+	if g.firm == g.lease.Subnet || len(t.attempt.config.Families()) == 1 && !mixed {
 		t.hold(g.lease)
 		return nil, nil
 	}
@@ -296,9 +310,29 @@ func (g confirm) finish(t *turn, a answer) error {
 	default:
 		t.logf(verbose, "another host has a part of the subnet %s by a lease that is older", g.lease.Subnet)
 		t.attempt.probed = g.lease
-		t.first(takeOver{g.lease, keep})
+		if g.firm.IsValid() {
+			t.first(takeOver{g.lease, keep})
+		} else {
+			t.first(makeWay{})
+		}
 	}
 	return nil
+}
+
+// makeWay deletes a lease that is younger than another one with a part of its subnet. Another
+// subnet is drawn after a moment.
+type makeWay struct{}
+
+func (makeWay) start(t *turn) (action, error) {
+	l := t.attempt.probed
+	return deleteLease{l.Subnet, l.Revision}, nil
+}
+
+func (makeWay) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return fmt.Errorf("deleting our lease %s, of which another host has a part: %w", t.attempt.probed.Subnet, a.err)
+	}
+	return fmt.Errorf("acquiring the subnet %s: %w", t.attempt.probed.Subnet, ErrExists)
 }
 
 // undisputed returns the part of a lease that no older one has, and whether the lease is there.
@@ -309,7 +343,7 @@ func (c *Config) undisputed(l *Lease, s Snapshot) (keep ip.Subnet, there bool) {
 	}
 	keep = l.Subnet
 	for _, f := range c.families() {
-		if w := f.losers(s.Leases)[now]; w != nil && f.of(w) == f.of(now) {
+		if w := f.losers(s.Leases)[now]; w != nil && f.of(w) == f.of(now) || f.unreadable(now, s) {
 			keep = keep.With(f.Family, netip.Prefix{})
 		}
 	}
@@ -353,6 +387,7 @@ func (t *turn) hold(l *Lease) {
 	if t.stored.StoredConfig != nil && *t.stored.StoredConfig == (StoredConfig{Text: c.raw}) {
 		t.holding.Unfollowed = ""
 	}
+	t.resumeLater()
 	t.saved = recollection{exists: t.saved.exists} // it may be large, and is rarely needed again
 	switch {
 	case was.Own == nil:

@@ -46,7 +46,9 @@ func (t *turn) compare(found *Lease) error {
 	t.lookBack(found)
 	switch {
 	case found == nil && t.movedIn(t.listed) != nil:
-		t.first(reconfigure{})
+		if t.again.IsZero() { // else it is tried again in a moment
+			t.first(reconfigure{})
+		}
 		return nil
 	case found == nil && t.usurper(t.listed) != "":
 		t.lose(t.usurper(t.listed))
@@ -56,6 +58,10 @@ func (t *turn) compare(found *Lease) error {
 		return nil
 	case t.holder(found) != "":
 		t.lose(t.holder(found))
+		return nil
+	case t.rival(found) != nil:
+		r := t.rival(found)
+		t.lose(fmt.Sprintf("the host with the public address %s, by the lease %s, which is older", r.PublicIP, r.Subnet))
 		return nil
 	case found.Attrs == t.attrs:
 	case found.Challenger == "":
@@ -222,6 +228,9 @@ func (reclaim) finish(t *turn, a answer) error {
 		text += "; the network configuration is not there any more, and stays in force"
 	}
 	t.logf(warning, text, own.Subnet)
+	if !own.Reserved() && t.left() < 0 { // someone may have a part of it by now
+		t.first(listLeases{callTimeout}, check{})
+	}
 	t.holding.Own = a.lease
 	return nil
 }
@@ -340,6 +349,7 @@ type settle struct{}
 func (settle) start(t *turn) (action, error) {
 	t.publish()
 	t.served()
+	t.resumeLater()
 	t.retrying = false
 	t.retry.Reset()
 	t.schedule()

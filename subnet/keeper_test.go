@@ -129,14 +129,23 @@ func (h *host) want(t *testing.T, cidr string) {
 	}
 }
 
-func sub(cidr string) ip.Subnet { return ip.SubnetOf(netip.MustParsePrefix(cidr)) }
-
-func attrs(public string) subnet.Attrs {
-	return subnet.Attrs{
-		PublicIP:    ip.Addrs{V4: netip.MustParseAddr(public)},
-		BackendType: "vxlan",
-		BackendData: `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`,
+// sub reads one prefix, or one of each family.
+func sub(cidrs string) (s ip.Subnet) {
+	for cidr := range strings.SplitSeq(cidrs, ",") {
+		p := netip.MustParsePrefix(cidr)
+		s = s.With(ip.FamilyOf(p.Addr()), p)
 	}
+	return s
+}
+
+// attrs is what a host says with one public address, or one of each family.
+func attrs(public string) subnet.Attrs {
+	a := subnet.Attrs{BackendType: "vxlan"}
+	for text := range strings.SplitSeq(public, ",") {
+		addr := netip.MustParseAddr(text)
+		a = a.With(ip.FamilyOf(addr), addr, `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`)
+	}
+	return a
 }
 
 // put writes a lease as some host, or a person, would.

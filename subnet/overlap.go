@@ -91,6 +91,13 @@ func (f family) covered(l *Lease) bool {
 	return f.of(l).IsValid() && l.PublicIP.Of(f.Family).IsValid() && (f.Family == ip.V6 || !l.Subnet.Placeholder())
 }
 
+// unreadable reports whether someone has a prefix of a lease by another one, which can't be read.
+func (f family) unreadable(l *Lease, s Snapshot) bool {
+	return slices.ContainsFunc(s.Problems, func(p Problem) bool {
+		return p.Subnet != l.Subnet && p.Subnet.Of(f.Family).IsValid() && p.Subnet.Of(f.Family) == f.of(l)
+	})
+}
+
 // compare orders leases by their prefix.
 func (f family) compare(a, b *Lease) int {
 	return cmp.Or(f.of(a).Compare(f.of(b)), a.Subnet.Compare(b.Subnet))

@@ -1,6 +1,7 @@
 package subnet
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -46,6 +47,48 @@ func (t *turn) movedIn(s Snapshot) *Lease {
 	return l
 }
 
+// claimant says who has a prefix of our subnet by another key, while we have no lease; nothing if
+// nobody has.
+func (t *turn) claimant(s Snapshot) string {
+	own := t.holding.Own
+	for _, f := range t.holding.Config.families() {
+		for _, l := range s.Leases {
+			if f.covered(l) && f.of(l) == f.of(own) && !l.PublicIP.Matches(own.PublicIP) && !l.PublicIP.Matches(t.attrs.PublicIP) {
+				return fmt.Sprintf("the host with the public address %s, by the lease %s", l.PublicIP, l.Subnet)
+			}
+		}
+		if f.unreadable(own, s) {
+			return unreadable
+		}
+	}
+	return ""
+}
+
+// rival returns an older lease of another host that has a prefix of ours: each host that lost its
+// key claims it again, and two may have had the same.
+func (t *turn) rival(own *Lease) *Lease {
+	all := t.listed.Leases
+	first, last := 0, len(all)
+	if !own.Subnet.V6.IsValid() { // the leases are by their IPv4 subnets
+		i, _ := search(all, own.Subnet)
+		for first = i; first > 0 && all[first-1].Subnet.V4 == own.Subnet.V4; first-- {
+		}
+		for last = i; last < len(all) && all[last].Subnet.V4 == own.Subnet.V4; last++ {
+		}
+	}
+	for _, l := range all[first:last] {
+		if l == own || !l.Subnet.Shares(own.Subnet) {
+			continue
+		}
+		for _, f := range t.holding.Config.families() {
+			if f.covered(l) && f.of(l) == f.of(own) && f.precedes(l, own) < 0 && !f.supersedes(own, l) && !f.supersedes(l, own) {
+				return l
+			}
+		}
+	}
+	return nil
+}
+
 // usurper says which lease has our subnet, of which there is none; nothing if we may
 // claim it again. What overlapped it while it was there has no part in it.
 func (t *turn) usurper(s Snapshot) string {
@@ -53,7 +96,8 @@ func (t *turn) usurper(s Snapshot) string {
 	for _, f := range c.families() {
 		has := func(there ip.Subnet, revision uint64) bool {
 			p, before := there.Of(f.Family), revision <= t.renewal.seen && t.renewal.seen <= s.Revision // else it is another history
-			return p.Overlaps(own.Of(f.Family)) && f.contains(p) && !before
+			// Of one prefix the older lease has it, and ours would be the younger one.
+			return p.Overlaps(own.Of(f.Family)) && f.contains(p) && (!before || p == own.Of(f.Family))
 		}
 		lost := f.losers(s.Leases)
 		for _, l := range s.Leases {
@@ -81,6 +125,8 @@ func (t *turn) follow(s Snapshot) {
 		t.holding.Holder = unreadable
 	} else if l := s.Find(own.Subnet); l != nil && t.holder(l) != "" {
 		t.holding.Holder = t.holder(l)
+	} else if l == nil && !t.assigned {
+		t.holding.Holder = cmp.Or(t.claimant(s), t.holding.Holder)
 	}
 	if t.holding.Holder != "" {
 		// When we last wrote is history, maybe that of a store which was replaced:

@@ -16,20 +16,26 @@ import (
 type reconfigure struct{}
 
 func (reconfigure) start(t *turn) (action, error) {
-	if is := t.holding; *t.stored.StoredConfig == (StoredConfig{Text: is.Config.raw}) && !t.stored.moving.IsValid() {
-		if is.Unfollowed != "" {
-			t.logf(info, "the network configuration is again the one in force")
-			t.holding.Unfollowed = ""
-		}
-		return nil, nil
+	is, moving := t.holding, t.stored.moving.IsValid()
+	same := *t.stored.StoredConfig == (StoredConfig{Text: is.Config.raw})
+	if same && is.Unfollowed != "" && !moving {
+		t.logf(info, "the network configuration is again the one in force")
+		t.holding.Unfollowed, t.stored.unfinished = "", false
 	}
-	c, err := t.acceptable()
-	if err != nil {
-		t.refuse(err)
+	c := is.Config
+	if !same {
+		next, err := t.acceptable()
+		if err != nil {
+			t.refuse(err)
+		} else {
+			c = next
+		}
+	}
+	if c == is.Config && !moving {
 		return nil, nil
 	}
 	t.stored.next = c
-	return prepare{c, t.holding.Snapshot}, nil
+	return prepare{c, is.Snapshot}, nil
 }
 
 func (reconfigure) finish(t *turn, a answer) error {
@@ -57,10 +63,15 @@ type setup struct {
 
 // goesBy puts a configuration in force.
 func (t *turn) goesBy(s setup) {
-	t.logf(info, "the network configuration was changed, and is in force now: %.500q", t.stored.Text)
-	t.holding.Config, t.holding.Unfollowed, t.holding.Unsaid = s.config, "", ""
+	if s.config != t.holding.Config {
+		t.logf(info, "the network configuration was changed, and is in force now: %.500q", t.stored.Text)
+	}
+	if *t.stored.StoredConfig == (StoredConfig{Text: s.config.raw}) {
+		t.holding.Unfollowed = ""
+	}
+	t.holding.Config, t.holding.Unsaid = s.config, ""
 	t.attrs, t.avoid, t.asked = s.attrs, s.avoid, s.asked
-	t.stored.moving = ip.Subnet{}
+	t.stored.moving, t.stored.unfinished = ip.Subnet{}, false
 }
 
 // refit has a lease of ours cover the address families of a configuration, and puts that in
@@ -78,6 +89,9 @@ func (g refit) start(t *turn) (action, error) {
 		var err error
 		if to, err = t.complete(g.config, t.holding.Snapshot, keep, g.avoid); err != nil {
 			t.refuse(err)
+			if g.lease.Subnet != t.holding.Own.Subnet {
+				t.first(moveBack{g.lease})
+			}
 			return nil, nil
 		}
 	}
@@ -94,6 +108,26 @@ func (g refit) finish(t *turn, a answer) error {
 		return nil
 	}
 	t.first(refitted{g, a.lease})
+	return nil
+}
+
+// moveBack has a lease be again of the subnet that we have: there is none for us to have instead.
+type moveBack struct{ lease *Lease }
+
+func (g moveBack) start(t *turn) (action, error) {
+	if t.holding.Snapshot.Find(t.holding.Own.Subnet) != nil { // it was never deleted
+		return deleteLease{g.lease.Subnet, g.lease.Revision}, nil
+	}
+	return t.rewrite(g.lease, t.holding.Own.Subnet, t.attrs), nil
+}
+
+func (g moveBack) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return fmt.Errorf("having our lease %s again: %w", t.holding.Own.Subnet, a.err)
+	}
+	if t.stored.moving = (ip.Subnet{}); a.lease != nil {
+		t.holding.Own = a.lease
+	}
 	return nil
 }
 
@@ -150,25 +184,34 @@ func (lookAfter) start(*turn) (action, error) { return listLeases{callTimeout}, 
 func (g lookAfter) finish(t *turn, a answer) error {
 	if a.err != nil {
 		t.refuse(fmt.Errorf("looking after the lease %s: %w", t.stored.moving, a.err))
-	} else {
-		g.settle(t, a.snapshot)
+	} else if !g.settle(t, a.snapshot) {
+		return fmt.Errorf("looking after our lease %s: %w", t.holding.Own.Subnet, ErrChanged)
 	}
 	return nil
 }
 
-func (g lookAfter) settle(t *turn, s Snapshot) {
+// settle reports whether the lease is there.
+func (g lookAfter) settle(t *turn, s Snapshot) bool {
 	t.follow(s)
-	moved, own := t.movedIn(s), s.Find(t.holding.Own.Subnet)
-	switch {
-	case moved == nil:
+	moved := t.movedIn(s)
+	if moved == nil {
 		t.stored.moving = ip.Subnet{}
-		t.first(reconfigure{})
-	case own != nil && own.Subnet != moved.Subnet && t.holder(own) == "":
-		t.attempt.probed = own
-		t.first(discard{}, refit{g.setup, moved, moved.Subnet})
-	default:
-		t.first(refit{g.setup, moved, moved.Subnet})
+		return false
 	}
+	for _, l := range s.Leases {
+		if t.wroteInPlace(g.config, moved, l) {
+			t.attempt.probed = l
+			t.first(discard{}, g)
+			return true
+		}
+	}
+	keep, _ := g.config.undisputed(moved, s)
+	if next := (refit{g.setup, moved, keep}); keep == moved.Subnet && moved.Attrs == g.attrs && g.config.completes(keep) {
+		refitted{next, moved}.done(t)
+	} else {
+		t.first(next)
+	}
+	return true
 }
 
 // acceptable returns the stored configuration, or why it cannot be followed whatever
@@ -239,7 +282,7 @@ func (t *turn) refuse(err error) {
 			t.logf(warning, "the network configuration was changed, and the former one stays in force: %v%s", err, where)
 		}
 	}
-	if !errors.As(err, new(*ConfigError)) {
+	if t.stored.unfinished = !errors.As(err, new(*ConfigError)); t.stored.unfinished {
 		t.again = t.now.at.Add(retryMost)
 	}
 }

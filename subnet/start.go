@@ -23,6 +23,7 @@ func (t *turn) retryIn(pause time.Duration) { t.retrying, t.due = true, t.now.at
 func (t *turn) fail(err error) {
 	t.todo = nil
 	t.publish()
+	t.resumeLater()
 	if t.mode == online && t.holding.Holder != "" {
 		err = fmt.Errorf("taking another subnet than %s, which belongs to %s: %w", t.holding.Own.Subnet, t.holding.Holder, err)
 	}

@@ -127,6 +127,8 @@ type configuration struct {
 	// moving is what our lease is to be of under next, once that was asked for; the answer may
 	// have got lost.
 	moving ip.Subnet
+	// unfinished: it could not be followed so far, and may be later.
+	unfinished bool
 }
 
 // renewal is what bounds how often our lease is renewed.
@@ -202,6 +204,13 @@ func (t *turn) waitFor(text string) {
 
 // since returns how long ago something was.
 func (t *turn) since(at time.Time) time.Duration { return t.now.at.Sub(at) }
+
+// resumeLater sees to it that what was left undone for a configuration is gone on with.
+func (t *turn) resumeLater() {
+	if t.stored.unfinished && t.again.IsZero() {
+		t.again = t.now.at.Add(retryMost)
+	}
+}
 
 // misstated reports whether our lease has to say something else.
 func (t *turn) misstated() bool { return t.holding.Own.Attrs != t.attrs }

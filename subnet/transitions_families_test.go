@@ -41,6 +41,7 @@ func (tb table) families() []transition {
 	inForce := func(s state) bool {
 		return s.holding.Config == both && s.holding.Own == dual && s.attrs == attrs && !s.stored.moving.IsValid()
 	}
+	again := tb.lease(ourSubnet, ourAddress, ourMachine, 25)
 	old := tb.lease(ourSubnet, ourAddress, ourMachine, 15)
 	flannels := tb.lease("10.5.1.0/24", ourAddress, "", 15)
 	placeholder := tb.lease("0.0.0.0/0,fc00:0:0:1::/64", "2001:db8::1", "", 15)
@@ -56,15 +57,18 @@ func (tb table) families() []transition {
 		{"not known whether it was moved", moving(of(adds)), answer{err: errDown}, "listen 3s", refused + "*: the store is down; holds 10.5.1.0/24 unfollowed*", func(s state) bool { return s.stored.moving == dual.Subnet }},
 		{"not moved", moving(of(adds)), answer{err: ErrExists}, "listen 3s", refused + "*taken; *", func(s state) bool { return !s.stored.moving.IsValid() }},
 		{"tried again", moving(of(reconfigure{})), answer{attrs: attrs}, "list within 10s", "", nil},
-		{"it was moved", moving(of(lookAfter{next})), answer{snapshot: after(dual)}, "update 10.5.1.0/24,fc00:0:0:1::/64@21 of alpha 1f for 24h0m0s", "", nil},
-		{"it was not", moving(of(lookAfter{next})), answer{snapshot: after(tb.own())}, "prepare 10.5.0.0/16,fc00::/48 with 1 leases", "", func(s state) bool { return !s.stored.moving.IsValid() }},
-		{"the old one is still there", moving(of(lookAfter{next})), answer{snapshot: after(tb.own(), dual)}, "delete 10.5.1.0/24@10", "", func(s state) bool { g, is := s.todo[0].(refit); return is && g.lease == dual }},
+		{"it was moved", moving(of(lookAfter{next})), answer{snapshot: after(dual)}, "list within 10s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", inForce},
+		{"it was moved, and another host has a part of it", moving(of(lookAfter{next})), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
+		{"it was not", moving(of(lookAfter{next})), answer{snapshot: after(tb.own())}, "listen 50ms", "*works; looking after our lease *", func(s state) bool { return !s.stored.moving.IsValid() }},
+		{"there is no other one, and it moves back", moving(of(moveBack{dual})), answer{lease: again}, "list within 10s", "", func(s state) bool { return s.holding.Own == again && !s.stored.moving.IsValid() }},
+		{"it does not move back", moving(of(moveBack{dual})), answer{err: errDown}, "listen 50ms", "FAILED having our lease 10.5.1.0/24 again: the store is down", nil},
+		{"the old one is still there", moving(of(lookAfter{next})), answer{snapshot: after(tb.own(), dual)}, "delete 10.5.1.0/24@10", "", func(s state) bool { _, is := s.todo[0].(lookAfter); return is }},
 		{"still not known", moving(of(lookAfter{next})), answer{err: errDown}, "listen 3s", refused + "looking after the lease 10.5.1.0/24,fc00:0:0:1::/64: the store is down; *", nil},
 		{"our lease is under its new subnet", with(moving(of(nil)), func(s *state) { s.todo, s.looksNext = nil, tb.now.at.Add(sleepCheck) }), newSnapshot{after(dual)}, "prepare *", "", nil},
 		{"a family is dropped", with(of(reconfigure{}), func(s *state) {
 			s.stored.next, s.stored.StoredConfig, s.holding.Config, s.holding.Own = tb.c, stores(theNetwork).Config, both, dual
 		}), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24 of alpha 1f for 24h0m0s", "", nil},
-		{"it has one family less", with(of(refit{setup{config: tb.c, attrs: tb.attrs(ourAddress, ourMachine)}, dual, dual.Subnet}), func(s *state) { s.holding.Own = dual }), answer{lease: old}, "listen 1m0s", "this host has no IPv6 subnet any more, and had fc00:0:0:1::/64*is in force now*", nil},
+		{"it has one family less", with(of(refit{setup{config: tb.c, attrs: tb.attrs(ourAddress, ourMachine)}, dual, dual.Subnet}), func(s *state) { s.holding.Own, s.holding.Config = dual, both }), answer{lease: old}, "listen 1m0s", "this host has no IPv6 subnet any more, and had fc00:0:0:1::/64*is in force now*", nil},
 		{"IPv4 is turned off", with(of(reconfigure{}), func(s *state) { s.stored.next, s.holding.Own = only6, dual }), answer{attrs: tb.attrs("2001:db8::1", ourMachine)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
 		{"nothing would be left", with(tb.online(nil), func(s *state) { s.todo = nil }), newSnapshot{Snapshot{Revision: 20, Leases: []*Lease{tb.own()}, Config: &StoredConfig{Text: network6}}}, "listen 1m0s", "*EnableIPv4 false leaves nothing of this host's subnet 10.5.1.0/24; a restart*", nil},
 		{"the other network is another one", with(tb.online(nil), func(s *state) { s.holding.Own = dual }), newSnapshot{Snapshot{Revision: 30, Leases: []*Lease{dual}, Config: &StoredConfig{Text: `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc01::/48"}`}}}, "*", "*IPv6Network fc01::/48 does not hold this host's subnet fc00:0:0:1::/64; a restart*", nil},
@@ -83,7 +87,10 @@ func (tb table) families() []transition {
 		{"created", acquires(create{}), answer{lease: dual}, "list within 10s", "acquired the subnet 10.5.1.0/24,fc00:0:0:1::/64", func(s state) bool { return s.holding.Own == nil }},
 		{"moved as it starts", with(acquires(takeOver{old, old.Subnet}), func(s *state) { s.attempt.probed = old }), answer{lease: dual}, "list within 10s", "using the subnet 10.5.1.0/24,fc00:0:0:1::/64 in the place of 10.5.1.0/24*", nil},
 		{"nobody has a part of it", acquires(confirm{lease: dual}), answer{snapshot: after(dual)}, "*", "*holds 10.5.1.0/24,fc00:0:0:1::/64; works", func(s state) bool { return s.mode == online }},
-		{"somebody has", acquires(confirm{lease: dual}), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "another host has a part *", nil},
+		{"somebody has", acquires(confirm{lease: dual}), answer{snapshot: after(dual, rival)}, "delete 10.5.1.0/24,fc00:0:0:1::/64@21", "another host has a part *", nil},
+		{"somebody has, of what was drawn", acquires(confirm{dual, tb.own().Subnet}), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "another host has a part *", nil},
+		{"made way", with(acquires(makeWay{}), func(s *state) { s.attempt.probed = dual }), answer{}, "listen 50ms", "works; acquiring the subnet *taken; trying again", nil},
+		{"not made way", with(acquires(makeWay{}), func(s *state) { s.attempt.probed = dual }), answer{err: errDown}, "listen 50ms", "*FAILED deleting our lease *", nil},
 		{"it is gone", acquires(confirm{lease: dual}), answer{snapshot: after()}, "listen 50ms", "works; looking after our lease *", nil},
 		{"it is not known", acquires(confirm{lease: dual}), answer{err: errDown}, "listen 50ms", "*FAILED the store is down", func(s state) bool { return s.holding.Own == nil && slices.Equal(s.todo, nil) }},
 	}
