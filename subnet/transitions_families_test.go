@@ -45,7 +45,24 @@ func (tb table) families() []transition {
 	old := tb.lease(ourSubnet, ourAddress, ourMachine, 15)
 	flannels := tb.lease("10.5.1.0/24", ourAddress, "", 15)
 	placeholder := tb.lease("0.0.0.0/0,fc00:0:0:1::/64", "2001:db8::1", "", 15)
+	// Where the store chooses the subnet.
+	bothAssigned := *both
+	bothAssigned.Assigned = true
+	given := func(cidrs string) state {
+		return with(tb.assigned(tb.online(reconfigure{})), func(s *state) {
+			s.stored.StoredConfig, s.stored.next = stores(bothNetworks).Config, &bothAssigned
+			s.holding.Snapshot = tb.gives(cidrs)
+			s.published = s.holding
+		})
+	}
+	said := tb.attrs(bothAddresses, ourNode)
+	published := reserve(tb.lease(bothSubnets, bothAddresses, ourNode, 21))
+	follows := refit{setup{config: &bothAssigned, attrs: said}, tb.own(), tb.own().Subnet}
 	return []transition{
+		{"the Node has both podCIDRs", given(bothSubnets), answer{attrs: said}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:1::/64 of w1 for 0s", "", nil},
+		{"it says so", with(given(bothSubnets), func(s *state) { s.doing = follows }), answer{lease: published}, "listen 1m0s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", func(s state) bool { return s.holding.Own == published && s.holding.Config == &bothAssigned }},
+		{"it cannot say so", with(given(bothSubnets), func(s *state) { s.doing = follows }), answer{err: errDown}, "listen 3s", "the network configuration was changed, and the former one stays in force: *the store is down", func(s state) bool { return s.holding.Config != &bothAssigned }},
+		{"the Node has one podCIDR", with(tb.assigned(tb.online(nil)), func(s *state) { s.holding.Snapshot = tb.gives(ourSubnet) }), newConfig{StoredConfig{Text: bothNetworks}}, "listen 3s", "*the former one stays in force: the Node w1 has no IPv6 podCIDR, but 10.5.1.0/24, and the configuration has EnableIPv6: *--cluster-cidr*", nil},
 		// while it runs
 		{"a family is added", of(reconfigure{}), answer{attrs: attrs}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", func(s state) bool { return s.stored.moving == dual.Subnet && s.holding.Config == tb.c }},
 		{"a family is added to a reservation", with(of(reconfigure{}), func(s *state) { s.holding.Own = reserve(tb.own()) }), answer{attrs: attrs}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 0s", "", nil},

@@ -309,7 +309,7 @@ func (l *lease) holder() (who string, same bool) {
 	if err != nil {
 		return fmt.Sprintf("nobody that can be told: %v", err), false
 	}
-	return attrs.PublicIP.String(), attrs.PublicIP == l.attrs.PublicIP
+	return attrs.PublicIP.String(), attrs.PublicIP.Matches(l.attrs.PublicIP)
 }
 
 // copies tells of something that is copied.
