@@ -75,6 +75,10 @@ type askAttrs struct{}
 func (askAttrs) start(t *turn) (action, error) { return prepare{t.attempt.config, t.listed}, nil }
 
 func (askAttrs) finish(t *turn, a answer) error {
+	if a.err != nil && t.mode == starting && t.saved.exists && len(t.attempt.config.Families()) > 1 {
+		t.first(loadSaved{}, goByFormer{a.err})
+		return nil
+	}
 	if a.err != nil {
 		return waitingFor{a.err}
 	}
@@ -89,6 +93,21 @@ func (askAttrs) finish(t *turn, a answer) error {
 		t.first(loadSaved{})
 	}
 	return nil
+}
+
+// goByFormer has a host that cannot have all address families of the configuration start with
+// the one that it last went by, if that has fewer of them. So a restart ends nothing: the other
+// configuration is refused, and tried again, as it was before.
+type goByFormer struct{ why error }
+
+func (g goByFormer) start(t *turn) (action, error) {
+	former, c := t.saved.Config, t.attempt.config
+	if t.saved.err != nil || former == nil || len(former.Families()) >= len(c.Families()) || needsRestart(former, c) != nil {
+		return nil, waitingFor{g.why}
+	}
+	t.attempt.config = former
+	t.first(askAttrs{})
+	return nil, nil
 }
 
 // claim chooses what to take: a lease that this machine wrote, or that bears our public

@@ -69,6 +69,44 @@ func TestStartsOffline(t *testing.T) {
 	})
 }
 
+// A host that cannot have one of the address families of a new configuration goes on without it,
+// also after a restart, and has it as soon as it can.
+func TestRestartWithoutAFamily(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		m := newStore(config)
+		h := start(t, m.Join(), me)
+		before := h.held()
+		h.stop()
+		both := `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}`
+		m.SetConfig(both)
+		var has6 atomic.Bool
+		lacks := errors.New("eth0 has no IPv6 address yet")
+		h = start(t, m.Join(), me, savedHere(t, dir, before), func(k *subnet.Keeper) {
+			k.Prepare = func(_ context.Context, c *subnet.Config, _ subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+				a := attrs(me)
+				if c.V6.Network.IsValid() {
+					if !has6.Load() {
+						return subnet.Attrs{}, nil, lacks
+					}
+					a.PublicIP.V6 = netip.MustParseAddr("2001:db8::1")
+				}
+				return a, nil, nil
+			}
+		})
+		time.Sleep(time.Minute)
+		h.want(t, before.Own.Subnet.String())
+		if got := h.held().Unfollowed; got != lacks.Error() {
+			t.Errorf("the reason is %q", got)
+		}
+		has6.Store(true)
+		time.Sleep(5 * time.Second)
+		if now := h.held(); now.Own.Subnet.V4 != before.Own.Subnet.V4 || !now.Own.Subnet.V6.IsValid() || now.Unfollowed != "" {
+			t.Errorf("it holds %s, unfollowed %q", now.Own.Subnet, now.Unfollowed)
+		}
+	})
+}
+
 // What cannot be read yet of what was saved is no reason never to read it.
 func TestStartsOfflineOnceRead(t *testing.T) {
 	dir := t.TempDir()

@@ -43,6 +43,11 @@ func (tb table) families() []transition {
 	}
 	again := tb.lease(ourSubnet, ourAddress, ourMachine, 25)
 	old := tb.lease(ourSubnet, ourAddress, ourMachine, 15)
+	remembering := func(c *Config) state {
+		return with(claiming(old), func(s *state) {
+			s.saved = recollection{exists: true, loaded: true, Saved: Saved{Holding: Holding{Config: c, Own: old}}}
+		})
+	}
 	flannels := tb.lease("10.5.1.0/24", ourAddress, "", 15)
 	placeholder := tb.lease("0.0.0.0/0,fc00:0:0:1::/64", "2001:db8::1", "", 15)
 	// Where the store chooses the subnet.
@@ -97,6 +102,9 @@ func (tb table) families() []transition {
 		{"a lease of both, and what it was made of", claiming(old, dual), answer{attrs: attrs}, "delete 10.5.1.0/24@15", "", nil},
 		{"a lease of both, of which another host has a part", claiming(dual, rival), answer{attrs: attrs}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
 		{"of the other network a part", with(claiming(tb.lease("10.5.1.0/24,fc01::/64", bothAddresses, ourMachine, 15)), func(*state) {}), answer{attrs: attrs}, "move 10.5.1.0/24,fc01::/64@15 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
+		{"a family cannot be had, which it had not before", remembering(tb.c), answer{err: errHost}, "prepare 10.5.0.0/16 with 1 leases", "", nil},
+		{"a family cannot be had, which it had before", remembering(both), answer{err: errHost}, "listen *", "*waiting: no interface*", nil},
+		{"a family cannot be had, and the backend was another one", remembering(tb.config(`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`)), answer{err: errHost}, "listen *", "*waiting: no interface*", nil},
 		{"flannel's in IPv6 alone is nobody's to take", with(claiming(placeholder), func(s *state) {
 			s.attempt.config, s.identity.previous = only6, tb.subnet("fc00:0:0:1::/64")
 		}), answer{attrs: tb.attrs("2001:db8::1", ourMachine)}, "create fc00:0:0:* for 24h0m0s", "*fc00:0:0:1::/64 that this host had before is taken*", nil},

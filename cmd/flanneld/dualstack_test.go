@@ -147,6 +147,7 @@ func TestIPv6AddressComesAndChanges(t *testing.T) {
 	n.readyWithPods()
 	h, other := n.nodes[0], n.nodes[1]
 	check(t, h.FlushAddrs("eth0", ip.V6))
+	h.waitSaved(strings.ReplaceAll(other.subnet().String(), "/", "-"))
 	n.witnessAll(func() {
 		n.put("config", dualConfig(vxlan))
 		h.waitLog("the former one stays in force: the external interface of IPv6: the default route's interface eth0: interface eth0 has no IPv6 address yet, but for the link alone; give it one, or have a router or DHCPv6 do so (")
@@ -156,6 +157,11 @@ func TestIPv6AddressComesAndChanges(t *testing.T) {
 			}
 			return ""
 		})
+		t.Log("started again")
+		h.daemon.Kill()
+		h.start()
+		h.waitReady()
+		h.waitLog("the former one stays in force: the external interface of IPv6: ")
 		check(t, h.AddAddr("eth0", mustPrefix("fd00:168::77/64")))
 		h.waitLog("using interface eth0 with address fd00:168::77 and MTU 1500 for IPv6")
 		for _, node := range n.nodes {
