@@ -17,6 +17,7 @@ import (
 // BenchmarkScale starts one daemon in a network of so many leases. It reports
 //
 //	start-ms    from exec to READY; then everything is in place
+//	start-cpu-ms  the daemon's processor time until then
 //	restart-ms  the same, with everything in place before
 //	batch-ms    the same objects loaded by "ip -batch" and "bridge -batch"
 //	p50-ms, p99-ms  from the write of a new lease to its route of each family, the last of its objects
@@ -54,6 +55,7 @@ func scale(b *testing.B, v variant, leases int) {
 	h.start()
 	h.waitReady()
 	b.ReportMetric(ms(time.Since(begin)), "start-ms")
+	b.ReportMetric(ms(h.cpu()), "start-cpu-ms")
 	h.wantObjects(leases)
 
 	_, err := h.daemon.Stop(soon)
