@@ -80,7 +80,7 @@ func (askAttrs) finish(t *turn, a answer) error {
 		return nil
 	}
 	if a.err != nil {
-		return waitingFor{a.err}
+		return t.lacks(a.err)
 	}
 	t.attrs, t.avoid, t.asked, t.outdated = a.attrs, a.avoid, t.listed.Own, false
 	t.follow(t.listed)
@@ -117,7 +117,7 @@ type claim struct{}
 func (claim) start(t *turn) (action, error) {
 	c, s := t.attempt.config, t.listed
 	var best *Lease
-	var goals []goal
+	var goals, after []goal
 	lost := make(map[ip.Family]map[*Lease]*Lease)
 	for _, f := range c.families() {
 		lost[f.Family] = f.losers(s.Leases)
@@ -160,12 +160,14 @@ func (claim) start(t *turn) (action, error) {
 			t.logf(warningState, "the lease %s that this machine wrote does not fit the configuration; not using it", l.Subnet)
 		case l.Reserved(): // a person made it, and is the one to delete it
 			t.logf(warningState, "the subnet %s, reserved for this host, does not fit the configuration; not using it", l.Subnet)
+		case kept: // this host lives by it
+			after = append(after, forsake{l})
 		default:
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}
 	if best == nil {
-		t.first(append(goals, create{s})...)
+		t.first(slices.Concat(goals, []goal{create{s}}, after)...)
 		return nil, nil
 	}
 	for l := range keep { // what it was made of, if its deletion failed
@@ -181,7 +183,7 @@ func (claim) start(t *turn) (action, error) {
 			}
 		}
 	}
-	t.first(append(goals, probeHolder{lease: best}, takeOver{best, keep[best]})...)
+	t.first(slices.Concat(goals, []goal{probeHolder{lease: best}, takeOver{best, keep[best]}}, after)...)
 	return nil, nil
 }
 
@@ -191,6 +193,29 @@ func (t *turn) wroteInPlace(c *Config, l, old *Lease) bool {
 	persons := old.Reserved() && old.Machine == ""
 	return !persons && l.Machine == t.attrs.Machine && old.Machine == l.Machine &&
 		slices.ContainsFunc(c.families(), func(f family) bool { return f.supersedes(l, old) })
+}
+
+// lacks is for an attempt that fails because something is missing that may come. A host which
+// lives by what was saved, and whose lease is there, does not let that end meanwhile: it goes on
+// with the configuration that it has, and follows the other one as a host does that runs.
+func (t *turn) lacks(err error) error {
+	if t.assigned || t.attempt.config == t.holding.Config || !slices.ContainsFunc(t.listed.Leases, t.kept) {
+		return waitingFor{err}
+	}
+	t.attempt.config = t.holding.Config
+	t.first(askAttrs{})
+	return nil
+}
+
+// forsake deletes the lease that we started with without the store, once we have another one.
+type forsake struct{ lease *Lease }
+
+func (g forsake) start(t *turn) (action, error) {
+	if t.holding.Own.Subnet != g.lease.Subnet {
+		t.publish()
+		t.first(probeHolder{lease: g.lease}, discard{})
+	}
+	return nil, nil
 }
 
 // discard deletes the lease that was probed: it is ours, and does not fit the
@@ -221,7 +246,7 @@ type takeOver struct {
 func (g takeOver) start(t *turn) (action, error) {
 	to, err := t.complete(t.attempt.config, t.listed, g.keep, t.avoid)
 	if err != nil {
-		return nil, waitingFor{err}
+		return nil, t.lacks(err)
 	}
 	return t.rewrite(t.attempt.probed, to, t.attrs), nil
 }
@@ -284,7 +309,7 @@ type create struct{ Snapshot }
 func (g create) start(t *turn) (action, error) {
 	var err error
 	if t.attempt.wanted, err = t.complete(t.attempt.config, g.Snapshot, ip.Subnet{}, t.avoid); err != nil {
-		return nil, waitingFor{err}
+		return nil, t.lacks(err)
 	}
 	return createLease{t.attempt.wanted, t.attrs, LeaseTTL}, nil
 }

@@ -63,6 +63,16 @@ func (tb table) families() []transition {
 	said := tb.attrs(bothAddresses, ourNode)
 	published := reserve(tb.lease(bothSubnets, bothAddresses, ourNode, 21))
 	follows := refit{setup{config: &bothAssigned, attrs: said}, tb.own(), tb.own().Subnet}
+	// A host that lives by its saved IPv4 lease, and finds another configuration.
+	lives := func(doing request, config string, todo ...goal) state {
+		return with(tb.offline(doing, todo...), func(s *state) {
+			s.attempt.config, s.listed = tb.config(config), snapshot(tb.own(), rival)
+			s.holding.Snapshot = s.listed
+		})
+	}
+	one6 := `"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00:0:0:1::","IPv6SubnetMax":"fc00:0:0:1::"}` // rival has it
+	new6 := tb.lease("fc00:0:0:2::/64", "2001:db8::1", ourMachine, 21)
+	said6 := answer{attrs: tb.attrs("2001:db8::1", ourMachine)}
 	return []transition{
 		{"the Node has both podCIDRs", given(bothSubnets), answer{attrs: said}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:1::/64 of w1 for 0s", "", nil},
 		{"it says so", with(given(bothSubnets), func(s *state) { s.doing = follows }), answer{lease: published}, "listen 1m0s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", func(s state) bool { return s.holding.Own == published && s.holding.Config == &bothAssigned }},
@@ -109,6 +119,19 @@ func (tb table) families() []transition {
 			s.attempt.config, s.identity.previous = only6, tb.subnet("fc00:0:0:1::/64")
 		}), answer{attrs: tb.attrs("2001:db8::1", ourMachine)}, "create fc00:0:0:* for 24h0m0s", "*fc00:0:0:1::/64 that this host had before is taken*", nil},
 		{"what it had before, as far as it is free", with(claiming(rival), func(s *state) { s.identity.previous = dual.Subnet }), answer{attrs: attrs}, "create 10.5.1.0/24,fc00:0:0:* for 24h0m0s", "the subnet fc00:0:0:1::/64 that this host had before is taken*", nil},
+
+		// with what was saved
+		{"its lease stays until it has another one", lives(askAttrs{}, network6), said6, "create fc00:0:0:* for 24h0m0s", "", nil},
+		{"it has another one", lives(create{}, network6, forsake{tb.own()}), answer{lease: new6}, "list within 10s", "acquired*", nil},
+		{"which is its own", lives(confirm{lease: new6}, network6, forsake{tb.own()}), answer{snapshot: after(new6, tb.own())}, "delete 10.5.1.0/24@10", "*; holds fc00:0:0:2::/64", nil},
+		{"no IPv6 subnet is free, under IPv6 alone", lives(askAttrs{}, `{"EnableIPv4":false,`+one6), said6, "prepare 10.5.0.0/16 with 2 leases", "", nil},
+		{"no IPv6 subnet is free", lives(askAttrs{}, `{"Network":"10.5.0.0/16",`+one6), answer{attrs: attrs}, "prepare 10.5.0.0/16 with 2 leases", "", nil},
+		{"it has no address for the other family", lives(askAttrs{}, bothNetworks), answer{err: errHost}, "prepare 10.5.0.0/16 with 2 leases", "", nil},
+		{"nor for its own", with(lives(askAttrs{}, theNetwork), func(s *state) { s.attempt.config = s.holding.Config }), answer{err: errHost}, "listen 1s", "*works; waiting: no interface", nil},
+		{"it goes on as it was", with(lives(askAttrs{}, theNetwork, forsake{tb.own()}), func(s *state) { s.attempt.config = s.holding.Config }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "", nil},
+		{"and keeps its lease", with(lives(takeOver{tb.own(), tb.own().Subnet}, theNetwork, forsake{tb.own()}), func(s *state) { s.attempt.config, s.attempt.probed = s.holding.Config, tb.own() }), answer{lease: again}, "*", "*holds 10.5.1.0/24*works", func(s state) bool { return s.mode == online && s.holding.Own == again }},
+		{"and its lease is gone", with(lives(askAttrs{}, `{"EnableIPv4":false,`+one6), func(s *state) { s.listed = snapshot(rival) }), said6, "listen 1s", "*no free subnet*", func(s state) bool { return s.mode == offline }},
+
 		{"created", acquires(create{}), answer{lease: dual}, "list within 10s", "acquired the subnet 10.5.1.0/24,fc00:0:0:1::/64", func(s state) bool { return s.holding.Own == nil }},
 		{"moved as it starts", with(acquires(takeOver{old, old.Subnet}), func(s *state) { s.attempt.probed = old }), answer{lease: dual}, "list within 10s", "using the subnet 10.5.1.0/24,fc00:0:0:1::/64 in the place of 10.5.1.0/24*", nil},
 		{"nobody has a part of it", acquires(confirm{lease: dual}), answer{snapshot: after(dual)}, "*", "*holds 10.5.1.0/24,fc00:0:0:1::/64; works", func(s state) bool { return s.mode == online }},
