@@ -134,7 +134,7 @@ func (claim) start(t *turn) (action, error) {
 			w := lost[f.Family][l]
 			same := w != nil && f.of(w) == f.of(l)
 			unused := t.identity.previous.Of(f.Family) != f.of(l) && !kept // no other host uses it, nor did we
-			if same || unused && w != nil {
+			if (same || unused && w != nil) && !t.wroteInPlace(c, w, l) {
 				keep[l], rival = keep[l].With(f.Family, netip.Prefix{}), w
 			}
 			if (unused || !c.completes(l.Subnet)) && f.unreadable(l, s) {
@@ -153,7 +153,6 @@ func (claim) start(t *turn) (action, error) {
 			if best == nil || t.rank(c, l) > t.rank(c, best) {
 				best = l
 			}
-		case rival != nil && t.wroteInPlace(c, rival, l):
 		case rival != nil:
 			t.logf(warningState, "the lease %s of our public address overlaps %s, which is in force in its place; not using it", l.Subnet, rival.Subnet)
 		case moved && !kept:
@@ -170,8 +169,8 @@ func (claim) start(t *turn) (action, error) {
 		t.first(slices.Concat(goals, []goal{create{s}}, after)...)
 		return nil, nil
 	}
-	for l := range keep { // what it was made of, if its deletion failed
-		if t.wroteInPlace(c, best, l) {
+	for l := range keep { // what it was made of, or was to become, where that was broken off
+		if t.wroteInPlace(c, best, l) || t.wroteInPlace(c, l, best) {
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}

@@ -42,6 +42,7 @@ func (tb table) families() []transition {
 		return s.holding.Config == both && s.holding.Own == dual && s.attrs == attrs && !s.stored.moving.IsValid()
 	}
 	again := tb.lease(ourSubnet, ourAddress, ourMachine, 25)
+	new1 := tb.lease("fc00:0:0:1::/64", "2001:db8::1", ourMachine, 25) // of less
 	old := tb.lease(ourSubnet, ourAddress, ourMachine, 15)
 	remembering := func(c *Config) state {
 		return with(claiming(old), func(s *state) {
@@ -110,6 +111,8 @@ func (tb table) families() []transition {
 		{"a lease of flannel's of one family", claiming(flannels), answer{attrs: attrs}, "move 10.5.1.0/24@15 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
 		{"a lease of both under IPv4 alone", with(claiming(dual), func(s *state) { s.attempt.config = tb.c }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24 of alpha 1f for 24h0m0s", "", nil},
 		{"a lease of both, and what it was made of", claiming(old, dual), answer{attrs: attrs}, "delete 10.5.1.0/24@15", "", nil},
+		{"a lease of both, and what was to take its place", claiming(new1, dual), answer{attrs: attrs}, "delete fc00:0:0:1::/64@25", "", func(s state) bool { return s.todo[len(s.todo)-2] == takeOver{dual, dual.Subnet} }},
+		{"a lease of one family, and what was to take its place", with(claiming(old, dual), func(s *state) { s.attempt.config = tb.c }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "delete 10.5.1.0/24,fc00:0:0:1::/64@21", "", func(s state) bool { return s.todo[len(s.todo)-2] == takeOver{old, old.Subnet} }},
 		{"a lease of both, of which another host has a part", claiming(dual, rival), answer{attrs: attrs}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
 		{"of the other network a part", with(claiming(tb.lease("10.5.1.0/24,fc01::/64", bothAddresses, ourMachine, 15)), func(*state) {}), answer{attrs: attrs}, "move 10.5.1.0/24,fc01::/64@15 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
 		{"a family cannot be had, which it had not before", remembering(tb.c), answer{err: errHost}, "prepare 10.5.0.0/16 with 1 leases", "", nil},
