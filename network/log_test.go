@@ -216,3 +216,21 @@ func TestConflictIsNotLoggedEachTime(t *testing.T) {
 		t.Errorf("logged is %q", got)
 	}
 }
+
+// What is wanted otherwise while someone takes it away again and again is logged.
+func TestChangeInConflictIsLogged(t *testing.T) {
+	got := lines(t, func(r *fixture) {
+		r.start()
+		r.SetDesired(desire(lease(2, 2)))
+		r.pass(time.Second)
+		for range 2 * conflictAfter {
+			r.check(r.fake.DelRoute(ours(route(2, 2))))
+			r.pass(conflictPause)
+		}
+		r.SetDesired(desire(lease(2, 9)))
+		r.pass(conflictPause)
+	})
+	if n := strings.Count(strings.Join(got, "\n"), "10.0.0.2/32 via 192.168.1.9 dev eth0: changed"); n != 1 {
+		t.Errorf("that it leads elsewhere now is logged %d times: %q", n, got)
+	}
+}

@@ -51,10 +51,10 @@ type loop struct {
 	keep      func(state.Object) bool // what must stay, as of the last full pass
 	missing   *unmet                  // what it could not do
 	failures  map[state.Key]*failure
-	restored  bool               // by the last full pass: something was not as an earlier one left it
-	undone    map[state.Key]bool // what was restored since the first of conflicts
-	conflicts int                // passes in close succession that restored something
-	conflict  time.Time          // when the last of them began
+	restored  bool      // by the last full pass: something was not as an earlier one left it
+	undone    state.Set // what was restored since the first of conflicts
+	conflicts int       // passes in close succession that restored something
+	conflict  time.Time // when the last of them began
 	status    loopStatus
 }
 
@@ -122,7 +122,7 @@ func newLoop(p Plane, to *logs, report func(loopStatus)) *loop {
 	polled, _ := p.Dataplane.(dataplane.Polled)
 	return &loop{
 		name: p.Name, dataplane: p.Dataplane, polled: polled, pace: p.Pace, report: report, logs: to,
-		wake: make(chan struct{}, 1), failures: make(map[state.Key]*failure), undone: make(map[state.Key]bool),
+		wake: make(chan struct{}, 1), failures: make(map[state.Key]*failure), undone: make(state.Set),
 	}
 }
 

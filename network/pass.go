@@ -248,11 +248,11 @@ func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before
 		case replaced.Owner == state.Adoptable && !state.Same(op.Want, replaced.Object):
 			done.add("replaced an unmarked route, such as an older flannel leaves", replacement{op.Want, replaced.Text})
 		case there && was.Object == op.Want:
-			r.restored, r.undone[op.Key()] = true, true
+			r.restored, r.undone[op.Key()] = true, op.Want
 			if r.conflicts < conflictAfter { // from then on, it is not logged each time
 				done.add("restored", op.Want)
 			}
-		case r.conflicts >= conflictAfter && r.undone[op.Key()]: // a pass in between saw that it was gone
+		case r.conflicts >= conflictAfter && r.undone[op.Key()] == op.Want: // a pass in between saw that it was gone
 		case op.Verb == state.Create:
 			done.add("added", op.Want)
 		default:

@@ -231,7 +231,7 @@ func alive(pid string) bool {
 	return !strings.HasPrefix(state, "Z")
 }
 
-// threadsIn counts the threads of all processes in some network namespaces.
+// threadsIn returns the links, in /proc, of all threads in some network namespaces.
 func threadsIn(inodes []uint64) (found []string) {
 	want := map[string]bool{}
 	for _, i := range inodes {
