@@ -89,7 +89,7 @@ func (s *sim) start(h *simHost, knows bool) {
 			return h.attrs, nil, nil
 		},
 		Changed:  p.changed,
-		Waiting:  func(text string) { s.log("%s: %s", h.public, text) },
+		Waiting:  p.waiting,
 		Boottime: func() time.Duration { return time.Since(began) },
 		Saved: func() (subnet.Saved, error) {
 			if saved.Own == nil {
@@ -123,10 +123,24 @@ func (s *sim) stop(h *simHost) {
 
 func (s *sim) source() *rand.Rand { return rand.New(rand.NewPCG(s.random.Uint64(), s.random.Uint64())) }
 
+// ended reports whether the daemon was ended. What its Keeper does after that counts for
+// nothing: it may come to do it, or not.
+func (p *process) ended() bool { return p.ctx.Err() != nil }
+
+// waiting takes what the Keeper waits for.
+func (p *process) waiting(text string) {
+	if !p.ended() {
+		p.sim.log("%s: %s", p.host.public, text)
+	}
+}
+
 // changed takes what the Keeper hands out.
 func (p *process) changed(h subnet.Holding) {
 	p.sim.mu.Lock()
 	defer p.sim.mu.Unlock()
+	if p.ended() {
+		return
+	}
 	first := p.holding.Own == nil
 	p.holding = h
 	p.host.saved = subnet.Saved{At: time.Now(), Holding: h}

@@ -75,6 +75,9 @@ func (p *process) trip() trip {
 func ask[T any](ctx context.Context, p *process, what string, do func() (T, error)) (T, error) {
 	var answer, none T
 	var err error
+	if p.ended() {
+		return none, p.ctx.Err()
+	}
 	if !p.admit(what) {
 		<-ctx.Done()
 		return none, ctx.Err()

@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"errors"
 	"os"
 	"syscall"
 	"time"
@@ -40,6 +41,12 @@ func newQueue(fd int, name string) (*queue, error) {
 func (q *queue) Read(b []byte) (int, error) {
 	q.into = b
 	if err := q.raw.Read(q.try); err != nil {
+		// Where the poller saw first that the device is gone, it has another word for it.
+		if !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
+			if _, now := q.TryRead(b); errors.Is(now, ErrGone) {
+				return 0, ErrGone
+			}
+		}
 		return 0, err
 	}
 	return q.n, q.err

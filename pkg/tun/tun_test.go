@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
@@ -267,6 +268,44 @@ func TestGone(t *testing.T) {
 		for _, name := range []string{"flannel0", "flannel1"} {
 			if _, err := netlink.LinkByName(name); err == nil {
 				t.Errorf("%s is there", name)
+			}
+		}
+	})
+}
+
+// TestReadOfGone reads from a device that was deleted before and during that. Which of the two
+// it was is no matter: the error is the same.
+func TestReadOfGone(t *testing.T) {
+	inHost(t, func(t *testing.T) {
+		for _, before := range []bool{true, false} {
+			name := create(t, "flannel%d")
+			d, err := tun.Open(name, tun.Options{})
+			check(t, err)
+			q := d.Queues[0]
+			gone := func() { check(t, netlink.LinkDel(&netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Name: name}})) }
+			ended := make(chan error, 1)
+			if before {
+				gone()
+				time.Sleep(100 * time.Millisecond) // the runtime's poller sees it
+			}
+			go func() {
+				_, err := q.Read(make([]byte, 1<<16))
+				ended <- err
+			}()
+			if !before {
+				time.Sleep(100 * time.Millisecond)
+				gone()
+			}
+			select {
+			case err := <-ended:
+				if !errors.Is(err, tun.ErrGone) {
+					t.Errorf("deleted before: %v; reading gives: %v", before, err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Errorf("deleted before: %v; reading does not end", before)
+			}
+			for _, q := range d.Queues {
+				_ = q.Close()
 			}
 		}
 	})
