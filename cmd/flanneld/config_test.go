@@ -61,7 +61,9 @@ func testInvalidConfig(t *testing.T, v variant) {
 		{`{"Network":"10.5.0.0/16","Backend":{"Type":"warp"}}`, `Backend.Type "warp" is not a known backend; there are alloc, aws-vpc, host-gw`},
 		{`{"Network":"10.5.0.0/16","Backend":"host-gw"}`, `Backend "\"host-gw\"" is not an object`},
 		{`{"Network":"10.5.0.0/16","Backend":{}}`, `Backend.Type "" is not a known backend`},
-		{`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"host-gw"}}`, `EnableIPv6 true is not supported by this version`},
+		{`{"Network":"10.5.0.0/16","EnableIPv6":true}`, `IPv6Network is missing`},
+		{`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"10.6.0.0/16"}`, `IPv6Network "10.6.0.0/16" is not an IPv6 network in CIDR notation`},
+		{`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"udp"}}`, `EnableIPv6 true asks the backend udp for what it cannot do`},
 		{`{"Network":"10.5.0.0/16","EnableIPv4":false}`, `EnableIPv4 false with EnableIPv6 false leaves no address family`},
 	} {
 		n.put("config", c.config)

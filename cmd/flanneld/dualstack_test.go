@@ -298,6 +298,7 @@ func TestKubernetesDualStack(t *testing.T) {
 	h.waitLog("by its annotation node-public-ipv6, for the address fd00:168::77, which no interface of this host has")
 	check(t, h.AddAddr("eth0", mustPrefix("fd00:168::77/64")))
 	h.waitAnnotations(soon, map[string]any{publicIPv6: "fd00:168::77"})
+	h.waitLog("the external interface of IPv6 is eth0 now, with address fd00:168::77 and MTU 1500")
 	awaitPing(other, h, ip.V6)
 
 	h.annotate(map[string]any{annotations + "public-ipv6-overwrite": "2001:db8::9"})
