@@ -43,7 +43,8 @@ type loop struct {
 	awaitRoutes time.Time
 	// broken are the devices that could not be had. That they come and go is what comes of
 	// trying.
-	broken map[state.Key]bool
+	broken  map[state.Key]bool
+	counted counters // as of the last pass
 
 	// Of run alone:
 	have      state.Observed          // as of the last pass; nil before the first
@@ -211,6 +212,7 @@ func (r *loop) run(ctx context.Context) error {
 				delete(r.failures, k)
 			}
 		}
+		begun := time.Now()
 		switch {
 		case full || needFullPass || r.have == nil || r.desired.spec.Partial:
 			full = true
@@ -260,6 +262,7 @@ func (r *loop) run(ctx context.Context) error {
 				rest = time.Now().Add(max(debounce, 2*time.Since(start)))
 			}
 		}
+		r.countPass(full, time.Since(begun))
 		r.reportStatus()
 		timer.Reset(r.untilRetry())
 	}

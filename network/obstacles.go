@@ -2,7 +2,6 @@ package network
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -38,8 +37,6 @@ const (
 	// gone before that is: neighbours on a host take rules and routes away and bring
 	// them back within that time.
 	obstacleDebounce = time.Second
-	// maxObstacles bounds how many are named in the status.
-	maxObstacles = 5
 	// obstacleRetry is how soon it is tried again to log one that came and went too often:
 	// it is logged if it stays.
 	obstacleRetry = time.Minute
@@ -48,7 +45,7 @@ const (
 // Obstacles are what keeps packets from their way on this host. Each source reports its
 // own as a whole. The zero value is empty.
 type Obstacles struct {
-	// Changed is called, if set, when Text returns something else.
+	// Changed is called, if set, when Reported returns something else.
 	Changed func()
 
 	mu      sync.Mutex
@@ -154,20 +151,17 @@ func logSums(logf func(string, ...any), what string, texts []string) {
 	}
 }
 
-// Text describes the obstacles for the status, in one line; empty if there are none.
-func (o *Obstacles) Text() string {
+// Reported returns those that have lasted, in an order that does not change.
+func (o *Obstacles) Reported() []Obstacle {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var texts []string
+	var reported []Obstacle
 	for _, k := range o.sorted() {
 		if o.known[k].reported {
-			texts = append(texts, k.String())
+			reported = append(reported, k.Obstacle)
 		}
 	}
-	if more := len(texts) - maxObstacles; more > 0 {
-		texts = append(texts[:maxObstacles], fmt.Sprintf("%d more obstacles", more))
-	}
-	return strings.Join(texts, ", ")
+	return reported
 }
 
 // sorted returns the keys in an order that does not change. The caller holds o.mu.

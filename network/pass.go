@@ -249,6 +249,7 @@ func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before
 			done.add("replaced an unmarked route, such as an older flannel leaves", replacement{op.Want, replaced.Text})
 		case there && was.Object == op.Want:
 			r.restored, r.undone[op.Key()] = true, op.Want
+			r.countRepair(op.Key().Kind)
 			if r.conflicts < conflictAfter { // from then on, it is not logged each time
 				done.add("restored", op.Want)
 			}

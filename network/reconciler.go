@@ -2,6 +2,7 @@ package network
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -71,8 +72,9 @@ type Reconciler struct {
 	config    *subnet.Config // of what is desired
 	ofLoops   []loopStatus
 	status    Status
-	converged bool      // as far as Ready asks for it, now
-	once      sync.Once // closes ready
+	unusable  map[ip.Subnet]string // never changed in place
+	converged bool                 // as far as Ready asks for it, now
+	once      sync.Once            // closes ready
 }
 
 // Status is how well the host matches what is desired.
@@ -157,7 +159,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 // replan hands on what a desired state changes.
 func (r *Reconciler) replan(w Desired) {
 	changes := r.plan.set(w)
-	r.update(func() { r.config, r.status.Unusable = w.Config, len(r.plan.problems) })
+	r.update(func() {
+		r.config, r.status.Unusable = w.Config, len(r.plan.problems)
+		if len(r.plan.changedProblems) > 0 {
+			r.unusable = maps.Clone(r.plan.problems)
+		}
+	})
 	for i, c := range changes {
 		if c.needFullPass || len(c.want) > 0 {
 			r.loops[i].set(c)

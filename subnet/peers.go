@@ -31,9 +31,9 @@ type problemID struct {
 
 // PeersView is what a host goes by at some time.
 type PeersView struct {
-	Peers    []*Lease // by subnet
-	InStore  int      // how many of them are there
-	Problems int      // how many leases cannot be used
+	Peers    []*Lease  // by subnet
+	InStore  int       // how many of them are there
+	Problems []Problem // of leases, or parts of them, that cannot be used
 	// Unreadable are the subnets of those for which the host is left as it is.
 	Unreadable []ip.Subnet
 	// News are what is to be logged.
@@ -52,7 +52,7 @@ func (p *Peers) Update(h Holding, self Self, now time.Time) PeersView {
 		p.linger, p.backend = Linger{}, h.Config.BackendType
 	}
 	peers, problems := p.vetter.Vet(h.Config, h.Own, self, h.Snapshot)
-	v := PeersView{InStore: len(peers), Problems: len(problems)}
+	v := PeersView{InStore: len(peers), Problems: problems}
 	withdrawn := make(map[netip.Prefix]bool)
 	for _, r := range problems {
 		switch {

@@ -68,6 +68,14 @@ type Problem struct {
 	Revision uint64
 }
 
+// Name is what people know the lease by.
+func (p Problem) Name() string {
+	if p.Subnet.IsValid() {
+		return p.Subnet.String()
+	}
+	return printable.Name(p.Key)
+}
+
 // Find returns the lease of subnet s, or nil.
 func (s Snapshot) Find(subnet ip.Subnet) *Lease {
 	if i, ok := search(s.Leases, subnet); ok {

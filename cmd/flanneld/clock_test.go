@@ -78,7 +78,7 @@ func newLife(t *testing.T, dir string) *life {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	l.cancel = cancel
-	go func() { l.ended <- serve(ctx, o, l.store, imagined{l.fake}, &health{systemd: new(systemd)}) }()
+	go func() { l.ended <- serve(ctx, o, l.store, imagined{l.fake}, newCollector(&options{})) }()
 	synctest.Wait()
 	l.readEnv()
 	return l

@@ -29,39 +29,47 @@ func run(ctx context.Context, o *options, machine host) error {
 	if len(o.logFiles) > 0 {
 		klog.Warningf("the log goes to stderr alone, for the service manager to keep: without effect are %s", printable.Line(strings.Join(o.logFiles, ", ")))
 	}
-	h := &health{at: o.health, systemd: new(systemd)}
+	c := newCollector(o)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.Run(ctx) })
+	g.Go(func() error { return c.answer(ctx) })
 	g.Go(func() error {
-		release, err := awaitClaim(ctx, o.subnetFile, h.systemd.status)
+		release, err := awaitClaim(ctx, o.subnetFile, c.systemd.status)
 		if err != nil {
 			return err
 		}
 		defer release()
-		if o.cniFile != "" {
-			putAsideCNI(o.cniFile)
-		}
-		store, err := o.source().open(ctx, o, h.systemd.status)
-		if err != nil {
-			return err
-		}
-		defer store.Close()
-		leave, err := o.source().alone(ctx, o, h.systemd.status)
-		if err != nil {
-			return err
-		}
-		defer leave()
-		return serve(ctx, o, store, machine, h)
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return c.answerHere(ctx) })
+		g.Go(func() error { return work(ctx, o, machine, c) })
+		return g.Wait()
 	})
 	return g.Wait()
 }
 
+// work is the daemon on this host, where no other one works for its subnet file.
+func work(ctx context.Context, o *options, machine host, c *collector) error {
+	if o.cniFile != "" {
+		putAsideCNI(o.cniFile)
+	}
+	store, err := o.source().open(ctx, o, c.systemd.status)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	leave, err := o.source().alone(ctx, o, c.systemd.status)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return serve(ctx, o, store, machine, c)
+}
+
 // serve is the daemon on a given store and host.
-func serve(ctx context.Context, o *options, store subnet.Store, machine host, h *health) error {
+func serve(ctx context.Context, o *options, store subnet.Store, machine host, c *collector) error {
 	o.recall = new(recall).within
 	previous := o.previous()
 	o.iface.MachineID = machineID()
-	systemd := h.systemd
+	systemd := c.systemd
 	external, err := awaitInterface(ctx, o, machine, store, previous, systemd)
 	if err != nil {
 		return err
@@ -125,7 +133,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 		d.saved = load
 		go func() { _, _ = load() }() // it takes a while in a large network
 	}
-	h.daemon.Store(d)
+	c.daemon.Store(d)
 	defer d.networks.claim(nil)
 	defer d.warnings.Stop()
 	defer obstacles.Stop()

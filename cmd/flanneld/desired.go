@@ -247,7 +247,7 @@ func (d *daemon) updateDesired() {
 		Partial:    h.Partial,
 	}
 	d.publisher.update(func(f *facts) {
-		f.holding, f.backend, f.host, f.peers, f.unusable = h, w.Backend, w.Host, now.InStore, now.Problems
+		f.holding, f.backend, f.host, f.peers, f.leases, f.unfit = h, w.Backend, w.Host, now.InStore, now.Peers, now.Problems
 	})
 	for _, f := range d.followers {
 		f.SetDesired(w)

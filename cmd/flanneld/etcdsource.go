@@ -23,6 +23,7 @@ var etcdSource = source{
 	asked:     func(o *options) bool { return o.kube == nil },
 	open:      openEtcd,
 	host:      func(o *options) string { return machineName(o.iface.MachineID) },
+	endpoints: func(o *options) []string { return etcd.Shown(o.etcd.Endpoints) },
 	configKey: func(o *options) string { return printable.Name(path.Join(o.etcd.FlatRoot(), "config")) },
 	savedAs:   savedAsEtcd,
 	alone: func(context.Context, *options, func(string)) (release func(), err error) {

@@ -20,6 +20,7 @@ var kubernetesSource = source{
 	asked:     func(o *options) bool { return o.kube != nil },
 	open:      openKubernetes,
 	host:      func(o *options) string { return o.kube.NodeName },
+	endpoints: func(o *options) []string { return o.kube.Endpoints() },
 	configKey: func(o *options) string { return printable.Name(o.kube.NetConfigPath) },
 	savedAs: func(o *options) (file, network string) {
 		// The annotations of a network have a prefix of their own.

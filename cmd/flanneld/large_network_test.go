@@ -71,7 +71,7 @@ func testLargeNetwork(t *testing.T, backend, file string, machine func(*dataplan
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serve(ctx, &options{subnetFile: file, renewMargin: time.Hour}, admin.Join(), m, &health{systemd: new(systemd)})
+		ended <- serve(ctx, &options{subnetFile: file, renewMargin: time.Hour}, admin.Join(), m, newCollector(&options{}))
 	}()
 	time.Sleep(time.Second)
 	if got := len(fake.Nexthops()); got != want {

@@ -5,11 +5,16 @@ import (
 	"io"
 	"log"
 	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
 	"google.golang.org/grpc/grpclog"
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/printable"
+	"flanneld/pkg/status"
 )
 
 // guardLogs makes each message that this process logs one printable line, whatever text
@@ -25,11 +30,11 @@ func guardLogs() {
 type lineFilter struct{}
 
 func (lineFilter) Filter(args []any) []any {
-	return []any{printable.Line(fmt.Sprint(args...))}
+	return []any{recent.add(printable.Line(fmt.Sprint(args...)))}
 }
 
 func (lineFilter) FilterF(format string, args []any) (string, []any) {
-	return "%s", []any{printable.Line(fmt.Sprintf(format, args...))}
+	return "%s", []any{recent.add(printable.Line(fmt.Sprintf(format, args...)))}
 }
 
 func (lineFilter) FilterS(msg string, keysAndValues []any) (string, []any) {
@@ -47,4 +52,40 @@ func (w lineWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return len(p), nil
+}
+
+// recent are the last lines that this process logged.
+var recent lines
+
+const (
+	// recentMost is how many they are, and recentLongest how many bytes of each are kept.
+	recentMost    = 20
+	recentLongest = 300
+)
+
+// lines keeps the last lines of a log.
+type lines struct {
+	mu     sync.Mutex
+	events []status.Event // the latest last
+}
+
+// add takes a line, and returns it.
+func (l *lines) add(text string) string {
+	kept := text
+	if len(kept) > recentLongest {
+		kept = strings.ToValidUTF8(kept[:recentLongest], "") + " …"
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.events) == recentMost {
+		l.events = slices.Delete(l.events, 0, 1)
+	}
+	l.events = append(l.events, status.Event{At: time.Now(), Text: strings.Clone(kept)})
+	return text
+}
+
+func (l *lines) all() []status.Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.events)
 }

@@ -37,6 +37,8 @@ func start(machine host) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	switch {
+	case o.status:
+		return printStatus(ctx, o, os.Stdout)
 	case o.cleanup:
 		return ended("cleaning up", cleanup(ctx, o, machine, out))
 	case o.migrate:

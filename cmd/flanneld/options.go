@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -40,14 +41,16 @@ type options struct {
 	// cniFile is where the configuration of CNI is to be; empty for nowhere.
 	cniFile, cniTemplate string
 	health               netip.AddrPort // of the health checks; not valid if there are to be none
+	httpAddr             string         // where all that is known of the daemon can be asked for; empty for nowhere
 	renewMargin          time.Duration
 	// ipMasq, forwardRules and fullyRandom are about the rules for packets, and
 	// masqMode is about the way in which they are written.
 	ipMasq, forwardRules, fullyRandom bool
 	masqMode                          masqMode
-	// cleanup, migrate and release are what to do instead of the daemon's work.
-	cleanup, migrate, release bool
-	dryRun                    bool
+	// cleanup, migrate, release and status are what to do instead of the daemon's work.
+	cleanup, migrate, release, status bool
+	json                              bool // is printed, and not what people read
+	dryRun                            bool
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
@@ -120,12 +123,15 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	healthIP, healthPort := listenIP(netip.IPv4Unspecified()), port(0)
 	fs.Var(&healthIP, "healthz-ip", "`address` at which health checks are answered")
 	fs.Var(&healthPort, "healthz-port", "`port` at which health checks are answered, /healthz and /readyz; 0 for none")
+	fs.Var((*listenAddr)(&o.httpAddr), "http-addr", "`address` and port, such as 127.0.0.1:8286, at which the status of this daemon and its metrics can be had (default: nowhere)")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
 	fs.BoolVar(&o.release, "release", false, "give back this host's lease, and exit")
 	fs.BoolVar(&o.migrate, "etcd-migrate", false, "copy configuration and leases from version 2 of etcd's API to version 3, and exit")
 	fs.BoolVar(&o.dryRun, "dry-run", false, "with -etcd-migrate, write nothing and print what would be copied")
+	fs.BoolVar(&o.status, "status", false, "print how the daemon with the same -subnet-file is, and exit: 0 if it is healthy, 1 if not, 2 if it does not run")
+	fs.Var((*format)(&o.json), "o", "`format` of what -status prints, text or json")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	fs.Bool("help", false, "print this and exit")
 	var help strings.Builder // of these, and not of what is taken only for flannel's sake
@@ -155,8 +161,10 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		return nil, nil
 	case fs.NArg() > 0:
 		return nil, usage("unexpected argument %q: options begin with a dash%s", fs.Arg(0), valueHint(fs, args[1:]))
-	case moreThanOne(o.cleanup, o.migrate, o.release):
-		return nil, usage("only one of -cleanup, -etcd-migrate and -release can be done at a time")
+	case moreThanOne(o.cleanup, o.migrate, o.release, o.status):
+		return nil, usage("only one of -cleanup, -etcd-migrate, -release and -status can be done at a time")
+	case o.json && !o.status:
+		return nil, usage("-o is for -status alone")
 	case o.dryRun && !o.migrate:
 		return nil, usage("-dry-run is for -etcd-migrate alone")
 	}
@@ -206,7 +214,7 @@ func (k *kubernetes) takeEnv(environ []string) {
 
 // actions are flags that ask for something else than the daemon. They are for the
 // command line alone: what is in the environment is there at every start.
-var actions = []string{"cleanup", "dry-run", "etcd-migrate", "help", "release", "version"}
+var actions = []string{"cleanup", "dry-run", "etcd-migrate", "help", "o", "release", "status", "version"}
 
 func moreThanOne(asked ...bool) bool {
 	n := 0
@@ -419,6 +427,40 @@ func (l *listenIP) String() string {
 		return addr.String()
 	}
 	return ""
+}
+
+// listenAddr is an address and a port to answer at.
+type listenAddr string
+
+func (l *listenAddr) Set(v string) error {
+	host, port, err := net.SplitHostPort(v)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 {
+		return errors.New("is not an address and a port such as 127.0.0.1:8286")
+	}
+	if a, err := netip.ParseAddr(host); host != "" && (err != nil || a.IsMulticast()) {
+		return errors.New("does not begin with an IP address of this host; one of IPv6 is in brackets, and none at all stands for all of them")
+	}
+	*l = listenAddr(v)
+	return nil
+}
+func (l *listenAddr) String() string { return string(*l) }
+
+// format is that of what is printed: whether it is JSON.
+type format bool
+
+func (f *format) Set(v string) error {
+	if v != "text" && v != "json" {
+		return errors.New("is neither text nor json")
+	}
+	*f = v == "json"
+	return nil
+}
+
+func (f *format) String() string {
+	if *f {
+		return "json"
+	}
+	return "text"
 }
 
 type port uint16

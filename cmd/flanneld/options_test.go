@@ -183,6 +183,9 @@ func TestParseActions(t *testing.T) {
 		{[]string{"--release", "-cleanup=false"}, func(o *options) { o.release = true }},
 		{[]string{"-etcd-migrate"}, func(o *options) { o.migrate = true }},
 		{[]string{"-dry-run", "-etcd-migrate"}, func(o *options) { o.migrate, o.dryRun = true, true }},
+		{[]string{"-status"}, func(o *options) { o.status = true }},
+		{[]string{"-status", "-o=text"}, func(o *options) { o.status = true }},
+		{[]string{"-status", "-o", "json"}, func(o *options) { o.status, o.json = true, true }},
 	} {
 		want := defaults()
 		test.set(&want)
@@ -190,8 +193,10 @@ func TestParseActions(t *testing.T) {
 	}
 	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true"}, defaults())
 	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}} {
-		rejected(t, args, nil, "only one of -cleanup, -etcd-migrate and -release")
+		rejected(t, args, nil, "only one of -cleanup, -etcd-migrate, -release and -status")
 	}
+	rejected(t, []string{"-status", "-o", "yaml"}, nil, "is neither text nor json")
+	rejected(t, []string{"-o", "json"}, nil, "-o is for -status alone")
 	for _, args := range [][]string{{"-dry-run"}, {"-dry-run", "-cleanup"}, {"-dry-run", "-release"}} {
 		rejected(t, args, nil, "-dry-run is for -etcd-migrate alone")
 	}
@@ -216,6 +221,12 @@ func TestParseRejects(t *testing.T) {
 		{"etcd-endpoints", "http://[192.0.2.1]:1"},
 		{"etcd-api", "v3"},
 		{"etcd-api", "1"},
+		{"http-addr", "8286"},
+		{"http-addr", "localhost:8286"},
+		{"http-addr", "127.0.0.1:0"},
+		{"http-addr", "127.0.0.1:65536"},
+		{"http-addr", "::1:8286"},
+		{"http-addr", "224.0.0.1:8286"},
 		{"iface-regex", "("},
 		{"iface-can-reach", "eth0"},
 		{"public-ip", "nonsense"},

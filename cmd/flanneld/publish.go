@@ -23,6 +23,7 @@ import (
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
+	"flanneld/pkg/status"
 	"flanneld/subnet"
 )
 
@@ -49,7 +50,7 @@ type publisher struct {
 }
 
 func newPublisher(o *options, ready <-chan struct{}, s *systemd, obstacles *network.Obstacles) *publisher {
-	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1), published: make(chan struct{}), facts: facts{store: o.source().name, unseen: make(map[ip.Family]error)}}
+	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1), published: make(chan struct{}), facts: facts{store: o.source().name, storeSince: time.Now(), unseen: make(map[ip.Family]error)}}
 	if o.cniFile != "" {
 		p.cni = cni.New(o.cniFile, o.cniTemplate)
 	}
@@ -63,11 +64,14 @@ type facts struct {
 	backend     backend.Backend
 	host        backend.Host
 	peers       int
-	unusable    int // leases
+	leases      []*subnet.Lease  // of the others, that are used
+	unfit       []subnet.Problem // of the others' leases
 	reconciled  network.Status
 	unseen      map[ip.Family]error // why the external interface cannot be followed
 	storeDown   time.Time           // since when the store cannot be used; zero if it can
 	storeFailed error               // why
+	storeSince  time.Time           // since when it can, if it can
+	outages     int                 // how often it could not
 	store       string              // what messages call it
 }
 
@@ -132,7 +136,7 @@ func (p *publisher) Run(ctx context.Context) error {
 		if changed {
 			klog.Infof("wrote %s: %s", p.file, strings.Join(strings.Fields(env.String()), " "))
 		}
-		p.systemd.ready(now.text(p.obstacles.Text()))
+		p.systemd.ready(now.text(p.obstacles.Reported()))
 		if first {
 			close(p.published)
 			debug.FreeOSMemory() // that of the start
@@ -215,7 +219,7 @@ func (p *publisher) awaitReady(ctx context.Context) error {
 			return nil
 		case <-p.changed:
 			if now := p.now(); now.holding.Own != nil {
-				p.systemd.status(notReady + now.text(p.obstacles.Text()))
+				p.systemd.status(notReady + now.text(p.obstacles.Reported()))
 			}
 		}
 	}
@@ -224,11 +228,17 @@ func (p *publisher) awaitReady(ctx context.Context) error {
 // noteStore takes why the store cannot be used, or nil if it can.
 func (f *facts) noteStore(why error) {
 	if f.storeFailed = why; why == nil {
-		f.storeDown = time.Time{}
+		if !f.storeDown.IsZero() {
+			f.storeDown, f.storeSince = time.Time{}, time.Now()
+		}
 	} else if f.storeDown.IsZero() {
 		f.storeDown = time.Now()
+		f.outages++
 	}
 }
+
+// unusable returns how many leases cannot be used.
+func (f *facts) unusable() int { return len(f.unfit) + f.reconciled.Unusable }
 
 // env is what subnet.env should say. Its MTU is that of the devices as they are, not as
 // they are about to be; nor has it an address family that this host does not carry yet.
@@ -248,43 +258,55 @@ func (f *facts) env(ipMasq bool) network.Env {
 }
 
 // text says how things are, in one line.
-func (f *facts) text(obstacles string) string {
-	text := fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, strings.Join(f.host.Ifaces(), " and "), f.holding.Own.PublicIP, f.holding.Config.BackendType, f.peers)
+func (f *facts) text(obstacles []network.Obstacle) string {
+	return fmt.Sprintf("subnet %s on %s (%s), backend %s, %d peers", f.holding.Own.Subnet, strings.Join(f.host.Ifaces(), " and "), f.holding.Own.PublicIP, f.holding.Config.BackendType, f.peers) +
+		status.Line(f.problems(obstacles))
+}
+
+// problems are all that is not as it should be.
+func (f *facts) problems(obstacles []network.Obstacle) []status.Problem {
+	var problems []status.Problem
+	add := func(c status.Component, format string, a ...any) {
+		problems = append(problems, status.Problem{Component: c, Text: fmt.Sprintf(format, a...)})
+	}
 	if f.holding.Holder != "" {
-		text += fmt.Sprintf(", this subnet now belongs to %s and no other one could be had yet", f.holding.Holder)
+		add(status.ComponentLease, "this subnet now belongs to %s and no other one could be had yet", f.holding.Holder)
 	}
 	if why := f.holding.Unfollowed; why != "" {
-		text += ", not followed: " + why
+		add(status.ComponentConfiguration, "not followed: %s", why)
 	}
 	if why := f.holding.Unsaid; why != "" {
-		text += ", the lease cannot say what it should: " + why
+		add(status.ComponentLease, "the lease cannot say what it should: %s", why)
 	}
 	if f.reconciled.Missing > 0 {
-		text += fmt.Sprintf(", %d of %d objects not in place", f.reconciled.Missing, f.reconciled.Wanted)
+		add(status.ComponentDataplane, "%d of %d objects not in place", f.reconciled.Missing, f.reconciled.Wanted)
 	}
-	if n := f.unusable + f.reconciled.Unusable; n > 0 {
-		text += fmt.Sprintf(", %d leases unusable", n)
+	if n := f.unusable(); n > 0 {
+		add(status.ComponentPeers, "%d leases unusable", n)
 	}
+	down := make(map[string]bool)
 	for _, family := range ip.Families {
 		u := f.host.Of(family)
 		if u.Iface == "" {
 			continue
 		}
-		if down := u.Iface + " is down"; !u.Up && !strings.HasSuffix(text, down) {
-			text += ", " + down
+		if !u.Up && !down[u.Iface] {
+			down[u.Iface] = true
+			add(status.ComponentInterface, "%s is down", u.Iface)
 		}
 		if err := f.unseen[family]; err != nil {
-			text += ", " + err.Error()
+			add(status.ComponentInterface, "%v", err)
 		}
 	}
-	if obstacles != "" {
-		text += ", packets are kept from their way: " + obstacles
+	for _, o := range obstacles {
+		problems = append(problems, status.Problem{Component: status.ComponentPackets, Subject: o.Subject, Text: o.Problem, Remedy: o.Remedy})
 	}
 	if !f.storeDown.IsZero() {
-		text += ", " + f.store + " cannot be used since " + f.storeDown.Format(time.TimeOnly)
+		text := f.store + " cannot be used since " + f.storeDown.Format(time.TimeOnly)
 		if f.storeFailed != nil {
 			text += ": " + f.storeFailed.Error()
 		}
+		add(status.ComponentStore, "%s", text)
 	}
-	return text
+	return problems
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -143,13 +144,13 @@ func TestCNIConfigurationIsKept(t *testing.T) {
 		must(t, os.WriteFile(template, []byte("\n{{.Mtu}}"), 0o644))
 		time.Sleep(time.Minute)
 		says("1400", "10.5.2.0/24")
-		if text, want := obstacles.Text(), file+": template "+template+":2:"; !strings.Contains(text, want) {
+		if text, want := fmt.Sprint(obstacles.Reported()), file+": template "+template+":2:"; !strings.Contains(text, want) {
 			t.Errorf("the status has %q, and not %q", text, want)
 		}
 		must(t, os.WriteFile(template, []byte(strings.Replace(good, "ptp", "other", 1)), 0o644))
 		time.Sleep(2 * within)
 		says("1400", `"other"`)
-		if text := obstacles.Text(); strings.Contains(text, "template ") {
+		if text := fmt.Sprint(obstacles.Reported()); strings.Contains(text, "template ") {
 			t.Errorf("the status still has %q", text)
 		}
 	})
@@ -173,7 +174,7 @@ func TestStatusText(t *testing.T) {
 		{name: "both", holder: "the host with the public address 192.0.2.3", down: time.Now(), want: []string{taken, down}},
 	} {
 		f := facts{store: "etcd", storeDown: test.down, holding: subnet.Holding{Config: &subnet.Config{}, Own: &subnet.Lease{}, Holder: test.holder}}
-		text := f.text("")
+		text := f.text(nil)
 		for _, part := range test.want {
 			if !strings.Contains(text, part) {
 				t.Errorf("%s: %q does not say %q", test.name, text, part)

@@ -20,6 +20,8 @@ type source struct {
 	open func(ctx context.Context, o *options, tell func(string)) (store, error)
 	// host is what leases call this host.
 	host func(*options) string
+	// endpoints are the URLs at which it is looked for, without passwords.
+	endpoints func(*options) []string
 	// configKey names, in messages, where the configuration is.
 	configKey func(*options) string
 	// savedAs names the state file of a network, and the network in it. The file has no name

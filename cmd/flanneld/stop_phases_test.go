@@ -50,7 +50,7 @@ func TestStopInAnyPhase(t *testing.T) {
 					ctx, cancel := context.WithCancel(t.Context())
 					ended := make(chan error, 1)
 					go func() {
-						ended <- serve(ctx, &options{subnetFile: file, renewMargin: time.Hour}, store, imagined{fake}, &health{systemd: new(systemd)})
+						ended <- serve(ctx, &options{subnetFile: file, renewMargin: time.Hour}, store, imagined{fake}, newCollector(&options{}))
 					}()
 					time.Sleep(3 * time.Second)
 					synctest.Wait()

@@ -9,7 +9,7 @@ import (
 // A daemon in which a lock is not given back is not alive; one that is busy for a while is.
 func TestHealthSeesTheLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &health{systemd: new(systemd)}
+		h := newCollector(&options{})
 		must(t, h.live(t.Context())) // there is nothing yet that could be stuck
 		d := new(daemon)
 		h.daemon.Store(d)

@@ -99,3 +99,16 @@ func parseAddress(text string) (*url.URL, bool) {
 	}
 	return u, true
 }
+
+// Shown returns endpoints as they may be shown to anyone: without passwords.
+func Shown(endpoints []string) []string {
+	shown := make([]string, len(endpoints))
+	for i, text := range endpoints {
+		if u, _, err := parseEndpoint(text); err == nil && u.User == nil {
+			shown[i] = text
+		} else if err == nil {
+			shown[i] = u.Redacted()
+		}
+	}
+	return shown
+}

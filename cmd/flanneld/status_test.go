@@ -1,0 +1,87 @@
+package main_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"flanneld/pkg/lab"
+	"flanneld/pkg/status"
+)
+
+// status asks the daemon of a host how it is, as an administrator does.
+func (h *node) status() (code int, s status.Status) {
+	h.n.t.Helper()
+	code, out := h.act("-status", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		h.n.t.Fatalf("-status -o json, with status %d: %v in %s", code, err, out)
+	}
+	return code, s
+}
+
+// waitScreen waits until -status prints texts, and ends with a status.
+func (h *node) waitScreen(code int, has ...string) {
+	h.n.t.Helper()
+	h.n.wait(soon, fmt.Sprintf("the screen of %s to say %q", h.Name, has), func() string {
+		got, out := h.act("-status")
+		for _, part := range has {
+			if got != code || !strings.Contains(out, part) {
+				return fmt.Sprintf("status %d, %s", got, out)
+			}
+		}
+		return ""
+	})
+}
+
+// Whoever asks how a daemon is gets an answer whatever it does, waiting included.
+func TestStatus(t *testing.T) {
+	inParallel(t, everyVariant, func(t *testing.T, v variant) {
+		n := newLab(t, v)
+		n.startEtcd(lab.EtcdOptions{})
+		h := n.addNode(lab.HostOptions{})
+		h.waitScreen(2, "no flanneld runs for the subnet file "+filepath.Join(h.Dir, "subnet.env"))
+		h.start()
+		h.waitScreen(1, "degraded", "waiting", "network configuration ")
+		n.put("config", n.config(nil))
+		h.waitReady()
+		other := n.addNode(lab.HostOptions{})
+		other.start()
+		other.waitReady()
+		h.waitPeers(soon, other.peer())
+		h.waitScreen(0, ": healthy\n", h.subnet().String()+" of 10.5.0.0/16", v.backend.name, "eth0, "+h.Addr.String()+", MTU 1500", "peers      1\n", "problems   none")
+		code, s := h.status()
+		if code != 0 || s.Health != status.Healthy || !s.Ready || s.Peers.Count != 1 || len(s.Problems) != 0 || len(s.Objects) == 0 {
+			t.Errorf("status %d, %+v", code, s)
+		}
+		socket := filepath.Join(h.Dir, "subnet.sock")
+		if is, err := os.Stat(socket); err != nil || is.Mode() != os.ModeSocket|0o600 {
+			t.Errorf("the socket is %v, %v", is, err)
+		}
+
+		n.put("subnets/10.5.200.0-24", "{")
+		h.waitScreen(1, ": degraded\n", "peers: 1 leases unusable", "1 in trouble", "10.5.200.0/24 unusable: ")
+		n.delete("subnets/10.5.200.0-24")
+		h.waitScreen(0, ": healthy\n")
+
+		n.etcd.Kill()
+		h.waitScreen(1, "store: etcd cannot be used since ")
+		check(t, n.etcd.Start(n.ctx))
+		h.waitScreen(0, ": healthy\n")
+		if _, s := h.status(); s.Store.Outages == 0 {
+			t.Errorf("the store is %+v", s.Store)
+		}
+
+		check(t, os.Remove(socket))
+		h.waitScreen(0, ": healthy\n")
+		h.daemon.Kill()
+		h.waitScreen(2, "no flanneld runs")
+		h.start()
+		h.waitReady()
+		h.waitScreen(0, ": healthy\n")
+		must(h.daemon.Stop(soon))(t)
+		h.waitScreen(2, "no flanneld runs")
+	})
+}

@@ -1,0 +1,136 @@
+package network
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"flanneld/pkg/ip"
+	"flanneld/pkg/state"
+)
+
+// Detail is what a Reconciler knows of single objects.
+type Detail struct {
+	Kinds    []KindDetail // in the order of dependency, those of which there are objects
+	Passes   []PassDetail // for each dataplane
+	Failures []Failure    // the first failuresMost of them, the longest first
+	// Unusable are the leases, by subnet, of which the backend can make nothing, and why.
+	Unusable map[ip.Subnet]string
+}
+
+// failuresMost bounds the failures that are named.
+const failuresMost = 100
+
+// KindDetail counts the objects of one kind.
+type KindDetail struct {
+	Kind            state.Kind
+	Wanted, Missing int
+	Repairs         int // of what others changed, since the start
+}
+
+// PassDetail counts the passes of one dataplane since the start.
+type PassDetail struct {
+	Plane       string
+	Full, Quick int
+	Took        time.Duration // all full ones together
+}
+
+// Failure is an object that could not be had.
+type Failure struct {
+	Object string
+	Lease  netip.Prefix // whose it is, as state.LeaseSubnet
+	Reason string
+	Since  time.Time
+}
+
+// Detail returns what is known now. Its cost grows with the objects that are wanted.
+func (r *Reconciler) Detail() Detail {
+	var d Detail
+	r.statusMu.Lock()
+	d.Unusable = r.unusable
+	r.statusMu.Unlock()
+	kinds := make(map[state.Kind]KindDetail)
+	for _, l := range r.loops {
+		l.detail(&d, kinds)
+	}
+	slices.SortFunc(d.Failures, func(a, b Failure) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Object, b.Object)) })
+	d.Failures = d.Failures[:min(len(d.Failures), failuresMost)]
+	for _, k := range slices.Sorted(maps.Keys(kinds)) {
+		d.Kinds = append(d.Kinds, kinds[k])
+	}
+	return d
+}
+
+// counters are what a loop counts since its start.
+type counters struct {
+	full, quick int
+	took        time.Duration
+	repairs     map[state.Kind]int
+	failures    []Failure
+	missing     map[state.Kind]int
+}
+
+// detail adds what a loop knows.
+func (r *loop) detail(d *Detail, kinds map[state.Kind]KindDetail) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := func(k state.Kind, change func(*KindDetail)) {
+		now := kinds[k]
+		now.Kind = k
+		change(&now)
+		kinds[k] = now
+	}
+	wanted := make(map[state.Kind]int)
+	for k := range r.desired.want {
+		wanted[k.Kind]++
+	}
+	for k, n := range wanted {
+		of(k, func(d *KindDetail) { d.Wanted += n })
+	}
+	for k, n := range r.counted.missing {
+		of(k, func(d *KindDetail) { d.Missing += n })
+	}
+	for k, n := range r.counted.repairs {
+		of(k, func(d *KindDetail) { d.Repairs += n })
+	}
+	d.Failures = append(d.Failures, r.counted.failures...)
+	d.Passes = append(d.Passes, PassDetail{Plane: r.name, Full: r.counted.full, Quick: r.counted.quick, Took: r.counted.took})
+}
+
+// countPass counts a pass that came to its end.
+func (r *loop) countPass(full bool, took time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if full {
+		r.counted.full++
+		r.counted.took += took
+	} else {
+		r.counted.quick++
+	}
+	if len(r.failures) == 0 {
+		r.counted.failures, r.counted.missing = nil, nil
+		return
+	}
+	failures, missing := make([]Failure, 0, len(r.failures)), make(map[state.Kind]int)
+	for k, f := range r.failures {
+		missing[k.Kind]++
+		name, lease := k.Kind.String(), netip.Prefix{}
+		if o := r.desired.want[k]; o != nil {
+			name, lease = o.String(), state.LeaseSubnet(o)
+		}
+		failures = append(failures, Failure{Object: name, Lease: lease, Reason: f.reason, Since: f.since})
+	}
+	r.counted.failures, r.counted.missing = failures, missing
+}
+
+// countRepair counts that something was as it should be, was changed, and is again.
+func (r *loop) countRepair(k state.Kind) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counted.repairs == nil {
+		r.counted.repairs = make(map[state.Kind]int)
+	}
+	r.counted.repairs[k]++
+}
