@@ -1,18 +1,20 @@
 package status
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
 // Print prints a screenful for people, at some time.
 func (s *Status) Print(to io.Writer, now time.Time) error {
-	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
-	row := func(name, format string, a ...any) { fmt.Fprintf(w, "%s\t%s\n", name, fmt.Sprintf(format, a...)) }
-	fmt.Fprintf(w, "flanneld %s on %s, running for %s: %s\n", s.Version, s.Host, age(now, s.Started), s.Health)
+	var screen bytes.Buffer
+	row := func(name, format string, a ...any) {
+		fmt.Fprintf(&screen, "%-11s%s\n", name, fmt.Sprintf(format, a...))
+	}
+	fmt.Fprintf(&screen, "flanneld %s on %s, running for %s: %s\n", s.Version, s.Host, age(now, s.Started), s.Health)
 	if s.Waiting != "" {
 		row("waiting", "%s", s.Waiting)
 	}
@@ -74,7 +76,8 @@ func (s *Status) Print(to io.Writer, now time.Time) error {
 	for i, e := range s.Recent {
 		row(first(i, "recent"), "%s %s", e.At.Local().Format(time.DateTime), e.Text)
 	}
-	return w.Flush()
+	_, err := to.Write(screen.Bytes())
+	return err
 }
 
 func (s *Status) printPeers(row func(name, format string, a ...any), now time.Time) {
