@@ -35,6 +35,8 @@ type PassDetail struct {
 	Plane       string
 	Full, Quick int
 	Took        time.Duration // all full ones together
+	// Conflict is set while someone keeps undoing what is repaired.
+	Conflict bool
 }
 
 // Failure is an object that could not be had.
@@ -67,6 +69,7 @@ func (r *Reconciler) Detail() Detail {
 type counters struct {
 	full, quick int
 	took        time.Duration
+	conflict    time.Time // when there was one last
 	repairs     map[state.Kind]int
 	failures    []Failure
 	missing     map[state.Kind]int
@@ -96,7 +99,7 @@ func (r *loop) detail(d *Detail, kinds map[state.Kind]KindDetail) {
 		of(k, func(d *KindDetail) { d.Repairs += n })
 	}
 	d.Failures = append(d.Failures, r.counted.failures...)
-	d.Passes = append(d.Passes, PassDetail{Plane: r.name, Full: r.counted.full, Quick: r.counted.quick, Took: r.counted.took})
+	d.Passes = append(d.Passes, PassDetail{Plane: r.name, Full: r.counted.full, Quick: r.counted.quick, Took: r.counted.took, Conflict: time.Since(r.counted.conflict) <= 2*conflictPause})
 }
 
 // countPass counts a pass that came to its end.
@@ -108,6 +111,9 @@ func (r *loop) countPass(full bool, took time.Duration) {
 		r.counted.took += took
 	} else {
 		r.counted.quick++
+	}
+	if r.conflicts >= conflictAfter {
+		r.counted.conflict = r.conflict
 	}
 	if len(r.failures) == 0 {
 		r.counted.failures, r.counted.missing = nil, nil

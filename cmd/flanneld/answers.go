@@ -8,7 +8,12 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
+
+	"flanneld/pkg/status"
 )
 
 // answer answers whoever asks, until ctx ends: the probes of what runs this daemon, such as a
@@ -54,6 +59,9 @@ func (c *collector) all() *http.ServeMux {
 	mux := c.probes()
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) { replyJSON(w, c.status()) })
 	mux.HandleFunc("GET /peers.json", func(w http.ResponseWriter, _ *http.Request) { replyJSON(w, c.peers()) })
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(status.Metrics{Look: c.status}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: askTime}))
 	return mux
 }
 

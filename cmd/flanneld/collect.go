@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -13,7 +15,6 @@ import (
 	"time"
 
 	"flanneld/network"
-	"flanneld/pkg/ip"
 	"flanneld/pkg/once"
 	"flanneld/pkg/status"
 	"flanneld/subnet"
@@ -55,13 +56,21 @@ func (c *collector) status() status.Status {
 	}
 	s.Problems = append(s.Problems, f.problems(d.publisher.obstacles.Reported())...)
 	s.Peers = status.Peers{Count: f.peers, Unusable: f.unusable()}
-	for _, p := range f.peerStates(detail) {
-		if p.State.Troubled() {
-			if s.Peers.TroubledCount++; len(s.Peers.Troubled) < status.NamedMost {
-				s.Peers.Troubled = append(s.Peers.Troubled, p)
-			}
-		}
+	for _, p := range detail.Passes {
+		s.Passes = append(s.Passes, status.Passes{Dataplane: p.Plane, Full: p.Full, Quick: p.Quick, Seconds: p.Took.Seconds(), Conflict: p.Conflict})
 	}
+	for dev, c := range d.tunnels.Counters() {
+		s.Tunnels = append(s.Tunnels, status.Tunnel{Device: dev, Counters: c.Map()})
+	}
+	s.Configurations = f.configurations
+	states := make(map[status.PeerState]int)
+	for p := range f.peerStates(detail, false) {
+		if s.Peers.TroubledCount++; len(s.Peers.Troubled) < status.NamedMost {
+			s.Peers.Troubled = append(s.Peers.Troubled, p)
+		}
+		states[p.State]++
+	}
+	s.Peers.States = states
 	if s.Ready && len(s.Problems) == 0 {
 		s.Health = status.Healthy
 	}
@@ -75,7 +84,7 @@ func (c *collector) peers() []status.Peer {
 		return nil
 	}
 	f := d.publisher.now()
-	return f.peerStates(d.reconciler.Detail())
+	return slices.Collect(f.peerStates(d.reconciler.Detail(), true))
 }
 
 // describeStore says how the store is.
@@ -106,46 +115,66 @@ func (f *facts) describeHost(s *status.Status) {
 	}
 }
 
-// peerStates says how each of the other hosts is, by subnet.
-func (f *facts) peerStates(d network.Detail) []status.Peer {
-	troubled := make(map[string]status.Peer)
-	for _, p := range f.unfit {
-		troubled[p.Name()] = status.Peer{Subnet: p.Name(), State: status.PeerUnusable, Reason: p.Reason}
-	}
-	for s, why := range d.Unusable {
-		troubled[s.String()] = status.Peer{Subnet: s.String(), State: status.PeerUnusable, Reason: why}
-	}
-	peers := make([]status.Peer, 0, len(f.leases)+len(troubled))
-	for _, l := range f.leases {
-		p := status.Peer{Subnet: l.Subnet.String(), PublicIP: l.PublicIP.String(), State: status.PeerUsed}
-		if is, ok := failureOf(d.Failures, l); ok {
-			p.State, p.Reason, p.Since = status.PeerMissing, is.Object+": "+is.Reason, is.Since
-		}
-		for _, part := range l.Subnet.Prefixes() {
-			if is, ok := troubled[part.String()]; ok {
-				p.State, p.Reason = is.State, is.Reason
-				delete(troubled, part.String())
-			}
-		}
-		peers = append(peers, p)
-	}
-	peers = slices.AppendSeq(peers, maps.Values(troubled))
-	slices.SortFunc(peers[len(f.leases):], func(a, b status.Peer) int { return strings.Compare(a.Subnet, b.Subnet) })
-	return peers
+// trouble is what is wrong with others, by subnet: all of a lease, or its part of a family.
+type trouble struct {
+	unusable map[string]status.Peer
+	missing  map[netip.Addr]network.Failure // by the base address of a subnet
 }
 
-// failureOf returns what could not be had of the objects for a lease.
-func failureOf(failures []network.Failure, l *subnet.Lease) (network.Failure, bool) {
-	i := slices.IndexFunc(failures, func(f network.Failure) bool {
-		return slices.ContainsFunc(l.Subnet.Families(), func(family ip.Family) bool {
-			s := l.Subnet.Of(family)
-			return f.Lease.Addr() == s.Addr() && (f.Lease.Bits() < 0 || f.Lease == s)
-		})
-	})
-	if i < 0 {
-		return network.Failure{}, false
+func (f *facts) trouble(d network.Detail) trouble {
+	t := trouble{unusable: make(map[string]status.Peer), missing: make(map[netip.Addr]network.Failure)}
+	for _, p := range f.unfit {
+		t.unusable[p.Name()] = status.Peer{Subnet: p.Name(), State: status.PeerUnusable, Reason: p.Reason}
 	}
-	return failures[i], true
+	for s, why := range d.Unusable {
+		t.unusable[s.String()] = status.Peer{Subnet: s.String(), State: status.PeerUnusable, Reason: why}
+	}
+	for _, is := range slices.Backward(d.Failures) { // that which lasts longest counts
+		if is.Lease.IsValid() || is.Lease.Addr().IsValid() {
+			t.missing[is.Lease.Addr()] = is
+		}
+	}
+	return t
+}
+
+// of says how a peer is; it is not complete for one without trouble.
+func (t trouble) of(l *subnet.Lease) (p status.Peer) {
+	p.State = status.PeerUsed
+	for _, part := range l.Subnet.Prefixes() {
+		if is, ok := t.missing[part.Addr()]; ok {
+			p.State, p.Reason, p.Since = status.PeerMissing, is.Object+": "+is.Reason, is.Since
+		}
+		if len(t.unusable) == 0 {
+			continue
+		}
+		if is, ok := t.unusable[part.String()]; ok {
+			p.State, p.Reason = is.State, is.Reason
+			delete(t.unusable, part.String())
+		}
+	}
+	return p
+}
+
+// peerStates yields how each of the other hosts is, by subnet, and then what is wrong with
+// leases that are not used. Those without trouble are left out if they are not asked for.
+func (f *facts) peerStates(d network.Detail, all bool) iter.Seq[status.Peer] {
+	return func(yield func(status.Peer) bool) {
+		t := f.trouble(d)
+		for _, l := range f.leases {
+			p := t.of(l)
+			if !all && !p.State.Troubled() {
+				continue
+			}
+			if p.Subnet, p.PublicIP = l.Subnet.String(), l.PublicIP.String(); !yield(p) {
+				return
+			}
+		}
+		for _, name := range slices.Sorted(maps.Keys(t.unusable)) {
+			if !yield(t.unusable[name]) {
+				return
+			}
+		}
+	}
 }
 
 // live returns why this process should be started again, if so. That it waits for

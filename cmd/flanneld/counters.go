@@ -16,8 +16,8 @@ func logCounters(ctx context.Context, tunnelPlane *tunnels.Dataplane, asked <-ch
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-asked:
-			for _, text := range tunnelPlane.Counters() {
-				klog.Infof("counted by the tunnel of %s", text)
+			for dev, counted := range tunnelPlane.Counters() {
+				klog.Infof("counted by the tunnel of %s: %s", dev, counted)
 			}
 		}
 	}

@@ -77,7 +77,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 	tunnelPlane := tunnels.New()
 	defer tunnelPlane.Close()
 	d := &daemon{
-		begun: time.Now(), options: o, machine: machine, previous: previous.Subnet,
+		begun: time.Now(), options: o, tunnels: tunnelPlane, machine: machine, previous: previous.Subnet,
 		refresh: make(chan struct{}, 1), due: once.NewSlot[time.Time](),
 		warnings: notice.Gather{Logf: klog.Warningf, All: true},
 		saver:    newSaver(o), host: external,

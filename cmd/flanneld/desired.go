@@ -13,6 +13,7 @@ import (
 	"flanneld/backend/udp"
 	"flanneld/network"
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/tunnels"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
@@ -33,6 +34,7 @@ type daemon struct {
 	log      notice.Log
 
 	reconciler *network.Reconciler
+	tunnels    *tunnels.Dataplane
 	external   *network.External
 	available  *availability
 	addresses  *network.Addresses
@@ -247,6 +249,9 @@ func (d *daemon) updateDesired() {
 		Partial:    h.Partial,
 	}
 	d.publisher.update(func(f *facts) {
+		if f.holding.Config != h.Config {
+			f.configurations++
+		}
 		f.holding, f.backend, f.host, f.peers, f.leases, f.unfit = h, w.Backend, w.Host, now.InStore, now.Peers, now.Problems
 	})
 	for _, f := range d.followers {

@@ -60,19 +60,21 @@ func newPublisher(o *options, ready <-chan struct{}, s *systemd, obstacles *netw
 
 // facts are what is published.
 type facts struct {
-	holding     subnet.Holding
-	backend     backend.Backend
-	host        backend.Host
-	peers       int
-	leases      []*subnet.Lease  // of the others, that are used
-	unfit       []subnet.Problem // of the others' leases
-	reconciled  network.Status
-	unseen      map[ip.Family]error // why the external interface cannot be followed
-	storeDown   time.Time           // since when the store cannot be used; zero if it can
-	storeFailed error               // why
-	storeSince  time.Time           // since when it can, if it can
-	outages     int                 // how often it could not
-	store       string              // what messages call it
+	holding subnet.Holding
+	backend backend.Backend
+	host    backend.Host
+	// configurations counts those that came into force.
+	configurations int
+	peers          int
+	leases         []*subnet.Lease  // of the others, that are used
+	unfit          []subnet.Problem // of the others' leases
+	reconciled     network.Status
+	unseen         map[ip.Family]error // why the external interface cannot be followed
+	storeDown      time.Time           // since when the store cannot be used; zero if it can
+	storeFailed    error               // why
+	storeSince     time.Time           // since when it can, if it can
+	outages        int                 // how often it could not
+	store          string              // what messages call it
 }
 
 // update changes what is published.

@@ -3,6 +3,8 @@ package main_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,4 +86,61 @@ func TestStatus(t *testing.T) {
 		must(h.daemon.Stop(soon))(t)
 		h.waitScreen(2, "no flanneld runs")
 	})
+}
+
+const httpAddr = "127.0.0.1:8286"
+
+// asks sends a request to what -http-addr=httpAddr has a daemon answer, and returns the answer.
+func (h *node) asks(method, page string) (code int, text string) {
+	h.n.t.Helper()
+	c := http.Client{Transport: &http.Transport{DialContext: h.DialContext, DisableKeepAlives: true}, Timeout: soon}
+	r, err := http.NewRequestWithContext(h.n.ctx, method, "http://"+httpAddr+page, http.NoBody)
+	check(h.n.t, err)
+	answer, err := c.Do(r)
+	check(h.n.t, err)
+	defer answer.Body.Close()
+	content := must(io.ReadAll(answer.Body))(h.n.t)
+	return answer.StatusCode, string(content)
+}
+
+// Programs get the same answers by HTTP, where a port was given for it, and change nothing.
+func TestAnswersByHTTP(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 0, udp, nil)
+	const secret = "hunter2"
+	h := n.addNode(lab.HostOptions{}, "-http-addr="+httpAddr, "-etcd-endpoints=http://someone:"+secret+"@"+n.server.Addr.String()+":2379")
+	h.start()
+	h.waitReady()
+	n.addNode(lab.HostOptions{}).start()
+	other := n.nodes[1]
+	other.waitReady()
+	h.waitPeers(soon, other.peer())
+	for page, has := range map[string][]string{
+		"/healthz":     {"ok"},
+		"/readyz":      {"ok"},
+		"/status.json": {`"health":"healthy"`, `"subnet":"` + h.subnet().String() + `"`, "://someone:xxxxx@"},
+		"/peers.json":  {`"subnet":"` + other.subnet().String() + `"`, `"publicIP":"` + other.Addr.String() + `"`},
+		"/metrics":     {"\nflanneld_peers 1\n", "\nflanneld_healthy 1\n", "\nflanneld_store_up 1\n", `flanneld_objects_missing{kind="tunnel peer"} 0`, `flanneld_tunnel_dropped_packets_total{device="flannel0",direction="in",reason="spoofed"} 0`, "\nprocess_resident_memory_bytes "},
+	} {
+		code, text := h.asks(http.MethodGet, page)
+		if code != http.StatusOK || strings.Contains(text, secret) {
+			t.Errorf("%s: %d %s", page, code, text)
+		}
+		for _, part := range has {
+			if !strings.Contains(text, part) {
+				t.Errorf("%s lacks %q: %s", page, part, text)
+			}
+		}
+		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch} {
+			if code, text := h.asks(method, page); code != http.StatusMethodNotAllowed {
+				t.Errorf("%s %s: %d %s", method, page, code, text)
+			}
+		}
+	}
+	if code, _ := h.asks(http.MethodGet, "/debug/pprof/"); code != http.StatusNotFound {
+		t.Errorf("/debug/pprof/ is answered with %d", code)
+	}
+	if out := h.run("ss", "-Hltn", "sport = :8286"); !strings.Contains(out, httpAddr) || strings.Count(out, "\n") != 1 {
+		t.Errorf("it listens at %s", out)
+	}
 }

@@ -30,6 +30,10 @@ type Status struct {
 	Store   Store    `json:"store"`
 	Peers   Peers    `json:"peers"`
 	Objects []Kind   `json:"objects,omitempty"`
+	Passes  []Passes `json:"passes,omitempty"`
+	Tunnels []Tunnel `json:"tunnels,omitempty"`
+	// Configurations counts the network configurations that came into force since the start.
+	Configurations int `json:"configurations"`
 	// Problems are all that is not as it should be, of this host or of others.
 	Problems []Problem `json:"problems"`
 	// Recent are the last lines of the log, the latest last.
@@ -81,6 +85,8 @@ type Peers struct {
 	// there are.
 	Troubled      []Peer `json:"troubled,omitempty"`
 	TroubledCount int    `json:"troubledCount"`
+	// States counts those with trouble by their state.
+	States map[PeerState]int `json:"states,omitempty"`
 }
 
 // NamedMost bounds how many of many things a Status names.
@@ -113,8 +119,11 @@ const (
 	PeerUnusable    PeerState = "unusable"    // its lease cannot be used
 )
 
+// TroubledStates are those in which packets do not get to a peer as they should.
+var TroubledStates = []PeerState{PeerUnreachable, PeerSmallOnly, PeerGone, PeerMissing, PeerUnusable}
+
 // Troubled reports whether packets do not get to a peer as they should.
-func (s PeerState) Troubled() bool { return s != PeerUsed && s != PeerReachable }
+func (s PeerState) Troubled() bool { return slices.Contains(TroubledStates, s) }
 
 // Kind is how many objects of one kind there are.
 type Kind struct {
@@ -122,6 +131,24 @@ type Kind struct {
 	Wanted  int    `json:"wanted"`
 	Missing int    `json:"missing"`
 	Repairs int    `json:"repairs"` // of what others changed, since the daemon was started
+}
+
+// Passes counts how often a dataplane was compared with what is desired, since the daemon was
+// started.
+type Passes struct {
+	Dataplane string  `json:"dataplane"`
+	Full      int     `json:"full"`
+	Quick     int     `json:"quick"`
+	Seconds   float64 `json:"seconds"` // that all full passes took
+	// Conflict is set while someone keeps undoing what is repaired.
+	Conflict bool `json:"conflict,omitempty"`
+}
+
+// Tunnel is a tunnel of this process: what it counted since the device was made, by the names
+// of package udptunnel.
+type Tunnel struct {
+	Device   string            `json:"device"`
+	Counters map[string]uint64 `json:"counters"`
 }
 
 // Component is a part of the daemon.
@@ -137,6 +164,9 @@ const (
 	ComponentPackets       Component = "packets"
 	ComponentStore         Component = "store"
 )
+
+// Components are all of them.
+var Components = []Component{ComponentLease, ComponentConfiguration, ComponentDataplane, ComponentPeers, ComponentInterface, ComponentPackets, ComponentStore}
 
 // Problem is something that is not as it should be.
 type Problem struct {

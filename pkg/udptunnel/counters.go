@@ -67,6 +67,15 @@ func (c Counters) String() string {
 	return strings.Join(parts, " ")
 }
 
+// Map returns them by name.
+func (c Counters) Map() map[string]uint64 {
+	m := make(map[string]uint64, len(c))
+	for i, v := range c {
+		m[Counter(i).String()] = v
+	}
+	return m
+}
+
 // tally counts for one goroutine, without cost; publish shows it to others.
 type tally struct {
 	now Counters

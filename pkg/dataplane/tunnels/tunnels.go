@@ -89,15 +89,15 @@ func (r *running) counters() udptunnel.Counters {
 	return all
 }
 
-// Counters lists, for each tunnel, what it has counted.
-func (t *Dataplane) Counters() []string {
+// Counters returns, by the device of each tunnel, what it has counted.
+func (t *Dataplane) Counters() map[string]udptunnel.Counters {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var texts []string
+	all := make(map[string]udptunnel.Counters, len(t.tunnels))
 	for dev, r := range t.tunnels {
-		texts = append(texts, dev+": "+r.counters().String())
+		all[dev] = r.counters()
 	}
-	return texts
+	return all
 }
 
 // Dump implements dataplane.Dataplane.
