@@ -165,8 +165,9 @@ func (claim) start(t *turn) (action, error) {
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}
+	others := t.probeSharing(s, best)
 	if best == nil {
-		t.first(slices.Concat(goals, []goal{create{s}}, after)...)
+		t.first(slices.Concat(goals, others, []goal{create{s}}, after)...)
 		return nil, nil
 	}
 	for l := range keep { // what it was made of, or was to become, where that was broken off
@@ -174,16 +175,23 @@ func (claim) start(t *turn) (action, error) {
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}
-	if !best.PublicIP.Matches(t.attrs.PublicIP) {
-		// This machine's own lease. But another machine may live at our new address.
-		for _, l := range s.Leases {
-			if l.PublicIP.Matches(t.attrs.PublicIP) {
-				goals = append(goals, probeHolder{lease: l, stays: true})
-			}
+	t.first(slices.Concat(goals, others, []goal{probeHolder{lease: best}, takeOver{best, keep[best]}}, after)...)
+	return nil, nil
+}
+
+// probeSharing returns what asks the machines whose leases have an address that ours is to have
+// from now on. best is our lease, or nil: then those that match ours by their address are dealt with.
+func (t *turn) probeSharing(s Snapshot, best *Lease) (goals []goal) {
+	wanted := t.attrs.PublicIP
+	if best != nil {
+		wanted = wanted.Without(best.PublicIP)
+	}
+	for _, l := range s.Leases {
+		if l != best && l.PublicIP.Common(wanted) != (ip.Addrs{}) && (best != nil || !l.PublicIP.Matches(t.attrs.PublicIP)) {
+			goals = append(goals, probeHolder{lease: l, stays: true})
 		}
 	}
-	t.first(slices.Concat(goals, []goal{probeHolder{lease: best}, takeOver{best, keep[best]}}, after)...)
-	return nil, nil
+	return goals
 }
 
 // wroteInPlace reports whether this machine wrote a lease of ours in the place of another one,

@@ -61,3 +61,27 @@ func TestIPv6Disabled(t *testing.T) {
 	n.waitPings()
 	four()
 }
+
+// Two machines say that they have one IPv6 address: the second is refused, whatever their IPv4
+// addresses are.
+func TestOneIPv6Address(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan.in(dualStack), nil)
+	first, second := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
+	first.become("1111", "node")
+	first.start()
+	first.waitReady()
+	lease := n.get(first.key()).value
+	second.become("2222", "node")
+	second.start("-public-ipv6=" + first.Of(ip.V6).String())
+	second.waitLog("is also that of the machine")
+	n.pause(time.Second)
+	if now := n.get(first.key()).value; now != lease {
+		t.Errorf("the lease was %s and is %s", lease, now)
+	}
+	select {
+	case <-second.daemon.Notify.Ready():
+		t.Error("the second is ready all the same")
+	default:
+	}
+}
