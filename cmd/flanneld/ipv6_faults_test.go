@@ -86,6 +86,20 @@ func TestOneIPv6Address(t *testing.T) {
 	}
 }
 
+// Two routers are on the link in each family: the interface that leads to both is the external one,
+// and no option has to name it.
+func TestTwoRouters(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan.in(dualStack), nil)
+	h := n.addNode(lab.HostOptions{})
+	h.run("ip", "-6", "route", "append", "default", "via", "fe80::9", "dev", "eth0", "metric", "5")
+	h.run("ip", "-6", "route", "append", "default", "via", "fe80::8", "dev", "eth0", "metric", "5")
+	h.run("ip", "-4", "route", "replace", "default", "nexthop", "via", "192.168.0.250", "dev", "eth0", "nexthop", "via", "192.168.0.251", "dev", "eth0")
+	h.start()
+	h.waitReady()
+	h.waitFamilies(dualStack)
+}
+
 // A host of both families starts while its interface has no IPv6 address, as where the router's
 // announcement comes late: IPv4 is there at once, and IPv6 when the address comes. Its lease is
 // what it was, with the store and without it, and after a boot; a host that had none gets one of
