@@ -70,6 +70,7 @@ func TestManifestIsAccepted(t *testing.T) {
 	for _, values := range []string{
 		"createNamespace: true",
 		"flannel: {backend: udp, mtu: 1400, cniPlugin: flannel, image_cni: {repository: somewhere/plugin, tag: v1}, nodeSelector: {a: b}}",
+		"podCidrv6: fd00:10:244::/56",
 		"{podCidr: 10.5.0.0/16, flannel: {backend: host-gw, skipCNIConfigInstallation: true, tolerations: [], resources: {limits: {memory: 1Gi}}}, global: {imagePullSecrets: [{name: x}]}}",
 	} {
 		if err := k.DryApply(n.ctx, []byte(render(t, "kubernetes/chart", values))); err != nil {

@@ -93,7 +93,17 @@ func sameWay(a, b backend.Underlay) bool { return a.Iface == b.Iface && a.Addr =
 // the known addresses. An error says for each source why it leads nowhere now; later it
 // may.
 func (s Selection) Choose(ctx context.Context, v View, f ip.Family, h backend.Host, known ...netip.Addr) (backend.Underlay, error) {
-	l, err := s.look(ctx, v, f, h)
+	return s.choose(ctx, v, f, h, netip.Addr{}, known)
+}
+
+// ChooseLost returns the interface that Choose would take if the host had an address of the family
+// there: this one, which it had when it last ran.
+func (s Selection) ChooseLost(ctx context.Context, v View, f ip.Family, h backend.Host, lost netip.Addr) (backend.Underlay, error) {
+	return s.choose(ctx, v, f, h, lost, nil)
+}
+
+func (s Selection) choose(ctx context.Context, v View, f ip.Family, h backend.Host, lost netip.Addr, known []netip.Addr) (backend.Underlay, error) {
+	l, err := s.look(ctx, v, f, h, lost)
 	if err != nil {
 		return backend.Underlay{}, err
 	}
@@ -124,7 +134,7 @@ type Sight struct {
 
 // Follow looks what became of h in a family. Among equally good choices, h stays.
 func (s Selection) Follow(ctx context.Context, v View, f ip.Family, h backend.Host) (Sight, error) {
-	l, err := s.look(ctx, v, f, h)
+	l, err := s.look(ctx, v, f, h, netip.Addr{})
 	if err != nil {
 		return Sight{}, err
 	}
@@ -215,7 +225,8 @@ func value(option string) string {
 type look struct {
 	Selection
 	family ip.Family
-	beside string // the interface that IPv6 had better share with IPv4
+	beside string     // the interface that IPv6 had better share with IPv4
+	lost   netip.Addr // what stands for the address of an interface that has none
 	ifaces []kernel.Interface
 	found  []candidate
 	failed []error // why a source has none, once for each
@@ -223,8 +234,8 @@ type look struct {
 	source int     // the rank of the next source
 }
 
-func (s Selection) look(ctx context.Context, v View, f ip.Family, h backend.Host) (*look, error) {
-	l := &look{Selection: s, family: f}
+func (s Selection) look(ctx context.Context, v View, f ip.Family, h backend.Host, lost netip.Addr) (*look, error) {
+	l := &look{Selection: s, family: f, lost: lost}
 	if f == ip.V6 {
 		l.beside = h.V4.Iface
 	}
@@ -401,13 +412,14 @@ func (l *look) addAddrs(iface *kernel.Interface, metric int, want func(netip.Add
 		}
 		from = &l.ifaces[i]
 	}
-	if !slices.ContainsFunc(from.Addrs, serves) {
+	addrs := slices.DeleteFunc(slices.Clone(from.Addrs), func(a kernel.Address) bool { return !serves(a) })
+	if len(addrs) == 0 && l.lost.IsValid() {
+		addrs = []kernel.Address{{Prefix: netip.PrefixFrom(l.lost, l.lost.BitLen())}}
+	}
+	if len(addrs) == 0 {
 		return l.noAddress(from)
 	}
-	for _, a := range from.Addrs {
-		if !serves(a) {
-			continue
-		}
+	for _, a := range addrs {
 		r := rank{link: linkRank(from), source: l.source, metric: metric, address: l.preference(a)}
 		if a.Prefix.Addr().IsLinkLocalUnicast() {
 			r.linkLocal = 1

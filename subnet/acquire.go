@@ -75,8 +75,11 @@ type askAttrs struct{}
 func (askAttrs) start(t *turn) (action, error) { return prepare{t.attempt.config, t.listed}, nil }
 
 func (askAttrs) finish(t *turn, a answer) error {
-	if a.err != nil && t.mode == starting && t.saved.exists && len(t.attempt.config.Families()) > 1 {
-		t.first(loadSaved{}, goByFormer{a.err})
+	if a.err != nil && t.mode == starting && len(t.attempt.config.Families()) > 1 {
+		t.first(goByFewer{a.err})
+		if t.saved.exists {
+			t.first(loadSaved{})
+		}
 		return nil
 	}
 	if a.err != nil {
@@ -95,17 +98,36 @@ func (askAttrs) finish(t *turn, a answer) error {
 	return nil
 }
 
-// goByFormer has a host that cannot have all address families of the configuration start with
-// the one that it last went by, if that has fewer of them. So a restart ends nothing: the other
-// configuration is refused, and tried again, as it was before.
-type goByFormer struct{ why error }
+// Lacking is why a host cannot have an address family, and may later. It can have the other one.
+type Lacking struct {
+	ip.Family
+	Why error
+}
 
-func (g goByFormer) start(t *turn) (action, error) {
+func (l Lacking) Error() string { return l.Why.Error() }
+func (l Lacking) Unwrap() error { return l.Why }
+
+// goByFewer has a host that cannot have all address families of the configuration start with fewer
+// of them. If it last went by a configuration that has fewer, it goes by that: so a restart ends
+// nothing, and the other configuration is refused, and tried again, as it was before. Else it does
+// without the family that it lacks.
+type goByFewer struct{ why error }
+
+func (g goByFewer) start(t *turn) (action, error) {
 	former, c := t.saved.Config, t.attempt.config
-	if t.saved.err != nil || former == nil || len(former.Families()) >= len(c.Families()) || needsRestart(former, c) != nil {
+	var lacks Lacking
+	switch {
+	case t.saved.err == nil && former != nil && len(former.Families()) < len(c.Families()) && needsRestart(former, c) == nil:
+		c = former
+	case errors.As(g.why, &lacks):
+		var err error
+		if c, err = c.without(lacks.Family); err != nil {
+			return nil, waitingFor{err}
+		}
+	default:
 		return nil, waitingFor{g.why}
 	}
-	t.attempt.config = former
+	t.attempt.config = c
 	t.first(askAttrs{})
 	return nil, nil
 }
@@ -165,8 +187,9 @@ func (claim) start(t *turn) (action, error) {
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}
+	others := t.probeSharing(s, best)
 	if best == nil {
-		t.first(slices.Concat(goals, []goal{create{s}}, after)...)
+		t.first(slices.Concat(goals, others, []goal{create{s}}, after)...)
 		return nil, nil
 	}
 	for l := range keep { // what it was made of, or was to become, where that was broken off
@@ -174,16 +197,23 @@ func (claim) start(t *turn) (action, error) {
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}
-	if !best.PublicIP.Matches(t.attrs.PublicIP) {
-		// This machine's own lease. But another machine may live at our new address.
-		for _, l := range s.Leases {
-			if l.PublicIP.Matches(t.attrs.PublicIP) {
-				goals = append(goals, probeHolder{lease: l, stays: true})
-			}
+	t.first(slices.Concat(goals, others, []goal{probeHolder{lease: best}, takeOver{best, keep[best]}}, after)...)
+	return nil, nil
+}
+
+// probeSharing returns what asks the machines whose leases have an address that ours is to have
+// from now on. best is our lease, or nil: then those that match ours by their address are dealt with.
+func (t *turn) probeSharing(s Snapshot, best *Lease) (goals []goal) {
+	wanted := t.attrs.PublicIP
+	if best != nil {
+		wanted = wanted.Without(best.PublicIP)
+	}
+	for _, l := range s.Leases {
+		if l != best && l.PublicIP.Common(wanted) != (ip.Addrs{}) && (best != nil || !l.PublicIP.Matches(t.attrs.PublicIP)) {
+			goals = append(goals, probeHolder{lease: l, stays: true})
 		}
 	}
-	t.first(slices.Concat(goals, []goal{probeHolder{lease: best}, takeOver{best, keep[best]}}, after)...)
-	return nil, nil
+	return goals
 }
 
 // wroteInPlace reports whether this machine wrote a lease of ours in the place of another one,

@@ -3,6 +3,7 @@ package subnet
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -32,6 +33,10 @@ type Config struct {
 	Assigned bool
 
 	raw string // all of it, as written
+	// whole is what was written of which this is a part, and lacking the family that it is without;
+	// empty if this is all.
+	whole   string
+	lacking ip.Family
 }
 
 // Range is where one address family's subnets come from.
@@ -99,6 +104,27 @@ func (c *Config) part(s ip.Subnet) (part ip.Subnet) {
 
 // completes reports whether s has just the families that are on.
 func (c *Config) completes(s ip.Subnet) bool { return slices.Equal(s.Families(), c.Families()) }
+
+// without returns the configuration as it were if a family was off.
+func (c *Config) without(f ip.Family) (*Config, error) {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(c.raw), &keys); err != nil {
+		return nil, err
+	}
+	off := "Enable" + f.String()
+	maps.DeleteFunc(keys, func(k string, _ json.RawMessage) bool { return strings.EqualFold(k, off) })
+	keys[off] = json.RawMessage("false")
+	raw, err := json.Marshal(keys)
+	if err != nil {
+		return nil, err
+	}
+	rest, err := parseConfig(raw, c.Assigned)
+	if err != nil {
+		return nil, err
+	}
+	rest.whole, rest.lacking = c.raw, f
+	return rest, nil
+}
 
 // contains reports whether p lies in Network, and is not all of it.
 func (r Range) contains(p netip.Prefix) bool {

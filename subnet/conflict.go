@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 )
 
 // Two machines with one public address cannot both be reached by it. Often all machines
-// have that address, each behind a NAT of its own, and another one was meant.
+// have that address, each behind a NAT of its own, and another one was meant. One address in
+// common is enough, whatever they have in the other address family.
 //
 // A lease names the machine that wrote it. Another machine that finds its own address in
 // the lease probes the holder: it writes its name into the lease, as Challenger. A holder
@@ -45,7 +47,8 @@ type probeHolder struct {
 
 // readdressed reports whether the lease bears an address that this machine had.
 func (g probeHolder) readdressed(t *turn) bool {
-	return !g.lease.PublicIP.Matches(t.attrs.PublicIP) && (t.identity.readdressed || !t.kept(g.lease))
+	l := g.lease
+	return SameMachine(l.Machine, t.attrs.Machine) && !l.PublicIP.Matches(t.attrs.PublicIP) && (t.identity.readdressed || !t.kept(l))
 }
 
 func (g probeHolder) start(t *turn) (action, error) {
@@ -76,7 +79,7 @@ func (g probeHolder) finish(t *turn, a answer) error {
 	if w.readdressed {
 		t.waitFor(fmt.Sprintf("the lease %s of this machine says that its public address is %s: waiting whether another machine with our ID is alive there", l.Subnet, l.PublicIP))
 	} else {
-		t.waitFor(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, l.PublicIP, printable.Name(l.Machine)))
+		t.waitFor(fmt.Sprintf("the lease %s of our public address %s was written by the machine %s: waiting whether it is alive", l.Subnet, t.shared(l), printable.Name(l.Machine)))
 	}
 	t.first(sleep{answerPoll}, w)
 	return nil
@@ -122,22 +125,30 @@ func (g awaitAnswer) finish(t *turn, a answer) error {
 	case g.readdressed:
 		t.logf(warning, "the lease %s of this machine says that its public address is %s, where nobody answers: it is %s now", l.Subnet, l.PublicIP, t.attrs.PublicIP)
 	case g.probe.stays:
-		t.logf(warning, "the machine %s, whose lease %s has our public address %s, does not answer", printable.Name(l.Machine), l.Subnet, l.PublicIP)
+		t.logf(warning, "the machine %s, whose lease %s has our public address %s, does not answer", printable.Name(l.Machine), l.Subnet, t.shared(l))
 	default:
-		t.logf(warning, "the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", printable.Name(l.Machine), l.PublicIP, l.Subnet)
+		t.logf(warning, "the machine %s, which had our public address %s and the lease %s, does not answer: the lease is ours now", printable.Name(l.Machine), t.shared(l), l.Subnet)
 	}
 	return nil
 }
+
+// shared returns the public addresses of a lease that are this machine's, too.
+func (t *turn) shared(l *Lease) ip.Addrs { return l.PublicIP.Common(t.attrs.PublicIP) }
 
 // alive is why a lease of our public address, or of our machine ID, can't be ours. A
 // lease of our ID is left to the machine that lives by it: the error has us look at all
 // leases anew, without that one.
 func (t *turn) alive(l *Lease) error {
-	if !l.PublicIP.Matches(t.attrs.PublicIP) {
+	shared := t.shared(l)
+	if shared == (ip.Addrs{}) {
 		t.identity.copied = l.Subnet
 		t.logf(warning, "the lease %s is that of the machine %s, which is alive at %s: this machine is a copy of it, and takes another subnet; give it a machine ID of its own", l.Subnet, printable.Name(l.Machine), l.PublicIP)
 		return fmt.Errorf("taking over the lease %s: a machine with our ID is alive: %w", l.Subnet, ErrChanged)
 	}
-	return waitingFor{fmt.Errorf("the public address %s of this machine, %s, is also that of the machine %s, which is alive and has the lease %s: give this one another by -iface, -iface-regex or -public-ip",
-		l.PublicIP, t.attrs.Machine, printable.Name(l.Machine), l.Subnet)}
+	options := "-iface, -iface-regex or -public-ip"
+	if !shared.V4.IsValid() {
+		options = "-iface-ipv6, -iface, -iface-regex or -public-ipv6"
+	}
+	return waitingFor{fmt.Errorf("the public address %s of this machine, %s, is also that of the machine %s, which is alive and has the lease %s: give this one another by %s",
+		shared, t.attrs.Machine, printable.Name(l.Machine), l.Subnet, options)}
 }

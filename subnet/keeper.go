@@ -29,7 +29,8 @@ type Keeper struct {
 	// Prepare returns, for a configuration and what else is in the store, what
 	// the lease must say, and which networks it must not overlap. It may wait
 	// for what it needs. Any error of its own is taken to be about the
-	// configuration or this host, and tried again.
+	// configuration or this host, and tried again. With a Lacking the host starts without an
+	// address family.
 	Prepare func(context.Context, *Config, Snapshot) (Attrs, []netip.Prefix, error)
 	// Refresh asks for a look at whether Prepare has changed its mind.
 	Refresh <-chan struct{}

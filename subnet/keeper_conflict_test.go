@@ -23,6 +23,18 @@ func machine(name, public string) option {
 	}
 }
 
+// onMachine has the lease say the name of a machine, besides what it says.
+func onMachine(name string) option {
+	return func(k *subnet.Keeper) {
+		say := k.Prepare
+		k.Prepare = func(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+			a, avoid, err := say(ctx, c, s)
+			a.Machine = name
+			return a, avoid, err
+		}
+	}
+}
+
 // A second machine with our public address does not get our lease while we live,
 // and does when we are gone.
 func TestAddressConflict(t *testing.T) {
@@ -67,6 +79,71 @@ func TestAddressConflict(t *testing.T) {
 		time.Sleep(time.Minute)
 		first.want(t, "none")
 		second.want(t, own)
+	})
+}
+
+// In a network of both families one address in common is enough, of whichever family, and whatever
+// the machines have in the other one. A machine that is gone does not keep it for long.
+func TestAddressConflictOfOneFamily(t *testing.T) {
+	for name, second := range map[string]struct{ v4, v6, shared string }{
+		"IPv4": {me, other6, me},
+		"IPv6": {other, me6, me6},
+		"both": {me, me6, me + "," + me6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				logText(t)
+				m := newStore(dual)
+				one := start(t, m.Join(), me, ofBoth(me, me6), onMachine("alpha 1f"))
+				own := one.own()
+				two := start(t, m.Join(), other, ofBoth(second.v4, second.v6), onMachine("beta 2e"))
+				time.Sleep(10 * time.Minute)
+				one.want(t, own)
+				two.want(t, "none")
+				if l := find(t, m, own); l.Machine != "alpha 1f" || l.Challenger != "" {
+					t.Errorf("the lease is %s", l)
+				}
+				for _, word := range []string{second.shared + " of this machine, beta 2e, is also that of the machine alpha", "is alive and has the lease " + own} {
+					if s := two.waitsFor(); !strings.Contains(s, word) {
+						t.Errorf("the second waits for %q, without %q", s, word)
+					}
+				}
+				one.stop()
+				one = start(t, m.Join(), me, ofBoth(me, me6), onMachine("alpha 1f"))
+				synctest.Wait()
+				one.want(t, own) // it asks nobody
+
+				one.stop()
+				time.Sleep(time.Minute)
+				if two.own() == "none" {
+					t.Errorf("the second waits for %q", two.waitsFor())
+				}
+			})
+		})
+	}
+}
+
+// A machine whose lease bears another address of one family, and which finds another machine's
+// lease with the one that it has now, asks that one.
+func TestAddressConflictAfterChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		logText(t)
+		m := newStore(dual)
+		one := start(t, m.Join(), me, ofBoth(me, me6), onMachine("alpha 1f"))
+		two := start(t, m.Join(), other, ofBoth(other, other6), onMachine("beta 2e"))
+		both := []string{one.own(), two.own()}
+		two.stop()
+		two = start(t, m.Join(), other, ofBoth(other, me6), onMachine("beta 2e"))
+		time.Sleep(10 * time.Minute)
+		one.want(t, both[0])
+		two.want(t, "none")
+		if s := two.waitsFor(); !strings.Contains(s, me6+" of this machine") {
+			t.Errorf("the second waits for %q", s)
+		}
+		two.stop()
+		two = start(t, m.Join(), other, ofBoth(other, other6), onMachine("beta 2e"))
+		time.Sleep(time.Minute)
+		two.want(t, both[1])
 	})
 }
 

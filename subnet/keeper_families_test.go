@@ -2,7 +2,10 @@ package subnet_test
 
 import (
 	"context"
+	"errors"
 	"net/netip"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,4 +113,49 @@ func TestFamilyAddedAtOnce(t *testing.T) {
 			t.Errorf("the hosts have %s and %s", a, b)
 		}
 	})
+}
+
+// A host that lacks an address family starts with the other one, and has both as soon as it can: of
+// the same IPv4 subnet, and of the one of IPv6 that it had before, if that is free.
+func TestFamilyIsLacking(t *testing.T) {
+	for name, had := range map[string]bool{"a new host": false, "a host that had both": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := logText(t)
+				m := newStore(dual)
+				var before ip.Subnet
+				if had {
+					h := start(t, m.Join(), me, ofBoth(me, me6))
+					before = h.held().Own.Subnet
+					h.stop()
+				}
+				var there atomic.Bool
+				h := start(t, m.Join(), me, ofBoth(me, me6), func(k *subnet.Keeper) {
+					k.Previous = before
+					say := k.Prepare
+					k.Prepare = func(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+						if !there.Load() && c.V6.Network.IsValid() {
+							return subnet.Attrs{}, nil, subnet.Lacking{Family: ip.V6, Why: errors.New("no address")}
+						}
+						return say(ctx, c, s)
+					}
+				})
+				time.Sleep(10 * time.Second)
+				got := h.held()
+				if got.Own == nil || !got.Own.Subnet.V4.IsValid() || got.Own.Subnet.V6.IsValid() || had && got.Own.Subnet.V4 != before.V4 || got.Unfollowed != "no address" {
+					t.Fatalf("the host has %s, and says %q", h.own(), got.Unfollowed)
+				}
+				if n := strings.Count(log(), "going on without IPv6 until it can be had: no address"); n != 1 {
+					t.Errorf("it is said %d times:\n%s", n, log())
+				}
+				four := got.Own.Subnet.V4
+				there.Store(true)
+				time.Sleep(10 * time.Second)
+				got = h.held()
+				if s := got.Own.Subnet; s.V4 != four || !s.V6.IsValid() || had && s != before || got.Unfollowed != "" {
+					t.Errorf("the host has %s, and had %s; it says %q", s, before, got.Unfollowed)
+				}
+			})
+		})
+	}
 }

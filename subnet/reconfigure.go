@@ -64,7 +64,11 @@ type setup struct {
 // goesBy puts a configuration in force.
 func (t *turn) goesBy(s setup) {
 	if s.config != t.holding.Config {
-		t.logf(info, "the network configuration was changed, and is in force now: %.500q", t.stored.Text)
+		what := "was changed, and is in force now"
+		if t.holding.Config.whole == t.stored.Text {
+			what = "is all in force now"
+		}
+		t.logf(info, "the network configuration %s: %.500q", what, t.stored.Text)
 	}
 	if *t.stored.StoredConfig == (StoredConfig{Text: s.config.raw}) {
 		t.holding.Unfollowed = ""
@@ -279,7 +283,11 @@ func (t *turn) refuse(err error) {
 			if t.configKey != "" {
 				where = " (" + t.configPlace() + ")"
 			}
-			t.logf(warning, "the network configuration was changed, and the former one stays in force: %v%s", err, where)
+			what := "the network configuration was changed, and the former one stays in force"
+			if c := t.holding.Config; c.whole != "" && *t.stored.StoredConfig == (StoredConfig{Text: c.whole}) {
+				what = fmt.Sprintf("going on without %s until it can be had", c.lacking)
+			}
+			t.logf(warning, "%s: %v%s", what, err, where)
 		}
 	}
 	if t.stored.unfinished = !errors.As(err, new(*ConfigError)); t.stored.unfinished {

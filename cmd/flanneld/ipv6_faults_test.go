@@ -61,3 +61,116 @@ func TestIPv6Disabled(t *testing.T) {
 	n.waitPings()
 	four()
 }
+
+// Two machines say that they have one IPv6 address: the second is refused, whatever their IPv4
+// addresses are.
+func TestOneIPv6Address(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan.in(dualStack), nil)
+	first, second := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
+	first.become("1111", "node")
+	first.start()
+	first.waitReady()
+	lease := n.get(first.key()).value
+	second.become("2222", "node")
+	second.start("-public-ipv6=" + first.Of(ip.V6).String())
+	second.waitLog("is also that of the machine")
+	n.pause(time.Second)
+	if now := n.get(first.key()).value; now != lease {
+		t.Errorf("the lease was %s and is %s", lease, now)
+	}
+	select {
+	case <-second.daemon.Notify.Ready():
+		t.Error("the second is ready all the same")
+	default:
+	}
+}
+
+// Two routers are on the link in each family: the interface that leads to both is the external one,
+// and no option has to name it.
+func TestTwoRouters(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan.in(dualStack), nil)
+	h := n.addNode(lab.HostOptions{})
+	h.run("ip", "-6", "route", "append", "default", "via", "fe80::9", "dev", "eth0", "metric", "5")
+	h.run("ip", "-6", "route", "append", "default", "via", "fe80::8", "dev", "eth0", "metric", "5")
+	h.run("ip", "-4", "route", "replace", "default", "nexthop", "via", "192.168.0.250", "dev", "eth0", "nexthop", "via", "192.168.0.251", "dev", "eth0")
+	h.start()
+	h.waitReady()
+	h.waitFamilies(dualStack)
+}
+
+// A host of both families starts while its interface has no IPv6 address, as where the router's
+// announcement comes late: IPv4 is there at once, and IPv6 when the address comes. Its lease is
+// what it was, with the store and without it, and after a boot; a host that had none gets one of
+// IPv4 for the time being.
+func TestIPv6AddressIsLate(t *testing.T) {
+	t.Parallel()
+	for _, v := range dualVariants {
+		t.Run(v.name(), func(t *testing.T) {
+			t.Parallel()
+			n := newNetwork(t, 2, v, nil)
+			h, other := n.nodes[0], n.nodes[1]
+			lease, subnets := n.get(h.key()).value, h.peer().subnets()
+			h.waitSaved(strings.ReplaceAll(other.subnet().String(), "/", "-"))
+			addr := netip.PrefixFrom(h.Of(ip.V6), 64)
+			for _, step := range []struct {
+				what      string
+				meanwhile func()
+			}{
+				{"a restart", func() {}},
+				{"a boot", func() {
+					for _, dev := range []string{vtep, vtep6} {
+						_ = h.DelLink(dev) // host-gw has none
+					}
+				}},
+				{"a restart without the store", n.etcd.Kill},
+			} {
+				t.Log(step.what)
+				check(t, h.FlushAddrs("eth0", ip.V6))
+				h.restart(step.meanwhile)
+				h.addPod()
+				awaitPing(h, other, ip.V4)
+				awaitPing(other, h, ip.V4)
+				h.waitLog("the external interface of IPv6: interface eth0 no longer has the address " + addr.Addr().String())
+				n.wait(soon, "the status to say so", func() string {
+					return lacks(h.daemon.Status(), "no longer has the address "+addr.Addr().String())
+				})
+				check(t, h.AddAddr("eth0", addr))
+				awaitPing(h, other, ip.V6)
+				awaitPing(other, h, ip.V6)
+				n.wait(soon, "the status to say nothing of it", func() string {
+					if s := h.daemon.Status(); strings.Contains(s, "no longer has") {
+						return s
+					}
+					return ""
+				})
+				if now := h.peer().subnets(); now != subnets {
+					t.Errorf("the host had %s and has %s", subnets, now)
+				}
+			}
+			check(t, n.etcd.Start(n.ctx))
+			h.waitLog("etcd reachable again")
+			if now := n.get(h.key()).value; now != lease {
+				t.Errorf("the lease was %s and is %s", lease, now)
+			}
+
+			t.Log("a host that is new")
+			fresh := n.addNode(lab.HostOptions{})
+			check(t, fresh.FlushAddrs("eth0", ip.V6))
+			fresh.start()
+			fresh.waitReady()
+			fresh.addPod()
+			awaitPing(fresh, other, ip.V4)
+			four := fresh.subnet()
+			fresh.waitLog("going on without IPv6 until it can be had: the external interface of IPv6: ")
+			check(t, fresh.AddAddr("eth0", netip.PrefixFrom(fresh.Of(ip.V6), 64)))
+			fresh.waitFamilies(dualStack)
+			fresh.addPod()
+			awaitPing(fresh, other, ip.V6)
+			if fresh.subnet() != four {
+				t.Errorf("the host had %s and has %s", four, fresh.peer().subnets())
+			}
+		})
+	}
+}

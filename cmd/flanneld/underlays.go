@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"k8s.io/klog/v2"
 
@@ -23,23 +24,42 @@ func (d *daemon) underlays(ctx context.Context, c *subnet.Config, s subnet.Snaps
 	d.want()
 	h := d.host
 	d.mu.Unlock()
-	for _, f := range c.Network().Families() {
+	families := c.Network().Families()
+	absent := make(map[ip.Family]error)
+	for _, f := range families {
 		if h.Of(f).Iface != "" {
 			continue
 		}
 		u, err := d.options.iface.Choose(ctx, d.machine, f, h)
 		if err != nil {
-			var known []netip.Addr
-			if saved, err := d.options.saved(); err == nil {
-				known = append(known, saved.Own.PublicIP.Of(f))
-			}
-			for l := range ownLeases(d.options, d.previous, s.Leases) {
-				known = append(known, l.PublicIP.Of(f))
-			}
-			u, err = d.options.iface.Choose(ctx, d.machine, f, h, known...)
+			u, err = d.options.iface.Choose(ctx, d.machine, f, h, inFamily(d.former(s.Leases), f)...)
 		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", network.ExternalOf(f), err)
+			absent[f] = fmt.Errorf("%s: %w", network.ExternalOf(f), err)
+			continue
+		}
+		logUnderlay(f, u)
+		h.Set(f, u)
+		d.found(f, u)
+	}
+	for _, f := range families {
+		why := absent[f]
+		switch {
+		case why == nil:
+			continue
+		case len(absent) == len(families):
+			return why
+		}
+		// Of a host that was there with the address that it has, and with one of this family, others
+		// know both. It goes on as a host does that loses an address while it runs.
+		former := slices.DeleteFunc(d.former(s.Leases), func(a ip.Addrs) bool { return !a.Matches(h.PublicIP()) })
+		known := inFamily(former, f)
+		if len(known) == 0 {
+			return subnet.Lacking{Family: f, Why: why}
+		}
+		u, err := d.options.iface.ChooseLost(ctx, d.machine, f, h, known[0])
+		if err != nil {
+			return subnet.Lacking{Family: f, Why: why}
 		}
 		h.Set(f, u)
 		d.found(f, u)
@@ -52,6 +72,28 @@ func (d *daemon) underlays(ctx context.Context, c *subnet.Config, s subnet.Snaps
 	return nil
 }
 
+// former returns the addresses by which this host was reached, as what was saved and its leases say.
+// Machines made from one image may have one ID: some may be others'.
+func (d *daemon) former(leases []*subnet.Lease) (former []ip.Addrs) {
+	if saved, err := d.options.saved(); err == nil {
+		former = append(former, saved.Own.PublicIP)
+	}
+	for l := range ownLeases(d.options, d.previous, leases) {
+		former = append(former, l.PublicIP)
+	}
+	return former
+}
+
+// inFamily returns the addresses of a family.
+func inFamily(all []ip.Addrs, f ip.Family) (addrs []netip.Addr) {
+	for _, a := range all {
+		if a := a.Of(f); a.IsValid() {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
 // found takes the external interface of a family that there was none of.
 func (d *daemon) found(f ip.Family, u backend.Underlay) {
 	d.mu.Lock()
@@ -59,7 +101,6 @@ func (d *daemon) found(f ip.Family, u backend.Underlay) {
 	if d.host.Of(f).Iface != "" {
 		return // meanwhile
 	}
-	logUnderlay(f, u)
 	d.host.Set(f, u)
 	d.want()
 }

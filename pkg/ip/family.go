@@ -102,3 +102,23 @@ func (a Addrs) Matches(o Addrs) bool {
 	}
 	return false
 }
+
+// Common returns the addresses that a and o have in common.
+func (a Addrs) Common(o Addrs) (both Addrs) {
+	for _, f := range Families {
+		if a.Of(f) == o.Of(f) {
+			both = both.With(f, a.Of(f))
+		}
+	}
+	return both
+}
+
+// Without returns those addresses of a that o does not have.
+func (a Addrs) Without(o Addrs) Addrs {
+	for _, f := range Families {
+		if a.Of(f) == o.Of(f) {
+			a = a.With(f, netip.Addr{})
+		}
+	}
+	return a
+}

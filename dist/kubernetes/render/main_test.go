@@ -224,6 +224,8 @@ func TestNetConf(t *testing.T) {
 			`{flannel: {backendPort: 4789, mtu: 1400, vni: 4096, directRouting: true, GBP: false, enableNFTables: true}}`,
 			`{"Network": "10.244.0.0/16", "EnableNFTables": true, "Backend": {"Type": "vxlan", "Port": 4789, "MTU": 1400, "VNI": 4096, "DirectRouting": true, "GBP": false}}`,
 		},
+		{`{podCidrv6: "fd00:10:244::/56"}`, `{"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/56", "Backend": {"Type": "vxlan"}}`},
+		{`{podCidr: "", podCidrv6: "FD00::/48", flannel: {backend: host-gw}}`, `{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "FD00::/48", "Backend": {"Type": "host-gw"}}`},
 		{`{flannel: {vni: 9999999}}`, `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "VNI": 9999999}}`},
 	} {
 		var want map[string]any
@@ -344,8 +346,10 @@ netpol: {enabled: false, image: {repository: somewhere, tag: v1}, args: [--v=2]}
 // What cannot be obeyed is refused, and the reason names it.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ values, want string }{
-		{`{podCidrv6: "fd00::/48"}`, "at '/podCidrv6': value must be ''"},
-		{`{podCidr: ""}`, "at '/podCidr'"},
+		{`{podCidrv6: "fd00::"}`, "at '/podCidrv6'"},
+		{`{podCidrv6: 10.244.0.0/16}`, "at '/podCidrv6'"},
+		{`{podCidrv6: "fd00::/48", flannel: {backend: udp}}`, "podCidrv6: the backend udp carries IPv4 alone"},
+		{`{podCidr: ""}`, "podCidr: without it, podCidrv6 must be the network"},
 		{`{podCidr: 10.244.0.0}`, "at '/podCidr'"},
 		{`{flannel: {backend: wireguard}}`, "at '/flannel/backend': value must be one of 'vxlan', 'host-gw', 'udp', 'alloc'"},
 		{`{flannel: {psk: secret}}`, "additional properties 'psk' not allowed"},

@@ -57,8 +57,9 @@ type Address struct {
 
 // DefaultRoute is a default route of the main table.
 type DefaultRoute struct {
-	Iface     string // empty for a multipath route
-	Metric    int
+	Iface  string // empty for a multipath route
+	Metric int
+	// Multipath: it has next hops by several interfaces.
 	Multipath bool
 }
 
@@ -152,9 +153,9 @@ func (*Kernel) DefaultRoutes(ctx context.Context, f ip.Family) ([]DefaultRoute, 
 	}
 	var defaults []DefaultRoute
 	for _, r := range routes {
-		d := DefaultRoute{Metric: int(r.priority), Multipath: r.multipath}
+		d := DefaultRoute{Metric: int(r.priority), Multipath: r.multipath && r.shared == 0}
 		if !d.Multipath {
-			l, ok, err := getLink(r.oif, "")
+			l, ok, err := getLink(max(r.oif, r.shared), "")
 			if !ok || err != nil {
 				continue // gone since
 			}

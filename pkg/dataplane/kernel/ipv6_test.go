@@ -337,3 +337,27 @@ route append default via 2001:db8:6::fe metric 5`, "-6")
 		t.Errorf("there is %+v, %v", got, err)
 	}
 }
+
+// Several next hops by one interface are one choice of it: two routers that announce themselves, or
+// two gateways.
+func TestDefaultRouteOfSeveralGateways(t *testing.T) {
+	o := newOverlay(t)
+	ipCommand(t, `route append default via fe80::1 dev eth0 proto ra metric 1024
+route append default via fe80::2 dev eth0 proto ra metric 1024
+route append default via fe80::3 dev eth0 proto ra metric 1024`, "-6")
+	ipCommand(t, "route add default nexthop via 192.168.5.253 dev eth0 nexthop via 192.168.5.254 dev eth0", "-4")
+	for f, metric := range map[ip.Family]int{ip.V4: 0, ip.V6: 1024} {
+		got, err := o.k.DefaultRoutes(t.Context(), f)
+		if want := (DefaultRoute{Iface: "eth0", Metric: metric}); err != nil || len(got) != 1 || got[0] != want {
+			t.Errorf("of %s there is %+v, %v; want %+v", f, got, err, want)
+		}
+	}
+	ipCommand(t, `nexthop add id 7 via 192.168.5.253 dev eth0
+nexthop add id 8 via 192.168.5.254 dev eth0
+nexthop add id 9 group 7/8
+route replace default nhid 9`)
+	got, err := o.k.DefaultRoutes(t.Context(), ip.V4)
+	if want := (DefaultRoute{Iface: "eth0"}); err != nil || len(got) != 1 || got[0] != want {
+		t.Errorf("of a group there is %+v, %v; want %+v", got, err, want)
+	}
+}

@@ -92,6 +92,7 @@ type rawRoute struct {
 	flags     uint32
 	nexthop   uint32 // 0 for none
 	multipath bool
+	shared    int      // the interface of all next hops of a multipath route; 0 if they have several
 	extra     []string // what routes of ours do not have
 }
 
@@ -138,7 +139,7 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 			src, _ := netip.AddrFromSlice(data)
 			r.extra = append(r.extra, "src "+src.String())
 		case unix.RTA_MULTIPATH:
-			r.multipath = true
+			r.multipath, r.shared = true, sharedLink(data)
 			r.extra = append(r.extra, "multipath")
 		case rtaNHID:
 			r.nexthop = u32(data)
@@ -151,6 +152,19 @@ func decodeRoute(b []byte) (rawRoute, bool) {
 	}
 	r.dst = netip.PrefixFrom(dst, bits)
 	return r, true
+}
+
+// sharedLink returns the interface by which all next hops of a list lead; 0 if there are several.
+func sharedLink(hops []byte) (index int) {
+	for len(hops) >= unix.SizeofRtNexthop {
+		length, i := int(native.Uint16(hops)), int(native.Uint32(hops[4:]))
+		if length < unix.SizeofRtNexthop || index != 0 && i != index {
+			return 0
+		}
+		index = i
+		hops = hops[min(len(hops), (length+unix.RTNH_ALIGNTO-1)&^(unix.RTNH_ALIGNTO-1)):]
+	}
+	return index
 }
 
 // entry turns the route into what it is to the reconciler.

@@ -23,7 +23,21 @@ tier: node
 {{- $_ := set $backend $key (get $flannel $value) -}}
 {{- end -}}
 {{- end -}}
-{{- $conf := dict "Network" .Values.podCidr "Backend" $backend -}}
+{{- $conf := dict "Backend" $backend -}}
+{{- if .Values.podCidr -}}
+{{- $_ := set $conf "Network" .Values.podCidr -}}
+{{- else -}}
+{{- $_ := set $conf "EnableIPv4" false -}}
+{{- end -}}
+{{- if .Values.podCidrv6 -}}
+{{- if eq $flannel.backend "udp" -}}
+{{- fail "podCidrv6: the backend udp carries IPv4 alone: leave it empty, or have flannel.backend be vxlan or host-gw" -}}
+{{- end -}}
+{{- $_ := set $conf "EnableIPv6" true -}}
+{{- $_ := set $conf "IPv6Network" .Values.podCidrv6 -}}
+{{- else if not .Values.podCidr -}}
+{{- fail "podCidr: without it, podCidrv6 must be the network of the pods" -}}
+{{- end -}}
 {{- if $flannel.enableNFTables -}}
 {{- $_ := set $conf "EnableNFTables" true -}}
 {{- end -}}
