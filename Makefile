@@ -103,6 +103,13 @@ build/firewalld:
 	cd $@.new && apt-get -q -o APT::Sandbox::User=root download firewalld && dpkg -x firewalld_*.deb .
 	mv $@.new $@
 
+# Prometheus' promtool, to try the alerts with.
+build/promtool:
+	apt-get update -q
+	rm -rf $@.new && mkdir -p $@.new
+	cd $@.new && apt-get -q -o APT::Sandbox::User=root download prometheus && dpkg -x prometheus_*.deb .
+	mv $@.new/usr/bin/promtool $@ && rm -rf $@.new && touch $@
+
 # What the tests compare with and use as an operator would: programs, and the
 # packages that have them.
 TOOLS    := ip bridge ethtool nft iptables-nft iptables-legacy dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash etcdctl rpm ruby aws
@@ -128,9 +135,10 @@ INOTIFY   := /proc/sys/fs/inotify/max_user_instances
 INSTANCES := 1024
 
 # What the tests need. One at a time uses apt-get.
-NEEDED := $(KUBE) $(KUBECTL) $(ETCD) $(CNI) tools build/cloud-init build/firewalld
+NEEDED := $(KUBE) $(KUBECTL) $(ETCD) $(CNI) tools build/cloud-init build/firewalld build/promtool
 build/cloud-init: | tools
 build/firewalld: | build/cloud-init
+build/promtool: | build/firewalld
 
 # Modules of their own, as they are made of many packages that the daemon does not need.
 MODULES := dist/release dist/kubernetes/render

@@ -16,6 +16,7 @@ var fromDist = []string{
 	"flanneld.service", "options.env", "mk-docker-opts.sh",
 	"docker.service.d/flannel.conf", "containerd.service.d/flannel.conf", "cni/10-flannel.conflist",
 	"aws/iam-policy.json", "cloud-config.yaml", "Vagrantfile", "Dockerfile",
+	"monitoring/flanneld.rules.yaml", "monitoring/flanneld.rules.test.yaml", "monitoring/grafana-dashboard.json", "monitoring/podmonitor.yaml",
 }
 
 // fill makes the directory that the archive has, and has in usr what is different

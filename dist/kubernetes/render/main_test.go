@@ -47,6 +47,7 @@ type objects struct {
 	Role               *rbacv1.Role
 	RoleBinding        *rbacv1.RoleBinding
 	DaemonSet          *appsv1.DaemonSet
+	PodMonitor         *map[string]any // whose types are the Prometheus operator's
 }
 
 func decode(t *testing.T, manifest string) objects {
@@ -215,6 +216,29 @@ func TestProbes(t *testing.T) {
 	}
 }
 
+// The daemon answers programs where the chart is told so, and is scraped there.
+func TestHTTP(t *testing.T) {
+	if o := rendered(t, ""); o.PodMonitor != nil || len(o.container(t).Ports) > 0 {
+		t.Errorf("without being asked for it there are %v and %v", o.PodMonitor, o.container(t).Ports)
+	}
+	for _, c := range []struct{ values, want string }{
+		{"{port: 8286}", "--http-addr=:8286"},
+		{"{port: 8286, address: 127.0.0.1}", "--http-addr=127.0.0.1:8286"},
+		{`{port: 8286, address: "[::1]", podMonitor: false}`, "--http-addr=[::1]:8286"},
+	} {
+		o := rendered(t, "flannel: {http: "+c.values+"}")
+		daemon := o.container(t)
+		if got := daemon.Args[len(daemon.Args)-1]; got != c.want || len(daemon.Ports) != 1 || daemon.Ports[0].Name != "http" || daemon.Ports[0].ContainerPort != 8286 || o.PodMonitor != nil {
+			t.Errorf("with %s there are %q, %v and %v", c.values, daemon.Args, daemon.Ports, o.PodMonitor)
+		}
+	}
+	var want map[string]any
+	check(t, yaml.Unmarshal([]byte(read(t, "../../monitoring/podmonitor.yaml")), &want))
+	if got := rendered(t, "flannel: {http: {port: 8286, podMonitor: true}}").PodMonitor; got == nil || !reflect.DeepEqual(*got, want) {
+		t.Errorf("the PodMonitor is %v, want %v", got, want)
+	}
+}
+
 // Values are obeyed, in types that JSON keeps apart.
 func TestNetConf(t *testing.T) {
 	for _, c := range []struct{ values, want string }{
@@ -362,6 +386,8 @@ func TestRefused(t *testing.T) {
 		{`{flannel: {vni: 10000000}}`, "at '/flannel/vni': maximum"},
 		{`{flannel: {args: ["-v", "1"]}}`, "at '/flannel/args/1'"},
 		{`{flannel: {healthz: {port: 0}}}`, "at '/flannel/healthz/port': minimum"},
+		{`{flannel: {http: {podMonitor: true}}}`, "flannel.http.podMonitor: there are no metrics without flannel.http.port"},
+		{`{flannel: {http: {port: 8286, address: node}}}`, "at '/flannel/http/address'"},
 		{`{flannel: {cniConfDir: net.d}}`, "at '/flannel/cniConfDir'"},
 		{`{flannel: {image: {repository: ghcr.io/flannel-io/flannel, tag: v0.28.9}}}`, "ghcr.io/flannel-io/flannel is flannel's own image"},
 		{`{flannel: {image: {repository: docker.io/flannel/flannel}}}`, "docker.io/flannel/flannel is flannel's own image"},
