@@ -144,6 +144,7 @@ func TestArchive(t *testing.T) {
 	for _, name := range []string{
 		"flanneld.service", "options.env", "mk-docker-opts.sh", "docker.service.d/flannel.conf",
 		"containerd.service.d/flannel.conf", "cni/10-flannel.conflist", "aws/iam-policy.json", "cloud-config.yaml", "Vagrantfile", "Dockerfile",
+		"monitoring/flanneld.rules.yaml", "monitoring/flanneld.rules.test.yaml", "monitoring/grafana-dashboard.json", "monitoring/podmonitor.yaml",
 	} {
 		if got := read(t, filepath.Join(dir, name)); got != read(t, name) {
 			t.Errorf("%s is not as in the repository:\n%s", name, got)
