@@ -171,7 +171,8 @@ type Past struct {
 }
 
 // Backend is one way to carry packets. Its methods have no effects and give the
-// same answer for the same arguments.
+// same answer for the same arguments. As JSON it is the section of the configuration that it
+// goes by, with the defaults of what is not there.
 type Backend interface {
 	// Device is the name of the interface that the backend has on the host for pods'
 	// packets of a family; empty if it has none.
@@ -252,6 +253,33 @@ func (t Table) New(c *subnet.Config) (Backend, error) {
 		Value:  fmt.Sprintf("%q", c.BackendType),
 		Reason: "is not a known backend; there are " + strings.Join(names, ", "),
 	}
+}
+
+// Value is what a key of a Backend object says.
+type Value struct {
+	Key   string          `json:"key"`
+	Value json.RawMessage `json:"value"`
+}
+
+// Values returns what the backend of a configuration goes by, defaults included.
+func (t Table) Values(c *subnet.Config, b Backend) ([]Value, error) {
+	section, err := json.Marshal(b)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]json.RawMessage)
+	if err := json.Unmarshal(section, &all); err != nil {
+		return nil, err
+	}
+	var values []Value
+	for _, is := range t {
+		for _, key := range is.Keys {
+			if is.Name == c.BackendType {
+				values = append(values, Value{key, all[key]})
+			}
+		}
+	}
+	return values, nil
 }
 
 // carryingIPv6 returns the names of the backends that do.

@@ -207,6 +207,9 @@ var (
 // ConfigErrors.
 func ParseConfig(raw []byte) (*Config, error) { return parseConfig(raw, false) }
 
+// ParseConfigAssigned is ParseConfig for a network whose store assigns the subnets.
+func ParseConfigAssigned(raw []byte) (*Config, error) { return parseConfig(raw, true) }
+
 // parseConfig is ParseConfig, also for a network whose store assigns the subnets: there
 // nothing is asked of their length, or where in Network they are.
 func parseConfig(raw []byte, assigned bool) (*Config, error) {

@@ -20,7 +20,7 @@ var Type = backend.Type{Name: "alloc", Keys: []string{"MTU"}, New: func(section 
 	return alloc{mtu}, nil
 }}
 
-type alloc struct{ path backend.PathMTU }
+type alloc struct{ backend.PathMTU }
 
 func (alloc) Device(backend.Host, ip.Family) string { return "" }
 
@@ -30,7 +30,7 @@ func (alloc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP()}, nil
 }
 
-func (b alloc) MTU(h backend.Host) int { return b.path.Of(h) }
+func (b alloc) MTU(h backend.Host) int { return b.Of(h) }
 
 func (alloc) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 

@@ -27,7 +27,7 @@ var Type = backend.Type{Name: "aws-vpc", Keys: []string{"RouteTableID", "MTU"}, 
 	if len(c.RouteTableID) == 0 {
 		c.RouteTableID = tables{""}
 	}
-	return awsvpc{tables: c.RouteTableID, path: c.PathMTU}, nil
+	return awsvpc{c}, nil
 }}
 
 // config is the Backend object of the configuration.
@@ -71,10 +71,15 @@ func (t *tables) UnmarshalJSON(raw []byte) error {
 	return nil
 }
 
-type awsvpc struct {
-	tables []string
-	path   backend.PathMTU
+// MarshalJSON has the host's own table as one writes it.
+func (t tables) MarshalJSON() ([]byte, error) {
+	if slices.Equal(t, tables{""}) {
+		return []byte(`""`), nil
+	}
+	return json.Marshal([]string(t))
 }
+
+type awsvpc struct{ config }
 
 func (awsvpc) Device(backend.Host, ip.Family) string { return "" }
 
@@ -85,13 +90,13 @@ func (awsvpc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 	return subnet.Attrs{PublicIP: h.PublicIP()}, nil
 }
 
-func (b awsvpc) MTU(h backend.Host) int { return b.path.Of(h) }
+func (b awsvpc) MTU(h backend.Host) int { return b.Of(h) }
 
 // Local is the route to this host's subnet in each table, and an interface that
 // lets the pods' packets pass.
 func (b awsvpc) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Object {
 	objects := []state.Object{state.CloudInterface{Host: h.V4.Addr}}
-	for _, table := range b.tables {
+	for _, table := range b.RouteTableID {
 		objects = append(objects, state.CloudRoute{Table: table, Dst: own.Subnet.V4, Host: h.V4.Addr})
 	}
 	return objects
@@ -99,8 +104,8 @@ func (b awsvpc) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Ob
 
 // Peer is the route that the peer keeps in each table.
 func (b awsvpc) Peer(_ backend.Host, _ ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
-	objects := make([]state.Object, len(b.tables))
-	for i, table := range b.tables {
+	objects := make([]state.Object, len(b.RouteTableID))
+	for i, table := range b.RouteTableID {
 		objects[i] = state.CloudRoute{Table: table, Dst: peer.Subnet.V4}
 	}
 	return objects, nil

@@ -23,7 +23,7 @@ var Type = backend.Type{Name: name, Keys: []string{"MTU"}, New: func(section jso
 
 const name = "host-gw"
 
-type hostgw struct{ path backend.PathMTU }
+type hostgw struct{ backend.PathMTU }
 
 func (hostgw) Device(backend.Host, ip.Family) string { return "" }
 
@@ -42,7 +42,7 @@ func (hostgw) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 }
 
 // MTU is for pods alone: packets go out by the interface as they are.
-func (b hostgw) MTU(h backend.Host) int { return b.path.Of(h) }
+func (b hostgw) MTU(h backend.Host) int { return b.Of(h) }
 
 func (hostgw) Local(backend.Host, ip.Subnet, *subnet.Lease) []state.Object { return nil }
 

@@ -39,6 +39,8 @@ func start(machine host) int {
 	switch {
 	case o.status:
 		return printStatus(ctx, o, os.Stdout)
+	case o.checkConfig != "":
+		return checkConfig(ctx, o, machine, os.Stdin, os.Stdout)
 	case o.cleanup:
 		return ended("cleaning up", cleanup(ctx, o, machine, out))
 	case o.migrate:

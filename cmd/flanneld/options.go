@@ -47,8 +47,10 @@ type options struct {
 	// masqMode is about the way in which they are written.
 	ipMasq, forwardRules, fullyRandom bool
 	masqMode                          masqMode
-	// cleanup, migrate, release and status are what to do instead of the daemon's work.
+	// cleanup, migrate, release, status and checkConfig, a file, are what to do instead of the
+	// daemon's work.
 	cleanup, migrate, release, status bool
+	checkConfig                       string
 	json                              bool // is printed, and not what people read
 	dryRun                            bool
 	// unknown are variables of the environment that look as if they were meant
@@ -131,7 +133,8 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.BoolVar(&o.migrate, "etcd-migrate", false, "copy configuration and leases from version 2 of etcd's API to version 3, and exit")
 	fs.BoolVar(&o.dryRun, "dry-run", false, "with -etcd-migrate, write nothing and print what would be copied")
 	fs.BoolVar(&o.status, "status", false, "print how the daemon with the same -subnet-file is, and exit: 0 if it is healthy, 1 if not, 2 if it does not run")
-	fs.Var((*format)(&o.json), "o", "`format` of what -status prints, text or json")
+	fs.StringVar(&o.checkConfig, "check-config", "", "print what the network configuration in a `file` means, or why it cannot be used, and exit; - is standard input")
+	fs.Var((*format)(&o.json), "o", "`format` of what -check-config and -status print, text or json")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	fs.Bool("help", false, "print this and exit")
 	var help strings.Builder // of these, and not of what is taken only for flannel's sake
@@ -161,10 +164,10 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		return nil, nil
 	case fs.NArg() > 0:
 		return nil, usage("unexpected argument %q: options begin with a dash%s", fs.Arg(0), valueHint(fs, args[1:]))
-	case moreThanOne(o.cleanup, o.migrate, o.release, o.status):
-		return nil, usage("only one of -cleanup, -etcd-migrate, -release and -status can be done at a time")
-	case o.json && !o.status:
-		return nil, usage("-o is for -status alone")
+	case moreThanOne(o.checkConfig != "", o.cleanup, o.migrate, o.release, o.status):
+		return nil, usage("only one of -check-config, -cleanup, -etcd-migrate, -release and -status can be done at a time")
+	case o.json && !o.status && o.checkConfig == "":
+		return nil, usage("-o is for -check-config and -status")
 	case o.dryRun && !o.migrate:
 		return nil, usage("-dry-run is for -etcd-migrate alone")
 	}
@@ -185,7 +188,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 			return nil, usage("-release is for subnets from etcd: that of a Node belongs to it for as long as the Node is there, which kubectl delete node NAME ends")
 		}
 		k.takeEnv(environ)
-		if err := k.Check(); err != nil {
+		if err := k.Check(); err != nil && o.checkConfig == "" {
 			return nil, usage("%v", err)
 		}
 		o.kube = &k
@@ -214,7 +217,7 @@ func (k *kubernetes) takeEnv(environ []string) {
 
 // actions are flags that ask for something else than the daemon. They are for the
 // command line alone: what is in the environment is there at every start.
-var actions = []string{"cleanup", "dry-run", "etcd-migrate", "help", "o", "release", "status", "version"}
+var actions = []string{"check-config", "cleanup", "dry-run", "etcd-migrate", "help", "o", "release", "status", "version"}
 
 func moreThanOne(asked ...bool) bool {
 	n := 0

@@ -184,6 +184,8 @@ func TestParseActions(t *testing.T) {
 		{[]string{"-etcd-migrate"}, func(o *options) { o.migrate = true }},
 		{[]string{"-dry-run", "-etcd-migrate"}, func(o *options) { o.migrate, o.dryRun = true, true }},
 		{[]string{"-status"}, func(o *options) { o.status = true }},
+		{[]string{"-check-config", "/net.json"}, func(o *options) { o.checkConfig = "/net.json" }},
+		{[]string{"-check-config=-", "-o=json"}, func(o *options) { o.checkConfig, o.json = "-", true }},
 		{[]string{"-status", "-o=text"}, func(o *options) { o.status = true }},
 		{[]string{"-status", "-o", "json"}, func(o *options) { o.status, o.json = true, true }},
 	} {
@@ -191,12 +193,12 @@ func TestParseActions(t *testing.T) {
 		test.set(&want)
 		check(t, test.args, nil, want)
 	}
-	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true"}, defaults())
-	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}} {
-		rejected(t, args, nil, "only one of -cleanup, -etcd-migrate, -release and -status")
+	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true", "FLANNELD_CHECK_CONFIG=-"}, defaults())
+	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}, {"-status", "-check-config=-"}} {
+		rejected(t, args, nil, "only one of -check-config, -cleanup, -etcd-migrate, -release and -status")
 	}
 	rejected(t, []string{"-status", "-o", "yaml"}, nil, "is neither text nor json")
-	rejected(t, []string{"-o", "json"}, nil, "-o is for -status alone")
+	rejected(t, []string{"-o", "json"}, nil, "-o is for -check-config and -status")
 	for _, args := range [][]string{{"-dry-run"}, {"-dry-run", "-cleanup"}, {"-dry-run", "-release"}} {
 		rejected(t, args, nil, "-dry-run is for -etcd-migrate alone")
 	}

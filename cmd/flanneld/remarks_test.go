@@ -31,6 +31,34 @@ func TestBackendKeys(t *testing.T) {
 	}
 }
 
+// What a backend says that it goes by has all its keys, and means the same as a section.
+func TestBackendValues(t *testing.T) {
+	for _, b := range backends {
+		c := &subnet.Config{BackendType: b.Name}
+		section := make(map[string]json.RawMessage)
+		for round := range 2 {
+			text, err := json.Marshal(section)
+			if err != nil {
+				t.Fatal(err)
+			}
+			made, err := b.New(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			values, err := backends.Values(c, made)
+			if err != nil || len(values) != len(b.Keys) {
+				t.Fatalf("%s goes by %v, %v", b.Name, values, err)
+			}
+			for _, v := range values {
+				if was := section[v.Key]; v.Value == nil || round > 0 && string(was) != string(v.Value) {
+					t.Errorf("%s: %s was %s and is %s", b.Name, v.Key, was, v.Value)
+				}
+				section[v.Key] = v.Value
+			}
+		}
+	}
+}
+
 func TestConfigRemarks(t *testing.T) {
 	h := backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 1500}}
 	for config, want := range map[string]string{
