@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"net"
 	"net/http"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
+	"flanneld/pkg/page"
 	"flanneld/pkg/status"
 )
 
@@ -57,22 +59,32 @@ func (c *collector) probes() *http.ServeMux {
 // all are all answers. None of them changes anything.
 func (c *collector) all() *http.ServeMux {
 	mux := c.probes()
-	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, _ *http.Request) { replyJSON(w, c.status()) })
-	mux.HandleFunc("GET /peers.json", func(w http.ResponseWriter, _ *http.Request) { replyJSON(w, c.peers()) })
+	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) { replyJSON(w, r, c.status()) })
+	mux.HandleFunc("GET /peers.json", func(w http.ResponseWriter, r *http.Request) { replyJSON(w, r, c.peers()) })
+	mux.Handle("GET /", page.Handler())
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(status.Metrics{Look: c.status}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: askTime}))
 	return mux
 }
 
-func replyJSON(w http.ResponseWriter, value any) {
+// replyJSON answers with a value, unless whoever asks has it already.
+func replyJSON(w http.ResponseWriter, r *http.Request, value any) {
 	content, err := json.Marshal(value)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	tag := fmt.Sprintf(`"%x"`, maphash.Bytes(tagSeed, content))
+	w.Header().Set("ETag", tag)
+	w.Header().Set("Cache-Control", "no-cache")
+	if r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(content)+1))
-	w.Header().Set("Cache-Control", "no-store")
 	_, _ = w.Write(append(content, '\n')) // whoever asked may be gone
 }
+
+var tagSeed = maphash.MakeSeed()

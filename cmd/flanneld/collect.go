@@ -119,10 +119,15 @@ func (f *facts) describeHost(s *status.Status) {
 type trouble struct {
 	unusable map[string]status.Peer
 	missing  map[netip.Addr]network.Failure // by the base address of a subnet
+	leaving  map[*subnet.Lease]bool
 }
 
 func (f *facts) trouble(d network.Detail) trouble {
 	t := trouble{unusable: make(map[string]status.Peer), missing: make(map[netip.Addr]network.Failure)}
+	t.leaving = make(map[*subnet.Lease]bool)
+	for _, v := range f.leaving {
+		t.leaving[v.Lease] = true
+	}
 	for _, p := range f.unfit {
 		t.unusable[p.Name()] = status.Peer{Subnet: p.Name(), State: status.PeerUnusable, Reason: p.Reason}
 	}
@@ -140,6 +145,9 @@ func (f *facts) trouble(d network.Detail) trouble {
 // of says how a peer is; it is not complete for one without trouble.
 func (t trouble) of(l *subnet.Lease) (p status.Peer) {
 	p.State = status.PeerUsed
+	if t.leaving[l] {
+		p.State = status.PeerLeaving
+	}
 	for _, part := range l.Subnet.Prefixes() {
 		if is, ok := t.missing[part.Addr()]; ok {
 			p.State, p.Reason, p.Since = status.PeerMissing, is.Object+": "+is.Reason, is.Since

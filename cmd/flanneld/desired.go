@@ -252,7 +252,7 @@ func (d *daemon) updateDesired() {
 		if f.holding.Config != h.Config {
 			f.configurations++
 		}
-		f.holding, f.backend, f.host, f.peers, f.leases, f.unfit = h, w.Backend, w.Host, now.InStore, now.Peers, now.Problems
+		f.holding, f.backend, f.host, f.peers, f.leases, f.unfit, f.leaving = h, w.Backend, w.Host, now.InStore, now.Peers, now.Problems, d.peers.Gone()
 	})
 	for _, f := range d.followers {
 		f.SetDesired(w)

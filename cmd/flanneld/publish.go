@@ -66,8 +66,9 @@ type facts struct {
 	// configurations counts those that came into force.
 	configurations int
 	peers          int
-	leases         []*subnet.Lease  // of the others, that are used
-	unfit          []subnet.Problem // of the others' leases
+	leases         []*subnet.Lease   // of the others, that are used
+	unfit          []subnet.Problem  // of the others' leases
+	leaving        []subnet.Vanished // that are among leases still
 	reconciled     network.Status
 	unseen         map[ip.Family]error // why the external interface cannot be followed
 	storeDown      time.Time           // since when the store cannot be used; zero if it can

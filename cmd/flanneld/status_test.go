@@ -144,3 +144,22 @@ func TestAnswersByHTTP(t *testing.T) {
 		t.Errorf("it listens at %s", out)
 	}
 }
+
+// What a browser gets is of this daemon alone, and can load nothing else.
+func TestPageIsServed(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 0, hostGW, nil)
+	h := n.addNode(lab.HostOptions{}, "-http-addr="+httpAddr)
+	h.start()
+	h.waitReady()
+	for page, has := range map[string]string{"/": "<title>flanneld</title>", "/page.js": "'use strict'", "/page.css": ":root", "/icon.svg": "<svg"} {
+		if code, text := h.asks(http.MethodGet, page); code != http.StatusOK || !strings.Contains(text, has) || strings.Contains(text, "//cdn") {
+			t.Errorf("%s: %d %.200s", page, code, text)
+		}
+	}
+	for _, page := range []string{"/page.go", "/../options.env", "/etc/passwd"} {
+		if code, text := h.asks(http.MethodGet, page); code != http.StatusNotFound {
+			t.Errorf("%s: %d %.200s", page, code, text)
+		}
+	}
+}

@@ -117,6 +117,7 @@ const (
 	PeerGone        PeerState = "gone"        // it does not answer on the underlay either
 	PeerMissing     PeerState = "missing"     // what leads to it is not in place on this host
 	PeerUnusable    PeerState = "unusable"    // its lease cannot be used
+	PeerLeaving     PeerState = "leaving"     // its lease is gone, a moment ago: packets are sent to it still
 )
 
 // TroubledStates are those in which packets do not get to a peer as they should.
