@@ -115,8 +115,8 @@ build/promtool:
 TOOLS    := ip bridge ethtool nft iptables-nft iptables-legacy dockerd docker busybox systemd-nspawn systemd-analyze nsenter shellcheck bash dash etcdctl rpm ruby aws
 PACKAGES := iproute2 ethtool nftables iptables docker.io busybox-static systemd systemd-container util-linux shellcheck bash dash etcd-client rpm ruby awscli
 
-TOOLS    += curl openssl pgrep ufw nmcli udevadm ping tcpdump
-PACKAGES += curl openssl procps ufw network-manager udev iputils-ping tcpdump
+TOOLS    += curl openssl pgrep ufw nmcli udevadm ping tcpdump chromium
+PACKAGES += curl openssl procps ufw network-manager udev iputils-ping tcpdump chromium fonts-dejavu-core
 
 # NetworkManager is masked where it is installed for the tests: it would manage this machine.
 tools:

@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"flanneld/pkg/lab"
+	"flanneld/pkg/lab/browser"
 	"flanneld/pkg/status"
 )
 
@@ -161,5 +166,45 @@ func TestPageIsServed(t *testing.T) {
 		if code, text := h.asks(http.MethodGet, page); code != http.StatusNotFound {
 			t.Errorf("%s: %d %.200s", page, code, text)
 		}
+	}
+}
+
+// reach forwards what is asked at the address that it returns to what a daemon answers on its
+// host.
+func (h *node) reach() string {
+	h.n.t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: httpAddr})
+	proxy.Transport = &http.Transport{DialContext: h.DialContext}
+	server := httptest.NewServer(proxy)
+	h.n.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// Someone who looks at the page of a daemon sees hosts come, go, and be in trouble.
+func TestPageOfADaemon(t *testing.T) {
+	n := newNetwork(t, 0, vxlan, nil)
+	h := n.addNode(lab.HostOptions{}, "-http-addr="+httpAddr)
+	h.start()
+	h.waitReady()
+	b := browser.Open(t, h.reach(), 1280, 900, false)
+	b.Wait("document.querySelector('#found').textContent === '0 other hosts'", soon)
+	other := stranger("10.5.200.0/24", "192.168.0.200")
+	has := func(state string) string {
+		return fmt.Sprintf("document.querySelectorAll('#map g[data-subnet=%q].%s').length === 1", other.subnet, state)
+	}
+	n.putPeer(other)
+	b.Wait(has("used")+"||"+has("gone"), soon)
+	n.delete(other.key())
+	if took := b.Wait(has("leaving"), soon); took > slow(2*time.Second) {
+		t.Errorf("that a host left is seen after %s", took)
+	}
+	b.Wait("document.querySelector('#found').textContent === '0 other hosts'", time.Minute)
+
+	n.put("subnets/10.5.201.0-24", "{")
+	b.Wait("document.querySelector('#health').textContent === 'degraded' && document.querySelectorAll('#rows .unusable').length === 1", soon)
+	n.delete("subnets/10.5.201.0-24")
+	b.Wait("document.querySelector('#health').textContent === 'healthy'", soon)
+	if problems := b.Problems(); len(problems) > 0 {
+		t.Errorf("%q", problems)
 	}
 }

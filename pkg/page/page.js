@@ -136,10 +136,11 @@ function star(found) {
   found.forEach((h, i) => {
     const turn = 2 * Math.PI * i / found.length - Math.PI / 2;
     const far = found.length > 14 && i % 2 ? .72 : 1; // labels in two rings
-    const px = x + Math.cos(turn) * (width / 2 - 90) * far, py = y + Math.sin(turn) * (height / 2 - 45) * far;
+    const px = x + Math.cos(turn) * (width / 2 - 90) * far, py = y + Math.sin(turn) * (height / 2 - 48) * far;
+    const label = py < y - 20 ? -28 : 24; // away from the tunnel
     nodes.push(element('g', {class: h.state, 'data-subnet': h.subnet}, element('title', {}, `${h.subnet} ${h.publicIP || ''}: ${h.state}`),
       element('line', {x1: x, y1: y, x2: px, y2: py}), element('circle', {cx: px, cy: py, r: 9}),
-      element('text', {x: px, y: py + 24}, h.subnet), element('text', {x: px, y: py + 38}, h.publicIP || '')));
+      element('text', {x: px, y: py + label}, h.subnet), element('text', {x: px, y: py + label + 14}, h.publicIP || '')));
   });
   svg.append(...nodes, element('g', {class: 'self'}, element('circle', {cx: x, cy: y, r: 14}),
     element('text', {x, y: y + 32}, self && self.host || ''), element('text', {x, y: y + 46}, (self && self.network || []).map(f => f.subnet).join(' '))));
@@ -186,11 +187,11 @@ async function look() {
 }
 
 $('search').addEventListener('input', drawHosts);
-document.addEventListener('keydown', e => {
-  if (e.key === '/' && document.activeElement !== $('search')) {
-    e.preventDefault();
+document.addEventListener('keyup', e => {
+  const typing = document.activeElement === $('search');
+  if (e.key === '/' && !typing) {
     $('search').focus();
-  } else if (e.key === 'Escape' && document.activeElement === $('search')) {
+  } else if (e.key === 'Escape' && typing) {
     $('search').value = '';
     drawHosts();
   }
