@@ -47,7 +47,7 @@ type Failure struct {
 	Since  time.Time
 }
 
-// Detail returns what is known now. Its cost grows with the objects that are wanted.
+// Detail returns what is known now. Its cost grows with what is wrong.
 func (r *Reconciler) Detail() Detail {
 	var d Detail
 	r.statusMu.Lock()
@@ -85,12 +85,10 @@ func (r *loop) detail(d *Detail, kinds map[state.Kind]KindDetail) {
 		change(&now)
 		kinds[k] = now
 	}
-	wanted := make(map[state.Kind]int)
-	for k := range r.desired.want {
-		wanted[k.Kind]++
-	}
-	for k, n := range wanted {
-		of(k, func(d *KindDetail) { d.Wanted += n })
+	for k, n := range r.desired.kinds {
+		if n > 0 {
+			of(state.Kind(k), func(d *KindDetail) { d.Wanted += n })
+		}
 	}
 	for k, n := range r.counted.missing {
 		of(k, func(d *KindDetail) { d.Missing += n })

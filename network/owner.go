@@ -3,6 +3,7 @@ package network
 import (
 	"iter"
 	"maps"
+	"math"
 	"net/netip"
 
 	"flanneld/pkg/ip"
@@ -23,6 +24,8 @@ type bounds struct {
 type planeDesired struct {
 	bounds
 	want state.Set // nil before the first desired state
+	// kinds counts what is wanted by its kind.
+	kinds [math.MaxUint8 + 1]int
 }
 
 // take makes a change. It returns the keys of the objects that it changes.
@@ -30,14 +33,20 @@ func (d *planeDesired) take(c change) iter.Seq[state.Key] {
 	d.bounds = c.bounds
 	if c.all {
 		d.want = c.want
+		clear(d.kinds[:])
+		for k := range d.want {
+			d.kinds[k.Kind]++
+		}
 		return func(func(state.Key) bool) {}
 	}
 	for k, o := range c.want {
+		before := len(d.want)
 		if o == nil {
 			delete(d.want, k)
 		} else {
 			d.want[k] = o
 		}
+		d.kinds[k.Kind] += len(d.want) - before
 	}
 	return maps.Keys(c.want)
 }

@@ -168,6 +168,9 @@ func (t trouble) of(l *subnet.Lease) (p status.Peer) {
 func (f *facts) peerStates(d network.Detail, all bool) iter.Seq[status.Peer] {
 	return func(yield func(status.Peer) bool) {
 		t := f.trouble(d)
+		if !all && len(t.unusable) == 0 && len(t.missing) == 0 {
+			return
+		}
 		for _, l := range f.leases {
 			p := t.of(l)
 			if !all && !p.State.Troubled() {
