@@ -14,6 +14,7 @@ import (
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
+	"flanneld/pkg/status"
 )
 
 const (
@@ -71,7 +72,7 @@ func NewExternal(s Selection, v View, h backend.Host, looks func(), report func(
 		selection: s, view: v, looks: looks, report: report, host: h,
 		followers: make(map[ip.Family]*follower),
 		lookout:   lookout{woken: make(chan struct{}, 1), quiet: followPause, longest: followPause},
-		changes:   notice.Gather{Logf: klog.Infof},
+		changes:   notice.Gather{Logf: klog.Infof, Component: string(status.ComponentInterface)},
 	}
 	x.names.Store(&[]string{h.V4.Iface, h.V6.Iface})
 	return x

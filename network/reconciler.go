@@ -15,6 +15,7 @@ import (
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
+	"flanneld/pkg/status"
 	"flanneld/subnet"
 )
 
@@ -49,7 +50,8 @@ type logs struct {
 }
 
 func newLogs() *logs {
-	return &logs{warnings: notice.Gather{Logf: klog.Warningf, All: true}, infos: notice.Gather{Logf: klog.Infof}}
+	const about = string(status.ComponentDataplane)
+	return &logs{warnings: notice.Gather{Logf: klog.Warningf, Component: about, All: true}, infos: notice.Gather{Logf: klog.Infof, Component: about}}
 }
 
 // Reconciler makes the dataplanes of a host look as desired, and keeps them so. There is one

@@ -16,6 +16,7 @@ import (
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
+	"flanneld/pkg/status"
 	"flanneld/subnet"
 	"flanneld/subnet/kube"
 )
@@ -79,7 +80,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 	d := &daemon{
 		begun: time.Now(), options: o, tunnels: tunnelPlane, machine: machine, previous: previous.Subnet,
 		refresh: make(chan struct{}, 1), due: once.NewSlot[time.Time](),
-		warnings: notice.Gather{Logf: klog.Warningf, All: true},
+		warnings: notice.Gather{Logf: klog.Warningf, Component: string(status.ComponentPeers), All: true},
 		saver:    newSaver(o), host: external,
 		networks: networks{all: previous.Network.Prefixes(), shared: o.rules != nil, sockets: make(sockets)},
 	}

@@ -28,6 +28,9 @@ func start(machine host) int {
 	case o == nil:
 		return 0
 	}
+	if o.logJSON {
+		logJSON()
+	}
 	counters := make(chan os.Signal, 1)
 	signal.Notify(counters, syscall.SIGUSR1)
 	o.askedCounters = counters

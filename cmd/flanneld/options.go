@@ -56,6 +56,7 @@ type options struct {
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
+	logJSON bool // each line of the log is a JSON object
 	// logFiles are the options, with their values, that ask for logs in files.
 	logFiles []string
 	// askedCounters has the packets that were counted logged.
@@ -132,6 +133,7 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.BoolVar(&o.release, "release", false, "give back this host's lease, and exit")
 	fs.BoolVar(&o.migrate, "etcd-migrate", false, "copy configuration and leases from version 2 of etcd's API to version 3, and exit")
 	fs.BoolVar(&o.dryRun, "dry-run", false, "with -etcd-migrate, write nothing and print what would be copied")
+	fs.Var((*format)(&o.logJSON), "log-format", "`format` of the log, text or json")
 	fs.BoolVar(&o.status, "status", false, "print how the daemon with the same -subnet-file is, and exit: 0 if it is healthy, 1 if not, 2 if it does not run")
 	fs.StringVar(&o.checkConfig, "check-config", "", "print what the network configuration in a `file` means, or why it cannot be used, and exit; - is standard input")
 	fs.Var((*format)(&o.json), "o", "`format` of what -check-config and -status print, text or json")

@@ -12,6 +12,8 @@ import (
 // until the moment is over are put together. Its zero value needs Logf.
 type Gather struct {
 	Logf func(format string, a ...any)
+	// Component is the part of the daemon that the texts are about.
+	Component string
 	// All has texts logged however often they come: a Log has let each of them through.
 	All bool
 
@@ -23,6 +25,11 @@ type Gather struct {
 	release *time.Timer // when held is logged
 	stopped bool
 }
+
+// About is a text with the part of the daemon that it is about.
+type About struct{ Component, Text string }
+
+func (a About) String() string { return a.Text }
 
 // held is what texts that say the same have come to.
 type held struct {
@@ -57,10 +64,10 @@ func (g *Gather) flush() {
 	for _, text := range Sum(g.texts) {
 		switch about := about(text); {
 		case g.All:
-			g.Logf("%s", text)
+			g.Logf("%s", About{g.Component, text})
 		case g.log.Event(about):
 			g.take(about)
-			g.Logf("%s", text)
+			g.Logf("%s", About{g.Component, text})
 		default:
 			g.hold(about, text)
 		}
@@ -118,7 +125,7 @@ func (g *Gather) logHeld() {
 		texts = append(texts, fmt.Sprintf("%s (%s within %s)", h.text, times, pauseFirst))
 	}
 	for _, text := range Sum(texts) {
-		g.Logf("%s", text)
+		g.Logf("%s", About{g.Component, text})
 	}
 	g.held = nil
 }
