@@ -1,11 +1,14 @@
 package subnet
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,6 +38,74 @@ func saveable(t *testing.T) Holding {
 	return Holding{Config: config, Own: own, Holder: "someone", Snapshot: Snapshot{Leases: []*Lease{
 		own, lease("10.5.2.0/24", "192.0.2.2", time.Hour), lease("10.5.3.0/24", "192.0.2.3", 0),
 	}}}
+}
+
+// What is written lease by lease is what is read as a whole, byte for byte.
+func TestSavedAsAWhole(t *testing.T) {
+	h := saveable(t)
+	h.Holder = `<"someone" & another>`
+	h.Snapshot.Leases[1].Machine = "a <name> 0123456789ab"
+	vanished := Vanished{leaseOf("10.5.4.0/24"), time.Now().Add(-5 * time.Second)}
+	vanished.Attrs = h.Own.Attrs
+	for name, vanished := range map[string][]Vanished{"none vanished": nil, "one": {vanished}, "two": {vanished, vanished}} {
+		for _, assigned := range []*Assignment{nil, {Host: "a", Cluster: "b"}} {
+			h.Snapshot.Own = assigned
+			path := filepath.Join(t.TempDir(), "state.json")
+			if err := h.Save(path, "/net", vanished...); err != nil {
+				t.Fatal(err)
+			}
+			written, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var j savedJSON
+			if err := json.Unmarshal(written, &j); err != nil {
+				t.Fatal(err)
+			}
+			if len(j.Leases) != len(h.Snapshot.Leases) || len(j.Vanished) != len(vanished) {
+				t.Errorf("%s: %s was written", name, written)
+			}
+			whole, err := json.Marshal(j)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(written) != string(whole)+"\n" {
+				t.Errorf("%s: %s was written, want %s", name, written, whole)
+			}
+		}
+	}
+}
+
+// Among thousands of leases, their text is never in memory as a whole.
+func TestSavedPartByPart(t *testing.T) {
+	h := saveable(t)
+	l := *h.Own
+	leases := slices.Clone(h.Snapshot.Leases)
+	save := func(n int) (allocated uint64, size int64) {
+		h.Snapshot.Leases = leases
+		for i := range n {
+			l := l
+			l.Subnet = ip.SubnetOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
+			h.Snapshot.Leases = append(h.Snapshot.Leases, &l)
+		}
+		path := filepath.Join(t.TempDir(), "state.json")
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if err := h.Save(path, "/net"); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return after.TotalAlloc - before.TotalAlloc, info.Size()
+	}
+	few, small := save(100)
+	many, large := save(10_000)
+	if each := float64(many-few) / float64(large-small); each > 3 {
+		t.Errorf("a byte more in the file costs %.1f in memory", each)
+	}
 }
 
 func TestSaved(t *testing.T) {
