@@ -119,14 +119,14 @@ type attrsJSON struct {
 func (a Attrs) Value() (string, error) {
 	var b bytes.Buffer
 	err := a.encode(&b)
-	return b.String(), err
+	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
-// encode writes the JSON of Value.
+// encode writes the JSON of Value, with a line's end.
 func (a Attrs) encode(b *bytes.Buffer) error {
 	e := json.NewEncoder(b)
 	e.SetEscapeHTML(false) // it would alter the text of BackendData
-	err := e.Encode(attrsJSON{
+	return e.Encode(attrsJSON{
 		PublicIP:      addressText(a.PublicIP.V4),
 		PublicIPv6:    addressText(a.PublicIP.V6),
 		BackendType:   a.BackendType,
@@ -135,10 +135,6 @@ func (a Attrs) encode(b *bytes.Buffer) error {
 		Machine:       a.Machine,
 		Challenger:    a.Challenger,
 	})
-	if err == nil {
-		b.Truncate(b.Len() - 1) // the line's end
-	}
-	return err
 }
 
 // addressText is an address as JSON has it; nil for none.

@@ -114,7 +114,7 @@ func (w *savedWriter) lease(l *Lease) savedLease {
 	if err := l.encode(&w.part); err != nil && w.failed == nil {
 		w.failed = err
 	}
-	return savedLease{l.Subnet.Key(), w.part.String(), l.ends(w.now), l.Revision, l.Created}
+	return savedLease{l.Subnet.Key(), strings.TrimSuffix(w.part.String(), "\n"), l.ends(w.now), l.Revision, l.Created}
 }
 
 // ends returns when a lease expires, by the host's clock as it is now: it may have

@@ -85,12 +85,18 @@ func (p *publisher) now() facts {
 	return p.facts
 }
 
+// How much is allocated until memory is collected, in percent of what is in use.
+const (
+	gcAtStart = 200
+	gcLater   = 50
+)
+
 // Run publishes until ctx ends.
 func (p *publisher) Run(ctx context.Context) error {
-	// Until then nearly all that is allocated stays.
-	usual := debug.SetGCPercent(200)
+	// Until then nearly all that is allocated stays; later it is little, and nearly all of it goes.
+	usual := debug.SetGCPercent(gcAtStart)
 	err := p.awaitReady(ctx)
-	debug.SetGCPercent(usual)
+	debug.SetGCPercent(min(usual, gcLater))
 	if err != nil {
 		return err
 	}
