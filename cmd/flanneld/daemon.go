@@ -13,6 +13,7 @@ import (
 	"flanneld/pkg/dataplane/ec2"
 	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/dataplane/tunnels"
+	"flanneld/pkg/file"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
@@ -58,7 +59,7 @@ func run(ctx context.Context, o *options, machine host) error {
 
 // serve is the daemon on a given store and host.
 func serve(ctx context.Context, o *options, store subnet.Store, machine host, h *health) error {
-	o.recall = new(recall).within
+	o.recall = new(file.Patient[subnet.Saved])
 	previous := o.previous()
 	o.iface.MachineID = machineID()
 	systemd := h.systemd
