@@ -212,6 +212,8 @@ func CheckPublic(a netip.Addr, f ip.Family) error {
 		return errors.New("not an address of the right family")
 	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return errors.New("not the address of a host")
+	case f == ip.V6 && a.IsLinkLocalUnicast():
+		return errors.New("known on its link alone")
 	}
 	return nil
 }

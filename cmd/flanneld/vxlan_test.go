@@ -67,8 +67,13 @@ func testVXLAN(t *testing.T, v variant) {
 			t.Logf("100 MiB to the pod of %s in %s by %s", to.Name, took, f)
 		}
 	}
+	macs := make(map[string]bool)
 	for _, view := range h.peer().views() {
 		h.wantVTEP(view)
+		macs[view.vtepMAC().String()] = true
+	}
+	if families := len(v.families.list()); len(macs) != families {
+		t.Errorf("the devices of %d families have the MAC addresses %v", families, macs)
 	}
 }
 
