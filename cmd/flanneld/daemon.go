@@ -89,6 +89,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, h 
 	passages := network.NewPassages(machine, report("passages"))
 	passages.OwnBridge = o.cniFile != ""
 	d.external = network.NewExternal(o.iface, machine, external, store.Reconnect, d.sawExternal)
+	machine.Follow(external.Net().Families()) // until a configuration says more
 	d.followers = []follower{
 		d.external,
 		passages,

@@ -143,6 +143,7 @@ func (d *daemon) want() {
 		}
 	}
 	d.host = d.host.For(d.wanted)
+	d.machine.Follow(d.wanted.Families())
 	d.external.Want(d.wanted, d.host)
 }
 
