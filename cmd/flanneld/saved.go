@@ -44,7 +44,7 @@ func (o *options) saved() (subnet.Saved, error) {
 func (o *options) readSaved() (subnet.Saved, error) {
 	s, err := subnet.LoadSaved(o.savedFile(), o.savedStore())
 	if cluster := o.source().cluster; err == nil && cluster != nil && s.Snapshot.Own != nil && !s.Snapshot.Own.SameCluster(cluster(o)) {
-		return subnet.Saved{}, fmt.Errorf("%s is of another Kubernetes cluster: the CA of its API is another one", o.savedFile())
+		return subnet.Saved{}, fmt.Errorf("%s is of another Kubernetes cluster: the CA of its API is another one, or, where it has none of its own, its URL", o.savedFile())
 	}
 	return s, err
 }
