@@ -118,6 +118,7 @@ type pod struct {
 	c    *cniHost
 	env  []string // of all calls for it
 	addr netip.Addr
+	six  netip.Addr // in a network of both families
 }
 
 // add makes a pod.
@@ -129,10 +130,14 @@ func (c *cniHost) add(name string, env ...string) *pod {
 	var result struct {
 		IPs []struct{ Address netip.Prefix }
 	}
-	if err := json.Unmarshal([]byte(text), &result); err != nil || len(result.IPs) != 1 {
+	if err := json.Unmarshal([]byte(text), &result); err != nil || len(result.IPs) == 0 || len(result.IPs) > 2 {
 		c.n.t.Fatalf("the plugins said (%v):\n%s", err, text)
 	}
-	return &pod{Namespace: sandbox, c: c, env: env, addr: result.IPs[0].Address.Addr()}
+	p := &pod{Namespace: sandbox, c: c, env: env, addr: result.IPs[0].Address.Addr()}
+	if len(result.IPs) == 2 {
+		p.six = result.IPs[1].Address.Addr()
+	}
+	return p
 }
 
 // del has the plugins take the pod's network away, and ends the pod.
@@ -206,7 +211,7 @@ func (c *cniHost) remains() []string {
 	t.Helper()
 	var all []string
 	check(t, filepath.WalkDir(c.lib, func(path string, entry os.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() && entry.Name() != "lock" && entry.Name() != "last_reserved_ip.0" {
+		if err == nil && !entry.IsDir() && entry.Name() != "lock" && !strings.HasPrefix(entry.Name(), "last_reserved_ip.") {
 			all = append(all, strings.TrimPrefix(path, c.lib))
 		}
 		return err
@@ -272,6 +277,49 @@ func TestCNIConfFile(t *testing.T) {
 					n.wantPods(func(h *host) *cniHost { return h.installCNIFor(test.template) }, test.remains,
 						"-cni-conf-template="+test.template)
 				})
+			}
+		})
+	}
+}
+
+// In a network of both families a pod has an address of each, by the plugin that reads the subnet
+// file as well as by what the daemon writes, and pods reach each other by either.
+func TestCNIOfBothFamilies(t *testing.T) {
+	t.Parallel()
+	for name, install := range map[string]func(*host) *cniHost{
+		"the flannel plugin": (*host).installCNI,
+		"bridge":             func(h *host) *cniHost { return h.installCNIFor("bridge") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newNetwork(t, netip.MustParsePrefix("fd00::/64"))
+			n.put("config", `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}`)
+			var pods []*pod
+			for _, h := range n.hosts {
+				c := install(h)
+				var args []string
+				if c.network != "flannel" {
+					args = append(args, "-cni-conf-file="+c.confFile())
+				}
+				env := c.start(args...).Env()
+				p := c.add("pod")
+				p.wantInSubnet(env)
+				if six, err := netip.ParsePrefix(env["FLANNEL_IPV6_SUBNET"]); err != nil || !six.Contains(p.six) {
+					t.Errorf("%s has %s, and the subnet is %s (%v)", p.Name, p.six, six, err)
+				}
+				pods = append(pods, p)
+			}
+			for i, from := range pods {
+				to := pods[1-i]
+				from.wantReaches(to)
+				check(t, from.WaitPing(n.ctx, to.six))
+				check(t, from.c.WaitPing(n.ctx, from.six)) // from the host
+			}
+			for _, p := range pods {
+				p.del()
+				if got := p.c.remains(); len(got) > 0 {
+					t.Errorf("of a pod that is gone there is %q", got)
+				}
 			}
 		})
 	}

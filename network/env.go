@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -71,26 +72,43 @@ func (e Env) edit(before []byte) (now []byte, kept bool) {
 	if right {
 		return before, kept
 	}
+	if !kept {
+		before = nil // all of it is ours, and is in our order
+	}
 	var b strings.Builder
 	done := make(map[string]bool)
+	add := func(names []string) {
+		for _, name := range names {
+			if value, wanted := want[name]; wanted && !done[name] {
+				if text := b.String(); text != "" && (!strings.HasSuffix(text, "\n") || strings.HasSuffix(text, "\\\n")) {
+					b.WriteString("\n") // nothing of ours continues a line of others
+				}
+				b.WriteString(name + "=" + value + "\n")
+				done[name] = true
+			}
+		}
+	}
 	for a := range assignments(string(before)) {
 		value, wanted := want[a.name]
 		switch {
-		case a.name == "", wanted && !done[a.name] && a.value == value && !a.exported:
+		case a.name == "":
 			b.WriteString(a.line)
-		case wanted && !done[a.name]:
+			continue
+		case !wanted || done[a.name]:
+			continue
+		case a.value == value && !a.exported:
+			b.WriteString(a.line)
+		default:
 			b.WriteString(a.name + "=" + value + "\n")
 		}
 		done[a.name] = true
-	}
-	if text := b.String(); text != "" && (!strings.HasSuffix(text, "\n") || strings.HasSuffix(text, "\\\n")) {
-		b.WriteString("\n") // nothing of ours continues a line of others
-	}
-	for _, name := range variables {
-		if value, wanted := want[name]; wanted && !done[name] {
-			b.WriteString(name + "=" + value + "\n")
+		// What has no line yet gets one before that of the next one in our order.
+		later := variables[slices.Index(variables, a.name)+1:]
+		if next := slices.IndexFunc(later, func(name string) bool { _, there := last[name]; return there && !done[name] }); next > 0 {
+			add(later[:next])
 		}
 	}
+	add(variables)
 	return []byte(b.String()), kept
 }
 

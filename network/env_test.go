@@ -50,6 +50,31 @@ func TestEnvString(t *testing.T) {
 	}
 }
 
+// A host that gets another family writes it where it belongs, as flannel has it, also where others
+// have lines in the file.
+func TestEnvGetsAFamily(t *testing.T) {
+	four, six := ip.Subnet{V4: prefix("10.5.89.0/24")}, ip.Subnet{V6: prefix("fd00:5:0:1::/64")}
+	net4, net6 := ip.Subnet{V4: prefix("10.5.0.0/16")}, ip.Subnet{V6: prefix("fd00:5::/48")}
+	both := Env{Network: ip.Subnet{V4: net4.V4, V6: net6.V6}, Subnet: ip.Subnet{V4: four.V4, V6: six.V6}, MTU: 1430}
+	const docker = "DOCKER_OPTS=\"--bip=10.5.89.1/24\"\n"
+	lines := strings.SplitAfter(both.String(), "\n")
+	for name, before := range map[string]Env{"IPv6": {Network: net4, Subnet: four, MTU: 1450}, "IPv4": {Network: net6, Subnet: six, MTU: 1430}} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "subnet.env")
+			write(t, before, path)
+			write(t, both, path)
+			only(t, path, both.String())
+			plant(t, path, docker+before.String(), 0o644)
+			write(t, both, path)
+			want := docker + both.String()
+			if name == "IPv4" { // there is nothing of ours that it comes after
+				want = docker + lines[2] + lines[3] + lines[4] + lines[5] + lines[0] + lines[1]
+			}
+			only(t, path, want)
+		})
+	}
+}
+
 // A host that has no subnet yet in a family of the network says nothing of that.
 func TestEnvOfOneFamily(t *testing.T) {
 	network := ip.Subnet{V4: env4.Network.V4, V6: prefix("2001:cafe:42::/56")}

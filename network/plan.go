@@ -46,6 +46,7 @@ type plan struct {
 	devices  map[string]bool          // that are wanted
 	local    map[state.Key]bool       // what is wanted for no peer, but for this host itself
 	problems map[ip.Subnet]string     // parts of leases that the backend can do nothing with
+	troubled map[ip.Subnet]int        // of how many families each lease has such a part
 	// changedProblems are the subnets whose problems may not be as they were when it was
 	// last emptied.
 	changedProblems map[ip.Subnet]struct{}
@@ -221,10 +222,15 @@ func (p *plan) report(l part, why string) {
 		return
 	}
 	p.changedProblems[s] = struct{}{}
-	if why == "" {
-		delete(p.problems, s)
-	} else {
-		p.problems[s] = why
+	if p.problems[s] == "" {
+		p.troubled[l.Subnet]++
+	}
+	if p.problems[s] = why; why != "" {
+		return
+	}
+	delete(p.problems, s)
+	if p.troubled[l.Subnet]--; p.troubled[l.Subnet] == 0 {
+		delete(p.troubled, l.Subnet)
 	}
 }
 
@@ -261,6 +267,7 @@ func (p *plan) rebuild() {
 	p.devices = make(map[string]bool)
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
+	p.troubled = make(map[ip.Subnet]int)
 	p.claims = make(map[attribute][]part, claims)
 	p.conflicts = make(map[attribute]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)

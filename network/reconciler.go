@@ -83,7 +83,7 @@ type Reconciler struct {
 type Status struct {
 	Wanted   int // objects that there should be
 	Missing  int // objects that are not there, or are and should not be
-	Unusable int // leases of which the backend can make nothing, counted in each family
+	Unusable int // leases of which the backend can make nothing in some family
 	// Host is what this host's own end of the overlay was last made for: its
 	// device has the MTU that goes with it. Zero before that is in place.
 	Host backend.Host
@@ -162,7 +162,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) replan(w Desired) {
 	changes := r.plan.set(w)
 	r.update(func() {
-		r.config, r.status.Unusable = w.Config, len(r.plan.problems)
+		r.config, r.status.Unusable = w.Config, len(r.plan.troubled)
 		if len(r.plan.changedProblems) > 0 {
 			r.unusable = maps.Clone(r.plan.problems)
 		}

@@ -40,7 +40,11 @@ func (s *summary) add(what string, about fmt.Stringer) {
 		s.about[what] = m
 		s.order = append(s.order, what)
 	}
-	m.add(about.String())
+	var name string
+	if len(m.names) < maxNamed { // there may be ten thousands that go unnamed
+		name = about.String()
+	}
+	m.add(name)
 }
 
 // log logs each of these lines.

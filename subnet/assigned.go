@@ -3,6 +3,7 @@ package subnet
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
@@ -50,7 +51,7 @@ func (t *turn) unassignable(c *Config, s Snapshot) error {
 	}
 	for _, f := range c.families() {
 		p := a.Subnet.Of(f.Family)
-		switch winner := f.winner(s); {
+		switch winner := t.winner(c, f, s, a.Subnet); {
 		case !p.IsValid():
 			return fmt.Errorf("the Node %s has no %s podCIDR, but %s, and the configuration has Enable%s: kube-controller-manager gives a Node one of each address family if --cluster-cidr names a network of each, and only when the Node is registered: delete the Node and have kubelet register it anew, or set Enable%s to false",
 				host, f.Family, a.Subnet, f.Family, f.Family)
@@ -71,13 +72,30 @@ func (t *turn) unassignable(c *Config, s Snapshot) error {
 	return nil
 }
 
-// winner returns the lease that what the host is given loses to; nil if it is in force.
-func (f family) winner(s Snapshot) *Lease {
-	own := &Lease{Subnet: s.Own.Subnet, Created: s.Own.Created}
+// outranked names who has a part of what this host lives by, by a lease that goes before; it is
+// empty if nobody has.
+func (t *turn) outranked(s Snapshot) string {
+	own, c := t.holding.Own.Subnet, t.holding.Config
+	for _, f := range c.families() {
+		if winner := t.winner(c, f, s, own); winner != nil {
+			return fmt.Sprintf("the Node %s, whose podCIDR %s goes before", printable.Name(winner.Machine), f.of(winner))
+		}
+	}
+	return ""
+}
+
+// winner returns the lease that a subnet of this host loses to, as other hosts see it; nil if it is
+// in force.
+func (t *turn) winner(c *Config, f family, s Snapshot, given ip.Subnet) *Lease {
+	own := &Lease{Subnet: given, Created: s.Own.Created}
 	own.Machine = s.Own.Host
+	if !slices.ContainsFunc(s.Leases, func(l *Lease) bool { return f.of(l).Overlaps(f.of(own)) && l.Machine != own.Machine }) {
+		return nil
+	}
+	other := Vetter{config: c, self: Self{Addr: t.attrs.PublicIP}}
 	leases := []*Lease{own}
 	for _, l := range s.Leases {
-		if l.Machine != own.Machine {
+		if unfit, _ := other.unfitIn(f, l); unfit == "" && f.covered(l) && l.Machine != own.Machine {
 			leases = append(leases, l)
 		}
 	}

@@ -111,6 +111,8 @@ func (t *turn) checkAssigned() error {
 	case t.given(t.holding.Config) != own.Subnet:
 		t.logf(warningState, reassigned, host, a.Subnet, own.Subnet)
 		t.first(move{})
+	case t.outranked(s) != "":
+		t.lose(t.outranked(s))
 	case l != nil && l.Attrs == t.attrs:
 		t.holding.Own, t.renewal.seen = l, s.Revision
 	case t.misstated():

@@ -276,10 +276,33 @@ func TestAssignedOverlapLost(t *testing.T) {
 		h.want(t, "10.5.2.0/23")
 		says(t, c, "w1", "192.0.2.1")
 
-		// One that comes later, and goes before: what this host has stays its own.
+		// One that could not be used by anyone does not count.
+		c.Put(node("w2", "10.5.2.0/24", "10.5.2.7"))
+		time.Sleep(time.Minute)
+		h.want(t, "10.5.2.0/23")
+		if holder := h.held().Holder; holder != "" {
+			t.Errorf("the holder is %q", holder)
+		}
+		c.Remove("w2")
+
+		// One that comes later, and goes before: what this host has stays its own, and who has it
+		// is told, until that is over.
 		c.Put(node("w2", "10.5.2.0/24", "192.0.2.2"))
 		time.Sleep(time.Minute)
 		h.want(t, "10.5.2.0/23")
+		if holder := h.held().Holder; holder != "the Node w2, whose podCIDR 10.5.2.0/24 goes before" {
+			t.Errorf("the holder is %q", holder)
+		}
+		if text := h.waitsFor(); !strings.Contains(text, "overlaps 10.5.2.0/24, that of the Node w2") {
+			t.Errorf("waits for %q", text)
+		}
+		says(t, c, "w1", "192.0.2.1")
+		c.Remove("w2")
+		time.Sleep(4 * time.Second)
+		h.want(t, "10.5.2.0/23")
+		if holder := h.held().Holder; holder != "" {
+			t.Errorf("the holder is %q", holder)
+		}
 	})
 }
 

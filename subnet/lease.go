@@ -117,24 +117,33 @@ type attrsJSON struct {
 
 // Value returns the JSON that is written under the lease's key.
 func (a Attrs) Value() (string, error) {
-	j := attrsJSON{
+	var b bytes.Buffer
+	err := a.encode(&b)
+	return strings.TrimSuffix(b.String(), "\n"), err
+}
+
+// encode writes the JSON of Value, with a line's end.
+func (a Attrs) encode(b *bytes.Buffer) error {
+	e := json.NewEncoder(b)
+	e.SetEscapeHTML(false) // it would alter the text of BackendData
+	return e.Encode(attrsJSON{
+		PublicIP:      addressText(a.PublicIP.V4),
+		PublicIPv6:    addressText(a.PublicIP.V6),
 		BackendType:   a.BackendType,
 		BackendData:   json.RawMessage(a.BackendData),
 		BackendV6Data: json.RawMessage(a.BackendV6Data),
 		Machine:       a.Machine,
 		Challenger:    a.Challenger,
+	})
+}
+
+// addressText is an address as JSON has it; nil for none.
+func addressText(a netip.Addr) *string {
+	if !a.IsValid() {
+		return nil
 	}
-	for f, text := range map[ip.Family]**string{ip.V4: &j.PublicIP, ip.V6: &j.PublicIPv6} {
-		if public := a.PublicIP.Of(f); public.IsValid() {
-			address := public.String()
-			*text = &address
-		}
-	}
-	var b strings.Builder
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // it would alter the text of BackendData
-	err := e.Encode(j)
-	return strings.TrimSuffix(b.String(), "\n"), err
+	text := a.String()
+	return &text
 }
 
 // String is the JSON that is written, for logs.
@@ -203,6 +212,8 @@ func CheckPublic(a netip.Addr, f ip.Family) error {
 		return errors.New("not an address of the right family")
 	case a.IsUnspecified(), a.IsMulticast(), a.IsLoopback(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return errors.New("not the address of a host")
+	case f == ip.V6 && a.IsLinkLocalUnicast():
+		return errors.New("known on its link alone")
 	}
 	return nil
 }

@@ -145,6 +145,7 @@ func TestParseAttrsRejects(t *testing.T) {
 		{"loopback", v4, `{"PublicIP":"127.0.0.1"}`, "PublicIP"},
 		{"multicast", v4, `{"PublicIP":"224.0.0.1"}`, "PublicIP"},
 		{"broadcast", v4, `{"PublicIP":"255.255.255.255"}`, "PublicIP"},
+		{"PublicIPv6 of a link", dual, `{"PublicIP":"192.0.2.1","PublicIPv6":"fe80::1"}`, "PublicIPv6 \"fe80::1\" is known on its link alone"},
 		{"no PublicIPv6", dual, `{"PublicIP":"192.0.2.1","PublicIPv6":null}`, "PublicIPv6"},
 		{"IPv4 as PublicIPv6", v6, `{"PublicIPv6":"192.0.2.1"}`, "PublicIPv6"},
 		{"number for the type", v4, `{"PublicIP":"192.0.2.1","BackendType":1}`, "BackendType"},

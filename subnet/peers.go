@@ -31,9 +31,11 @@ type problemID struct {
 
 // PeersView is what a host goes by at some time.
 type PeersView struct {
-	Peers    []*Lease  // by subnet
-	InStore  int       // how many of them are there
-	Problems []Problem // of leases, or parts of them, that cannot be used
+	Peers    []*Lease // by subnet
+	InStore  int      // how many of them are there
+	Problems int      // how many leases cannot be used in some family
+	// Unfit are the problems of these leases, of which one may have several.
+	Unfit []Problem
 	// Unreadable are the subnets of those for which the host is left as it is.
 	Unreadable []ip.Subnet
 	// News are what is to be logged.
@@ -52,9 +54,12 @@ func (p *Peers) Update(h Holding, self Self, now time.Time) PeersView {
 		p.linger, p.backend = Linger{}, h.Config.BackendType
 	}
 	peers, problems := p.vetter.Vet(h.Config, h.Own, self, h.Snapshot)
-	v := PeersView{InStore: len(peers), Problems: problems}
+	v := PeersView{InStore: len(peers), Unfit: problems}
 	withdrawn := make(map[netip.Prefix]bool)
-	for _, r := range problems {
+	for i, r := range problems {
+		if i == 0 || r.Key != problems[i-1].Key { // they are by key, and one may be of each family
+			v.Problems++
+		}
 		switch {
 		case r.Withdraw:
 			for _, p := range r.Subnet.Prefixes() {

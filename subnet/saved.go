@@ -1,9 +1,12 @@
 package subnet
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 	"time"
 
 	"flanneld/pkg/file"
@@ -20,6 +23,13 @@ type Saved struct {
 
 // savedJSON is the file.
 type savedJSON struct {
+	savedHead
+	Leases []savedLease
+	// Vanished leases are none of the store's, but lingered.
+	Vanished []savedVanished `json:",omitempty"`
+}
+
+type savedHead struct {
 	// Store says what the leases are from, so that one is not taken for another.
 	Store  string
 	At     time.Time
@@ -28,9 +38,6 @@ type savedJSON struct {
 	Holder string `json:",omitempty"` // who has that now, if we have no other one yet
 	// Assignment is there where the store chose our subnet.
 	Assignment *Assignment `json:",omitempty"`
-	Leases     []savedLease
-	// Vanished leases are none of the store's, but lingered.
-	Vanished []savedVanished `json:",omitempty"`
 }
 
 type savedLease struct {
@@ -48,30 +55,66 @@ type savedVanished struct {
 
 // Save writes what a host holds now of a store, and the leases that linger.
 func (h Holding) Save(path, store string, vanished ...Vanished) error {
-	j := savedJSON{
-		Store: store, At: time.Now(), Config: h.Config.raw, Own: h.Own.Subnet.Key(), Holder: h.Holder, Assignment: h.Snapshot.Own,
-		Leases: make([]savedLease, 0, len(h.Snapshot.Leases)),
-	}
-	var failed error
-	save := func(l *Lease) savedLease {
-		value, err := l.Value()
-		failed = errors.Join(failed, err)
-		return savedLease{l.Subnet.Key(), value, l.ends(j.At), l.Revision, l.Created}
-	}
-	j.Leases = append(j.Leases, save(h.Own))
+	return file.WriteParts(path, func(w io.Writer) error { return h.write(w, store, time.Now(), vanished) })
+}
+
+// write writes savedJSON lease by lease: of thousands, the text as a whole would be a good part
+// of the daemon's memory.
+func (h Holding) write(to io.Writer, store string, now time.Time, vanished []Vanished) error {
+	head, err := json.Marshal(savedHead{
+		Store: store, At: now, Config: h.Config.raw, Own: h.Own.Subnet.Key(), Holder: h.Holder, Assignment: h.Snapshot.Own,
+	})
+	w := savedWriter{to: to, now: now, failed: err}
+	w.text(strings.TrimSuffix(string(head), "}") + `,"Leases":[`)
+	w.json(w.lease(h.Own))
 	for _, l := range h.Snapshot.Leases {
 		if l.Subnet != h.Own.Subnet {
-			j.Leases = append(j.Leases, save(l))
+			w.text(",")
+			w.json(w.lease(l))
 		}
 	}
-	for _, v := range vanished {
-		j.Vanished = append(j.Vanished, savedVanished{save(v.Lease), j.At.Add(v.Since.Sub(j.At))})
+	for i, v := range vanished {
+		if i == 0 {
+			w.text(`],"Vanished":[`)
+		} else {
+			w.text(",")
+		}
+		w.json(savedVanished{w.lease(v.Lease), now.Add(v.Since.Sub(now))})
 	}
-	content, err := json.Marshal(j)
-	if err = errors.Join(failed, err); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
+	w.text("]}\n")
+	return w.failed
+}
+
+// savedWriter writes nothing any more once something failed.
+type savedWriter struct {
+	to     io.Writer
+	now    time.Time
+	part   bytes.Buffer // the last one that was encoded
+	failed error
+}
+
+func (w *savedWriter) text(s string) {
+	if w.failed == nil {
+		_, w.failed = io.WriteString(w.to, s)
 	}
-	return file.Write(path, append(content, '\n'))
+}
+
+func (w *savedWriter) json(v any) {
+	if w.failed == nil {
+		w.part.Reset()
+		w.failed = json.NewEncoder(&w.part).Encode(v)
+	}
+	if w.failed == nil {
+		_, w.failed = w.to.Write(bytes.TrimSuffix(w.part.Bytes(), []byte("\n")))
+	}
+}
+
+func (w *savedWriter) lease(l *Lease) savedLease {
+	w.part.Reset()
+	if err := l.encode(&w.part); err != nil && w.failed == nil {
+		w.failed = err
+	}
+	return savedLease{l.Subnet.Key(), strings.TrimSuffix(w.part.String(), "\n"), l.ends(w.now), l.Revision, l.Created}
 }
 
 // ends returns when a lease expires, by the host's clock as it is now: it may have

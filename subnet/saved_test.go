@@ -1,6 +1,7 @@
 package subnet
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -36,6 +37,74 @@ func saveable(t *testing.T) Holding {
 		own, lease("10.5.2.0/24", "192.0.2.2", time.Hour), lease("10.5.3.0/24", "192.0.2.3", 0),
 	}}}
 }
+
+// What is written lease by lease is what is read as a whole, byte for byte.
+func TestSavedAsAWhole(t *testing.T) {
+	h := saveable(t)
+	h.Holder = `<"someone" & another>`
+	h.Snapshot.Leases[1].Machine = "a <name> 0123456789ab"
+	vanished := Vanished{leaseOf("10.5.4.0/24"), time.Now().Add(-5 * time.Second)}
+	vanished.Attrs = h.Own.Attrs
+	for name, vanished := range map[string][]Vanished{"none vanished": nil, "one": {vanished}, "two": {vanished, vanished}} {
+		for _, assigned := range []*Assignment{nil, {Host: "a", Cluster: "b"}} {
+			h.Snapshot.Own = assigned
+			path := filepath.Join(t.TempDir(), "state.json")
+			if err := h.Save(path, "/net", vanished...); err != nil {
+				t.Fatal(err)
+			}
+			written, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var j savedJSON
+			if err := json.Unmarshal(written, &j); err != nil {
+				t.Fatal(err)
+			}
+			if len(j.Leases) != len(h.Snapshot.Leases) || len(j.Vanished) != len(vanished) {
+				t.Errorf("%s: %s was written", name, written)
+			}
+			whole, err := json.Marshal(j)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(written) != string(whole)+"\n" {
+				t.Errorf("%s: %s was written, want %s", name, written, whole)
+			}
+		}
+	}
+}
+
+// Of thousands of leases, the text is never in memory as a whole.
+func TestSavedPartByPart(t *testing.T) {
+	h := saveable(t)
+	for i := range 5000 {
+		l := *h.Own
+		l.Subnet = ip.SubnetOf(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24))
+		h.Snapshot.Leases = append(h.Snapshot.Leases, &l)
+	}
+	all, most := 0, 0
+	if err := h.write(writer(func(p []byte) {
+		all += len(p)
+		most = max(most, len(p))
+	}), "/net", time.Now(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if most > 1000 || all < 1_000_000 {
+		t.Errorf("%d bytes were written, up to %d at once", all, most)
+	}
+	full := errors.New("full")
+	if err := h.write(failing{full}, "/net", time.Now(), nil); !errors.Is(err, full) {
+		t.Errorf("that it could not be written is %v", err)
+	}
+}
+
+type writer func([]byte)
+
+func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
+
+type failing struct{ error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.error }
 
 func TestSaved(t *testing.T) {
 	h := saveable(t)

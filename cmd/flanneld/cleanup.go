@@ -12,6 +12,7 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/file"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 	"flanneld/subnet"
@@ -44,7 +45,7 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 	if err = errors.Join(err, unseen(o)); err != nil {
 		return err
 	}
-	if err := removeState(o, env.Subnet, out); err != nil {
+	if err := removeState(ctx, o, env.Subnet, out); err != nil {
 		return err
 	}
 	if _, err := removeCNI(o, out); err != nil {
@@ -65,18 +66,26 @@ func cleanup(ctx context.Context, o *options, machine host, out io.Writer) error
 
 // removeState removes the files that daemons saved while this host had a subnet, whichever
 // store it was from, and the one that the options name unless it is of another subnet.
-func removeState(o *options, own ip.Subnet, out io.Writer) error {
+func removeState(ctx context.Context, o *options, own ip.Subnet, out io.Writer) error {
 	named := o.savedFile()
 	if named == "" {
 		return nil
 	}
-	entries, err := os.ReadDir(o.stateDir)
+	err := file.Patiently(ctx, func() error { return removeStateIn(o.stateDir, named, own, out) })
+	if errors.Is(err, file.ErrNoAnswer) {
+		err = fmt.Errorf("removing what was saved in %s: %w", o.stateDir, err)
+	}
+	return err
+}
+
+func removeStateIn(folder, named string, own ip.Subnet, out io.Writer) error {
+	entries, err := os.ReadDir(folder)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	files := []string{named}
 	for _, e := range entries {
-		if path := filepath.Join(o.stateDir, e.Name()); filepath.Ext(path) == savedExt && path != named {
+		if path := filepath.Join(folder, e.Name()); filepath.Ext(path) == savedExt && path != named {
 			files = append(files, path)
 		}
 	}

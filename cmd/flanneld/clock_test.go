@@ -43,6 +43,8 @@ func (imagined) HasNexthops() bool { return false }
 
 func (imagined) Forwards(ip.Family) bool { return true }
 
+func (imagined) Follow([]ip.Family) {}
+
 var _ network.View = imagined{}
 
 // life is the whole daemon on an imagined host, in imagined time.

@@ -213,6 +213,9 @@ func (c *collector) ready() error {
 		once.Wake(d.publisher.changed)
 		return fmt.Errorf("%s%w", notReady, err)
 	}
+	if h := d.publisher.now().holding; h.Holder != "" {
+		return fmt.Errorf("%sthe subnet %s belongs to %s: other hosts send no packets for it here", notReady, h.Own.Subnet, h.Holder)
+	}
 	return nil
 }
 

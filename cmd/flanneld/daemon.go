@@ -13,6 +13,7 @@ import (
 	"flanneld/pkg/dataplane/ec2"
 	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/dataplane/tunnels"
+	"flanneld/pkg/file"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
@@ -67,7 +68,7 @@ func work(ctx context.Context, o *options, machine host, c *collector) error {
 
 // serve is the daemon on a given store and host.
 func serve(ctx context.Context, o *options, store subnet.Store, machine host, c *collector) error {
-	o.recall = new(recall).within
+	o.recall = new(file.Patient[subnet.Saved])
 	previous := o.previous()
 	o.iface.MachineID = machineID()
 	systemd := c.systemd
@@ -97,6 +98,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 	passages := network.NewPassages(machine, report("passages"))
 	passages.OwnBridge = o.cniFile != ""
 	d.external = network.NewExternal(o.iface, machine, external, store.Reconnect, d.sawExternal)
+	machine.Follow(external.Net().Families()) // until a configuration says more
 	d.followers = []follower{
 		d.external,
 		passages,

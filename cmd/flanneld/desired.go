@@ -145,6 +145,7 @@ func (d *daemon) want() {
 		}
 	}
 	d.host = d.host.For(d.wanted)
+	d.machine.Follow(d.wanted.Families())
 	d.external.Want(d.wanted, d.host)
 }
 
@@ -252,7 +253,7 @@ func (d *daemon) updateDesired() {
 		if f.holding.Config != h.Config {
 			f.configurations++
 		}
-		f.holding, f.backend, f.host, f.peers, f.leases, f.unfit, f.leaving = h, w.Backend, w.Host, now.InStore, now.Peers, now.Problems, d.peers.Gone()
+		f.holding, f.backend, f.host, f.peers, f.leases, f.problematic, f.unfit, f.leaving = h, w.Backend, w.Host, now.InStore, now.Peers, now.Problems, now.Unfit, d.peers.Gone()
 	})
 	for _, f := range d.followers {
 		f.SetDesired(w)

@@ -1,7 +1,6 @@
 package main_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -52,40 +51,6 @@ func awaitPing(from, to *node, f ip.Family) {
 		}
 		return ""
 	})
-}
-
-// Two hosts with both families: pods reach each other in each, each by a device of its own.
-func TestDualStack(t *testing.T) {
-	t.Parallel()
-	for _, v := range []variant{vxlan, hostGW} {
-		t.Run(v.name(), func(t *testing.T) {
-			t.Parallel()
-			n := newDual(t, v, dualConfig(v), 2)
-			for _, h := range n.nodes {
-				h.waitReady()
-				h.addPod()
-			}
-			for _, f := range ip.Families {
-				awaitPing(n.nodes[0], n.nodes[1], f)
-			}
-			h := n.nodes[0]
-			if v.backend.name != vxlan.backend.name {
-				return
-			}
-			if mtu := h.daemon.Env()["FLANNEL_MTU"]; mtu != "1430" {
-				t.Errorf("pods have the MTU %s", mtu)
-			}
-			var lease struct{ BackendData, BackendV6Data struct{ VtepMAC string } }
-			key := ""
-			for _, name := range []string{"FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"} {
-				key += "&" + strings.ReplaceAll(netip.MustParsePrefix(h.daemon.Env()[name]).Masked().String(), "/", "-")
-			}
-			check(t, json.Unmarshal([]byte(n.get("subnets/"+key[1:]).value), &lease))
-			if m4, m6 := lease.BackendData.VtepMAC, lease.BackendV6Data.VtepMAC; m4 == "" || m6 == "" || m4 == m6 {
-				t.Errorf("the devices have the MAC addresses %q and %q", m4, m6)
-			}
-		})
-	}
 }
 
 // IPv6 is turned on in a network of IPv4 that runs, and off again: no packet of IPv4 is lost, and

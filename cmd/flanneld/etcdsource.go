@@ -48,7 +48,7 @@ func openEtcd(_ context.Context, o *options, _ func(string)) (store, error) {
 		return nil, err
 	}
 	if o.etcdAPI == apiAuto {
-		return etcd.NewAuto(v2, v3, usedAPI(o.usedAPIFile())), nil
+		return etcd.NewAuto(v2, v3, usedAPI{o.usedAPIFile(), new(file.Patient[[]byte])}), nil
 	}
 	klog.Infof("using version %s of etcd's API, as -etcd-api says", o.etcdAPI)
 	if o.etcdAPI == apiV2 {
@@ -70,12 +70,15 @@ func (o *options) usedAPIFile() string {
 // usedAPIBeside names that file beside a state file.
 func usedAPIBeside(saved string) string { return strings.TrimSuffix(saved, savedExt) + ".api" }
 
-// usedAPI is the name of that file.
-type usedAPI string
+// usedAPI is that file. Nothing waits for long where its file system gives no answer.
+type usedAPI struct {
+	path    string
+	reading *file.Patient[[]byte]
+}
 
 // Used implements etcd.Memory.
 func (u usedAPI) Used() int {
-	content, err := file.ReadOwn(string(u), 0)
+	content, err := u.reading.Do(context.Background(), func() ([]byte, error) { return file.ReadOwn(u.path, 0) })
 	version, notNumber := strconv.Atoi(strings.TrimSpace(string(content)))
 	if err != nil || notNumber != nil || version != 2 && version != 3 {
 		return 0
@@ -85,10 +88,10 @@ func (u usedAPI) Used() int {
 
 // Use implements etcd.Memory.
 func (u usedAPI) Use(version int) {
-	if u == "" || u.Used() == version {
+	if u.path == "" || u.Used() == version {
 		return
 	}
-	if err := file.Write(string(u), fmt.Appendln(nil, version)); err != nil {
+	if err := file.Patiently(context.Background(), func() error { return file.Write(u.path, fmt.Appendln(nil, version)) }); err != nil {
 		klog.Warningf("the next start would not know which version of etcd's API was used: %v", err)
 	}
 }

@@ -113,13 +113,29 @@ func testHalfGarbage(n *network, good ...peer) {
 	t.Helper()
 	t.Log("half of a lease is garbage")
 	var halves []peer
-	for i, public := range []string{`"ff02::1"`, `"::"`, fmt.Sprintf("%q", h.Of(ip.V6)), "null", `"::ffff:192.168.0.9"`, `"192.168.0.9"`} {
+	for i, public := range []string{`"ff02::1"`, `"::"`, `"fe80::9"`, fmt.Sprintf("%q", h.Of(ip.V6)), "null", `"::ffff:192.168.0.9"`, `"192.168.0.9"`} {
 		p := n.stranger(fmt.Sprintf("10.5.%d.0/24", 130+i), fmt.Sprintf("192.168.0.%d", 130+i))
 		n.put(p.key(), strings.Replace(n.backend.lease(p), fmt.Sprintf("%q", p.also.public), public, 1))
 		h.waitLine("lease "+p.name(), "cannot be used")
 		halves = append(halves, peer{subnet: p.subnet, public: p.public})
 		h.waitPeers(soon, append(good, halves...)...)
 	}
+	unusable := func() (count int) {
+		_, text, _ := strings.Cut(h.daemon.Status(), " peers, ")
+		_, err := fmt.Sscanf(text, "%d leases unusable", &count)
+		check(t, err)
+		return count
+	}
+	before := unusable()
+	twice := n.stranger("10.5.150.0/24", "192.168.0.150")
+	n.put(twice.key(), strings.Replace(n.backend.lease(twice), `"BackendType":"`, `"BackendType":"no-`, 1))
+	h.waitLine(twice.subnet.String(), "ignored: the lease is of backend")
+	n.wait(soon, "one lease more to be unusable", func() string { // not one for each family
+		if now := unusable(); now != before+1 {
+			return fmt.Sprintf("there were %d and are %d", before, now)
+		}
+		return ""
+	})
 }
 
 // A lease that becomes garbage is still in force as it last was, until it is

@@ -86,6 +86,61 @@ func TestOneIPv6Address(t *testing.T) {
 	}
 }
 
+// What IPv6 needs on the host cannot be had, as another program has it: a configuration with IPv6 is
+// not followed, and no lease says that the host has it, until it can.
+func TestIPv6DeviceCannotBeHad(t *testing.T) {
+	t.Parallel()
+	n := newLab(t, vxlan.in(dualStack))
+	n.families = ipv4Only
+	n.startEtcd(lab.EtcdOptions{})
+	n.put("config", n.config(nil))
+	h := n.addNode(lab.HostOptions{})
+	h.start()
+	h.waitReady()
+	key := h.key()
+	h.run("ip", "link", "add", "other6", "type", "vxlan", "id", "1", "dstport", "8472", "local", h.Of(ip.V6).String(), "dev", "eth0")
+	check(t, h.LinkUp("other6"))
+	n.put("config", n.in(dualStack).config(nil))
+	h.waitLine("the former one stays in force: ", vtep6, "another VXLAN device has the VNI 1 and the UDP port 8472")
+	if n.get(key) == nil || h.has(ip.V6) {
+		t.Errorf("the host has %s", h.peer().subnets())
+	}
+	check(t, h.DelLink("other6"))
+	h.waitFamilies(dualStack)
+}
+
+// The interface's MTU is too small for IPv6: that is said, IPv4 goes on, also if the daemon is
+// started again, and IPv6 is back with the MTU.
+func TestMTUTooSmallForIPv6(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 2, vxlan.in(dualStack), nil)
+	h, other := n.nodes[0], n.nodes[1]
+	subnets, env := h.peer().subnets(), h.daemon.EnvText()
+	const why = "the interface eth0 has the MTU 1340, and the backend takes 70 bytes of it: pods would get an MTU of 1270, and IPv6 needs 1280"
+	h.run("ip", "link", "set", "eth0", "mtu", "1340")
+	h.waitStatus("the lease cannot say what it should: "+why, true)
+	awaitPing(h, other, ip.V4)
+	awaitPing(other, h, ip.V4)
+	if now := h.daemon.EnvText(); now != env {
+		t.Errorf("subnet.env was %q and is %q", env, now) // with less than 1280, pods would not start
+	}
+	h.restart(func() {})
+	h.waitLog("going on without IPv6 until it can be had: " + why)
+	h.waitFamilies(ipv4Only)
+	h.waitEnv("FLANNEL_MTU=1290")
+	awaitPing(h, other, ip.V4)
+	awaitPing(other, h, ip.V4)
+	h.run("ip", "link", "set", "eth0", "mtu", "1500")
+	h.waitFamilies(dualStack)
+	h.waitEnv("FLANNEL_MTU=1430")
+	if now := h.peer().subnets(); now != subnets {
+		t.Errorf("the host had %s and has %s", subnets, now)
+	}
+	if now := h.daemon.EnvText(); now != env {
+		t.Errorf("subnet.env was %q and is %q", env, now)
+	}
+}
+
 // Two routers are on the link in each family: the interface that leads to both is the external one,
 // and no option has to name it.
 func TestTwoRouters(t *testing.T) {

@@ -20,7 +20,8 @@ import (
 //	beat-µs, burst-beat-µs  processor time for a heartbeat of a Node: at 20 a second, and as
 //	            fast as the API takes them
 //	beats/s     how fast that is
-//	rss-MB, peak-MB  resident memory after the start, and at most up to the last heartbeat
+//	ready-MB, rss-MB, peak-MB  resident memory right after READY, a second after that, and at
+//	            most up to the last heartbeat
 //	idle-cpu-%  processor time during ten seconds without changes
 func BenchmarkKube(b *testing.B) {
 	for _, v := range []variant{kubeVXLAN, kubeHostGW} {
@@ -52,6 +53,7 @@ func kubeScale(b *testing.B, v variant) {
 	h.start()
 	h.waitReady()
 	start := time.Since(begin)
+	b.ReportMetric(h.memory("VmRSS"), "ready-MB")
 	b.ReportMetric(ms(start), "start-ms")
 	b.ReportMetric(float64(start)/float64(api), "start/api")
 	h.wantObjects(nodes)

@@ -220,6 +220,23 @@ func TestKubeOneSubnetTwice(t *testing.T) {
 	n.pause(time.Second)
 	h.waitAnnotations(0, nil)
 	h.waitPeers(0, newer)
+
+	t.Log("and a part of that of a host that runs, by a Node that goes before")
+	wide := n.addKubeNode(healthPort)
+	wide.createNode("10.5.202.0/23")
+	wide.start()
+	wide.waitReady()
+	says := func(text string) {
+		t.Helper()
+		n.wait(2*soon, "/readyz to say "+text, func() string { return lacks(wide.health("readyz"), text) })
+	}
+	says("ok")
+	create("cat", stranger("10.5.202.0/24", "192.168.0.211"))
+	says("the subnet 10.5.202.0/23 belongs to the Node cat, whose podCIDR 10.5.202.0/24 goes before")
+	wide.waitLine("our subnet 10.5.202.0/23 now belongs to the Node cat")
+	wide.waitLine("10.5.202.0/23", "overlaps 10.5.202.0/24", "delete one of the two")
+	check(t, n.kube.DeleteNode(n.ctx, "cat"))
+	says("ok")
 }
 
 // Two Nodes have one public address: both are named.

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	daemon "flanneld/cmd/flanneld"
 	"flanneld/pkg/lab"
 )
 
@@ -34,7 +37,7 @@ func TestKubeWaits(t *testing.T) {
 		cause
 	}
 	var waits []waiting
-	for name, c := range map[string]cause{
+	causes := map[string]cause{
 		"no Node": {
 			prepare: func(*node) {},
 			says:    []string{"Node ", "NODE_NAME"},
@@ -86,6 +89,19 @@ func TestKubeWaits(t *testing.T) {
 				check(t, os.WriteFile(filepath.Join(h.Dir, netConf), []byte(n.config(nil)), 0o600))
 			},
 		},
+		"a FIFO as net-conf.json": {
+			prepare: func(h *node) {
+				h.createNode(h.podCIDR())
+				file := filepath.Join(h.Dir, netConf)
+				check(t, unix.Mkfifo(file, 0o600))
+				h.args = append(h.args, "-net-config-path="+file)
+			},
+			says: []string{netConf, "is not a regular file"},
+			cure: func(h *node) {
+				check(t, os.Remove(filepath.Join(h.Dir, netConf)))
+				check(t, os.WriteFile(filepath.Join(h.Dir, netConf), []byte(n.config(nil)), 0o600))
+			},
+		},
 		"no kubeconfig": {
 			prepare: func(h *node) {
 				h.createNode(h.podCIDR())
@@ -108,7 +124,25 @@ func TestKubeWaits(t *testing.T) {
 			},
 			within: slow(10 * time.Second),
 		},
-	} {
+	}
+	folder := t.TempDir()
+	if answer, err := daemon.Hang(t, folder); err == nil {
+		causes["a file system that gives no answer, with net-conf.json"] = cause{
+			prepare: func(h *node) {
+				h.createNode(h.podCIDR())
+				file := filepath.Join(h.Dir, netConf)
+				check(t, os.Symlink(filepath.Join(folder, netConf), file))
+				h.args = append(h.args, "-net-config-path="+file)
+			},
+			says: []string{netConf, "no answer from its file system"},
+			cure: func(h *node) {
+				answer()
+				check(t, os.Remove(filepath.Join(h.Dir, netConf)))
+				check(t, os.WriteFile(filepath.Join(h.Dir, netConf), []byte(n.config(nil)), 0o600))
+			},
+		}
+	}
+	for name, c := range causes {
 		h := n.addKubeNode(healthPort)
 		waits = append(waits, waiting{name, h, c})
 		c.prepare(h)

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
+
+	"flanneld/pkg/ip"
+	"flanneld/subnet"
 )
 
 // Kubernetes is asked for by an option, and what a manifest puts into the environment is
@@ -41,5 +45,31 @@ func TestParseKubernetes(t *testing.T) {
 		if o, said := parsed(strings.Fields(c.args), nil); o != nil || !strings.Contains(said, c.want) {
 			t.Errorf("%s: %q, want %q", c.args, said, c.want)
 		}
+	}
+}
+
+// Where an API has no CA of its own, its URL is what tells the cluster from others.
+func TestSavedOfClusterWithoutCA(t *testing.T) {
+	o := &options{stateDir: t.TempDir(), kube: &kubernetes{}}
+	o.kube.NodeName, o.kube.AnnotationPrefix, o.kube.APIURL = "n1", "flannel.alpha.coreos.com", "http://192.0.2.1:8080"
+	config, err := subnet.ParseConfig([]byte(`{"Network":"10.5.0.0/16"}`))
+	must(t, err)
+	own := &subnet.Lease{Subnet: ip.SubnetOf(netip.MustParsePrefix("10.5.1.0/24")), Attrs: subnet.Attrs{PublicIP: ip.Addrs{V4: netip.MustParseAddr("192.0.2.9")}}}
+	save := func() {
+		t.Helper()
+		of := &subnet.Assignment{Host: "n1", Subnet: own.Subnet, Cluster: o.kube.Cluster()}
+		must(t, subnet.Holding{Config: config, Own: own, Snapshot: subnet.Snapshot{Own: of}}.Save(o.savedFile(), o.savedStore()))
+	}
+	save()
+	if _, err := o.saved(); err != nil {
+		t.Errorf("what was saved: %v", err)
+	}
+	o.kube.APIURL = "http://192.0.2.2:8080"
+	if _, err := o.saved(); err == nil || !strings.Contains(err.Error(), o.savedFile()) || !strings.Contains(err.Error(), "its URL") {
+		t.Errorf("what was saved by another URL: %v", err)
+	}
+	save() // once a daemon has reached it
+	if _, err := o.saved(); err != nil {
+		t.Errorf("what was saved by the URL of now: %v", err)
 	}
 }

@@ -17,6 +17,7 @@ type host interface {
 	network.View
 	HasNexthops() bool
 	Forwards(ip.Family) bool
+	Follow([]ip.Family)
 }
 
 // machineName is what leases call this machine: its name for people, and of its ID

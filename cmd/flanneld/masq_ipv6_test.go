@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
@@ -48,6 +49,7 @@ func TestMasqueradeOfFamilies(t *testing.T) {
 		t.Parallel()
 		names := map[ip.Family]string{ip.V4: variant, ip.V6: strings.Replace(variant, "iptables", "ip6tables", 1)}
 		programs := map[ip.Family]string{ip.V4: "iptables", ip.V6: "ip6tables"}
+		bridged := map[ip.Family]string{ip.V4: "net.bridge.bridge-nf-call-iptables", ip.V6: "net.bridge.bridge-nf-call-ip6tables"}
 		n, outside := newDualRules(t, hostGW, dualConfig(hostGW), func(h *node) {
 			h.setIPTables(variant)
 			for _, p := range programs {
@@ -58,6 +60,17 @@ func TestMasqueradeOfFamilies(t *testing.T) {
 		h := n.nodes[0]
 		if want := "rules for packets are written by " + variant + ": others on this host use it: the policy of chain FORWARD"; !strings.Contains(h.daemon.Log(), want) {
 			t.Errorf("it does not say: %s", want)
+		}
+
+		t.Log("what goes from pod to pod over one bridge, which the same rules are asked about")
+		near := h.pod
+		h.addPod()
+		for _, f := range ip.Families {
+			h.sysctl(bridged[f], 1)
+			_, err := near.Ping(n.ctx, h.pod.In(f).Addr, 5*time.Second)
+			check(t, err)
+			at := &lab.Host{Namespace: h.pod.Namespace, Addr: h.pod.In(f).Addr}
+			n.wantSource("pod to pod of one host", n.source(near.Namespace, netip.Addr{}, at, at.Addr), near.In(f).Addr)
 		}
 
 		t.Log("what is taken away in IPv6 comes back, and IPv4 is left alone")

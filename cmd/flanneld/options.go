@@ -20,6 +20,7 @@ import (
 	"flanneld/network"
 	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane/netfilter"
+	"flanneld/pkg/file"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 	"flanneld/subnet"
@@ -63,8 +64,8 @@ type options struct {
 	askedCounters <-chan os.Signal
 	// rules are those for packets, on this host; nil to leave them alone.
 	rules *netfilter.Dataplane
-	// recall bounds the reading of what was saved; nil for commands, which may wait.
-	recall func(read func() (subnet.Saved, error)) (subnet.Saved, error)
+	// recall reads what was saved.
+	recall *file.Patient[subnet.Saved]
 	// boottime takes the place of the kernel's clock in tests.
 	boottime func() time.Duration
 }

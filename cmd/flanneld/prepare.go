@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -65,7 +66,7 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 			}
 		}
 	}
-	if err := backend.CheckMTU(c, b, host); err != nil {
+	if err := checkMTU(c, b, host); err != nil {
 		return subnet.Attrs{}, nil, err
 	}
 	attrs, err := b.Attrs(host, d.past(b, host, ifaces, s, was))
@@ -82,6 +83,17 @@ func (d *daemon) prepare(ctx context.Context, c *subnet.Config, s subnet.Snapsho
 	}
 	d.prepared = setup{c, b, rules}
 	return attrs, c.Local(host.Addrs(), host.Net()), nil
+}
+
+// checkMTU returns why the MTU is too small for a configuration. Where the interface's is large
+// enough for IPv4, IPv6 is what the host lacks.
+func checkMTU(c *subnet.Config, b backend.Backend, h backend.Host) error {
+	err := backend.CheckMTU(c, b, h)
+	four := h.For(ip.Subnet{V4: c.V4.Network})
+	if err == nil || errors.As(err, new(*subnet.ConfigError)) || four.V4.Iface == "" || backend.CheckMTU(c, b, four) != nil {
+		return err
+	}
+	return subnet.Lacking{Family: ip.V6, Why: err}
 }
 
 // reachedAt reports why this host would not be reached at the address that someone asks for in
@@ -102,7 +114,8 @@ func (d *daemon) reachedAt(a *subnet.Assignment, f ip.Family, ifaces []kernel.In
 		printable.Name(a.Host), suffix, asked, suffix)
 }
 
-// try reports why this host would not have what a changed configuration asks for.
+// try reports why this host would not have what a changed configuration asks for. Of a family that
+// our lease is not of yet, what is asked for does not depend on the subnet.
 func (d *daemon) try(ctx context.Context, c *subnet.Config, b backend.Backend) error {
 	d.mu.Lock()
 	had, was, own, h := d.holding.Config, d.current.backend, d.holding.Own, d.host
@@ -110,7 +123,13 @@ func (d *daemon) try(ctx context.Context, c *subnet.Config, b backend.Backend) e
 	if own == nil || c == had {
 		return nil
 	}
-	return d.reconciler.Try(ctx, was.Local(h.For(had.Network()), had.Network(), own), b.Local(h.For(c.Network()), c.Network(), own))
+	next := *own
+	for _, f := range c.Families() {
+		if !next.Subnet.Of(f).IsValid() {
+			next.Subnet = next.Subnet.With(f, c.Of(f).Network)
+		}
+	}
+	return d.reconciler.Try(ctx, was.Local(h.For(had.Network()), had.Network(), own), b.Local(h.For(c.Network()), c.Network(), &next))
 }
 
 // prepareDevice returns the device that the backend has made on this host; for as long as

@@ -67,7 +67,8 @@ type facts struct {
 	configurations int
 	peers          int
 	leases         []*subnet.Lease   // of the others, that are used
-	unfit          []subnet.Problem  // of the others' leases
+	problematic    int               // leases of the others that cannot be used, in some family
+	unfit          []subnet.Problem  // why not
 	leaving        []subnet.Vanished // that are among leases still
 	reconciled     network.Status
 	unseen         map[ip.Family]error // why the external interface cannot be followed
@@ -92,12 +93,18 @@ func (p *publisher) now() facts {
 	return p.facts
 }
 
+// How much is allocated until memory is collected, in percent of what is in use.
+const (
+	gcAtStart = 200
+	gcLater   = 50
+)
+
 // Run publishes until ctx ends.
 func (p *publisher) Run(ctx context.Context) error {
-	// Until then nearly all that is allocated stays.
-	usual := debug.SetGCPercent(200)
+	// Until then nearly all that is allocated stays; later it is little, and nearly all of it goes.
+	usual := debug.SetGCPercent(gcAtStart)
 	err := p.awaitReady(ctx)
-	debug.SetGCPercent(usual)
+	debug.SetGCPercent(min(usual, gcLater))
 	if err != nil {
 		return err
 	}
@@ -241,7 +248,7 @@ func (f *facts) noteStore(why error) {
 }
 
 // unusable returns how many leases cannot be used.
-func (f *facts) unusable() int { return len(f.unfit) + f.reconciled.Unusable }
+func (f *facts) unusable() int { return f.problematic + f.reconciled.Unusable }
 
 // env is what subnet.env should say. Its MTU is that of the devices as they are, not as
 // they are about to be; nor has it an address family that this host does not carry yet.

@@ -9,6 +9,7 @@ import (
 
 	"flanneld/backend"
 	"flanneld/network"
+	"flanneld/pkg/file"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
 	"flanneld/subnet"
@@ -51,12 +52,25 @@ func releaseLease(ctx context.Context, o *options, machine host, out io.Writer) 
 	if err := releaseFrom(ctx, store, host.PublicIP(), previous, name, out); err != nil {
 		return err
 	}
-	// A start without etcd would take the lease for ours still.
-	if s, err := o.saved(); err == nil && (s.Own.PublicIP.Matches(host.PublicIP()) || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, name)) {
+	return forget(ctx, o, host.PublicIP(), previous, name, out)
+}
+
+// forget removes what was saved of a lease that is this host's by its public address, or by
+// its subnet and machine: a start without etcd would take it for ours still.
+func forget(ctx context.Context, o *options, public ip.Addrs, previous ip.Subnet, machine string, out io.Writer) error {
+	s, err := o.saved()
+	switch {
+	case errors.Is(err, subnet.ErrUnread):
+		return fmt.Errorf("a start without etcd would go by what was saved: %w; remove that file", err)
+	case err == nil && (s.Own.PublicIP.Matches(public) || s.Own.Subnet == previous && subnet.SameMachine(s.Own.Machine, machine)):
 		reportOffHost(s, out)
-		return os.Remove(o.savedFile())
+		err = file.Patiently(ctx, func() error { return os.Remove(o.savedFile()) })
+		if errors.Is(err, file.ErrNoAnswer) {
+			err = fmt.Errorf("removing %s: %w", o.savedFile(), err)
+		}
+		return err
 	}
-	return nil
+	return nil // it is none of that lease, or there is none
 }
 
 // familiesOf returns those of the network; IPv4 alone if its configuration cannot be had.

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"flanneld/pkg/file"
 	"flanneld/pkg/once"
 	"flanneld/subnet"
 )
@@ -30,67 +31,20 @@ func (o *options) savedStore() string {
 	return network
 }
 
-// saved reads that.
+// saved reads that. A file system that gives no answer is waited for once, and all go on without
+// what was saved.
 func (o *options) saved() (subnet.Saved, error) {
-	if o.recall == nil {
-		return o.readSaved()
-	}
-	s, err := o.recall(o.readSaved)
-	if errors.Is(err, subnet.ErrUnread) {
-		err = fmt.Errorf("reading %s: %w", o.savedFile(), err)
+	s, err := o.recall.Do(context.Background(), o.readSaved)
+	if errors.Is(err, file.ErrNoAnswer) {
+		err = fmt.Errorf("reading %s: %w: %w", o.savedFile(), err, subnet.ErrUnread)
 	}
 	return s, err
-}
-
-// recall reads a state file. The file system that it is on may give no answer, as that of a
-// network: then no more than one read hangs there, and all who ask go on without what was
-// saved.
-type recall struct {
-	mu      sync.Mutex
-	pending *reading // nil for none
-}
-
-// reading is one read. What it read is there once done is closed.
-type reading struct {
-	began time.Time
-	done  chan struct{}
-	saved subnet.Saved
-	err   error
-}
-
-// recallPatience is how long a read may take until it is gone on without it.
-const recallPatience = 5 * time.Second
-
-// within returns what read does.
-func (r *recall) within(read func() (subnet.Saved, error)) (subnet.Saved, error) {
-	r.mu.Lock()
-	is := r.pending
-	if is == nil {
-		is = &reading{began: time.Now(), done: make(chan struct{})}
-		r.pending = is
-		go func() {
-			is.saved, is.err = read()
-			r.mu.Lock()
-			r.pending = nil
-			r.mu.Unlock()
-			close(is.done)
-		}()
-	}
-	r.mu.Unlock()
-	late := time.NewTimer(time.Until(is.began.Add(recallPatience)))
-	defer late.Stop()
-	select {
-	case <-is.done:
-		return is.saved, is.err
-	case <-late.C:
-		return subnet.Saved{}, fmt.Errorf("no answer from its file system for more than %s: %w", recallPatience, subnet.ErrUnread)
-	}
 }
 
 func (o *options) readSaved() (subnet.Saved, error) {
 	s, err := subnet.LoadSaved(o.savedFile(), o.savedStore())
 	if cluster := o.source().cluster; err == nil && cluster != nil && s.Snapshot.Own != nil && !s.Snapshot.Own.SameCluster(cluster(o)) {
-		return subnet.Saved{}, fmt.Errorf("%s is of another Kubernetes cluster: the CA of its API is another one", o.savedFile())
+		return subnet.Saved{}, fmt.Errorf("%s is of another Kubernetes cluster: the CA of its API is another one, or, where it has none of its own, its URL", o.savedFile())
 	}
 	return s, err
 }
@@ -169,7 +123,7 @@ func (s *saver) save(h subnet.Holding, vanished []subnet.Vanished) error {
 }
 
 // Run saves until ctx ends, and returns ctx.Err(). A write to a file system that gives no answer
-// keeps it for recallPatience at most.
+// keeps it for file.Patience at most.
 func (s *saver) Run(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- s.run(ctx) }()
@@ -178,13 +132,13 @@ func (s *saver) Run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	late := time.NewTimer(recallPatience)
+	late := time.NewTimer(file.Patience)
 	defer late.Stop()
 	select {
 	case err := <-ended:
 		return err
 	case <-late.C:
-		klog.Warningf("ending before %s is written: no answer from its file system for more than %s", s.file, recallPatience)
+		klog.Warningf("ending before %s is written: no answer from its file system for more than %s", s.file, file.Patience)
 		return ctx.Err()
 	}
 }

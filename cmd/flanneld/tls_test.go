@@ -64,6 +64,24 @@ func testTLSWithCAAlone(t *testing.T, v variant) {
 	h.waitReady()
 }
 
+// Where there is nothing but IPv6, a certificate is for an address of that.
+func TestTLSOverIPv6(t *testing.T) {
+	inParallel(t, slowVariants, func(t *testing.T, v variant) {
+		n, ca := tlsNetwork(t, v.in(ipv6Only), true, validServer)
+		client, err := ca.Client("host", lab.Valid)
+		check(t, err)
+		if e := n.etcd.Endpoints()[0]; !strings.HasPrefix(e, "https://[fd00::2]:") {
+			t.Fatalf("etcd is at %s", e)
+		}
+		h := n.addNode(lab.HostOptions{}, "-etcd-cafile="+ca.Cert, "-etcd-certfile="+client.Cert, "-etcd-keyfile="+client.Key)
+		h.start()
+		h.waitReady()
+		if e := n.get(h.key()); e == nil || e.value != n.backend.lease(h.peer()) {
+			t.Errorf("the lease is %v", e)
+		}
+	})
+}
+
 func TestTLSWithClientCertificate(t *testing.T) {
 	inParallel(t, slowVariants, testTLSWithClientCertificate)
 }

@@ -67,8 +67,13 @@ func testVXLAN(t *testing.T, v variant) {
 			t.Logf("100 MiB to the pod of %s in %s by %s", to.Name, took, f)
 		}
 	}
+	macs := make(map[string]bool)
 	for _, view := range h.peer().views() {
 		h.wantVTEP(view)
+		macs[view.vtepMAC().String()] = true
+	}
+	if families := len(v.families.list()); len(macs) != families {
+		t.Errorf("the devices of %d families have the MAC addresses %v", families, macs)
 	}
 }
 
@@ -280,6 +285,33 @@ func testVXLANHeals(t *testing.T, n *network, f ip.Family) {
 		}
 	}
 	n.pingAll()
+}
+
+// Another daemon makes the device anew, with a MAC and an address of its own, as flannel's does
+// when it starts: it comes to be as it was, with all that leads there, and the log says so.
+func TestVXLANTakenOver(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 2, vxlan, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	mac := h.macOf("flannel.1")
+	check(t, h.daemon.Freeze()) // else it is faster, and the other one finds the device there
+	check(t, h.DelLink("flannel.1"))
+	h.run("ip", "link", "add", "flannel.1", "address", "02:01:01:01:01:01", "type", "vxlan", "id", "1", "local", h.Addr.String(), "dev", "eth0", "dstport", "8472", "nolearning")
+	h.run("ip", "address", "add", h.peer().subnet.Addr().Next().String()+"/32", "dev", "flannel.1")
+	h.run("ip", "link", "set", "flannel.1", "up")
+	check(t, h.daemon.Thaw())
+	n.wait(soon, "the device to be as it was", func() string {
+		is, _, err := h.HardwareAddr("flannel.1")
+		if err != nil || is.String() != mac.String() {
+			return fmt.Sprintf("it has the MAC %v, %v", is, err)
+		}
+		return ""
+	})
+	h.waitPeers(soon, h.others()...)
+	_, err := h.pod.Ping(n.ctx, other.pod.Addr, soon)
+	check(t, err)
+	n.pingAll()
+	h.waitLine("device flannel.1 vxlan id 1", mac.String(), "restored")
 }
 
 func must[T any](v T, err error) func(testing.TB) T {

@@ -149,7 +149,7 @@ const formerExt = ".former"
 
 // PutAside takes a file away from the runtime that Write has written before the host was
 // booted: until the next Write the host has no network for pods. It does nothing about any other
-// file, or where boots cannot be told apart.
+// file, or where boots cannot be told apart, and takes the place of no other one.
 func PutAside(path string) (done bool, err error) {
 	content, err := file.ReadOwn(path, unix.O_NOFOLLOW)
 	switch {
@@ -162,7 +162,21 @@ func PutAside(path string) (done bool, err error) {
 	if now := bootID(); !ok || written == "" || now == "" || written == now {
 		return false, nil
 	}
-	return true, os.Rename(path, path+formerExt)
+	aside := path + formerExt
+	switch err := removeSigned(aside); {
+	case errors.Is(err, ErrForeign):
+		return false, fmt.Errorf("%s, where it is to be put aside, is in the way: %w; move that away", aside, err)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, path, unix.AT_FDCWD, aside, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // some file systems cannot
+		err = os.Rename(path, aside)
+	}
+	if err != nil {
+		return false, fmt.Errorf("renaming it to %s: %w", aside, err)
+	}
+	return true, nil
 }
 
 // bootFile tells one boot of the host from the next.
@@ -184,9 +198,11 @@ const usualName = "cbr0"
 // formerName returns the name of the network that the file has had so far. What plugins
 // keep of the pods that are there, such as their addresses, they keep below that name.
 func formerName(path string) string {
-	for _, path := range []string{path, path + formerExt} {
+	aside := path + formerExt
+	for _, path := range []string{path, aside} {
 		content, err := file.ReadOwn(path, 0)
-		if list, bad := parse(content); err == nil && bad == nil {
+		_, ours := signed(content)
+		if list, bad := parse(content); err == nil && bad == nil && (path != aside || ours) {
 			return list.Name
 		}
 	}

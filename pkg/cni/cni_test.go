@@ -362,6 +362,36 @@ func TestPutAside(t *testing.T) {
 	}
 }
 
+// What others have put where a file is put aside stays there, and its name means nothing.
+func TestPutAsideBesideForeign(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, "10-flannel.conflist")
+	aside, theirs := path+formerExt, `{"cniVersion": "0.3.1", "name": "theirs", "plugins": [{"type": "other"}]}`
+	usual := bootFile
+	t.Cleanup(func() { bootFile = usual })
+	bootFile = filepath.Join(folder, "boot_id")
+	write(t, bootFile, "1a-1")
+	write(t, aside, theirs)
+	wantWrite(t, New(path, Default), values, true)
+	if got := plain(t, path); !strings.Contains(got, `"name":"cbr0"`) {
+		t.Errorf("the network has the name of another one: %s", got)
+	}
+	ours := read(t, path)
+	write(t, bootFile, "1a-2")
+	done, err := PutAside(path)
+	if done || !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), aside) {
+		t.Errorf("put aside: %t, %v; want an error that names %s", done, err, aside)
+	}
+	if read(t, aside) != theirs || read(t, path) != ours {
+		t.Errorf("the files are %q and %q", read(t, aside), read(t, path))
+	}
+	must(t, os.Remove(aside))
+	write(t, aside, ours) // left by an earlier boot
+	if done, err := PutAside(path); !done || err != nil || read(t, aside) != ours {
+		t.Errorf("put aside: %t, %v", done, err)
+	}
+}
+
 func TestProblems(t *testing.T) {
 	folder := t.TempDir()
 	path, plugins := filepath.Join(folder, "10-flannel.conflist"), filepath.Join(folder, "bin")

@@ -4,6 +4,7 @@
 package file
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
@@ -23,8 +24,22 @@ import (
 // Write puts a file in place, for all to read, with its folder if need be. A reader
 // sees all of the old content or all of the new one, also after a crash of the host.
 func Write(path string, content []byte) error {
-	_, err := replace(path, content, access{mode: forAll}, func() bool { return true })
+	return WriteParts(path, all(content))
+}
+
+// WriteParts is Write of content that is made part by part, and need not be in memory as a
+// whole. If write returns an error, the file stays as it was.
+func WriteParts(path string, write func(io.Writer) error) error {
+	_, err := replace(path, write, access{mode: forAll}, func() bool { return true })
 	return err
+}
+
+// all writes the content as a whole.
+func all(content []byte) func(io.Writer) error {
+	return func(w io.Writer) error {
+		_, err := w.Write(content)
+		return err
+	}
 }
 
 // access says who may read a file. The group counts if its mode is not for all.
@@ -54,7 +69,7 @@ func Update(path string, edit func(before []byte) (now []byte, kept bool)) (chan
 		if now == nil || before != nil && bytes.Equal(before, now) {
 			return false, nil
 		}
-		done, err := replace(path, now, readers, func() bool {
+		done, err := replace(path, all(now), readers, func() bool {
 			again, _, err := current(path)
 			return try == tries || err == nil && bytes.Equal(before, again)
 		})
@@ -81,14 +96,14 @@ func current(path string) ([]byte, access, error) {
 }
 
 // replace puts a file in place if that is still wanted once it can be done at once.
-func replace(path string, content []byte, readers access, wanted func() bool) (done bool, err error) {
-	if done, err = tryReplace(path, content, readers, wanted); err != nil {
+func replace(path string, write func(io.Writer) error, readers access, wanted func() bool) (done bool, err error) {
+	if done, err = tryReplace(path, write, readers, wanted); err != nil {
 		return false, fmt.Errorf("writing %s: %w", path, err)
 	}
 	return done, nil
 }
 
-func tryReplace(path string, content []byte, readers access, wanted func() bool) (done bool, err error) {
+func tryReplace(path string, write func(io.Writer) error, readers access, wanted func() bool) (done bool, err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return false, err
@@ -102,7 +117,7 @@ func tryReplace(path string, content []byte, readers access, wanted func() bool)
 		return false, unnamed(err, path)
 	}
 	defer f.Close()
-	err = writeSynced(f, content, readers)
+	err = writeSynced(f, write, readers)
 	if err == nil && wanted() {
 		err = os.Rename(temp, path)
 		done = err == nil
@@ -138,8 +153,12 @@ func unnamed(err error, path string) error {
 	return err
 }
 
-func writeSynced(f *os.File, content []byte, readers access) error {
-	if _, err := f.Write(content); err != nil {
+func writeSynced(f *os.File, write func(io.Writer) error, readers access) error {
+	w := bufio.NewWriterSize(f, 64<<10)
+	if err := write(w); err != nil {
+		return err
+	}
+	if err := w.Flush(); err != nil {
 		return err
 	}
 	if readers.mode != forAll {
@@ -260,10 +279,18 @@ func readOwn(path string, flags int) ([]byte, fs.FileInfo, error) {
 		return nil, nil, err
 	}
 	defer f.Close()
+	return readOpen(f, trusted)
+}
+
+// readOpen reads a regular file of an owner who is trusted.
+func readOpen(f *os.File, trusted func(fs.FileInfo) bool) ([]byte, fs.FileInfo, error) {
+	path := f.Name()
 	info, err := f.Stat()
 	switch {
 	case err != nil:
 		return nil, nil, err
+	case info.IsDir():
+		return nil, nil, UntrustedError{path, "is a directory"}
 	case !info.Mode().IsRegular():
 		return nil, nil, UntrustedError{path, "is not a regular file"}
 	case !trusted(info):
@@ -276,6 +303,17 @@ func readOwn(path string, flags int) ([]byte, fs.FileInfo, error) {
 		return nil, nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return content, info, nil
+}
+
+// Read reads a regular file of any user. Of any other file the error is an UntrustedError.
+func Read(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	content, _, err := readOpen(f, func(fs.FileInfo) bool { return true })
+	return content, err
 }
 
 func trusted(info fs.FileInfo) bool { return ownedBy(info, 0) || ownedBy(info, os.Geteuid()) }

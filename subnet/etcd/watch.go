@@ -23,7 +23,7 @@ var ErrHistory = errors.New("the history is lost")
 // there without listing all leases again, unless the server's history does not reach back
 // to it or is another one.
 type Watch struct {
-	// List resets a view to what is there now.
+	// List brings a view to what is there now.
 	List func(context.Context, *View) error
 	// Verify finds out whether the server still has the history that a view follows, and
 	// how far it has gone on: it sets Listed and Target. A server that was set back, to
@@ -40,9 +40,15 @@ type Watch struct {
 	saved   *View
 }
 
-// Snapshot lists what is there now. The first Run begins with that.
+// Snapshot lists what is there now. The first Run begins with that, and so does another listing
+// before it.
 func (w *Watch) Snapshot(ctx context.Context) (subnet.Snapshot, error) {
 	v := new(View)
+	w.mu.Lock()
+	if !w.watched && w.saved != nil {
+		v, w.saved = w.saved, nil
+	}
+	w.mu.Unlock()
 	if err := w.List(ctx, v); err != nil {
 		return subnet.Snapshot{}, err
 	}

@@ -72,26 +72,50 @@ func (s *Store) Guarded(ctx context.Context) (bool, error) {
 // list is etcd.Watch.List. Of leases that this store did not write, Expires tells only
 // whether there is an end; see expires.
 func (s *Store) list(ctx context.Context, v *etcd.View) error {
+	var done bool
+	var err error
+	if v.Listed {
+		done, err = s.update(ctx, v)
+	}
+	if err == nil && !done {
+		err = s.listAll(ctx, v)
+	}
+	if err != nil {
+		return fmt.Errorf("listing leases: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) listAll(ctx context.Context, v *etcd.View) error {
 	s.onList()
 	resp, err := s.txn(ctx, false, reads(s.subnetsKey()), &pb.TxnRequest{Success: []*pb.RequestOp{
 		rangeOp(&pb.RangeRequest{Key: []byte(s.subnetsKey()), RangeEnd: []byte(end(s.subnetsKey()))}),
 		rangeOp(&pb.RangeRequest{Key: []byte(s.configKey())}),
 	}})
 	if err != nil {
-		return fmt.Errorf("listing leases: %w", err)
+		return err
 	}
 	kvs := resp.Responses[0].GetResponseRange().Kvs
-	entries := make([]subnet.Entry, len(kvs))
-	for i, kv := range kvs {
-		ends, err := s.expires(ctx, kv, v)
-		if err != nil {
-			return fmt.Errorf("listing leases: %w", err)
-		}
-		entries[i] = entry(s.below(kv), kv, ends)
+	entries, err := s.entries(ctx, kvs, v)
+	if err != nil {
+		return err
 	}
 	reset(v, entries, kvs, resp.Header)
 	setConfig(v, resp.Responses[1].GetResponseRange().Kvs, resp.Header.Revision)
 	return nil
+}
+
+// entries are what a view is to have of keys.
+func (s *Store) entries(ctx context.Context, kvs []*mvccpb.KeyValue, v *etcd.View) ([]subnet.Entry, error) {
+	entries := make([]subnet.Entry, len(kvs))
+	for i, kv := range kvs {
+		ends, err := s.expires(ctx, kv, v)
+		if err != nil {
+			return nil, err
+		}
+		entries[i] = entry(s.below(kv), kv, ends)
+	}
+	return entries, nil
 }
 
 // end is the key after all that begin with a prefix.

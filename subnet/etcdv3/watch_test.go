@@ -235,3 +235,64 @@ func TestContinues(t *testing.T) {
 		}
 	}
 }
+
+// A second listing asks for what was written since the first, if that will do.
+func TestListAgain(t *testing.T) {
+	versions(t, func(t *testing.T, binary string) { testListAgain(t, newServer(t, etcdtest.Config{Binary: binary})) })
+}
+
+func testListAgain(t *testing.T, server *server) {
+	server.put(t, prefix+"/config", "{}", 0)
+	for i := range 5 {
+		server.put(t, leaseKey(i), value(i), 0)
+	}
+	s := storeOf(t, server.URL)
+	for _, step := range []struct {
+		what   string
+		change func()
+		all    int32 // listings of all leases
+	}{
+		{"the first", func() {}, 1},
+		{"nothing", func() {}, 0},
+		{"a new lease, another one written again, and one that cannot be read", func() {
+			server.put(t, leaseKey(9), value(9), 0)
+			server.put(t, leaseKey(1), value(7), 0)
+			server.put(t, leaseKey(1), value(8), 0)
+			server.put(t, leaseKey(11), "{", 0)
+		}, 0},
+		{"one that is deleted and comes back", func() {
+			server.delete(t, leaseKey(3))
+			server.put(t, leaseKey(3), value(6), 0)
+		}, 0},
+		{"something elsewhere", func() { server.put(t, prefix+"/elsewhere", "x", 0) }, 0},
+		{"one deleted", func() { server.delete(t, leaseKey(4)) }, 1},
+		{"one deleted, and another new", func() {
+			server.delete(t, leaseKey(9))
+			server.put(t, leaseKey(10), value(10), 0)
+		}, 1},
+		{"very many", func() {
+			for i := range fewLeases + 1 {
+				server.put(t, leaseKey(20+i), value(i), 0)
+			}
+		}, 1},
+		{"a history that is gone", func() { server.compact(t) }, 1},
+		{"nothing again", func() {}, 0},
+	} {
+		step.change()
+		before := s.lists.Load()
+		got := must(s.List(t.Context()))(t)
+		if n := s.lists.Load() - before; n != step.all {
+			t.Errorf("%s: all leases were listed %d times, want %d", step.what, n, step.all)
+		}
+		want := must(storeOf(t, server.URL).List(t.Context()))(t)
+		if len(got.Leases) != len(want.Leases) || len(got.Problems) != len(want.Problems) || got.Revision != want.Revision {
+			t.Fatalf("%s: there are %d leases, %d problems, revision %d; want %d, %d, %d",
+				step.what, len(got.Leases), len(got.Problems), got.Revision, len(want.Leases), len(want.Problems), want.Revision)
+		}
+		for i, l := range want.Leases {
+			if g := got.Leases[i]; g.Subnet != l.Subnet || g.Attrs != l.Attrs || g.Revision != l.Revision || g.Created != l.Created {
+				t.Errorf("%s: there is %+v, want %+v", step.what, g, l)
+			}
+		}
+	}
+}

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
+	"flanneld/pkg/file"
 	"flanneld/subnet"
 )
 
@@ -22,7 +22,7 @@ func (s *Store) WatchConfig(ctx context.Context, yield func(subnet.StoredConfig)
 	look := time.NewTicker(configLook)
 	defer look.Stop()
 	for {
-		if is, changed := conf.look(); changed && (last == nil || *last != is) {
+		if is, changed := conf.look(ctx); changed && (last == nil || *last != is) {
 			last = &is
 			yield(is)
 		}
@@ -34,45 +34,69 @@ func (s *Store) WatchConfig(ctx context.Context, yield func(subnet.StoredConfig)
 	}
 }
 
-// confFile is the file with the configuration of the network, as one watch looks at it.
-type confFile struct {
-	path string
-
-	seen      stamp // as it was when it was last read
-	unsettled stamp // as it was when what it said was no JSON
-}
-
-// readConfig returns what the file says. That it is not there, or cannot be read, is no failure of
+// readConfig returns what a file says. That it is not there, or cannot be read, is no failure of
 // the API: it is waited for.
-func readConfig(path string) ([]byte, error) {
-	text, err := os.ReadFile(path)
+func (s *Store) readConfig(ctx context.Context) ([]byte, error) {
+	path := s.options.NetConfigPath
+	text, err := s.conf.Do(ctx, func() ([]byte, error) { return file.Read(path) })
 	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("%w: there is no file %s, as -net-config-path says; in a pod it is mounted from a ConfigMap", subnet.ErrNoConfig, path)
-	case err != nil:
+	case errors.Is(err, file.ErrNoAnswer):
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: reading the file of -net-config-path: %w", subnet.ErrNoConfig, err)
 	}
 	return text, nil
 }
 
+// confFile is the file with the configuration of the network, as one watch looks at it.
+type confFile struct {
+	path    string
+	looking file.Patient[found]
+
+	seen      stamp // as it was when it was last read
+	unsettled stamp // as it was when what it said was no JSON
+}
+
+// found is what a look finds.
+type found struct {
+	at   stamp
+	text []byte // if at is not as it was seen
+	err  error  // of the reading of that
+}
+
 // look returns what the file says if it may have changed. A file that is being written is
-// left for the next look.
-func (c *confFile) look() (is subnet.StoredConfig, changed bool) {
-	at := stampOf(c.path)
-	if at == c.seen {
-		return is, false
-	}
-	text, err := os.ReadFile(c.path)
+// left for the next look. One whose file system gives no answer cannot be read.
+func (c *confFile) look(ctx context.Context) (is subnet.StoredConfig, changed bool) {
+	path, seen := c.path, c.seen
+	now, err := c.looking.Do(ctx, func() (found, error) {
+		now := found{at: stampOf(path)}
+		if now.at != seen {
+			now.text, now.err = file.Read(path)
+		}
+		return now, nil
+	})
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		is.Missing = true
+	case ctx.Err() != nil:
+		return is, false
 	case err != nil:
-		c.seen, is.Unreadable = stamp{}, err.Error()
+		c.seen, is.Unreadable = stamp{}, fmt.Sprintf("reading %s: %v", path, err)
+		return is, true
+	case now.at == c.seen:
+		return is, false
+	case errors.Is(now.err, fs.ErrNotExist):
+		is.Missing = true
+	case now.err != nil:
+		c.seen, is.Unreadable = stamp{}, now.err.Error()
 		return is, true // the next look may read it, though it seems to be the same as ever
-	case !json.Valid(text) && c.unsettled != at:
-		c.unsettled = at
+	case !json.Valid(now.text) && c.unsettled != now.at:
+		c.unsettled = now.at
 		return is, false
 	}
-	c.seen, is.Text = at, string(text)
+	c.seen, is.Text = now.at, string(now.text)
 	return is, true
 }

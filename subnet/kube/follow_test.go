@@ -355,32 +355,32 @@ func TestConfigFile(t *testing.T) {
 	r.conf = filepath.Join(dir, "plain.json")
 	check(t, os.WriteFile(r.conf, []byte(`{"Network":"10.7.0.0/16"}`), 0o644))
 	c := confFile{path: r.conf}
-	if _, changed := c.look(); !changed {
+	if _, changed := c.look(t.Context()); !changed {
 		t.Error("it was not looked at")
 	}
 	check(t, os.WriteFile(r.conf, []byte(`{"Network":"10.8`), 0o644))
-	if now, changed := c.look(); changed {
+	if now, changed := c.look(t.Context()); changed {
 		t.Errorf("half a file is taken: %q", now.Text)
 	}
 	check(t, os.WriteFile(r.conf, []byte(`{"Network":"10.8.0.0/16"}`), 0o644))
-	if now, changed := c.look(); !changed || now.Text != `{"Network":"10.8.0.0/16"}` {
+	if now, changed := c.look(t.Context()); !changed || now.Text != `{"Network":"10.8.0.0/16"}` {
 		t.Errorf("it is taken for %q, %t", now.Text, changed)
 	}
 	aside := r.conf + ".aside"
 	check(t, os.Rename(r.conf, aside))
 	check(t, os.Mkdir(r.conf, 0o755))
-	if now, _ := c.look(); !strings.Contains(now.Unreadable, "is a directory") {
+	if now, _ := c.look(t.Context()); !strings.Contains(now.Unreadable, "is a directory") {
 		t.Errorf("what cannot be read is taken for %+v", now)
 	}
 	check(t, os.Remove(r.conf))
 	check(t, os.Rename(aside, r.conf))
-	if now, changed := c.look(); !changed || now.Text != `{"Network":"10.8.0.0/16"}` {
+	if now, changed := c.look(t.Context()); !changed || now.Text != `{"Network":"10.8.0.0/16"}` {
 		t.Errorf("the former file, which is back after what could not be read, is taken for %q, %t", now.Text, changed)
 	}
 	check(t, os.Remove(r.conf))
 	check(t, os.WriteFile(r.conf, []byte(`{`), 0o644))
-	c.look()
-	if now, changed := c.look(); !changed || now.Text != "{" {
+	c.look(t.Context())
+	if now, changed := c.look(t.Context()); !changed || now.Text != "{" {
 		t.Errorf("what stays garbage is taken for %q, %t", now.Text, changed)
 	}
 }

@@ -128,8 +128,8 @@ func TestDualStackPeer(t *testing.T) {
 		v.put(n)
 		var p subnet.Peers
 		now := peers(t, &p, v)
-		if len(now.Peers) != 2 || now.Peers[1].Subnet != l.Subnet || now.Peers[1].Attrs != l.Attrs || len(now.Problems) != 0 {
-			t.Errorf("with %s: the peers are %v, with %d problems: %v", public, now.Peers, len(now.Problems), now.News)
+		if len(now.Peers) != 2 || now.Peers[1].Subnet != l.Subnet || now.Peers[1].Attrs != l.Attrs || now.Problems != 0 {
+			t.Errorf("with %s: the peers are %v, with %d problems: %v", public, now.Peers, now.Problems, now.News)
 		}
 	}
 }
@@ -178,8 +178,8 @@ func TestDualStack(t *testing.T) {
 				dual = l
 			}
 		}
-		if dual == nil || dual.Subnet.String() != step.want || dual.PublicIP.String() != step.public || len(now.Problems) != step.problems || len(now.Peers) != 2 {
-			t.Errorf("%s: the peers are %v, with %d problems: %v", step.what, now.Peers, len(now.Problems), now.News)
+		if dual == nil || dual.Subnet.String() != step.want || dual.PublicIP.String() != step.public || now.Problems != step.problems || len(now.Peers) != 2 {
+			t.Errorf("%s: the peers are %v, with %d problems: %v", step.what, now.Peers, now.Problems, now.News)
 		}
 	}
 }

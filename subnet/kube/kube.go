@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"flanneld/pkg/file"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
@@ -41,7 +42,8 @@ type Store struct {
 	options Options
 	names   names
 	client  client
-	log     notice.Log // of what is wrong with Nodes, and no lease's own trouble
+	conf    file.Patient[[]byte] // reads what Config returns
+	log     notice.Log           // of what is wrong with Nodes, and no lease's own trouble
 
 	pages    int           // how many Nodes are listed at once; another number in tests
 	watchFor time.Duration // see watchLeast; shorter in tests
@@ -88,7 +90,7 @@ func (s *Store) Config(ctx context.Context) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return readConfig(s.options.NetConfigPath)
+	return s.readConfig(ctx)
 }
 
 // List implements subnet.Store. While a watch goes on, what that knows is at hand. While the

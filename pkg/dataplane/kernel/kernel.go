@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 )
 
 // Kernel is the kernel as a target.
@@ -21,10 +22,16 @@ type Kernel struct {
 	// looks what one of them is now: none shows one half made.
 	devices sync.Mutex
 	trials  map[string]*trial // by the name of the device that is wanted; under devices
+
+	following sync.Mutex
+	families  []ip.Family        // whose routes are watched
+	again     context.CancelFunc // ends what listens for them now
 }
 
 // New returns the kernel of the network namespace of the calling process.
-func New() *Kernel { return &Kernel{links: &links{}, trials: make(map[string]*trial)} }
+func New() *Kernel {
+	return &Kernel{links: &links{}, trials: make(map[string]*trial), families: ip.Families[:], again: func() {}}
+}
 
 // noLink is a dataplane.ErrNoLink with its cause.
 type noLink string

@@ -49,7 +49,7 @@ func (k *Kernel) Try(ctx context.Context, before, after []state.Object) error {
 		had, there := findVXLAN(before, f)
 		want, wanted := findVXLAN(after, f)
 		// With another GBP on the same port, ours would be in the way itself.
-		if !there || !wanted || want.Port == had.Port && (want.VNI == had.VNI || want.GBP != had.GBP) {
+		if !wanted || there && want.Port == had.Port && (want.VNI == had.VNI || want.GBP != had.GBP) {
 			continue
 		}
 		if err := k.tryInPlaceOf(had, want, all); err != nil {

@@ -4,22 +4,49 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
 // watchBuffer holds notifications that come faster than they are read, in bytes.
 const watchBuffer = 4 << 20
 
+// groupsOf are the notifications of a family about routes, routing rules and the settings of
+// interfaces. A router has hundreds of thousands of routes.
+var groupsOf = map[ip.Family][]uint{
+	ip.V4: {unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF},
+	ip.V6: {unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV6_NETCONF},
+}
+
+// Follow has Watch tell of routes, routing rules and settings in no families but these; it does
+// in all before the first call. If there are others than before, Watch says that events were lost.
+func (k *Kernel) Follow(families []ip.Family) {
+	k.following.Lock()
+	defer k.following.Unlock()
+	if !slices.Equal(k.families, families) {
+		k.families = families
+		k.again()
+	}
+}
+
 // Watch listens to the kernel's notifications about links, addresses,
 // their settings, neighbours, forwarding databases, nexthops, routes and routing rules.
 func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(dataplane.Event)) error {
 	for {
-		err := k.listen(ctx, ready, emit)
-		if ctx.Err() != nil || !errors.Is(err, unix.ENOBUFS) {
+		k.following.Lock()
+		listening, again := context.WithCancel(ctx)
+		families := k.families
+		k.again = again
+		k.following.Unlock()
+		err := k.listen(listening, families, ready, emit)
+		others := listening.Err() != nil
+		again()
+		if ctx.Err() != nil || !others && !errors.Is(err, unix.ENOBUFS) {
 			return err
 		}
 		// A socket that was overrun drops what comes, without a further error, until all
@@ -28,10 +55,12 @@ func (k *Kernel) Watch(ctx context.Context, ready func(), emit func(dataplane.Ev
 	}
 }
 
-func (k *Kernel) listen(ctx context.Context, ready func(), emit func(dataplane.Event)) error {
-	s, err := open(unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_NEXTHOP,
-		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV4_NETCONF,
-		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_IPV6_NETCONF)
+func (k *Kernel) listen(ctx context.Context, families []ip.Family, ready func(), emit func(dataplane.Event)) error {
+	groups := []uint{unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH, unix.RTNLGRP_NEXTHOP, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR}
+	for _, f := range families {
+		groups = append(groups, groupsOf[f]...)
+	}
+	s, err := open(groups...)
 	if err != nil {
 		return fmt.Errorf("subscribing to the kernel's notifications: %w", err)
 	}

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"sync"
@@ -68,6 +69,15 @@ func (w *witness) flush() []dataplane.Event {
 	}
 	w.apply(create(mark))
 	return w.take("a mark", func(e dataplane.Event) bool { return e.Key == mark.Key() })
+}
+
+// flushLink is flush, by what is told of whatever the families.
+func (w *witness) flushLink() []dataplane.Event {
+	w.Helper()
+	w.marks++
+	mark := fmt.Sprintf("mark%d", w.marks)
+	w.check(w.AddLink(mark))
+	return w.take("a mark", func(e dataplane.Event) bool { return e.Iface == mark })
 }
 
 func (w *witness) expect(what string, want state.Object) {
@@ -292,4 +302,50 @@ func peers(v state.VXLAN, n int) []state.Object {
 		routes = append(routes, state.Route{Dst: dst, Via: via, Dev: v.Name, Onlink: true, Nexthop: id})
 	}
 	return slices.Concat(devices, neighs, fdb, nexthops, routes)
+}
+
+// Of the families that nobody wants there is no news of routes and rules, and there is again of
+// those that are wanted later; whoever listens is told to look at all that came in between.
+func TestFollow(t *testing.T) {
+	o := newOverlay(t)
+	odd := map[ip.Family]state.Route{
+		ip.V4: {Dst: netip.MustParsePrefix("10.9.9.0/24"), Via: netip.MustParseAddr("192.168.5.9"), Dev: "eth0"},
+		ip.V6: {Dst: netip.MustParsePrefix("fd00:9::/64"), Via: netip.MustParseAddr("2001:db8:5::9"), Dev: "eth0"},
+	}
+	o.k.Follow([]ip.Family{ip.V4})
+	w := watch(o)
+	for i, families := range [][]ip.Family{{ip.V4}, {ip.V4, ip.V6}, {ip.V6}, {ip.V4}} {
+		if i > 0 {
+			o.k.Follow(families)
+			w.take("the change", func(e dataplane.Event) bool { return e.Lost })
+		}
+		for f, r := range odd {
+			o.apply(create(r))
+			o.apply(remove(r))
+			rule := netlink.NewRule()
+			rule.Family, rule.Priority, rule.Table = int(numberOf(f)), 100, unix.RT_TABLE_MAIN
+			o.check(netlink.RuleAdd(rule))
+			o.check(netlink.RuleDel(rule))
+		}
+		told, rules := map[state.Key]int{}, 0
+		for _, e := range w.flushLink() {
+			switch {
+			case e.Lost:
+				t.Errorf("%v: events were lost", families)
+			case e.Key.Kind == state.KindRoute:
+				told[e.Key]++
+			case e.Paths:
+				rules++
+			}
+		}
+		for f, r := range odd {
+			if want := slices.Contains(families, f); (told[r.Key()] == 2) != want || !want && told[r.Key()] != 0 {
+				t.Errorf("%v: of %s there were %d events", families, r, told[r.Key()])
+			}
+		}
+		// With IPv6, there are the routes that come with a link of any.
+		if want := 2 * len(families); rules < want || rules > want && !slices.Contains(families, ip.V6) {
+			t.Errorf("%v: of rules there were %d events", families, rules)
+		}
+	}
 }
