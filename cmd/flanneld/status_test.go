@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,10 +35,8 @@ func (h *node) waitScreen(code int, has ...string) {
 	h.n.t.Helper()
 	h.n.wait(soon, fmt.Sprintf("the screen of %s to say %q", h.Name, has), func() string {
 		got, out := h.act("-status")
-		for _, part := range has {
-			if got != code || !strings.Contains(out, part) {
-				return fmt.Sprintf("status %d, %s", got, out)
-			}
+		if got != code || slices.ContainsFunc(has, func(part string) bool { return !strings.Contains(out, part) }) {
+			return fmt.Sprintf("status %d, %s", got, out)
 		}
 		return ""
 	})
