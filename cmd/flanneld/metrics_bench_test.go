@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -31,9 +32,10 @@ func BenchmarkAnswers(b *testing.B) {
 	o := &options{subnetFile: filepath.Join(b.TempDir(), "subnet.env"), renewMargin: time.Hour}
 	c := newCollector(o)
 	ctx, cancel := context.WithCancel(b.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, o, store.Join(), modern{imagined{fake}}, c) }()
-	defer func() { cancel(); <-ended }()
+	var daemon sync.WaitGroup
+	defer daemon.Wait()
+	defer cancel()
+	daemon.Go(func() { _ = serve(ctx, o, store.Join(), modern{imagined{fake}}, c) })
 	for c.ready() != nil {
 		time.Sleep(10 * time.Millisecond)
 	}
