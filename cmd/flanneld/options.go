@@ -42,6 +42,7 @@ type options struct {
 	cniFile, cniTemplate string
 	health               netip.AddrPort // of the health checks; not valid if there are to be none
 	httpAddr             string         // where all that is known of the daemon can be asked for; empty for nowhere
+	probe                int            // how many requests a second may ask whether packets get to peers; 0 for none
 	renewMargin          time.Duration
 	// ipMasq, forwardRules and fullyRandom are about the rules for packets, and
 	// masqMode is about the way in which they are written.
@@ -126,6 +127,8 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.Var(&healthIP, "healthz-ip", "`address` at which health checks are answered")
 	fs.Var(&healthPort, "healthz-port", "`port` at which health checks are answered, /healthz and /readyz; 0 for none")
 	fs.Var((*listenAddr)(&o.httpAddr), "http-addr", "`address` and port, such as 127.0.0.1:8286, at which the status of this daemon and its metrics can be had (default: nowhere)")
+	o.probe = probeUsually
+	fs.Var((*rate)(&o.probe), "probe", "`number` of packets a second, on the average, that ask other hosts whether packets get there; 0 for none")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
@@ -477,6 +480,24 @@ func (p *port) Set(v string) error {
 	return nil
 }
 func (p *port) String() string { return fmt.Sprint(uint16(*p)) }
+
+// rate is a number of packets a second.
+type rate int
+
+const (
+	probeUsually = 20
+	probeMost    = 1000
+)
+
+func (r *rate) Set(v string) error {
+	n, err := strconv.ParseInt(v, 0, 0)
+	if err != nil || n < 0 || n > probeMost {
+		return fmt.Errorf("is not a number of packets a second, 0 to %d", probeMost)
+	}
+	*r = rate(n)
+	return nil
+}
+func (r *rate) String() string { return fmt.Sprint(int(*r)) }
 
 type margin int
 

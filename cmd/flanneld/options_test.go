@@ -28,6 +28,7 @@ func defaults() options {
 		stateDir:    "/var/lib/flannel",
 		cniTemplate: "bridge",
 		renewMargin: time.Hour,
+		probe:       20,
 		masqMode:    "auto", forwardRules: true, fullyRandom: true,
 	}
 }
@@ -96,6 +97,8 @@ func TestParseFlags(t *testing.T) {
 		{"state-dir", "/a/b", "/z", func(o *options) { o.stateDir = "/a/b" }},
 		{"subnet-lease-renew-margin", "1", "9", func(o *options) { o.renewMargin = time.Minute }},
 		{"subnet-lease-renew-margin", "1439", "9", func(o *options) { o.renewMargin = 1439 * time.Minute }},
+		{"probe", "0", "9", func(o *options) { o.probe = 0 }},
+		{"probe", "1000", "9", func(o *options) { o.probe = 1000 }},
 		{"ip-masq", "true", "false", func(o *options) { o.ipMasq = true }},
 		{"ip-masq-fully-random-disable", "true", "false", func(o *options) { o.fullyRandom = false }},
 		{"iptables-forward-rules", "false", "true", func(o *options) { o.forwardRules = false }},
@@ -229,6 +232,9 @@ func TestParseRejects(t *testing.T) {
 		{"http-addr", "127.0.0.1:65536"},
 		{"http-addr", "::1:8286"},
 		{"http-addr", "224.0.0.1:8286"},
+		{"probe", "-1"},
+		{"probe", "1001"},
+		{"probe", "true"},
 		{"iface-regex", "("},
 		{"iface-can-reach", "eth0"},
 		{"public-ip", "nonsense"},

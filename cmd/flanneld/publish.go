@@ -68,6 +68,7 @@ type facts struct {
 	peers          int
 	leases         []*subnet.Lease  // of the others, that are used
 	unfit          []subnet.Problem // of the others' leases
+	unreached      *status.Problem  // to which of the others packets do not get; nil for nothing
 	reconciled     network.Status
 	unseen         map[ip.Family]error // why the external interface cannot be followed
 	storeDown      time.Time           // since when the store cannot be used; zero if it can
@@ -285,6 +286,9 @@ func (f *facts) problems(obstacles []network.Obstacle) []status.Problem {
 	}
 	if n := f.unusable(); n > 0 {
 		add(status.ComponentPeers, "%d leases unusable", n)
+	}
+	if f.unreached != nil {
+		problems = append(problems, *f.unreached)
 	}
 	down := make(map[string]bool)
 	for _, family := range ip.Families {
