@@ -87,8 +87,12 @@ func targetOf(w *Desired, f ip.Family, l *subnet.Lease) (target, bool) {
 	return a, true
 }
 
+// shouldAnswer reports whether it tells something that the peer does not answer. Without a
+// tunnel it may be that nobody lets pings in.
+func (v *probed) shouldAnswer(a target) bool { return v.answered || !a.direct() }
+
 // judge returns the state after a round in which what is large did not come back.
-func (v *probed) judge(direct bool) status.PeerState {
+func (v *probed) judge(a target) status.PeerState {
 	const latest = 1<<silentRounds - 1
 	switch {
 	case v.lost < silentRounds:
@@ -96,8 +100,8 @@ func (v *probed) judge(direct bool) status.PeerState {
 		if bits.OnesCount8(v.small) >= smallRounds {
 			return status.PeerSmallOnly
 		}
-	case direct && !v.answered:
-		return status.PeerUsed // what asks in vain may be the pings alone
+	case !v.shouldAnswer(a):
+		return status.PeerUsed
 	case v.under&latest != 0:
 		return status.PeerUnreachable
 	default:

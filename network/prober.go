@@ -73,7 +73,7 @@ type Prober struct {
 	refilled time.Time
 
 	heard   time.Time // when the overlay last brought an answer
-	failing int       // peers that failed since, and answered before
+	failing int       // peers that began to fail since, and should answer
 	alone   bool      // nobody answers
 	dirty   bool      // there is something to report
 	said    string    // what was reported
@@ -403,7 +403,7 @@ func (p *Prober) settle(v *probed, now time.Time) {
 		return
 	}
 	if !v.second {
-		if v.second = true; !v.doubtful() {
+		if v.second = true; !v.doubtful() && v.shouldAnswer(a) {
 			p.failing++
 		}
 		p.send(v, askSmall, a.over, smallSize, now)
@@ -428,7 +428,7 @@ func (p *Prober) settle(v *probed, now time.Time) {
 	if v.gotUnder {
 		v.under |= 1
 	}
-	if v.set(v.judge(a.direct()), now) {
+	if v.set(v.judge(a), now) {
 		if p.dirty = true; v.state == status.PeerSmallOnly {
 			v.passes, v.fails = smallSize, int32(w.Backend.MTU(w.Host))
 		}
@@ -516,7 +516,7 @@ func (p *Prober) problem() *status.Problem {
 	text := fmt.Sprintf("packets do not get to %d of %d peers as they should: %s", troubled, all, strings.Join(named, ", "))
 	switch {
 	case p.alone:
-		text = fmt.Sprintf("none of %d peers answers any more: the cause is probably on this host, or between it and all others", all)
+		text = fmt.Sprintf("none of %d peers answers: the cause is probably on this host, or between it and all others", all)
 	case troubled == 0:
 		return nil
 	case troubled > most:

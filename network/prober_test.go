@@ -238,7 +238,14 @@ func TestProberTellsApart(t *testing.T) {
 
 // Where nothing but the host itself can answer, one that never did says nothing.
 func TestProberWithoutTunnel(t *testing.T) {
-	probing(t, 20, func(f *fakeNet) {
+	lines := probing(t, 20, func(f *fakeNet) {
+		f.let(func(netip.Addr, int) bool { return false })
+		f.SetDesired(desire(lease(1, 1), lease(2, 2), lease(3, 3), lease(4, 4)))
+		f.pass(time.Minute)
+		f.want(states{peerDst(1): status.PeerUsed, peerDst(2): status.PeerUsed, peerDst(3): status.PeerUsed, peerDst(4): status.PeerUsed})
+		if f.problem() != "" {
+			t.Errorf("reported is %q", f.problem())
+		}
 		f.let(func(to netip.Addr, _ int) bool { return to != under(2) })
 		f.SetDesired(desire(lease(1, 1), lease(2, 2), lease(3, 3)))
 		f.pass(time.Minute)
@@ -254,6 +261,9 @@ func TestProberWithoutTunnel(t *testing.T) {
 			}
 		}
 	})
+	if want := []string{"peer 10.0.0.1/32 (192.168.1.1) is gone: it does not answer at 192.168.1.1 any more"}; !slices.EqualFunc(lines, want, strings.HasPrefix) {
+		t.Errorf("logged %q, want %q", lines, want)
+	}
 }
 
 // Packets that are lost now and then are no trouble.
@@ -345,14 +355,14 @@ func TestProberAlone(t *testing.T) {
 		f.pass(time.Minute)
 		f.let(func(netip.Addr, int) bool { return false })
 		f.pass(10 * time.Minute)
-		if want := "none of 200 peers answers any more: the cause is probably on this host, or between it and all others"; f.problem() != want {
+		if want := "none of 200 peers answers: the cause is probably on this host, or between it and all others"; f.problem() != want {
 			t.Errorf("reported is %q, want %q", f.problem(), want)
 		}
 		f.let(func(to netip.Addr, _ int) bool { return to != over(7) })
 		f.pass(2 * time.Minute)
 		f.want(states{peerDst(7): status.PeerUnreachable})
 	})
-	want := []string{"none of 200 peers answers any more", "peers answer again", "peer 10.0.0.7/32 (192.168.1.7) is unreachable: "}
+	want := []string{"none of 200 peers answers", "peers answer again", "peer 10.0.0.7/32 (192.168.1.7) is unreachable: "}
 	if !slices.EqualFunc(lines, want, strings.HasPrefix) {
 		t.Errorf("logged %q, want %q", lines, want)
 	}
@@ -369,7 +379,7 @@ func TestProberAloneWithoutPeers(t *testing.T) {
 		f.pass(100 * time.Second)
 		f.want(states{peerDst(1): status.PeerGone})
 	})
-	want := []string{"none of 5 peers answers any more", "peer 10.0.0.1/32 (192.168.1.1) is gone: "}
+	want := []string{"none of 5 peers answers", "peer 10.0.0.1/32 (192.168.1.1) is gone: "}
 	if !slices.EqualFunc(lines, want, strings.HasPrefix) {
 		t.Errorf("logged %q, want %q", lines, want)
 	}
