@@ -48,12 +48,13 @@ type options struct {
 	// masqMode is about the way in which they are written.
 	ipMasq, forwardRules, fullyRandom bool
 	masqMode                          masqMode
-	// cleanup, migrate, release, status and checkConfig, a file, are what to do instead of the
-	// daemon's work.
-	cleanup, migrate, release, status bool
-	checkConfig                       string
-	json                              bool // is printed, and not what people read
-	dryRun                            bool
+	// cleanup, doctor, migrate, release, status and checkConfig, a file, are what to do instead of
+	// the daemon's work.
+	cleanup, doctor, migrate, release, status bool
+
+	checkConfig string
+	json        bool // is printed, and not what people read
+	dryRun      bool
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
@@ -82,6 +83,9 @@ type kubernetes struct {
 // errUsage is returned after the usage error was printed.
 var errUsage = errors.New("usage")
 
+// defaultEndpoints are where etcd is looked for if no option says where.
+var defaultEndpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
+
 const envPrefix = "FLANNELD_"
 
 // parse reads the options from args and, for flags that are not among them,
@@ -90,7 +94,7 @@ const envPrefix = "FLANNELD_"
 func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	var o options
 	fs := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
-	o.etcd.Endpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
+	o.etcd.Endpoints = slices.Clone(defaultEndpoints)
 	fs.Var((*endpoints)(&o.etcd.Endpoints), "etcd-endpoints", "comma-separated `URLs` or addresses of the etcd servers")
 	o.etcdAPI = apiAuto
 	fs.Var(&o.etcdAPI, "etcd-api", "`version` of etcd's API, auto, 2 or 3; auto is the one where the network's configuration is")
@@ -137,7 +141,8 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.BoolVar(&o.dryRun, "dry-run", false, "with -etcd-migrate, write nothing and print what would be copied")
 	fs.BoolVar(&o.status, "status", false, "print how the daemon with the same -subnet-file is, and exit: 0 if it is healthy, 1 if not, 2 if it does not run")
 	fs.StringVar(&o.checkConfig, "check-config", "", "print what the network configuration in a `file` means, or why it cannot be used, and exit; - is standard input")
-	fs.Var((*format)(&o.json), "o", "`format` of what -check-config and -status print, text or json")
+	fs.Var((*format)(&o.json), "o", "`format` of what -check-config, -doctor and -status print, text or json")
+	fs.BoolVar(&o.doctor, "doctor", false, "look for what is wrong with this host and its network, with the daemon's other options, print it and what to do, and exit: 0 if there is nothing")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	fs.Bool("help", false, "print this and exit")
 	var help strings.Builder // of these, and not of what is taken only for flannel's sake
@@ -167,10 +172,10 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		return nil, nil
 	case fs.NArg() > 0:
 		return nil, usage("unexpected argument %q: options begin with a dash%s", fs.Arg(0), valueHint(fs, args[1:]))
-	case moreThanOne(o.checkConfig != "", o.cleanup, o.migrate, o.release, o.status):
-		return nil, usage("only one of -check-config, -cleanup, -etcd-migrate, -release and -status can be done at a time")
-	case o.json && !o.status && o.checkConfig == "":
-		return nil, usage("-o is for -check-config and -status")
+	case moreThanOne(o.checkConfig != "", o.cleanup, o.doctor, o.migrate, o.release, o.status):
+		return nil, usage("only one of -check-config, -cleanup, -doctor, -etcd-migrate, -release and -status can be done at a time")
+	case o.json && !o.doctor && !o.status && o.checkConfig == "":
+		return nil, usage("-o is for -check-config, -doctor and -status")
 	case o.dryRun && !o.migrate:
 		return nil, usage("-dry-run is for -etcd-migrate alone")
 	}
@@ -220,7 +225,7 @@ func (k *kubernetes) takeEnv(environ []string) {
 
 // actions are flags that ask for something else than the daemon. They are for the
 // command line alone: what is in the environment is there at every start.
-var actions = []string{"check-config", "cleanup", "dry-run", "etcd-migrate", "help", "o", "release", "status", "version"}
+var actions = []string{"check-config", "cleanup", "doctor", "dry-run", "etcd-migrate", "help", "o", "release", "status", "version"}
 
 func moreThanOne(asked ...bool) bool {
 	n := 0

@@ -189,6 +189,7 @@ func TestParseActions(t *testing.T) {
 		{[]string{"-status"}, func(o *options) { o.status = true }},
 		{[]string{"-check-config", "/net.json"}, func(o *options) { o.checkConfig = "/net.json" }},
 		{[]string{"-check-config=-", "-o=json"}, func(o *options) { o.checkConfig, o.json = "-", true }},
+		{[]string{"-doctor", "-o=json"}, func(o *options) { o.doctor, o.json = true, true }},
 		{[]string{"-status", "-o=text"}, func(o *options) { o.status = true }},
 		{[]string{"-status", "-o", "json"}, func(o *options) { o.status, o.json = true, true }},
 	} {
@@ -196,12 +197,12 @@ func TestParseActions(t *testing.T) {
 		test.set(&want)
 		check(t, test.args, nil, want)
 	}
-	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true", "FLANNELD_CHECK_CONFIG=-"}, defaults())
-	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}, {"-status", "-check-config=-"}} {
-		rejected(t, args, nil, "only one of -check-config, -cleanup, -etcd-migrate, -release and -status")
+	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true", "FLANNELD_CHECK_CONFIG=-", "FLANNELD_DOCTOR=true"}, defaults())
+	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}, {"-status", "-check-config=-"}, {"-doctor", "-status"}} {
+		rejected(t, args, nil, "only one of -check-config, -cleanup, -doctor, -etcd-migrate, -release and -status")
 	}
 	rejected(t, []string{"-status", "-o", "yaml"}, nil, "is neither text nor json")
-	rejected(t, []string{"-o", "json"}, nil, "-o is for -check-config and -status")
+	rejected(t, []string{"-o", "json"}, nil, "-o is for -check-config, -doctor and -status")
 	for _, args := range [][]string{{"-dry-run"}, {"-dry-run", "-cleanup"}, {"-dry-run", "-release"}} {
 		rejected(t, args, nil, "-dry-run is for -etcd-migrate alone")
 	}
