@@ -118,7 +118,7 @@ type Rejected struct {
 
 // Boot is in which order units are started.
 type Boot struct {
-	Units  []string // that are there and need this host's subnet
+	Units  []string // that are used and need this host's subnet
 	Before []string // those of them that may be started before it is known
 	Err    error
 }

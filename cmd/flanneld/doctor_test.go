@@ -53,7 +53,8 @@ func (h *node) well(what string, unknown ...string) {
 	h.n.wait(3*soon, what+": nothing that -doctor finds", func() string {
 		code, r := h.examined()
 		for _, f := range r.Findings {
-			if f.Verdict != doctor.Good && !(f.Verdict == doctor.Unknown && slices.Contains(append(unknown, "reachability"), f.Check)) {
+			expected := f.Verdict == doctor.Unknown && slices.Contains(append(unknown, "reachability"), f.Check)
+			if f.Verdict != doctor.Good && !expected {
 				return f.Check + ": " + f.Text
 			}
 		}

@@ -425,12 +425,12 @@ func bootOrder(ctx context.Context) (b doctor.Boot) {
 	const ours, docker = "flanneld.service", "docker.service"
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=Id,LoadState,After", ours, docker).Output()
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=Id,LoadState,ActiveState,UnitFileState,After", ours, docker).Output()
 	if err != nil {
 		b.Err = fmt.Errorf("asking systemd: %w", err)
 		return b
 	}
-	loaded := make(map[string]bool)
+	used := make(map[string]bool)
 	after := make(map[string]string)
 	for unit := range strings.SplitSeq(string(out), "\n\n") {
 		values := make(map[string]string)
@@ -438,9 +438,10 @@ func bootOrder(ctx context.Context) (b doctor.Boot) {
 			name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 			values[name] = value
 		}
-		loaded[values["Id"]], after[values["Id"]] = values["LoadState"] == "loaded", values["After"]
+		used[values["Id"]] = values["LoadState"] == "loaded" && (values["ActiveState"] == "active" || values["UnitFileState"] == "enabled")
+		after[values["Id"]] = values["After"]
 	}
-	if loaded[ours] && loaded[docker] {
+	if used[ours] && used[docker] {
 		b.Units = []string{docker}
 		if !slices.Contains(strings.Fields(after[docker]), ours) {
 			b.Before = b.Units
