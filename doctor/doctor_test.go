@@ -147,6 +147,7 @@ func TestFindings(t *testing.T) {
 		{"an old device", func(f *Facts) { f.Interfaces = append(f.Interfaces, iface("flannel0", "10.5.7.0/16")) }, "leftovers", "flannel0 has 10.5.7.0/16", "ip link del flannel0"},
 		{"forwarding", func(f *Facts) { f.Passages = []network.Obstacle{o} }, "forwarding", o.Problem, o.Remedy},
 		{"rp_filter", func(f *Facts) {
+			f.Peers[0].State = status.PeerUnreachable
 			f.Rejected = []Rejected{{Iface: "eth0", From: addr("192.168.0.3"), Back: "eth1", Set: "net.ipv4.conf.eth0.rp_filter"}}
 		}, "rp_filter", "192.168.0.3 that come in by eth0 are dropped, as the way back to it is by eth1", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"},
 		{"no br_netfilter", func(f *Facts) { f.Store.Kubernetes = true }, "bridge", "on docker0", "modprobe br_netfilter"},

@@ -62,12 +62,29 @@ func checkReachability(f *Facts) []Finding {
 	case !f.measured():
 		return unknown("the daemon has not measured whether peers are reached")
 	}
-	return or(f.peersIn(status.PeerUnreachable, status.PeerGone), good("packets get to the other hosts, and back"))
+	return or(f.unlessHere(f.peersIn(status.PeerUnreachable, status.PeerGone)), good("packets get to the other hosts, and back"))
+}
+
+// unlessHere takes peers in trouble for no fault of their own while there is one on this host that
+// keeps packets from them.
+func (f *Facts) unlessHere(all []Finding) []Finding {
+	for _, look := range []func(*Facts) []Finding{checkInterface, checkObjects, checkForwarding, checkReversePath, checkFilters, checkRoutes} {
+		for _, is := range look(f) {
+			if is.Verdict != Bad {
+				continue
+			}
+			for i := range all {
+				all[i].Verdict, all[i].Remedy = Unknown, "first mend what is named above"
+			}
+			return all
+		}
+	}
+	return all
 }
 
 func checkMTU(f *Facts) []Finding {
 	if !f.measured() {
 		return nil // checkReachability says so
 	}
-	return or(f.peersIn(status.PeerSmallOnly), good("packets of full size get to the other hosts, and back"))
+	return or(f.unlessHere(f.peersIn(status.PeerSmallOnly)), good("packets of full size get to the other hosts, and back"))
 }
