@@ -158,6 +158,15 @@ func followMasquerade(g *guide) {
 	g.awaitOutput("packets are kept from ", h.journal)
 }
 
+func followObserving(g *guide) {
+	g.lay("192.168.0.10", 2, nil)
+	g.startEtcd()
+	g.install(`{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}`)
+	h := g.nodes[0]
+	g.run("$ sudo flanneld -status", h)
+	g.run("$ (set -a; . /etc/flannel/options.env; flanneld -doctor)", h)
+}
+
 func followRunning(g *guide) {
 	g.lay("192.168.0.2", 2, nil)
 	g.startEtcd()

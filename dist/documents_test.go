@@ -27,6 +27,7 @@ var documents = map[string]func(*guide){
 	"Documentation/kubernetes.md":      followKubernetes,
 	"Documentation/leases.md":          followLeases,
 	"Documentation/masquerade.md":      followMasquerade,
+	"Documentation/observing.md":       followObserving,
 	"Documentation/performance.md":     followPerformance,
 	"Documentation/running.md":         followRunning,
 	"Documentation/security.md":        followSecurity,

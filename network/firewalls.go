@@ -83,7 +83,7 @@ func (f *Firewalls) Run(ctx context.Context) error {
 // examine reports what the filters drop.
 func (f *Firewalls) examine(ctx context.Context) (rest time.Duration, err error) {
 	var found []Obstacle
-	took := processorTime(func() { found, err = f.find(ctx) })
+	took := processorTime(func() { found, err = f.Look(ctx, f.desired.Load()) })
 	switch {
 	case ctx.Err() != nil:
 	case errors.Is(err, firewall.ErrChanging):
@@ -110,13 +110,13 @@ func processorTime(f func()) time.Duration {
 	return time.Duration(after.Nano() - before.Nano())
 }
 
-// find returns what packet filters keep from its way now.
-func (f *Firewalls) find(ctx context.Context) ([]Obstacle, error) {
+// Look returns what packet filters keep from its way now of what is desired.
+func (f *Firewalls) Look(ctx context.Context, w *Desired) ([]Obstacle, error) {
 	ifaces, err := f.view.Interfaces(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all := trafficOf(f.desired.Load(), ifaces)
+	all := trafficOf(w, ifaces)
 	pods := []string{""}
 	if len(all) > 0 {
 		pods = nil

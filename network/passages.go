@@ -75,20 +75,28 @@ func (p *Passages) Run(ctx context.Context) error {
 		if w == nil {
 			return 0, nil
 		}
-		ifaces, err := p.view.Interfaces(ctx)
+		all, err := p.Look(ctx, w)
 		if err == nil {
-			networks := w.Networks
-			if p.OwnBridge {
-				networks = everywhere
-			}
-			var all []Obstacle
-			for _, f := range w.Own.Subnet.Families() {
-				all = slices.Concat(all, closedPassages(f, ifaces, p.view.Forwards(f), w.Backend, w.Host, w.Own.Subnet), leftBridge(ifaces, w.Own.Subnet.Of(f), networks))
-			}
 			p.report(all)
 		}
 		return 0, err
 	})
+}
+
+// Look returns what is in the way now of what is desired.
+func (p *Passages) Look(ctx context.Context, w *Desired) (all []Obstacle, err error) {
+	ifaces, err := p.view.Interfaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	networks := w.Networks
+	if p.OwnBridge {
+		networks = everywhere
+	}
+	for _, f := range w.Own.Subnet.Families() {
+		all = slices.Concat(all, closedPassages(f, ifaces, p.view.Forwards(f), w.Backend, w.Host, w.Own.Subnet), leftBridge(ifaces, w.Own.Subnet.Of(f), networks))
+	}
+	return all, nil
 }
 
 // forwarding is the setting without which this host forwards no packets of a family.
@@ -184,13 +192,13 @@ func acceptRouters(f ip.Family, ifaces []kernel.Interface, external string) stri
 
 var everywhere = []netip.Prefix{anyone(ip.V4), anyone(ip.V6)}
 
-// cniBridge is the bridge that pods of CNI are on, unless its configuration says otherwise.
-const cniBridge = "cni0"
+// CNIBridge is the bridge that pods of CNI are on, unless its configuration says otherwise.
+const CNIBridge = "cni0"
 
 // leftBridge returns that bridge if it has the address of another subnet than this host's, of
 // one of these networks: CNI's plugins gave it one when they made the first pod.
 func leftBridge(ifaces []kernel.Interface, own netip.Prefix, networks []netip.Prefix) []Obstacle {
-	at := slices.IndexFunc(ifaces, func(i kernel.Interface) bool { return i.Name == cniBridge })
+	at := slices.IndexFunc(ifaces, func(i kernel.Interface) bool { return i.Name == CNIBridge })
 	if at < 0 {
 		return nil
 	}
@@ -208,8 +216,8 @@ func leftBridge(ifaces []kernel.Interface, own netip.Prefix, networks []netip.Pr
 		return nil
 	}
 	return []Obstacle{{
-		Subject: cniBridge,
+		Subject: CNIBridge,
 		Problem: "its address " + left.String() + " is not of this host's subnet " + own.String() + ", and nor are those of its pods: make them anew",
-		Remedy:  "ip link delete " + cniBridge,
+		Remedy:  "ip link delete " + CNIBridge,
 	}}
 }

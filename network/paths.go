@@ -161,6 +161,16 @@ func (p *Paths) check(ctx context.Context) error {
 	return nil
 }
 
+// LookAtPaths returns what leads packets astray now of what is desired.
+func LookAtPaths(ctx context.Context, view PathView, w Desired) (found []Obstacle, err error) {
+	p := NewPaths(view, func(now []Obstacle) { found = now }, func() {})
+	p.Learn(ctx, w.Backend, w.Host, w.Peers)
+	w.Host.Links = p.Links(w.Backend)
+	p.SetDesired(w)
+	err = p.check(ctx)
+	return found, err
+}
+
 // look sees what else decides about the ways of packets, and asks again who is on the link.
 func (p *Paths) look(ctx context.Context, w *Desired) error {
 	ifaces, err := p.view.Interfaces(ctx)

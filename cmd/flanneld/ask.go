@@ -50,6 +50,8 @@ func printStatus(ctx context.Context, o *options, out io.Writer) int {
 	return exitDegraded
 }
 
+var errNotRunning = errors.New("no flanneld runs")
+
 // ask asks the daemon that works for a subnet file.
 func ask(ctx context.Context, subnetFile, path string) ([]byte, error) {
 	socket := socketFile(subnetFile)
@@ -68,7 +70,7 @@ func ask(ctx context.Context, subnetFile, path string) ([]byte, error) {
 	answer, err := client.Do(r)
 	switch {
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return nil, fmt.Errorf("no flanneld runs for the subnet file %s: nobody answers at %s; a daemon with another one is asked with -subnet-file", subnetFile, socket)
+		return nil, fmt.Errorf("%w for the subnet file %s: nobody answers at %s; a daemon with another one is asked with -subnet-file", errNotRunning, subnetFile, socket)
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("only root, or the user whom flanneld runs as, can ask it: %w", err)
 	case err != nil:

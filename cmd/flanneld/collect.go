@@ -64,7 +64,9 @@ func (c *collector) status() status.Status {
 	}
 	s.Configurations = f.configurations
 	states := make(map[status.PeerState]int)
-	for p := range f.peerStates(detail, false) {
+	reached, reachable := d.reached(false)
+	s.Peers.Reachable = reachable
+	for p := range f.peerStates(detail, reached, false) {
 		if s.Peers.TroubledCount++; len(s.Peers.Troubled) < status.NamedMost {
 			s.Peers.Troubled = append(s.Peers.Troubled, p)
 		}
@@ -84,7 +86,17 @@ func (c *collector) peers() []status.Peer {
 		return nil
 	}
 	f := d.publisher.now()
-	return slices.Collect(f.peerStates(d.reconciler.Detail(), true))
+	reached, _ := d.reached(true)
+	return slices.Collect(f.peerStates(d.reconciler.Detail(), reached, true))
+}
+
+// reached returns whether packets get to the peers that are probed, by subnet, and to how many
+// they do. Those are left out if they are not asked for.
+func (d *daemon) reached(all bool) ([]network.PeerReach, int) {
+	if d.prober == nil {
+		return nil, 0
+	}
+	return d.prober.Peers(all)
 }
 
 // describeStore says how the store is.
@@ -143,20 +155,22 @@ func (f *facts) trouble(d network.Detail) trouble {
 }
 
 // of says how a peer is; it is not complete for one without trouble.
-func (t trouble) of(l *subnet.Lease) (p status.Peer) {
-	p.State = status.PeerUsed
+func (t trouble) of(l *subnet.Lease, r network.PeerReach) (p status.Peer) {
+	if p.State = status.PeerUsed; r.Subnet == l.Subnet {
+		p.State, p.Reason, p.Remedy, p.Since, p.RTT = r.State, r.Reason, r.Remedy, r.Since, r.RTT.Seconds()
+	}
 	if t.leaving[l] {
-		p.State = status.PeerLeaving
+		p = status.Peer{State: status.PeerLeaving}
 	}
 	for _, part := range l.Subnet.Prefixes() {
 		if is, ok := t.missing[part.Addr()]; ok {
-			p.State, p.Reason, p.Since = status.PeerMissing, is.Object+": "+is.Reason, is.Since
+			p.State, p.Reason, p.Remedy, p.Since = status.PeerMissing, is.Object+": "+is.Reason, "", is.Since
 		}
 		if len(t.unusable) == 0 {
 			continue
 		}
 		if is, ok := t.unusable[part.String()]; ok {
-			p.State, p.Reason = is.State, is.Reason
+			p.State, p.Reason, p.Remedy, p.Since = is.State, is.Reason, "", time.Time{}
 			delete(t.unusable, part.String())
 		}
 	}
@@ -165,14 +179,21 @@ func (t trouble) of(l *subnet.Lease) (p status.Peer) {
 
 // peerStates yields how each of the other hosts is, by subnet, and then what is wrong with
 // leases that are not used. Those without trouble are left out if they are not asked for.
-func (f *facts) peerStates(d network.Detail, all bool) iter.Seq[status.Peer] {
+func (f *facts) peerStates(d network.Detail, reached []network.PeerReach, all bool) iter.Seq[status.Peer] {
 	return func(yield func(status.Peer) bool) {
 		t := f.trouble(d)
-		if !all && len(t.unusable) == 0 && len(t.missing) == 0 {
+		if !all && len(t.unusable) == 0 && len(t.missing) == 0 && len(reached) == 0 {
 			return
 		}
 		for _, l := range f.leases {
-			p := t.of(l)
+			for len(reached) > 0 && reached[0].Subnet.Compare(l.Subnet) < 0 {
+				reached = reached[1:]
+			}
+			var probed network.PeerReach
+			if len(reached) > 0 {
+				probed = reached[0]
+			}
+			p := t.of(l, probed)
 			if !all && !p.State.Troubled() {
 				continue
 			}

@@ -107,6 +107,12 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 		d.paths = network.NewPaths(view, report("paths"), d.update)
 		d.followers = append(d.followers, later{d.paths, ready})
 	}
+	if o.probe > 0 {
+		d.prober = network.NewProber(o.probe, func(problem *status.Problem) {
+			d.publisher.update(func(f *facts) { f.unreached = problem })
+		})
+		d.followers = append(d.followers, later{d.prober, ready})
+	}
 	d.rules = newRules(o)
 	if o.rules != nil {
 		firewalls := network.NewFirewalls(machine, report("firewall"))

@@ -38,7 +38,8 @@ type daemon struct {
 	external   *network.External
 	available  *availability
 	addresses  *network.Addresses
-	paths      *network.Paths // nil if the machine has none to be seen
+	paths      *network.Paths  // nil if the machine has none to be seen
+	prober     *network.Prober // nil if peers are not to be probed
 	followers  []follower
 	rules      *rules
 	publisher  *publisher

@@ -12,6 +12,7 @@ import (
 
 	"flanneld/pkg/file"
 	"flanneld/pkg/printable"
+	"flanneld/subnet"
 	"flanneld/subnet/etcd"
 	"flanneld/subnet/etcdv2"
 	"flanneld/subnet/etcdv3"
@@ -24,6 +25,7 @@ var etcdSource = source{
 	open:      openEtcd,
 	host:      func(o *options) string { return machineName(o.iface.MachineID) },
 	endpoints: func(o *options) []string { return etcd.Shown(o.etcd.Endpoints) },
+	examine:   func(ctx context.Context, o *options) ([]subnet.ServerHealth, error) { return o.etcd.Examine(ctx) },
 	configKey: func(o *options) string { return printable.Name(path.Join(o.etcd.FlatRoot(), "config")) },
 	savedAs:   savedAsEtcd,
 	alone: func(context.Context, *options, func(string)) (release func(), err error) {

@@ -93,6 +93,9 @@ func TestKubeHistoryLost(t *testing.T) {
 func TestKubeHeartbeats(t *testing.T) {
 	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
 	h := n.nodes[0]
+	must(h.daemon.Stop(soon))(t)
+	h.start("-probe=0") // that nobody answers for strangers would be news
+	h.waitReady()
 	var strangers []peer
 	for i := range 20 {
 		p := stranger(fmt.Sprintf("10.5.%d.0/24", 200+i), fmt.Sprintf("192.168.0.%d", 200+i))

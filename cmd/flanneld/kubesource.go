@@ -11,6 +11,7 @@ import (
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/printable"
+	"flanneld/subnet"
 	"flanneld/subnet/kube"
 )
 
@@ -21,6 +22,9 @@ var kubernetesSource = source{
 	open:      openKubernetes,
 	host:      func(o *options) string { return o.kube.NodeName },
 	endpoints: func(o *options) []string { return o.kube.Endpoints() },
+	examine: func(ctx context.Context, o *options) ([]subnet.ServerHealth, error) {
+		return []subnet.ServerHealth{kube.Examine(ctx, o.kube.Options)}, nil
+	},
 	configKey: func(o *options) string { return printable.Name(o.kube.NetConfigPath) },
 	savedAs: func(o *options) (file, network string) {
 		// The annotations of a network have a prefix of their own.

@@ -44,6 +44,8 @@ func start(machine host) int {
 		return printStatus(ctx, o, os.Stdout)
 	case o.checkConfig != "":
 		return checkConfig(ctx, o, machine, os.Stdin, os.Stdout)
+	case o.doctor:
+		return examine(ctx, o, machine, os.Stdout)
 	case o.cleanup:
 		return ended("cleaning up", cleanup(ctx, o, machine, out))
 	case o.migrate:

@@ -43,17 +43,19 @@ type options struct {
 	cniFile, cniTemplate string
 	health               netip.AddrPort // of the health checks; not valid if there are to be none
 	httpAddr             string         // where all that is known of the daemon can be asked for; empty for nowhere
+	probe                int            // how many requests a second may ask whether packets get to peers; 0 for none
 	renewMargin          time.Duration
 	// ipMasq, forwardRules and fullyRandom are about the rules for packets, and
 	// masqMode is about the way in which they are written.
 	ipMasq, forwardRules, fullyRandom bool
 	masqMode                          masqMode
-	// cleanup, migrate, release, status and checkConfig, a file, are what to do instead of the
-	// daemon's work.
-	cleanup, migrate, release, status bool
-	checkConfig                       string
-	json                              bool // is printed, and not what people read
-	dryRun                            bool
+	// cleanup, doctor, migrate, release, status and checkConfig, a file, are what to do instead of
+	// the daemon's work.
+	cleanup, doctor, migrate, release, status bool
+
+	checkConfig string
+	json        bool // is printed, and not what people read
+	dryRun      bool
 	// unknown are variables of the environment that look as if they were meant
 	// for us, and are not.
 	unknown []string
@@ -83,6 +85,9 @@ type kubernetes struct {
 // errUsage is returned after the usage error was printed.
 var errUsage = errors.New("usage")
 
+// defaultEndpoints are where etcd is looked for if no option says where.
+var defaultEndpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
+
 const envPrefix = "FLANNELD_"
 
 // parse reads the options from args and, for flags that are not among them,
@@ -91,7 +96,7 @@ const envPrefix = "FLANNELD_"
 func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	var o options
 	fs := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
-	o.etcd.Endpoints = []string{"http://127.0.0.1:4001", "http://127.0.0.1:2379"}
+	o.etcd.Endpoints = slices.Clone(defaultEndpoints)
 	fs.Var((*endpoints)(&o.etcd.Endpoints), "etcd-endpoints", "comma-separated `URLs` or addresses of the etcd servers")
 	o.etcdAPI = apiAuto
 	fs.Var(&o.etcdAPI, "etcd-api", "`version` of etcd's API, auto, 2 or 3; auto is the one where the network's configuration is")
@@ -128,6 +133,8 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.Var(&healthIP, "healthz-ip", "`address` at which health checks are answered")
 	fs.Var(&healthPort, "healthz-port", "`port` at which health checks are answered, /healthz and /readyz; 0 for none")
 	fs.Var((*listenAddr)(&o.httpAddr), "http-addr", "`address` and port, such as 127.0.0.1:8286, at which the status of this daemon and its metrics can be had (default: nowhere)")
+	o.probe = probeUsually
+	fs.Var((*rate)(&o.probe), "probe", "`number` of packets a second, on the average, that ask other hosts whether packets get there; 0 for none")
 	margin := margin(60)
 	fs.Var(&margin, "subnet-lease-renew-margin", "`minutes` before its end at which the lease is renewed, 1 to 1439")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove from this host what a daemon with the same -subnet-file left there, and exit")
@@ -137,7 +144,8 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	fs.Var((*format)(&o.logJSON), "log-format", "`format` of the log, text or json")
 	fs.BoolVar(&o.status, "status", false, "print how the daemon with the same -subnet-file is, and exit: 0 if it is healthy, 1 if not, 2 if it does not run")
 	fs.StringVar(&o.checkConfig, "check-config", "", "print what the network configuration in a `file` means, or why it cannot be used, and exit; - is standard input")
-	fs.Var((*format)(&o.json), "o", "`format` of what -check-config and -status print, text or json")
+	fs.Var((*format)(&o.json), "o", "`format` of what -check-config, -doctor and -status print, text or json")
+	fs.BoolVar(&o.doctor, "doctor", false, "look for what is wrong with this host and its network, with the daemon's other options, print it and what to do, and exit: 0 if there is nothing")
 	showVersion := fs.Bool("version", false, "print the version and exit")
 	fs.Bool("help", false, "print this and exit")
 	var help strings.Builder // of these, and not of what is taken only for flannel's sake
@@ -167,10 +175,10 @@ func parse(args, environ []string, stderr io.Writer) (*options, error) {
 		return nil, nil
 	case fs.NArg() > 0:
 		return nil, usage("unexpected argument %q: options begin with a dash%s", fs.Arg(0), valueHint(fs, args[1:]))
-	case moreThanOne(o.checkConfig != "", o.cleanup, o.migrate, o.release, o.status):
-		return nil, usage("only one of -check-config, -cleanup, -etcd-migrate, -release and -status can be done at a time")
-	case o.json && !o.status && o.checkConfig == "":
-		return nil, usage("-o is for -check-config and -status")
+	case moreThanOne(o.checkConfig != "", o.cleanup, o.doctor, o.migrate, o.release, o.status):
+		return nil, usage("only one of -check-config, -cleanup, -doctor, -etcd-migrate, -release and -status can be done at a time")
+	case o.json && !o.doctor && !o.status && o.checkConfig == "":
+		return nil, usage("-o is for -check-config, -doctor and -status")
 	case o.dryRun && !o.migrate:
 		return nil, usage("-dry-run is for -etcd-migrate alone")
 	}
@@ -220,7 +228,7 @@ func (k *kubernetes) takeEnv(environ []string) {
 
 // actions are flags that ask for something else than the daemon. They are for the
 // command line alone: what is in the environment is there at every start.
-var actions = []string{"check-config", "cleanup", "dry-run", "etcd-migrate", "help", "o", "release", "status", "version"}
+var actions = []string{"check-config", "cleanup", "doctor", "dry-run", "etcd-migrate", "help", "o", "release", "status", "version"}
 
 func moreThanOne(asked ...bool) bool {
 	n := 0
@@ -480,6 +488,24 @@ func (p *port) Set(v string) error {
 	return nil
 }
 func (p *port) String() string { return fmt.Sprint(uint16(*p)) }
+
+// rate is a number of packets a second.
+type rate int
+
+const (
+	probeUsually = 20
+	probeMost    = 1000
+)
+
+func (r *rate) Set(v string) error {
+	n, err := strconv.ParseInt(v, 0, 0)
+	if err != nil || n < 0 || n > probeMost {
+		return fmt.Errorf("is not a number of packets a second, 0 to %d", probeMost)
+	}
+	*r = rate(n)
+	return nil
+}
+func (r *rate) String() string { return fmt.Sprint(int(*r)) }
 
 type margin int
 

@@ -28,6 +28,7 @@ func defaults() options {
 		stateDir:    "/var/lib/flannel",
 		cniTemplate: "bridge",
 		renewMargin: time.Hour,
+		probe:       20,
 		masqMode:    "auto", forwardRules: true, fullyRandom: true,
 	}
 }
@@ -96,6 +97,8 @@ func TestParseFlags(t *testing.T) {
 		{"state-dir", "/a/b", "/z", func(o *options) { o.stateDir = "/a/b" }},
 		{"subnet-lease-renew-margin", "1", "9", func(o *options) { o.renewMargin = time.Minute }},
 		{"subnet-lease-renew-margin", "1439", "9", func(o *options) { o.renewMargin = 1439 * time.Minute }},
+		{"probe", "0", "9", func(o *options) { o.probe = 0 }},
+		{"probe", "1000", "9", func(o *options) { o.probe = 1000 }},
 		{"ip-masq", "true", "false", func(o *options) { o.ipMasq = true }},
 		{"ip-masq-fully-random-disable", "true", "false", func(o *options) { o.fullyRandom = false }},
 		{"iptables-forward-rules", "false", "true", func(o *options) { o.forwardRules = false }},
@@ -186,6 +189,7 @@ func TestParseActions(t *testing.T) {
 		{[]string{"-status"}, func(o *options) { o.status = true }},
 		{[]string{"-check-config", "/net.json"}, func(o *options) { o.checkConfig = "/net.json" }},
 		{[]string{"-check-config=-", "-o=json"}, func(o *options) { o.checkConfig, o.json = "-", true }},
+		{[]string{"-doctor", "-o=json"}, func(o *options) { o.doctor, o.json = true, true }},
 		{[]string{"-status", "-o=text"}, func(o *options) { o.status = true }},
 		{[]string{"-status", "-o", "json"}, func(o *options) { o.status, o.json = true, true }},
 	} {
@@ -193,12 +197,12 @@ func TestParseActions(t *testing.T) {
 		test.set(&want)
 		check(t, test.args, nil, want)
 	}
-	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true", "FLANNELD_CHECK_CONFIG=-"}, defaults())
-	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}, {"-status", "-check-config=-"}} {
-		rejected(t, args, nil, "only one of -check-config, -cleanup, -etcd-migrate, -release and -status")
+	check(t, nil, []string{"FLANNELD_CLEANUP=true", "FLANNELD_RELEASE=true", "FLANNELD_ETCD_MIGRATE=true", "FLANNELD_DRY_RUN=true", "FLANNELD_CHECK_CONFIG=-", "FLANNELD_DOCTOR=true"}, defaults())
+	for _, args := range [][]string{{"-cleanup", "-release"}, {"-release", "-etcd-migrate"}, {"-etcd-migrate", "-cleanup"}, {"-cleanup", "-etcd-migrate", "-release"}, {"-status", "-check-config=-"}, {"-doctor", "-status"}} {
+		rejected(t, args, nil, "only one of -check-config, -cleanup, -doctor, -etcd-migrate, -release and -status")
 	}
 	rejected(t, []string{"-status", "-o", "yaml"}, nil, "is neither text nor json")
-	rejected(t, []string{"-o", "json"}, nil, "-o is for -check-config and -status")
+	rejected(t, []string{"-o", "json"}, nil, "-o is for -check-config, -doctor and -status")
 	for _, args := range [][]string{{"-dry-run"}, {"-dry-run", "-cleanup"}, {"-dry-run", "-release"}} {
 		rejected(t, args, nil, "-dry-run is for -etcd-migrate alone")
 	}
@@ -229,6 +233,9 @@ func TestParseRejects(t *testing.T) {
 		{"http-addr", "127.0.0.1:65536"},
 		{"http-addr", "::1:8286"},
 		{"http-addr", "224.0.0.1:8286"},
+		{"probe", "-1"},
+		{"probe", "1001"},
+		{"probe", "true"},
 		{"iface-regex", "("},
 		{"iface-can-reach", "eth0"},
 		{"public-ip", "nonsense"},

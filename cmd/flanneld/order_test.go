@@ -17,7 +17,7 @@ func TestOrderOfFiles(t *testing.T) {
 		// the parts of the daemon, and how they are tied together
 		"systemd.go", "counters.go", "choose.go", "rules.go", "available.go", "publish.go", "desired.go", "underlays.go", "prepare.go", "endpoint.go", "collect.go", "answers.go", "daemon.go",
 		// what is done instead of its work
-		"ask.go", "checkconfig.go", "release.go", "cleanup.go", "migrate.go",
+		"ask.go", "checkconfig.go", "gather.go", "doctor.go", "release.go", "cleanup.go", "migrate.go",
 		"main.go",
 	)
 	if err != nil {

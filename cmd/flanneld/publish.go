@@ -70,6 +70,7 @@ type facts struct {
 	problematic    int               // leases of the others that cannot be used, in some family
 	unfit          []subnet.Problem  // why not
 	leaving        []subnet.Vanished // that are among leases still
+	unreached      *status.Problem   // to which of the others packets do not get; nil for nothing
 	reconciled     network.Status
 	unseen         map[ip.Family]error // why the external interface cannot be followed
 	storeDown      time.Time           // since when the store cannot be used; zero if it can
@@ -293,6 +294,9 @@ func (f *facts) problems(obstacles []network.Obstacle) []status.Problem {
 	}
 	if n := f.unusable(); n > 0 {
 		add(status.ComponentPeers, "%d leases unusable", n)
+	}
+	if f.unreached != nil {
+		problems = append(problems, *f.unreached)
 	}
 	down := make(map[string]bool)
 	for _, family := range ip.Families {

@@ -22,6 +22,8 @@ type source struct {
 	host func(*options) string
 	// endpoints are the URLs at which it is looked for, without passwords.
 	endpoints func(*options) []string
+	// examine asks the servers there what they are.
+	examine func(context.Context, *options) ([]subnet.ServerHealth, error)
 	// configKey names, in messages, where the configuration is.
 	configKey func(*options) string
 	// savedAs names the state file of a network, and the network in it. The file has no name

@@ -54,7 +54,7 @@ func TestUsage(t *testing.T) {
 		{nil, []string{"-etcd-endpoints=ftp://localhost:2379"}, 2, `"ftp://localhost:2379" is not the URL of an etcd server`},
 		{nil, []string{"-etcd-api=v3"}, 2, `invalid value "v3" for flag -etcd-api: is not auto, 2 or 3`},
 		{[]string{"FLANNELD_ETCD_API=1"}, nil, 2, `invalid value "1" for environment variable FLANNELD_ETCD_API: is not auto, 2 or 3`},
-		{nil, []string{"-release", "-cleanup"}, 2, "only one of -check-config, -cleanup, -etcd-migrate, -release and -status can be done at a time"},
+		{nil, []string{"-release", "-cleanup"}, 2, "only one of -check-config, -cleanup, -doctor, -etcd-migrate, -release and -status can be done at a time"},
 		{nil, []string{"-cni-conf-file=/etc/cni/net.d/10-flannel.conf"}, 2, `-cni-conf-file "/etc/cni/net.d/10-flannel.conf" must end in .conflist`},
 		{[]string{"FLANNELD_CNI_CONF_TEMPLATE=vlan"}, nil, 2, `-cni-conf-template "vlan" is neither bridge nor ipvlan nor macvlan nor a path`},
 		{nil, []string{"-dry-run"}, 2, "-dry-run is for -etcd-migrate alone"},

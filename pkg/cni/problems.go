@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -50,6 +51,17 @@ func (c *Conf) Problems() []Problem {
 		Subject: c.Path,
 		Problem: "pods need CNI plugins that are in none of " + strings.Join(folders, ", ") + ": install " + strings.Join(missing, ", "),
 	})
+}
+
+// Look is Problems for a file that is to be, and writes none.
+func (c *Conf) Look(v Values) ([]Problem, error) {
+	v.Name = formerName(c.Path)
+	_, list, err := c.render(v)
+	if err != nil {
+		return nil, fmt.Errorf("template %w", err)
+	}
+	c.plugins = list.types()
+	return c.Problems(), nil
 }
 
 // loopback is a plugin that some runtimes call for each pod, whatever the file says.

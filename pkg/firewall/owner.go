@@ -181,3 +181,31 @@ func (d Drop) insert(match string) string {
 	}
 	return fmt.Sprintf("%s -I %s %s -j ACCEPT", program, chain, match)
 }
+
+// Owners are those whose chains there are.
+func (rs *Ruleset) Owners() []Owner {
+	var all []Owner
+	add := func(o Owner) {
+		if !slices.Contains(all, o) {
+			all = append(all, o)
+		}
+	}
+	note := func(table, chain string) {
+		switch {
+		case table == "firewalld", chain == "INPUT_ZONES":
+			add(Firewalld)
+		case strings.HasPrefix(chain, "ufw-before-"):
+			add(UFW)
+		case strings.HasPrefix(chain, "DOCKER"):
+			add(Docker)
+		}
+	}
+	for k := range rs.chains {
+		note(k.table, k.name)
+	}
+	for c := range rs.legacy {
+		note(c.table, c.name)
+	}
+	slices.Sort(all)
+	return all
+}

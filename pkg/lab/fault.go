@@ -197,6 +197,23 @@ func (h *Host) SetMTU(name string, mtu int) error {
 	return nil
 }
 
+// NarrowPath has the switch drop what is larger than an MTU on its way from or to an interface,
+// without a word to anybody.
+func (h *Host) NarrowPath(name string, mtu int) error {
+	n, _, err := h.nic(name)
+	if err != nil {
+		return err
+	}
+	port, err := n.sw.nl.LinkByName(n.port)
+	if err == nil {
+		err = n.sw.nl.LinkSetMTU(port, mtu)
+	}
+	if err != nil {
+		return fmt.Errorf("narrowing the path to %s of %s: %w", name, h.Name, err)
+	}
+	return nil
+}
+
 // AddAddr gives an interface an address, with the length of its network, and waits until it
 // can be used.
 func (ns *Namespace) AddAddr(name string, addr netip.Prefix) error {

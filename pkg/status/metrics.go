@@ -24,6 +24,7 @@ var (
 	ready          = desc("ready", "1 if the host carries packets as it should, and subnet.env says so, else 0.")
 	problems       = desc("problems", "What is not as it should be, by the part of the daemon that it is about.", "component")
 	peers          = desc("peers", "Other hosts whose leases are used.")
+	reachablePeers = desc("peers_reachable", "Other hosts that answered the last probe.")
 	troubledPeers  = desc("peers_troubled", "Other hosts that packets do not get to as they should, by what is wrong.", "state")
 	storeUp        = desc("store_up", "1 if the store of leases can be used, else 0.")
 	storeOutages   = desc("store_outages_total", "How often the store of leases could not be used.")
@@ -45,7 +46,7 @@ var (
 // Describe implements prometheus.Collector.
 func (m Metrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		buildInfo, started, healthy, ready, problems, peers, troubledPeers, storeUp, storeOutages, leaseLeft, configurations,
+		buildInfo, started, healthy, ready, problems, peers, reachablePeers, troubledPeers, storeUp, storeOutages, leaseLeft, configurations,
 		objects, missing, repairs, passes, passSeconds, conflict, tunnelPackets, tunnelBytes, tunnelCalls, tunnelDrops, tunnelICMP,
 	} {
 		to <- d
@@ -73,6 +74,7 @@ func (m Metrics) Collect(to chan<- prometheus.Metric) {
 		gauge(problems, float64(count[c]), string(c))
 	}
 	gauge(peers, float64(s.Peers.Count))
+	gauge(reachablePeers, float64(s.Peers.Reachable))
 	for _, state := range TroubledStates {
 		gauge(troubledPeers, float64(s.Peers.States[state]), string(state))
 	}

@@ -16,7 +16,7 @@ func full() Status {
 		Version: "v1.2.3", At: at, Started: at.Add(-time.Hour), Health: Degraded, Ready: true,
 		Lease:    &Lease{Subnet: "10.5.1.0/24", Expires: at.Add(90 * time.Second)},
 		Store:    Store{Down: true, Outages: 2},
-		Peers:    Peers{Count: 7, TroubledCount: 1, States: map[PeerState]int{PeerUnreachable: 1}},
+		Peers:    Peers{Count: 7, Reachable: 5, TroubledCount: 1, States: map[PeerState]int{PeerUnreachable: 1}},
 		Objects:  []Kind{{Name: "route", Wanted: 7, Missing: 1, Repairs: 3}},
 		Passes:   []Passes{{Dataplane: "the kernel", Full: 4, Quick: 5, Seconds: 0.5, Conflict: true}},
 		Tunnels:  []Tunnel{{Device: "flannel0", Counters: map[string]uint64{"out_packets": 8, "in_bytes": 9, "in_calls": 10, "out_no_route": 11, "in_errors": 12, "icmp_sent": 13}}},
@@ -48,7 +48,7 @@ func TestMetrics(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"build_info v1.2.3": 1, "start_time_seconds": 2_000_000_000 - 3600, "healthy": 0, "ready": 1,
-		"problems store": 1, "problems packets": 2, "problems lease": 0, "peers": 7, "peers_troubled unreachable": 1, "peers_troubled gone": 0,
+		"problems store": 1, "problems packets": 2, "problems lease": 0, "peers": 7, "peers_reachable": 5, "peers_troubled unreachable": 1, "peers_troubled gone": 0,
 		"store_up": 0, "store_outages_total": 2, "lease_remaining_seconds": 90,
 		"objects route": 7, "objects_missing route": 1, "repairs_total route": 3,
 		"passes_total the kernel full": 4, "passes_total the kernel quick": 5, "full_pass_seconds_total the kernel": 0.5, "conflict the kernel": 1,

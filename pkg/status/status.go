@@ -81,6 +81,8 @@ type Store struct {
 type Peers struct {
 	Count    int `json:"count"`    // of the leases that are used
 	Unusable int `json:"unusable"` // leases that cannot be used
+	// Reachable is how many answered the last probe.
+	Reachable int `json:"reachable"`
 	// Troubled are those with trouble, at most NamedMost of them, and TroubledCount is how many
 	// there are.
 	Troubled      []Peer `json:"troubled,omitempty"`

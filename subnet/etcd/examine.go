@@ -11,10 +11,12 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"flanneld/pkg/conns"
 	"flanneld/pkg/printable"
+	"flanneld/subnet"
 )
 
 // examineTimeout is how long a server that failed has to say what it is.
@@ -111,6 +113,7 @@ type reply struct {
 	content string
 	body    []byte
 	proxied bool // it may be this host's proxy that says so
+	date    time.Time
 }
 
 // summary is what such answers have in common: pages may differ each time.
@@ -150,7 +153,43 @@ func (s Server) ask(ctx context.Context, scheme, path string) (r reply, err erro
 		proxy, err := t.Proxy(req)
 		proxied = err == nil && proxy != nil
 	}
-	return reply{resp.StatusCode, resp.Header.Get("Server"), resp.Header.Get("Content-Type"), body, proxied}, err
+	date, _ := http.ParseTime(resp.Header.Get("Date")) // some do not say
+	return reply{resp.StatusCode, resp.Header.Get("Server"), resp.Header.Get("Content-Type"), body, proxied, date}, err
+}
+
+// Examine asks each endpoint what it is. It needs no user.
+func (o Options) Examine(ctx context.Context) ([]subnet.ServerHealth, error) {
+	servers, err := o.Servers()
+	if err != nil {
+		return nil, err
+	}
+	all := make([]subnet.ServerHealth, len(servers))
+	var g sync.WaitGroup
+	for i, s := range servers {
+		g.Go(func() { all[i] = subnet.QuickestOf(func() subnet.ServerHealth { return o.health(ctx, s) }) })
+	}
+	g.Wait()
+	return all, nil
+}
+
+func (o Options) health(ctx context.Context, s Server) subnet.ServerHealth {
+	ctx, cancel := context.WithTimeout(ctx, RequestTimeout)
+	defer cancel()
+	h := subnet.ServerHealth{Name: s.Name}
+	begun := time.Now()
+	r, err := s.ask(ctx, s.URL.Scheme, "version")
+	h.Took, h.Date = time.Since(begun), r.date
+	var running struct{ Etcdserver string }
+	switch {
+	case err != nil:
+		d := o.diagnose(s, err)
+		h.Err, h.Advice = errors.New(d.Seen), d.Advice
+	case r.status != http.StatusOK || json.Unmarshal(r.body, &running) != nil || running.Etcdserver == "":
+		h.Err, h.Advice = errors.New("it is not etcd: "+r.summary()), adviceEndpoint
+	default:
+		h.Version = printable.Name(running.Etcdserver)
+	}
+	return h
 }
 
 // isForPeers reports whether the server is what members of etcd say to each other.

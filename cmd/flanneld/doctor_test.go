@@ -1,0 +1,224 @@
+package main_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"flanneld/doctor"
+	"flanneld/pkg/lab"
+)
+
+// examined has -doctor look at a host, with the options of its daemon.
+func (h *node) examined(args ...string) (code int, r doctor.Report) {
+	h.n.t.Helper()
+	code, out := h.act(append([]string{"-doctor", "-o=json"}, args...)...)
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		h.n.t.Fatalf("-doctor -o=json, with status %d: %v in %s", code, err, out)
+	}
+	return code, r
+}
+
+// names checks that -doctor finds something with a check, and nothing else to be wrong.
+func (h *node) names(what, check, text string, args ...string) {
+	h.n.t.Helper()
+	h.n.wait(3*soon, what+": what -doctor finds", func() string {
+		code, r := h.examined(args...)
+		found := false
+		for _, f := range r.Findings {
+			switch {
+			case f.Verdict != doctor.Bad:
+			case f.Check != check:
+				return f.Check + " is bad: " + f.Text
+			case strings.Contains(f.Text, text):
+				found = true
+			}
+		}
+		if !found || code != 1 || r.OK {
+			return jsonText(h.n.t.(*testing.T), r)
+		}
+		return ""
+	})
+}
+
+// well checks that -doctor finds nothing to be wrong, and knows all, but for the checks that
+// are named.
+func (h *node) well(what string, unknown ...string) {
+	h.n.t.Helper()
+	h.n.wait(3*soon, what+": nothing that -doctor finds", func() string {
+		code, r := h.examined()
+		for _, f := range r.Findings {
+			expected := f.Verdict == doctor.Unknown && slices.Contains(unknown, f.Check)
+			if f.Verdict != doctor.Good && !expected {
+				return f.Check + ": " + f.Text
+			}
+		}
+		if code != 0 || !r.OK || len(r.Findings) < 15 {
+			return jsonText(h.n.t.(*testing.T), r)
+		}
+		return ""
+	})
+}
+
+// Where all is well -doctor says so, changes nothing, and tells no secret.
+func TestDoctorFindsNothing(t *testing.T) {
+	inParallel(t, func(t *testing.T, f func(*testing.T, variant)) {
+		everyVariant(t, f)
+		for _, v := range []variant{allocOnly, vxlan.in(dualStack)} {
+			t.Run(v.name(), func(t *testing.T) { f(t, v) })
+		}
+	}, func(t *testing.T, v variant) {
+		n := newNetwork(t, 2, v, nil)
+		h := n.nodes[0]
+		state := func() string {
+			return h.run("ip", "link") + h.run("ip", "-4", "route", "show", "table", "all") + h.run("ls", filepath.Dir(h.stateFile())) + h.daemon.EnvText()
+		}
+		before := state()
+		if v.backend.name == allocBackend.name {
+			h.well("beside a daemon", "reachability") // which others see to
+		} else {
+			h.well("beside a daemon")
+		}
+		if now := state(); now != before {
+			t.Errorf("there was\n%s\nand there is\n%s", before, now)
+		}
+		if code, out := h.act("-doctor"); code != 0 || strings.Count(out, "✓ ") < 15 || strings.Contains(out, "✗") {
+			t.Errorf("status %d, %s", code, out)
+		}
+		must(h.daemon.Stop(soon))(t)
+		h.well("without a daemon", "daemon", "reachability")
+	})
+}
+
+// What is wrong on a host is named by one check.
+func TestDoctorNames(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan, nil)
+	h, other := n.addNode(lab.HostOptions{}), n.addNode(lab.HostOptions{})
+	h.start()
+	other.start()
+	n.readyWithPods()
+	h.well("at first")
+
+	h.sysctl("net.ipv4.ip_forward", 0)
+	h.names("no forwarding", "forwarding", "net.ipv4.ip_forward is 0")
+	h.sysctl("net.ipv4.ip_forward", 1)
+
+	h.nft("table inet mine {\n chain last {\n type filter hook forward priority 5; policy accept;\n ct state established,related accept\n counter reject\n }\n}\n")
+	h.names("a REJECT at the end", "filters", "table inet mine of nftables")
+	h.nft("delete table inet mine")
+
+	h.ip("tuntap add vpn mode tun")
+	h.ip("link set vpn up")
+	h.ip("route add " + netip.PrefixFrom(other.subnet().Addr(), 25).String() + " dev vpn proto static")
+	h.names("a route to a part of a peer's subnet", "routes", other.subnet().String()+": in part not reachable")
+	h.ip("route flush dev vpn proto static")
+	free := "10.5.250.0/24"
+	if other.subnet().String() == free || h.subnet().String() == free {
+		free = "10.5.251.0/24"
+	}
+	h.ip("route add " + free + " dev vpn proto static")
+	h.names("a route in Network", "overlap", free+" dev vpn")
+	h.ip("route flush dev vpn proto static")
+
+	// What is for the other host leaves by another way than what comes from it.
+	check(t, h.AddNIC("eth1", n.sw, netip.Addr{}))
+	h.sysctl("net.ipv4.conf.eth1.rp_filter", 0)
+	h.ip("route add " + other.Addr.String() + "/32 dev eth1")
+	h.sysctl("net.ipv4.conf.eth0.rp_filter", 1)
+	h.names("asymmetric routes", "rp_filter", other.Addr.String()+" that come in by eth0 are dropped, as the way back to it is by eth1")
+	h.sysctl("net.ipv4.conf.eth0.rp_filter", 2)
+	h.ip("route del " + other.Addr.String() + "/32 dev eth1")
+	h.ip("link del eth1")
+	h.well("mended", "reachability")
+
+	h.ip("link set docker0 down")
+	h.ip("addr flush dev docker0")
+	h.ip("addr add 172.17.0.1/16 dev docker0")
+	h.ip("link set docker0 up")
+	h.names("docker0 of another network", "pods", "docker0 has 172.17.0.1/16")
+	h.ip("addr flush dev docker0")
+	h.ip("addr add " + netip.PrefixFrom(h.subnet().Addr().Next(), 24).String() + " dev docker0")
+
+	// The lease is another host's, while no daemon sees it.
+	subnet, key := h.subnet(), h.key()
+	must(h.daemon.Stop(soon))(t)
+	n.delete(key)
+	n.putPeer(stranger(subnet.String(), "192.168.0.77"))
+	h.names("a lease that is taken", "lease", "is the lease of another host: 192.168.0.77")
+	n.delete(key)
+	h.start()
+	h.waitReady()
+	h.well("at last", "reachability")
+}
+
+// A REJECT of iptables at FORWARD's end is named by either variant.
+func TestDoctorNamesIPTables(t *testing.T) {
+	t.Parallel()
+	everyIPTables(t, func(t *testing.T, variant string) {
+		t.Parallel()
+		n := newConfigured(t, hostGW, nil)
+		for range 2 {
+			h := n.addNode(lab.HostOptions{}, "-iptables-forward-rules=false")
+			h.setIPTables(variant)
+			h.start()
+		}
+		n.readyWithPods()
+		h := n.nodes[0]
+		h.restore("*filter\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -j REJECT\nCOMMIT\n", true)
+		h.names("a REJECT", "filters", "table filter of "+variant)
+	})
+}
+
+// The interface that leads to no other host is named, with the one that does.
+func TestDoctorNamesWrongInterface(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan, nil)
+	nat := must(n.lab.AddSwitch("nat", netip.MustParsePrefix("10.0.2.0/24")))(t)
+	h, other := n.addNode(lab.HostOptions{}, "-iface=eth1"), n.addNode(lab.HostOptions{})
+	check(t, h.AddNIC("eth1", nat, netip.Addr{}))
+	h.start()
+	other.start()
+	h.waitReady()
+	other.waitReady()
+	h.addPod()
+	h.waitPeers(soon, other.peer())
+	h.names("the interface of a NAT", "interface", "leads to none of the other hosts, and eth0 is in their network")
+}
+
+// An etcd that is slow or down is named, and what depends on it is not known, and no fault.
+func TestDoctorNamesStore(t *testing.T) {
+	t.Parallel()
+	const password = "open-sesame-4711"
+	n := newConfigured(t, vxlan, nil)
+	check(t, n.etcd.EnableAuth(n.ctx, "root-password-1234"))
+	check(t, n.etcd.AddUser(n.ctx, "flannel", password, keyPrefix+"/*"))
+	p, url := n.startProxy(2000)
+	h := n.addNode(lab.HostOptions{}, "-etcd-endpoints="+strings.Replace(url, "http://", "http://flannel:"+password+"@", 1))
+	h.start()
+	h.waitReady()
+	h.addPod()
+	h.well("at first")
+	folder := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(folder, "05-other.conf"), []byte("{}"), 0o600))
+	h.names("another CNI file", "CNI", "05-other.conf: the container runtime takes the first file by name", "-cni-conf-file="+filepath.Join(folder, "10-flannel.conflist"))
+
+	p.slow(1500 * time.Millisecond)
+	h.names("a slow etcd", "store", "to answer")
+	p.slow(0)
+	h.well("quick again")
+
+	n.etcd.Kill()
+	h.waitScreen(1, "etcd cannot be used")
+	h.names("no etcd", "store", "connection")
+	_, r := h.examined("-etcd-password=" + password)
+	_, screen := h.act("-doctor", "-etcd-password="+password)
+	if all := jsonText(t, r) + screen; strings.Contains(all, password) {
+		t.Errorf("a password is in %s", all)
+	}
+}
