@@ -9,7 +9,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"flanneld/doctor"
+	"flanneld/network/doctor"
 	"flanneld/pkg/printable"
 )
 

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"flanneld/doctor"
+	"flanneld/network/doctor"
 	"flanneld/pkg/lab"
 )
 

@@ -19,7 +19,7 @@ import (
 	"flanneld/backend"
 	"flanneld/backend/udp"
 	"flanneld/backend/vxlan"
-	"flanneld/doctor"
+	"flanneld/network/doctor"
 	"flanneld/network"
 	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane/kernel"
