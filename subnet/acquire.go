@@ -156,7 +156,8 @@ func (claim) start(t *turn) (action, error) {
 			w := lost[f.Family][l]
 			same := w != nil && f.of(w) == f.of(l)
 			unused := t.identity.previous.Of(f.Family) != f.of(l) && !kept // no other host uses it, nor did we
-			if (same || unused && w != nil) && !t.wroteInPlace(c, w, l) {
+			better := w != nil && w.PublicIP.Matches(t.attrs.PublicIP) && c.completes(l.Subnet) && !c.completes(w.Subnet)
+			if (same || unused && w != nil) && !t.wroteInPlace(c, w, l) && !better {
 				keep[l], rival = keep[l].With(f.Family, netip.Prefix{}), w
 			}
 			if (unused || !c.completes(l.Subnet)) && f.unreadable(l, s) {
@@ -164,7 +165,7 @@ func (claim) start(t *turn) (action, error) {
 			}
 		}
 		if to := keep[l]; to != l.Subnet && c.completes(to) { // it would have to move there
-			if is := s.Find(to); is != nil && !is.PublicIP.Matches(t.attrs.PublicIP) {
+			if is := s.Find(to); is != nil && !t.wroteInPlace(c, l, is) { // else that one goes
 				keep[l], rival = ip.Subnet{}, is
 			} else if _, garbled := s.problem(to); garbled {
 				keep[l] = ip.Subnet{}
@@ -192,8 +193,8 @@ func (claim) start(t *turn) (action, error) {
 		t.first(slices.Concat(goals, others, []goal{create{s}}, after)...)
 		return nil, nil
 	}
-	for l := range keep { // what it was made of, or was to become, where that was broken off
-		if t.wroteInPlace(c, best, l) || t.wroteInPlace(c, l, best) {
+	for _, l := range s.Leases { // what it was made of, or was to become, where that was broken off
+		if _, is := keep[l]; is && (t.wroteInPlace(c, best, l) || t.wroteInPlace(c, l, best)) {
 			goals = append(goals, probeHolder{lease: l}, discard{})
 		}
 	}

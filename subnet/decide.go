@@ -100,7 +100,7 @@ func (g judge) start(t *turn) (action, error) {
 // not be followed: what was wrong may have been this host.
 func (t *turn) reconsider() {
 	t.outdated = true
-	if t.stored.StoredConfig != nil && t.holding.Unfollowed != "" {
+	if t.stored.StoredConfig != nil && (t.holding.Unfollowed != "" || t.stored.unfinished) {
 		t.last(reconfigure{})
 	}
 	if t.mode == online && !t.retrying { // else each attempt to get a lease asks

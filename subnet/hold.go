@@ -59,9 +59,8 @@ func (t *turn) compare(found *Lease) error {
 	case t.holder(found) != "":
 		t.lose(t.holder(found))
 		return nil
-	case t.rival(found) != nil:
-		r := t.rival(found)
-		t.lose(fmt.Sprintf("the host with the public address %s, by the lease %s, which is older", r.PublicIP, r.Subnet))
+	case t.rival(t.listed, found) != "":
+		t.lose(t.rival(t.listed, found))
 		return nil
 	case found.Attrs == t.attrs:
 	case found.Challenger == "":

@@ -64,10 +64,10 @@ func (t *turn) claimant(s Snapshot) string {
 	return ""
 }
 
-// rival returns an older lease of another host that has a prefix of ours: each host that lost its
-// key claims it again, and two may have had the same.
-func (t *turn) rival(own *Lease) *Lease {
-	all := t.listed.Leases
+// rival says who has a prefix of ours by an older lease; nothing if nobody has: each host that lost
+// its key claims it again, and two may have had the same.
+func (t *turn) rival(s Snapshot, own *Lease) string {
+	all := s.Leases
 	first, last := 0, len(all)
 	if !own.Subnet.V6.IsValid() { // the leases are by their IPv4 subnets
 		i, _ := search(all, own.Subnet)
@@ -76,17 +76,21 @@ func (t *turn) rival(own *Lease) *Lease {
 		for last = i; last < len(all) && all[last].Subnet.V4 == own.Subnet.V4; last++ {
 		}
 	}
+	sharing := []*Lease{own}
 	for _, l := range all[first:last] {
 		if l == own || !l.Subnet.Shares(own.Subnet) {
 			continue
 		}
-		for _, f := range t.holding.Config.families() {
-			if f.covered(l) && f.of(l) == f.of(own) && f.precedes(l, own) < 0 && !f.supersedes(own, l) && !f.supersedes(l, own) {
-				return l
-			}
+		if _, garbled := s.problem(l.Subnet); !garbled { // else nobody can say whose it is
+			sharing = append(sharing, l)
 		}
 	}
-	return nil
+	for _, f := range t.holding.Config.families() {
+		if w := f.losers(sharing)[own]; w != nil && f.covered(w) && f.of(w) == f.of(own) && !f.supersedes(w, own) {
+			return fmt.Sprintf("the host with the public address %s, by the lease %s, which is older", w.PublicIP, w.Subnet)
+		}
+	}
+	return ""
 }
 
 // usurper says which lease has our subnet, of which there is none; nothing if we may
@@ -127,6 +131,8 @@ func (t *turn) follow(s Snapshot) {
 		t.holding.Holder = t.holder(l)
 	} else if l == nil && !t.assigned {
 		t.holding.Holder = cmp.Or(t.claimant(s), t.holding.Holder)
+	} else if !t.assigned {
+		t.holding.Holder = cmp.Or(t.rival(s, l), t.holding.Holder)
 	}
 	if t.holding.Holder != "" {
 		// When we last wrote is history, maybe that of a store which was replaced:

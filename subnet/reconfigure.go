@@ -18,8 +18,10 @@ type reconfigure struct{}
 func (reconfigure) start(t *turn) (action, error) {
 	is, moving := t.holding, t.stored.moving.IsValid()
 	same := *t.stored.StoredConfig == (StoredConfig{Text: is.Config.raw})
-	if same && is.Unfollowed != "" && !moving {
-		t.logf(info, "the network configuration is again the one in force")
+	if same && !moving {
+		if is.Unfollowed != "" {
+			t.logf(info, "the network configuration is again the one in force")
+		}
 		t.holding.Unfollowed, t.stored.unfinished = "", false
 	}
 	c := is.Config
@@ -135,6 +137,19 @@ func (g moveBack) finish(t *turn, a answer) error {
 	return nil
 }
 
+// stay writes our lease. A request to delete it may be on its way, and is void then.
+type stay struct{ lease *Lease }
+
+func (g stay) start(t *turn) (action, error) { return t.rewrite(g.lease, g.lease.Subnet, t.attrs), nil }
+
+func (g stay) finish(t *turn, a answer) error {
+	if a.err != nil {
+		return fmt.Errorf("renewing our lease %s: %w", g.lease.Subnet, a.err)
+	}
+	t.holding.Own = a.lease
+	return nil
+}
+
 // refitted makes the lease ours, as confirm does.
 type refitted struct {
 	refit
@@ -197,10 +212,15 @@ func (g lookAfter) finish(t *turn, a answer) error {
 // settle reports whether the lease is there.
 func (g lookAfter) settle(t *turn, s Snapshot) bool {
 	t.follow(s)
+	t.stored.unfinished = true // until it has gone well
 	moved := t.movedIn(s)
 	if moved == nil {
 		t.stored.moving = ip.Subnet{}
 		return false
+	}
+	if is := s.Find(t.holding.Own.Subnet); is != nil && t.holder(is) == "" && g.config.completes(is.Subnet) && !g.config.completes(moved.Subnet) {
+		t.first(stay{is}, moveBack{moved}, reconfigure{}) // the configuration is again such as ours is of
+		return true
 	}
 	for _, l := range s.Leases {
 		if t.wroteInPlace(g.config, moved, l) {

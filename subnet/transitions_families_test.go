@@ -50,6 +50,7 @@ func (tb table) families() []transition {
 		})
 	}
 	flannels := tb.lease("10.5.1.0/24", ourAddress, "", 15)
+	personal := tb.lease(bothSubnets, bothAddresses, "", 17)
 	placeholder := tb.lease("0.0.0.0/0,fc00:0:0:1::/64", "2001:db8::1", "", 15)
 	// Where the store chooses the subnet.
 	bothAssigned := *both
@@ -74,6 +75,15 @@ func (tb table) families() []transition {
 	one6 := `"EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00:0:0:1::","IPv6SubnetMax":"fc00:0:0:1::"}` // rival has it
 	new6 := tb.lease("fc00:0:0:2::/64", "2001:db8::1", ourMachine, 21)
 	said6 := answer{attrs: tb.attrs("2001:db8::1", ourMachine)}
+	mine := tb.lease(bothSubnets, bothAddresses, ourMachine, 18)
+	mine.Created = 18
+	// moves is in the place of a lease that is older than ours.
+	moves := tb.lease("10.5.1.0/24,fc00:0:0:2::/64", "192.0.2.9,2001:db8::9", "beta 2e", 20)
+	moves.Created = 20
+	was := tb.lease("10.5.1.0/24", "192.0.2.9", "beta 2e", 15)
+	was.Created = 15
+	garbled := after(was, dual)
+	garbled.Problems = []Problem{{Key: was.Subnet.Key(), Subnet: was.Subnet, Reason: "garbage", Revision: 25}}
 	return []transition{
 		{"the Node has both podCIDRs", given(bothSubnets), answer{attrs: said}, "move 10.5.1.0/24@10 to 10.5.1.0/24,fc00:0:0:1::/64 of w1 for 0s", "", nil},
 		{"it says so", with(given(bothSubnets), func(s *state) { s.doing = follows }), answer{lease: published}, "listen 1m0s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", func(s state) bool { return s.holding.Own == published && s.holding.Config == &bothAssigned }},
@@ -92,10 +102,15 @@ func (tb table) families() []transition {
 		{"tried again", moving(of(reconfigure{})), answer{attrs: attrs}, "list within 10s", "", nil},
 		{"it was moved", moving(of(lookAfter{next})), answer{snapshot: after(dual)}, "list within 10s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", inForce},
 		{"it was moved, and another host has a part of it", moving(of(lookAfter{next})), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
-		{"it was not", moving(of(lookAfter{next})), answer{snapshot: after(tb.own())}, "listen 50ms", "*works; looking after our lease *", func(s state) bool { return !s.stored.moving.IsValid() }},
+		{"it was not", moving(of(lookAfter{next})), answer{snapshot: after(tb.own())}, "listen 50ms", "*works; looking after our lease *", func(s state) bool { return !s.stored.moving.IsValid() && !s.again.IsZero() }},
 		{"there is no other one, and it moves back", moving(of(moveBack{dual})), answer{lease: again}, "list within 10s", "", func(s state) bool { return s.holding.Own == again && !s.stored.moving.IsValid() }},
 		{"it does not move back", moving(of(moveBack{dual})), answer{err: errDown}, "listen 50ms", "FAILED having our lease 10.5.1.0/24 again: the store is down", nil},
 		{"the old one is still there", moving(of(lookAfter{next})), answer{snapshot: after(tb.own(), dual)}, "delete 10.5.1.0/24@10", "", func(s state) bool { _, is := s.todo[0].(lookAfter); return is }},
+		{"the old one is still there, and right again", moving(of(lookAfter{setup{config: tb.c, attrs: tb.attrs(ourAddress, ourMachine)}})), answer{snapshot: after(tb.own(), dual)}, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "", func(s state) bool { return s.todo[0] == moveBack{dual} && s.todo[1] == reconfigure{} }},
+		{"the old one stays", moving(of(stay{tb.own()}, moveBack{dual})), answer{lease: again}, "delete 10.5.1.0/24,fc00:0:0:1::/64@21", "", func(s state) bool { return s.holding.Own == again }},
+		{"it went after all", moving(of(stay{tb.own()}, moveBack{dual})), answer{err: ErrChanged}, "listen 50ms", "works; renewing our lease 10.5.1.0/24: *", func(s state) bool { return s.stored.moving == dual.Subnet }},
+		{"a rival moves", with(tb.online(listLeases{}, check{}), func(s *state) { s.holding.Config, s.holding.Own, s.attrs = both, mine, attrs }), answer{snapshot: after(was, mine, moves)}, "listen*", "", func(s state) bool { return s.holding.Holder == "" }},
+		{"a rival cannot be read any more", with(tb.online(listLeases{}, check{}), func(s *state) { s.holding.Config, s.holding.Own, s.attrs = both, dual, attrs }), answer{snapshot: garbled}, "listen*", "", func(s state) bool { return s.holding.Holder == "" }},
 		{"still not known", moving(of(lookAfter{next})), answer{err: errDown}, "listen 3s", refused + "looking after the lease 10.5.1.0/24,fc00:0:0:1::/64: the store is down; *", nil},
 		{"our lease is under its new subnet", with(moving(of(nil)), func(s *state) { s.todo, s.looksNext = nil, tb.now.at.Add(sleepCheck) }), newSnapshot{after(dual)}, "prepare *", "", nil},
 		{"a family is dropped", with(of(reconfigure{}), func(s *state) {
@@ -113,6 +128,8 @@ func (tb table) families() []transition {
 		{"a lease of both, and what it was made of", claiming(old, dual), answer{attrs: attrs}, "delete 10.5.1.0/24@15", "", nil},
 		{"a lease of both, and what was to take its place", claiming(new1, dual), answer{attrs: attrs}, "delete fc00:0:0:1::/64@25", "", func(s state) bool { return s.todo[len(s.todo)-2] == takeOver{dual, dual.Subnet} }},
 		{"a lease of one family, and what was to take its place", with(claiming(old, dual), func(s *state) { s.attempt.config = tb.c }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "delete 10.5.1.0/24,fc00:0:0:1::/64@21", "", func(s state) bool { return s.todo[len(s.todo)-2] == takeOver{old, old.Subnet} }},
+		{"a reservation, and a lease of both that a person wrote", with(claiming(reserve(tb.lease("10.5.1.0/24", ourAddress, "", 15)), personal), func(s *state) { s.attempt.config = tb.c }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "update 10.5.1.0/24@15 of alpha 1f for 0s", "*not using it", nil},
+		{"a lease, and a reservation of both that a person made", with(claiming(flannels, reserve(tb.lease(bothSubnets, bothAddresses, "", 17))), func(s *state) { s.attempt.config = tb.c }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "update 10.5.1.0/24@15 of alpha 1f for 24h0m0s", "*", nil},
 		{"a lease of both, of which another host has a part", claiming(dual, rival), answer{attrs: attrs}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
 		{"of the other network a part", with(claiming(tb.lease("10.5.1.0/24,fc01::/64", bothAddresses, ourMachine, 15)), func(*state) {}), answer{attrs: attrs}, "move 10.5.1.0/24,fc01::/64@15 to 10.5.1.0/24,fc00:0:0:1::/64 of alpha 1f for 24h0m0s", "", nil},
 		{"a family cannot be had, which it had not before", remembering(tb.c), answer{err: errHost}, "prepare 10.5.0.0/16 with 1 leases", "", nil},
@@ -133,6 +150,11 @@ func (tb table) families() []transition {
 		{"nor for its own", with(lives(askAttrs{}, theNetwork), func(s *state) { s.attempt.config = s.holding.Config }), answer{err: errHost}, "listen 1s", "*works; waiting: no interface", nil},
 		{"it goes on as it was", with(lives(askAttrs{}, theNetwork, forsake{tb.own()}), func(s *state) { s.attempt.config = s.holding.Config }), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "", nil},
 		{"and keeps its lease", with(lives(takeOver{tb.own(), tb.own().Subnet}, theNetwork, forsake{tb.own()}), func(s *state) { s.attempt.config, s.attempt.probed = s.holding.Config, tb.own() }), answer{lease: again}, "*", "*holds 10.5.1.0/24*works", func(s state) bool { return s.mode == online && s.holding.Own == again }},
+		{"an older lease has a part of its own", with(lives(askAttrs{}, bothNetworks), func(s *state) {
+			s.holding.Config, s.holding.Own, s.listed = both, dual, after(was, dual)
+		}), answer{attrs: attrs}, "move *", "*", func(s state) bool {
+			return s.holding.Holder == "the host with the public address 192.0.2.9, by the lease 10.5.1.0/24, which is older"
+		}},
 		{"and its lease is gone", with(lives(askAttrs{}, `{"EnableIPv4":false,`+one6), func(s *state) { s.listed = snapshot(rival) }), said6, "listen 1s", "*no free subnet*", func(s state) bool { return s.mode == offline }},
 
 		{"created", acquires(create{}), answer{lease: dual}, "list within 10s", "acquired the subnet 10.5.1.0/24,fc00:0:0:1::/64", func(s state) bool { return s.holding.Own == nil }},
