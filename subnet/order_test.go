@@ -10,7 +10,7 @@ import (
 func TestOrderOfFiles(t *testing.T) {
 	broken, err := fence.Files(t.Context(), ".",
 		// what a store holds
-		"lease.go", "changes.go", "remarks.go", "config.go", "assignment.go", "snapshot.go", "store.go",
+		"lease.go", "changes.go", "remarks.go", "config.go", "assignment.go", "snapshot.go", "store.go", "health.go",
 		// the leases of others, and what is free
 		"overlap.go", "choose.go", "vet.go", "linger.go",
 		// what this host holds
