@@ -151,6 +151,12 @@ type Direct interface {
 	UsesLinks() bool
 }
 
+// UsesLinks reports whether the objects of a backend depend on Host.Links.
+func UsesLinks(b Backend) bool {
+	d, ok := b.(Direct)
+	return ok && d.UsesLinks()
+}
+
 // Preparer is a Backend that makes its device itself. Prepare is the one method of a backend
 // that has effects.
 type Preparer interface {

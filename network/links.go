@@ -91,7 +91,7 @@ func reaches(ctx context.Context, view PathView, h backend.Host, hosts []netip.A
 // Learn asks about the ways to those hosts of the leases that are new, if a backend needs
 // to know them. One goroutine calls it.
 func (p *Paths) Learn(ctx context.Context, b backend.Backend, h backend.Host, leases []*subnet.Lease) {
-	if !usesLinks(b) {
+	if !backend.UsesLinks(b) {
 		return
 	}
 	p.mu.Lock()
@@ -115,7 +115,7 @@ func (p *Paths) Learn(ctx context.Context, b backend.Backend, h backend.Host, le
 // Links returns what is known of the ways to other hosts, for a backend that needs it;
 // nil for another one.
 func (p *Paths) Links(b backend.Backend) backend.Links {
-	if !usesLinks(b) {
+	if !backend.UsesLinks(b) {
 		return nil
 	}
 	p.mu.Lock()
@@ -123,16 +123,11 @@ func (p *Paths) Links(b backend.Backend) backend.Links {
 	return p.links
 }
 
-func usesLinks(b backend.Backend) bool {
-	d, ok := b.(backend.Direct)
-	return ok && d.UsesLinks()
-}
-
 // relink asks about the hosts of all peers again, and of the leases that may become peers. It
 // reports whether an answer changed. Where the kernel has no way at the moment, the answer
 // stays.
 func (p *Paths) relink(ctx context.Context, w *Desired) (moved bool, err error) {
-	if !usesLinks(w.Backend) {
+	if !backend.UsesLinks(w.Backend) {
 		return false, nil
 	}
 	p.mu.Lock()

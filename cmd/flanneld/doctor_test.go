@@ -222,3 +222,36 @@ func TestDoctorNamesStore(t *testing.T) {
 		t.Errorf("a password is in %s", all)
 	}
 }
+
+// With Kubernetes the API is looked at, and what Services need.
+func TestDoctorWithKubernetes(t *testing.T) {
+	t.Parallel()
+	n := newKubeNetwork(t, 2, kubeVXLAN, nil)
+	h := n.nodes[0]
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil { // else br_netfilter is not loaded, and is not for a test to load
+		h.sysctl("net.bridge.bridge-nf-call-iptables", 1)
+		h.well("beside a daemon")
+		h.sysctl("net.bridge.bridge-nf-call-iptables", 0)
+	}
+	h.names("Services that do not work", "bridge", "net.bridge.bridge-nf-call-iptables is not 1")
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+		h.sysctl("net.bridge.bridge-nf-call-iptables", 1)
+		n.kube.Kill()
+		h.waitScreen(1, "the Kubernetes API cannot be used")
+		h.names("no API", "store", "connection refused")
+	}
+}
+
+// A tunnel's port that is shut on another host is named as that here, and by its rule there.
+func TestDoctorNamesPeer(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 2, vxlan, nil)
+	h, other := n.nodes[0], n.nodes[1]
+	h.well("at first")
+	other.nft("table inet mine {\n chain shut {\n type filter hook input priority 5; policy accept;\n udp dport 8472 drop\n }\n}\n")
+	h.names("a port that is shut", "reachability", other.subnet().String()+" ("+other.Addr.String()+") is unreachable")
+	other.names("its own rule", "filters", "table inet mine of nftables")
+	other.nft("delete table inet mine")
+	h.well("open again")
+	other.well("open again")
+}

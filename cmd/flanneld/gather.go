@@ -25,6 +25,7 @@ import (
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/firewall"
 	"flanneld/pkg/ip"
+	"flanneld/pkg/once"
 	"flanneld/pkg/state"
 	"flanneld/pkg/status"
 	"flanneld/pkg/tun"
@@ -69,20 +70,35 @@ func gather(ctx context.Context, o *options, machine host) *doctor.Facts {
 	return f
 }
 
+// settling is how long objects may be missing for no fault: what others do to rules for packets
+// has to come to an end before these are put right.
+const settling = 10 * time.Second
+
+func askStatus(ctx context.Context, subnetFile string) (*status.Status, error) {
+	content, err := ask(ctx, subnetFile, "/status.json")
+	if err != nil {
+		return nil, err
+	}
+	s := new(status.Status)
+	return s, json.Unmarshal(content, s)
+}
+
 // askDaemon asks the daemon that runs here.
 func (g *gathering) askDaemon(ctx context.Context) {
 	f := g.facts
-	content, err := ask(ctx, g.options.subnetFile, "/status.json")
-	s := new(status.Status)
-	if err == nil {
-		err = json.Unmarshal(content, s)
+	s, err := askStatus(ctx, g.options.subnetFile)
+	for end := time.Now().Add(settling); err == nil && s.Unsettled() && time.Now().Before(end); {
+		if err = once.Sleep(ctx, settling/20); err == nil {
+			s, err = askStatus(ctx, g.options.subnetFile)
+		}
 	}
 	if err != nil {
 		f.NoDaemon, f.Stopped = err, errors.Is(err, errNotRunning)
 		return
 	}
 	f.Daemon = s
-	if content, err = ask(ctx, g.options.subnetFile, "/peers.json"); err == nil {
+	content, err := ask(ctx, g.options.subnetFile, "/peers.json")
+	if err == nil {
 		err = json.Unmarshal(content, &f.Peers)
 	}
 	if err != nil {
@@ -376,7 +392,7 @@ func (g *gathering) rejected(ctx context.Context, view network.PathView) ([]doct
 			back = append(back, kernel.PathQuery{To: from, From: u.Addr})
 		}
 		device, to := f.Backend.Device(g.host, ip.V4), f.Own.Subnet.V4.Addr()
-		if from := l.Subnet.V4; device != "" && from.IsValid() && to.IsValid() && !usesLinks(f.Backend) {
+		if from := l.Subnet.V4; device != "" && from.IsValid() && to.IsValid() && !backend.UsesLinks(f.Backend) {
 			in = append(in, kernel.PathQuery{To: to, From: from.Addr().Next(), IIF: device})
 			back = append(back, kernel.PathQuery{To: from.Addr().Next()})
 		}
@@ -397,11 +413,6 @@ func (g *gathering) rejected(ctx context.Context, view network.PathView) ([]doct
 		}
 	}
 	return all, nil
-}
-
-func usesLinks(b backend.Backend) bool {
-	d, ok := b.(backend.Direct)
-	return ok && d.UsesLinks()
 }
 
 // strictFilter returns the setting of an interface by which packets are dropped for which the way

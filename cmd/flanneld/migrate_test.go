@@ -198,7 +198,10 @@ func TestMigrationWithTLSAndPassword(t *testing.T) {
 // act runs the daemon's binary to do something else than the daemon's work.
 func (h *node) act(args ...string) (code int, out string) {
 	h.n.t.Helper()
-	argv := []string{cmp.Or(h.binary, daemonBinary), "-etcd-endpoints=" + h.n.etcd.Endpoint(), "-subnet-file=" + filepath.Join(h.Dir, "subnet.env"), "-state-dir=" + filepath.Dir(h.stateFile())}
+	argv := []string{cmp.Or(h.binary, daemonBinary), "-subnet-file=" + filepath.Join(h.Dir, "subnet.env"), "-state-dir=" + filepath.Dir(h.stateFile())}
+	if h.n.etcd != nil {
+		argv = append(argv, "-etcd-endpoints="+h.n.etcd.Endpoint())
+	}
 	p, err := h.Start("flanneld", slices.Concat(argv, h.args, args), h.env, lab.ProcessOptions{})
 	check(h.n.t, err)
 	code, err = p.Wait(h.n.ctx)

@@ -91,6 +91,11 @@ type Peers struct {
 	States map[PeerState]int `json:"states,omitempty"`
 }
 
+// Unsettled reports whether something is missing that may be about to be made.
+func (s *Status) Unsettled() bool {
+	return slices.ContainsFunc(s.Problems, func(p Problem) bool { return p.Component == ComponentDataplane })
+}
+
 // NamedMost bounds how many of many things a Status names.
 const NamedMost = 100
 
