@@ -33,7 +33,7 @@ const (
 	// probeWait is how long an answer may take.
 	probeWait = time.Second
 	// probeTick is how often probes are sent: those of one moment together cost less.
-	probeTick = 200 * time.Millisecond
+	probeTick = 500 * time.Millisecond
 	// probeLine is how often a line about peers is logged: many fail together.
 	probeLine = 30 * time.Second
 	// probeReopen is how soon a socket is opened again that could not be.
