@@ -33,7 +33,7 @@ const (
 	// probeWait is how long an answer may take.
 	probeWait = time.Second
 	// probeTick is how often probes are sent: those of one moment together cost less.
-	probeTick = 200 * time.Millisecond
+	probeTick = 500 * time.Millisecond
 	// probeLine is how often a line about peers is logged: many fail together.
 	probeLine = 30 * time.Second
 	// probeReopen is how soon a socket is opened again that could not be.
@@ -53,14 +53,13 @@ type Echoes interface {
 // Prober asks the peers again and again, by echo requests, whether packets get there: each of
 // its requests goes where packets of pods go, and any kernel answers it.
 type Prober struct {
-	budget  float64               // requests a second
-	report  func(*status.Problem) // gets what is the matter with peers; nil for nothing
-	open    func(ip.Family) (Echoes, error)
-	latest  once.Slot[Desired]
-	answers chan echo.Answer
-	log     notice.Log
+	budget float64               // requests a second
+	report func(*status.Problem) // gets what is the matter with peers; nil for nothing
+	open   func(ip.Family) (Echoes, error)
+	latest once.Slot[Desired]
+	log    notice.Log
 
-	mu       sync.Mutex // Run writes what follows with it
+	mu       sync.Mutex // what follows is written with it
 	desired  *Desired
 	peers    []*probed // by subnet; of one with both families, IPv4 goes first
 	sockets  map[ip.Family]Echoes
@@ -107,8 +106,8 @@ type request struct {
 func NewProber(budget int, report func(*status.Problem)) *Prober {
 	return &Prober{
 		budget: float64(budget), report: report,
-		open:   func(f ip.Family) (Echoes, error) { return echo.Open(f) },
-		latest: once.NewSlot[Desired](), answers: make(chan echo.Answer),
+		open:    func(f ip.Family) (Echoes, error) { return echo.Open(f) },
+		latest:  once.NewSlot[Desired](),
 		sockets: make(map[ip.Family]Echoes), reopen: make(map[ip.Family]time.Time), waiting: make(map[uint16]*request),
 	}
 }
@@ -134,8 +133,6 @@ func (p *Prober) Run(ctx context.Context) error {
 			case w := <-p.latest:
 				p.take(&w, time.Now())
 				timer.Reset(0)
-			case a := <-p.answers:
-				p.answered(a, time.Now())
 			case <-timer.C:
 				p.listen(ctx, g)
 				timer.Reset(p.step(time.Now()))
@@ -175,13 +172,14 @@ func (p *Prober) listen(ctx context.Context, g *errgroup.Group) {
 		p.sockets[f] = s
 		p.mu.Unlock()
 		g.Go(func() error {
-			return p.log.Again(ctx, time.Second, klog.Warningf, "receiving the answers of "+f.String()+" peers", func() error { return p.receive(ctx, s) })
+			return p.log.Again(ctx, time.Second, klog.Warningf, "receiving the answers of "+f.String()+" peers", func() error { return p.receive(s) })
 		})
 	}
 }
 
-// receive passes on what a socket receives, until it is closed.
-func (p *Prober) receive(ctx context.Context, s Echoes) error {
+// receive takes what a socket receives, until it is closed. It need not wake Run, which looks
+// again before anything that it changes is due.
+func (p *Prober) receive(s Echoes) error {
 	for {
 		a, err := s.Receive()
 		if errors.Is(err, net.ErrClosed) {
@@ -190,11 +188,7 @@ func (p *Prober) receive(ctx context.Context, s Echoes) error {
 		if err != nil {
 			return err
 		}
-		select {
-		case p.answers <- a:
-		case <-ctx.Done():
-			return nil
-		}
+		p.answered(a, time.Now())
 	}
 }
 

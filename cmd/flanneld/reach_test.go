@@ -119,6 +119,12 @@ func TestReach(t *testing.T) {
 			says: []string{"packets of 1430 bytes do not come back, those of 13", "MTU on the way is probably about 1", "ping -M do -s 1382 fd"},
 		},
 		{
+			name: "narrow path", v: vxlan, state: status.PeerSmallOnly, everywhere: true,
+			hurt: func(_, far *node) { check(far.n.t, far.NarrowPath("eth0", 1400)) },
+			mend: func(_, far *node) { check(far.n.t, far.NarrowPath("eth0", 1500)) },
+			says: []string{"packets of 1450 bytes do not come back, those of 13", "MTU on the way is probably about 1", "ping -M do -s 1422 10.5."},
+		},
+		{
 			name: "narrow path", v: hostGW, state: status.PeerSmallOnly, everywhere: true,
 			hurt: func(_, far *node) { check(far.n.t, far.NarrowPath("eth0", 1400)) },
 			mend: func(_, far *node) { check(far.n.t, far.NarrowPath("eth0", 1500)) },
