@@ -15,6 +15,7 @@ import (
 	"flanneld/backend"
 	"flanneld/network"
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/dataplane/dataplanetest"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
@@ -57,7 +58,7 @@ func TestReadyAfterAllKnowWhatIsDesired(t *testing.T) {
 			d.publisher.update(func(f *facts) { f.reconciled = s })
 		}, network.Plane{Dataplane: quick{}})
 		d = &daemon{
-			options: &options{}, due: once.NewSlot[time.Time](), addresses: network.NewAddresses(nil, nil),
+			options: &options{}, machine: imagined{dataplanetest.NewFake()}, due: once.NewSlot[time.Time](), addresses: network.NewAddresses(nil, nil),
 			reconciler: reconciler, saver: newSaver(&options{}), external: network.NewExternal(network.Selection{}, nil, backend.Host{}, nil, nil),
 			host:     backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 1500, Up: true, Addr: netip.MustParseAddr("192.0.2.1")}},
 			prepared: setup{config: config, backend: b},
