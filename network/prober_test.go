@@ -274,7 +274,7 @@ func TestProberOnLossyNetwork(t *testing.T) {
 		f.let(func(netip.Addr, int) bool {
 			mu.Lock()
 			defer mu.Unlock()
-			return r.IntN(10) > 0
+			return r.IntN(100) >= 3 // with so many rounds, a false alarm in thousands of runs
 		})
 		f.SetDesired(vxlanDesired(vxlanPeers(100)...))
 		f.pass(5 * time.Minute)
