@@ -1,7 +1,7 @@
 package network
 
 import (
-	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,13 +15,10 @@ import (
 type Detail struct {
 	Kinds    []KindDetail // in the order of dependency, those of which there are objects
 	Passes   []PassDetail // for each dataplane
-	Failures []Failure    // the first failuresMost of them, the longest first
+	Failures []Failure    // the longest first
 	// Unusable are the leases, by subnet, of which the backend can make nothing, and why.
 	Unusable map[ip.Subnet]string
 }
-
-// failuresMost bounds the failures that are named.
-const failuresMost = 100
 
 // KindDetail counts the objects of one kind.
 type KindDetail struct {
@@ -41,7 +38,7 @@ type PassDetail struct {
 
 // Failure is an object that could not be had.
 type Failure struct {
-	Object string
+	Object fmt.Stringer
 	Lease  netip.Prefix // whose it is, as state.LeaseSubnet
 	Reason string
 	Since  time.Time
@@ -57,8 +54,7 @@ func (r *Reconciler) Detail() Detail {
 	for _, l := range r.loops {
 		l.detail(&d, kinds)
 	}
-	slices.SortFunc(d.Failures, func(a, b Failure) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.Object, b.Object)) })
-	d.Failures = d.Failures[:min(len(d.Failures), failuresMost)]
+	slices.SortStableFunc(d.Failures, func(a, b Failure) int { return a.Since.Compare(b.Since) })
 	for _, k := range slices.Sorted(maps.Keys(kinds)) {
 		d.Kinds = append(d.Kinds, kinds[k])
 	}
@@ -120,11 +116,11 @@ func (r *loop) countPass(full bool, took time.Duration) {
 	failures, missing := make([]Failure, 0, len(r.failures)), make(map[state.Kind]int)
 	for k, f := range r.failures {
 		missing[k.Kind]++
-		name, lease := k.Kind.String(), netip.Prefix{}
+		is := Failure{Object: k.Kind, Reason: f.reason, Since: f.since}
 		if o := r.desired.want[k]; o != nil {
-			name, lease = o.String(), state.LeaseSubnet(o)
+			is.Object, is.Lease = o, state.LeaseSubnet(o)
 		}
-		failures = append(failures, Failure{Object: name, Lease: lease, Reason: f.reason, Since: f.since})
+		failures = append(failures, is)
 	}
 	r.counted.failures, r.counted.missing = failures, missing
 }

@@ -57,6 +57,8 @@ type loop struct {
 	conflicts int       // passes in close succession that restored something
 	conflict  time.Time // when the last of them began
 	status    loopStatus
+	// unreadSince is since when it is not known what there is; zero if it is.
+	unreadSince time.Time
 }
 
 // loopStatus is how well a dataplane matches what is desired.
@@ -68,6 +70,8 @@ type loopStatus struct {
 	config *subnet.Config
 	// connected is whether all that is essential is in place now.
 	connected bool
+	// unread is why it is not known what there is; empty if it is.
+	unread string
 }
 
 // failure is an object that could not be had.
@@ -247,6 +251,12 @@ func (r *loop) run(ctx context.Context) error {
 				if r.logs.limiter.State(listing, err.Error()) {
 					klog.Errorf("%v; trying again, nothing changes meanwhile", err)
 				}
+				if r.unreadSince.IsZero() {
+					r.unreadSince = start
+				} else if r.status.unread != err.Error() && time.Since(r.unreadSince) >= failureDebounce {
+					r.status.unread = err.Error()
+					r.report(r.status)
+				}
 				r.putOff(resetBackoff)
 				rest = time.Now().Add(time.Second)
 				timer.Reset(time.Second)
@@ -263,7 +273,7 @@ func (r *loop) run(ctx context.Context) error {
 			}
 		}
 		r.countPass(full, time.Since(begun))
-		r.reportStatus()
+		r.reportStatus(full)
 		timer.Reset(r.untilRetry())
 	}
 }
@@ -311,10 +321,13 @@ func (r *loop) putOff(resetBackoff bool) {
 	r.full, r.resetBackoff = true, r.resetBackoff || resetBackoff
 }
 
-// reportStatus reports the status if it changed.
-func (r *loop) reportStatus() {
+// reportStatus reports the status after a pass, if it changed.
+func (r *loop) reportStatus(full bool) {
 	s := r.status
 	s.wanted, s.missing = len(r.desired.want), len(r.failures)
+	if full {
+		s.unread, r.unreadSince = "", time.Time{}
+	}
 	if s.connected = r.connected(); s.connected {
 		s.host, s.config = r.desired.spec.Host, r.desired.spec.Config
 	}

@@ -48,6 +48,7 @@ type probed struct {
 	second             bool
 	pending            uint8
 	gotSmall, gotUnder bool
+	unsent             bool // a request of this round, as the socket was full: it tells nothing
 	// passes and fails are sizes, of which the larger one does not come back, and tries is
 	// the one between them that this round tries.
 	passes, fails, tries int32
@@ -110,10 +111,11 @@ func (v *probed) judge(a target) status.PeerState {
 	return v.state
 }
 
-// forget has nothing be known of a peer.
-func (v *probed) forget(now time.Time) {
-	v.set(status.PeerUsed, now)
+// forget has nothing be known of a peer, and reports whether it was in another state.
+func (v *probed) forget(now time.Time) bool {
+	changed := v.set(status.PeerUsed, now)
 	v.lost, v.answered, v.rtt, v.small, v.under = 0, false, 0, 0, 0
+	return changed
 }
 
 // set sets the state, and reports whether it is another one.

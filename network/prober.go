@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/dataplane"
@@ -41,6 +42,8 @@ const (
 	// After so many peers have failed one after the other, and nobody answered for so long, the
 	// cause is with this host.
 	aloneAfter, aloneFor = 3, 5 * time.Second
+	// aloneSure is within what one is asked that does answer, in a small network.
+	aloneSure = probeEvery + probeWait
 )
 
 // Echoes sends echo requests in one family and receives the answers.
@@ -282,17 +285,23 @@ func (p *Prober) step(now time.Time) time.Duration {
 // begin begins a round. The caller holds p.mu.
 func (p *Prober) begin(v *probed, now time.Time) {
 	w := p.desired
-	a, ok := targetOf(w, v.family, v.lease)
-	switch {
-	case !ok:
-		v.forget(now)
-		p.rest(v, now, p.pause(len(p.peers)))
-		return
-	case !w.Host.Of(v.family).Up, p.sockets[v.family] == nil:
-		p.rest(v, now, probeAgain)
+	if !w.Host.Of(v.family).Up || p.sockets[v.family] == nil {
+		p.rest(v, now, max(probeAgain, p.pause(len(p.peers))/2))
 		return
 	}
-	v.second, v.pending, v.gotSmall, v.gotUnder, v.failed = false, 0, false, false, nil
+	a, ok := targetOf(w, v.family, v.lease)
+	if !ok {
+		if v.forget(now) {
+			p.dirty = true
+		}
+		if v.said {
+			v.said = false
+			p.log.Over(v.name())
+		}
+		p.rest(v, now, p.pause(len(p.peers)))
+		return
+	}
+	v.second, v.pending, v.gotSmall, v.gotUnder, v.failed, v.unsent = false, 0, false, false, nil, false
 	p.send(v, askFull, a.over, w.Backend.MTU(w.Host), now)
 	if v.pending == 0 {
 		p.settle(v, now)
@@ -313,7 +322,9 @@ func (p *Prober) send(v *probed, what errand, to netip.Addr, size int, now time.
 	p.seq++
 	r := &request{of: v, errand: what, to: to, seq: p.seq, token: rand.Uint64(), size: size, at: now}
 	if err := p.sockets[v.family].Send(to, r.seq, r.token, size); err != nil {
-		if what == askFull || what == askSmall {
+		if errors.Is(err, unix.EAGAIN) {
+			v.unsent = true
+		} else if what == askFull || what == askSmall {
 			v.failed = err
 		}
 		return
@@ -392,7 +403,7 @@ func (p *Prober) note(v *probed, text string) {
 func (p *Prober) settle(v *probed, now time.Time) {
 	w := p.desired
 	a, ok := targetOf(w, v.family, v.lease)
-	if !ok || !w.Host.Of(v.family).Up {
+	if !ok || !w.Host.Of(v.family).Up || v.unsent {
 		p.rest(v, now, probeAgain)
 		return
 	}
@@ -408,6 +419,10 @@ func (p *Prober) settle(v *probed, now time.Time) {
 			p.send(v, askSize, a.over, int(v.tries), now)
 		}
 		if v.pending > 0 {
+			return
+		}
+		if v.unsent {
+			p.rest(v, now, probeAgain)
 			return
 		}
 	}
@@ -427,7 +442,7 @@ func (p *Prober) settle(v *probed, now time.Time) {
 			v.passes, v.fails = smallSize, int32(w.Backend.MTU(w.Host))
 		}
 	}
-	if v.state.Troubled() && !v.said && !p.alone {
+	if is, maybe := p.silent(now); v.state.Troubled() && !v.said && !is && !maybe {
 		reason, remedy := v.explain(w)
 		text := fmt.Sprintf("peer %s is %s: %s; see: %s", v.name(), v.state, reason, remedy)
 		if v.said = p.log.State(v.name(), text); v.said {
@@ -444,9 +459,19 @@ func (p *Prober) settle(v *probed, now time.Time) {
 	}
 }
 
+// silent reports whether nobody answers any more; maybe is set while that is not certain. The
+// caller holds p.mu.
+func (p *Prober) silent(now time.Time) (is, maybe bool) {
+	since := now.Sub(p.heard)
+	if len(p.peers) < aloneAfter || since < aloneFor {
+		return false, false
+	}
+	return p.failing >= aloneAfter && since >= aloneSure, since < aloneSure
+}
+
 // tell reports and logs what is news. The caller holds p.mu.
 func (p *Prober) tell(now time.Time) {
-	if alone := len(p.peers) >= aloneAfter && p.failing >= aloneAfter && now.Sub(p.heard) >= aloneFor; alone != p.alone {
+	if alone, _ := p.silent(now); alone != p.alone {
 		const about = "all peers"
 		if p.alone, p.dirty = alone, true; !alone {
 			p.logged = now // the rounds that are on may take it back
@@ -538,22 +563,29 @@ func (p *Prober) states() iter.Seq2[*subnet.Lease, *probed] {
 }
 
 // Peers returns whether packets get to the peers that are probed, by subnet, and to how many
-// they do. Those in no trouble are left out if they are not asked for.
+// they do. Those in no trouble are left out if they are not asked for; then what the trouble is
+// is said of no more than status.NamedMost.
 func (p *Prober) Peers(all bool) (peers []PeerReach, reachable int) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	w := p.desired
+	var troubled []probed // copies, by their place in peers
+	var places []int
 	for l, v := range p.states() {
 		if v.state == status.PeerReachable {
 			reachable++
 		}
-		if !all && !v.state.Troubled() {
+		is := v.state.Troubled()
+		if !all && !is {
 			continue
 		}
-		r := PeerReach{Subnet: l.Subnet, State: v.state, Since: v.since, RTT: v.rtt}
-		if v.state.Troubled() {
-			r.Reason, r.Remedy = v.explain(p.desired)
+		if is && (all || len(troubled) < status.NamedMost) {
+			troubled, places = append(troubled, *v), append(places, len(peers))
 		}
-		peers = append(peers, r)
+		peers = append(peers, PeerReach{Subnet: l.Subnet, State: v.state, Since: v.since, RTT: v.rtt})
+	}
+	p.mu.Unlock()
+	for i, v := range troubled {
+		peers[places[i]].Reason, peers[places[i]].Remedy = v.explain(w)
 	}
 	return peers, reachable
 }

@@ -327,8 +327,8 @@ func TestProberBudget(t *testing.T) {
 							t.Fatalf("%d packets within %s", 2*budget, f.times[j].Sub(at))
 						}
 					}
-					if rate := float64(len(f.times)) / (6 * 60); rate > budget {
-						t.Errorf("%.1f packets a second", rate)
+					if n := len(f.times); n > budget*(6*60+1) { // some at once at the start
+						t.Errorf("%d packets in 6 minutes", n)
 					}
 					if silent {
 						return

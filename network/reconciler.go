@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"sync"
@@ -84,6 +85,8 @@ type Status struct {
 	Wanted   int // objects that there should be
 	Missing  int // objects that are not there, or are and should not be
 	Unusable int // leases of which the backend can make nothing in some family
+	// Unread is why it is not known what a dataplane has; empty if it is.
+	Unread string
 	// Host is what this host's own end of the overlay was last made for: its
 	// device has the MTU that goes with it. Zero before that is in place.
 	Host backend.Host
@@ -206,6 +209,7 @@ func (r *Reconciler) update(change func()) {
 	for _, l := range r.ofLoops {
 		s.Wanted += l.wanted
 		s.Missing += l.missing
+		s.Unread = cmp.Or(s.Unread, l.unread)
 		r.converged = r.converged && l.config == r.config && l.connected
 	}
 	if r.status = s; s != before {

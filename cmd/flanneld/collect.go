@@ -164,7 +164,7 @@ func (t trouble) of(l *subnet.Lease, r network.PeerReach) (p status.Peer) {
 	}
 	for _, part := range l.Subnet.Prefixes() {
 		if is, ok := t.missing[part.Addr()]; ok {
-			p.State, p.Reason, p.Remedy, p.Since = status.PeerMissing, is.Object+": "+is.Reason, "", is.Since
+			p.State, p.Reason, p.Remedy, p.Since = status.PeerMissing, is.Object.String()+": "+is.Reason, "", is.Since
 		}
 		if len(t.unusable) == 0 {
 			continue

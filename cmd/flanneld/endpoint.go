@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -80,23 +80,49 @@ func (e *endpoint) Run(ctx context.Context) error {
 // listen has the address. A socket is for its owner alone, and takes the place of one that a
 // daemon left which was killed.
 func (e *endpoint) listen(ctx context.Context) (net.Listener, error) {
-	var c net.ListenConfig
-	if e.network == "unix" {
-		if err := os.Remove(e.address); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, err
-		}
-		if err := os.MkdirAll(filepath.Dir(e.address), 0o755); err != nil {
-			return nil, err
-		}
-		c.Control = func(_, _ string, conn syscall.RawConn) (err error) {
-			// The kernel makes the file with the mode of the socket.
-			if cannot := conn.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); cannot != nil {
-				return cannot
-			}
-			return err
-		}
+	if e.network != "unix" {
+		return new(net.ListenConfig).Listen(ctx, e.network, e.address)
 	}
-	return c.Listen(ctx, e.network, e.address)
+	if err := os.MkdirAll(filepath.Dir(e.address), 0o755); err != nil {
+		return nil, err
+	}
+	if err := removeDeadSocket(ctx, e.address); err != nil {
+		return nil, err
+	}
+	c := net.ListenConfig{Control: func(_, _ string, conn syscall.RawConn) (err error) {
+		// The kernel makes the file with the mode of the socket.
+		if cannot := conn.Control(func(fd uintptr) { err = unix.Fchmod(int(fd), 0o600) }); cannot != nil {
+			return cannot
+		}
+		return err
+	}}
+	l, err := c.Listen(ctx, e.network, e.address)
+	if err == nil {
+		l.(*net.UnixListener).SetUnlinkOnClose(false) // another one may have its name by then
+	}
+	return l, err
+}
+
+// removeDeadSocket removes a socket at which nobody listens, and nothing else.
+func removeDeadSocket(ctx context.Context, path string) error {
+	is, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case is.Mode().Type() != os.ModeSocket:
+		return fmt.Errorf("%s is there, and is no socket", path)
+	}
+	c, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err == nil {
+		_ = c.Close()
+		return fmt.Errorf("another program listens at %s", path)
+	}
+	if !errors.Is(err, unix.ECONNREFUSED) {
+		return err
+	}
+	return os.Remove(path)
 }
 
 // serve answers at a listener until ctx ends, or the listener fails.
@@ -106,39 +132,39 @@ func (e *endpoint) serve(ctx context.Context, l net.Listener) error {
 		ErrorLog: log.New(io.Discard, "", 0), // of those who ask
 	}
 	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
-	lost := make(chan struct{})
-	if e.network == "unix" {
-		watch, stop := context.WithCancel(ctx)
-		defer stop()
-		go func() {
-			if e.awaitLoss(watch) == nil {
-				close(lost)
-				_ = s.Close()
-			}
-		}()
+	if e.network != "unix" {
+		return s.Serve(netutil.LimitListener(l, askConns))
 	}
-	err := s.Serve(netutil.LimitListener(l, askConns))
-	select {
-	case <-lost:
-		return errSocketLost
-	default:
+	made, err := os.Lstat(e.address)
+	if err != nil {
+		_ = l.Close()
 		return err
 	}
-}
-
-// awaitLoss waits until the socket is not where it was made: someone cleared /run, say.
-func (e *endpoint) awaitLoss(ctx context.Context) error {
-	made, err := os.Lstat(e.address)
-	for err == nil {
-		if err := once.Sleep(ctx, recheck); err != nil {
-			return err
-		}
-		var now os.FileInfo
-		if now, err = os.Lstat(e.address); err == nil && !os.SameFile(made, now) {
-			break
-		}
+	there := func() bool {
+		now, err := os.Lstat(e.address)
+		return err == nil && os.SameFile(made, now)
 	}
-	return nil
+	defer func() {
+		if there() {
+			_ = os.Remove(e.address)
+		}
+	}()
+	var lost atomic.Bool // someone cleared /run, say
+	watch, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		for once.Sleep(watch, recheck) == nil {
+			if !there() {
+				lost.Store(true)
+				_ = s.Close()
+				return
+			}
+		}
+	}()
+	if err := s.Serve(netutil.LimitListener(l, askConns)); !lost.Load() {
+		return err
+	}
+	return errSocketLost
 }
 
 // reply answers that all is well, or what is not.
@@ -154,6 +180,4 @@ func reply(w http.ResponseWriter, err error) {
 
 // socketFile is where a daemon answers on its own host, to its own user alone. It is named
 // after the subnet file, as daemons for several networks have one each.
-func socketFile(subnetFile string) string {
-	return strings.TrimSuffix(subnetFile, filepath.Ext(subnetFile)) + ".sock"
-}
+func socketFile(subnetFile string) string { return subnetFile + ".sock" }

@@ -292,6 +292,9 @@ func (f *facts) problems(obstacles []network.Obstacle) []status.Problem {
 	if f.reconciled.Missing > 0 {
 		add(status.ComponentDataplane, "%d of %d objects not in place", f.reconciled.Missing, f.reconciled.Wanted)
 	}
+	if why := f.reconciled.Unread; why != "" {
+		add(status.ComponentDataplane, "what is in place is not known, and nothing is changed: %s", why)
+	}
 	if n := f.unusable(); n > 0 {
 		add(status.ComponentPeers, "%d leases unusable", n)
 	}

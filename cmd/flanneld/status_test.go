@@ -62,7 +62,7 @@ func TestStatus(t *testing.T) {
 		if code != 0 || s.Health != status.Healthy || !s.Ready || s.Peers.Count != 1 || len(s.Problems) != 0 || len(s.Objects) == 0 {
 			t.Errorf("status %d, %+v", code, s)
 		}
-		socket := filepath.Join(h.Dir, "subnet.sock")
+		socket := filepath.Join(h.Dir, "subnet.env.sock")
 		if is, err := os.Stat(socket); err != nil || is.Mode() != os.ModeSocket|0o600 {
 			t.Errorf("the socket is %v, %v", is, err)
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/net/icmp"
@@ -37,6 +38,7 @@ const Least = header6 + headerICMP + token
 type Socket struct {
 	family ip.Family
 	conn   net.PacketConn
+	send   syscall.RawConn // of conn
 	raw    bool
 	id     uint16 // of the requests; the kernel chooses it if the socket is not raw
 	buf    []byte
@@ -87,7 +89,12 @@ func open(f ip.Family, kind int) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Socket{family: f, conn: conn, raw: kind == unix.SOCK_RAW, id: uint16(rand.Uint32()), buf: make([]byte, enough)}
+	send, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	s := &Socket{family: f, conn: conn, send: send, raw: kind == unix.SOCK_RAW, id: uint16(rand.Uint32()), buf: make([]byte, enough)}
 	if s.raw {
 		if err := s.filter(); err != nil {
 			_ = conn.Close()
@@ -140,7 +147,7 @@ func (s *Socket) filter() error {
 	return errors.Join(c.SetICMPFilter(&only), c.SetBPF(assembled))
 }
 
-// Send sends a request in a packet of a size, with the headers. What is the same in an Answer
+// Send sends a request in a packet of a size, with the headers, and does not wait. What is the same in an Answer
 // tells that it is for this one.
 func (s *Socket) Send(to netip.Addr, seq uint16, tok uint64, size int) error {
 	var kind icmp.Type = ipv4.ICMPTypeEcho
@@ -155,12 +162,19 @@ func (s *Socket) Send(to netip.Addr, seq uint16, tok uint64, size int) error {
 	if err != nil {
 		return err
 	}
-	if s.raw {
-		_, err = s.conn.WriteTo(packet, &net.IPAddr{IP: to.AsSlice()})
-	} else {
-		_, err = s.conn.WriteTo(packet, &net.UDPAddr{IP: to.AsSlice()})
+	var at unix.Sockaddr = &unix.SockaddrInet6{Addr: to.As16()}
+	if s.family == ip.V4 {
+		at = &unix.SockaddrInet4{Addr: to.As4()}
 	}
-	return err
+	// Where the socket is full the request is not sent: nobody waits for that.
+	var failed error
+	if err := s.send.Write(func(fd uintptr) bool {
+		failed = unix.Sendto(int(fd), packet, unix.MSG_DONTWAIT, at)
+		return true
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("sendto", failed)
 }
 
 // Receive waits for an answer, until the socket is closed. It may be anybody's.
