@@ -8,6 +8,7 @@ type ServerHealth struct {
 	Version string
 	Took    time.Duration // the answer
 	Date    time.Time     // by its clock, to the second; zero if it did not say
+	At      time.Time     // by this host's, when it said so
 	Err     error         // why there is no answer
 	Advice  string        // what to do about that
 }

@@ -7,7 +7,11 @@ import (
 	"hash/maphash"
 	"net"
 	"net/http"
-	"strconv"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -32,7 +36,7 @@ func (c *collector) answer(ctx context.Context) error {
 	if at := c.options.httpAddr; at != "" {
 		_, port, _ := net.SplitHostPort(at)
 		e := &endpoint{
-			what: "questions by HTTP", network: "tcp", address: at, handler: c.all(),
+			what: "questions by HTTP", network: "tcp", address: at, handler: ownName(c.all()),
 			remedy: fmt.Sprintf("; another program has port %s: stop it, or name another port with -http-addr", port),
 		}
 		g.Go(func() error { return e.Run(ctx) })
@@ -60,13 +64,63 @@ func (c *collector) probes() *http.ServeMux {
 func (c *collector) all() *http.ServeMux {
 	mux := c.probes()
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) { replyJSON(w, r, c.status()) })
-	mux.HandleFunc("GET /peers.json", func(w http.ResponseWriter, r *http.Request) { replyJSON(w, r, c.peers()) })
+	mux.HandleFunc("GET /peers.json", c.replyPeers)
 	mux.Handle("GET /", page.Handler())
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(status.Metrics{Look: c.status}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: askTime}))
 	return mux
 }
+
+// ownName has questions answered only if they are put to an address, or to this host by its
+// name. Else a site that a browser here looks at could have its own name lead here, and read the
+// answers. Health checks and metrics tell of no other host.
+func ownName(h http.Handler) http.Handler {
+	own, _ := os.Hostname()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		_, err := netip.ParseAddr(strings.Trim(host, "[]"))
+		switch {
+		case err == nil, host == "localhost", host == own, strings.HasPrefix(host, own+"."), slices.Contains([]string{"/healthz", "/readyz", "/metrics"}, r.URL.Path):
+			h.ServeHTTP(w, r)
+		default:
+			http.Error(w, "ask by the address of this host, or by its name", http.StatusForbidden)
+		}
+	})
+}
+
+// replyPeers answers with how each of the others is. Of a large network that is much, so it is
+// made for one at a time, and not anew if nothing but times changed.
+func (c *collector) replyPeers(w http.ResponseWriter, r *http.Request) {
+	if !c.asked.TryAcquire(1) {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "others ask at this moment", http.StatusServiceUnavailable)
+		return
+	}
+	defer c.asked.Release(1)
+	peers := c.peers()
+	var h maphash.Hash
+	h.SetSeed(tagSeed)
+	for _, p := range peers {
+		for _, text := range []string{p.Subnet, p.PublicIP, string(p.State), p.Reason} {
+			_, _ = h.WriteString(text)
+			_ = h.WriteByte(0)
+		}
+	}
+	if fresh(w, r, h.Sum64()+uint64(time.Since(c.started)/timesOld)) {
+		reply := json.NewEncoder(w)
+		if peers == nil {
+			peers = []status.Peer{}
+		}
+		_ = reply.Encode(peers) // whoever asked may be gone
+	}
+}
+
+// timesOld is how old the times of round trips may be that someone has.
+const timesOld = 15 * time.Second
 
 // replyJSON answers with a value, unless whoever asks has it already.
 func replyJSON(w http.ResponseWriter, r *http.Request, value any) {
@@ -75,16 +129,23 @@ func replyJSON(w http.ResponseWriter, r *http.Request, value any) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	tag := fmt.Sprintf(`"%x"`, maphash.Bytes(tagSeed, content))
+	if fresh(w, r, maphash.Bytes(tagSeed, content)) {
+		_, _ = w.Write(append(content, '\n'))
+	}
+}
+
+// fresh writes what goes before an answer of JSON, and reports whether whoever asks does not have
+// that already.
+func fresh(w http.ResponseWriter, r *http.Request, sum uint64) bool {
+	tag := fmt.Sprintf(`"%x"`, sum)
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Cache-Control", "no-cache")
 	if r.Header.Get("If-None-Match") == tag {
 		w.WriteHeader(http.StatusNotModified)
-		return
+		return false
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(content)+1))
-	_, _ = w.Write(append(content, '\n')) // whoever asked may be gone
+	return true
 }
 
 var tagSeed = maphash.MakeSeed()

@@ -14,7 +14,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"flanneld/network"
+	"flanneld/pkg/file"
 	"flanneld/pkg/once"
 	"flanneld/pkg/status"
 	"flanneld/subnet"
@@ -26,24 +29,30 @@ type collector struct {
 	systemd *systemd
 	started time.Time
 	daemon  atomic.Pointer[daemon] // nil while it waits to begin its work
+	store   atomic.Pointer[store]  // nil before it is open
+	asked   *semaphore.Weighted    // by those who want to know of all peers
+	file    file.Patient[struct{}]
 }
 
 func newCollector(o *options) *collector {
-	return &collector{options: o, systemd: new(systemd), started: time.Now()}
+	return &collector{options: o, systemd: new(systemd), started: time.Now(), asked: semaphore.NewWeighted(1)}
 }
 
 // status returns how the daemon is now.
 func (c *collector) status() status.Status {
 	name, _ := os.Hostname()
-	s := status.Status{Version: version, Host: name, At: time.Now(), Started: c.started, Health: status.Degraded, Problems: []status.Problem{}, Recent: recent.all()}
-	s.Store = status.Store{Name: c.options.source().name, Endpoints: c.options.source().endpoints(c.options)}
+	s := status.Status{Version: version, Host: name, At: time.Now(), Started: byWallClock(c.started, time.Now()), Health: status.Degraded, Problems: []status.Problem{}, Recent: recent.all()}
+	s.Store = status.Store{Name: c.options.source().name}
+	if is := c.store.Load(); is != nil {
+		s.Store.Endpoints = c.options.source().endpoints(c.options, *is)
+	}
 	d := c.daemon.Load()
 	if d == nil {
 		s.Waiting = c.waiting()
 		return s
 	}
 	f := d.publisher.now()
-	f.describeStore(&s.Store)
+	f.describeStore(&s.Store, s.At)
 	if f.holding.Own == nil {
 		s.Waiting = c.waiting()
 		return s
@@ -51,6 +60,7 @@ func (c *collector) status() status.Status {
 	detail := d.reconciler.Detail()
 	s.Ready = c.ready() == nil
 	f.describeHost(&s)
+	s.Lease.RenewMargin = c.options.renewMargin.Seconds()
 	for _, k := range detail.Kinds {
 		s.Objects = append(s.Objects, status.Kind{Name: k.Kind.String(), Wanted: k.Wanted, Missing: k.Missing, Repairs: k.Repairs})
 	}
@@ -100,21 +110,30 @@ func (d *daemon) reached(all bool) ([]network.PeerReach, int) {
 }
 
 // describeStore says how the store is.
-func (f *facts) describeStore(s *status.Store) {
-	s.Since, s.Outages = f.storeSince, f.outages
+func (f *facts) describeStore(s *status.Store, now time.Time) {
+	s.Since, s.Outages = byWallClock(f.storeSince, now), f.outages
 	if !f.storeDown.IsZero() {
-		s.Down, s.Since = true, f.storeDown
+		s.Down, s.Since = true, byWallClock(f.storeDown, now)
 		if f.storeFailed != nil {
 			s.Reason = f.storeFailed.Error()
 		}
 	}
 }
 
+// byWallClock returns a moment as the wall clock has it that shows now: it may have been set
+// since.
+func byWallClock(t, now time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return now.Add(t.Sub(now)).Round(0)
+}
+
 // describeHost says how this host is in its network.
 func (f *facts) describeHost(s *status.Status) {
 	own := f.holding.Own
 	s.Backend = f.holding.Config.BackendType
-	s.Lease = &status.Lease{Subnet: own.Subnet.String(), Expires: own.Expires}
+	s.Lease = &status.Lease{Subnet: own.Subnet.String(), Expires: byWallClock(own.Expires, s.At)}
 	if f.reconciled.Host.Ifaces() != nil {
 		s.MTU = f.backend.MTU(f.reconciled.Host)
 	}
@@ -230,9 +249,12 @@ func (c *collector) ready() error {
 	if d == nil || !d.reconciler.Converged() || !d.publisher.written() {
 		return errors.New(notReady + c.waiting())
 	}
-	if _, err := os.Stat(d.publisher.file); err != nil {
+	if _, err := c.file.Do(context.Background(), func() (struct{}, error) {
+		_, err := os.Stat(d.publisher.file)
+		return struct{}{}, err
+	}); err != nil {
 		once.Wake(d.publisher.changed)
-		return fmt.Errorf("%s%w", notReady, err)
+		return fmt.Errorf("%s%s: %w", notReady, d.publisher.file, err)
 	}
 	if h := d.publisher.now().holding; h.Holder != "" {
 		return fmt.Errorf("%sthe subnet %s belongs to %s: other hosts send no packets for it here", notReady, h.Own.Subnet, h.Holder)

@@ -58,6 +58,7 @@ func work(ctx context.Context, o *options, machine host, c *collector) error {
 		return err
 	}
 	defer store.Close()
+	c.store.Store(&store)
 	leave, err := o.source().alone(ctx, o, c.systemd.status)
 	if err != nil {
 		return err

@@ -254,6 +254,9 @@ func (d *daemon) updateDesired() {
 		if f.holding.Config != h.Config {
 			f.configurations++
 		}
+		if f.storeSince.IsZero() && !h.Partial {
+			f.storeSince = time.Now()
+		}
 		f.holding, f.backend, f.host, f.peers, f.leases, f.problematic, f.unfit, f.leaving = h, w.Backend, w.Host, now.InStore, now.Peers, now.Problems, now.Unfit, d.peers.Gone()
 	})
 	for _, f := range d.followers {

@@ -24,7 +24,7 @@ var etcdSource = source{
 	asked:     func(o *options) bool { return o.kube == nil },
 	open:      openEtcd,
 	host:      func(o *options) string { return machineName(o.iface.MachineID) },
-	endpoints: func(o *options) []string { return etcd.Shown(o.etcd.Endpoints) },
+	endpoints: func(o *options, _ store) []string { return etcd.Shown(o.etcd.Endpoints) },
 	examine:   func(ctx context.Context, o *options) ([]subnet.ServerHealth, error) { return o.etcd.Examine(ctx) },
 	configKey: func(o *options) string { return printable.Name(path.Join(o.etcd.FlatRoot(), "config")) },
 	savedAs:   savedAsEtcd,

@@ -120,7 +120,6 @@ func (g *gathering) askStore(ctx context.Context) subnet.Snapshot {
 		}
 	}
 	f.Store.Servers, f.Store.Err = o.source().examine(ctx, &o)
-	f.Store.At = time.Now()
 	snapshot, err := g.read(ctx, &o)
 	f.Machine = o.source().host(&o)
 	if f.NoConfig == nil && err == nil {
@@ -295,7 +294,7 @@ func (g *gathering) lookAtHost(ctx context.Context) {
 		problems, err := cni.New(f.CNIFile, g.options.cniTemplate).Look(cni.Values{
 			Network: f.Config.Network(), Subnet: f.Own.Subnet, MTU: f.Backend.MTU(g.host), IPMasq: g.options.ipMasq, Iface: g.host.First().Iface,
 		})
-		f.NoCNI = err
+		f.NoCNI, f.LookedAtCNI = err, true
 		for _, p := range problems {
 			f.CNI = append(f.CNI, network.Obstacle(p))
 		}

@@ -21,7 +21,7 @@ var kubernetesSource = source{
 	asked:     func(o *options) bool { return o.kube != nil },
 	open:      openKubernetes,
 	host:      func(o *options) string { return o.kube.NodeName },
-	endpoints: func(o *options) []string { return o.kube.Endpoints() },
+	endpoints: func(_ *options, s store) []string { return s.(*kube.Store).Endpoints() },
 	examine: func(ctx context.Context, o *options) ([]subnet.ServerHealth, error) {
 		return []subnet.ServerHealth{kube.Examine(ctx, o.kube.Options)}, nil
 	},

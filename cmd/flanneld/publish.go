@@ -50,7 +50,7 @@ type publisher struct {
 }
 
 func newPublisher(o *options, ready <-chan struct{}, s *systemd, obstacles *network.Obstacles) *publisher {
-	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1), published: make(chan struct{}), facts: facts{store: o.source().name, storeSince: time.Now(), unseen: make(map[ip.Family]error)}}
+	p := &publisher{file: o.subnetFile, ipMasq: o.ipMasq, ready: ready, systemd: s, obstacles: obstacles, changed: make(chan struct{}, 1), published: make(chan struct{}), facts: facts{store: o.source().name, unseen: make(map[ip.Family]error)}}
 	if o.cniFile != "" {
 		p.cni = cni.New(o.cniFile, o.cniTemplate)
 	}

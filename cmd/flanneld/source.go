@@ -20,8 +20,9 @@ type source struct {
 	open func(ctx context.Context, o *options, tell func(string)) (store, error)
 	// host is what leases call this host.
 	host func(*options) string
-	// endpoints are the URLs at which it is looked for, without passwords.
-	endpoints func(*options) []string
+	// endpoints are the URLs at which a store is looked for, without passwords; none if that is
+	// not known yet.
+	endpoints func(*options, store) []string
 	// examine asks the servers there what they are.
 	examine func(context.Context, *options) ([]subnet.ServerHealth, error)
 	// configKey names, in messages, where the configuration is.

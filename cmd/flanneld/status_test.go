@@ -1,9 +1,11 @@
 package main_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -138,6 +140,24 @@ func TestAnswersByHTTP(t *testing.T) {
 		for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch} {
 			if code, text := h.asks(method, page); code != http.StatusMethodNotAllowed {
 				t.Errorf("%s %s: %d %s", method, page, code, text)
+			}
+		}
+	}
+	// A site could have its name lead here, for a browser on this host to read what it must not.
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return h.DialContext(ctx, network, httpAddr)
+	}, DisableKeepAlives: true}, Timeout: soon}
+	for name, pages := range map[string]map[string]int{
+		"evil.example": {"/": 403, "/status.json": 403, "/peers.json": 403, "/metrics": 200, "/healthz": 200},
+		"localhost":    {"/": 200, "/status.json": 200},
+		"[::1]":        {"/status.json": 200},
+	} {
+		for page, want := range pages {
+			answer, err := c.Get("http://" + name + ":8286" + page)
+			check(t, err)
+			check(t, answer.Body.Close())
+			if answer.StatusCode != want {
+				t.Errorf("http://%s%s: %s, want %d", name, page, answer.Status, want)
 			}
 		}
 	}

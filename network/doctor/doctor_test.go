@@ -54,13 +54,13 @@ func healthy(t *testing.T) *Facts {
 			Network: []status.Family{{Name: "IPv4", Iface: "eth0", Addr: used.Addr, Device: "flannel.1"}}, Peers: status.Peers{Count: 1}, Objects: []status.Kind{{Name: "route", Wanted: 3}},
 		},
 		Peers:  []status.Peer{{Subnet: "10.5.4.0/24", PublicIP: "192.168.0.3", State: status.PeerReachable}},
-		Store:  Store{Name: "etcd", Servers: []subnet.ServerHealth{{Name: "http://etcd:2379", Version: "3.5.0", Took: time.Millisecond, Date: now}}, At: now},
+		Store:  Store{Name: "etcd", Servers: []subnet.ServerHealth{{Name: "http://etcd:2379", Version: "3.5.0", Took: time.Millisecond, Date: now, At: now}}},
 		Config: c, Leases: []*subnet.Lease{own, other}, Own: own, Others: []*subnet.Lease{other}, Machine: own.Machine,
 		Env:        network.Env{Network: c.Network(), Subnet: own.Subnet},
 		Interfaces: []kernel.Interface{iface("eth0", "192.168.0.2/24"), iface("flannel.1", "10.5.3.0/32"), iface("docker0", "10.5.3.1/24")},
 		Underlays:  map[ip.Family]Underlay{ip.V4: {Used: used, Best: used}},
 		Features:   []Feature{{Name: "VXLAN", Has: true}}, Devices: []string{"flannel.1"},
-		CNIFile: "/etc/cni/net.d/10-flannel.conflist", Managers: []string{"ufw"},
+		CNIFile: "/etc/cni/net.d/10-flannel.conflist", LookedAtCNI: true, Managers: []string{"ufw"},
 		Boot: Boot{Units: []string{"docker.service"}},
 	}
 }

@@ -62,10 +62,12 @@ type Facts struct {
 	NoForeign                      error
 	Bridged                        *int // net.bridge.bridge-nf-call-iptables; nil if there is none
 
-	CNI       []network.Obstacle
-	NoCNI     error
-	CNIFile   string // empty if the daemon is to write none
-	CNIBridge bool   // cni0 is for this network alone
+	CNI   []network.Obstacle
+	NoCNI error
+	// LookedAtCNI is set if both are of a look.
+	LookedAtCNI bool
+	CNIFile     string // empty if the daemon is to write none
+	CNIBridge   bool   // cni0 is for this network alone
 
 	Boot Boot
 }
@@ -75,9 +77,8 @@ type Store struct {
 	Name       string
 	Kubernetes bool
 	Servers    []subnet.ServerHealth
-	Err        error     // why none could be asked
-	Guessed    bool      // no option names them
-	At         time.Time // when they were asked, by this host's clock
+	Err        error // why none could be asked
+	Guessed    bool  // no option names them
 }
 
 // down returns whether no server answers.

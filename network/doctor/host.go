@@ -156,8 +156,11 @@ func checkForwarding(f *Facts) []Finding {
 }
 
 func checkReversePath(f *Facts) []Finding {
-	if f.NoRejected != nil {
+	switch {
+	case f.NoRejected != nil:
 		return unknown("%v", f.NoRejected)
+	case f.Config == nil || f.Own == nil:
+		return unknown("it is not known who the other hosts are")
 	}
 	var all []Finding
 	for _, r := range f.Rejected {
@@ -329,6 +332,8 @@ func checkCNI(f *Facts) []Finding {
 		return nil
 	case f.NoCNI != nil:
 		return []Finding{bad("", "%s: %v", f.CNIFile, f.NoCNI)}
+	case !f.LookedAtCNI:
+		return unknown("%s was not looked at: this host's subnet is not known", f.CNIFile)
 	}
 	return or(obstacles(f.CNI, nil), good("runtimes take %s, and its plugins are there", f.CNIFile))
 }

@@ -62,7 +62,25 @@ func checkReachability(f *Facts) []Finding {
 	case !f.measured():
 		return unknown("the daemon has not measured whether peers are reached")
 	}
-	return or(f.unlessHere(f.peersIn(status.PeerUnreachable, status.PeerGone)), good("packets get to the other hosts, and back"))
+	return or(f.unlessHere(f.peersIn(status.PeerUnreachable, status.PeerGone)), f.reached("packets get to %d of %d other hosts, and back; the others were not measured yet", "packets get to the other hosts, and back"))
+}
+
+// reached says to how many of the others packets get.
+func (f *Facts) reached(some, all string) []Finding {
+	n := 0
+	for _, p := range f.Peers {
+		if p.State == status.PeerReachable {
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return unknown("packets get to no other host")
+	case len(f.Peers):
+		return good("%s", all)
+	default:
+		return good(some, n, len(f.Peers))
+	}
 }
 
 // unlessHere takes peers in trouble for no fault of their own while there is one on this host that
@@ -86,5 +104,5 @@ func checkMTU(f *Facts) []Finding {
 	if !f.measured() {
 		return nil // checkReachability says so
 	}
-	return or(f.unlessHere(f.peersIn(status.PeerSmallOnly)), good("packets of full size get to the other hosts, and back"))
+	return or(f.unlessHere(f.peersIn(status.PeerSmallOnly)), f.reached("packets of full size get to %d of %d other hosts, and back", "packets of full size get to the other hosts, and back"))
 }

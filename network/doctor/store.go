@@ -195,7 +195,7 @@ func checkClock(f *Facts) []Finding {
 			continue
 		}
 		asked = true
-		off := f.Store.At.Sub(h.Date).Round(time.Second)
+		off := h.At.Sub(h.Date).Round(time.Second)
 		which := "behind"
 		if off > 0 {
 			which = "before"

@@ -29,6 +29,7 @@ var (
 	storeUp        = desc("store_up", "1 if the store of leases can be used, else 0.")
 	storeOutages   = desc("store_outages_total", "How often the store of leases could not be used.")
 	leaseLeft      = desc("lease_remaining_seconds", "How long this host's lease lasts if it is not renewed. There is none for one that does not expire.")
+	renewMargin    = desc("lease_renew_margin_seconds", "How long before its end the lease is renewed. There is none for one that does not expire.")
 	configurations = desc("configurations_total", "Network configurations that came into force.")
 	objects        = desc("objects", "Objects that there should be on this host.", "kind")
 	missing        = desc("objects_missing", "Objects that are not there, or are and should not be.", "kind")
@@ -40,14 +41,15 @@ var (
 	tunnelBytes    = desc("tunnel_bytes_total", "Bytes of these packets, without outer headers.", "device", "direction")
 	tunnelCalls    = desc("tunnel_calls_total", "System calls that carried them.", "device", "direction")
 	tunnelDrops    = desc("tunnel_dropped_packets_total", "Packets that a tunnel of this process dropped.", "device", "direction", "reason")
+	tunnelErrors   = desc("tunnel_errors_total", "Errors from receiving and the like.", "device", "direction")
 	tunnelICMP     = desc("tunnel_icmp_total", "Answers about dropped packets: sent, or held back as there were too many.", "device", "result")
 )
 
 // Describe implements prometheus.Collector.
 func (m Metrics) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		buildInfo, started, healthy, ready, problems, peers, reachablePeers, troubledPeers, storeUp, storeOutages, leaseLeft, configurations,
-		objects, missing, repairs, passes, passSeconds, conflict, tunnelPackets, tunnelBytes, tunnelCalls, tunnelDrops, tunnelICMP,
+		buildInfo, started, healthy, ready, problems, peers, reachablePeers, troubledPeers, storeUp, storeOutages, leaseLeft, renewMargin, configurations,
+		objects, missing, repairs, passes, passSeconds, conflict, tunnelPackets, tunnelBytes, tunnelCalls, tunnelDrops, tunnelErrors, tunnelICMP,
 	} {
 		to <- d
 	}
@@ -78,10 +80,13 @@ func (m Metrics) Collect(to chan<- prometheus.Metric) {
 	for _, state := range TroubledStates {
 		gauge(troubledPeers, float64(s.Peers.States[state]), string(state))
 	}
-	gauge(storeUp, number(!s.Store.Down))
+	if s.Store.Down || !s.Store.Since.IsZero() {
+		gauge(storeUp, number(!s.Store.Down))
+	}
 	counter(storeOutages, float64(s.Store.Outages))
 	if s.Lease != nil && !s.Lease.Expires.IsZero() {
 		gauge(leaseLeft, s.Lease.Expires.Sub(s.At).Seconds())
+		gauge(renewMargin, s.Lease.RenewMargin)
 	}
 	counter(configurations, float64(s.Configurations))
 	for _, k := range s.Objects {
@@ -114,6 +119,8 @@ func (t Tunnel) collect(counter func(d *prometheus.Desc, v float64, labels ...st
 			counter(tunnelBytes, float64(v), t.Device, direction)
 		case of == "calls":
 			counter(tunnelCalls, float64(v), t.Device, direction)
+		case of == "errors":
+			counter(tunnelErrors, float64(v), t.Device, direction)
 		default:
 			counter(tunnelDrops, float64(v), t.Device, direction, of)
 		}

@@ -65,13 +65,15 @@ type Family struct {
 type Lease struct {
 	Subnet  string    `json:"subnet"`
 	Expires time.Time `json:"expires,omitzero"` // zero for one that never does
+	// RenewMargin is how many seconds before that it is renewed.
+	RenewMargin float64 `json:"renewMargin"`
 }
 
 // Store is where leases come from.
 type Store struct {
 	Name      string    `json:"name"`
 	Endpoints []string  `json:"endpoints,omitempty"`
-	Since     time.Time `json:"since,omitzero"` // it can be used, or cannot
+	Since     time.Time `json:"since,omitzero"` // it can be used, or cannot; zero before it was asked
 	Down      bool      `json:"down,omitempty"`
 	Reason    string    `json:"reason,omitempty"` // why it is down
 	Outages   int       `json:"outages"`          // since the daemon was started

@@ -178,7 +178,7 @@ func (o Options) health(ctx context.Context, s Server) subnet.ServerHealth {
 	h := subnet.ServerHealth{Name: s.Name}
 	begun := time.Now()
 	r, err := s.ask(ctx, s.URL.Scheme, "version")
-	h.Took, h.Date = time.Since(begun), r.date
+	h.Took, h.Date, h.At = time.Since(begun), r.date, time.Now()
 	var running struct{ Etcdserver string }
 	switch {
 	case err != nil:

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,8 @@ type client struct {
 	base   *url.URL
 	files  []stamp // that it was made from, as they were
 	of     string  // the cluster, as of Options.Cluster
+
+	at atomic.Pointer[string] // base, without a password
 }
 
 // stamp is which file was at a path at some time, links followed, and when it was changed.
@@ -129,6 +132,8 @@ func (c *client) get() (*http.Client, *url.URL, error) {
 			c.files = append(c.files, stampOf(path))
 		}
 	}
+	at := base.Redacted()
+	c.at.Store(&at)
 	c.http, c.direct, c.config, c.base, c.of = &http.Client{Transport: with}, direct, config, base, clusterOf(config)
 	return c.http, base, nil
 }

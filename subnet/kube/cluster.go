@@ -23,20 +23,6 @@ func (o Options) Cluster() string {
 	return clusterOf(config)
 }
 
-// Endpoints returns the URL of the API, without a password; nothing if it is not known now.
-func (o Options) Endpoints() []string {
-	c := client{options: o}
-	config, err := c.load()
-	if err != nil {
-		return nil
-	}
-	base, _, err := rest.DefaultServerUrlFor(config)
-	if err != nil {
-		return nil
-	}
-	return []string{base.Redacted()}
-}
-
 // clusterOf is Cluster of what has been read.
 func clusterOf(config *rest.Config) string {
 	content := config.CAData

@@ -35,6 +35,7 @@ func (c *client) health(ctx context.Context) (h subnet.ServerHealth) {
 	content, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	h.Took = time.Since(begun)
 	h.Date, _ = http.ParseTime(resp.Header.Get("Date")) // some do not say
+	h.At = time.Now()
 	var is struct{ GitVersion string }
 	switch {
 	case err != nil:

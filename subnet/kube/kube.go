@@ -76,6 +76,14 @@ func New(o Options) (*Store, error) {
 	}, nil
 }
 
+// Endpoints returns the URL of the API, without a password, as it was last used; none before.
+func (s *Store) Endpoints() []string {
+	if at := s.client.at.Load(); at != nil {
+		return []string{*at}
+	}
+	return nil
+}
+
 // Name implements subnet.Assigner.
 func (s *Store) Name() string { return "the Kubernetes API" }
 
