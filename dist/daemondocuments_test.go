@@ -165,6 +165,8 @@ func followObserving(g *guide) {
 	h := g.nodes[0]
 	g.run("$ sudo flanneld -status", h)
 	g.run("$ (set -a; . /etc/flannel/options.env; flanneld -doctor)", h)
+	h.run("sh", "-c", "echo FLANNELD_LOG_FORMAT=json >>"+optionsFile+" && systemctl restart flanneld")
+	g.awaitOutput(`{"time":`, h.journal)
 }
 
 func followRunning(g *guide) {
