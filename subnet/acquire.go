@@ -107,19 +107,22 @@ type Lacking struct {
 func (l Lacking) Error() string { return l.Why.Error() }
 func (l Lacking) Unwrap() error { return l.Why }
 
-// goByFewer has a host that cannot have all address families of the configuration start with fewer
-// of them. If it last went by a configuration that has fewer, it goes by that: so a restart ends
-// nothing, and the other configuration is refused, and tried again, as it was before. Else it does
-// without the family that it lacks.
+// goByFewer has a host that cannot have all address families of the configuration get a lease with
+// fewer of them. If it last went by a configuration that has fewer, and the same network, it goes by
+// that: so a restart ends nothing, and the other configuration is refused, and tried again, as it was
+// before. Else it does without the family that it lacks.
 type goByFewer struct{ why error }
 
 func (g goByFewer) start(t *turn) (action, error) {
-	former, c := t.saved.Config, t.attempt.config
+	c, former := t.attempt.config, t.holding.Config
+	if former == nil && t.saved.err == nil {
+		former = t.saved.Config
+	}
 	var lacks Lacking
 	switch {
-	case t.saved.err == nil && former != nil && len(former.Families()) < len(c.Families()) && needsRestart(former, c) == nil:
-		c = former
-	case errors.As(g.why, &lacks):
+	case former != nil && c.extends(former):
+		c = c.lessAs(former)
+	case errors.As(g.why, &lacks) && len(c.Families()) > 1:
 		var err error
 		if c, err = c.without(lacks.Family); err != nil {
 			return nil, waitingFor{err}
@@ -128,8 +131,29 @@ func (g goByFewer) start(t *turn) (action, error) {
 		return nil, waitingFor{g.why}
 	}
 	t.attempt.config = c
+	t.stored.unfinished = t.mode == online // else the watch tells of the other one
 	t.first(askAttrs{})
 	return nil, nil
+}
+
+// extends reports whether c has the networks of a former configuration, and more address families.
+func (c *Config) extends(former *Config) bool {
+	for _, f := range former.Families() {
+		if !c.Of(f).covers(former.Of(f).Network) {
+			return false
+		}
+	}
+	return len(former.Families()) < len(c.Families()) && needsRestart(former, c) == nil
+}
+
+// lessAs returns a former configuration. If that is c without a family, it says so.
+func (c *Config) lessAs(former *Config) *Config {
+	for _, f := range c.Families() {
+		if less, err := c.without(f); err == nil && less.raw == former.raw && former.whole != c.raw {
+			return less
+		}
+	}
+	return former
 }
 
 // claim chooses what to take: a lease that this machine wrote, or that bears our public
@@ -227,13 +251,19 @@ func (t *turn) wroteInPlace(c *Config, l, old *Lease) bool {
 
 // lacks is for an attempt that fails because something is missing that may come. A host which
 // lives by what was saved, and whose lease is there, does not let that end meanwhile: it goes on
-// with the configuration that it has, and follows the other one as a host does that runs.
+// with the configuration that it has, and follows the other one as a host does that runs. One that
+// has no lease any more gets one in the address families that it can have.
 func (t *turn) lacks(err error) error {
-	if t.assigned || t.attempt.config == t.holding.Config || !slices.ContainsFunc(t.listed.Leases, t.kept) {
+	c := t.attempt.config
+	switch kept := slices.ContainsFunc(t.listed.Leases, t.kept); {
+	case t.mode == starting || t.assigned || kept && c == t.holding.Config:
 		return waitingFor{err}
+	case kept:
+		t.attempt.config = c.lessAs(t.holding.Config)
+		t.first(askAttrs{})
+	default:
+		t.first(goByFewer{err})
 	}
-	t.attempt.config = t.holding.Config
-	t.first(askAttrs{})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -115,6 +116,19 @@ func TestFamilyAddedAtOnce(t *testing.T) {
 	})
 }
 
+// without6 has the host have no IPv6 address until it is there.
+func without6(there *atomic.Bool) option {
+	return func(k *subnet.Keeper) {
+		say := k.Prepare
+		k.Prepare = func(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+			if !there.Load() && c.V6.Network.IsValid() {
+				return subnet.Attrs{}, nil, subnet.Lacking{Family: ip.V6, Why: errors.New("no address")}
+			}
+			return say(ctx, c, s)
+		}
+	}
+}
+
 // A host that lacks an address family starts with the other one, and has both as soon as it can: of
 // the same IPv4 subnet, and of the one of IPv6 that it had before, if that is free.
 func TestFamilyIsLacking(t *testing.T) {
@@ -130,16 +144,7 @@ func TestFamilyIsLacking(t *testing.T) {
 					h.stop()
 				}
 				var there atomic.Bool
-				h := start(t, m.Join(), me, ofBoth(me, me6), func(k *subnet.Keeper) {
-					k.Previous = before
-					say := k.Prepare
-					k.Prepare = func(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
-						if !there.Load() && c.V6.Network.IsValid() {
-							return subnet.Attrs{}, nil, subnet.Lacking{Family: ip.V6, Why: errors.New("no address")}
-						}
-						return say(ctx, c, s)
-					}
-				})
+				h := start(t, m.Join(), me, ofBoth(me, me6), without6(&there), func(k *subnet.Keeper) { k.Previous = before })
 				time.Sleep(10 * time.Second)
 				got := h.held()
 				if got.Own == nil || !got.Own.Subnet.V4.IsValid() || got.Own.Subnet.V6.IsValid() || had && got.Own.Subnet.V4 != before.V4 || got.Unfollowed != "no address" {
@@ -154,6 +159,110 @@ func TestFamilyIsLacking(t *testing.T) {
 				got = h.held()
 				if s := got.Own.Subnet; s.V4 != four || !s.V6.IsValid() || had && s != before || got.Unfollowed != "" {
 					t.Errorf("the host has %s, and had %s; it says %q", s, before, got.Unfollowed)
+				}
+			})
+		})
+	}
+}
+
+// A host that goes without an address family loses its subnet: it gets another one of the family that
+// it has, and the other family as soon as it can.
+func TestSubnetLostWithoutAFamily(t *testing.T) {
+	full := `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","IPv6SubnetMin":"fc00:0:0:1::","IPv6SubnetMax":"fc00:0:0:1::"}`
+	for name, test := range map[string]struct {
+		before, now, moved string // configurations: at the start, later, and as the subnet is lost
+		has6, offline      bool   // whether the host has an IPv6 address; whether it starts without the store
+	}{
+		"from its start":              {before: dual},
+		"the former configuration":    {before: config, now: dual},
+		"no IPv6 subnet is free":      {before: config, now: full, has6: true},
+		"the network is another one":  {before: dual, moved: strings.Replace(dual, "10.5.", "10.7.", 1)},
+		"it had both, with the store": {before: dual, has6: true, moved: dual},
+		"the store comes back":        {before: config, now: dual, offline: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newStore(test.before)
+				put(t, m, "10.5.200.0/24,fc00:0:0:1::/64", attrs("192.0.2.9,2001:db8::9"), 0)
+				client := m.Join()
+				var there atomic.Bool
+				there.Store(test.has6)
+				h := start(t, client, me, ofBoth(me, me6), without6(&there))
+				if test.now != "" {
+					m.SetConfig(test.now)
+				}
+				time.Sleep(10 * time.Second)
+				had := h.held()
+				if test.offline {
+					h.stop()
+					client.Fail(errDown)
+					client.DropWatches(errDown)
+					h = start(t, client, me, ofBoth(me, me6), without6(&there), func(k *subnet.Keeper) {
+						k.Saved = func() (subnet.Saved, error) { return subnet.Saved{At: time.Now(), Holding: had}, nil }
+					})
+					time.Sleep(10 * time.Second)
+				}
+				m.DeleteRaw(had.Own.Subnet.Key())
+				if test.moved != "" {
+					m.SetConfig(test.moved)
+					there.Store(false)
+				}
+				put(t, m, had.Own.Subnet.V4.String(), attrs(other), subnet.LeaseTTL)
+				client.Heal()
+				time.Sleep(10 * time.Second)
+				got := h.held()
+				if got.Holder != "" || got.Own.Subnet.V4.Overlaps(had.Own.Subnet.V4) || got.Own.Subnet.V6.IsValid() || got.Unfollowed == "" {
+					t.Fatalf("the host had %s and has %s, which is that of %q; it says %q", had.Own.Subnet, got.Own.Subnet, got.Holder, got.Unfollowed)
+				}
+				if test.now == full {
+					m.DeleteRaw(sub("10.5.200.0/24,fc00:0:0:1::/64").Key())
+				}
+				there.Store(true)
+				time.Sleep(10 * time.Second)
+				if now := h.held(); now.Own.Subnet.V4 != got.Own.Subnet.V4 || !now.Own.Subnet.V6.IsValid() || now.Unfollowed != "" {
+					t.Errorf("the host had %s and has %s; it says %q", got.Own.Subnet, now.Own.Subnet, now.Unfollowed)
+				}
+			})
+		})
+	}
+}
+
+// A host that went without an address family is started again: it goes by the same configuration as
+// before, and says why; of another network it takes a subnet, as the former one could not stay.
+func TestStartedAgainWithoutAFamily(t *testing.T) {
+	const lacking, changed = "going on without IPv6 until it can be had: no address", "the former one stays in force: no address"
+	for name, test := range map[string]struct{ before, now, want, says string }{
+		"the same":                   {dual, dual, "10.5.", lacking},
+		"of the former network":      {config, dual, "10.5.", changed},
+		"of a larger network":        {config, strings.Replace(dual, "10.5.0.0/16", "10.4.0.0/15", 1), "10.5.", changed},
+		"of another network":         {config, strings.Replace(dual, "10.5.", "10.7.", 1), "10.7.", lacking},
+		"of another network, anew":   {dual, strings.Replace(dual, "10.5.", "10.7.", 1), "10.7.", lacking},
+		"of another network in IPv6": {dual, strings.Replace(dual, "fc00:", "fc01:", 1), "10.5.", changed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "saved")
+			synctest.Test(t, func(t *testing.T) {
+				m := newStore(test.before)
+				h := start(t, m.Join(), me, ofBoth(me, me6), without6(new(atomic.Bool)))
+				time.Sleep(time.Second)
+				had := h.held()
+				h.stop()
+				if err := had.Save(file, "etcd"); err != nil {
+					t.Fatal(err)
+				}
+				m.SetConfig(test.now)
+				log := logText(t)
+				h = start(t, m.Join(), me, ofBoth(me, me6), without6(new(atomic.Bool)), func(k *subnet.Keeper) {
+					k.Previous = had.Own.Subnet
+					k.Saved = func() (subnet.Saved, error) { return subnet.LoadSaved(file, "etcd") }
+				})
+				time.Sleep(time.Second)
+				got := h.own()
+				if !strings.HasPrefix(got, test.want) || strings.HasPrefix(had.Own.Subnet.String(), test.want) && got != had.Own.Subnet.String() {
+					t.Errorf("the host had %s and has %s", had.Own.Subnet, got)
+				}
+				if s := log(); strings.Count(s, test.says) != 1 || strings.Count(s, "no address") != 1 {
+					t.Errorf("logged: %s", s)
 				}
 			})
 		})

@@ -107,10 +107,10 @@ func (g refit) start(t *turn) (action, error) {
 
 func (g refit) finish(t *turn, a answer) error {
 	if a.err != nil {
+		t.refuse(fmt.Errorf("having the lease %s in the place of %s: %w", t.stored.moving, g.lease.Subnet, a.err))
 		if errors.Is(a.err, ErrExists) || errors.Is(a.err, ErrChanged) {
 			t.stored.moving = ip.Subnet{}
 		}
-		t.refuse(fmt.Errorf("having the lease %s in the place of %s: %w", t.stored.moving, g.lease.Subnet, a.err))
 		return nil
 	}
 	t.first(refitted{g, a.lease})

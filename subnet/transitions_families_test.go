@@ -98,7 +98,7 @@ func (tb table) families() []transition {
 		{"another host has a part of it", moving(of(refitted{adds, dual})), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
 		{"not known whether", moving(of(refitted{adds, dual})), answer{err: errDown}, "listen 3s", refused + "looking after the lease 10.5.1.0/24,fc00:0:0:1::/64: the store is down; *", func(s state) bool { return s.stored.moving.IsValid() }},
 		{"not known whether it was moved", moving(of(adds)), answer{err: errDown}, "listen 3s", refused + "*: the store is down; holds 10.5.1.0/24 unfollowed*", func(s state) bool { return s.stored.moving == dual.Subnet }},
-		{"not moved", moving(of(adds)), answer{err: ErrExists}, "listen 3s", refused + "*taken; *", func(s state) bool { return !s.stored.moving.IsValid() }},
+		{"not moved", moving(of(adds)), answer{err: ErrExists}, "listen 3s", refused + "having the lease 10.5.1.0/24,fc00:0:0:1::/64 in the place of 10.5.1.0/24: *taken; *", func(s state) bool { return !s.stored.moving.IsValid() }},
 		{"tried again", moving(of(reconfigure{})), answer{attrs: attrs}, "list within 10s", "", nil},
 		{"it was moved", moving(of(lookAfter{next})), answer{snapshot: after(dual)}, "list within 10s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", inForce},
 		{"it was moved, and another host has a part of it", moving(of(lookAfter{next})), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},

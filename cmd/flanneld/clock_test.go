@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -47,10 +48,24 @@ func (imagined) Follow([]ip.Family) {}
 
 var _ network.View = imagined{}
 
+// following is an imagined host that counts how often other families than before are followed.
+type following struct {
+	imagined
+	families atomic.Value
+	changes  atomic.Int64
+}
+
+func (f *following) Follow(families []ip.Family) {
+	if was, is := f.families.Swap(families).([]ip.Family); !is || !slices.Equal(was, families) {
+		f.changes.Add(1)
+	}
+}
+
 // life is the whole daemon on an imagined host, in imagined time.
 type life struct {
 	*testing.T
 	fake   *dataplanetest.Fake
+	host   *following
 	admin  *subnettest.Memory // the store, for those that are not this host
 	store  *subnettest.Memory
 	slept  atomic.Int64 // how long the host was suspended
@@ -72,6 +87,7 @@ func newLife(t *testing.T, dir string) *life {
 	l.admin.SetConfig(`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`)
 	l.admin.PutRaw("10.5.200.0-24", `{"PublicIP":"192.168.0.200","BackendType":"host-gw"}`, 0)
 	l.store = l.admin.Join()
+	l.host = &following{imagined: imagined{l.fake}}
 	began := time.Now()
 	o := &options{
 		subnetFile:  l.file,
@@ -80,7 +96,7 @@ func newLife(t *testing.T, dir string) *life {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	l.cancel = cancel
-	go func() { l.ended <- serve(ctx, o, l.store, imagined{l.fake}, newCollector(&options{})) }()
+	go func() { l.ended <- serve(ctx, o, l.store, l.host, newCollector(&options{})) }()
 	synctest.Wait()
 	l.readEnv()
 	return l
@@ -211,6 +227,33 @@ func TestDays(t *testing.T) {
 		time.Sleep(time.Second)
 		l.check("after the key was deleted")
 		l.peace(2, "afterwards")
+		l.end()
+	})
+}
+
+// A host that lacks a family goes on without it. What it follows of the kernel is the same all the
+// while, and that of the configuration in force once the other one is taken back.
+func TestDaysWithoutAFamily(t *testing.T) {
+	t.Parallel() // the time that passes is none of the machine's
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLife(t, dir)
+		l.admin.SetConfig(`{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48","Backend":{"Type":"host-gw"}}`)
+		time.Sleep(time.Second)
+		before := l.host.changes.Load()
+		if now := l.host.families.Load().([]ip.Family); len(now) != 2 {
+			t.Errorf("the host follows %v", now)
+		}
+		time.Sleep(time.Hour)
+		l.check("without IPv6")
+		if n := l.host.changes.Load() - before; n > 0 {
+			t.Errorf("the host follows other families than before %d times in an hour", n)
+		}
+		l.admin.SetConfig(`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`)
+		time.Sleep(time.Second)
+		if now := l.host.families.Load().([]ip.Family); !slices.Equal(now, []ip.Family{ip.V4}) {
+			t.Errorf("the host follows %v", now)
+		}
 		l.end()
 	})
 }

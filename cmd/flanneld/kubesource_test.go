@@ -73,3 +73,24 @@ func TestSavedOfClusterWithoutCA(t *testing.T) {
 		t.Errorf("what was saved by the URL of now: %v", err)
 	}
 }
+
+// What the Node says of this host counts, in whichever address families that is; what was saved counts
+// if it says nothing.
+func TestLastLease(t *testing.T) {
+	saved := subnet.Attrs{BackendType: "vxlan", BackendData: `{"VNI":1}`}
+	d := &daemon{saved: func() (subnet.Saved, error) {
+		return subnet.Saved{Holding: subnet.Holding{Own: &subnet.Lease{Attrs: saved}}}, nil
+	}}
+	for _, published := range []subnet.Attrs{
+		{BackendType: "vxlan", BackendData: `{"VNI":2}`},
+		{BackendType: "vxlan", BackendV6Data: `{"VNI":2}`},
+		{BackendType: "vxlan", BackendData: `{"VNI":2}`, BackendV6Data: `{"VNI":2}`},
+	} {
+		if was := d.lastLease(&subnet.Assignment{Published: published}); was != published {
+			t.Errorf("the Node says %+v, and the last lease is %+v", published, was)
+		}
+	}
+	if was := d.lastLease(&subnet.Assignment{}); was != saved {
+		t.Errorf("the Node says nothing, and the last lease is %+v", was)
+	}
+}

@@ -179,7 +179,7 @@ func (d *daemon) past(b backend.Backend, h backend.Host, ifaces []kernel.Interfa
 func (d *daemon) lastLease(own *subnet.Assignment) subnet.Attrs {
 	switch {
 	case own == nil:
-	case own.Published.BackendData != "":
+	case own.Published.BackendData != "" || own.Published.BackendV6Data != "":
 		return own.Published
 	case d.saved != nil:
 		if s, err := d.saved(); err == nil {

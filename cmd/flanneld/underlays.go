@@ -20,7 +20,9 @@ import (
 // returns why it has none yet. The keeper alone calls it.
 func (d *daemon) underlays(ctx context.Context, c *subnet.Config, s subnet.Snapshot) error {
 	d.mu.Lock()
-	d.sought = c.Network()
+	if c != d.holding.Config { // what is in force is followed anyway, and what is refused goes on being sought
+		d.sought = c.Network()
+	}
 	d.want()
 	h := d.host
 	d.mu.Unlock()
