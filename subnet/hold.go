@@ -44,6 +44,9 @@ func (check) start(t *turn) (action, error) {
 func (t *turn) compare(found *Lease) error {
 	own := t.holding.Own
 	t.lookBack(found)
+	if found == nil && !t.stored.moving.IsValid() && t.stored.StoredConfig != nil {
+		t.stored.moving = t.movedLate(t.listed)
+	}
 	switch {
 	case found == nil && t.movedIn(t.listed) != nil:
 		if t.again.IsZero() { // else it is tried again in a moment

@@ -40,11 +40,27 @@ func (t *turn) holder(l *Lease) string {
 
 // movedIn returns the lease that we wrote in the place of ours, if it is there.
 func (t *turn) movedIn(s Snapshot) *Lease {
-	l, own := s.Find(t.stored.moving), t.holding.Own
-	if l == nil || !l.PublicIP.Matches(own.PublicIP) || l.Machine != own.Machine && !SameMachine(l.Machine, own.Machine) {
-		return nil
+	if l := s.Find(t.stored.moving); l != nil && t.wrote(l) {
+		return l
 	}
-	return l
+	return nil
+}
+
+// wrote reports whether a lease bears our public address, and is this machine's.
+func (t *turn) wrote(l *Lease) bool {
+	own := t.holding.Own
+	return l.PublicIP.Matches(own.PublicIP) && (l.Machine == own.Machine || SameMachine(l.Machine, own.Machine))
+}
+
+// movedLate returns the subnet of a lease of ours that has a part of our subnet, of which there is
+// none: a write that was thought to have failed may be carried out later.
+func (t *turn) movedLate(s Snapshot) ip.Subnet {
+	for _, l := range s.Leases {
+		if l.Machine != "" && t.wrote(l) && l.Subnet.Shares(t.holding.Own.Subnet) {
+			return l.Subnet
+		}
+	}
+	return ip.Subnet{}
 }
 
 // claimant says who has a prefix of our subnet by another key, while we have no lease; nothing if

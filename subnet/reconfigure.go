@@ -133,11 +133,13 @@ func (g moveBack) finish(t *turn, a answer) error {
 	}
 	if t.stored.moving = (ip.Subnet{}); a.lease != nil {
 		t.holding.Own = a.lease
+	} else {
+		t.first(stay{t.holding.Own}) // once more after the other one went: see lookAfter.settle
 	}
 	return nil
 }
 
-// stay writes our lease. A request to delete it may be on its way, and is void then.
+// stay writes our lease as it is. A request to delete it may be on its way, and is void then.
 type stay struct{ lease *Lease }
 
 func (g stay) start(t *turn) (action, error) { return t.rewrite(g.lease, g.lease.Subnet, t.attrs), nil }
@@ -229,12 +231,10 @@ func (g lookAfter) settle(t *turn, s Snapshot) bool {
 			return true
 		}
 	}
+	// It is written in any case: flannel takes the routes of a subnet away when a key with a part of
+	// it goes, which may have been after the last write.
 	keep, _ := g.config.undisputed(moved, s)
-	if next := (refit{g.setup, moved, keep}); keep == moved.Subnet && moved.Attrs == g.attrs && g.config.completes(keep) {
-		refitted{next, moved}.done(t)
-	} else {
-		t.first(next)
-	}
+	t.first(refit{g.setup, moved, keep})
 	return true
 }
 

@@ -100,10 +100,11 @@ func (tb table) families() []transition {
 		{"not known whether it was moved", moving(of(adds)), answer{err: errDown}, "listen 3s", refused + "*: the store is down; holds 10.5.1.0/24 unfollowed*", func(s state) bool { return s.stored.moving == dual.Subnet }},
 		{"not moved", moving(of(adds)), answer{err: ErrExists}, "listen 3s", refused + "having the lease 10.5.1.0/24,fc00:0:0:1::/64 in the place of 10.5.1.0/24: *taken; *", func(s state) bool { return !s.stored.moving.IsValid() }},
 		{"tried again", moving(of(reconfigure{})), answer{attrs: attrs}, "list within 10s", "", nil},
-		{"it was moved", moving(of(lookAfter{next})), answer{snapshot: after(dual)}, "list within 10s", "this host has the subnet fc00:0:0:1::/64, too, now*; *is in force now*", inForce},
+		{"it was moved", moving(of(lookAfter{next})), answer{snapshot: after(dual)}, "update 10.5.1.0/24,fc00:0:0:1::/64@21 of alpha 1f for 24h0m0s", "", nil},
 		{"it was moved, and another host has a part of it", moving(of(lookAfter{next})), answer{snapshot: after(dual, rival)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24,fc00:0:0:* of alpha 1f for 24h0m0s", "", nil},
 		{"it was not", moving(of(lookAfter{next})), answer{snapshot: after(tb.own())}, "listen 50ms", "*works; looking after our lease *", func(s state) bool { return !s.stored.moving.IsValid() && !s.again.IsZero() }},
 		{"there is no other one, and it moves back", moving(of(moveBack{dual})), answer{lease: again}, "list within 10s", "", func(s state) bool { return s.holding.Own == again && !s.stored.moving.IsValid() }},
+		{"it went back, and the one that stays is written after that", moving(of(moveBack{dual})), answer{}, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "", func(s state) bool { return !s.stored.moving.IsValid() }},
 		{"it does not move back", moving(of(moveBack{dual})), answer{err: errDown}, "listen 50ms", "FAILED having our lease 10.5.1.0/24 again: the store is down", nil},
 		{"the old one is still there", moving(of(lookAfter{next})), answer{snapshot: after(tb.own(), dual)}, "delete 10.5.1.0/24@10", "", func(s state) bool { _, is := s.todo[0].(lookAfter); return is }},
 		{"the old one is still there, and right again", moving(of(lookAfter{setup{config: tb.c, attrs: tb.attrs(ourAddress, ourMachine)}})), answer{snapshot: after(tb.own(), dual)}, "update 10.5.1.0/24@10 of alpha 1f for 24h0m0s", "", func(s state) bool { return s.todo[0] == moveBack{dual} && s.todo[1] == reconfigure{} }},
@@ -113,6 +114,8 @@ func (tb table) families() []transition {
 		{"a rival cannot be read any more", with(tb.online(listLeases{}, check{}), func(s *state) { s.holding.Config, s.holding.Own, s.attrs = both, dual, attrs }), answer{snapshot: garbled}, "listen*", "", func(s state) bool { return s.holding.Holder == "" }},
 		{"still not known", moving(of(lookAfter{next})), answer{err: errDown}, "listen 3s", refused + "looking after the lease 10.5.1.0/24,fc00:0:0:1::/64: the store is down; *", nil},
 		{"our lease is under its new subnet", with(moving(of(nil)), func(s *state) { s.todo, s.looksNext = nil, tb.now.at.Add(sleepCheck) }), newSnapshot{after(dual)}, "prepare *", "", nil},
+		{"it came to be under its new subnet later", with(of(nil), func(s *state) { s.todo, s.looksNext = nil, tb.now.at.Add(sleepCheck) }), newSnapshot{after(dual)}, "prepare *", "", func(s state) bool { return s.stored.moving == dual.Subnet && s.holding.Holder == "" }},
+		{"it is another machine's", with(of(nil), func(s *state) { s.todo, s.looksNext = nil, tb.now.at.Add(sleepCheck) }), newSnapshot{after(tb.lease(bothSubnets, bothAddresses, "beta 2e", 21))}, "config within 10s", "our subnet 10.5.1.0/24 now belongs to *", nil},
 		{"a family is dropped", with(of(reconfigure{}), func(s *state) {
 			s.stored.next, s.stored.StoredConfig, s.holding.Config, s.holding.Own = tb.c, stores(theNetwork).Config, both, dual
 		}), answer{attrs: tb.attrs(ourAddress, ourMachine)}, "move 10.5.1.0/24,fc00:0:0:1::/64@21 to 10.5.1.0/24 of alpha 1f for 24h0m0s", "", nil},

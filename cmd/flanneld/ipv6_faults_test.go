@@ -229,3 +229,32 @@ func TestIPv6AddressIsLate(t *testing.T) {
 		})
 	}
 }
+
+// A host without IPv6 in a network of both families loses its subnet to another host: it gets another
+// one of IPv4, and IPv6 when the address comes.
+func TestSubnetTakenWithoutIPv6(t *testing.T) {
+	t.Parallel()
+	n := newNetwork(t, 1, vxlan.in(dualStack), nil)
+	other, h := n.nodes[0], n.addNode(lab.HostOptions{})
+	addr := netip.PrefixFrom(h.Of(ip.V6), 64)
+	check(t, h.FlushAddrs("eth0", ip.V6))
+	h.start()
+	h.waitReady()
+	old := h.subnet()
+	n.putPeer(peer{subnet: old, public: mustPrefix("192.168.0.200/32").Addr()})
+	h.waitLog(fmt.Sprintf("this host's subnet changed from %s to ", old))
+	n.wait(soon, "a new subnet.env", func() string {
+		if s := h.subnet(); s == old {
+			return "subnet is still " + s.String()
+		}
+		return ""
+	})
+	h.waitFamilies(ipv4Only)
+	h.addPod()
+	awaitPing(h, other, ip.V4)
+	awaitPing(other, h, ip.V4)
+	check(t, h.AddAddr("eth0", addr))
+	h.waitFamilies(dualStack)
+	h.addPod()
+	awaitPing(other, h, ip.V6)
+}
