@@ -256,7 +256,7 @@ func (t *turn) wroteInPlace(c *Config, l, old *Lease) bool {
 func (t *turn) lacks(err error) error {
 	c := t.attempt.config
 	switch kept := slices.ContainsFunc(t.listed.Leases, t.kept); {
-	case t.mode == starting || t.assigned || kept && c == t.holding.Config:
+	case t.mode == starting || kept && (t.assigned || c == t.holding.Config):
 		return waitingFor{err}
 	case kept:
 		t.attempt.config = c.lessAs(t.holding.Config)

@@ -220,6 +220,38 @@ func TestAssignedAnotherSubnet(t *testing.T) {
 	})
 }
 
+// A Node without IPv6 in a network of both families gets other podCIDRs: the host lives by the new one
+// of IPv4, and by that of IPv6 once it can.
+func TestAssignedAnotherSubnetWithoutAFamily(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster()
+		c.SetConfig(dual)
+		of := func(v4, v6 string) subnettest.Node {
+			n := node("w1", v4, "")
+			n.Subnet = sub(v4 + "," + v6)
+			return n
+		}
+		c.Put(of("10.5.1.0/24", "fc00:0:0:1::/64"))
+		var there atomic.Bool
+		h, _ := join(t, c, "w1", "", ofBoth(me, me6), without6(&there), func(k *subnet.Keeper) {
+			say := k.Prepare
+			k.Prepare = func(ctx context.Context, c *subnet.Config, s subnet.Snapshot) (subnet.Attrs, []netip.Prefix, error) {
+				a, avoid, err := say(ctx, c, s)
+				a.Machine = "w1"
+				return a, avoid, err
+			}
+		})
+		time.Sleep(10 * time.Second)
+		h.want(t, "10.5.1.0/24")
+		c.Put(of("10.5.7.0/24", "fc00:0:0:7::/64"))
+		time.Sleep(10 * time.Second)
+		h.want(t, "10.5.7.0/24")
+		there.Store(true)
+		time.Sleep(10 * time.Second)
+		h.want(t, "10.5.7.0/24,fc00:0:0:7::/64")
+	})
+}
+
 func TestAssignedSameSubnetTwice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster()

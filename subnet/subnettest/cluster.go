@@ -72,8 +72,14 @@ func (p *placed) read() {
 	default:
 		a := *p.Says
 		a.Machine = p.Name
-		if p.lease == nil || p.lease.Subnet != p.Subnet || p.lease.Attrs != a {
-			p.lease = &subnet.Lease{Subnet: p.Subnet, Attrs: a, Revision: p.revision}
+		var part ip.Subnet // in the families of which it says anything
+		for _, f := range ip.Families {
+			if a.PublicIP.Of(f).IsValid() {
+				part = part.With(f, p.Subnet.Of(f))
+			}
+		}
+		if p.lease == nil || p.lease.Subnet != part || p.lease.Attrs != a {
+			p.lease = &subnet.Lease{Subnet: part, Attrs: a, Revision: p.revision}
 		}
 	}
 }
@@ -247,7 +253,7 @@ func (a *Assigned) Delete(ctx context.Context, s ip.Subnet, _ uint64) error {
 func (a *Assigned) write(s ip.Subnet, attrs *subnet.Attrs) (l *subnet.Lease, err error) {
 	a.cluster.change(func() {
 		n := a.cluster.nodes[a.name]
-		if n == nil || n.Subnet != s {
+		if n == nil || slices.ContainsFunc(s.Families(), func(f ip.Family) bool { return n.Subnet.Of(f) != s.Of(f) }) {
 			err = subnet.ErrChanged
 			return
 		}
