@@ -153,7 +153,7 @@ test:
 	for arch in amd64 386 arm64; do GOARCH=$$arch CGO_ENABLED=0 $(GO) vet ./... || exit 1; done
 	for module in $(MODULES); do { $(GO) vet -C $$module . && $(GO) test -C $$module .; } || exit 1; done
 	{ \
-		$(GO) test -p 2 -vet=off $(RACE) -timeout 30m $(LONGEST) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(LONGEST))"); \
+		$(GO) test -p 2 -vet=off $(RACE) -timeout 40m $(LONGEST) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(LONGEST))"); \
 		echo $$? >build/test.status; \
 	} 2>&1 | tee build/test.log; \
 	status=$$(cat build/test.status); [ $$status = 0 ] || awk -f pkg/lab/failures.awk build/test.log; exit $$status
