@@ -26,7 +26,6 @@ var wallClock = map[string][]string{
 	"AddDate":      nil,
 	"UTC":          {"subnet/etcd/diagnose.go", "subnet/kube/errors.go", "subnet/kube/publish.go"}, // when a certificate ends, for people
 	"In":           nil,
-	"Round":        {"cmd/flanneld/collect.go"}, // moments for people, by the clock that they have
 	"Truncate":     nil,
 	"Expiration":   {"subnet/etcdv2/request.go"},                 // a time of etcd's wall clock, in JSON
 	"ClockGettime": {"subnet/keeper.go", "network/firewalls.go"}, // of clocks that nobody can set
