@@ -126,7 +126,7 @@ func byWallClock(t, now time.Time) time.Time {
 	if t.IsZero() {
 		return t
 	}
-	return now.Add(t.Sub(now)).Round(0)
+	return now.Add(t.Sub(now))
 }
 
 // describeHost says how this host is in its network.

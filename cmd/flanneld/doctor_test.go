@@ -78,6 +78,12 @@ func TestDoctorFindsNothing(t *testing.T) {
 		state := func() string {
 			return h.run("ip", "link") + h.run("ip", "-4", "route", "show", "table", "all") + h.run("ls", filepath.Dir(h.stateFile())) + h.daemon.EnvText()
 		}
+		n.wait(soon, "the pods' bridge to have a carrier", func() string {
+			if now := h.run("ip", "link"); strings.Contains(now, "NO-CARRIER") {
+				return now
+			}
+			return ""
+		})
 		before := state()
 		if v.backend.name == allocBackend.name {
 			h.well("beside a daemon", "reachability") // which others see to
