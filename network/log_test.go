@@ -85,6 +85,33 @@ func TestDumpsThatFailAreLoggedOnce(t *testing.T) {
 	}
 }
 
+// While it is not known what there is, the status says so, and not that all is well; a dump that
+// fails once says nothing.
+func TestStatusOfDumpsThatFail(t *testing.T) {
+	fakeClock(t, func(r *fixture) {
+		unread := func() string {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.status.Unread
+		}
+		r.start()
+		r.SetDesired(desire(lease(2, 2)))
+		r.pass(time.Second)
+		for dumps, want := range map[int]bool{1: false, 5: true} {
+			r.fake.InterruptDumps(dumps)
+			r.check(r.fake.DelRoute(ours(route(2, 2))))
+			r.pass(3 * time.Second)
+			if why := unread(); (why != "") != want {
+				t.Errorf("during %d dumps that fail the status says %q", dumps, why)
+			}
+			r.pass(time.Minute)
+			if why := unread(); why != "" {
+				t.Errorf("after %d dumps that failed the status says %q", dumps, why)
+			}
+		}
+	})
+}
+
 // A failure that has come and gone again and again is logged if it stays.
 func TestFailureThatStaysIsLoggedAfterManyThatDidNot(t *testing.T) {
 	const flaps = 9

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -486,4 +487,43 @@ func TestProberWithoutSocket(t *testing.T) {
 	if !slices.Equal(lines, want) {
 		t.Errorf("logged %q, want %q", lines, want)
 	}
+}
+
+// What could not be sent since the socket was full says nothing of a peer.
+func TestProberWithFullSocket(t *testing.T) {
+	lines := probing(t, 20, func(f *fakeNet) {
+		f.SetDesired(vxlanDesired(vxlanPeers(5)...))
+		f.pass(time.Minute)
+		f.lock.Lock()
+		f.fails = func(netip.Addr) error { return os.NewSyscallError("sendto", unix.EAGAIN) }
+		f.lock.Unlock()
+		f.pass(10 * time.Minute)
+		f.want(states{})
+		if f.problem() != "" {
+			t.Errorf("reported is %q", f.problem())
+		}
+	})
+	if len(lines) > 0 {
+		t.Errorf("logged %q", lines)
+	}
+}
+
+// A peer in trouble whose lease turns to what cannot be asked is in trouble no more.
+func TestProberForgets(t *testing.T) {
+	probing(t, 20, func(f *fakeNet) {
+		f.let(func(to netip.Addr, _ int) bool { return to != over(2) && to != under(2) })
+		f.SetDesired(vxlanDesired(vxlanPeers(5)...))
+		f.pass(time.Minute)
+		f.want(states{peerDst(2): status.PeerGone})
+		peers := vxlanPeers(5)
+		other := *peers[1]
+		other.BackendType = "host-gw"
+		peers[1] = &other
+		f.SetDesired(vxlanDesired(peers...))
+		f.pass(time.Minute)
+		f.want(states{peerDst(2): status.PeerUsed})
+		if f.problem() != "" {
+			t.Errorf("reported is %q", f.problem())
+		}
+	})
 }

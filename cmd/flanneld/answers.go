@@ -77,8 +77,9 @@ func (c *collector) all() *http.ServeMux {
 // answers. Health checks and metrics tell of no other host.
 func ownName(h http.Handler) http.Handler {
 	own, _ := os.Hostname()
+	own = strings.ToLower(own)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host := r.Host
+		host := strings.ToLower(r.Host)
 		if name, _, err := net.SplitHostPort(host); err == nil {
 			host = name
 		}
@@ -95,7 +96,9 @@ func ownName(h http.Handler) http.Handler {
 // replyPeers answers with how each of the others is. Of a large network that is much, so it is
 // made for one at a time, and not anew if nothing but times changed.
 func (c *collector) replyPeers(w http.ResponseWriter, r *http.Request) {
-	if !c.asked.TryAcquire(1) {
+	ctx, cancel := context.WithTimeout(r.Context(), askTime)
+	defer cancel()
+	if c.asked.Acquire(ctx, 1) != nil {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "others ask at this moment", http.StatusServiceUnavailable)
 		return

@@ -154,8 +154,7 @@ type trouble struct {
 }
 
 func (f *facts) trouble(d network.Detail) trouble {
-	t := trouble{unusable: make(map[string]status.Peer), missing: make(map[netip.Addr]network.Failure)}
-	t.leaving = make(map[*subnet.Lease]bool)
+	t := trouble{unusable: make(map[string]status.Peer), missing: make(map[netip.Addr]network.Failure), leaving: make(map[*subnet.Lease]bool)}
 	for _, v := range f.leaving {
 		t.leaving[v.Lease] = true
 	}
@@ -166,7 +165,7 @@ func (f *facts) trouble(d network.Detail) trouble {
 		t.unusable[s.String()] = status.Peer{Subnet: s.String(), State: status.PeerUnusable, Reason: why}
 	}
 	for _, is := range slices.Backward(d.Failures) { // that which lasts longest counts
-		if is.Lease.IsValid() || is.Lease.Addr().IsValid() {
+		if is.Lease.Addr().IsValid() {
 			t.missing[is.Lease.Addr()] = is
 		}
 	}
@@ -200,7 +199,7 @@ func (t trouble) of(l *subnet.Lease, r network.PeerReach) (p status.Peer) {
 // leases that are not used. Those without trouble are left out if they are not asked for.
 func (f *facts) peerStates(d network.Detail, reached []network.PeerReach, all bool) iter.Seq[status.Peer] {
 	return func(yield func(status.Peer) bool) {
-		t := f.trouble(d)
+		t, now := f.trouble(d), time.Now()
 		if !all && len(t.unusable) == 0 && len(t.missing) == 0 && len(reached) == 0 {
 			return
 		}
@@ -216,6 +215,7 @@ func (f *facts) peerStates(d network.Detail, reached []network.PeerReach, all bo
 			if !all && !p.State.Troubled() {
 				continue
 			}
+			p.Since = byWallClock(p.Since, now)
 			if p.Subnet, p.PublicIP = l.Subnet.String(), l.PublicIP.String(); !yield(p) {
 				return
 			}

@@ -126,8 +126,9 @@ func (g *gathering) askStore(ctx context.Context) subnet.Snapshot {
 		return snapshot
 	}
 	if s, err := g.options.saved(); err == nil && f.NoConfig != nil && !errors.Is(f.NoConfig, subnet.ErrNoConfig) {
-		f.Config, f.Saved, snapshot = s.Config, true, s.Snapshot
-		f.Own = s.Own
+		if b, err := backends.New(s.Config); err == nil { // else another version has saved it
+			f.Config, f.Backend, f.Saved, f.Own, snapshot = s.Config, b, true, s.Own, s.Snapshot
+		}
 	}
 	return snapshot
 }
@@ -223,9 +224,6 @@ func (g *gathering) usedByDaemon(family ip.Family) (u backend.Underlay, ok bool)
 // findOwn finds this host's lease, and which of the others can be used.
 func (g *gathering) findOwn(s subnet.Snapshot) {
 	f := g.facts
-	if f.Saved {
-		f.Backend, _ = backends.New(f.Config) // it was in use
-	}
 	ours := func(l *subnet.Lease) bool {
 		if l.Machine != "" && f.Machine != "" && !subnet.SameMachine(l.Machine, f.Machine) {
 			return false

@@ -87,7 +87,7 @@ func checkStore(f *Facts) []Finding {
 		case h.Took > slowAnswer:
 			all = append(all, bad("see its log, its disk and its load, and the network between", "%s takes %s to answer", h.Name, h.Took.Round(time.Millisecond)))
 		default:
-			well = append(well, fmt.Sprintf("%s, version %s, answers in %s", h.Name, h.Version, h.Took.Round(time.Millisecond)))
+			well = append(well, fmt.Sprintf("%s, version %s, answers in %s", h.Name, h.Version, h.Took.Round(time.Millisecond/10)))
 		}
 	}
 	if len(well) > 0 {

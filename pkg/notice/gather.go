@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -65,7 +66,7 @@ func (g *Gather) flush() {
 		switch about := about(text); {
 		case g.All:
 			g.Logf("%s", About{g.Component, text})
-		case g.log.Event(about):
+		case g.news(about):
 			g.take(about)
 			g.Logf("%s", About{g.Component, text})
 		default:
@@ -83,6 +84,22 @@ func (g *Gather) flush() {
 			g.flush()
 		}
 	})
+}
+
+// news reports whether a text about one or several things, which about is of, says of any what
+// has not been said too often. Which of them come together is chance.
+func (g *Gather) news(about string) bool {
+	at := strings.LastIndex(about, ": ")
+	if at < 0 || more.MatchString(about) {
+		return g.log.Event(about)
+	}
+	news := false
+	for thing := range strings.SplitSeq(about[:at], "; ") {
+		if g.log.Event(thing + about[at:]) {
+			news = true
+		}
+	}
+	return news
 }
 
 // hold keeps a text until it is time for a line, so that the last word is not an old one.

@@ -154,6 +154,35 @@ func TestManyAgainAndAgain(t *testing.T) {
 	})
 }
 
+// A few things that happen again and again are the same, whichever of them do so together.
+func TestFewAgainAndAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lines := 0
+		g := Gather{Logf: func(string, ...any) { lines++ }}
+		things := []string{"device flannel0", "address 10.5.1.0/32", "tunnel of flannel0", "route 10.5.0.0/16"}
+		for i := range 120 {
+			time.Sleep(2 * moment)
+			var some []string
+			for k, thing := range things {
+				if (i%15+1)>>k&1 == 1 {
+					some = append(some, thing)
+				}
+			}
+			g.Add(strings.Join(some, "; ") + ": restored")
+		}
+		if lines > alike*len(things) {
+			t.Errorf("%d lines about %d things", lines, len(things))
+		}
+		time.Sleep(2 * moment)
+		before := lines
+		g.Add("device flannel0; route 10.6.0.0/16: restored") // one of them is news
+		if lines != before+1 {
+			t.Errorf("%d more lines", lines-before)
+		}
+		g.Stop()
+	})
+}
+
 // However often something came and went, what is logged last is how it is.
 func TestLastWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -6,13 +6,15 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"flanneld/pkg/printable"
 )
 
-// Print prints a screenful for people, at some time.
+// Print prints a screenful for people, at some time. Text of others in it harms no terminal.
 func (s *Status) Print(to io.Writer, now time.Time) error {
 	var screen bytes.Buffer
 	row := func(name, format string, a ...any) {
-		fmt.Fprintf(&screen, "%-11s%s\n", name, fmt.Sprintf(format, a...))
+		fmt.Fprintf(&screen, "%-11s%s\n", name, printable.Line(fmt.Sprintf(format, a...)))
 	}
 	fmt.Fprintf(&screen, "flanneld %s on %s, running for %s: %s\n", s.Version, s.Host, age(now, s.Started), s.Health)
 	if s.Waiting != "" {
