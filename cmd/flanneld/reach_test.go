@@ -1,7 +1,12 @@
 package main_test
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +46,18 @@ func (h *node) waitReach(p peer, state status.PeerState, says ...string) {
 		}
 		return ""
 	})
+}
+
+// metrics are those of the daemon, as root has them from its socket.
+func (h *node) metrics() string {
+	h.n.t.Helper()
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(h.Dir, "subnet.env.sock"))
+	}, DisableKeepAlives: true}, Timeout: soon}
+	answer, err := c.Get("http://flanneld/metrics")
+	check(h.n.t, err)
+	defer answer.Body.Close()
+	return string(must(io.ReadAll(answer.Body))(h.n.t))
 }
 
 // waitTold waits for a line about a peer, of which there are few.
@@ -168,6 +185,20 @@ func TestReach(t *testing.T) {
 				third.waitReach(far.peer(), status.PeerReachable)
 			}
 			near.waitTold(fmt.Sprintf(" is %s: ", test.state))
+			by := "reachability"
+			if test.state == status.PeerSmallOnly {
+				by = "path MTU"
+			}
+			near.names(test.name, by, far.peer().subnets())
+			for _, state := range status.TroubledStates {
+				count := 0
+				if state == test.state {
+					count = 1
+				}
+				if want, all := fmt.Sprintf("flanneld_peers_troubled{state=%q} %d\n", state, count), near.metrics(); !strings.Contains(all, want) {
+					t.Errorf("the metrics lack %q: %s", want, all)
+				}
+			}
 			test.mend(near, far)
 			for _, h := range n.nodes {
 				h.waitReach(near.peer(), status.PeerReachable)
