@@ -218,7 +218,9 @@ func TestUnknown(t *testing.T) {
 		if !slices.ContainsFunc(r.Findings, func(is Finding) bool { return is.Check == check && is.Verdict == Unknown && is.Text != "" }) {
 			t.Errorf("%s is not unknown: %+v", check, r.Findings)
 		}
-		if !r.OK && !slices.ContainsFunc(r.Findings, func(is Finding) bool { return is.Verdict == Bad && (is.Check == "access" || is.Check == "reachability") }) {
+		if !r.OK && !slices.ContainsFunc(r.Findings, func(is Finding) bool {
+			return is.Verdict == Bad && (is.Check == "access" || is.Check == "reachability")
+		}) {
 			t.Errorf("%s: not OK: %+v", check, r.Findings)
 		}
 	}
