@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -74,9 +75,26 @@ func look(name string) (*netlink.Tuntap, error) {
 	return t, nil
 }
 
+// descriptors is held while queues are closed and while they are counted. Who reads of a
+// descriptor in fdinfo holds it open, so that it would outlive its close; and it is gone
+// from there before the kernel has detached its queue, which nobody's would then be.
+var descriptors sync.Mutex
+
+func closeQueue(f interface{ Close() error }) error {
+	descriptors.Lock()
+	defer descriptors.Unlock()
+	return f.Close()
+}
+
+type descriptor int
+
+func (fd descriptor) Close() error { return unix.Close(int(fd)) }
+
 // Own returns how many queues this process itself is attached to, by the names
 // that their devices have now.
 func Own() map[string]int {
+	descriptors.Lock()
+	defer descriptors.Unlock()
 	own := make(map[string]int)
 	const dir = "/proc/self/fdinfo"
 	fds, _ := os.ReadDir(dir)

@@ -44,7 +44,7 @@ func create(pattern, alias string) (name string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer func() { err = errors.Join(err, device.Close()) }()
+	defer func() { err = errors.Join(err, closeQueue(device)) }()
 	link, err := netlink.LinkByName(device.Name())
 	if err != nil {
 		return "", fmt.Errorf("looking it up: %w", err)

@@ -87,4 +87,4 @@ func (q *queue) Write(pieces []unix.Iovec) error {
 
 func (q *queue) Interrupt() { _ = q.file.SetReadDeadline(time.Unix(1, 0)) }
 
-func (q *queue) Close() error { return q.file.Close() }
+func (q *queue) Close() error { return closeQueue(q.file) }

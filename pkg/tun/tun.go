@@ -93,7 +93,7 @@ func open(name string, opts Options) (_ *Device, err error) {
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, unix.Close(fd))
+		return nil, errors.Join(err, closeQueue(descriptor(fd)))
 	}
 	if kind&unix.IFF_MULTI_QUEUE != 0 {
 		d.more(opts.Queues, kind)
@@ -169,7 +169,7 @@ func attachTo(name string, flags uint16) (int, error) {
 		err = fmt.Errorf("it does not exist, or not for long: %w", unix.ENODEV)
 	}
 	if err != nil {
-		return -1, errors.Join(err, unix.Close(fd))
+		return -1, errors.Join(err, closeQueue(descriptor(fd)))
 	}
 	return fd, nil
 }
@@ -186,7 +186,7 @@ func attach(name string, flags uint16) (int, error) {
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
 	}
 	if err != nil {
-		return -1, errors.Join(err, unix.Close(fd))
+		return -1, errors.Join(err, closeQueue(descriptor(fd)))
 	}
 	return fd, nil
 }

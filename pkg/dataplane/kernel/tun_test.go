@@ -4,7 +4,9 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -183,5 +185,55 @@ func TestCarrierEvents(t *testing.T) {
 		quiet("attaching")
 		o.check(q.Close())
 		quiet("detaching")
+	}
+}
+
+// TestOwnQueuesBeingClosed asks whose a device is while this process attaches and
+// detaches: nobody else's, however far the kernel is with it.
+func TestOwnQueuesBeingClosed(t *testing.T) {
+	o := newOverlay(t)
+	d := tunDevice()
+	o.apply(create(d))
+	asked, stop := make(chan bool), make(chan struct{})
+	var counts sync.WaitGroup
+	go func() {
+		defer close(asked)
+		for {
+			r, ok, err := lookUp(d.Name)
+			select {
+			case <-stop:
+				return
+			case asked <- ok && err == nil && !r.held():
+			}
+		}
+	}()
+	defer func() {
+		close(stop)
+		<-asked
+		counts.Wait()
+	}()
+	ours := func() {
+		if !<-asked {
+			t.Error("another process is said to be attached")
+		}
+	}
+	counts.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				tun.Own()
+			}
+		}
+	})
+	for i := range 100 {
+		q := o.attach(2)
+		// Of one that comes and goes while it is asked for, nothing is said here.
+		ours()
+		ours()
+		time.Sleep(time.Duration(i) * 2 * time.Microsecond)
+		o.check(q.Close())
+		ours()
 	}
 }
