@@ -258,6 +258,11 @@ func (n *network) testDaemonSet(k *lab.Kube, dockers []docker, image, manifest s
 	pods[0].wantReaches(pods[1])
 	pods[1].wantReaches(pods[0])
 	check(t, pods[0].WaitPing(n.ctx, n.server.Addr)) // outside, as the host
+	for i, l := range kubelets {
+		if screen := dockers[i]("exec", "kube-flannel", "/flanneld", "-status"); !strings.Contains(screen, "healthy") || !strings.Contains(screen, "1 peer") {
+			t.Errorf("on %s it is\n%s", l.Name, screen)
+		}
+	}
 	for _, p := range pods {
 		p.del()
 		p.c.command(nil, "ip", "link", "delete", "cni0")

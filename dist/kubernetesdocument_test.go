@@ -107,6 +107,7 @@ func followKubernetes(g *guide) {
 		}
 	}
 	g.skip("kubectl --namespace kube-flannel get pods")
+	g.skip("kubectl --namespace kube-flannel exec POD")
 }
 
 // kubeconfig is that of an administrator, in one file.

@@ -16,6 +16,7 @@ import (
 // Obstacle is something on this host that keeps packets from their way and is not ours
 // to remove: a foreign rule, route or setting.
 type Obstacle struct {
+	Kind ObstacleKind
 	// Subject is what cannot be reached or does not work: "10.5.3.0/24", "flannel.1".
 	Subject string
 	// Problem says what is in the way, and names it.
@@ -23,6 +24,16 @@ type Obstacle struct {
 	// Remedy is the command, or the commands, that an administrator can give.
 	Remedy string
 }
+
+// ObstacleKind tells those apart that one look finds.
+type ObstacleKind string
+
+// The kinds of obstacles that are not what the look that finds them is about.
+const (
+	OnRPFilter  ObstacleKind = "rp_filter" // packets are dropped for where they are from
+	OnInterface ObstacleKind = "interface" // the external one is another than that to the peers
+	OnPods      ObstacleKind = "pods"      // they are not in the network
+)
 
 func (o Obstacle) String() string {
 	text := o.Subject + ": " + o.Problem

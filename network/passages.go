@@ -38,6 +38,8 @@ type Passages struct {
 	lookout
 	// OwnBridge is set if cni0 is for the pods of this daemon's network and no other one.
 	OwnBridge bool
+	// Docker is set if it may be Docker that starts this host's pods.
+	Docker bool
 
 	view    PassageView
 	report  func([]Obstacle)
@@ -95,6 +97,11 @@ func (p *Passages) Look(ctx context.Context, w *Desired) (all []Obstacle, err er
 	}
 	for _, f := range w.Own.Subnet.Families() {
 		all = slices.Concat(all, closedPassages(f, ifaces, p.view.Forwards(f), w.Backend, w.Host, w.Own.Subnet), leftBridge(ifaces, w.Own.Subnet.Of(f), networks))
+	}
+	if d := byName(ifaces, dockerBridge); p.Docker && d != nil && d.Running { // with containers
+		all = append(all, StrayDocker(ifaces, w.Own.Subnet, func(name string) bool {
+			return name == w.Host.V4.Iface || name == w.Backend.Device(w.Host, ip.V4)
+		})...)
 	}
 	return all, nil
 }
@@ -216,7 +223,7 @@ func leftBridge(ifaces []kernel.Interface, own netip.Prefix, networks []netip.Pr
 		return nil
 	}
 	return []Obstacle{{
-		Subject: CNIBridge,
+		Kind: OnPods, Subject: CNIBridge,
 		Problem: "its address " + left.String() + " is not of this host's subnet " + own.String() + ", and nor are those of its pods: make them anew",
 		Remedy:  "ip link delete " + CNIBridge,
 	}}

@@ -56,7 +56,21 @@ func way(path kernel.Path) string {
 }
 
 // cause is why packets go astray.
-type cause struct{ problem, remedy string }
+type cause struct {
+	problem, remedy string
+	kind            ObstacleKind
+}
+
+// hurts notes what is cut off for a cause.
+func (c *pathCheck) hurts(why cause, peer ip.Subnet, subject string) {
+	c.astray[peer] = true
+	if c.causes[why] == nil {
+		c.causes[why] = new(mention)
+	}
+	if hurt := c.causes[why]; !slices.Contains(hurt.names, subject) {
+		hurt.add(subject)
+	}
+}
 
 func newPathCheck(view PathView, w *Desired, f ip.Family, seen pathsSeen) *pathCheck {
 	c := &pathCheck{
@@ -185,12 +199,17 @@ func (c *pathCheck) addSubnet(l *subnet.Lease, bits int, want func(kernel.Path) 
 	}
 }
 
+// hostOf is what messages call the host of a lease.
+func hostOf(l *subnet.Lease, f ip.Family) string {
+	return fmt.Sprintf("%s, the host of %s", l.PublicIP.Of(f), l.Subnet)
+}
+
 // addHost asks for a peer's public address.
 func (c *pathCheck) addHost(l *subnet.Lease, note string, want func(kernel.Path) bool) {
 	to := l.PublicIP.Of(c.family)
 	c.queries = append(c.queries, question{
 		PathQuery: kernel.PathQuery{To: to, From: c.host.Addr},
-		subject:   fmt.Sprintf("%s, the host of %s", to, l.Subnet), peer: l.Subnet, want: want, note: note,
+		subject:   hostOf(l, c.family), peer: l.Subnet, want: want, note: note,
 	})
 }
 
@@ -220,13 +239,7 @@ func (c *pathCheck) ask(ctx context.Context) error {
 		if !found {
 			continue
 		}
-		c.astray[q.peer] = true
-		if c.causes[why] == nil {
-			c.causes[why] = new(mention)
-		}
-		if hurt := c.causes[why]; !slices.Contains(hurt.names, q.subject) {
-			hurt.add(q.subject)
-		}
+		c.hurts(why, q.peer, q.subject)
 	}
 	return nil
 }
@@ -256,25 +269,25 @@ func (c *pathCheck) explain(q question, path kernel.Path) (cause, bool, error) {
 		if !ok {
 			return cause{}, false, nil
 		}
-		return cause{how + fmt.Sprintf(": the rule %q stands before table main", rule), c.ruleBefore(rule, q)}, true, nil
+		return cause{problem: how + fmt.Sprintf(": the rule %q stands before table main", rule), remedy: c.ruleBefore(rule, q)}, true, nil
 	}
 	switch {
 	case r.IsLocal():
 		remedy := c.addrRemedy(r)
-		return cause{fmt.Sprintf("in part not reachable: %s is an address of this host, on %s", r.Dst.Addr(), r.Dev), remedy}, remedy != "", nil
+		return cause{problem: fmt.Sprintf("in part not reachable: %s is an address of this host, on %s", r.Dst.Addr(), r.Dev), remedy: remedy}, remedy != "", nil
 	case r.Main() && r.Dst.Bits() < q.bits:
 		return cause{}, false, nil
 	case r.Main() && !within(c.network, r.Dst) && !within(c.host.Net, r.Dst):
 		// A route that others need: no command would be right for all.
-		return cause{how + fmt.Sprintf(": the route %s is in the way", r), ""}, true, nil
+		return cause{problem: how + fmt.Sprintf(": the route %s is in the way", r)}, true, nil
 	case r.Main():
-		return cause{how + fmt.Sprintf(": the route %s is in the way", r), c.routeRemedy(r)}, true, nil
+		return cause{problem: how + fmt.Sprintf(": the route %s is in the way", r), remedy: c.routeRemedy(r)}, true, nil
 	}
 	rule, ok := c.rule(q.PathQuery, func(rule kernel.Rule) bool { return rule.LooksUp(r.Table) })
 	if !ok {
-		return cause{how + fmt.Sprintf(": the route %s is in the way", r), r.Delete()}, true, nil
+		return cause{problem: how + fmt.Sprintf(": the route %s is in the way", r), remedy: r.Delete()}, true, nil
 	}
-	return cause{how + fmt.Sprintf(": the rule %q stands before table main and finds the route %s", rule, r), c.ruleBefore(rule, q)}, true, nil
+	return cause{problem: how + fmt.Sprintf(": the rule %q stands before table main and finds the route %s", rule, r), remedy: c.ruleBefore(rule, q)}, true, nil
 }
 
 // within reports whether a network has all of p.
@@ -348,7 +361,7 @@ func (c *pathCheck) obstacles() []Obstacle {
 		if hurt.more > 0 {
 			subject = fmt.Sprintf("peers in %s", c.network)
 		}
-		all = append(all, Obstacle{subject, why.problem, why.remedy})
+		all = append(all, Obstacle{why.kind, subject, why.problem, why.remedy})
 	}
 	slices.SortFunc(all, func(a, b Obstacle) int {
 		return cmp.Or(cmp.Compare(a.Subject, b.Subject), cmp.Compare(a.Problem, b.Problem))

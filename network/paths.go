@@ -146,15 +146,19 @@ func (p *Paths) check(ctx context.Context) error {
 	astray := make(map[ip.Subnet]bool)
 	for _, f := range families {
 		c := newPathCheck(p.view, w, f, p.seen[f])
-		for _, l := range p.choose(w, c, rerouted) {
+		chosen := p.choose(w, c, rerouted)
+		for _, l := range chosen {
 			c.addPeer(l)
 		}
 		c.addOwn()
 		if err := c.ask(ctx); err != nil {
 			return err
 		}
+		if err := c.askSources(ctx, chosen, p.astray); err != nil {
+			return err
+		}
 		maps.Copy(astray, c.astray)
-		found = append(found, c.obstacles()...)
+		found = slices.Concat(found, c.obstacles(), WrongInterface(f, c.host, c.ifaces, w.Peers))
 	}
 	p.checked, p.astray = w.Peers, astray
 	p.report(found)

@@ -2,6 +2,12 @@ package subnet
 
 import "time"
 
+// SlowAnswer is how long a server of a store may take for an answer, if all is well.
+const SlowAnswer = time.Second
+
+// SlowRemedy is what to do about one that takes longer.
+const SlowRemedy = "see its log, its disk and its load, and the network between"
+
 // ServerHealth is what a server of a store says of itself, whatever network it has.
 type ServerHealth struct {
 	Name    string // as messages call it, without a password

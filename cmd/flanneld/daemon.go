@@ -97,7 +97,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 		return func(now []network.Obstacle) { obstacles.Report(source, now) }
 	}
 	passages := network.NewPassages(machine, report("passages"))
-	passages.OwnBridge = o.cniFile != ""
+	passages.OwnBridge, passages.Docker = o.cniFile != "", o.kube == nil && o.cniFile == ""
 	d.external = network.NewExternal(o.iface, machine, external, store.Reconnect, d.sawExternal)
 	machine.Follow(external.Net().Families()) // until a configuration says more
 	d.followers = []follower{
@@ -114,6 +114,9 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 		})
 		d.followers = append(d.followers, later{d.prober, ready})
 	}
+	o.etcd.Lag.Tell(func(took time.Duration) {
+		d.publisher.update(func(f *facts) { f.storeTakes = took })
+	})
 	d.rules = newRules(o)
 	if o.rules != nil {
 		firewalls := network.NewFirewalls(machine, report("firewall"))

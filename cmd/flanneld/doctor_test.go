@@ -12,6 +12,7 @@ import (
 
 	"flanneld/network/doctor"
 	"flanneld/pkg/lab"
+	"flanneld/pkg/status"
 )
 
 // examined has -doctor look at a host, with the options of its daemon.
@@ -44,6 +45,13 @@ func (h *node) names(what, check, text string, args ...string) {
 		}
 		return ""
 	})
+}
+
+// named is names of what is in the way of packets, and checks that the daemon tells it, too.
+func (h *node) named(what, check, text string) {
+	h.n.t.Helper()
+	h.names(what, check, text)
+	h.tells(what, status.ComponentPackets, text)
 }
 
 // well checks that -doctor finds nothing to be wrong, and knows all, but for the checks that
@@ -112,17 +120,17 @@ func TestDoctorNames(t *testing.T) {
 	h.well("at first")
 
 	h.sysctl("net.ipv4.ip_forward", 0)
-	h.names("no forwarding", "forwarding", "net.ipv4.ip_forward is 0")
+	h.named("no forwarding", "forwarding", "net.ipv4.ip_forward is 0")
 	h.sysctl("net.ipv4.ip_forward", 1)
 
 	h.nft("table inet mine {\n chain last {\n type filter hook forward priority 5; policy accept;\n ct state established,related accept\n counter reject\n }\n}\n")
-	h.names("a REJECT at the end", "filters", "table inet mine of nftables")
+	h.named("a REJECT at the end", "filters", "table inet mine of nftables")
 	h.nft("delete table inet mine")
 
 	h.ip("tuntap add vpn mode tun")
 	h.ip("link set vpn up")
 	h.ip("route add " + netip.PrefixFrom(other.subnet().Addr(), 25).String() + " dev vpn proto static")
-	h.names("a route to a part of a peer's subnet", "routes", other.subnet().String()+": in part not reachable")
+	h.named("a route to a part of a peer's subnet", "routes", other.subnet().String()+": in part not reachable")
 	h.ip("route flush dev vpn proto static")
 	free := "10.5.250.0/24"
 	if other.subnet().String() == free || h.subnet().String() == free {
@@ -137,7 +145,7 @@ func TestDoctorNames(t *testing.T) {
 	h.sysctl("net.ipv4.conf.eth1.rp_filter", 0)
 	h.ip("route add " + other.Addr.String() + "/32 dev eth1")
 	h.sysctl("net.ipv4.conf.eth0.rp_filter", 1)
-	h.names("asymmetric routes", "rp_filter", other.Addr.String()+" that come in by eth0 are dropped, as the way back to it is by eth1")
+	h.named("asymmetric routes", "rp_filter", "packets that come in by eth0 are dropped, as the way back is by eth1")
 	h.sysctl("net.ipv4.conf.eth0.rp_filter", 2)
 	h.ip("route del " + other.Addr.String() + "/32 dev eth1")
 	h.ip("link del eth1")
@@ -147,7 +155,7 @@ func TestDoctorNames(t *testing.T) {
 	h.ip("addr flush dev docker0")
 	h.ip("addr add 172.17.0.1/16 dev docker0")
 	h.ip("link set docker0 up")
-	h.names("docker0 of another network", "pods", "docker0 has 172.17.0.1/16")
+	h.named("docker0 of another network", "pods", "docker0: it has 172.17.0.1/16")
 	h.ip("addr flush dev docker0")
 	h.ip("addr add " + netip.PrefixFrom(h.subnet().Addr().Next(), 24).String() + " dev docker0")
 
@@ -177,7 +185,7 @@ func TestDoctorNamesIPTables(t *testing.T) {
 		n.readyWithPods()
 		h := n.nodes[0]
 		h.restore("*filter\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -j REJECT\nCOMMIT\n", true)
-		h.names("a REJECT", "filters", "table filter of "+variant)
+		h.named("a REJECT", "filters", "table filter of "+variant)
 	})
 }
 
@@ -194,7 +202,7 @@ func TestDoctorNamesWrongInterface(t *testing.T) {
 	other.waitReady()
 	h.addPod()
 	h.waitPeers(soon, other.peer())
-	h.names("the interface of a NAT", "interface", "leads to none of the other hosts, and eth0 is in their network")
+	h.named("the interface of a NAT", "interface", "leads to none of the other hosts, and eth0 is in their network")
 }
 
 // An etcd that is slow or down is named, and what depends on it is not known, and no fault.
@@ -216,12 +224,15 @@ func TestDoctorNamesStore(t *testing.T) {
 
 	p.slow(1500 * time.Millisecond)
 	h.names("a slow etcd", "store", "to answer")
+	h.tells("a slow etcd", status.ComponentStore, "to answer")
 	p.slow(0)
+	h.waitScreen(0)
 	h.well("quick again")
 
 	n.etcd.Kill()
 	h.waitScreen(1, "etcd cannot be used")
 	h.names("no etcd", "store", "connection")
+	h.tells("no etcd", status.ComponentStore, "etcd cannot be used")
 	_, r := h.examined("-etcd-password=" + password)
 	_, screen := h.act("-doctor", "-etcd-password="+password)
 	if all := jsonText(t, r) + screen; strings.Contains(all, password) {
@@ -256,7 +267,8 @@ func TestDoctorNamesPeer(t *testing.T) {
 	h.well("at first")
 	other.nft("table inet mine {\n chain shut {\n type filter hook input priority 5; policy accept;\n udp dport 8472 drop\n }\n}\n")
 	h.names("a port that is shut", "reachability", other.subnet().String()+" ("+other.Addr.String()+") is unreachable")
-	other.names("its own rule", "filters", "table inet mine of nftables")
+	h.tells("a port that is shut", status.ComponentPeers, other.subnet().String())
+	other.named("its own rule", "filters", "table inet mine of nftables")
 	other.nft("delete table inet mine")
 	h.well("open again")
 	other.well("open again")

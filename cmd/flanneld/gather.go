@@ -275,7 +275,7 @@ func (g *gathering) lookAtHost(ctx context.Context) {
 	view, ok := g.machine.(network.PathView)
 	if !ok {
 		f.NoPaths = errors.New("this host does not tell which way packets take")
-		f.NoForeign, f.NoRejected = f.NoPaths, f.NoPaths
+		f.NoForeign = f.NoPaths
 		return
 	}
 	if f.Own != nil {
@@ -287,14 +287,13 @@ func (g *gathering) lookAtHost(ctx context.Context) {
 			break
 		}
 	}
-	f.Rejected, f.NoRejected = g.rejected(ctx, view)
 	if f.CNIFile != "" && f.Own != nil {
 		problems, err := cni.New(f.CNIFile, g.options.cniTemplate).Look(cni.Values{
 			Network: f.Config.Network(), Subnet: f.Own.Subnet, MTU: f.Backend.MTU(g.host), IPMasq: g.options.ipMasq, Iface: g.host.First().Iface,
 		})
 		f.NoCNI, f.LookedAtCNI = err, true
 		for _, p := range problems {
-			f.CNI = append(f.CNI, network.Obstacle(p))
+			f.CNI = append(f.CNI, network.Obstacle{Subject: p.Subject, Problem: p.Problem, Remedy: p.Remedy})
 		}
 	}
 }
@@ -371,58 +370,6 @@ func moduleFeature(name, module string, used bool) doctor.Feature {
 		}
 	}
 	return k
-}
-
-// rejectedMost is about how many peers the kernel is asked.
-const rejectedMost = 64
-
-// rejected returns from which peers packets do not come in, as the kernel sends what is for them by
-// another interface than they come by.
-func (g *gathering) rejected(ctx context.Context, view network.PathView) ([]doctor.Rejected, error) {
-	f := g.facts
-	u := g.host.V4
-	var in, back []kernel.PathQuery
-	for n := range min(len(g.desired.Peers), rejectedMost) {
-		l := g.desired.Peers[n*len(g.desired.Peers)/min(len(g.desired.Peers), rejectedMost)]
-		if from := l.PublicIP.V4; from.IsValid() && u.Addr.IsValid() {
-			in = append(in, kernel.PathQuery{To: u.Addr, From: from, IIF: u.Iface})
-			back = append(back, kernel.PathQuery{To: from, From: u.Addr})
-		}
-		device, to := f.Backend.Device(g.host, ip.V4), f.Own.Subnet.V4.Addr()
-		if from := l.Subnet.V4; device != "" && from.IsValid() && to.IsValid() && !backend.UsesLinks(f.Backend) {
-			in = append(in, kernel.PathQuery{To: to, From: from.Addr().Next(), IIF: device})
-			back = append(back, kernel.PathQuery{To: from.Addr().Next()})
-		}
-	}
-	comes, err := view.Paths(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	goes, err := view.Paths(ctx, back)
-	if err != nil {
-		return nil, err
-	}
-	var all []doctor.Rejected
-	for i, path := range comes {
-		refused := errors.Is(path.Err, unix.EXDEV) || errors.Is(path.Err, unix.EINVAL) && goes[i].Dev != in[i].IIF // as kernels from 6.14 on have it
-		if set, strict := strictFilter(in[i].IIF); refused && strict {
-			all = append(all, doctor.Rejected{Iface: in[i].IIF, From: in[i].From, Back: goes[i].Dev, Set: set})
-		}
-	}
-	return all, nil
-}
-
-// strictFilter returns the setting of an interface by which packets are dropped for which the way
-// back is another one, and whether it is on: the larger of its own and that of all counts.
-func strictFilter(iface string) (setting string, on bool) {
-	most := 0
-	for _, name := range []string{"all", iface} {
-		v, err := os.ReadFile("/proc/sys/net/ipv4/conf/" + name + "/rp_filter")
-		if n, bad := strconv.Atoi(strings.TrimSpace(string(v))); err == nil && bad == nil {
-			most = max(most, n)
-		}
-	}
-	return "net.ipv4.conf." + strings.ReplaceAll(iface, ".", "/") + ".rp_filter", most == 1
 }
 
 // bootOrder is in which order systemd starts what needs this host's subnet.

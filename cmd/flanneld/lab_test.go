@@ -19,6 +19,7 @@ import (
 	daemon "flanneld/cmd/flanneld"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
+	"flanneld/pkg/lab/browser"
 )
 
 // daemonBinary is the flanneld under test, built anew for each run, with the
@@ -109,6 +110,7 @@ type node struct {
 	past   []*lab.Daemon // and the present one
 	pod    *lab.Pod      // the latest
 	pods   int
+	page   *browser.Tab // that shows its daemon
 	// resolved are the addresses of strangers that have a neighbour entry.
 	resolved map[netip.Addr]bool
 }

@@ -77,6 +77,7 @@ type facts struct {
 	storeFailed    error               // why
 	storeSince     time.Time           // since when it can, if it can
 	outages        int                 // how often it could not
+	storeTakes     time.Duration       // for an answer, where that is too long; else 0
 	store          string              // what messages call it
 }
 
@@ -201,7 +202,7 @@ func (p *publisher) configureCNI(env network.Env, iface string) []network.Obstac
 	}
 	var obstacles []network.Obstacle
 	for _, problem := range p.cni.Problems() {
-		obstacles = append(obstacles, network.Obstacle(problem))
+		obstacles = append(obstacles, network.Obstacle{Subject: problem.Subject, Problem: problem.Problem, Remedy: problem.Remedy})
 	}
 	return obstacles
 }
@@ -299,7 +300,11 @@ func (f *facts) problems(obstacles []network.Obstacle) []status.Problem {
 		add(status.ComponentPeers, "%d leases unusable", n)
 	}
 	if f.unreached != nil {
-		problems = append(problems, *f.unreached)
+		problem := *f.unreached
+		if len(obstacles) > 0 {
+			problem.Text += "; first mend what is in the way of packets on this host"
+		}
+		problems = append(problems, problem)
 	}
 	down := make(map[string]bool)
 	for _, family := range ip.Families {
@@ -324,6 +329,8 @@ func (f *facts) problems(obstacles []network.Obstacle) []status.Problem {
 			text += ": " + f.storeFailed.Error()
 		}
 		add(status.ComponentStore, "%s", text)
+	} else if f.storeTakes > 0 {
+		add(status.ComponentStore, "%s takes %s to answer: %s", f.store, f.storeTakes.Round(time.Second/10), subnet.SlowRemedy)
 	}
 	return problems
 }

@@ -48,12 +48,15 @@ func (h *node) waitReach(p peer, state status.PeerState, says ...string) {
 	})
 }
 
+// dialSocket connects to the socket that the daemon answers root at.
+func (h *node) dialSocket(ctx context.Context, _, _ string) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(h.Dir, "subnet.env.sock"))
+}
+
 // metrics are those of the daemon, as root has them from its socket.
 func (h *node) metrics() string {
 	h.n.t.Helper()
-	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(h.Dir, "subnet.env.sock"))
-	}, DisableKeepAlives: true}, Timeout: soon}
+	c := http.Client{Transport: &http.Transport{DialContext: h.dialSocket, DisableKeepAlives: true}, Timeout: soon}
 	answer, err := c.Get("http://flanneld/metrics")
 	check(h.n.t, err)
 	defer answer.Body.Close()
@@ -190,6 +193,7 @@ func TestReach(t *testing.T) {
 				by = "path MTU"
 			}
 			near.names(test.name, by, far.peer().subnets())
+			near.tells(test.name, status.ComponentPeers, far.peer().subnets())
 			for _, state := range status.TroubledStates {
 				count := 0
 				if state == test.state {

@@ -192,11 +192,53 @@ func TestPageIsServed(t *testing.T) {
 // host.
 func (h *node) reach() string {
 	h.n.t.Helper()
+	return h.passOn(h.DialContext)
+}
+
+// passOn is a URL at which whoever asks gets what the daemon answers at a connection.
+func (h *node) passOn(dial func(ctx context.Context, network, addr string) (net.Conn, error)) string {
 	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: httpAddr})
-	proxy.Transport = &http.Transport{DialContext: h.DialContext}
+	proxy.Transport = &http.Transport{DialContext: dial}
 	server := httptest.NewServer(proxy)
 	h.n.t.Cleanup(server.Close)
 	return server.URL
+}
+
+// tells checks that status, metrics and page say the same of what is wrong with a host, and name
+// nothing else: but for the peers that what is in the way of packets keeps them from.
+func (h *node) tells(what string, c status.Component, text string) {
+	h.n.t.Helper()
+	expected := func(p status.Problem) bool {
+		return p.Component == c || c == status.ComponentPackets && p.Component == status.ComponentPeers && strings.Contains(p.Text, "first mend")
+	}
+	var problems []status.Problem
+	h.n.wait(noticed, what+": its status", func() string {
+		code, s := h.status()
+		problems = s.Problems
+		all := fmt.Sprintf("status %d, problems %+v", code, problems)
+		switch {
+		case code != 1, !slices.ContainsFunc(problems, func(p status.Problem) bool { return p.Component == c && strings.Contains(p.String(), text) }):
+			return all + " without " + text
+		case slices.ContainsFunc(problems, func(p status.Problem) bool { return !expected(p) }):
+			return all
+		}
+		for _, component := range status.Components {
+			count := 0
+			for _, p := range problems {
+				if p.Component == component {
+					count++
+				}
+			}
+			if want, metrics := fmt.Sprintf("flanneld_problems{component=%q} %d\n", component, count), h.metrics(); !strings.Contains(metrics, want) || !strings.Contains(metrics, "flanneld_healthy 0\n") {
+				return fmt.Sprintf("%s, and metrics without %q: %s", all, want, metrics)
+			}
+		}
+		return ""
+	})
+	if h.page == nil {
+		h.page = browser.Open(h.n.t.(*testing.T), h.passOn(h.dialSocket), 1280, 900, false)
+	}
+	h.page.Wait(fmt.Sprintf("document.querySelector('#health').textContent === 'degraded' && document.querySelector('#problem-list').textContent.includes(%q) && document.querySelectorAll('#problem-list li').length === %d", text, len(problems)), noticed)
 }
 
 // Someone who looks at the page of a daemon sees hosts come, go, and be in trouble.

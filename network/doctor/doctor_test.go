@@ -131,7 +131,7 @@ func TestFindings(t *testing.T) {
 			u := f.Underlays[ip.V4]
 			u.Used.Iface, u.Used.Addr, u.Used.Net = "eth1", addr("10.0.2.15"), pfx("10.0.2.0/24")
 			f.Underlays[ip.V4] = u
-		}, "interface", "eth1 with 10.0.2.15 leads to none of the other hosts, and eth0 is in their network", "-iface=eth0"},
+		}, "interface", "eth1: with 10.0.2.15 it leads to none of the other hosts, and eth0 is in their network", "-iface=eth0"},
 		{"the lease is another host's", func(f *Facts) { f.Own, f.Leases = nil, []*subnet.Lease{lease("10.5.3.0/24", "192.168.0.77", "")} }, "lease", "the lease of another host: 192.168.0.77", "restart flanneld"},
 		{"there is no lease", func(f *Facts) { f.Own, f.Leases = nil, nil }, "lease", "10.5.3.0/24, which /run/flannel/subnet.env names, is no lease in etcd", "start flanneld"},
 		{"a lease that is not renewed", func(f *Facts) { f.Own.Expires = now.Add(10 * time.Minute) }, "lease", "ends in 10m0s", "log"},
@@ -148,8 +148,10 @@ func TestFindings(t *testing.T) {
 		{"forwarding", func(f *Facts) { f.Passages = []network.Obstacle{o} }, "forwarding", o.Problem, o.Remedy},
 		{"rp_filter", func(f *Facts) {
 			f.Peers[0].State = status.PeerUnreachable
-			f.Rejected = []Rejected{{Iface: "eth0", From: addr("192.168.0.3"), Back: "eth1", Set: "net.ipv4.conf.eth0.rp_filter"}}
-		}, "rp_filter", "192.168.0.3 that come in by eth0 are dropped, as the way back to it is by eth1", "sysctl -w net.ipv4.conf.eth0.rp_filter=2"},
+			rejected := o
+			rejected.Kind = network.OnRPFilter
+			f.Paths = []network.Obstacle{rejected}
+		}, "rp_filter", o.Problem, o.Remedy},
 		{"no br_netfilter", func(f *Facts) { f.Store.Kubernetes = true }, "bridge", "on docker0", "modprobe br_netfilter"},
 		{"a firewall", func(f *Facts) { f.Filters = []network.Obstacle{o} }, "filters", o.Problem, o.Remedy},
 		{"a route in the way", func(f *Facts) { f.Paths = []network.Obstacle{o} }, "routes", o.Problem, o.Remedy},
@@ -157,7 +159,9 @@ func TestFindings(t *testing.T) {
 			f.Foreign = map[ip.Family][]kernel.TableRoute{ip.V4: {{Dst: pfx("10.5.77.0/24"), Dev: "eth1", Table: 254}, {Dst: pfx("10.0.0.0/8"), Table: 254}, {Dst: pfx("10.5.4.0/25"), Table: 254}}}
 		}, "overlap", "lies in Network 10.5.0.0/16", "SubnetMin"},
 		{"docker0 of another network", func(f *Facts) { f.CNIFile, f.Interfaces[2] = "", iface("docker0", "172.17.0.1/16") }, "pods", "docker0 has 172.17.0.1/16", "restart docker"},
-		{"cni0 of another subnet", func(f *Facts) { f.Passages = []network.Obstacle{{Subject: network.CNIBridge, Problem: "its address"}} }, "pods", "cni0: its address", ""},
+		{"cni0 of another subnet", func(f *Facts) {
+			f.Passages = []network.Obstacle{{Kind: network.OnPods, Subject: network.CNIBridge, Problem: "its address"}}
+		}, "pods", "cni0: its address", ""},
 		{"another CNI file", func(f *Facts) { f.CNI = []network.Obstacle{o} }, "CNI", o.Problem, o.Remedy},
 		{"a boot in disorder", func(f *Facts) { f.Boot.Before = f.Boot.Units }, "boot order", "docker.service may be started before", "After=flanneld.service"},
 		{"a lease that cannot be used", func(f *Facts) {
@@ -201,7 +205,7 @@ func TestUnknown(t *testing.T) {
 		"kernel":        func(f *Facts) { f.Features[0].Err = failed },
 		"leftovers":     func(f *Facts) { f.NoInterfaces = failed },
 		"forwarding":    func(f *Facts) { f.NoPassages = failed },
-		"rp_filter":     func(f *Facts) { f.NoRejected = failed },
+		"rp_filter":     func(f *Facts) { f.NoPaths = failed },
 		"filters":       func(f *Facts) { f.NoFilters = failed },
 		"routes":        func(f *Facts) { f.NoPaths = failed },
 		"overlap":       func(f *Facts) { f.NoForeign = failed },

@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"net/netip"
 	"time"
 
 	"flanneld/backend"
@@ -55,9 +54,7 @@ type Facts struct {
 	// Passages, Filters and Paths are what keeps packets from their way.
 	Passages, Filters, Paths       []network.Obstacle
 	NoPassages, NoFilters, NoPaths error
-	Managers                       []string // programs that keep packet filters, and run
-	Rejected                       []Rejected
-	NoRejected                     error
+	Managers                       []string                          // programs that keep packet filters, and run
 	Foreign                        map[ip.Family][]kernel.TableRoute // inside Network, of others
 	NoForeign                      error
 	Bridged                        *int // net.bridge.bridge-nf-call-iptables; nil if there is none
@@ -106,15 +103,6 @@ type Feature struct {
 	Has    bool
 	Remedy string
 	Err    error // why it is not known
-}
-
-// Rejected is an interface by which packets of others do not come in, as the kernel finds the
-// way back elsewhere.
-type Rejected struct {
-	Iface string
-	From  netip.Addr
-	Back  string // the interface of the way back; empty if there is none
-	Set   string // the setting of rp_filter that is strict
 }
 
 // Boot is in which order units are started.

@@ -45,12 +45,8 @@ func checkInterface(f *Facts) []Finding {
 			all = append(all, bad("", "%s: %v", network.ExternalOf(family), u.Err))
 			continue
 		}
-		if better := f.betterInterface(family); better != "" {
-			option := "-iface"
-			if family == ip.V6 {
-				option = "-iface-ipv6"
-			}
-			all = append(all, bad(option+"="+better, "%s with %s leads to none of the other hosts, and %s is in their network", u.Used.Iface, u.Used.Addr, better))
+		if wrong := network.WrongInterface(family, u.Used, f.Interfaces, f.Others); len(wrong) > 0 {
+			all = append(all, obstacles(wrong, every)...)
 			continue
 		}
 		if i := f.iface(u.Used.Iface); i != nil && !i.Up {
@@ -67,30 +63,6 @@ func checkInterface(f *Facts) []Finding {
 		all = append(all, good("%s", strings.Join(well, "; "))...)
 	}
 	return all
-}
-
-// betterInterface returns the interface in whose network all the other hosts are, if none is in
-// that of the one in use.
-func (f *Facts) betterInterface(family ip.Family) string {
-	u := f.Underlays[family].Used
-	var hosts []netip.Addr
-	for _, l := range f.Others {
-		if a := l.PublicIP.Of(family); a.IsValid() {
-			hosts = append(hosts, a)
-		}
-	}
-	holdsAll := func(p netip.Prefix) bool {
-		return !p.IsSingleIP() && !slices.ContainsFunc(hosts, func(a netip.Addr) bool { return !p.Masked().Contains(a) })
-	}
-	if len(hosts) == 0 || slices.ContainsFunc(hosts, u.Net.Contains) {
-		return ""
-	}
-	for _, i := range f.Interfaces {
-		if i.Name != u.Iface && i.Up && !i.PointToPoint && !i.Loopback && slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return holdsAll(a.Prefix) }) {
-			return i.Name
-		}
-	}
-	return ""
 }
 
 func checkKernel(f *Facts) []Finding {
@@ -132,18 +104,22 @@ func checkObjects(f *Facts) []Finding {
 	return good("all %d that there should be are in place", wanted)
 }
 
-// obstacles are the findings that obstacles are.
-func obstacles(found []network.Obstacle, not func(network.Obstacle) bool) (all []Finding) {
+// obstacles are the findings that obstacles are, of those that are for a check.
+func obstacles(found []network.Obstacle, is func(network.Obstacle) bool) (all []Finding) {
 	for _, o := range found {
-		if not == nil || !not(o) {
+		if is(o) {
 			all = append(all, bad(o.Remedy, "%s: %s", o.Subject, o.Problem))
 		}
 	}
 	return all
 }
 
-// ofBridge is whether an obstacle is for checkPods.
-func ofBridge(o network.Obstacle) bool { return o.Subject == network.CNIBridge }
+func every(network.Obstacle) bool { return true }
+
+// of tells obstacles of a kind.
+func of(kind network.ObstacleKind) func(network.Obstacle) bool {
+	return func(o network.Obstacle) bool { return o.Kind == kind }
+}
 
 func checkForwarding(f *Facts) []Finding {
 	switch {
@@ -152,26 +128,17 @@ func checkForwarding(f *Facts) []Finding {
 	case f.NoPassages != nil:
 		return unknown("%v", f.NoPassages)
 	}
-	return or(obstacles(f.Passages, ofBridge), good("on, of this host and of the devices that pods' packets come in by"))
+	return or(obstacles(f.Passages, of("")), good("on, of this host and of the devices that pods' packets come in by"))
 }
 
 func checkReversePath(f *Facts) []Finding {
 	switch {
-	case f.NoRejected != nil:
-		return unknown("%v", f.NoRejected)
 	case f.Config == nil || f.Own == nil:
 		return unknown("it is not known who the other hosts are")
+	case f.NoPaths != nil:
+		return unknown("%v", f.NoPaths)
 	}
-	var all []Finding
-	for _, r := range f.Rejected {
-		back := "there is no way back to it"
-		if r.Back != "" {
-			back = "the way back to it is by " + r.Back
-		}
-		remedy := "sysctl -w " + r.Set + "=2"
-		all = append(all, bad(remedy, "packets of %s that come in by %s are dropped, as %s, and %s is 1", r.From, r.Iface, back, r.Set))
-	}
-	return or(all, good("packets of other hosts are not dropped for their source"))
+	return or(obstacles(f.Paths, of(network.OnRPFilter)), good("packets of other hosts are not dropped for their source"))
 }
 
 func checkBridged(f *Facts) []Finding {
@@ -224,7 +191,7 @@ func checkFilters(f *Facts) []Finding {
 	if len(f.Managers) > 0 {
 		runs = "; " + strings.Join(f.Managers, " and ") + " is there"
 	}
-	return or(obstacles(f.Filters, nil), good("rules of nftables and iptables let the network's packets through%s", runs))
+	return or(obstacles(f.Filters, every), good("rules of nftables and iptables let the network's packets through%s", runs))
 }
 
 func checkRoutes(f *Facts) []Finding {
@@ -234,7 +201,7 @@ func checkRoutes(f *Facts) []Finding {
 	case f.NoPaths != nil:
 		return unknown("%v", f.NoPaths)
 	}
-	return or(obstacles(f.Paths, nil), good("packets for %d peers, and for this host's pods, go their way", len(f.Others)))
+	return or(obstacles(f.Paths, of("")), good("packets for %d peers, and for this host's pods, go their way", len(f.Others)))
 }
 
 func checkOverlap(f *Facts) []Finding {
@@ -281,7 +248,7 @@ func checkPods(f *Facts) []Finding {
 	if f.NoInterfaces != nil {
 		return unknown("%v", f.NoInterfaces)
 	}
-	if all := obstacles(f.Passages, func(o network.Obstacle) bool { return !ofBridge(o) }); len(all) > 0 {
+	if all := obstacles(f.Passages, of(network.OnPods)); len(all) > 0 {
 		return all
 	}
 	own := f.subnet()
@@ -293,16 +260,10 @@ func checkPods(f *Facts) []Finding {
 	}); i >= 0 {
 		return good("%s has an address of %s", f.Interfaces[i].Name, own)
 	}
-	docker := f.iface("docker0")
-	if docker == nil || f.CNIBridge || f.Store.Kubernetes || f.iface(network.CNIBridge) != nil {
+	if f.CNIBridge || f.Store.Kubernetes {
 		return nil // or pods have no bridge
 	}
-	for _, a := range docker.Addrs {
-		if a.Prefix.Addr().Is4() && own.V4.IsValid() {
-			return []Finding{bad("systemctl restart docker, once it takes its options from subnet.env; its containers get new addresses", "docker0 has %s, which is not of this host's subnet %s: Docker was started before flanneld, or without its options", a.Prefix, own)}
-		}
-	}
-	return nil
+	return obstacles(network.StrayDocker(f.Interfaces, own, f.isExternal), every)
 }
 
 func (f *Facts) isExternal(name string) bool {
@@ -335,7 +296,7 @@ func checkCNI(f *Facts) []Finding {
 	case !f.LookedAtCNI:
 		return unknown("%s was not looked at: this host's subnet is not known", f.CNIFile)
 	}
-	return or(obstacles(f.CNI, nil), good("runtimes take %s, and its plugins are there", f.CNIFile))
+	return or(obstacles(f.CNI, every), good("runtimes take %s, and its plugins are there", f.CNIFile))
 }
 
 func checkBoot(f *Facts) []Finding {

@@ -13,12 +13,8 @@ import (
 
 // The checks of the daemon and of the store.
 
-const (
-	// slowAnswer is how long a server may take that is well.
-	slowAnswer = time.Second
-	// clockOff is how far clocks may be apart; servers tell theirs by the second.
-	clockOff = 10 * time.Second
-)
+// clockOff is how far clocks may be apart; servers tell theirs by the second.
+const clockOff = 10 * time.Second
 
 func checkDaemon(f *Facts) []Finding {
 	switch {
@@ -84,8 +80,8 @@ func checkStore(f *Facts) []Finding {
 			all = append(all, Finding{Verdict: Unknown, Text: fmt.Sprintf("%s: %v", h.Name, h.Err), Remedy: otherOptions})
 		case h.Err != nil:
 			all = append(all, bad(h.Advice, "%s: %v", h.Name, h.Err))
-		case h.Took > slowAnswer:
-			all = append(all, bad("see its log, its disk and its load, and the network between", "%s takes %s to answer", h.Name, h.Took.Round(time.Millisecond)))
+		case h.Took > subnet.SlowAnswer:
+			all = append(all, bad(subnet.SlowRemedy, "%s takes %s to answer", h.Name, h.Took.Round(time.Millisecond)))
 		default:
 			well = append(well, fmt.Sprintf("%s, version %s, answers in %s", h.Name, h.Version, h.Took.Round(time.Millisecond/10)))
 		}
@@ -102,7 +98,7 @@ func checkStore(f *Facts) []Finding {
 // slow reports whether no server answers as it should.
 func (s Store) slow() bool {
 	for _, h := range s.Servers {
-		if h.Err == nil && h.Took <= slowAnswer {
+		if h.Err == nil && h.Took <= subnet.SlowAnswer {
 			return false
 		}
 	}

@@ -90,8 +90,8 @@ type Event struct {
 	// Forwarding is set if it changed whether an interface, or the host, forwards
 	// packets that come in.
 	Forwarding bool
-	// Paths is set if a routing rule changed, or a route that does not bear our mark:
-	// packets may take another way.
+	// Paths is set if a routing rule changed, or a route that does not bear our mark, or from
+	// where packets are taken: they may take another way, or none.
 	Paths bool
 	// Lost is set if events were lost: anything may have changed.
 	Lost bool

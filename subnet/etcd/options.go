@@ -24,6 +24,8 @@ type Options struct {
 	Username, Password        string
 	// Failing is what was logged of endpoints; nil to log nothing.
 	Failing *Failing
+	// Lag gets how long it takes to answer; nil to note nothing.
+	Lag *Lag
 }
 
 // Server is one of the endpoints.

@@ -182,7 +182,11 @@ func (s *Store) poll(ctx context.Context, v *etcd.View, configs <-chan configAt,
 			waiting = false
 		case <-check.C:
 			checking.Go(func() {
+				begun := time.Now()
 				rep, err := s.ask(limited, e, request{method: http.MethodGet, key: s.configKey(), query: quorum})
+				if err == nil {
+					s.options.Lag.Note(time.Since(begun))
+				}
 				if c, known := stored(rep, err); known {
 					checked <- c
 				}

@@ -138,12 +138,25 @@ type check struct {
 // check asks the server itself.
 func (st *stream) check(ctx context.Context, from uint64, only bool) check {
 	c := check{from: from, only: only}
+	begun := time.Now()
 	c.err = st.s.ask(ctx, st.e, reads(st.s.configKey()), func(ctx context.Context, conn *grpc.ClientConn, o ...grpc.CallOption) error {
 		resp, err := pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte(st.s.configKey())}, o...)
 		c.at, c.config = resp.GetHeader(), resp.GetKvs()
 		return err
 	})
+	if c.err == nil {
+		st.s.options.Lag.Note(time.Since(begun))
+	}
 	return c
+}
+
+// pause is how long to wait for the next check.
+func (st *stream) pause() time.Duration {
+	pause := st.s.progress
+	if st.s.options.Lag.Late() { // it is soon known whether that was once
+		pause /= 6
+	}
+	return pause - rand.N(pause/4) // not all hosts at once
 }
 
 // take takes what the stream brings until it ends, or turns out to be stuck.
@@ -184,7 +197,7 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 			if behind && opened && st.v.Revision >= target {
 				first, behind = false, false
 				limit.Stop()
-				tick.Reset(st.s.progress - rand.N(st.s.progress/4)) // not all hosts at once
+				tick.Reset(st.pause())
 			}
 		case <-tick.C:
 			if opened && st.exact {
@@ -199,6 +212,9 @@ func (st *stream) take(ctx context.Context, deliver func(bool)) error {
 				return c.err
 			case st.v.Refuse(c.err): // which is no reason to give up what there is
 				deliver(true)
+			}
+			if !behind {
+				tick.Reset(st.pause())
 			}
 			switch {
 			case c.err != nil:

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,9 @@ type Interface struct {
 	ProtoDown bool // someone keeps its carrier off
 	Forwards  bool // IPv4 packets that come in by it are forwarded; of IPv6 the host alone decides
 	NoIPv6    bool // IPv6 is disabled on it, or its MTU is too small for that
+	// StrictSource: IPv4 packets that come in by it are dropped if the way back to where they are
+	// from is by another interface (rp_filter).
+	StrictSource bool
 }
 
 // Address is an address of an interface.
@@ -75,9 +79,11 @@ func (*Kernel) Interfaces(ctx context.Context) ([]Interface, error) {
 	}
 	slices.SortFunc(links, func(a, b rawLink) int { return a.index - b.index })
 	ifaces := make([]Interface, len(links))
+	filterOfAll := reversePathFilter()
 	at := make(map[int]*Interface, len(links))
 	for i, l := range links {
 		ifaces[i] = l.iface()
+		ifaces[i].StrictSource = max(l.rpFilter, filterOfAll) == strictFilter
 		at[l.index] = &ifaces[i]
 	}
 	for _, a := range addrs {
@@ -136,6 +142,20 @@ func hostForwards(f ip.Family) bool {
 	}
 	value, err := os.ReadFile(name)
 	return err == nil && strings.TrimSpace(string(value)) != "0"
+}
+
+// strictFilter is the value of rp_filter that has the way back be by the same interface. 0 and
+// 2 let it be another one. The larger of an interface's own value and that of all counts.
+const strictFilter = 1
+
+// reversePathFilter returns the value of rp_filter for all interfaces.
+func reversePathFilter() uint32 {
+	value, err := os.ReadFile("/proc/sys/net/ipv4/conf/all/rp_filter")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(value)), 10, 32)
+	return uint32(n)
 }
 
 // DefaultRoutes returns the default routes of a family in the order in which the

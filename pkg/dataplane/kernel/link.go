@@ -29,6 +29,7 @@ type rawLink struct {
 	protoDown bool
 	queueLen  uint32 // of packets to be sent
 	forwards  bool   // IPv4 packets that come in
+	rpFilter  uint32 // its reverse path filter of IPv4: 1 is strict
 	noIPv6    bool   // it has no addresses of IPv6, and takes no packets
 	// forwardingOff is set if it does not, while the host does, and should. The message does
 	// not have it.
@@ -96,19 +97,20 @@ func decodeLink(b []byte) (rawLink, bool) {
 // The numbers of settings of an interface: those of IPv4 begin with 1, those of IPv6 with 0.
 const (
 	devconfForwarding  = 1  // IPV4_DEVCONF_FORWARDING
+	devconfRPFilter    = 8  // IPV4_DEVCONF_RP_FILTER
 	devconfDisableIPv6 = 26 // DEVCONF_DISABLE_IPV6
 )
 
 // decodeSettings reads from the IFLA_AF_SPEC of a link message whether the interface
-// forwards IPv4 packets that come in, and has IPv6. Without any IPv4 settings nothing is
-// against it.
+// forwards IPv4 packets that come in, and which of them it takes, and whether it has IPv6.
+// Without any IPv4 settings nothing is against it.
 func (r *rawLink) decodeSettings(b []byte) {
 	for family, data := range attrs(b) {
 		for typ, settings := range attrs(data) {
 			setting := func(i int) uint32 { return u32(settings[min(4*i, len(settings)):]) }
 			switch {
 			case family == unix.AF_INET && typ == unix.IFLA_INET_CONF && len(settings) >= 4*devconfForwarding:
-				r.forwards = setting(devconfForwarding-1) != 0
+				r.forwards, r.rpFilter = setting(devconfForwarding-1) != 0, setting(devconfRPFilter-1)
 			case family == unix.AF_INET6 && typ == unix.IFLA_INET6_CONF:
 				r.noIPv6 = setting(devconfDisableIPv6) != 0
 			}

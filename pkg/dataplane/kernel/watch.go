@@ -212,6 +212,7 @@ func (k *Kernel) now(name string, names *links) (e state.Entry, there bool, err 
 const (
 	netconfIfindex    = 1 // NETCONFA_IFINDEX
 	netconfForwarding = 2 // NETCONFA_FORWARDING
+	netconfRPFilter   = 3 // NETCONFA_RP_FILTER
 )
 
 // settings reports a change of an interface's settings, which is no change of the link to
@@ -220,16 +221,21 @@ func (w watcher) settings(m message) {
 	if len(m.data) < unix.NLMSG_ALIGNTO {
 		return
 	}
-	index, forwarding := 0, false
+	index, forwarding, source := 0, false, false
 	for typ, data := range attrs(m.data[unix.NLMSG_ALIGNTO:]) {
 		switch typ {
 		case netconfIfindex:
 			index = int(int32(u32(data)))
 		case netconfForwarding:
 			forwarding = true
+		case netconfRPFilter:
+			source = true
 		}
 	}
 	if !forwarding {
+		if source {
+			w.emit(dataplane.Event{Paths: true})
+		}
 		return
 	}
 	if name := w.names.name(index); state.IsDeviceName(name) && m.data[0] == unix.AF_INET {

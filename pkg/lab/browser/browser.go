@@ -3,6 +3,7 @@ package browser
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -29,14 +30,60 @@ type Tab struct {
 	problems []string
 }
 
-// Open starts a browser, which looks at a URL. It ends with the test.
+// shared is the browser that all tabs are in. It ends with the last of them.
+var shared struct {
+	sync.Mutex
+	tabs int
+	ctx  context.Context
+	end  func() error
+}
+
+// enter returns the browser for a tab of a test.
+func enter(t testing.TB) context.Context {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.tabs == 0 {
+		check(t, start())
+	}
+	shared.tabs++
+	t.Cleanup(func() {
+		shared.Lock()
+		defer shared.Unlock()
+		if shared.tabs--; shared.tabs == 0 {
+			if err := shared.end(); err != nil {
+				t.Errorf("the browser: %v", err)
+			}
+		}
+	})
+	return shared.ctx
+}
+
+// start starts the browser. The caller holds shared.
+func start() error {
+	folder, err := os.MkdirTemp("", "browser-")
+	if err != nil {
+		return err
+	}
+	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
+		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.UserDataDir(folder), chromedp.Flag("no-proxy-server", true))
+	allocator, free := chromedp.NewExecAllocator(context.Background(), options...)
+	ctx, cancel := chromedp.NewContext(allocator)
+	shared.ctx, shared.end = ctx, func() error {
+		cancel()
+		free()
+		return os.RemoveAll(folder)
+	}
+	if err := chromedp.Do(ctx); err != nil {
+		return errors.Join(err, shared.end())
+	}
+	return nil
+}
+
+// Open has a browser look at a URL, in a tab of its own, until the test ends.
 func Open(t testing.TB, url string, width, height int64, dark bool) *Tab {
 	t.Helper()
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]),
-		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()), chromedp.Flag("no-proxy-server", true))
-	allocator, cancel := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(cancel)
-	ctx, cancel := chromedp.NewContext(allocator)
+	ctx, cancel := chromedp.NewContext(enter(t))
 	t.Cleanup(cancel)
 	b := &Tab{t: t, ctx: ctx, url: url}
 	scheme := "light"
