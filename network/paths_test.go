@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"flanneld/backend"
 	"flanneld/pkg/dataplane/kernel"
 	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
@@ -24,6 +25,8 @@ type pathFixture struct {
 	mu      sync.Mutex
 	foreign []kernel.TableRoute
 	routed  map[netip.Addr]bool // hosts behind a router
+	strict  bool                // about where packets are from that come in by eth0
+	refused map[netip.Addr]bool // hosts whose packets are dropped for that
 	down    bool
 	late    bool // our routes come back after the kernel was asked for paths
 	asked   []netip.Addr
@@ -33,7 +36,9 @@ type pathFixture struct {
 }
 
 func (w *pathFixture) Interfaces(context.Context) ([]kernel.Interface, error) {
-	return []kernel.Interface{{Name: "eth0", Up: true, Addrs: []kernel.Address{{Prefix: hostNet}}}}, nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return []kernel.Interface{{Name: "eth0", Up: true, StrictSource: w.strict, Addrs: []kernel.Address{{Prefix: hostNet}}}}, nil
 }
 
 func (w *pathFixture) Rules(context.Context, ip.Family) ([]kernel.Rule, error) { return nil, nil }
@@ -60,7 +65,9 @@ func (w *pathFixture) Paths(_ context.Context, queries []kernel.PathQuery) ([]ke
 	paths := make([]kernel.Path, len(queries))
 	for i, q := range queries {
 		w.asked = append(w.asked, q.To)
-		paths[i] = w.path(q.To)
+		if paths[i] = w.path(q.To); q.IIF == "eth0" && w.refused[q.From] {
+			paths[i] = kernel.Path{Err: unix.EXDEV}
+		}
 	}
 	return paths, nil
 }
@@ -201,6 +208,79 @@ func TestPathsOfManyPeers(t *testing.T) {
 			t.Errorf("for one peer, %d were asked about", len(w.asked))
 		}
 	})
+}
+
+// Peers whose packets are dropped for where they are from are named, however many others there
+// are, as long as it is so; where no interface is strict about that nobody is asked.
+func TestSources(t *testing.T) {
+	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
+		const peers = 20 * pathCheckAll
+		p.SetDesired(pathDesired(1, peers))
+		w.change(p, func() { w.refused = map[netip.Addr]bool{peerAddr(77): true} })
+		if o := reported(); len(o) > 0 {
+			t.Errorf("nothing is strict, and %q", o)
+		}
+		desired := pathDesired(1, 80)
+		p.SetDesired(desired)
+		w.change(p, func() { w.strict = true; w.refused = map[netip.Addr]bool{peerAddr(1): true, peerAddr(6): true} })
+		want := Obstacle{
+			Kind: OnRPFilter, Subject: peerAddr(1).String() + ", the host of " + desired.Peers[0].Subnet.String() + ", " + peerAddr(6).String() + ", the host of " + desired.Peers[5].Subnet.String(),
+			Problem: "packets that come in by eth0 are dropped, as the way back is by eth0, and net.ipv4.conf.eth0.rp_filter is 1",
+			Remedy:  "sysctl -w net.ipv4.conf.eth0.rp_filter=2",
+		}
+		if o := reported(); !slices.Equal(o, []Obstacle{want}) {
+			t.Fatalf("obstacles %q", o)
+		}
+		more := pathDesired(1, peers)
+		p.SetDesired(more)
+		for range 5 {
+			w.change(p, nil)
+			if o := reported(); !slices.Equal(o, []Obstacle{want}) {
+				t.Fatalf("among many, obstacles %q", o)
+			}
+		}
+		w.change(p, func() { w.refused = nil })
+		if o := reported(); len(o) > 0 {
+			t.Errorf("obstacles %q", o)
+		}
+	})
+}
+
+// The external interface is the wrong one if no peer is in its network, and all are in another's.
+func TestWrongInterface(t *testing.T) {
+	of := func(name, addr string) kernel.Interface {
+		return kernel.Interface{Name: name, Up: true, Addrs: []kernel.Address{{Prefix: netip.MustParsePrefix(addr)}}}
+	}
+	used := backend.Underlay{Iface: "nat", Addr: netip.MustParseAddr("10.0.2.15"), Net: netip.MustParsePrefix("10.0.2.0/24")}
+	peers := []*subnet.Lease{lease(1, 1), lease(2, 2)} // in hostNet
+	right := of("eth1", hostNet.String())
+	down, vpn, one := right, right, right
+	down.Up, vpn.PointToPoint = false, true
+	one.Addrs = []kernel.Address{{Prefix: netip.PrefixFrom(peerAddr(1), 32)}}
+	elsewhere := lease(3, 3)
+	elsewhere.PublicIP.V4 = netip.MustParseAddr("203.0.113.1")
+	beside := lease(4, 4)
+	beside.PublicIP.V4 = netip.MustParseAddr("10.0.2.16")
+	for _, c := range []struct {
+		what   string
+		ifaces []kernel.Interface
+		peers  []*subnet.Lease
+		remedy string
+	}{
+		{"another leads to them", []kernel.Interface{of("nat", "10.0.2.15/24"), right}, peers, "start flanneld with -iface=eth1"},
+		{"no other one", []kernel.Interface{of("nat", "10.0.2.15/24"), of("eth2", "172.16.0.1/24")}, peers, ""},
+		{"another that is down", []kernel.Interface{down}, peers, ""},
+		{"a VPN", []kernel.Interface{vpn}, peers, ""},
+		{"a single address", []kernel.Interface{one}, peers, ""},
+		{"no peers", []kernel.Interface{right}, nil, ""},
+		{"a peer elsewhere", []kernel.Interface{right}, append(slices.Clone(peers), elsewhere), ""},
+		{"a peer beside us", []kernel.Interface{right}, append(slices.Clone(peers), beside), ""},
+	} {
+		found := WrongInterface(ip.V4, used, c.ifaces, c.peers)
+		if (len(found) == 0) != (c.remedy == "") || len(found) > 0 && (found[0].Remedy != c.remedy || found[0].Kind != OnInterface) {
+			t.Errorf("%s: %q", c.what, found)
+		}
+	}
 }
 
 // What is missing of ours, because nothing can be had, is no obstacle.

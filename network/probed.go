@@ -30,13 +30,13 @@ type probed struct {
 	lease  *subnet.Lease
 	family ip.Family
 	state  status.PeerState
-	since  time.Time
+	since  instant // it is in that state
 	rtt    time.Duration
-	due    time.Time // when the next round begins
-	place  int32     // in the queue; outside while a round is on
-	left   bool      // its lease is gone
-	said   bool      // its trouble was logged, or is about to be
-	news   string    // what is about to be logged of it
+	due    instant // when the next round begins
+	place  int32   // in the queue; outside while a round is on
+	left   bool    // its lease is gone
+	said   bool    // its trouble was logged, or is about to be
+	news   string  // what is about to be logged of it
 
 	answered bool  // since its lease says where it is
 	lost     uint8 // rounds in a row in which what is large did not come back
@@ -53,6 +53,15 @@ type probed struct {
 	// the one between them that this round tries.
 	passes, fails, tries int32
 }
+
+// instant is a time, in a third of the room of time.Time: there may be 50,000 peers.
+type instant time.Duration
+
+var firstInstant = time.Now()
+
+func instantOf(t time.Time) instant { return instant(t.Sub(firstInstant)) }
+
+func (i instant) time() time.Time { return firstInstant.Add(time.Duration(i)) }
 
 // outside is the place of what is not in the queue.
 const outside = -1
@@ -123,7 +132,7 @@ func (v *probed) set(s status.PeerState, now time.Time) bool {
 	if v.state == s {
 		return false
 	}
-	v.state, v.since = s, now
+	v.state, v.since = s, instantOf(now)
 	v.passes, v.fails = 0, 0
 	return true
 }

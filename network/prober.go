@@ -217,7 +217,7 @@ func (p *Prober) take(w *Desired, now time.Time) {
 				}
 			}
 			if v == nil {
-				v = &probed{family: f, state: status.PeerUsed, since: now, due: now.Add(rand.N(pause))}
+				v = &probed{family: f, state: status.PeerUsed, since: instantOf(now), due: instantOf(now.Add(rand.N(pause)))}
 				heap.Push(&p.queue, v)
 			} else if v.lease.PublicIP.Of(f) != l.PublicIP.Of(f) {
 				v.answered = false
@@ -268,7 +268,7 @@ func (p *Prober) step(now time.Time) time.Duration {
 	}
 	p.tokens = min(p.tokens+p.budget*now.Sub(p.refilled).Seconds(), max(1, p.budget*probeTick.Seconds()))
 	p.refilled = now
-	for len(p.queue) > 0 && p.tokens >= 1 && !p.queue[0].due.After(now) {
+	for len(p.queue) > 0 && p.tokens >= 1 && p.queue[0].due <= instantOf(now) {
 		p.begin(heap.Pop(&p.queue).(*probed), now)
 	}
 	p.tell(now)
@@ -277,7 +277,7 @@ func (p *Prober) step(now time.Time) time.Duration {
 		next = p.sent[0].at.Add(probeWait).Sub(now)
 	}
 	if len(p.queue) > 0 {
-		next = min(next, p.queue[0].due.Sub(now))
+		next = min(next, time.Duration(p.queue[0].due-instantOf(now)))
 	}
 	return max(next, probeTick)
 }
@@ -311,7 +311,7 @@ func (p *Prober) begin(v *probed, now time.Time) {
 // rest puts a peer back into the queue. The caller holds p.mu.
 func (p *Prober) rest(v *probed, now time.Time, d time.Duration) {
 	if !v.left {
-		v.due = now.Add(d)
+		v.due = instantOf(now.Add(d))
 		heap.Push(&p.queue, v)
 	}
 }
@@ -581,7 +581,7 @@ func (p *Prober) Peers(all bool) (peers []PeerReach, reachable int) {
 		if is && (all || len(troubled) < status.NamedMost) {
 			troubled, places = append(troubled, *v), append(places, len(peers))
 		}
-		peers = append(peers, PeerReach{Subnet: l.Subnet, State: v.state, Since: v.since, RTT: v.rtt})
+		peers = append(peers, PeerReach{Subnet: l.Subnet, State: v.state, Since: v.since.time(), RTT: v.rtt})
 	}
 	p.mu.Unlock()
 	for i, v := range troubled {
@@ -594,7 +594,7 @@ func (p *Prober) Peers(all bool) (peers []PeerReach, reachable int) {
 type probeQueue []*probed
 
 func (q probeQueue) Len() int           { return len(q) }
-func (q probeQueue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q probeQueue) Less(i, j int) bool { return q[i].due < q[j].due }
 func (q probeQueue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].place, q[j].place = int32(i), int32(j)

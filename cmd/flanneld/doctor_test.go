@@ -205,6 +205,19 @@ func TestDoctorNamesWrongInterface(t *testing.T) {
 	h.named("the interface of a NAT", "interface", "leads to none of the other hosts, and eth0 is in their network")
 }
 
+// A lease that another host has taken, while no other subnet is free, is named.
+func TestDoctorNamesTakenLease(t *testing.T) {
+	t.Parallel()
+	n := newConfigured(t, vxlan, map[string]any{"SubnetMin": "10.5.9.0", "SubnetMax": "10.5.9.0"})
+	h := n.addNode(lab.HostOptions{})
+	h.start()
+	h.waitReady()
+	h.addPod()
+	n.putPeer(stranger("10.5.9.0/24", "192.168.0.77"))
+	h.names("a lease that is taken", "lease", "this subnet now belongs to the host with the public address 192.168.0.77")
+	h.tells("a lease that is taken", status.ComponentLease, "this subnet now belongs to")
+}
+
 // An etcd that is slow or down is named, and what depends on it is not known, and no fault.
 func TestDoctorNamesStore(t *testing.T) {
 	t.Parallel()

@@ -263,7 +263,7 @@ func checkPods(f *Facts) []Finding {
 	if f.CNIBridge || f.Store.Kubernetes {
 		return nil // or pods have no bridge
 	}
-	return obstacles(network.StrayDocker(f.Interfaces, own, f.isExternal), every)
+	return obstacles(network.StrayDocker(f.Interfaces, own, func(name string) bool { return f.isExternal(name) || f.isDevice(name) }), every)
 }
 
 func (f *Facts) isExternal(name string) bool {
