@@ -158,7 +158,7 @@ func TestFindings(t *testing.T) {
 		{"a route in Network", func(f *Facts) {
 			f.Foreign = map[ip.Family][]kernel.TableRoute{ip.V4: {{Dst: pfx("10.5.77.0/24"), Dev: "eth1", Table: 254}, {Dst: pfx("10.0.0.0/8"), Table: 254}, {Dst: pfx("10.5.4.0/25"), Table: 254}}}
 		}, "overlap", "lies in Network 10.5.0.0/16", "SubnetMin"},
-		{"docker0 of another network", func(f *Facts) { f.CNIFile, f.Interfaces[2] = "", iface("docker0", "172.17.0.1/16") }, "pods", "docker0 has 172.17.0.1/16", "restart docker"},
+		{"docker0 of another network", func(f *Facts) { f.CNIFile, f.Interfaces[2] = "", iface("docker0", "172.17.0.1/16") }, "pods", "docker0: it has 172.17.0.1/16", "restart docker"},
 		{"cni0 of another subnet", func(f *Facts) {
 			f.Passages = []network.Obstacle{{Kind: network.OnPods, Subject: network.CNIBridge, Problem: "its address"}}
 		}, "pods", "cni0: its address", ""},

@@ -12,8 +12,8 @@ func TestLag(t *testing.T) {
 	var told []time.Duration
 	l.Tell(func(took time.Duration) { told = append(told, took) })
 	late := 0
-	for _, took := range []time.Duration{1, 3000, 1, 1500, 2500, 2000, 5, 5} {
-		l.Note(took * time.Millisecond)
+	for _, ms := range []int{1, 3000, 1, 1500, 2500, 2000, 5, 5} {
+		l.Note(time.Duration(ms) * time.Millisecond)
 		if l.Late() {
 			late++
 		}
