@@ -211,10 +211,9 @@ func (h *node) tells(what string, c status.Component, text string) {
 	expected := func(p status.Problem) bool {
 		return p.Component == c || c == status.ComponentPackets && p.Component == status.ComponentPeers && strings.Contains(p.Text, "first mend")
 	}
-	var problems []status.Problem
 	h.n.wait(noticed, what+": its status", func() string {
 		code, s := h.status()
-		problems = s.Problems
+		problems := s.Problems
 		all := fmt.Sprintf("status %d, problems %+v", code, problems)
 		switch {
 		case code != 1, !slices.ContainsFunc(problems, func(p status.Problem) bool { return p.Component == c && strings.Contains(p.String(), text) }):
@@ -238,7 +237,10 @@ func (h *node) tells(what string, c status.Component, text string) {
 	if h.page == nil {
 		h.page = browser.Open(h.n.t.(*testing.T), h.passOn(h.dialSocket), 1280, 900, false)
 	}
-	h.page.Wait(fmt.Sprintf("document.querySelector('#health').textContent === 'degraded' && document.querySelector('#problem-list').textContent.includes(%q) && document.querySelectorAll('#problem-list li').length === %d", text, len(problems)), noticed)
+	h.page.Wait(fmt.Sprintf(`(() => {
+		const has = (e, text) => e.textContent.includes(text), all = [...document.querySelectorAll('#problem-list li')];
+		return has(document.querySelector('#health'), 'degraded') && all.some(li => has(li, %[1]q)) && all.every(li => has(li, %[1]q) || has(li, 'first mend'));
+	})()`, text), noticed)
 }
 
 // Someone who looks at the page of a daemon sees hosts come, go, and be in trouble.
