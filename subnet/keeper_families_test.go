@@ -202,6 +202,7 @@ func TestSubnetLostWithoutAFamily(t *testing.T) {
 					})
 					time.Sleep(10 * time.Second)
 				}
+				client.Fail(errDown) // so that all that follows comes at once
 				m.DeleteRaw(had.Own.Subnet.Key())
 				if test.moved != "" {
 					m.SetConfig(test.moved)

@@ -45,6 +45,7 @@ func savedAsEtcd(o *options) (file, network string) {
 
 // openEtcd returns the store that the options name. It does not connect.
 func openEtcd(_ context.Context, o *options, _ func(string)) (store, error) {
+	o.etcd.Lag = new(etcd.Lag)
 	v2, v3, err := openBoth(o)
 	if err != nil {
 		return nil, err

@@ -96,7 +96,7 @@ const envPrefix = "FLANNELD_"
 func parse(args, environ []string, stderr io.Writer) (*options, error) {
 	var o options
 	fs := flag.NewFlagSet(filepath.Base(args[0]), flag.ContinueOnError)
-	o.etcd.Endpoints, o.etcd.Lag = slices.Clone(defaultEndpoints), new(etcd.Lag)
+	o.etcd.Endpoints = slices.Clone(defaultEndpoints)
 	fs.Var((*endpoints)(&o.etcd.Endpoints), "etcd-endpoints", "comma-separated `URLs` or addresses of the etcd servers")
 	o.etcdAPI = apiAuto
 	fs.Var(&o.etcdAPI, "etcd-api", "`version` of etcd's API, auto, 2 or 3; auto is the one where the network's configuration is")
