@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,28 +128,36 @@ func TestLastingStatesAreSilent(t *testing.T) {
 		}
 	}
 	n.pause(quietAfter)
-	before := make(map[*node]string)
 	for _, h := range n.nodes {
-		before[h] = h.daemon.Log()
-		if says := states[names[h]].says; !strings.Contains(before[h], says) {
-			t.Errorf("%s: the log does not say %q:\n%s", names[h], says, before[h])
-		}
-		if lines := strings.Count(before[h], "\n"); lines > 40 {
-			t.Errorf("%s: %d lines in the beginning, the last of them:\n%s", names[h], lines, lastLines(before[h], 5))
+		if says := states[names[h]].says; !strings.Contains(h.daemon.Log(), says) {
+			t.Errorf("%s: the log does not say %q:\n%s", names[h], says, h.daemon.Log())
 		}
 	}
-	cpu := make(map[*node]time.Duration)
-	for _, h := range n.nodes {
-		cpu[h] = h.cpu()
-	}
-	n.pause(quietFor)
-	for _, h := range n.nodes {
-		more := strings.TrimPrefix(h.daemon.Log(), before[h])
-		if lines := strings.Count(more, "\n"); lines > states[names[h]].more {
-			t.Errorf("%s: %d more lines, the last of them:\n%s", names[h], lines, lastLines(more, 5))
+	// Where several daemons are in trouble on a busy machine, it takes some time until all that
+	// there is to say of that was said.
+	loud := n.nodes
+	for windows := 3; windows > 0 && len(loud) > 0; windows-- {
+		before, cpu := make(map[*node]string), make(map[*node]time.Duration)
+		for _, h := range loud {
+			before[h], cpu[h] = h.daemon.Log(), h.cpu()
 		}
-		if used := h.cpu() - cpu[h]; used > slow(quietFor/50) {
-			t.Errorf("%s: %s of processor time in %s", names[h], used, quietFor)
+		n.pause(quietFor)
+		loud = slices.DeleteFunc(slices.Clone(loud), func(h *node) bool {
+			more := strings.TrimPrefix(h.daemon.Log(), before[h])
+			lines, used := strings.Count(more, "\n"), h.cpu()-cpu[h]
+			if lines <= states[names[h]].more && used <= slow(quietFor/50) {
+				return true
+			}
+			t.Logf("%s: %d more lines, the last of them:\n%s\n%s of processor time in %s", names[h], lines, lastLines(more, 5), used, quietFor)
+			return false
+		})
+	}
+	for _, h := range loud {
+		t.Errorf("%s: it is not silent", names[h])
+	}
+	for _, h := range n.nodes {
+		if lines := strings.Count(h.daemon.Log(), "\n"); lines > 40+states[names[h]].more {
+			t.Errorf("%s: %d lines, the last of them:\n%s", names[h], lines, lastLines(h.daemon.Log(), 5))
 		}
 	}
 	if t.Failed() {
