@@ -259,9 +259,12 @@ func (n *network) testDaemonSet(k *lab.Kube, dockers []docker, image, manifest s
 	pods[1].wantReaches(pods[0])
 	check(t, pods[0].WaitPing(n.ctx, n.server.Addr)) // outside, as the host
 	for i, l := range kubelets {
-		if screen := dockers[i]("exec", "kube-flannel", "/flanneld", "-status"); !strings.Contains(screen, "healthy") || !strings.Contains(screen, "1 peer") {
-			t.Errorf("on %s it is\n%s", l.Name, screen)
-		}
+		n.wait(soon, "the Nodes to reach each other on "+l.Name, func() string {
+			if screen := dockers[i]("exec", "kube-flannel", "/flanneld", "-status"); !strings.Contains(screen, "healthy") || !strings.Contains(screen, "1 reachable") {
+				return screen
+			}
+			return ""
+		})
 	}
 	for _, p := range pods {
 		p.del()

@@ -59,7 +59,7 @@ func TestStatus(t *testing.T) {
 		other.start()
 		other.waitReady()
 		h.waitPeers(soon, other.peer())
-		h.waitScreen(0, ": healthy\n", h.subnet().String()+" of 10.5.0.0/16", v.backend.name, "eth0, "+h.Addr.String()+", MTU 1500", "peers      1\n", "problems   none")
+		h.waitScreen(0, ": healthy\n", h.subnet().String()+" of 10.5.0.0/16", v.backend.name, "eth0, "+h.Addr.String()+", MTU 1500", "peers      1", "problems   none")
 		code, s := h.status()
 		if code != 0 || s.Health != status.Healthy || !s.Ready || s.Peers.Count != 1 || len(s.Problems) != 0 || len(s.Objects) == 0 {
 			t.Errorf("status %d, %+v", code, s)

@@ -84,6 +84,9 @@ func (s *Status) Print(to io.Writer, now time.Time) error {
 
 func (s *Status) printPeers(row func(name, format string, a ...any), now time.Time) {
 	text := fmt.Sprint(s.Peers.Count)
+	if s.Peers.Reachable > 0 {
+		text += fmt.Sprintf(", %d reachable", s.Peers.Reachable)
+	}
 	if s.Peers.TroubledCount > 0 {
 		text += fmt.Sprintf(", %d in trouble", s.Peers.TroubledCount)
 	}

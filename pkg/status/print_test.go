@@ -39,7 +39,7 @@ func TestPrint(t *testing.T) {
 		"backend    vxlan, flannel.1, MTU of pods 1450\n",
 		"store      etcd at http://a:1, http://b:1: cannot be used for 1m30s\n",
 		"lease      10.5.1.0/24 expires in 1m30s, if it is not renewed\n",
-		"peers      7, 12 in trouble\n",
+		"peers      7, 5 reachable, 12 in trouble\n",
 		"           10.5.7.0/24 (192.168.0.7) gone for 3h00m: it does not answer; see: ping 192.168.0.7\n",
 		"           … and 2 more\n",
 		"objects    7 wanted, 1 missing (route 7)\n",
