@@ -100,7 +100,10 @@ func (f family) unreadable(l *Lease, s Snapshot) bool {
 
 // compare orders leases by their prefix.
 func (f family) compare(a, b *Lease) int {
-	return cmp.Or(f.of(a).Compare(f.of(b)), a.Subnet.Compare(b.Subnet))
+	if order := f.of(a).Compare(f.of(b)); order != 0 {
+		return order
+	}
+	return a.Subnet.Compare(b.Subnet)
 }
 
 // nesting is the leases of a family inside Network, in the order of their prefixes:

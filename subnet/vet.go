@@ -275,16 +275,18 @@ func (f *vetted) follow(come, gone []*Lease) bool {
 	}
 	again := slices.ContainsFunc(gone, f.concerns) || slices.ContainsFunc(come, f.concerns)
 	f.place(come, gone)
-	if !again && !slices.ContainsFunc(come, f.collides) {
+	if !again && !f.anyCollides(come) {
 		return false
 	}
 	f.together()
 	return true
 }
 
+// few is how many leases are dealt with one by one; more, together with all others.
+const few = 16
+
 // place puts leases where they belong, and takes others away.
 func (f *vetted) place(come, gone []*Lease) {
-	const few = 16
 	if len(come)+len(gone) > few {
 		isGone := make(map[*Lease]bool, len(gone))
 		for _, l := range gone {
@@ -340,6 +342,23 @@ func (f *vetted) concerns(l *Lease) bool {
 	}
 	for r := range f.beside {
 		if r == l || f.of(r).Overlaps(f.of(l)) || f.of(r).Contains(l.PublicIP.Of(f.Family)) || f.of(l).Contains(r.PublicIP.Of(f.Family)) {
+			return true
+		}
+	}
+	return false
+}
+
+// anyCollides reports whether some of the leases that came may not be in force together with the
+// others, which have no trouble with each other. Of many it may say so although none is.
+func (f *vetted) anyCollides(come []*Lease) bool {
+	if len(come) <= few {
+		return slices.ContainsFunc(come, f.collides)
+	}
+	if len(f.beside)+len(f.hosts) > 0 {
+		return true
+	}
+	for i := 1; i < len(f.fit); i++ { // of those that overlap, two are next to each other
+		if f.of(f.fit[i-1]).Overlaps(f.of(f.fit[i])) {
 			return true
 		}
 	}
