@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unique"
 
 	"flanneld/pkg/ip"
 	"flanneld/pkg/printable"
@@ -160,43 +161,135 @@ func (a Attrs) String() string {
 // address in a family that s covers. Of a value with one in the other family it returns what
 // there is, too.
 func ParseAttrs(s ip.Subnet, value string) (Attrs, error) {
-	var j attrsJSON
-	if err := json.Unmarshal([]byte(value), &j); err != nil {
-		return Attrs{}, fmt.Errorf("value %s: %w", printable.Quote(value), jsonError(err))
-	}
-	a := Attrs{BackendType: j.BackendType, Machine: j.Machine, Challenger: j.Challenger}
-	var failed []error
-	for _, f := range []struct {
-		ip.Family
-		name   string
-		public *string
-		raw    json.RawMessage
-	}{
-		{ip.V4, "PublicIP", j.PublicIP, j.BackendData},
-		{ip.V6, "PublicIPv6", j.PublicIPv6, j.BackendV6Data},
-	} {
-		data, err := compact(f.raw)
-		if err != nil {
+	t, ok := quickAttrs(value)
+	if !ok {
+		var err error
+		if t, err = readAttrs(value); err != nil {
 			return Attrs{}, err
 		}
-		var public netip.Addr
-		if s.Of(f.Family).IsValid() && (f.Family == ip.V6 || !s.Placeholder()) {
-			if public, err = publicAddr(f.name, f.public, f.Family); err != nil {
+	}
+	// What stays is not to keep the whole value.
+	a := Attrs{
+		BackendType: unique.Make(t.backendType).Value(), BackendData: strings.Clone(t.data), BackendV6Data: strings.Clone(t.dataV6),
+		Machine: strings.Clone(t.machine), Challenger: strings.Clone(t.challenger),
+	}
+	var failed []error
+	read := func(name, text string, f ip.Family) (public netip.Addr) {
+		if s.Of(f).IsValid() && (f == ip.V6 || !s.Placeholder()) {
+			var err error
+			if public, err = publicAddr(name, text, f); err != nil {
 				failed = append(failed, err)
 			}
 		}
-		a = a.With(f.Family, public, data)
+		return public
 	}
+	a.PublicIP.V4 = read("PublicIP", t.public, ip.V4)
+	a.PublicIP.V6 = read("PublicIPv6", t.publicV6, ip.V6)
 	return a, errors.Join(failed...)
 }
 
-func publicAddr(field string, text *string, f ip.Family) (netip.Addr, error) {
-	if text == nil || *text == "" {
+// attrsText is what the value of a key says, before it is judged. What is missing or null is empty.
+type attrsText struct {
+	public, publicV6, backendType, machine, challenger string
+	data, dataV6                                       string // compact
+}
+
+// readAttrs reads any JSON object.
+func readAttrs(value string) (t attrsText, err error) {
+	var j attrsJSON
+	if err := json.Unmarshal([]byte(value), &j); err != nil {
+		return t, fmt.Errorf("value %s: %w", printable.Quote(value), jsonError(err))
+	}
+	t = attrsText{backendType: j.BackendType, machine: j.Machine, challenger: j.Challenger}
+	if j.PublicIP != nil {
+		t.public = *j.PublicIP
+	}
+	if j.PublicIPv6 != nil {
+		t.publicV6 = *j.PublicIPv6
+	}
+	if t.data, err = compact(j.BackendData); err != nil {
+		return t, err
+	}
+	t.dataV6, err = compact(j.BackendV6Data)
+	return t, err
+}
+
+// quickAttrs reads what is written just as flannel and Value write it: compact, in this order,
+// ASCII without escapes. There may be 50,000 of these. It reports false for all else.
+func quickAttrs(value string) (t attrsText, ok bool) {
+	q := quick(value)
+	ok = q.skip(`{"PublicIP":`) && q.textOrNull(&t.public) &&
+		(!q.skip(`,"PublicIPv6":`) || q.textOrNull(&t.publicV6)) &&
+		(!q.skip(`,"BackendType":`) || q.text(&t.backendType)) &&
+		(!q.skip(`,"BackendData":`) || q.object(&t.data)) &&
+		(!q.skip(`,"BackendV6Data":`) || q.object(&t.dataV6)) &&
+		(!q.skip(`,"Machine":`) || q.text(&t.machine)) &&
+		(!q.skip(`,"Challenger":`) || q.text(&t.challenger))
+	return t, ok && q == "}"
+}
+
+// quick is the rest of a JSON text, of which some forms are read.
+type quick string
+
+func (q *quick) skip(prefix string) (ok bool) {
+	if ok = strings.HasPrefix(string(*q), prefix); ok {
+		*q = (*q)[len(prefix):]
+	}
+	return ok
+}
+
+// text reads a string.
+func (q *quick) text(to *string) bool {
+	if !q.skip(`"`) {
+		return false
+	}
+	for i := range len(*q) {
+		switch c := (*q)[i]; {
+		case c == '"':
+			*to, *q = string((*q)[:i]), (*q)[i+1:]
+			return true
+		case c < ' ' || c > '~' || c == '\\':
+			return false
+		}
+	}
+	return false
+}
+
+func (q *quick) textOrNull(to *string) bool { return q.skip("null") || q.text(to) }
+
+// object reads an object of strings, booleans and natural numbers, as it is.
+func (q *quick) object(to *string) bool {
+	all := string(*q)
+	if !q.skip("{") {
+		return false
+	}
+	for first := true; !q.skip("}"); first = false {
+		var ignored string
+		if !first && !q.skip(",") || !q.text(&ignored) || !q.skip(":") ||
+			!q.text(&ignored) && !q.skip("true") && !q.skip("false") && !q.number() {
+			return false
+		}
+	}
+	*to = all[:len(all)-len(*q)]
+	return true
+}
+
+func (q *quick) number() bool {
+	digits := len(*q) - len(strings.TrimLeft(string(*q), "0123456789"))
+	if digits == 0 || digits > 1 && (*q)[0] == '0' {
+		return false
+	}
+	*q = (*q)[digits:]
+	return true
+}
+
+func publicAddr(field, text string, f ip.Family) (netip.Addr, error) {
+	if text == "" {
 		return netip.Addr{}, fmt.Errorf("%s is missing", field)
 	}
-	a, err := netip.ParseAddr(*text)
+	a, err := netip.ParseAddr(text)
 	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%s %s is not an address", field, printable.Quote(*text))
+		return netip.Addr{}, fmt.Errorf("%s %s is not an address", field, printable.Quote(text))
 	}
 	if err := CheckPublic(a, f); err != nil {
 		return netip.Addr{}, fmt.Errorf("%s %q is %w", field, a, err)

@@ -162,6 +162,38 @@ func TestParseAttrsRejects(t *testing.T) {
 	}
 }
 
+// What is read quickly means what any reader of JSON takes it for.
+func TestQuickAttrs(t *testing.T) {
+	for _, value := range []string{
+		`{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"02:00:00:00:00:01"}}`, // flannel 0.4
+		`{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":10,"VtepMAC":"02:00:00:00:00:01"}}`,
+		`{"PublicIP":"192.0.2.1","PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendData":{"VNI":1},"BackendV6Data":{"A":true,"B":false},"Machine":"a 1","Challenger":"b 2"}`,
+		`{"PublicIP":null,"PublicIPv6":"2001:db8::1","BackendV6Data":{}}`,
+	} {
+		if _, ok := quickAttrs(value); !ok {
+			t.Errorf("%s takes the long way", value)
+		}
+		check := func(altered string) {
+			got, ok := quickAttrs(altered)
+			if want, err := readAttrs(altered); ok && (err != nil || got != want) {
+				t.Errorf("%s is read as %+v; want %+v, %v", altered, got, want, err)
+			}
+		}
+		check(value)
+		for i := range value {
+			check(value[:i])
+			check(value[:i] + value[i+1:])
+			for _, c := range "{}[]\",:\\01-.e tn\x00\x7fé\xff" {
+				check(value[:i] + string(c) + value[i:])
+				check(value[:i] + string(c) + value[i+1:])
+			}
+			for j := i; j < len(value); j++ { // what comes twice
+				check(value[:j] + value[i:])
+			}
+		}
+	}
+}
+
 func FuzzParseAttrs(f *testing.F) {
 	f.Add(byte(1), `{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}`)
 	f.Add(byte(2), `{"PublicIP":null,"PublicIPv6":"fe80::1%eth0"}`)

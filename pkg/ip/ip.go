@@ -6,6 +6,7 @@ package ip
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -71,11 +72,14 @@ func (s Subnet) String() string {
 // Key returns the name of s below "subnets/" in etcd: "10.5.3.0-24", or
 // "10.5.3.0-24&fc00:5:3::-64" where both families are present.
 func (s Subnet) Key() string {
-	var parts []string
-	for _, p := range s.Prefixes() {
-		parts = append(parts, fmt.Sprintf("%s-%d", p.Addr(), p.Bits()))
+	var b []byte
+	for i, p := range s.Prefixes() {
+		if i > 0 {
+			b = append(b, '&')
+		}
+		b = appendPart(b, p)
 	}
-	return strings.Join(parts, "&")
+	return string(b)
 }
 
 // maxKey is more than the longest key has.
@@ -118,6 +122,10 @@ func ParseKey(key string) (Subnet, error) {
 	return s, nil
 }
 
+func appendPart(b []byte, p netip.Prefix) []byte {
+	return strconv.AppendInt(append(p.Addr().AppendTo(b), '-'), int64(p.Bits()), 10)
+}
+
 func parsePart(part string) (netip.Prefix, error) {
 	i := strings.LastIndexByte(part, '-')
 	if i < 0 {
@@ -134,7 +142,7 @@ func parsePart(part string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("length %d is out of range", p.Bits())
 	case p != p.Masked():
 		return netip.Prefix{}, fmt.Errorf("%s has host bits set; the subnet is %s", p, p.Masked())
-	case fmt.Sprintf("%s-%d", p.Addr(), p.Bits()) != part:
+	case string(appendPart(make([]byte, 0, maxKey), p)) != part:
 		return netip.Prefix{}, fmt.Errorf("%q is not the canonical form of %s", part, p)
 	}
 	return p, nil

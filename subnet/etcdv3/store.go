@@ -1,6 +1,7 @@
 package etcdv3
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -124,7 +125,7 @@ func end(prefix string) string {
 }
 
 func (s *Store) below(kv *mvccpb.KeyValue) string {
-	return strings.TrimPrefix(string(kv.Key), s.subnetsKey())
+	return string(bytes.TrimPrefix(kv.Key, []byte(s.subnetsKey())))
 }
 
 // expires returns when a key ends. etcd would have to be asked that for each
