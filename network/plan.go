@@ -51,9 +51,10 @@ type plan struct {
 	// last emptied.
 	changedProblems map[ip.Subnet]struct{}
 	// claims are the parts of leases that call for objects which others may call for, too, by
-	// the attributes by which they do. Where there are several for one, it may have to be
+	// the attributes by which they do. Where there are others for one, it may have to be
 	// decided which of them get what they call for.
-	claims    map[attribute][]part
+	claims    map[attribute]part
+	others    map[attribute][]part
 	conflicts map[attribute]struct{}
 	// unreadable are the parts of leases of which the backend cannot read how to reach
 	// the peer: what the host has for them stays.
@@ -254,7 +255,7 @@ func (p *plan) rebuild() {
 		for l := range p.parts(p.spec.Peers[0]) {
 			objects := p.objects(l)
 			for _, o := range objects {
-				sizes[p.planes[o.Key().Kind]] += len(p.spec.Peers)
+				sizes[p.planes[state.KindOf(o)]] += len(p.spec.Peers)
 			}
 			if _, by := claimed(l.family, objects); by.what != nil {
 				claims += len(p.spec.Peers)
@@ -268,7 +269,8 @@ func (p *plan) rebuild() {
 	p.local = make(map[state.Key]bool, len(local))
 	p.problems = make(map[ip.Subnet]string)
 	p.troubled = make(map[ip.Subnet]int)
-	p.claims = make(map[attribute][]part, claims)
+	p.claims = make(map[attribute]part, claims)
+	p.others = make(map[attribute][]part)
 	p.conflicts = make(map[attribute]struct{})
 	p.unreadable = make(map[ip.Subnet]bool)
 	p.put(local)

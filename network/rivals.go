@@ -36,37 +36,52 @@ func claimed(f ip.Family, objects []state.Object) (state.Object, attribute) {
 // claim notes that a lease calls for an object by an attribute. It reports whether it is
 // the only one.
 func (p *plan) claim(by attribute, l part) bool {
-	claims := p.claims[by]
-	claims = append(claims, l)
-	p.claims[by] = claims
-	if len(claims) == 1 {
+	if _, claimed := p.claims[by]; !claimed {
+		p.claims[by] = l
 		return true
 	}
+	p.others[by] = append(p.others[by], l)
 	p.conflicts[by] = struct{}{}
 	return false
 }
 
 func (p *plan) unclaim(by attribute, l part) {
-	claims := slices.DeleteFunc(p.claims[by], func(c part) bool { return c.Subnet == l.Subnet })
+	claims := slices.DeleteFunc(p.claimants(by), func(c part) bool { return c.Subnet == l.Subnet })
+	delete(p.claims, by)
+	delete(p.others, by)
 	if len(claims) == 0 {
-		delete(p.claims, by)
 		return
 	}
-	p.claims[by] = claims
+	p.claims[by] = claims[0]
+	if len(claims) > 1 {
+		p.others[by] = claims[1:]
+	}
 	p.conflicts[by] = struct{}{}
+}
+
+// claimants returns the parts of leases that claim by an attribute.
+func (p *plan) claimants(by attribute) []part {
+	first, claimed := p.claims[by]
+	if !claimed {
+		return nil
+	}
+	return append([]part{first}, p.others[by]...)
 }
 
 // renew notes that a lease was written again, as it was.
 func (p *plan) renew(lease *subnet.Lease) {
 	for l := range p.parts(lease) {
 		_, by := claimed(l.family, p.objects(l))
-		claims := p.claims[by]
-		for i, c := range claims {
+		if c, claimed := p.claims[by]; claimed && c.Subnet == l.Subnet {
+			p.claims[by] = l
+		}
+		others := p.others[by]
+		for i, c := range others {
 			if c.Subnet == l.Subnet {
-				claims[i] = l
+				others[i] = l
 			}
 		}
-		if len(claims) > 1 {
+		if len(others) > 0 {
 			p.conflicts[by] = struct{}{}
 		}
 	}
@@ -75,7 +90,7 @@ func (p *plan) renew(lease *subnet.Lease) {
 // resolve decides between the leases that call for the same object.
 func (p *plan) resolve() {
 	for by := range p.conflicts {
-		claims := p.claims[by]
+		claims := p.claimants(by)
 		if len(claims) == 0 {
 			continue
 		}

@@ -102,8 +102,8 @@ func TestRivals(t *testing.T) {
 	p.wantServed(t, []state.FDB{won}, []state.Neigh{neigh(2, 1)}, nil)
 	p.set1(t, vxlanDesired())
 	p.wantServed(t, nil, nil, nil)
-	if len(p.claims) > 0 || len(p.conflicts) > 0 {
-		t.Errorf("left over: %v, %v", p.claims, p.conflicts)
+	if len(p.claims) > 0 || len(p.others) > 0 || len(p.conflicts) > 0 {
+		t.Errorf("left over: %v, %v, %v", p.claims, p.others, p.conflicts)
 	}
 }
 

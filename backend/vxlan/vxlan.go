@@ -24,14 +24,17 @@ var Type = backend.Type{Name: name, Keys: keys, New: func(section json.RawMessag
 	if err != nil {
 		return nil, err
 	}
-	return vxlan{c}, nil
+	return vxlan{c, state.VXLANName(ip.V4, uint32(c.VNI)), state.VXLANName(ip.V6, uint32(c.VNI))}, nil
 }}
 
 const name = "vxlan"
 
 var keys = []string{"VNI", "Port", "GBP", "Learning", "DirectRouting", "MTU", "TxChecksumOffload"}
 
-type vxlan struct{ config }
+type vxlan struct {
+	config
+	device4, device6 string // tens of thousands of objects share these names
+}
 
 // leaseData is what a lease says for the peers. Nobody looks at the VNI, which
 // older versions of flannel do not write.
@@ -44,7 +47,12 @@ type leaseData struct {
 func (b vxlan) UsesLinks() bool { return b.DirectRouting }
 
 // Device is one of its own in each family, as flannel has it.
-func (b vxlan) Device(_ backend.Host, f ip.Family) string { return state.VXLANName(f, uint32(b.VNI)) }
+func (b vxlan) Device(_ backend.Host, f ip.Family) string {
+	if f == ip.V4 {
+		return b.device4
+	}
+	return b.device6
+}
 
 func (b vxlan) Unencapsulated() bool { return b.DirectRouting }
 
@@ -206,12 +214,11 @@ func (b vxlan) Peer(h backend.Host, f ip.Family, own, peer *subnet.Lease) ([]sta
 	if err != nil {
 		return nil, backend.Unreadable{Err: err}
 	}
-	if _, data := dataOf(&own.Attrs, f); strings.Contains(*data, mac.String()) {
+	if its, err := vtep(own.Attrs, f); err == nil && its == mac {
 		return nil, fmt.Errorf("its VtepMAC %s is this host's own; one of the two has to get another one", mac)
 	}
 	dev := b.Device(h, f)
-	return append([]state.Object{
-		state.Neigh{Dev: dev, Addr: dst.Addr(), MAC: mac},
-		state.FDB{Dev: dev, MAC: mac, Dst: to},
-	}, backend.RouteTo(h, state.Route{Dst: dst, Via: dst.Addr(), Dev: dev, Onlink: true})...), nil
+	objects := make([]state.Object, 0, 4)
+	objects = append(objects, state.Neigh{Dev: dev, Addr: dst.Addr(), MAC: mac}, state.FDB{Dev: dev, MAC: mac, Dst: to})
+	return append(objects, backend.RouteTo(h, state.Route{Dst: dst, Via: dst.Addr(), Dev: dev, Onlink: true})...), nil
 }

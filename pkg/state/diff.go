@@ -45,6 +45,9 @@ func (o Op) Object() Object {
 // Key of the object that the step is about.
 func (o Op) Key() Key { return o.Object().Key() }
 
+// Kind of the object that the step is about.
+func (o Op) Kind() Kind { return KindOf(o.Object()) }
+
 func (o Op) String() string { return o.Verb.String() + " " + o.Object().String() }
 
 // Blocked is a wanted object that can't be had because of something that is not
@@ -65,6 +68,9 @@ func (b Blocked) Error() string {
 // It looks at the given keys only. keep tells which of our objects must stay
 // even if they are not wanted.
 func Diff(want Set, have Observed, keys []Key, keep func(Object) bool) (ops []Op, blocked []Blocked) {
+	if missing := len(keys) - len(have); missing > 1000 { // they would grow step by step
+		ops = make([]Op, 0, missing)
+	}
 	for _, k := range keys {
 		w, wanted := want[k]
 		h, there := have[k]
@@ -108,9 +114,9 @@ func ordered(ops []Op) []Op {
 	var sizes, next [2 * kinds]int
 	stage := func(op Op) int {
 		if op.Verb == Delete {
-			return 2*kinds - 1 - int(op.Key().Kind)
+			return 2*kinds - 1 - int(op.Kind())
 		}
-		return int(op.Key().Kind)
+		return int(op.Kind())
 	}
 	stages := make([]uint16, len(ops))
 	for i, op := range ops {

@@ -19,6 +19,9 @@ func FDBKey(dev string, m MAC) Key { return Key{Kind: KindFDB, Scope: dev, MAC: 
 // Key is the device and the MAC address.
 func (f FDB) Key() Key { return FDBKey(f.Dev, f.MAC) }
 
+// Kind is that of the key.
+func (FDB) Kind() Kind { return KindFDB }
+
 func (f FDB) String() string { return fmt.Sprintf("FDB entry %s dst %s dev %s", f.MAC, f.Dst, f.Dev) }
 
 // Needs is the device.

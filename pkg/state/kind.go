@@ -53,11 +53,11 @@ func (k Kind) String() string {
 // Key says which object something is: a host has at most one of each key that is ours.
 type Key struct {
 	Kind Kind
+	MAC  MAC    // of FDB entries
+	ID   uint32 // of nexthops the number, of routes the metric
 	// Scope is where the rest of the key counts: the device, the route table, the
 	// backend that writes rules for packets. Of a device it is the name.
 	Scope string
 	// Prefix is the destination, the network or the address.
 	Prefix netip.Prefix
-	ID     uint32 // of nexthops the number, of routes the metric
-	MAC    MAC    // of FDB entries
 }

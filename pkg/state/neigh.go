@@ -20,6 +20,9 @@ func NeighKey(dev string, a netip.Addr) Key {
 // Key is the device and the address.
 func (n Neigh) Key() Key { return NeighKey(n.Dev, n.Addr) }
 
+// Kind is that of the key.
+func (Neigh) Kind() Kind { return KindNeigh }
+
 func (n Neigh) String() string {
 	return fmt.Sprintf("neighbour %s lladdr %s dev %s", n.Addr, n.MAC, n.Dev)
 }

@@ -11,9 +11,9 @@ import (
 // one interface; without, each new route is compared with all others.
 type Nexthop struct {
 	ID     uint32 // never 0
+	Onlink bool   // Via is on Dev's link, whatever its addresses say
 	Via    netip.Addr
 	Dev    string
-	Onlink bool // Via is on Dev's link, whatever its addresses say
 }
 
 // NexthopID returns the number of the nexthop for a subnet: its IPv4 base
@@ -39,6 +39,9 @@ func NexthopKey(id uint32) Key { return Key{Kind: KindNexthop, ID: id} }
 
 // Key is the number.
 func (n Nexthop) Key() Key { return NexthopKey(n.ID) }
+
+// Kind is that of the key.
+func (Nexthop) Kind() Kind { return KindNexthop }
 
 func (n Nexthop) String() string {
 	return fmt.Sprintf("nexthop %d via %s dev %s%s", n.ID, n.Via, n.Dev, onlink(n.Onlink))

@@ -15,6 +15,7 @@ import (
 // A kind says of itself what the reconciler has to know, by methods of its objects. An
 // object without a method has none of what that is about:
 //
+//	Kind() Kind                 that of its key, which is then not made for that alone
 //	Needs() []Key               it cannot be without these; the first leads to its device
 //	LeadsTo() Key               packets that come to it go on by this one
 //	Owned(*Ownership) bool      it is this daemon's, if the dataplane says Ours
@@ -60,6 +61,14 @@ func exact(o Object) Object {
 		return nil
 	}
 	return o
+}
+
+// KindOf returns the kind of an object. There are tens of thousands of some kinds.
+func KindOf(o Object) Kind {
+	if k, ok := o.(interface{ Kind() Kind }); ok {
+		return k.Kind()
+	}
+	return o.Key().Kind
 }
 
 // Needs returns the keys of what an object cannot be without. They may be of objects that

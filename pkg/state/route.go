@@ -25,6 +25,9 @@ type Route struct {
 // Key is the destination and the metric.
 func (r Route) Key() Key { return Key{Kind: KindRoute, Prefix: r.Dst, ID: r.Metric} }
 
+// Kind is that of the key.
+func (Route) Kind() Kind { return KindRoute }
+
 func (r Route) String() string {
 	metric := ""
 	if r.Metric != 0 {

@@ -31,8 +31,8 @@ func (k *Kernel) Apply(ctx context.Context, ops []state.Op) []error {
 			}
 			break
 		}
-		device := ops[start].Key().Kind == state.KindLink
-		for end < len(ops) && end-start < batchSize && (ops[end].Key().Kind == state.KindLink) == device {
+		device := ops[start].Kind() == state.KindLink
+		for end < len(ops) && end-start < batchSize && (ops[end].Kind() == state.KindLink) == device {
 			end++
 		}
 		if device {
@@ -146,7 +146,7 @@ func (b *batch) append(op state.Op, seq uint32, links *links) error {
 	if err != nil && op.Verb != state.Delete {
 		return err
 	}
-	kind := op.Key().Kind
+	kind := op.Kind()
 	if index == 0 && kind != state.KindNexthop && kind != state.KindRoute {
 		return nil // gone, with its device
 	}
@@ -167,7 +167,7 @@ func (b *batch) step(op state.Op, seq uint32, index int) error {
 	// What the kernel finds out by itself, such as a neighbour, may be there at any time, so
 	// to create it is to replace it.
 	var flags uint16 = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	if kind := op.Key().Kind; op.Verb == state.Create && (kind == state.KindNexthop || kind == state.KindRoute) {
+	if kind := op.Kind(); op.Verb == state.Create && (kind == state.KindNexthop || kind == state.KindRoute) {
 		flags = unix.NLM_F_CREATE | unix.NLM_F_EXCL
 	}
 	return b.object(op.Want, false, flags, seq, index)
@@ -179,7 +179,7 @@ func (b *batch) object(o state.Object, remove bool, flags uint16, seq uint32, in
 	if remove {
 		typ = 1 // each type of message to delete follows that to make
 	}
-	switch kind := o.Key().Kind; kind {
+	switch kind := state.KindOf(o); kind {
 	case state.KindAddr:
 		b.addrMessage(unix.RTM_NEWADDR+typ, flags, seq, o, index)
 	case state.KindNeigh:
@@ -245,7 +245,7 @@ func extendedText(m message) string {
 
 // explain words an error of the kernel's; nil if it is none after all.
 func explain(op state.Op, errno syscall.Errno, text string) error {
-	kind := op.Key().Kind
+	kind := op.Kind()
 	if op.Verb == state.Delete && (errno == unix.ESRCH || errno == unix.ENOENT || errno == unix.ENODEV) {
 		return nil // gone already, by itself or with its interface
 	}

@@ -61,7 +61,7 @@ func (a above) Try(ctx context.Context, before, after []state.Object) error {
 }
 
 func isOurs(op state.Op) bool {
-	k := op.Key().Kind
+	k := op.Kind()
 	return k == state.KindTunnel || k == state.KindTunnelPeer
 }
 
