@@ -47,7 +47,7 @@ type loop struct {
 	counted counters // as of the last pass
 
 	// Of run alone:
-	have      state.Observed          // as of the last pass; nil before the first
+	seen      *seen                   // as of the last pass; nil before the first
 	left      state.Set               // objects of ours without a mark that may be there, too, wanted or not
 	keep      func(state.Object) bool // what must stay, as of the last full pass
 	missing   *unmet                  // what it could not do
@@ -218,7 +218,7 @@ func (r *loop) run(ctx context.Context) error {
 		}
 		begun := time.Now()
 		switch {
-		case full || needFullPass || r.have == nil || r.desired.spec.Partial:
+		case full || needFullPass || r.seen == nil || r.desired.spec.Partial:
 			full = true
 		case !noticed:
 			full = !r.quickPass(ctx, changed, false)
@@ -307,6 +307,11 @@ func (r *loop) take() (changed []state.Key, needFullPass, noticed, resetBackoff 
 	defer r.mu.Unlock()
 	noticed, resetBackoff = r.full, r.resetBackoff
 	if c := r.change; c != nil {
+		if !c.all {
+			for k := range c.want {
+				r.seen.settle(k)
+			}
+		}
 		changed = slices.Collect(r.desired.take(*c))
 		needFullPass, resetBackoff = c.needFullPass, resetBackoff || c.all
 	}

@@ -53,9 +53,10 @@ func (d *planeDesired) take(c change) iter.Seq[state.Key] {
 
 // ownership is what tells which objects of a host are this daemon's. before is what it had
 // when that was last known, and left are objects that were ours and not wanted then.
-func (d *planeDesired) ownership(have, before state.Observed, left state.Set) *state.Ownership {
+func (d *planeDesired) ownership(have state.Observed, before *seen, left state.Set) *state.Ownership {
 	return state.NewOwnership(d.spec.Networks, subnet.LongestLen, d.devices, have, func(k state.Key) bool {
-		was, is := before[k], have[k].Object
+		was, _ := before.at(k)
+		is := have[k].Object
 		return was.Owner == state.Ours && was.Object == is || left[k] == is
 	})
 }
@@ -68,7 +69,7 @@ func (d *planeDesired) mine(o state.Object) bool {
 }
 
 // markForeign marks those of a host's objects as foreign that are not this daemon's.
-func (d *planeDesired) markForeign(have, before state.Observed, left state.Set) {
+func (d *planeDesired) markForeign(have state.Observed, before *seen, left state.Set) {
 	own := d.ownership(have, before, left)
 	for k, e := range have {
 		_, wanted := d.want[k]
@@ -123,7 +124,7 @@ func (d *planeDesired) predictFlush(have state.Observed) {
 // holds what a daemon put there in the moment in which it learned of it, and the file was
 // written some time after. before is what was there when that was last looked at: what was
 // as wanted then, and is not now, was not changed by a daemon.
-func (d *planeDesired) newer(have, before state.Observed) map[state.Key]bool {
+func (d *planeDesired) newer(have state.Observed, before *seen) map[state.Key]bool {
 	if !d.spec.Partial {
 		return nil
 	}
@@ -131,7 +132,7 @@ func (d *planeDesired) newer(have, before state.Observed) map[state.Key]bool {
 	newer := make(map[state.Key]bool)
 	for k, want := range d.want {
 		e, there := have[k]
-		was, known := before[k]
+		was, known := before.at(k)
 		if d.local[k] || !there || e.Owner == state.Foreign || state.Same(want, e.Object) || known && state.Same(want, was.Object) {
 			continue
 		}

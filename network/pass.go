@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -22,8 +21,8 @@ func (r *loop) fullPass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	before := r.have
-	r.have = have
+	before := r.seen
+	r.seen = newSeen(r.desired.want)
 	r.restored = false
 	r.desired.markForeign(have, before, r.left)
 	r.desired.predictFlush(have)
@@ -34,10 +33,16 @@ func (r *loop) fullPass(ctx context.Context) error {
 			keys = append(keys, k)
 		}
 	}
+	var passing []state.Key // what is there, and not both wanted and ours
 	for k, e := range have {
-		if _, wanted := r.desired.want[k]; !wanted && e.Owner == state.Ours {
+		_, wanted := r.desired.want[k]
+		if !wanted && e.Owner == state.Ours {
 			keys = append(keys, k)
 		}
+		if !wanted || e.Owner != state.Ours {
+			passing = append(passing, k)
+		}
+		r.seen.put(k, e)
 	}
 	r.keep = r.desired.retained(have)
 	ops, blocked := state.Diff(r.desired.want, have, keys, r.keep)
@@ -49,7 +54,7 @@ func (r *loop) fullPass(ctx context.Context) error {
 	// What failed before and is neither to be done nor blocked any more has
 	// come right by itself.
 	t := tally{limiter: &r.logs.limiter, before: r.failures, now: make(map[state.Key]*failure), pace: r.pace, jitter: rand.Float64() / 4}
-	due := make([]state.Op, 0, len(ops))
+	due := ops[:0]
 	missing := r.newUnmet()
 	r.missing = missing
 	for _, op := range ops {
@@ -66,11 +71,6 @@ func (r *loop) fullPass(ctx context.Context) error {
 		missing.wanted[b.Want.Key()] = true
 	}
 	r.left = make(state.Set)
-	if len(due) > len(have) { // it would grow step by step
-		r.have = make(state.Observed, len(have)+len(due))
-		maps.Copy(r.have, have)
-		have, missing.have = r.have, r.have // which quick passes go by, too
-	}
 	errs := r.apply(ctx, due, missing, before)
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -83,13 +83,16 @@ func (r *loop) fullPass(ctx context.Context) error {
 	// Events do not follow what is not both wanted and ours: forget it. A quick
 	// pass that is about it fails, and so finds it again.
 	// But whose an object is that bears no mark may not be seen again.
-	maps.DeleteFunc(have, func(k state.Key, e state.Entry) bool {
+	for _, k := range passing {
+		e, there := r.seen.at(k)
 		_, wanted := r.desired.want[k]
-		if !wanted && e.Owner == state.Ours && state.Unmarked(e.Object) {
+		if there && !wanted && e.Owner == state.Ours && state.Unmarked(e.Object) {
 			r.left[k] = e.Object
 		}
-		return !wanted || e.Owner != state.Ours
-	})
+		if !wanted || e.Owner != state.Ours {
+			r.seen.drop(k)
+		}
+	}
 	var recovered summary
 	for k, f := range r.failures {
 		if o, wanted := r.desired.want[k]; wanted && t.now[k] == nil && len(f.logged) > 0 {
@@ -205,7 +208,7 @@ func dropImplied(ops []state.Op) []state.Op {
 // is wanted; if more may not be as that left it, only where all are new, and so
 // depend on nothing that was there. It reports false where a full pass has to find out more.
 func (r *loop) quickPass(ctx context.Context, changed []state.Key, onlyNew bool) bool {
-	ops, blocked := state.Diff(r.desired.want, r.have, changed, r.keep)
+	ops, blocked := state.Diff(r.desired.want, r.seen.among(changed), changed, r.keep)
 	if onlyNew && (len(ops) != len(changed) || slices.ContainsFunc(ops, func(op state.Op) bool { return op.Verb != state.Create })) {
 		return false
 	}
@@ -227,33 +230,34 @@ func (r replacement) String() string { return fmt.Sprintf("%s in the place of %s
 
 // apply takes the steps, notes what the dataplane then has, and logs what was
 // done. What was there before, as it is wanted, is restored by it.
-func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before state.Observed) []error {
+func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before *seen) []error {
 	errs := r.applyStages(ctx, ops, missing)
 	var done summary
 	for i, op := range ops {
+		k := op.Key()
 		if errs[i] != nil {
 			if op.Want != nil && state.Unmarked(op.Want) {
-				r.left[op.Key()] = op.Want // it may have been made all the same
+				r.left[k] = op.Want // it may have been made all the same
 			}
 			continue
 		}
 		if op.Verb == state.Delete {
-			delete(r.have, op.Key())
+			r.seen.drop(k)
 			done.add("deleted", op.Have)
 			continue
 		}
-		replaced := r.have[op.Key()]
-		r.have[op.Key()] = state.Entry{Object: op.Want, Owner: state.Ours}
-		switch was, there := before[op.Key()]; {
+		replaced, _ := r.seen.at(k)
+		r.seen.put(k, state.Entry{Object: op.Want, Owner: state.Ours})
+		switch was, there := before.at(k); {
 		case replaced.Owner == state.Adoptable && !state.Same(op.Want, replaced.Object):
 			done.add("replaced an unmarked route, such as an older flannel leaves", replacement{op.Want, replaced.Text})
 		case there && was.Object == op.Want:
-			r.restored, r.undone[op.Key()] = true, op.Want
-			r.countRepair(op.Key().Kind)
+			r.restored, r.undone[k] = true, op.Want
+			r.countRepair(k.Kind)
 			if r.conflicts < conflictAfter { // from then on, it is not logged each time
 				done.add("restored", op.Want)
 			}
-		case r.conflicts >= conflictAfter && r.undone[op.Key()] == op.Want: // a pass in between saw that it was gone
+		case r.conflicts >= conflictAfter && r.undone[k] == op.Want: // a pass in between saw that it was gone
 		case op.Verb == state.Create:
 			done.add("added", op.Want)
 		default:

@@ -20,7 +20,7 @@ var errOutdated = dataplane.Later{Err: errUnmet, Pending: true}
 // unmet says which steps must wait for others that failed.
 type unmet struct {
 	want   state.Set
-	have   state.Observed
+	have   *seen
 	wanted map[state.Key]bool // not as wanted: nothing may come to refer to them
 	used   map[state.Key]bool // referred to still: they may not be taken away
 	left   map[state.Key]bool // they should have been taken away
@@ -28,7 +28,7 @@ type unmet struct {
 
 func (r *loop) newUnmet() *unmet {
 	return &unmet{
-		want: r.desired.want, have: r.have,
+		want: r.desired.want, have: r.seen,
 		wanted: make(map[state.Key]bool), used: make(map[state.Key]bool), left: make(map[state.Key]bool),
 	}
 }
@@ -40,6 +40,7 @@ func (u *unmet) add(op state.Op) {
 		u.wanted[k] = true
 	}
 	if op.Have == nil {
+		u.have.drop(k)
 		return
 	}
 	if op.Verb == state.Delete {
@@ -49,7 +50,8 @@ func (u *unmet) add(op state.Op) {
 	}
 	for _, needed := range state.Needs(op.Have) {
 		u.used[needed] = true
-		if to, ok := state.LeadsTo(u.have[needed].Object); ok {
+		by, _ := u.have.at(needed)
+		if to, ok := state.LeadsTo(by.Object); ok {
 			u.used[to] = true
 		}
 	}
@@ -130,7 +132,7 @@ func sameStage(first, op state.Op) bool {
 	if (first.Verb == state.Delete) != (op.Verb == state.Delete) {
 		return false
 	}
-	return first.Key().Kind == op.Key().Kind || op.Verb != state.Delete && len(state.Needs(op.Want)) == 0
+	return first.Kind() == op.Kind() || op.Verb != state.Delete && len(state.Needs(op.Want)) == 0
 }
 
 // outdated reports whether a step is about what is by now desired otherwise than when it
