@@ -15,7 +15,7 @@ func TestOrderOfFiles(t *testing.T) {
 		// this host, and what it had before
 		"machine.go", "alone.go", "source.go", "etcdsource.go", "kubesource.go", "sources.go", "saved.go", "previous.go", "networks.go",
 		// the parts of the daemon, and how they are tied together
-		"systemd.go", "counters.go", "choose.go", "rules.go", "available.go", "publish.go", "desired.go", "underlays.go", "prepare.go", "endpoint.go", "collect.go", "answers.go", "daemon.go",
+		"systemd.go", "counters.go", "footprint.go", "choose.go", "rules.go", "available.go", "publish.go", "desired.go", "underlays.go", "prepare.go", "endpoint.go", "collect.go", "answers.go", "daemon.go",
 		// what is done instead of its work
 		"ask.go", "checkconfig.go", "gather.go", "doctor.go", "release.go", "cleanup.go", "migrate.go",
 		"main.go",

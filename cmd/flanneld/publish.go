@@ -151,7 +151,7 @@ func (p *publisher) Run(ctx context.Context) error {
 		p.systemd.ready(now.text(p.obstacles.Reported()))
 		if first {
 			close(p.published)
-			debug.FreeOSMemory() // that of the start
+			returnMemory()
 		}
 		first, said = false, ""
 		select {
