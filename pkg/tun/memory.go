@@ -1,7 +1,8 @@
 package tun
 
 import (
-	"os"
+	"encoding/binary"
+	"fmt"
 	"slices"
 	"sync"
 	"unsafe"
@@ -12,18 +13,22 @@ import (
 // Memory is a Queue without a device: what is fed to it can be read, and what is
 // written is kept.
 type Memory struct {
-	mu          sync.Mutex
-	change      *sync.Cond
-	in, out     [][]byte
-	fail        error
-	interrupted bool
+	fd int // an eventfd that counts what can be read
+
+	mu      sync.Mutex
+	change  *sync.Cond
+	in, out [][]byte
 }
 
 // NewMemory makes one that is empty.
-func NewMemory() *Memory {
-	m := &Memory{}
+func NewMemory() (*Memory, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK|unix.EFD_SEMAPHORE)
+	if err != nil {
+		return nil, fmt.Errorf("making a queue in memory: %w", err)
+	}
+	m := &Memory{fd: fd}
 	m.change = sync.NewCond(&m.mu)
-	return m
+	return m, nil
 }
 
 // Feed adds a packet to be read.
@@ -31,7 +36,7 @@ func (m *Memory) Feed(b []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.in = append(m.in, slices.Clone(b))
-	m.change.Broadcast()
+	_, _ = unix.Write(m.fd, binary.NativeEndian.AppendUint64(nil, 1))
 }
 
 // Written waits until so many packets have been written, and takes them.
@@ -46,29 +51,14 @@ func (m *Memory) Written(n int) [][]byte {
 	return out
 }
 
-// Fail makes writes fail, or work again if err is nil.
-func (m *Memory) Fail(err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.fail = err
-}
+// FD is as Queue has it.
+func (m *Memory) FD() int { return m.fd }
 
 // Read is as Queue has it.
-func (m *Memory) Read(b []byte) (int, error) { return m.read(b, true) }
-
-// TryRead is as Queue has it.
-func (m *Memory) TryRead(b []byte) (int, error) { return m.read(b, false) }
-
-func (m *Memory) read(b []byte, wait bool) (int, error) {
+func (m *Memory) Read(b []byte) (int, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for wait && len(m.in) == 0 && !m.interrupted {
-		m.change.Wait()
-	}
-	switch {
-	case m.interrupted:
-		return 0, os.ErrDeadlineExceeded
-	case len(m.in) == 0:
+	if _, err := unix.Read(m.fd, make([]byte, 8)); err != nil {
 		return 0, nil
 	}
 	n := copy(b, m.in[0])
@@ -80,24 +70,13 @@ func (m *Memory) read(b []byte, wait bool) (int, error) {
 func (m *Memory) Write(pieces []unix.Iovec) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fail != nil {
-		return m.fail
-	}
 	m.out = append(m.out, Gather(pieces))
 	m.change.Broadcast()
 	return nil
 }
 
-// Interrupt is as Queue has it.
-func (m *Memory) Interrupt() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.interrupted = true
-	m.change.Broadcast()
-}
-
 // Close is as Queue has it.
-func (m *Memory) Close() error { return nil }
+func (m *Memory) Close() error { return unix.Close(m.fd) }
 
 // Gather copies pieces into one.
 func Gather(pieces []unix.Iovec) []byte {

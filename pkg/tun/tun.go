@@ -19,15 +19,12 @@ var ErrGone = errors.New("the device is gone")
 // Queue is one of the file descriptors of a TUN device. One goroutine may read
 // from it while any number write.
 type Queue interface {
-	// Read waits for a packet. It returns os.ErrDeadlineExceeded after
-	// Interrupt.
+	// FD is what to poll until there is something to read, be it that the device is gone.
+	FD() int
+	// Read reads a packet. It does not wait: where there is none it returns 0.
 	Read(b []byte) (int, error)
-	// TryRead is Read that returns 0 instead of waiting.
-	TryRead(b []byte) (int, error)
 	// Write writes one packet from its pieces.
 	Write(pieces []unix.Iovec) error
-	// Interrupt ends the Read under way and all later ones.
-	Interrupt()
 	Close() error
 }
 
@@ -88,13 +85,12 @@ func open(name string, opts Options) (_ *Device, err error) {
 	}
 	d := &Device{Name: name}
 	if err = alone(name); err == nil {
-		if d.Features, err = setOffloads(fd, kind&unix.IFF_VNET_HDR != 0); err == nil {
-			err = d.add(fd)
-		}
+		d.Features, err = setOffloads(fd, kind&unix.IFF_VNET_HDR != 0)
 	}
 	if err != nil {
 		return nil, errors.Join(err, closeQueue(descriptor(fd)))
 	}
+	d.Queues = append(d.Queues, &queue{fd})
 	if kind&unix.IFF_MULTI_QUEUE != 0 {
 		d.more(opts.Queues, kind)
 	}
@@ -105,9 +101,10 @@ func open(name string, opts Options) (_ *Device, err error) {
 func (d *Device) more(n int, kind uint16) {
 	for len(d.Queues) < n {
 		fd, err := attachTo(d.Name, kind)
-		if err != nil || d.add(fd) != nil {
+		if err != nil {
 			return
 		}
+		d.Queues = append(d.Queues, &queue{fd})
 	}
 }
 
@@ -129,14 +126,6 @@ func (d *Device) Close() error {
 		errs = append(errs, q.Close())
 	}
 	return errors.Join(errs...)
-}
-
-func (d *Device) add(fd int) error {
-	q, err := newQueue(fd, d.Name)
-	if err == nil {
-		d.Queues = append(d.Queues, q)
-	}
-	return err
 }
 
 // attachAny attaches in whatever way the device allows: with a header or

@@ -2,6 +2,7 @@ package udptunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -95,7 +97,7 @@ func (p *pair) flood(t testing.TB, size int, d time.Duration) float64 {
 		for !stop.Load() {
 			_ = in.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
 			_ = raw.Read(func(fd uintptr) bool {
-				n, errno := box.fill(int(fd))
+				n, errno := box.fill(int(fd), 64)
 				got.Add(int64(n))
 				return errno != unix.EAGAIN
 			})
@@ -136,10 +138,11 @@ func withFD(t testing.TB, c syscall.Conn, fn func(fd int) error) {
 	check(t, err)
 }
 
-// roundTrips pings one after the other and returns how long each took, sorted.
+// roundTrips pings one after the other, each a pause after the answer to the one before, and
+// returns how long each took, sorted.
 // The program that pings adds as little as it can: the socket is a blocking one
 // and the scheduler knows nothing of its calls.
-func (p *pair) roundTrips(t testing.TB, n int) []time.Duration {
+func (p *pair) roundTrips(t testing.TB, n int, pause time.Duration) []time.Duration {
 	t.Helper()
 	fd := -1
 	check(t, p.pods[0].Do(func() (err error) {
@@ -153,7 +156,7 @@ func (p *pair) roundTrips(t testing.TB, n int) []time.Duration {
 	check(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}))
 	times := make([]time.Duration, 0, n)
 	buf := make([]byte, 2048)
-	gap := unix.Timespec{Nsec: 200_000}
+	gap := unix.NsecToTimespec(int64(pause))
 	for i := range n {
 		m := make([]byte, 64)
 		m[0], m[4], m[6], m[7] = 8, 77, byte(i>>8), byte(i)
@@ -167,6 +170,9 @@ func (p *pair) roundTrips(t testing.TB, n int) []time.Duration {
 			if errno == unix.EINTR {
 				continue
 			}
+			if errno == unix.EAGAIN {
+				break // it is lost, and counts as late by what was waited
+			}
 			if errno != 0 {
 				t.Fatalf("ping %d: %v", i, errno)
 			}
@@ -175,7 +181,9 @@ func (p *pair) roundTrips(t testing.TB, n int) []time.Duration {
 			}
 		}
 		times = append(times, time.Since(start))
-		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(ptr(&gap)), 0, 0)
+		if pause > 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(ptr(&gap)), 0, 0)
+		}
 	}
 	slices.Sort(times)
 	return times
@@ -207,57 +215,121 @@ func (p *pair) cpu(t testing.TB) time.Duration {
 
 // figures are what is measured of one way between the pods.
 type figures struct {
-	one, four   float64 // bytes a second of TCP streams
-	cost        float64 // processor seconds a gigabyte
-	small, full float64 // datagrams a second
-	p50, p99    float64 // seconds
+	one, four    float64 // bytes a second of TCP streams
+	cost         float64 // processor seconds a gigabyte
+	small, full  float64 // datagrams a second
+	flood, paced float64 // seconds of a round trip: one after the other; a millisecond apart; median
+	late         float64 // that of the latest hundredth, a millisecond apart
+	beside       float64 // that beside a TCP stream
 }
 
 func (p *pair) measure(t testing.TB, d time.Duration) (f figures) {
 	t.Helper()
 	time.Sleep(time.Second) // until what was measured before has come to rest
-	times := p.roundTrips(t, 1000)
-	f.p50, f.p99 = times[len(times)/2].Seconds(), times[len(times)*99/100].Seconds()
+	at := func(times []time.Duration, percent int) float64 { return times[len(times)*percent/100].Seconds() }
+	f.flood = at(p.roundTrips(t, 3000, 0), 50)
+	times := p.roundTrips(t, 500, time.Millisecond)
+	f.paced, f.late = at(times, 50), at(times, 99)
 	before, start := p.cpu(t), time.Now()
 	f.one = p.stream(t, 1, d)
 	used := p.cpu(t) - before
 	f.cost = used.Seconds() / (f.one * time.Since(start).Seconds() / 1e9)
 	f.four = p.stream(t, 4, d)
+	var beside sync.WaitGroup
+	beside.Go(func() { p.stream(t, 1, d) })
+	time.Sleep(d / 3)
+	f.beside = at(p.roundTrips(t, int(d/time.Millisecond)/2, time.Millisecond), 99)
+	beside.Wait()
 	f.small = p.flood(t, 64, d)
 	f.full = p.flood(t, 1400, d)
 	return f
 }
 
-// BenchmarkWays compares the ways between pods: what matters are the ratios, and
-// that all are measured in turn under whatever else the machine does.
+// BenchmarkWays compares the ways between pods, on a wire that takes joined packets and on one
+// that does not: what matters are the ratios, and that all are measured in turn
+// under whatever else the machine does. The yardstick is flannel's loop.
 func BenchmarkWays(b *testing.B) {
-	ways := []string{byTunnel, byPackets, byVXLAN, byRoute}
-	pairs := map[string]*pair{}
-	for _, way := range ways {
-		pairs[way] = newPair(b, way, nil)
-	}
-	const rounds = 3
-	for b.Loop() {
-		all := map[string][]figures{}
-		for range rounds {
-			for _, way := range ways {
-				all[way] = append(all[way], pairs[way].measure(b, time.Second))
+	for _, wire := range []struct {
+		name    string
+		offload bool
+		ways    []string
+	}{
+		{"wire=offload", true, []string{byTunnel, byPackets, byLoop, byVXLAN, byRoute}},
+		{"wire=plain", false, []string{byTunnel, byLoop, byVXLAN}},
+	} {
+		b.Run(wire.name, func(b *testing.B) {
+			pairs := map[string]*pair{}
+			for _, way := range wire.ways {
+				pairs[way] = newPair(b, way, nil)
+				if !wire.offload {
+					pairs[way].plainWire(b)
+				}
 			}
-		}
-		base := median(all[byVXLAN])
-		for _, way := range ways {
-			m := median(all[way])
-			b.Logf("%-8s TCP %5.2f Gbit/s (%.2f of vxlan), four %5.2f (%.2f); %.2f CPU s/GB (%.1f×); "+
-				"64 B %4.0f k/s (%.2f), 1400 B %4.0f k/s (%.2f); RTT %3.0f µs (%.1f×), p99 %3.0f µs (%.1f×)",
-				way, m.one*8e-9, m.one/base.one, m.four*8e-9, m.four/base.four, m.cost, m.cost/base.cost,
-				m.small/1e3, m.small/base.small, m.full/1e3, m.full/base.full,
-				m.p50*1e6, m.p50/base.p50, m.p99*1e6, m.p99/base.p99)
-		}
-		tunnel, packets := median(all[byTunnel]), median(all[byPackets])
-		b.ReportMetric(tunnel.one/base.one, "TCP/vxlan")
-		b.ReportMetric(tunnel.one/packets.one, "TCP/packets")
-		b.ReportMetric(tunnel.small/packets.small, "64B/packets")
-		b.ReportMetric(tunnel.p50/base.p50, "RTT/vxlan")
+			const rounds = 3
+			for b.Loop() {
+				all := map[string][]figures{}
+				for range rounds {
+					for _, way := range wire.ways {
+						all[way] = append(all[way], pairs[way].measure(b, time.Second))
+					}
+				}
+				report(b, wire.ways, all)
+			}
+		})
+	}
+}
+
+// plainWire has the hosts' interfaces send each packet by itself. What comes in may be joined.
+func (p *pair) plainWire(t testing.TB) {
+	t.Helper()
+	for _, h := range p.hosts {
+		check(t, h.Do(func() error {
+			return errors.Join(ethtool("eth0", unix.ETHTOOL_SGSO, 0), ethtool("eth0", unix.ETHTOOL_SGRO, 1))
+		}))
+	}
+}
+
+// ethtool sets one thing of an interface.
+func ethtool(name string, command, value uint32) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	v := [2]uint32{command, value}
+	var req struct {
+		name [unix.IFNAMSIZ]byte
+		data unsafe.Pointer
+		_    [16]byte
+	}
+	copy(req.name[:], name)
+	req.data = unsafe.Pointer(&v)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
+		return fmt.Errorf("setting %d of %s: %w", command, name, errno)
+	}
+	return nil
+}
+
+// report prints the medians of all ways, and the ratios to vxlan and to the loop.
+func report(b *testing.B, ways []string, all map[string][]figures) {
+	b.Helper()
+	vxlan, loop := median(all[byVXLAN]), median(all[byLoop])
+	for _, way := range ways {
+		m := median(all[way])
+		b.Logf("%-8s TCP %5.2f Gbit/s (%.2f of vxlan), four %5.2f (%.2f); %.2f CPU s/GB (%.1f×); 64 B %4.0f k/s (%.2f), 1400 B %4.0f k/s (%.2f)",
+			way, m.one*8e-9, m.one/vxlan.one, m.four*8e-9, m.four/vxlan.four, m.cost, m.cost/vxlan.cost,
+			m.small/1e3, m.small/vxlan.small, m.full/1e3, m.full/vxlan.full)
+		b.Logf("%-8s RTT: flood %3.0f µs (%.1f of vxlan, %.2f of loop), each ms %3.0f µs (%.1f, %.2f), p99 %4.0f µs (%.1f), p99 beside a stream %5.0f µs (%.1f)",
+			way, m.flood*1e6, m.flood/vxlan.flood, m.flood/loop.flood, m.paced*1e6, m.paced/vxlan.paced, m.paced/loop.paced,
+			m.late*1e6, m.late/vxlan.late, m.beside*1e6, m.beside/vxlan.beside)
+	}
+	tunnel := median(all[byTunnel])
+	for unit, ratio := range map[string]float64{
+		"TCP/vxlan": tunnel.one / vxlan.one, "four/vxlan": tunnel.four / vxlan.four, "64B/loop": tunnel.small / loop.small,
+		"flood/loop": tunnel.flood / loop.flood, "ms/loop": tunnel.paced / loop.paced,
+		"flood/vxlan": tunnel.flood / vxlan.flood, "ms/vxlan": tunnel.paced / vxlan.paced, "p99-beside/vxlan": tunnel.beside / vxlan.beside,
+	} {
+		b.ReportMetric(ratio, unit)
 	}
 }
 
@@ -272,12 +344,14 @@ func median(all []figures) figures {
 		return v[len(v)/2]
 	}
 	return figures{
-		one:   mid(func(f figures) float64 { return f.one }),
-		four:  mid(func(f figures) float64 { return f.four }),
-		cost:  mid(func(f figures) float64 { return f.cost }),
-		small: mid(func(f figures) float64 { return f.small }),
-		full:  mid(func(f figures) float64 { return f.full }),
-		p50:   mid(func(f figures) float64 { return f.p50 }),
-		p99:   mid(func(f figures) float64 { return f.p99 }),
+		one:    mid(func(f figures) float64 { return f.one }),
+		four:   mid(func(f figures) float64 { return f.four }),
+		cost:   mid(func(f figures) float64 { return f.cost }),
+		small:  mid(func(f figures) float64 { return f.small }),
+		full:   mid(func(f figures) float64 { return f.full }),
+		flood:  mid(func(f figures) float64 { return f.flood }),
+		paced:  mid(func(f figures) float64 { return f.paced }),
+		late:   mid(func(f figures) float64 { return f.late }),
+		beside: mid(func(f figures) float64 { return f.beside }),
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -133,6 +135,39 @@ func TestRunEnds(t *testing.T) {
 	}
 	if tunnel.Run(t.Context()) == nil {
 		t.Error("Run runs twice")
+	}
+}
+
+// TestAtRest has threads be woken by packets alone, also after there was much to do.
+func TestAtRest(t *testing.T) {
+	p := newPair(t, byTunnel, nil)
+	if _, err := p.pods[0].Transfer(testContext(t), p.pods[1], 10<<20); err != nil {
+		t.Fatal(err)
+	}
+	switches := func() (n int) {
+		dir := fmt.Sprintf("/proc/%d/task", p.procs[0].Pid())
+		threads, err := os.ReadDir(dir)
+		check(t, err)
+		for _, thread := range threads {
+			status, err := os.ReadFile(filepath.Join(dir, thread.Name(), "status"))
+			check(t, err)
+			_, rest, _ := strings.Cut(string(status), "\nvoluntary_ctxt_switches:")
+			var of int
+			_, err = fmt.Sscan(rest, &of)
+			check(t, err)
+			n += of
+		}
+		return n
+	}
+	// The kernel may have something to send once in a while, and the runtime something to do.
+	least := 1000
+	for range 5 {
+		before := switches()
+		time.Sleep(500 * time.Millisecond)
+		least = min(least, switches()-before)
+	}
+	if least > 5 {
+		t.Errorf("its threads are woken %d times in half a second in which nothing is sent", least)
 	}
 }
 

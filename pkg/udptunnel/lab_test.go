@@ -37,6 +37,7 @@ type engine struct {
 	Queues      int
 	Peers       map[netip.Prefix]netip.Addr
 	Profile     string
+	Yardstick   bool // it is no tunnel
 }
 
 func (e engine) config() Config {
@@ -66,6 +67,9 @@ func runEngine(text string) error {
 	var e engine
 	if err := json.Unmarshal([]byte(text), &e); err != nil {
 		return err
+	}
+	if e.Yardstick {
+		return yardstick(e)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -111,6 +115,7 @@ type pair struct {
 const (
 	byTunnel  = "tunnel"
 	byPackets = "packets" // a tunnel without offload
+	byLoop    = "loop"    // a loop as flannel's
 	byVXLAN   = "vxlan"
 	byRoute   = "route"
 )
@@ -132,13 +137,13 @@ func newPair(t testing.TB, way string, change func(*engine)) *pair {
 		other := p.hosts[1-i]
 		mtu := 1500
 		switch way {
-		case byTunnel, byPackets:
+		case byTunnel, byPackets, byLoop:
 			mtu = 1472
 			e := engine{
 				Device: makeDevice(t, h, i, mtu), Local: netip.AddrPortFrom(h.Addr, 8285), Own: subnets[i],
 				Network: network, Addr: subnets[i].Addr(), MTU: mtu, SourceCheck: true, Offload: way == byTunnel,
-				Queues: 1,
-				Peers:  map[netip.Prefix]netip.Addr{subnets[1-i]: other.Addr},
+				Queues: 1, Yardstick: way == byLoop,
+				Peers: map[netip.Prefix]netip.Addr{subnets[1-i]: other.Addr},
 			}
 			if change != nil {
 				change(&e)

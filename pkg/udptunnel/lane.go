@@ -1,8 +1,11 @@
 package udptunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -11,10 +14,20 @@ import (
 
 // lane carries packets between one queue of the device and one socket. Its two
 // directions share nothing.
+//
+// A goroutine carries both while packets come alone: so it is the only thread that
+// a packet wakes, and what a pod answers at once it finds without being woken again.
+// While there is much, another one receives.
 type lane struct {
 	queue tun.Queue
 	link  link
-	reads bool // this lane and no other reads from the queue
+	reads bool          // this lane and no other reads from the queue
+	stop  *bell         // is rung to end all lanes
+	hand  chan struct{} // gives the receiving to the other goroutine
+	back  *bell         // is rung when it has given it back
+	// busy is when there was much last, in nanoseconds since the lane was made.
+	busy  atomic.Int64
+	since time.Time
 	// errorsOut answer pods of this host, and errorsIn those of others.
 	errorsOut, errorsIn *answerer
 
@@ -42,10 +55,16 @@ const (
 
 	outBatch = 64
 	inBatch  = 8
+
+	// So much without a pause is much: it is what a stream has, and no exchange of messages.
+	muchBytes   = 16 << 10
+	muchPackets = 16
+	// calm is how long there has to be little until one goroutine does with it.
+	calm = 5 * time.Millisecond
 )
 
 func newLane(c Config, set *live, table *Table, queue tun.Queue, to link, f tun.Features, able abilities) *lane {
-	l := &lane{queue: queue, link: to, batch: 1, room: make([]byte, readRoom)}
+	l := &lane{queue: queue, link: to, batch: 1, room: make([]byte, readRoom), since: time.Now(), hand: make(chan struct{}, 1)}
 	inbox := 1
 	if c.Offload {
 		l.batch, inbox = outBatch, inBatch
@@ -72,55 +91,141 @@ func newLane(c Config, set *live, table *Table, queue tun.Queue, to link, f tun.
 	return l
 }
 
-// runOut carries packets from the device to the network.
-func (l *lane) runOut() error {
+// carry carries packets until the lane is told to stop.
+func (l *lane) carry() error {
+	files := [...]unix.PollFd{pollFor(l.queue.FD()), pollFor(l.link.FD()), pollFor(l.back.fd), pollFor(l.stop.fd)}
+	device, network, back := &files[0], &files[1], &files[2]
+	if !l.reads {
+		device.Fd = -1
+	}
 	for {
-		n, err := l.queue.Read(l.room)
-		if err != nil {
-			return ending("reading from the TUN device", err)
+		var done work
+		if err := wait(files[:], forever); err != nil {
+			return err
 		}
-		at := 0
-		for packets := 1; ; packets++ {
-			l.encap.packet(l.room[at : at+n : at+n])
-			at += (n + 63) &^ 63
-			if packets >= l.batch || at >= enough || l.out.n == 0 {
-				break
+		if back.Revents != 0 && l.back.silence() {
+			network.Fd = int32(l.link.FD())
+			continue
+		}
+		out, in := device.Revents != 0, network.Revents != 0
+		// The first packet of each direction is passed on before there is a look for others.
+		for batch := 1; out || in; batch = outBatch {
+			if l.stop.rung.Load() {
+				return nil
 			}
-			// What is on its way already goes along; nothing is waited for.
-			if n, err = l.queue.TryRead(l.room[at:]); n <= 0 || err != nil {
-				break
+			var err error
+			if out {
+				if out, err = l.send(batch, &done); err != nil {
+					return fmt.Errorf("reading from the TUN device: %w", err)
+				}
+			}
+			if in {
+				if in, err = l.receive(batch, &done); err != nil {
+					return fmt.Errorf("receiving datagrams: %w", err)
+				}
+				out = out || in && l.reads // there may be an answer
+			}
+			l.judge(done)
+			if l.reads && network.Fd >= 0 && !l.calm() {
+				network.Fd, in = -1, false
+				l.hand <- struct{}{}
 			}
 		}
-		l.encap.finish()
-		l.outTally.publish()
-		if err != nil {
-			return ending("reading from the TUN device", err)
+		if l.stop.rung.Load() {
+			return nil
 		}
 	}
 }
 
-// runIn carries packets from the network to the device.
-func (l *lane) runIn() error {
+// help receives in the place of carry, while there is much to do.
+func (l *lane) help(ctx context.Context) error {
 	for {
-		if err := l.link.Recv(l.in); err != nil {
-			if passing(err) {
-				l.inTally.add(InErrors, 1)
-				l.inTally.publish()
+		select {
+		case <-l.hand:
+		case <-ctx.Done():
+			return nil
+		}
+		files := [...]unix.PollFd{pollFor(l.link.FD()), pollFor(l.stop.fd)}
+		var done work
+		for !l.calm() && !l.stop.rung.Load() {
+			more, err := l.receive(inBatch, &done)
+			if err != nil {
+				return fmt.Errorf("receiving datagrams: %w", err)
+			}
+			l.judge(done)
+			if more {
 				continue
 			}
-			return ending("receiving datagrams", err)
-		}
-		for i := range l.in.n {
-			from, b, size, truncated := l.in.message(i)
-			if truncated {
-				l.inTally.add(InTruncated, 1)
-				continue
+			done = work{}
+			if err := wait(files[:], calm); err != nil {
+				return err
 			}
-			l.decap.train(from, b, size)
 		}
-		l.decap.finish()
-		l.inTally.publish()
+		l.back.ring()
 	}
+}
+
+// work is what was passed on without a pause.
+type work struct{ packets, bytes int }
+
+// judge notes when there is much work.
+func (l *lane) judge(done work) {
+	if done.packets >= muchPackets || done.bytes >= muchBytes {
+		l.busy.Store(int64(time.Since(l.since)))
+	}
+}
+
+// calm tells whether it is a while ago that there was much.
+func (l *lane) calm() bool {
+	busy := l.busy.Load()
+	return busy == 0 || int64(time.Since(l.since))-busy > int64(calm)
+}
+
+// send sends what the device has, but no more packets than a batch, and tells
+// whether there may be more.
+func (l *lane) send(batch int, done *work) (more bool, err error) {
+	batch = min(batch, l.batch)
+	at, packets := 0, 0
+	for packets < batch && at < enough {
+		var n int
+		if n, err = l.queue.Read(l.room[at:]); n <= 0 || err != nil {
+			break
+		}
+		l.encap.packet(l.room[at : at+n : at+n])
+		at += (n + 63) &^ 63
+		packets++
+	}
+	l.encap.finish()
+	l.outTally.publish()
+	done.packets += packets
+	done.bytes += at
+	return packets == batch || at >= enough, err
+}
+
+// receive writes to the device what the network has, but no more messages than a
+// batch, and tells whether there may be more.
+func (l *lane) receive(batch int, done *work) (more bool, err error) {
+	if err := l.link.Recv(l.in, batch); err != nil {
+		if !passing(err) {
+			return false, err
+		}
+		l.inTally.add(InErrors, 1)
+		l.inTally.publish()
+		return true, nil
+	}
+	for i := range l.in.n {
+		from, b, size, truncated := l.in.message(i)
+		if truncated {
+			l.inTally.add(InTruncated, 1)
+			continue
+		}
+		done.bytes += len(b)
+		l.decap.train(from, b, size)
+	}
+	l.decap.finish()
+	l.inTally.publish()
+	done.packets += l.in.n
+	return l.in.n > 0, nil
 }
 
 // passing tells whether an error of a socket is about one message, or the kernel's
@@ -128,12 +233,4 @@ func (l *lane) runIn() error {
 func passing(err error) bool {
 	var errno unix.Errno
 	return errors.As(err, &errno) && errno != unix.EBADF && errno != unix.ENOTSOCK && errno != unix.EFAULT
-}
-
-// ending is the error of a lane that ends: none if it was told to.
-func ending(activity string, err error) error {
-	if errInterrupted(err) {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", activity, err)
 }

@@ -81,15 +81,16 @@ func newInbox(messages int) *inbox {
 	return in
 }
 
-// fill receives what is there.
-func (in *inbox) fill(fd int) (int, unix.Errno) {
-	for i := range in.msgs {
-		h := &in.msgs[i].hdr
+// fill receives what is there, and so many messages at most.
+func (in *inbox) fill(fd, most int) (int, unix.Errno) {
+	msgs := in.msgs[:min(most, len(in.msgs))]
+	for i := range msgs {
+		h := &msgs[i].hdr
 		h.Namelen = unix.SizeofSockaddrInet4
 		h.SetControllen(controlLen)
 		h.Flags = 0
 	}
-	return mmsg(unix.SYS_RECVMMSG, fd, in.msgs)
+	return mmsg(unix.SYS_RECVMMSG, fd, msgs)
 }
 
 // message returns what was received in message i: who sent it, its datagrams and

@@ -1,11 +1,8 @@
 package udptunnel
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,13 +10,12 @@ import (
 
 // link is a way to the other hosts. One goroutine may send and another receive.
 type link interface {
+	// FD is what to poll until there is something to receive.
+	FD() int
 	// Send sends the outbox. What can't be sent is counted and lost.
 	Send(o *outbox, t *tally)
-	// Recv waits for messages. It returns os.ErrDeadlineExceeded after
-	// Interrupt.
-	Recv(in *inbox) error
-	Interrupt()
-	Close() error
+	// Recv receives so many messages at most. It does not wait: there may be none.
+	Recv(in *inbox, most int) error
 }
 
 // abilities are what the kernel can do for a UDP socket.
@@ -32,14 +28,8 @@ type abilities struct {
 type socket struct {
 	fd   int
 	port uint16
-	file *os.File
-	raw  syscall.RawConn
 	able abilities
 	say  func(string) // what happened and lasts
-
-	try     func(uintptr) bool
-	in      *inbox
-	recvErr error
 
 	out    [len(outbox{}.trains)]outMessage
 	msgs   [len(outbox{}.trains)]mmsghdr
@@ -78,7 +68,6 @@ func listen(local netip.AddrPort, count int, offload bool, say func(string)) (_ 
 		if s.fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
 			return nil, err
 		}
-		s.file = os.NewFile(uintptr(s.fd), "udp")
 		all = append(all, s)
 		if i > 0 {
 			if err := s.setInt(unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
@@ -94,14 +83,12 @@ func listen(local netip.AddrPort, count int, offload bool, say func(string)) (_ 
 				return nil, err
 			}
 		}
-		if err := s.prepare(offload); err != nil {
-			return nil, err
-		}
+		s.prepare(offload)
 	}
 	return all, nil
 }
 
-func (s *socket) prepare(offload bool) error {
+func (s *socket) prepare(offload bool) {
 	for _, o := range [...]struct{ force, ask, size int }{
 		{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF, receiveBuf}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF, sendBuf},
 	} {
@@ -114,11 +101,6 @@ func (s *socket) prepare(offload bool) error {
 		s.able.segment = err == nil
 		s.able.join = s.setInt(unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 	}
-	var err error
-	if s.raw, err = s.file.SyscallConn(); err != nil {
-		return err
-	}
-	s.try = func(uintptr) bool { return s.receive() }
 	s.send = func(msgs []mmsghdr) (int, unix.Errno) { return mmsg(unix.SYS_SENDMMSG, s.fd, msgs) }
 	for i := range s.out {
 		m, h := &s.out[i], &s.msgs[i].hdr
@@ -127,7 +109,6 @@ func (s *socket) prepare(offload bool) error {
 		h.Name = (*byte)(ptr(&m.name))
 		h.Namelen = unix.SizeofSockaddrInet4
 	}
-	return nil
 }
 
 func (s *socket) setInt(level, opt, value int) error {
@@ -235,35 +216,21 @@ func (s *socket) sendmmsg(msgs []mmsghdr) (int, unix.Errno) {
 
 const sendPatience = 10 * time.Millisecond
 
-func (s *socket) Recv(in *inbox) error {
-	s.in = in
-	if err := s.raw.Read(s.try); err != nil {
-		return err
-	}
-	return s.recvErr
-}
-
-// receive fills the inbox, if it needs not wait for that.
-func (s *socket) receive() bool {
+func (s *socket) Recv(in *inbox, most int) error {
 	for {
-		n, errno := s.in.fill(s.fd)
+		n, errno := in.fill(s.fd, most)
 		switch errno {
-		case 0:
-			s.in.n, s.recvErr = n, nil
-			return true
-		case unix.EAGAIN:
-			return false
+		case 0, unix.EAGAIN:
+			in.n = n
+			return nil
 		case unix.EINTR:
 		default:
-			s.in.n, s.recvErr = 0, errno
-			return true
+			in.n = 0
+			return errno
 		}
 	}
 }
 
-func (s *socket) Interrupt() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
+func (s *socket) FD() int { return s.fd }
 
-func (s *socket) Close() error { return s.file.Close() }
-
-// errInterrupted tells whether a Read or Recv ended because of Interrupt.
-func errInterrupted(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+func (s *socket) Close() error { return unix.Close(s.fd) }

@@ -11,8 +11,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -52,9 +54,11 @@ type Tunnel struct {
 	table  *Table
 	device *tun.Device
 	lanes  []*lane
+	stop   *bell
+	files  []io.Closer
 	live   *live
 	errors struct{ in, out answerer } // each direction has a limit of its own
-	raw    int                        // socket for error messages, -1 if there is none
+	raw    descriptor                 // socket for error messages
 	hints  hints
 
 	mu   sync.Mutex
@@ -75,27 +79,34 @@ func open(c Config) (_ *Tunnel, err error) {
 	if c, err = c.checked(); err != nil {
 		return nil, err
 	}
-	t := &Tunnel{raw: -1, done: true, live: newLive(c.MTU, c.SourceCheck)}
+	t := &Tunnel{done: true, live: newLive(c.MTU, c.SourceCheck)}
 	if t.table, err = NewTable(c.Network, c.Own.Bits()); err != nil {
 		return nil, err
 	}
-	var sockets []*socket
 	defer func() {
 		if err != nil {
-			for _, s := range sockets {
-				_ = s.Close()
-			}
 			t.release()
 		}
 	}()
 	if t.device, err = tun.Open(c.Device, tun.Options{Queues: c.Queues, Offload: c.Offload}); err != nil {
 		return nil, err
 	}
-	if sockets, err = listen(c.Local, c.Queues, c.Offload, c.Log); err != nil {
+	t.files = append(t.files, t.device)
+	sockets, err := listen(c.Local, c.Queues, c.Offload, c.Log)
+	if err != nil {
 		return nil, err
 	}
-	if t.raw, err = unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW); err != nil {
+	for _, s := range sockets {
+		t.files = append(t.files, s)
+	}
+	raw, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_RAW)
+	if err != nil {
 		return nil, fmt.Errorf("opening a socket for ICMP errors: %w", err)
+	}
+	t.raw = descriptor(raw)
+	t.files = append(t.files, t.raw)
+	if t.stop, err = t.newBell(); err != nil {
+		return nil, err
 	}
 	t.hints = hints{table: t.table, say: c.Log}
 	c.Log = onceEach(c.Log)
@@ -106,6 +117,10 @@ func open(c Config) (_ *Tunnel, err error) {
 		queue := t.device.Queues[i%len(t.device.Queues)]
 		l := newLane(c, t.live, t.table, queue, s, t.device.Features, s.able)
 		l.reads = i < len(t.device.Queues)
+		l.stop = t.stop
+		if l.back, err = t.newBell(); err != nil {
+			return nil, err
+		}
 		l.errorsOut, l.errorsIn, l.hints = &t.errors.out, &t.errors.in, &t.hints
 		t.lanes = append(t.lanes, l)
 	}
@@ -126,7 +141,7 @@ func (c Config) checked() (Config, error) {
 		return c, fmt.Errorf("an MTU of %d is not from 68 to %d", c.MTU, maxDatagram)
 	}
 	if c.Queues <= 0 {
-		c.Queues = max(1, min(runtime.NumCPU()/2, 4))
+		c.Queues = max(1, min(runtime.GOMAXPROCS(0)/2, 4))
 	}
 	if c.Log == nil {
 		c.Log = func(string) {}
@@ -151,7 +166,7 @@ func (t *Tunnel) describe(able abilities) string {
 // were it written to the device, the kernel would discard it: it has an address of
 // this host as its source.
 func (t *Tunnel) sendError(b []byte) error {
-	return unix.Sendto(t.raw, b, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: [4]byte(b[16:20])})
+	return unix.Sendto(int(t.raw), b, unix.MSG_DONTWAIT, &unix.SockaddrInet4{Addr: [4]byte(b[16:20])})
 }
 
 // live are the settings that may change while the tunnel is open.
@@ -207,20 +222,19 @@ func (t *Tunnel) Run(ctx context.Context) error {
 		return errors.New("the tunnel is closed")
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(ctx, func() {
-		for _, l := range t.lanes {
-			l.queue.Interrupt()
-			l.link.Interrupt()
-		}
+	stopped := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		t.stop.ring()
 	})
 	for _, l := range t.lanes {
+		group.Go(l.carry)
 		if l.reads {
-			group.Go(l.runOut)
+			group.Go(func() error { return l.help(ctx) })
 		}
-		group.Go(l.runIn)
 	}
-	err := group.Wait()
-	stop()
+	err := group.Wait() // the context has ended then, of itself or by this
+	<-stopped
 	t.release()
 	return err
 }
@@ -236,15 +250,23 @@ func (t *Tunnel) Close() {
 	}
 }
 
-// release closes all files. Nobody uses them.
+// release closes all files, the last first. Nobody uses them.
 func (t *Tunnel) release() {
-	for _, l := range t.lanes {
-		_ = l.link.Close()
-	}
-	if t.device != nil {
-		_ = t.device.Close()
-	}
-	if t.raw >= 0 {
-		_ = unix.Close(t.raw)
+	for _, f := range slices.Backward(t.files) {
+		_ = f.Close()
 	}
 }
+
+func (t *Tunnel) newBell() (*bell, error) {
+	b, err := newBell()
+	if err == nil {
+		t.files = append(t.files, b)
+	}
+	return b, err
+}
+
+// descriptor is a file that is nothing but that.
+type descriptor int
+
+// Close closes it.
+func (fd descriptor) Close() error { return unix.Close(int(fd)) }
