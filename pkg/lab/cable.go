@@ -53,7 +53,7 @@ func (ns *Namespace) RemoveLink(name string) error {
 
 // SetDefaultRoute sets the default route of a family, which comes back with LinkUp.
 func (h *Host) SetDefaultRoute(via netip.Addr, dev string) error {
-	r := Route{Dst: defaultDst(via), Via: via, Dev: dev, Protocol: protoBoot}
+	r := Route{Dst: Everywhere(ip.FamilyOf(via)), Via: via, Dev: dev, Protocol: protoBoot}
 	h.defaults[ip.FamilyOf(via)] = r
 	return h.ReplaceRoute(r)
 }

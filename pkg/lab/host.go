@@ -31,7 +31,7 @@ func (h *Host) Of(f ip.Family) netip.Addr { return addrsOf([]netip.Addr{h.Addr, 
 
 // SetAddr takes note that eth0 has another address in the family of a.
 func (h *Host) SetAddr(a netip.Addr) {
-	if h.second.IsValid() && ip.FamilyOf(a) == ip.FamilyOf(h.second) {
+	if h.Addr.IsValid() && ip.FamilyOf(a) != ip.FamilyOf(h.Addr) {
 		h.second = a
 	} else {
 		h.Addr = a
@@ -161,14 +161,6 @@ func (h *Host) restoreDefaultRoutes(name string) error {
 		}
 	}
 	return nil
-}
-
-// defaultDst is the destination of the default route in the family of an address.
-func defaultDst(a netip.Addr) netip.Prefix {
-	if a.Is4() {
-		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	}
-	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 // nic finds an interface that is plugged into a switch, and its link.

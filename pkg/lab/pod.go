@@ -86,7 +86,7 @@ func (h *Host) AddPod(name string, env map[string]string) (*Pod, error) {
 		if err := ns.AddAddr("eth0", netip.PrefixFrom(addrs[i], subnet.Bits())); err != nil {
 			return fail(err)
 		}
-		if err := ns.AddRoute(Route{Dst: defaultDst(subnet.Addr()), Via: subnet.Addr(), Dev: "eth0"}); err != nil {
+		if err := ns.AddRoute(Route{Dst: Everywhere(ip.FamilyOf(subnet.Addr())), Via: subnet.Addr(), Dev: "eth0"}); err != nil {
 			return fail(err)
 		}
 	}

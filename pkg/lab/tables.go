@@ -6,9 +6,11 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"flanneld/pkg/ip"
 )
 
-// TableRoute is an IPv4 route of a table that is none of the kernel's own.
+// TableRoute is a route of a table that is none of the kernel's own.
 type TableRoute struct {
 	Table int
 	Dst   netip.Prefix
@@ -19,6 +21,7 @@ type TableRoute struct {
 // TableRule has packets looked up in a table. Packets that the table has no route
 // for go on to the next rule.
 type TableRule struct {
+	Family   ip.Family
 	Priority int
 	Iif, Oif string       // empty for any
 	Src      netip.Prefix // zero for any
@@ -29,17 +32,19 @@ type TableRule struct {
 // default, and the only rules that lead to such tables. What is there already
 // is not touched, and a route is replaced in one step.
 func (ns *Namespace) SetTables(routes []TableRoute, rules []TableRule) error {
-	if err := ns.setTableRoutes(routes); err != nil {
-		return fmt.Errorf("setting the routing tables of %s: %w", ns.Name, err)
-	}
-	if err := ns.setTableRules(rules); err != nil {
-		return fmt.Errorf("setting the routing rules of %s: %w", ns.Name, err)
+	for _, f := range ip.Families {
+		if err := ns.setTableRoutes(f, routes); err != nil {
+			return fmt.Errorf("setting the routing tables of %s for %s: %w", ns.Name, f, err)
+		}
+		if err := ns.setTableRules(f, rules); err != nil {
+			return fmt.Errorf("setting the routing rules of %s for %s: %w", ns.Name, f, err)
+		}
 	}
 	return nil
 }
 
-func (ns *Namespace) setTableRoutes(want []TableRoute) error {
-	list, err := ns.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+func (ns *Namespace) setTableRoutes(f ip.Family, want []TableRoute) error {
+	list, err := ns.nl.RouteListFiltered(afOf(f), &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return err
 	}
@@ -50,7 +55,7 @@ func (ns *Namespace) setTableRoutes(want []TableRoute) error {
 	have := map[TableRoute]bool{}
 	for _, r := range list {
 		if ownTable(r.Table) {
-			have[tableRoute(r, names)] = true
+			have[tableRoute(f, r, names)] = true
 		}
 	}
 	type place struct {
@@ -59,6 +64,9 @@ func (ns *Namespace) setTableRoutes(want []TableRoute) error {
 	}
 	kept := map[place]bool{}
 	for _, r := range want {
+		if ip.FamilyOf(r.Dst.Addr()) != f {
+			continue
+		}
 		kept[place{r.Table, r.Dst}] = true
 		if have[r] {
 			continue
@@ -72,9 +80,9 @@ func (ns *Namespace) setTableRoutes(want []TableRoute) error {
 		}
 	}
 	for _, r := range list {
-		if ownTable(r.Table) && !kept[place{r.Table, prefix(r.Dst)}] {
+		if dst := routeDst(f, r); ownTable(r.Table) && !kept[place{r.Table, dst}] {
 			if err := ns.nl.RouteDel(&r); err != nil {
-				return fmt.Errorf("deleting route to %s from table %d: %w", prefix(r.Dst), r.Table, err)
+				return fmt.Errorf("deleting route to %s from table %d: %w", dst, r.Table, err)
 			}
 		}
 	}
@@ -84,13 +92,29 @@ func (ns *Namespace) setTableRoutes(want []TableRoute) error {
 // ownTable tells whether a table is none of the kernel's.
 func ownTable(table int) bool { return table < unix.RT_TABLE_DEFAULT || table > unix.RT_TABLE_LOCAL }
 
-func tableRoute(r netlink.Route, names map[int]string) TableRoute {
-	t := TableRoute{Table: r.Table, Dst: prefix(r.Dst)}
+func routeDst(f ip.Family, r netlink.Route) netip.Prefix {
+	if dst := prefix(r.Dst); dst.Bits() > 0 {
+		return dst
+	}
+	return Everywhere(f)
+}
+
+// Everywhere is the destination of default routes.
+func Everywhere(f ip.Family) netip.Prefix {
+	if f == ip.V4 {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+}
+
+func tableRoute(f ip.Family, r netlink.Route, names map[int]string) TableRoute {
+	t := TableRoute{Table: r.Table, Dst: routeDst(f, r)}
 	if r.Type != unix.RTN_BLACKHOLE {
 		t.Dev = names[r.LinkIndex]
 	}
 	if r.Gw != nil {
-		t.Via, _ = netip.AddrFromSlice(r.Gw.To4())
+		via, _ := netip.AddrFromSlice(r.Gw)
+		t.Via = via.Unmap()
 	}
 	return t
 }
@@ -111,17 +135,20 @@ func (ns *Namespace) tableRoute(r TableRoute) (*netlink.Route, error) {
 }
 
 // setTableRules adds before it deletes, so that no packet finds no rule.
-func (ns *Namespace) setTableRules(want []TableRule) error {
-	list, err := ns.nl.RuleList(unix.AF_INET)
+func (ns *Namespace) setTableRules(f ip.Family, want []TableRule) error {
+	list, err := ns.nl.RuleList(afOf(f))
 	if err != nil {
 		return err
 	}
 	have := map[TableRule]bool{}
 	for _, r := range list {
-		have[tableRule(r)] = true
+		have[tableRule(f, r)] = true
 	}
 	kept := map[TableRule]bool{}
 	for _, r := range want {
+		if r.Family != f {
+			continue
+		}
 		kept[r] = true
 		if have[r] {
 			continue
@@ -131,7 +158,7 @@ func (ns *Namespace) setTableRules(want []TableRule) error {
 		}
 	}
 	for _, r := range list {
-		if t := tableRule(r); ownTable(r.Table) && !kept[t] {
+		if t := tableRule(f, r); ownTable(r.Table) && !kept[t] {
 			if err := ns.nl.RuleDel(t.rule()); err != nil {
 				return fmt.Errorf("deleting %+v: %w", t, err)
 			}
@@ -140,8 +167,8 @@ func (ns *Namespace) setTableRules(want []TableRule) error {
 	return nil
 }
 
-func tableRule(r netlink.Rule) TableRule {
-	t := TableRule{Priority: r.Priority, Iif: r.IifName, Oif: r.OifName, Table: r.Table}
+func tableRule(f ip.Family, r netlink.Rule) TableRule {
+	t := TableRule{Family: f, Priority: r.Priority, Iif: r.IifName, Oif: r.OifName, Table: r.Table}
 	if r.Src != nil {
 		t.Src = prefix(r.Src)
 	}
@@ -150,7 +177,7 @@ func tableRule(r netlink.Rule) TableRule {
 
 func (r TableRule) rule() *netlink.Rule {
 	rule := netlink.NewRule()
-	rule.Family, rule.Priority, rule.Table = unix.AF_INET, r.Priority, r.Table
+	rule.Family, rule.Priority, rule.Table = afOf(r.Family), r.Priority, r.Table
 	rule.IifName, rule.OifName = r.Iif, r.Oif
 	if r.Src.IsValid() {
 		rule.Src = ipNet(r.Src)

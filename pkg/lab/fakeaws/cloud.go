@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"flanneld/pkg/ip"
 )
 
 const (
@@ -101,7 +103,7 @@ func (c *Cloud) LoseAnswers(action string, times int) {
 	c.lost[action] = times
 }
 
-// SetRouteLimit changes how many routes a table may have, with its local one.
+// SetRouteLimit changes how many routes a table may have in each family, with its local one.
 func (c *Cloud) SetRouteLimit(limit int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,14 +203,14 @@ func find[T thing](list []T, id string) (none T) {
 	return none
 }
 
-// parsePrefix reads an IPv4 network without bits behind its prefix.
-func parsePrefix(text string) (netip.Prefix, error) {
+// parsePrefix reads a network of a family without bits behind its prefix.
+func parsePrefix(f ip.Family, text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
 		return netip.Prefix{}, err
 	}
-	if !p.Addr().Is4() || p != p.Masked() {
-		return netip.Prefix{}, fmt.Errorf("%s is not an IPv4 network", text)
+	if ip.FamilyOf(p.Addr()) != f || p != p.Masked() {
+		return netip.Prefix{}, fmt.Errorf("%s is not an %s network", text, f)
 	}
 	return p, nil
 }

@@ -1,9 +1,11 @@
 package fakeaws
 
 import (
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // set is a list in an answer, which is there also when it is empty.
@@ -37,6 +39,7 @@ type routeTableItem struct {
 
 type routeItem struct {
 	Dst           string `xml:"destinationCidrBlock,omitempty"`
+	Dst6          string `xml:"destinationIpv6CidrBlock,omitempty"`
 	PrefixList    string `xml:"destinationPrefixListId,omitempty"`
 	Gateway       string `xml:"gatewayId,omitempty"`
 	Instance      string `xml:"instanceId,omitempty"`
@@ -74,8 +77,12 @@ func (c *Cloud) routeTableItem(t *RouteTable) routeTableItem {
 				PrefixList: r.PrefixListID, Gateway: r.GatewayID, Instance: r.InstanceID, Interface: r.InterfaceID,
 				State: r.State, Origin: r.Origin,
 			}
-			if r.Dst.IsValid() {
+			switch {
+			case !r.Dst.IsValid():
+			case r.Dst.Addr().Is4():
 				item.Dst = r.Dst.String()
+			default:
+				item.Dst6 = r.Dst.String()
 			}
 			if item.Instance != "" {
 				item.InstanceOwner = accountID
@@ -109,6 +116,7 @@ func (c *Cloud) routeTableFields() fields[*RouteTable] {
 		"owner-id":                               one(func(*RouteTable) string { return accountID }),
 		"route-table-id":                         one((*RouteTable).id),
 		"route.destination-cidr-block":           routes(func(r routeItem) string { return r.Dst }),
+		"route.destination-ipv6-cidr-block":      routes(func(r routeItem) string { return r.Dst6 }),
 		"route.destination-prefix-list-id":       routes(func(r routeItem) string { return r.PrefixList }),
 		"route.gateway-id":                       routes(func(r routeItem) string { return r.Gateway }),
 		"route.instance-id":                      routes(func(r routeItem) string { return r.Instance }),
@@ -131,6 +139,7 @@ type subnetItem struct {
 	Owner     string      `xml:"ownerId"`
 	VPC       string      `xml:"vpcId"`
 	Prefix    string      `xml:"cidrBlock"`
+	Blocks6   set[block6] `xml:"ipv6CidrBlockAssociationSet"`
 	Available int         `xml:"availableIpAddressCount"`
 	Zone      string      `xml:"availabilityZone"`
 	Default   bool        `xml:"defaultForAz"`
@@ -160,7 +169,7 @@ func (c *Cloud) apiDescribeSubnets(form url.Values) (response, error) {
 		taken := slices.DeleteFunc(slices.Clone(c.interfaces.at(c.visible())), func(n *Interface) bool { return n.Subnet != s })
 		return subnetItem{
 			ID: s.ID, ARN: c.arn("subnet", s.ID), State: "available", Owner: accountID, VPC: s.VPC.ID,
-			Prefix: s.Prefix.String(), Available: 1<<(32-s.Prefix.Bits()) - 5 - len(taken), Zone: s.Zone,
+			Prefix: s.Prefix.String(), Blocks6: blocks6(s.ID, s.six), Available: 1<<(32-s.Prefix.Bits()) - 5 - len(taken), Zone: s.Zone,
 		}
 	})}, nil
 }
@@ -177,6 +186,7 @@ type vpcItem struct {
 	State   string            `xml:"state"`
 	Prefix  string            `xml:"cidrBlock"`
 	Blocks  set[vpcBlockItem] `xml:"cidrBlockAssociationSet"`
+	Blocks6 set[block6]       `xml:"ipv6CidrBlockAssociationSet"`
 	Tenancy string            `xml:"instanceTenancy"`
 	Default bool              `xml:"isDefault"`
 	Tags    set[string]       `xml:"tagSet"`
@@ -186,6 +196,21 @@ type vpcBlockItem struct {
 	ID     string `xml:"associationId"`
 	Prefix string `xml:"cidrBlock"`
 	State  string `xml:"cidrBlockState>state"`
+}
+
+// block6 is an IPv6 network of a VPC or of a subnet.
+type block6 struct {
+	ID     string `xml:"associationId"`
+	Prefix string `xml:"ipv6CidrBlock"`
+	State  string `xml:"ipv6CidrBlockState>state"`
+}
+
+// blocks6 lists the IPv6 network of what has an ID such as vpc-…, if there is one.
+func blocks6(id string, p netip.Prefix) (s set[block6]) {
+	if kind, number, _ := strings.Cut(id, "-"); p.IsValid() {
+		s.Items = []block6{{ID: kind + "-cidr-assoc-" + number, Prefix: p.String(), State: "associated"}}
+	}
+	return s
 }
 
 func (c *Cloud) apiDescribeVpcs(form url.Values) (response, error) {
@@ -206,7 +231,7 @@ func (c *Cloud) apiDescribeVpcs(form url.Values) (response, error) {
 	return &vpcsAnswer{NextToken: next, VPCs: each(vpcs, func(v *VPC) vpcItem {
 		p := v.Prefix.String()
 		return vpcItem{
-			ID: v.ID, Owner: accountID, State: "available", Prefix: p, Tenancy: "default",
+			ID: v.ID, Owner: accountID, State: "available", Prefix: p, Tenancy: "default", Blocks6: blocks6(v.ID, v.six),
 			Blocks: set[vpcBlockItem]{[]vpcBlockItem{{ID: "vpc-cidr-assoc-" + v.ID[len("vpc-"):], Prefix: p, State: "associated"}}},
 		}
 	})}, nil

@@ -28,6 +28,7 @@ type interfaceItem struct {
 	Groups     set[string]     `xml:"groupSet"`
 	Attachment *attachmentItem `xml:"attachment"`
 	Addrs      set[addrItem]   `xml:"privateIpAddressesSet"`
+	Addrs6     set[addr6Item]  `xml:"ipv6AddressesSet"`
 	Type       string          `xml:"interfaceType"`
 	Tags       *set[string]    `xml:"tagSet"`
 }
@@ -48,12 +49,19 @@ type addrItem struct {
 	Primary bool   `xml:"primary"`
 }
 
+type addr6Item struct {
+	Addr string `xml:"ipv6Address"`
+}
+
 func (c *Cloud) interfaceItem(n *Interface) interfaceItem {
 	item := interfaceItem{
 		ID: n.ID, Subnet: n.Subnet.ID, VPC: n.Subnet.VPC.ID, Zone: n.Subnet.Zone, Owner: accountID,
 		Status: "available", MAC: n.MAC.String(), Addr: n.Addr.String(), DNS: c.dnsName(n),
 		Check: n.check.at(c.visible()), Type: "interface", Tags: &set[string]{},
 		Addrs: set[addrItem]{[]addrItem{{Addr: n.Addr.String(), DNS: c.dnsName(n), Primary: true}}},
+	}
+	if n.six.IsValid() {
+		item.Addrs6.Items = []addr6Item{{n.six.String()}}
 	}
 	if i := n.instance.at(c.visible()); i != nil {
 		item.Status = "in-use"

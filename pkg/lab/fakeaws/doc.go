@@ -13,9 +13,10 @@
 // rotated credentials. A Router puts the route tables and source/destination checks
 // into the kernel of a namespace, so that packets go as they would in a VPC.
 //
-// Simplified are all other things. There is IPv4 only, one account and one
-// region; a VPC has one network, and an interface one address. A route leads to a
-// network interface, an instance or a gateway, behind which there is nothing. The
+// Simplified are all other things. There is one account and one region; a VPC has one network
+// of each family, and an interface one address, which do not lag. A route leads to a
+// network interface, an instance or a gateway, behind which there is nothing; one of
+// IPv6 to an interface with an IPv6 address, and what refuses others is said as of IPv4. The
 // target of a local route cannot be changed. Instances change their states at once.
 // Subnets, tables and instances are made by Go calls, not by the API, and have no
 // tags; subnets and tables do not lag. Actions of a class share one bucket, and

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
@@ -20,9 +21,6 @@ const (
 	dropPriority      = 2000
 )
 
-// everywhere is the default route's destination.
-var everywhere = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-
 // forwarding says what the kernel is to do: what comes in by an interface is
 // looked up in the table of its subnet. With the source/destination check on,
 // that is done for the interface's own address only, and a route to the
@@ -38,22 +36,32 @@ func (r *Router) forwarding() (routes []lab.TableRoute, rules []lab.TableRule) {
 	for _, t := range c.tables {
 		routes = append(routes, r.tableRoutes(t, up)...)
 	}
-	routes = append(routes, lab.TableRoute{Table: dropTable, Dst: everywhere})
+	for _, f := range ip.Families {
+		routes = append(routes, lab.TableRoute{Table: dropTable, Dst: lab.Everywhere(f)})
+	}
 	for n, l := range r.links {
-		rules = append(rules, lab.TableRule{Priority: dropPriority, Iif: l.name, Table: dropTable})
-		if !slices.Contains(up, n) {
-			continue
+		for _, f := range ip.Families {
+			rules = append(rules, lab.TableRule{Family: f, Priority: dropPriority, Iif: l.name, Table: dropTable})
+			if !slices.Contains(up, n) || !n.in(f).IsValid() {
+				continue
+			}
+			look := lab.TableRule{Family: f, Priority: uncheckedPriority, Iif: l.name, Table: r.tableNumber(c.table(n.Subnet))}
+			if n.check.now() {
+				look.Priority, look.Src = checkedPriority, host(n.in(f))
+			}
+			rules = append(rules, look)
+			if f == ip.V4 { // that of the metadata
+				reply := replyTable + l.number
+				rules = append(rules, lab.TableRule{Family: f, Priority: replyPriority, Oif: l.name, Table: reply})
+				routes = append(routes, lab.TableRoute{Table: reply, Dst: lab.Everywhere(f), Dev: l.name, Via: n.Addr})
+			}
 		}
-		look := lab.TableRule{Priority: uncheckedPriority, Iif: l.name, Table: r.tableNumber(c.table(n.Subnet))}
-		if n.check.now() {
-			look.Priority, look.Src = checkedPriority, netip.PrefixFrom(n.Addr, 32)
-		}
-		reply := replyTable + l.number
-		rules = append(rules, look, lab.TableRule{Priority: replyPriority, Oif: l.name, Table: reply})
-		routes = append(routes, lab.TableRoute{Table: reply, Dst: everywhere, Dev: l.name, Via: n.Addr})
 	}
 	return routes, rules
 }
+
+// host is the network of a single address.
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // tableRoutes are a table's routes, and in place of the local one those to the
 // single interfaces.
@@ -64,16 +72,18 @@ func (r *Router) tableRoutes(t *RouteTable, up []*Interface) (routes []lab.Table
 		if !to.dst.IsValid() || to.propagated && (t.index(to.dst) >= 0 || t.VPC.contains(to.dst)) {
 			continue // a list, behind which there is nothing, or not as good as another route
 		}
-		route := lab.TableRoute{Table: number, Dst: to.dst}
+		route, f := lab.TableRoute{Table: number, Dst: to.dst}, ip.FamilyOf(to.dst.Addr())
 		i := slices.IndexFunc(up, func(n *Interface) bool { return n.ID == to.nic })
-		if i >= 0 && !up[i].check.now() {
-			route.Dev, route.Via = r.links[up[i]].name, up[i].Addr
+		if i >= 0 && !up[i].check.now() && up[i].in(f).IsValid() {
+			route.Dev, route.Via = r.links[up[i]].name, up[i].in(f)
 		}
 		routes = append(routes, route)
 	}
 	for _, n := range up {
-		if n.Subnet.VPC == t.VPC && isLocal(list, n.Addr) {
-			routes = append(routes, lab.TableRoute{Table: number, Dst: netip.PrefixFrom(n.Addr, 32), Dev: r.links[n].name})
+		for _, f := range ip.Families {
+			if a := n.in(f); n.Subnet.VPC == t.VPC && a.IsValid() && isLocal(list, a) {
+				routes = append(routes, lab.TableRoute{Table: number, Dst: host(a), Dev: r.links[n].name})
+			}
 		}
 	}
 	return routes
@@ -81,7 +91,7 @@ func (r *Router) tableRoutes(t *RouteTable, up []*Interface) (routes []lab.Table
 
 // isLocal tells whether the longest match for an address is the local route.
 func isLocal(list []route, addr netip.Addr) bool {
-	best := route{dst: everywhere}
+	best := route{dst: lab.Everywhere(ip.FamilyOf(addr))}
 	for _, r := range list {
 		if !r.propagated && r.dst.Contains(addr) && r.dst.Bits() >= best.dst.Bits() {
 			best = r

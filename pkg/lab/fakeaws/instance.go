@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"flanneld/pkg/ip"
 )
 
 // The states of an instance, with the codes that EC2 gives them.
@@ -57,6 +59,7 @@ type Interface struct {
 	attached   time.Time
 
 	// Under the cloud's lock.
+	six      netip.Addr           // zero without IPv6
 	instance versioned[*Instance] // nil once it is detached
 	index    int
 	check    versioned[bool] // the source/destination check
@@ -136,6 +139,7 @@ func (i *Instance) attach(s *Subnet, addr netip.Addr) (*Interface, error) {
 	for _, other := range i.interfaces.now() {
 		n.index = max(n.index, other.index+1)
 	}
+	n.six = s.address6(addr)
 	n.instance.set(c.clock(), i)
 	n.check.set(c.clock(), true)
 	i.interfaces.set(c.clock(), append(slices.Clone(i.interfaces.now()), n))
@@ -183,6 +187,50 @@ func (n *Interface) Delete() error {
 		c.interfaces.set(c.clock(), slices.DeleteFunc(slices.Clone(c.interfaces.now()), func(x *Interface) bool { return x == n }))
 		return nil
 	})
+}
+
+// address6 is the IPv6 address for the interface that has this IPv4 address, if the subnet has
+// IPv6.
+func (s *Subnet) address6(four netip.Addr) netip.Addr {
+	if !s.six.IsValid() {
+		return netip.Addr{}
+	}
+	a, b := s.six.Addr().As16(), four.As4()
+	copy(a[12:], b[:])
+	return netip.AddrFrom16(a)
+}
+
+// AssignIPv6 gives the interface an address of its subnet's IPv6 network.
+func (n *Interface) AssignIPv6() error {
+	return n.Subnet.VPC.cloud.change(func() error {
+		if n.six = n.Subnet.address6(n.Addr); !n.six.IsValid() {
+			return fmt.Errorf("assigning %s an address: %s has no IPv6", n.ID, n.Subnet.ID)
+		}
+		return nil
+	})
+}
+
+// UnassignIPv6 takes the interface's IPv6 address away. A host does not notice that: in real life
+// it has the address until its lease of it ends.
+func (n *Interface) UnassignIPv6() {
+	_ = n.Subnet.VPC.cloud.change(func() error {
+		n.six = netip.Addr{}
+		return nil
+	})
+}
+
+// In is the interface's address in a family; zero if it has none.
+func (n *Interface) In(f ip.Family) netip.Addr {
+	n.Subnet.VPC.cloud.mu.Lock()
+	defer n.Subnet.VPC.cloud.mu.Unlock()
+	return n.in(f)
+}
+
+func (n *Interface) in(f ip.Family) netip.Addr {
+	if f == ip.V4 {
+		return n.Addr
+	}
+	return n.six
 }
 
 // SourceDestCheck tells whether EC2 drops what is not from or for the

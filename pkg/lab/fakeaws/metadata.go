@@ -177,6 +177,18 @@ func (i *Instance) documents() map[string]string {
 		} {
 			documents["meta-data/network/interfaces/macs/"+n.MAC.String()+"/"+name] = text
 		}
+		for name, of := range map[string]interface {
+			IsValid() bool
+			String() string
+		}{
+			"ipv6s":                   n.six,
+			"subnet-ipv6-cidr-blocks": n.Subnet.six,
+			"vpc-ipv6-cidr-blocks":    n.Subnet.VPC.six,
+		} {
+			if of.IsValid() { // else there is no such document
+				documents["meta-data/network/interfaces/macs/"+n.MAC.String()+"/"+name] = of.String()
+			}
+		}
 	}
 	if i.role != "" {
 		documents["meta-data/iam/security-credentials/"+i.role] = i.roleDocument()

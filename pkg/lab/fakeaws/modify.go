@@ -3,6 +3,8 @@ package fakeaws
 import (
 	"net/url"
 	"strings"
+
+	"flanneld/pkg/ip"
 )
 
 type returnAnswer struct {
@@ -34,17 +36,35 @@ func (c *Cloud) routeAction(form url.Values, do func(*RouteTable, string) error)
 	if err := require(form, "RouteTableId"); err != nil {
 		return nil, err
 	}
-	if form.Has("DestinationIpv6CidrBlock") || form.Has("DestinationPrefixListId") {
-		return nil, errorf("UnsupportedOperation", "This cloud has IPv4 destinations only.")
-	}
-	if err := require(form, "DestinationCidrBlock"); err != nil {
+	f, err := destinationFamily(form)
+	if err != nil {
 		return nil, err
 	}
 	t, err := c.routeTable(form.Get("RouteTableId"))
 	if err != nil {
 		return nil, err
 	}
-	return done(do(t, form.Get("DestinationCidrBlock")))
+	dst := form.Get(destinations[f].parameter)
+	if err := inFamily(f, dst); err != nil {
+		return nil, err
+	}
+	return done(do(t, dst))
+}
+
+// destinationFamily is that of the one destination that a request must have.
+func destinationFamily(form url.Values) (ip.Family, error) {
+	if form.Has("DestinationPrefixListId") {
+		return 0, errorf("UnsupportedOperation", "This cloud has no routes to prefix lists that somebody makes.")
+	}
+	four, six := form.Has(destinations[ip.V4].parameter), form.Has(destinations[ip.V6].parameter)
+	switch {
+	case four && six:
+		return 0, errorf("InvalidParameterCombination", "The parameters destinationCidrBlock, destinationIpv6CidrBlock may not be used together.")
+	case six:
+		return ip.V6, nil
+	default:
+		return ip.V4, require(form, destinations[ip.V4].parameter)
+	}
 }
 
 // targetAction reads the target of a request as well.

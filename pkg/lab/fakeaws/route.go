@@ -7,13 +7,23 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"flanneld/pkg/ip"
 )
 
 // localGateway is the target of the route to the VPC's own network.
 const localGateway = "local"
 
 // reserved may not be routed: it is for the services of the link.
-var reserved = netip.MustParsePrefix("169.254.168.0/22")
+var reserved = map[ip.Family]netip.Prefix{
+	ip.V4: netip.MustParsePrefix("169.254.168.0/22"), ip.V6: netip.MustParsePrefix("fd00:ec2::/32"),
+}
+
+// destinations are the names of the parameter for a destination, in requests and in messages.
+var destinations = map[ip.Family]struct{ parameter, message string }{
+	ip.V4: {"DestinationCidrBlock", "destination-cidr-block"},
+	ip.V6: {"DestinationIpv6CidrBlock", "destination-ipv6-cidr-block"},
+}
 
 // route is an entry of a table. It has one target.
 type route struct {
@@ -117,7 +127,7 @@ func (t *RouteTable) createRoute(cidr string, to target) error {
 	if t.index(r.dst) >= 0 {
 		return errorf("RouteAlreadyExists", "The route identified by %s already exists.", r.dst)
 	}
-	if count(list) >= t.VPC.cloud.routeLimit {
+	if count(list, ip.FamilyOf(r.dst.Addr())) >= t.VPC.cloud.routeLimit {
 		return errorf("RouteLimitExceeded", "The maximum number of routes has been reached.")
 	}
 	t.setRoutes(append(slices.Clone(list), r))
@@ -154,7 +164,8 @@ func (t *RouteTable) deleteRoute(cidr string) error {
 	}
 	i := t.index(dst)
 	if i < 0 {
-		return errorf("InvalidRoute.NotFound", "no route with destination-cidr-block %s in route table %s", cidr, t.ID)
+		return errorf("InvalidRoute.NotFound", "no route with %s %s in route table %s",
+			destinations[ip.FamilyOf(dst.Addr())].message, cidr, t.ID)
 	}
 	if t.routes.now()[i].gateway == localGateway {
 		return errorf("InvalidParameterValue", "cannot remove local route %s in route table %s", dst, t.ID)
@@ -170,23 +181,36 @@ func (t *RouteTable) index(dst netip.Prefix) int {
 	return slices.IndexFunc(t.routes.now(), func(r route) bool { return r.dst == dst && !r.propagated })
 }
 
-// count is how many of the routes the limit is about.
-func count(list []route) (n int) {
+// count is how many of the routes the limit of a family is about. Lists are of IPv4 here.
+func count(list []route, f ip.Family) (n int) {
 	for _, r := range list {
-		if !r.propagated {
+		if !r.propagated && (r.dst.IsValid() && ip.FamilyOf(r.dst.Addr()) == f || !r.dst.IsValid() && f == ip.V4) {
 			n++
 		}
 	}
 	return n
 }
 
+// parseDestination reads a network of either family.
 func parseDestination(cidr string) (netip.Prefix, error) {
 	dst, err := netip.ParsePrefix(cidr)
-	if err != nil || !dst.Addr().Is4() {
-		return netip.Prefix{}, errorf("InvalidParameterValue",
-			"Value (%s) for parameter destinationCidrBlock is invalid. This is not a valid CIDR block.", cidr)
+	if err != nil || dst.Addr().Is4In6() {
+		return netip.Prefix{}, invalidDestination(ip.V4, cidr)
 	}
 	return dst, nil
+}
+
+// inFamily refuses a destination that is not of the family that its parameter is for.
+func inFamily(f ip.Family, cidr string) error {
+	if dst, err := parseDestination(cidr); err != nil || ip.FamilyOf(dst.Addr()) != f {
+		return invalidDestination(f, cidr)
+	}
+	return nil
+}
+
+func invalidDestination(f ip.Family, cidr string) error {
+	return errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. This is not a valid CIDR block.",
+		cidr, lowerFirst(destinations[f].parameter))
 }
 
 // resolve checks that a route may lead to its target.
@@ -222,17 +246,21 @@ func (t *RouteTable) resolve(dst netip.Prefix, to target) (route, error) {
 		return route{}, errorf("InvalidParameterValue",
 			"route table %s and interface %s belong to different networks", t.ID, n.ID)
 	}
+	if f := ip.FamilyOf(dst.Addr()); !n.in(f).IsValid() {
+		return route{}, errorf("InvalidParameterValue", "Network interface %s has no %s address.", n.ID, f)
+	}
 	return route{dst: dst, nic: n.ID}, nil
 }
 
 // checkDestination refuses what may not be routed to an interface or, if that
 // is nil, to a gateway. The local route itself is left to the caller.
 func (t *RouteTable) checkDestination(dst netip.Prefix, n *Interface) error {
-	if reserved.Contains(dst.Addr()) && dst.Bits() >= reserved.Bits() {
-		return errorf("InvalidParameterValue",
-			"Value (%s) for parameter destinationCidrBlock is invalid. It lies in %s, which is reserved.", dst, reserved)
+	f := ip.FamilyOf(dst.Addr())
+	if r := reserved[f]; r.Contains(dst.Addr()) && dst.Bits() >= r.Bits() {
+		return errorf("InvalidParameterValue", "Value (%s) for parameter %s is invalid. It lies in %s, which is reserved.",
+			dst, lowerFirst(destinations[f].parameter), r)
 	}
-	if !t.VPC.contains(dst) || dst == t.VPC.Prefix {
+	if !t.VPC.contains(dst) || dst == t.VPC.in(f) {
 		return nil
 	}
 	if n == nil {
@@ -240,7 +268,7 @@ func (t *RouteTable) checkDestination(dst netip.Prefix, n *Interface) error {
 			"one of this VPC's CIDR blocks. This route can target only an interface or an instance.", dst)
 	}
 	for _, s := range t.VPC.cloud.subnets {
-		if s.VPC == t.VPC && s.Prefix == dst {
+		if s.VPC == t.VPC && s.in(f) == dst {
 			return nil
 		}
 	}

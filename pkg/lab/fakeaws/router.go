@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab"
 )
 
@@ -48,6 +49,8 @@ type link struct {
 	name     string // of the router's end
 	number   int
 	host     *lab.Host
+	dev      string     // the host's end
+	six      netip.Addr // that the host has
 	metadata *http.Server
 }
 
@@ -181,6 +184,9 @@ func (r *Router) connect() error {
 	}
 	for n, l := range r.links {
 		if r.cloud.attachedTo(n) != nil {
+			if err := r.address6(n, l); err != nil {
+				return err
+			}
 			continue
 		}
 		delete(r.links, n)
@@ -193,8 +199,8 @@ func (r *Router) connect() error {
 
 func (r *Router) plug(h *lab.Host, i *Instance, n *Interface) error {
 	r.plugged++
-	l := &link{name: "eni" + strings.TrimLeft(n.ID[len("eni-"):], "0"), number: r.plugged, host: h}
 	dev := fmt.Sprintf("eth%d", n.index)
+	l := &link{name: "eni" + strings.TrimLeft(n.ID[len("eni-"):], "0"), number: r.plugged, host: h, dev: dev}
 	err := r.lab.Cable(lab.Plug{On: r.Namespace, Name: l.name}, lab.Plug{On: h.Namespace, Name: dev, MAC: n.MAC}, instanceMTU)
 	if err != nil {
 		return err
@@ -216,11 +222,36 @@ func (r *Router) plug(h *lab.Host, i *Instance, n *Interface) error {
 	if err := r.AddRoute(lab.Route{Dst: netip.PrefixFrom(n.Addr, 32), Dev: l.name}); err != nil {
 		return err
 	}
+	if err := r.AddAddr(l.name, netip.PrefixFrom(gateway6, 64)); err != nil {
+		return err
+	}
 	if l.metadata, err = serve(r.Namespace, MetadataAddr, l.name, i.Metadata()); err != nil {
 		return err
 	}
 	r.links[n] = l
 	return nil
+}
+
+// gateway6 is the router's address on each link: IPv6 addresses are on no link with others.
+var gateway6 = netip.MustParseAddr("fe80::1")
+
+// address6 gives the host the interface's IPv6 address, as soon as there is one.
+func (r *Router) address6(n *Interface, l *link) error {
+	a := n.In(ip.V6)
+	if a == l.six || !a.IsValid() {
+		return nil
+	}
+	if err := l.host.AddAddr(l.dev, host(a)); err != nil {
+		return err
+	}
+	if err := r.AddRoute(lab.Route{Dst: host(a), Dev: l.name}); err != nil {
+		return err
+	}
+	if l.six = a; n.index > 0 {
+		return nil
+	}
+	l.host.SetAddr(a)
+	return l.host.SetDefaultRoute(gateway6, l.dev)
 }
 
 // haveGateway gives the router its address in a subnet.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"flanneld/pkg/ip"
 )
 
 // VPC is a network with its subnets and tables.
@@ -14,6 +16,7 @@ type VPC struct {
 	Main *RouteTable
 
 	cloud *Cloud
+	six   netip.Prefix // zero without IPv6; under the cloud's lock
 }
 
 // Subnet is a part of a VPC in one availability zone.
@@ -22,6 +25,8 @@ type Subnet struct {
 	Prefix netip.Prefix
 	Zone   string
 	VPC    *VPC
+
+	six netip.Prefix // zero without IPv6; under the cloud's lock
 }
 
 // RouteTable is a table of routes for the subnets that are associated with it.
@@ -45,7 +50,7 @@ func (t *RouteTable) id() string { return t.ID }
 
 // AddVPC adds a network such as 10.0.0.0/16, with its main table.
 func (c *Cloud) AddVPC(prefix string) (*VPC, error) {
-	p, err := parsePrefix(prefix)
+	p, err := parsePrefix(ip.V4, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("adding VPC %q: %w", prefix, err)
 	}
@@ -65,7 +70,7 @@ func (c *Cloud) AddVPC(prefix string) (*VPC, error) {
 // AddSubnet adds a part of the VPC's network, in the region's zone of the
 // given letter.
 func (v *VPC) AddSubnet(prefix, zone string) (*Subnet, error) {
-	p, err := parsePrefix(prefix)
+	p, err := parsePrefix(ip.V4, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("adding subnet %q: %w", prefix, err)
 	}
@@ -86,7 +91,60 @@ func (v *VPC) AddSubnet(prefix, zone string) (*Subnet, error) {
 	return s, err
 }
 
-// AddRouteTable adds a table that has the local route only.
+// AssociateIPv6 gives the VPC a network such as 2001:db8:1::/56, to which each table gets a
+// local route.
+func (v *VPC) AssociateIPv6(prefix string) error {
+	return v.cloud.change(func() error {
+		p, err := parsePrefix(ip.V6, prefix)
+		switch {
+		case err != nil:
+			return fmt.Errorf("associating %q with %s: %w", prefix, v.ID, err)
+		case p.Bits() < 44 || p.Bits() > 60 || v.six.IsValid():
+			return fmt.Errorf("associating %s with %s: its length is not from 44 to 60, or there is one already", p, v.ID)
+		}
+		v.six = p
+		for _, t := range v.cloud.tables {
+			if t.VPC == v {
+				t.setRoutes(append(slices.Clone(t.routes.now()), route{dst: p, gateway: localGateway}))
+			}
+		}
+		return nil
+	})
+}
+
+// AssociateIPv6 gives the subnet a /64 of its VPC's network. Interfaces that are made in it from
+// then on have an IPv6 address.
+func (s *Subnet) AssociateIPv6(prefix string) error {
+	return s.VPC.cloud.change(func() error {
+		p, err := parsePrefix(ip.V6, prefix)
+		switch {
+		case err != nil:
+			return fmt.Errorf("associating %q with %s: %w", prefix, s.ID, err)
+		case p.Bits() != 64 || !s.VPC.contains(p) || s.six.IsValid():
+			return fmt.Errorf("associating %s with %s: it is no /64 of the VPC's network, or there is one already", p, s.ID)
+		}
+		s.six = p
+		return nil
+	})
+}
+
+// in is the network of a family.
+func (v *VPC) in(f ip.Family) netip.Prefix {
+	if f == ip.V4 {
+		return v.Prefix
+	}
+	return v.six
+}
+
+// in is the network of a family.
+func (s *Subnet) in(f ip.Family) netip.Prefix {
+	if f == ip.V4 {
+		return s.Prefix
+	}
+	return s.six
+}
+
+// AddRouteTable adds a table that has the local routes only.
 func (v *VPC) AddRouteTable() *RouteTable {
 	var t *RouteTable
 	_ = v.cloud.change(func() error {
@@ -111,7 +169,11 @@ func (t *RouteTable) Delete() error {
 func (v *VPC) addTable(associations []association) *RouteTable {
 	c := v.cloud
 	t := &RouteTable{ID: c.newID("rtb"), VPC: v}
-	t.routes.set(c.clock(), []route{{dst: v.Prefix, gateway: localGateway}})
+	local := []route{{dst: v.Prefix, gateway: localGateway}}
+	if v.six.IsValid() {
+		local = append(local, route{dst: v.six, gateway: localGateway})
+	}
+	t.routes.set(c.clock(), local)
 	t.associations.set(c.clock(), associations)
 	c.tables = append(c.tables, t)
 	return t
@@ -119,7 +181,8 @@ func (v *VPC) addTable(associations []association) *RouteTable {
 
 // contains tells whether a network is the VPC's or a part of it.
 func (v *VPC) contains(p netip.Prefix) bool {
-	return v.Prefix.Contains(p.Addr()) && v.Prefix.Bits() <= p.Bits()
+	own := v.in(ip.FamilyOf(p.Addr()))
+	return own.IsValid() && own.Contains(p.Addr()) && own.Bits() <= p.Bits()
 }
 
 // Associate makes the table the subnet's own, in place of the one it had.
