@@ -16,7 +16,7 @@ import (
 )
 
 // Type is the backend's row in the table.
-var Type = backend.Type{Name: "aws-vpc", Keys: []string{"RouteTableID", "MTU"}, IPv4Alone: true, New: func(section json.RawMessage) (backend.Backend, error) {
+var Type = backend.Type{Name: "aws-vpc", Keys: []string{"RouteTableID", "MTU"}, New: func(section json.RawMessage) (backend.Backend, error) {
 	var c config
 	if err := backend.Section(section, &c); err != nil {
 		return nil, err
@@ -92,21 +92,29 @@ func (awsvpc) Attrs(h backend.Host, _ backend.Past) (subnet.Attrs, error) {
 
 func (b awsvpc) MTU(h backend.Host) int { return b.Of(h) }
 
-// Local is the route to this host's subnet in each table, and an interface that
-// lets the pods' packets pass.
+// Local is in each family the route to this host's subnet in each table, and an interface
+// that lets the pods' packets pass: one, where it has the addresses of both families.
 func (b awsvpc) Local(h backend.Host, _ ip.Subnet, own *subnet.Lease) []state.Object {
-	objects := []state.Object{state.CloudInterface{Host: h.V4.Addr}}
-	for _, table := range b.RouteTableID {
-		objects = append(objects, state.CloudRoute{Table: table, Dst: own.Subnet.V4, Host: h.V4.Addr})
+	var objects []state.Object
+	before := ""
+	for _, f := range own.Subnet.Families() {
+		u := h.Of(f)
+		if u.Iface != before {
+			objects = append(objects, state.CloudInterface{Host: u.Addr})
+		}
+		before = u.Iface
+		for _, table := range b.RouteTableID {
+			objects = append(objects, state.CloudRoute{Table: table, Dst: own.Subnet.Of(f), Host: u.Addr})
+		}
 	}
 	return objects
 }
 
 // Peer is the route that the peer keeps in each table.
-func (b awsvpc) Peer(_ backend.Host, _ ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
+func (b awsvpc) Peer(_ backend.Host, f ip.Family, _, peer *subnet.Lease) ([]state.Object, error) {
 	objects := make([]state.Object, len(b.RouteTableID))
 	for i, table := range b.RouteTableID {
-		objects[i] = state.CloudRoute{Table: table, Dst: peer.Subnet.V4}
+		objects[i] = state.CloudRoute{Table: table, Dst: peer.Subnet.Of(f)}
 	}
 	return objects, nil
 }

@@ -57,6 +57,41 @@ func TestTables(t *testing.T) {
 	}
 }
 
+// Each family has its routes, and each interface is set once: that of both addresses, or one for
+// each.
+func TestFamilies(t *testing.T) {
+	four, six := netip.MustParsePrefix("10.1.5.0/24"), netip.MustParsePrefix("fd00:5:0:1::/64")
+	addr6 := netip.MustParseAddr("2001:db8::4")
+	b := newBackend(t, `{"RouteTableID": "rtb-1"}`)
+	route := func(dst netip.Prefix, to netip.Addr) state.Object {
+		return state.CloudRoute{Table: "rtb-1", Dst: dst, Host: to}
+	}
+	for _, c := range []struct {
+		own    ip.Subnet
+		iface6 string
+		want   []state.Object
+	}{
+		{ip.Subnet{V4: four}, "eth0", []state.Object{state.CloudInterface{Host: host.V4.Addr}, route(four, host.V4.Addr)}},
+		{ip.Subnet{V6: six}, "eth0", []state.Object{state.CloudInterface{Host: addr6}, route(six, addr6)}},
+		{ip.Subnet{V4: four, V6: six}, "eth0", []state.Object{state.CloudInterface{Host: host.V4.Addr}, route(four, host.V4.Addr), route(six, addr6)}},
+		{ip.Subnet{V4: four, V6: six}, "eth1", []state.Object{
+			state.CloudInterface{Host: host.V4.Addr}, route(four, host.V4.Addr), state.CloudInterface{Host: addr6}, route(six, addr6),
+		}},
+	} {
+		h := host
+		h.V6 = backend.Underlay{Iface: c.iface6, MTU: 9001, Addr: addr6, PublicIP: addr6}
+		lease := &subnet.Lease{Subnet: c.own}
+		if got := b.Local(h, ip.Subnet{}, lease); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s, %s: Local = %v, want %v", c.own, c.iface6, got, c.want)
+		}
+		for _, f := range c.own.Families() {
+			if got, err := b.Peer(h, f, nil, lease); err != nil || !reflect.DeepEqual(got, []state.Object{route(c.own.Of(f), netip.Addr{})}) {
+				t.Errorf("%s: Peer in %s = %v, %v", c.own, f, got, err)
+			}
+		}
+	}
+}
+
 func TestBadTables(t *testing.T) {
 	for section, want := range map[string]string{
 		`{"RouteTableID": 7}`:              `network configuration: Backend.RouteTableID 7 is neither the ID of a route table nor a list of such`,

@@ -36,8 +36,14 @@ type cloud struct {
 // test ends, no daemon may have told any secret of it.
 func newCloud(t *testing.T, s store) *cloud {
 	t.Helper()
+	return newCloudOf(t, s, ipv4Only)
+}
+
+// newCloudOf returns a cloud for a network of these families. There is IPv6 if one of them is.
+func newCloudOf(t *testing.T, s store, f families) *cloud {
+	t.Helper()
 	c := &cloud{
-		network:   newEmptyLab(t, variant{backend: awsBackend, store: s}),
+		network:   newEmptyLab(t, variant{backend: awsBackend, store: s, families: f}),
 		Cloud:     fakeaws.New(fakeaws.Options{Region: "us-west-2"}),
 		instances: make(map[*node]*fakeaws.Instance),
 	}
@@ -47,6 +53,9 @@ func newCloud(t *testing.T, s store) *cloud {
 	c.vpc = must(c.AddVPC("10.0.0.0/16"))(t)
 	c.first = must(c.vpc.AddSubnet("10.0.1.0/24", "a"))(t)
 	c.second = must(c.vpc.AddSubnet("10.0.2.0/24", "b"))(t)
+	if f != ipv4Only {
+		c.addIPv6()
+	}
 	c.main, c.other = c.vpc.Main, c.vpc.AddRouteTable()
 	check(t, c.other.Associate(c.second))
 	c.server = must(c.router.AddHost("server", must(c.RunInstance(c.first, fakeaws.InstanceOptions{}))(t)))(t)
@@ -54,11 +63,25 @@ func newCloud(t *testing.T, s store) *cloud {
 	return c
 }
 
+// addIPv6 gives the VPC and its subnets IPv6.
+func (c *cloud) addIPv6() {
+	c.t.Helper()
+	check(c.t, c.vpc.AssociateIPv6("2001:db8:10::/56"))
+	check(c.t, c.first.AssociateIPv6("2001:db8:10:1::/64"))
+	check(c.t, c.second.AssociateIPv6("2001:db8:10:2::/64"))
+}
+
 // newConnected returns a cloud of instances in these subnets, with daemons that keep
 // both tables and pods that reach each other.
 func newConnected(t *testing.T, s store, inFirst, inSecond int) *cloud {
 	t.Helper()
-	c := newCloud(t, s)
+	return newConnectedOf(t, s, ipv4Only, inFirst, inSecond)
+}
+
+// newConnectedOf does so for a network of these families.
+func newConnectedOf(t *testing.T, s store, f families, inFirst, inSecond int) *cloud {
+	t.Helper()
+	c := newCloudOf(t, s, f)
 	c.configure(c.both())
 	for range inFirst {
 		c.addInstance(c.first)
@@ -131,8 +154,10 @@ func (c *cloud) waitPing(from, to *node) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.ctx, 3*soon)
 	defer cancel()
-	if err := from.pod.WaitPing(ctx, to.pod.Addr); err != nil {
-		c.t.Fatalf("%v; status %q there, %q here", err, to.daemon.Status(), from.daemon.Status())
+	for _, f := range c.families.list() {
+		if err := from.pod.WaitPing(ctx, to.pod.In(f).Addr); err != nil {
+			c.t.Fatalf("%v; status %q there, %q here", err, to.daemon.Status(), from.daemon.Status())
+		}
 	}
 }
 
@@ -159,8 +184,12 @@ func (c *cloud) routes(table *fakeaws.RouteTable) []string {
 	return sorted(all...)
 }
 
-// route to a host, as routes has it.
-func (c *cloud) route(h *node) string { return fmt.Sprintf("%s to %s", h.subnet(), c.nic(h).ID) }
+// route to a host, as routes has it: that of IPv4, if there are both.
+func (c *cloud) route(h *node) string { return c.routeTo(h, h.peer()) }
+
+func (c *cloud) routeTo(h *node, p peer) string {
+	return fmt.Sprintf("%s to %s", p.subnet, c.nic(h).ID)
+}
 
 // waitRoutes waits until a table has the routes to these hosts, and beside those just
 // these others.
@@ -168,7 +197,9 @@ func (c *cloud) waitRoutes(within time.Duration, table *fakeaws.RouteTable, host
 	c.t.Helper()
 	want := slices.Clone(others)
 	for _, h := range hosts {
-		want = append(want, c.route(h))
+		for _, p := range h.peer().views() {
+			want = append(want, c.routeTo(h, p))
+		}
 	}
 	want = sorted(want...)
 	return c.wait(within, fmt.Sprintf("%q in %s", want, table.ID), func() string {
@@ -186,7 +217,7 @@ func (c *cloud) writes() []string {
 	for _, call := range c.Calls("CreateRoute", "ReplaceRoute", "DeleteRoute", "ModifyNetworkInterfaceAttribute", "ModifyInstanceAttribute") {
 		what := call.Action + " of " + call.Form.Get("NetworkInterfaceId")
 		if table := call.Form.Get("RouteTableId"); table != "" {
-			what = fmt.Sprintf("%s of %s in %s", call.Action, call.Form.Get("DestinationCidrBlock"), table)
+			what = fmt.Sprintf("%s of %s in %s", call.Action, destination(call), table)
 		}
 		if call.Code != "" {
 			what += ", " + call.Code
@@ -194,6 +225,11 @@ func (c *cloud) writes() []string {
 		all = append(all, what)
 	}
 	return sorted(all...)
+}
+
+// destination is that of the route that a call is about.
+func destination(call fakeaws.Call) string {
+	return call.Form.Get("DestinationCidrBlock") + call.Form.Get("DestinationIpv6CidrBlock")
 }
 
 func (c *cloud) wantWrites(want ...string) {

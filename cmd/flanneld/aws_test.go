@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab/fakeaws"
 )
 
@@ -15,12 +16,13 @@ import (
 func TestAWS(t *testing.T) {
 	t.Parallel()
 	for _, v := range []struct {
-		store  store
-		public string
-	}{{etcdV2, ""}, {etcdV3, "203.0.113."}} {
-		t.Run(v.store.name, func(t *testing.T) {
+		store    store
+		public   string
+		families families
+	}{{etcdV2, "", ipv4Only}, {etcdV3, "203.0.113.", ipv4Only}, {etcdV3, "", dualStack}, {etcdV2, "", ipv6Only}} {
+		t.Run(v.store.name+string(v.families), func(t *testing.T) {
 			t.Parallel()
-			c := newCloud(t, v.store)
+			c := newCloudOf(t, v.store, v.families)
 			c.configure(c.both())
 			for i, s := range []*fakeaws.Subnet{c.first, c.second, c.second} {
 				h := c.addInstance(s)
@@ -39,16 +41,18 @@ func TestAWS(t *testing.T) {
 				if mtu := from.daemon.Env()["FLANNEL_MTU"]; mtu != "9001" {
 					t.Errorf("%s: FLANNEL_MTU=%s", from.Name, mtu)
 				}
-				public := from.Addr.String()
-				if v.public != "" {
-					public = fmt.Sprintf("%s%d", v.public, i+1)
-				}
-				if l := c.get(from.key()); l == nil || !strings.Contains(l.value, fmt.Sprintf(`"PublicIP":%q`, public)) {
-					t.Errorf("the lease of %s is %s", public, l)
-				}
-				for _, to := range c.nodes {
-					if from != to {
-						must(from.pod.Transfer(c.ctx, to.pod, 1<<20))(t)
+				for _, f := range v.families.list() {
+					public, key := from.Of(f).String(), map[ip.Family]string{ip.V4: "PublicIP", ip.V6: "PublicIPv6"}[f]
+					if v.public != "" {
+						public = fmt.Sprintf("%s%d", v.public, i+1)
+					}
+					if l := c.get(from.key()); l == nil || !strings.Contains(l.value, fmt.Sprintf(`%q:%q`, key, public)) {
+						t.Errorf("the lease of %s is %s", public, l)
+					}
+					for _, to := range c.nodes {
+						if from != to {
+							must(from.pod.In(f).Transfer(c.ctx, to.pod.In(f), 1<<20))(t)
+						}
 					}
 				}
 			}
@@ -100,7 +104,7 @@ func (c *cloud) wantDeleted(want ...string) {
 	var got []string
 	for _, call := range c.Calls("DeleteRoute") {
 		if call.Code == "" {
-			got = append(got, call.Form.Get("DestinationCidrBlock"))
+			got = append(got, destination(call))
 		}
 	}
 	if !slices.Equal(got, want) {
@@ -200,20 +204,22 @@ func TestAWSSlowMetadata(t *testing.T) {
 // What takes a host out of the network leaves the cloud alone, and says so.
 func TestAWSLeave(t *testing.T) {
 	t.Parallel()
-	c := newConnected(t, etcdV3, 1, 1)
+	c := newConnectedOf(t, etcdV3, dualStack, 1, 1)
 	for _, h := range c.nodes {
-		h.waitSaved(h.peer().name())
+		h.waitSaved(strings.ReplaceAll(h.subnet().String(), "/", "-"))
 		must(h.daemon.Stop(soon))(t)
 	}
 	c.ForgetCalls()
 	for i, action := range []string{"-cleanup", "-release"} {
 		h := c.nodes[i]
-		subnet := h.subnet()
+		views := h.peer().views()
 		code, out := h.act(action)
 		for _, table := range c.both() {
-			want := fmt.Sprintf("left the route to %s in route table %s: ", subnet, table)
-			if code != 0 || !strings.Contains(out, want) {
-				t.Errorf("%s: status %d, %s; it lacks %q", action, code, out, want)
+			for _, p := range views {
+				want := fmt.Sprintf("left the route to %s in route table %s: ", p.subnet, table)
+				if code != 0 || !strings.Contains(out, want) {
+					t.Errorf("%s: status %d, %s; it lacks %q", action, code, out, want)
+				}
 			}
 		}
 	}

@@ -19,7 +19,7 @@ const cloudTime = 2*time.Minute + soon
 // if meanwhile the credentials were revoked, or have ended. What is not ours stays.
 func TestAWSHeals(t *testing.T) {
 	t.Parallel()
-	c := newCloud(t, etcdV2)
+	c := newCloudOf(t, etcdV2, dualStack)
 	c.configure(c.both())
 	revoked, ended := c.addInstance(c.first, "-v=9"), c.addInstance(c.second, "-v=9")
 	revoked.start()
@@ -31,17 +31,28 @@ func TestAWSHeals(t *testing.T) {
 	c.pause(15 * time.Second) // until no look is due because of a change
 
 	c.instances[revoked].RevokeCredentials()
-	foreign := []string{"10.5.250.0/24 to igw-00000000000000001", "10.77.0.0/16 to " + c.nic(ended).ID}
+	foreign := []string{"10.5.250.0/24 to igw-00000000000000001", "10.77.0.0/16 to " + c.nic(ended).ID, "fd00:5:0:fa::/64 to igw-00000000000000001", "fd00:77::/48 to " + c.nic(ended).ID}
 	for _, table := range []*fakeaws.RouteTable{c.main, c.other} {
 		for _, r := range foreign {
 			dst, to, _ := strings.Cut(r, " to ")
 			check(t, table.CreateRoute(dst, to))
 		}
 	}
-	check(t, c.main.DeleteRoute(revoked.subnet().String()))
-	check(t, c.other.ReplaceRoute(revoked.subnet().String(), c.nic(ended).ID))
-	check(t, c.main.ReplaceRoute(ended.subnet().String(), "igw-00000000000000001"))
-	check(t, c.other.DeleteRoute(ended.subnet().String()))
+	var want []string
+	second := ended.peer().views()
+	for i, first := range revoked.peer().views() {
+		a, b := first.subnet.String(), second[i].subnet.String()
+		check(t, c.main.DeleteRoute(a))
+		check(t, c.other.ReplaceRoute(a, c.nic(ended).ID))
+		check(t, c.main.ReplaceRoute(b, "igw-00000000000000001"))
+		check(t, c.other.DeleteRoute(b))
+		want = append(want,
+			fmt.Sprintf("CreateRoute of %s in %s", a, c.main.ID),
+			fmt.Sprintf("ReplaceRoute of %s in %s", a, c.other.ID),
+			fmt.Sprintf("ReplaceRoute of %s in %s", b, c.main.ID),
+			fmt.Sprintf("CreateRoute of %s in %s", b, c.other.ID),
+		)
+	}
 	c.noPing(revoked, ended)
 	c.ForgetCalls()
 	took := c.waitRoutes(cloudTime, c.main, c.nodes, foreign...) + c.waitRoutes(cloudTime, c.other, c.nodes, foreign...)
@@ -49,12 +60,7 @@ func TestAWSHeals(t *testing.T) {
 	c.waitPing(revoked, ended)
 	c.waitPing(ended, revoked)
 	c.pause(5 * time.Second) // for what should not happen
-	c.wantWrites(
-		fmt.Sprintf("CreateRoute of %s in %s", revoked.subnet(), c.main.ID),
-		fmt.Sprintf("ReplaceRoute of %s in %s", revoked.subnet(), c.other.ID),
-		fmt.Sprintf("ReplaceRoute of %s in %s", ended.subnet(), c.main.ID),
-		fmt.Sprintf("CreateRoute of %s in %s", ended.subnet(), c.other.ID),
-	)
+	c.wantWrites(want...)
 	for _, key := range c.keysOfCallers() {
 		if slices.Contains(before, key) {
 			t.Errorf("calls succeed with the access key %s, which was good for nothing any more", key)

@@ -282,5 +282,5 @@ func TestIPv6WithABackendOfIPv4(t *testing.T) {
 	h.start()
 	h.waitReady()
 	n.put("config", dualConfig(udp))
-	h.waitLog("the former one stays in force: network configuration: EnableIPv6 true asks the backend udp for what it cannot do: it carries IPv4 alone; Backend.Type can be one of alloc, host-gw, vxlan")
+	h.waitLog("the former one stays in force: network configuration: EnableIPv6 true asks the backend udp for what it cannot do: it carries IPv4 alone; Backend.Type can be one of alloc, aws-vpc, host-gw, vxlan")
 }

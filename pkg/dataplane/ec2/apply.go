@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/state"
 )
 
@@ -73,9 +75,12 @@ func (t *Dataplane) Apply(ctx context.Context, ops []state.Op) []error {
 // step returns what is to be done to make an object as wanted.
 func (t *Dataplane) step(op state.Op) (step, error) {
 	k := op.Key()
+	host := k.Prefix.Addr()
 	r, isRoute := op.Want.(state.CloudRoute)
-	if isRoute && !r.Host.IsValid() {
-		return step{}, t.watchOver(k)
+	if isRoute {
+		if host = r.Host; !host.IsValid() {
+			return step{}, t.watchOver(k)
+		}
 	}
 	if err := t.putOff(); err != nil {
 		return step{}, err
@@ -83,23 +88,26 @@ func (t *Dataplane) step(op state.Op) (step, error) {
 	if t.session == nil {
 		return step{}, dataplane.Later{Err: t.why, Pending: true}
 	}
-	tab := t.tables[k.Scope]
+	if err := t.self.lacks(host); err != nil {
+		return step{}, dataplane.Later{Err: err, Untried: true}
+	}
+	tab := t.table(k)
 	if isRoute && tab == nil {
-		return step{}, t.notKnown(k.Scope)
+		return step{}, t.notKnown(k)
 	}
 	if r := (*refusal)(nil); errors.As(t.why, &r) && r.code == "" {
 		return step{}, dataplane.Later{Err: r, Untried: true} // nor would this have an answer
 	}
-	n := t.self.interfaces[t.host]
+	n := t.self.interfaces[host]
 	if !isRoute {
-		return t.uncheck(n), nil
+		return t.uncheck(host, n), nil
 	}
 	is, there := tab.routes[k.Prefix]
-	if is.leadsTo(n.id) {
+	if is.leadsTo(n) {
 		return step{}, nil
 	}
-	if f := t.full[k.Scope]; f != nil && time.Until(f.until) > 0 && !there {
-		return step{}, dataplane.Later{Err: f, Untried: true}
+	if full := t.full[room{t.name(k), familyOf(k)}]; full != nil && time.Until(full.until) > 0 && !there {
+		return step{}, dataplane.Later{Err: full, Untried: true}
 	}
 	own := t.own[k]
 	if own == nil {
@@ -125,17 +133,17 @@ func (t *Dataplane) watchOver(k state.Key) error {
 
 // notKnown is the error of a step in a table that was not seen. It does not wrap the reason,
 // which is no answer to this step: the next look may bring the table.
-func (t *Dataplane) notKnown(name string) error {
-	lack := t.lacks[name]
+func (t *Dataplane) notKnown(k state.Key) error {
+	lack := t.lacks[t.name(k)]
 	if lack == nil {
 		lack = t.why
 	}
-	return dataplane.Later{Err: fmt.Errorf("%s is not known: %s", state.CloudTableName(name), lack.Error()), Untried: true}
+	return dataplane.Later{Err: fmt.Errorf("%s is not known: %s", state.CloudTableName(k.Scope), lack.Error()), Untried: true}
 }
 
-// uncheck has this host's network interface pass packets of others.
-func (t *Dataplane) uncheck(n nic) step {
-	s, known := t.session, t.passes != nil
+// uncheck has the network interface with an address pass packets of others.
+func (t *Dataplane) uncheck(addr netip.Addr, n nic) step {
+	s, known := t.session, t.passes[addr] != nil
 	var passes bool
 	var checkErr error
 	return step{
@@ -154,11 +162,11 @@ func (t *Dataplane) uncheck(n nic) step {
 		},
 		done: func(err error) error {
 			if err == nil {
-				t.sawPass(true, nil)
+				t.sawPass(addr, true, nil)
 				return nil
 			}
 			if !known {
-				t.sawPass(false, checkErr)
+				t.sawPass(addr, false, checkErr)
 			}
 			return fmt.Errorf("EC2 drops what pods of this host send and get, while its source/destination check is on: %w", err)
 		},
@@ -168,7 +176,7 @@ func (t *Dataplane) uncheck(n nic) step {
 // put leads a destination to a network interface, in one call if the table is as it
 // was seen.
 func (t *Dataplane) put(tab *table, k state.Key, n nic, there bool) step {
-	s, dst := t.session, k.Prefix.String()
+	s, dst := t.session, k.Prefix
 	return step{
 		call: func(ctx context.Context) error {
 			err := s.put(ctx, tab.id, dst, n.id, there)
@@ -179,8 +187,11 @@ func (t *Dataplane) put(tab *table, k state.Key, n nic, there bool) step {
 			case there && isNoRoute(err):
 				err = s.put(ctx, tab.id, dst, n.id, false)
 			}
-			if codeOf(err) == "RouteLimitExceeded" {
-				return s.isFull(ctx, tab, err)
+			switch codeOf(err) {
+			case "RouteLimitExceeded":
+				return s.isFull(ctx, tab, familyOf(k), err)
+			case "InvalidParameterValue":
+				return tab.isWithin(dst, err)
 			}
 			return err
 		},
@@ -191,7 +202,7 @@ func (t *Dataplane) put(tab *table, k state.Key, n nic, there bool) step {
 				t.wrote(tab, k, &route{nic: n.id})
 				t.own[k].put()
 			case errors.As(err, &f):
-				t.full[k.Scope] = f
+				t.full[room{t.name(k), familyOf(k)}] = f
 			case codeOf(err) == "InvalidNetworkInterfaceID.NotFound":
 				t.anew = true // another one has its address by now
 				t.lookIn(again)
@@ -201,39 +212,71 @@ func (t *Dataplane) put(tab *table, k state.Key, n nic, there bool) step {
 	}
 }
 
-func (s *session) put(ctx context.Context, table, dst, nic string, replace bool) error {
+func (s *session) put(ctx context.Context, table string, dst netip.Prefix, nic string, replace bool) error {
+	four, six := destination(dst)
 	if replace {
 		return s.do(ctx, "ReplaceRoute", table, func(ctx context.Context) error {
-			_, err := s.ec2.ReplaceRoute(ctx, &ec2.ReplaceRouteInput{RouteTableId: &table, DestinationCidrBlock: &dst, NetworkInterfaceId: &nic})
+			_, err := s.ec2.ReplaceRoute(ctx, &ec2.ReplaceRouteInput{RouteTableId: &table, DestinationCidrBlock: four, DestinationIpv6CidrBlock: six, NetworkInterfaceId: &nic})
 			return err
 		})
 	}
 	return s.do(ctx, "CreateRoute", table, func(ctx context.Context) error {
-		_, err := s.ec2.CreateRoute(ctx, &ec2.CreateRouteInput{RouteTableId: &table, DestinationCidrBlock: &dst, NetworkInterfaceId: &nic})
+		_, err := s.ec2.CreateRoute(ctx, &ec2.CreateRouteInput{RouteTableId: &table, DestinationCidrBlock: four, DestinationIpv6CidrBlock: six, NetworkInterfaceId: &nic})
 		return err
 	})
+}
+
+// destination is the parameter for a destination, of which EC2 has one for each family.
+func destination(dst netip.Prefix) (four, six *string) {
+	if text := dst.String(); dst.Addr().Is4() {
+		four = &text
+	} else {
+		six = &text
+	}
+	return four, six
+}
+
+// room is that for the routes of a family in a table: EC2 limits each.
+type room struct {
+	table  string // its name
+	family ip.Family
 }
 
 // full is a table in which there is no room.
 type full struct {
 	error
-	size  int // as of a table
-	until time.Time
+	family ip.Family
+	size   int // as of a table
+	until  time.Time
 }
 
 func (f *full) Unwrap() error { return f.error }
 
 func (f *full) Error() string {
-	return fmt.Sprintf(`%s; the table has %d routes, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`, f.error, f.size)
+	return fmt.Sprintf(`%s; the table has %d routes of %s, which is its limit: have the quota "Routes per route table" raised, or routes removed that nobody needs`, f.error, f.size, f.family)
 }
 
 // isFull counts the routes of a table that is full: others may have written since the
 // last look.
-func (s *session) isFull(ctx context.Context, tab *table, err error) error {
+func (s *session) isFull(ctx context.Context, tab *table, f ip.Family, err error) error {
 	if now, _ := s.byID(ctx, tab.id); len(now) > 0 {
 		tab = now[0]
 	}
-	return &full{err, tab.size, time.Now().Add(fullPause - rand.N(fullPause/4))}
+	return &full{err, f, tab.size[f], time.Now().Add(fullPause - rand.N(fullPause/4))}
+}
+
+// isWithin adds to an error that the destination is within an address range of the VPC, if so.
+func (tab *table) isWithin(dst netip.Prefix, err error) error {
+	for is, r := range tab.routes {
+		if r.fixed && is.Bits() <= dst.Bits() && is.Contains(dst.Addr()) {
+			key := "Network"
+			if !dst.Addr().Is4() {
+				key = "IPv6Network"
+			}
+			return fmt.Errorf("%w; %s is an address range of the VPC: choose another %s", err, is, key)
+		}
+	}
+	return err
 }
 
 // isNoRoute reports whether EC2 says that a route is not there.
@@ -282,10 +325,10 @@ func (t *Dataplane) delete(ctx context.Context, ops []state.Op, errs []error) {
 // many looks there were when its step was decided on. If the answer is lost, that is not tried
 // again: by then it may be the route of a new lease.
 func (t *Dataplane) remove(ctx context.Context, k state.Key, looks int) error {
-	if tab := t.tables[k.Scope]; tab != nil && time.Since(tab.seen) > fresh {
+	if tab := t.table(k); tab != nil && time.Since(tab.seen) > fresh {
 		t.look(ctx)
 	}
-	tab := t.tables[k.Scope]
+	tab := t.table(k)
 	if tab == nil {
 		return nil // nor is it seen by the next pass
 	}
@@ -299,9 +342,10 @@ func (t *Dataplane) remove(ctx context.Context, k state.Key, looks int) error {
 	if t.looks != looks {
 		return errSeenAnew
 	}
-	s, dst := t.session, k.Prefix.String()
+	s := t.session
+	four, six := destination(k.Prefix)
 	err := s.do(ctx, "DeleteRoute", tab.id, func(ctx context.Context) error {
-		_, err := s.ec2.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: &tab.id, DestinationCidrBlock: &dst}, oneAttempt)
+		_, err := s.ec2.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: &tab.id, DestinationCidrBlock: four, DestinationIpv6CidrBlock: six}, oneAttempt)
 		return err
 	})
 	if err != nil && !isNoRoute(err) {

@@ -12,13 +12,15 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"flanneld/pkg/ip"
 )
 
 // table is a route table as it was seen.
 type table struct {
 	id     string
 	routes map[netip.Prefix]route
-	size   int // number of its routes that count for its limit
+	size   map[ip.Family]int // number of its routes that count for its limit, which each family has
 	seen   time.Time
 	// expireAt is when routes that lead nowhere are to be deleted.
 	expireAt map[netip.Prefix]time.Time
@@ -56,29 +58,31 @@ func (s *session) passes(ctx context.Context, id string) (bool, error) {
 }
 
 // tables asks for route tables by their names in objects; all in one call, but for the
-// one that the packets of a network interface go by. That of its subnet comes with the
-// answer to which it is; if there is none, it is the main one, and to find that out takes
-// a call more, so it is done only if it is not known, or anew. Among those that it
+// ones that the packets of network interfaces go by, which these have the names of. That of its
+// subnet comes with the answer to which it is; if there is none, it is the main one, and to find
+// that out takes a call more, so it is done only if it is not known, or anew. Among those that it
 // returns, one that does not exist is nil. The errors, too, are by name.
-func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) (map[string]*table, map[string]error) {
+func (s *session) tables(ctx context.Context, names []string, subnets map[string]nic, anew bool) (map[string]*table, map[string]error) {
 	found := make(map[string]*table, len(names))
 	errs := make(map[string]error)
-	ids := make(map[string]string, len(names)) // names by ID
+	ids := make(map[string][]string, len(names)) // names by ID
 	for _, name := range names {
+		main := s.main[name]
 		switch {
-		case name != "":
-			ids[name] = name
-		case s.main != "" && s.mainOf == n.subnet && !anew:
-			ids[s.main] = name
+		case !isOwn(name):
+			ids[name] = append(ids[name], name)
+		case main != "" && !anew:
+			ids[main] = append(ids[main], name)
 		default:
-			tab, isMain, err := s.ownTable(ctx, n)
+			tab, isMain, err := s.ownTable(ctx, subnets[name])
 			if err != nil {
 				errs[name] = err
 				break
 			}
-			found[name], s.main = tab, ""
+			found[name] = tab
+			delete(s.main, name)
 			if isMain {
-				s.main, s.mainOf = tab.id, n.subnet
+				s.main[name] = tab.id
 			}
 		}
 	}
@@ -86,23 +90,23 @@ func (s *session) tables(ctx context.Context, names []string, n nic, anew bool) 
 		tables, err := s.byID(ctx, some...)
 		if err != nil {
 			for _, id := range some {
-				errs[ids[id]] = err
+				for _, name := range ids[id] {
+					errs[name] = err
+				}
 			}
 			continue
 		}
 		for _, id := range some {
-			found[ids[id]] = nil
-		}
-		for _, tab := range tables {
-			found[ids[tab.id]] = tab
-		}
-		for _, id := range some {
-			if found[ids[id]] != nil {
-				continue
-			}
-			errs[ids[id]] = &notThere{"route table " + id}
-			if id == s.main {
-				s.main = ""
+			i := slices.IndexFunc(tables, func(tab *table) bool { return tab.id == id })
+			for _, name := range ids[id] {
+				if found[name] = nil; i >= 0 {
+					tab := *tables[i]
+					tab.routes = maps.Clone(tab.routes)
+					found[name] = &tab
+					continue
+				}
+				errs[name] = &notThere{"route table " + id}
+				delete(s.main, name)
 			}
 		}
 	}
@@ -171,18 +175,20 @@ func (s *session) describe(ctx context.Context, what string, filters ...types.Fi
 	return tables, err
 }
 
-// read leaves out routes that others make by themselves, or that are not to an IPv4
-// network: a route of ours can be beside those.
+// read leaves out routes that others make by themselves, or that are not to a network: a route
+// of ours can be beside those.
 func read(rt types.RouteTable) *table {
-	tab := &table{id: aws.ToString(rt.RouteTableId), routes: make(map[netip.Prefix]route, len(rt.Routes))}
+	tab := &table{id: aws.ToString(rt.RouteTableId), routes: make(map[netip.Prefix]route, len(rt.Routes)), size: make(map[ip.Family]int)}
 	for _, r := range rt.Routes {
 		if r.Origin == types.RouteOriginEnableVgwRoutePropagation {
 			continue
 		}
-		if r.DestinationIpv6CidrBlock == nil { // those have a limit of their own
-			tab.size++
+		f, to := ip.V4, r.DestinationCidrBlock
+		if r.DestinationIpv6CidrBlock != nil {
+			f, to = ip.V6, r.DestinationIpv6CidrBlock
 		}
-		dst, err := netip.ParsePrefix(aws.ToString(r.DestinationCidrBlock))
+		tab.size[f]++
+		dst, err := netip.ParsePrefix(aws.ToString(to))
 		if err != nil {
 			continue
 		}

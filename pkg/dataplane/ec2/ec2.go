@@ -10,13 +10,16 @@ package ec2
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
 
 	"flanneld/pkg/dataplane"
+	"flanneld/pkg/ip"
 	"flanneld/pkg/notice"
 	"flanneld/pkg/once"
 	"flanneld/pkg/state"
@@ -47,7 +50,7 @@ type Dataplane struct {
 	session *session // nil before the first, or if it is of no use any more
 	self    *identity
 
-	host  netip.Addr // what this host's routes lead to
+	hosts ip.Addrs // what this host's routes of each family lead to
 	own   map[state.Key]*ownRoute
 	peers map[state.Key]time.Time // routes of others: since when each is missing, or zero
 	since time.Time               // when something was wanted that was not before
@@ -61,13 +64,13 @@ type Dataplane struct {
 	reports notice.Log   // decides what of that is logged
 	first   time.Time    // when the first look showed who has to write; zero before
 
-	// tables are as the last look has shown them, by the name in objects.
+	// tables are as the last look has shown them, by name.
 	tables map[string]*table
 	lacks  map[string]error // why the last look did not show a table, by its name
-	full   map[string]*full // tables in which there was no room, by their names
-	// passes is whether the network interface passes packets of others; nil if
-	// that is not known.
-	passes  *bool
+	full   map[room]*full   // where there was none
+	// passes is whether the network interfaces with these addresses pass packets of others;
+	// nil where that is not known.
+	passes  map[netip.Addr]*bool
 	hidden  bool                // EC2 refuses to say that
 	written map[state.Key]write // lately, by this process
 }
@@ -87,7 +90,8 @@ func New(options ...func(*config.LoadOptions) error) *Dataplane {
 		own:     make(map[state.Key]*ownRoute),
 		peers:   make(map[state.Key]time.Time),
 		tables:  make(map[string]*table),
-		full:    make(map[string]*full),
+		full:    make(map[room]*full),
+		passes:  make(map[netip.Addr]*bool),
 		written: make(map[state.Key]write),
 		backoff: once.Backoff{First: pauseFirst, Most: period},
 	}
@@ -97,7 +101,7 @@ func New(options ...func(*config.LoadOptions) error) *Dataplane {
 // and so is not taken away, and the steps that would make it report why.
 func (t *Dataplane) Dump(ctx context.Context, want state.Set) (state.Observed, error) {
 	t.expect(want)
-	if t.host.IsValid() && !time.Now().Before(t.due) {
+	if t.isWanted() && !time.Now().Before(t.due) {
 		t.look(ctx)
 	}
 	return t.have(), ctx.Err()
@@ -105,11 +109,14 @@ func (t *Dataplane) Dump(ctx context.Context, want state.Set) (state.Observed, e
 
 // Due implements dataplane.Polled.
 func (t *Dataplane) Due() time.Time {
-	if !t.host.IsValid() {
-		return time.Time{} // nothing is wanted
+	if !t.isWanted() {
+		return time.Time{}
 	}
 	return t.due
 }
+
+// isWanted reports whether anything is.
+func (t *Dataplane) isWanted() bool { return t.hosts != ip.Addrs{} }
 
 // Watch implements dataplane.Dataplane: EC2 reports nothing.
 func (t *Dataplane) Watch(ctx context.Context, ready func(), _ func(dataplane.Event)) error {
@@ -118,54 +125,107 @@ func (t *Dataplane) Watch(ctx context.Context, ready func(), _ func(dataplane.Ev
 	return ctx.Err()
 }
 
-// expect takes all that is wanted.
+// expect takes all that is wanted. What is new in one family is no matter to the other, but
+// that both are looked at.
 func (t *Dataplane) expect(want state.Set) {
-	tables := t.names()
-	host, own, peers := netip.Addr{}, make(map[state.Key]*ownRoute), make(map[state.Key]time.Time, len(t.peers))
+	var hosts ip.Addrs
+	before, own, peers, passes := t.names(), make(map[state.Key]*ownRoute), make(map[state.Key]time.Time, len(t.peers)), make(map[netip.Addr]*bool)
 	for k, o := range want {
 		switch o := o.(type) {
 		case state.CloudInterface:
-			host = o.Host
+			hosts = hosts.With(ip.FamilyOf(o.Host), o.Host)
+			passes[o.Host] = t.passes[o.Host]
 		case state.CloudRoute:
 			if !o.Host.IsValid() {
 				peers[k] = t.peers[k]
 				continue
 			}
+			hosts = hosts.With(ip.FamilyOf(o.Host), o.Host)
 			if own[k] = t.own[k]; own[k] == nil {
 				own[k] = new(ownRoute)
 			}
 		}
 	}
-	changed := host != t.host
-	if changed {
-		t.host, t.passes = host, nil
-		clear(t.full)
+	changed := false
+	for _, f := range ip.Families {
+		if hosts.Of(f) == t.hosts.Of(f) {
+			continue
+		}
+		changed = changed || hosts.Of(f).IsValid()
+		maps.DeleteFunc(t.full, func(r room, _ *full) bool { return r.family == f })
 		for k := range own {
-			own[k] = new(ownRoute)
+			if familyOf(k) == f {
+				own[k] = new(ownRoute)
+			}
 		}
 	}
-	t.own, t.peers = own, peers
+	t.hosts, t.own, t.peers, t.passes = hosts, own, peers, passes
 	now := t.names()
 	for name := range t.tables {
 		if !now[name] {
 			delete(t.tables, name)
-			delete(t.full, name)
+			maps.DeleteFunc(t.full, func(r room, _ *full) bool { return r.table == name })
 		}
 	}
 	for name := range now {
-		changed = changed || !tables[name]
+		changed = changed || !before[name]
 	}
-	if changed && host.IsValid() {
+	if changed {
 		t.since, t.first, t.looked = time.Now(), time.Time{}, false
 		t.due = t.since.Add(t.jitter(drainTime(t.reads()-readBurst, readRate)))
 	}
+}
+
+func familyOf(k state.Key) ip.Family { return ip.FamilyOf(k.Prefix.Addr()) }
+
+// host is the address that this host's routes of a family lead to: that of the other one, if
+// there are to be none.
+func (t *Dataplane) host(f ip.Family) netip.Addr {
+	if a := t.hosts.Of(f); a.IsValid() {
+		return a
+	}
+	return t.hosts.Of(f.Other())
+}
+
+// nic is the network interface with this host's address of a family; zero if there is none.
+func (t *Dataplane) nic(f ip.Family) nic {
+	if t.self == nil {
+		return nic{}
+	}
+	return t.self.interfaces[t.host(f)]
+}
+
+// name is what the table of a route is called here: by its ID or, if it is the one that the
+// host's own packets of the family go by, by their subnet, as soon as that is known.
+func (t *Dataplane) name(k state.Key) string {
+	if k.Scope != "" {
+		return k.Scope
+	}
+	return t.nic(familyOf(k)).subnet
+}
+
+// isOwn reports whether a name is none of an ID.
+func isOwn(name string) bool { return !strings.HasPrefix(name, "rtb-") }
+
+// table is that of a route, as it was seen; nil if it was not.
+func (t *Dataplane) table(k state.Key) *table { return t.tables[t.name(k)] }
+
+// key is that of a route in the table of a name, and whether routes of its family could be
+// wanted there.
+func (t *Dataplane) key(name string, dst netip.Prefix) (k state.Key, ok bool) {
+	r := state.CloudRoute{Dst: dst}
+	if !isOwn(name) {
+		r.Table = name
+	}
+	k = r.Key()
+	return k, t.name(k) == name
 }
 
 // names are those of the tables that this host's routes are wanted in.
 func (t *Dataplane) names() map[string]bool {
 	names := make(map[string]bool)
 	for k := range t.own {
-		names[k.Scope] = true
+		names[t.name(k)] = true
 	}
 	return names
 }
@@ -180,14 +240,16 @@ func (t *Dataplane) lookIn(d time.Duration) {
 // have is what the last look has shown.
 func (t *Dataplane) have() state.Observed {
 	have := make(state.Observed)
-	if t.mayPass() {
-		i := state.CloudInterface{Host: t.host}
-		have[i.Key()] = state.Entry{Object: i, Owner: state.Ours}
+	for addr := range t.passes {
+		if t.mayPass(addr) {
+			i := state.CloudInterface{Host: addr}
+			have[i.Key()] = state.Entry{Object: i, Owner: state.Ours}
+		}
 	}
 	for name, tab := range t.tables {
 		for dst, r := range tab.routes {
-			k := state.CloudRoute{Table: name, Dst: dst}.Key()
-			if _, peer := t.peers[k]; peer {
+			k, ok := t.key(name, dst)
+			if _, peer := t.peers[k]; peer || !ok {
 				continue
 			}
 			if e := t.entry(k, r); e.Owner == state.Ours || t.own[k] != nil {
@@ -206,12 +268,12 @@ func (t *Dataplane) have() state.Observed {
 // absent reports whether the route of another host has been missing, or has led nowhere or
 // here, for too long. While nobody can look it may come.
 func (t *Dataplane) absent(k state.Key) bool {
-	tab := t.tables[k.Scope]
+	tab := t.table(k)
 	if tab == nil {
 		t.peers[k] = time.Time{}
 		return false
 	}
-	if r, there := tab.routes[k.Prefix]; there && !r.blackhole && !r.leadsTo(t.nic()) {
+	if r, there := tab.routes[k.Prefix]; there && !r.blackhole && !r.leadsTo(t.nic(familyOf(k))) {
 		t.peers[k] = time.Time{}
 		return false
 	}
@@ -221,43 +283,39 @@ func (t *Dataplane) absent(k state.Key) bool {
 	return tab.seen.Sub(t.peers[k]) >= absentFor
 }
 
-// mayPass reports whether the network interface passes packets of others. It will if
-// this host has all its routes, as long as nobody could look: what can't be seen is set.
-func (t *Dataplane) mayPass() bool {
-	if t.passes != nil || t.hidden {
-		return t.passes != nil && *t.passes
+// mayPass reports whether the network interface with an address passes packets of others. It
+// will if this host has all its routes to it, as long as nobody could look: what can't be seen is
+// set.
+func (t *Dataplane) mayPass(addr netip.Addr) bool {
+	if passes := t.passes[addr]; passes != nil || t.hidden {
+		return passes != nil && *passes
 	}
-	for _, r := range t.own {
-		if !r.settled {
-			return false
+	routes := 0
+	for k, r := range t.own {
+		if familyOf(k) == ip.FamilyOf(addr) {
+			if !r.settled {
+				return false
+			}
+			routes++
 		}
 	}
-	return len(t.own) > 0
-}
-
-// nic is the ID of the network interface with this host's address; empty if there is
-// none.
-func (t *Dataplane) nic() string {
-	if t.self == nil {
-		return ""
-	}
-	return t.self.interfaces[t.host].id
+	return routes > 0
 }
 
 // leadsTo reports whether packets that follow the route come to a network interface.
-func (r route) leadsTo(nic string) bool { return nic != "" && r.nic == nic }
+func (r route) leadsTo(n nic) bool { return n.id != "" && r.nic == n.id }
 
 // entry is a route as an object. What this host wants at its place, and what leads
 // here, is ours, and so is in the end what leads nowhere; the rest is of others.
 func (t *Dataplane) entry(k state.Key, r route) state.Entry {
 	e := state.Entry{Object: unmanagedRoute{k, r}}
-	here := r.leadsTo(t.nic())
+	here := r.leadsTo(t.nic(familyOf(k)))
 	if here {
-		e.Object = state.CloudRoute{Table: k.Scope, Dst: k.Prefix, Host: t.host}
+		e.Object = state.CloudRoute{Table: k.Scope, Dst: k.Prefix, Host: t.host(familyOf(k))}
 	}
 	if r.fixed {
 		e.Text = e.Object.String()
-	} else if here || t.own[k] != nil || t.tables[k.Scope].hasExpired(k.Prefix) {
+	} else if here || t.own[k] != nil || t.table(k).hasExpired(k.Prefix) {
 		e.Owner = state.Ours
 	}
 	return e

@@ -48,8 +48,8 @@ func TestIdle(t *testing.T) {
 // Another subnet, and the first one again, is no conflict.
 func TestToAndFro(t *testing.T) {
 	withFixture(t, func(f *fixture) {
-		wanted := []state.Set{f.want, {}}
-		host := f.a.Interface().Addr
+		wanted, before := []state.Set{f.want, {}}, f.vpc.Main.Routes()
+		host := f.addr()
 		for _, o := range []state.Object{state.CloudInterface{Host: host}, state.CloudRoute{Table: f.vpc.Main.ID, Dst: peerDst, Host: host}} {
 			wanted[1][o.Key()] = o
 		}
@@ -57,7 +57,7 @@ func TestToAndFro(t *testing.T) {
 			f.want = wanted[i%2]
 			f.run(2 * time.Minute)
 			f.wantFailures(nil)
-			if routes := f.vpc.Main.Routes(); len(routes) != 2 || routes[1].InterfaceID != f.a.Interface().ID {
+			if routes := f.vpc.Main.Routes(); len(routes) != len(before)+1 || routes[len(before)].InterfaceID != f.a.Interface().ID {
 				t.Fatalf("%+v", routes)
 			}
 		}
@@ -146,7 +146,7 @@ func TestLag(t *testing.T) {
 			t.Errorf("%v", calls)
 		}
 		f.b.Stop()
-		f.check(f.vpc.Main.CreateRoute("10.1.7.0/24", f.b.Interface().ID))
+		f.check(f.vpc.Main.CreateRoute(cidr("10.1.7.0/24"), f.b.Interface().ID))
 		f.run(5 * time.Minute)
 		if calls := f.Calls("DeleteRoute"); len(calls) != 1 {
 			t.Errorf("%v", calls)
@@ -186,24 +186,24 @@ func TestBlackholes(t *testing.T) {
 	withFixture(t, func(f *fixture) {
 		f.peer(f.vpc.Main.ID)
 		for dst, to := range map[string]string{
-			"10.1.6.0/24": f.b.Interface().ID, // has a lease
-			"10.1.7.0/24": f.b.Interface().ID, // has none
-			"10.9.0.0/24": f.b.Interface().ID, // of others
-			"10.1.8.0/24": "igw-00000000000000001",
+			cidr("10.1.6.0/24"): f.b.Interface().ID, // has a lease
+			cidr("10.1.7.0/24"): f.b.Interface().ID, // has none
+			cidr("10.9.0.0/24"): f.b.Interface().ID, // of others
+			cidr("10.1.8.0/24"): "igw-00000000000000001",
 		} {
 			f.check(f.vpc.Main.CreateRoute(dst, to))
 		}
 		f.run(time.Minute)
-		if n := len(f.vpc.Main.Routes()); n != 1+4+1 {
+		if n := len(made(f.vpc.Main)); n != 4+1 {
 			t.Errorf("%d routes: %v", n, f.vpc.Main.Routes())
 		}
 		f.b.Stop()
 		f.run(2 * time.Minute)
 		var left []string
-		for _, r := range f.vpc.Main.Routes() {
+		for _, r := range made(f.vpc.Main) {
 			left = append(left, r.Dst.String())
 		}
-		if n := len(left); n != 1+3+1 {
+		if n := len(left); n != 3+1 {
 			t.Errorf("left: %v", left)
 		}
 		f.between(func() {
@@ -211,7 +211,7 @@ func TestBlackholes(t *testing.T) {
 				t.Error("the time of a route with a lease has begun to count")
 			}
 		})
-		if calls := f.Calls("DeleteRoute"); len(calls) != 1 || calls[0].Form.Get("DestinationCidrBlock") != "10.1.7.0/24" {
+		if calls := f.Calls("DeleteRoute"); len(calls) != 1 || calls[0].Form.Get(destinationKey()) != cidr("10.1.7.0/24") {
 			t.Errorf("%v", calls)
 		}
 	})

@@ -2,6 +2,7 @@ package ec2
 
 import (
 	"context"
+	"encoding/json"
 	"maps"
 	"net/http"
 	"net/netip"
@@ -21,24 +22,54 @@ import (
 	"flanneld/subnet"
 )
 
+// family is that of the routes of the test that runs, and what follows is of it. No tests run in
+// parallel here.
 var (
-	overlay = netip.MustParsePrefix("10.1.0.0/16")
-	ownDst  = netip.MustParsePrefix("10.1.5.0/24")
-	peerDst = netip.MustParsePrefix("10.1.6.0/24")
+	family                   ip.Family
+	overlay, ownDst, peerDst netip.Prefix
 )
+
+func setFamily(f ip.Family) {
+	family = f
+	overlay, ownDst, peerDst = prefix("10.1.0.0/16"), prefix("10.1.5.0/24"), prefix("10.1.6.0/24")
+}
+
+// prefix is that which stands for one of IPv4 in the family of the test.
+func prefix(four string) netip.Prefix { return prefixIn(family, four) }
+
+func prefixIn(f ip.Family, four string) netip.Prefix {
+	p := netip.MustParsePrefix(four)
+	if f == ip.V4 {
+		return p
+	}
+	a, b := [16]byte{0: 0xfd}, p.Addr().As4()
+	copy(a[4:], b[:])
+	return netip.PrefixFrom(netip.AddrFrom16(a), 32+p.Bits())
+}
+
+func cidr(four string) string { return prefix(four).String() }
+
+// destinationKey is the parameter for destinations of the family of the test.
+func destinationKey() string {
+	return map[ip.Family]string{ip.V4: "DestinationCidrBlock", ip.V6: "DestinationIpv6CidrBlock"}[family]
+}
+
+// networks are those of the VPC.
+var networks = map[ip.Family]netip.Prefix{ip.V4: netip.MustParsePrefix("10.0.0.0/16"), ip.V6: netip.MustParsePrefix("2001:db8:10::/56")}
 
 // fixture is a VPC of two subnets, the second of which has a table of its own, with an
 // instance in each; and what keeps the routes of the first: a loop as each host has it.
 type fixture struct {
 	*fakeaws.Cloud
 	*Dataplane
-	t     *testing.T
-	vpc   *fakeaws.VPC
-	table *fakeaws.RouteTable // of the second subnet
-	a, b  *fakeaws.Instance
-	want  state.Set // after a change, pass or run hands it on
-	loop  *network.Reconciler
-	stop  func() // ends the loop
+	t       *testing.T
+	vpc     *fakeaws.VPC
+	table   *fakeaws.RouteTable // of the second subnet
+	a, b    *fakeaws.Instance
+	want    state.Set // after a change, pass or run hands it on
+	reached ip.Addrs  // at these addresses, in each family that the host has
+	loop    *network.Reconciler
+	stop    func() // ends the loop
 
 	sent   wanted // what was last desired, and how that was handed on
 	config *subnet.Config
@@ -59,14 +90,25 @@ func withFixture(t *testing.T, fn func(*fixture)) {
 // withFixtureIn does so with these variables in the environment.
 func withFixtureIn(t *testing.T, env map[string]string, fn func(*fixture)) {
 	t.Helper()
+	withFixtureOf(t, fakeaws.Options{}, env, fn)
+}
+
+// withFixtureOf runs a test for each family. In a VPC with IPv6 there is IPv4, too.
+func withFixtureOf(t *testing.T, options fakeaws.Options, env map[string]string, fn func(*fixture)) {
+	t.Helper()
 	for name, value := range env {
 		t.Setenv(name, value)
 	}
-	synctest.Test(t, func(t *testing.T) {
-		f := newFixture(t, fakeaws.Options{})
-		fn(f)
-		f.stop()
-	})
+	for _, family := range ip.Families {
+		t.Run(family.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				setFamily(family)
+				f := newFixture(t, options)
+				fn(f)
+				f.stop()
+			})
+		})
+	}
 }
 
 func newFixture(t *testing.T, options fakeaws.Options) *fixture {
@@ -79,6 +121,9 @@ func newFixture(t *testing.T, options fakeaws.Options) *fixture {
 	f.check(err)
 	second, err := f.vpc.AddSubnet("10.0.2.0/24", "a")
 	f.check(err)
+	if family == ip.V6 {
+		f.addIPv6(first, second)
+	}
 	f.table = f.vpc.AddRouteTable()
 	f.check(f.table.Associate(second))
 	f.a, err = f.RunInstance(first, fakeaws.InstanceOptions{Role: "node", Metadata: fakeaws.MetadataOptions{TokensRequired: true}})
@@ -88,6 +133,17 @@ func newFixture(t *testing.T, options fakeaws.Options) *fixture {
 	f.start(f.a)
 	f.desire(f.vpc.Main.ID)
 	return f
+}
+
+// addIPv6 gives the VPC IPv6, and these subnets of it.
+func (f *fixture) addIPv6(subnets ...*fakeaws.Subnet) {
+	f.t.Helper()
+	f.check(f.vpc.AssociateIPv6(networks[ip.V6].String()))
+	for i, s := range subnets {
+		a := networks[ip.V6].Addr().As16()
+		a[7] = byte(i + 1)
+		f.check(s.AssociateIPv6(netip.PrefixFrom(netip.AddrFrom16(a), 64).String()))
+	}
 }
 
 // start is a new daemon on an instance, in place of the one before.
@@ -193,9 +249,9 @@ func (w wanted) Local(backend.Host, ip.Subnet, *subnet.Lease) (objects []state.O
 	return objects
 }
 
-func (w wanted) Peer(_ backend.Host, _ ip.Family, _, peer *subnet.Lease) (objects []state.Object, err error) {
+func (w wanted) Peer(_ backend.Host, f ip.Family, _, peer *subnet.Lease) (objects []state.Object, err error) {
 	for _, o := range w {
-		if isWatch(o) && o.(state.CloudRoute).Dst == peer.Subnet.V4 {
+		if isWatch(o) && o.(state.CloudRoute).Dst == peer.Subnet.Of(f) {
 			objects = append(objects, o)
 		}
 	}
@@ -229,8 +285,15 @@ func (f *fixture) desired() network.Desired {
 		return own
 	}
 	if was == nil || !maps.Equal(local(was), local(is)) {
-		var err error
-		f.config, err = subnet.ParseConfig([]byte(`{"Network": "` + overlay.String() + `", "Backend": {"Type": "aws-vpc"}}`))
+		keys := map[string]any{"Backend": map[string]string{"Type": "aws-vpc"}, "EnableIPv4": f.reached.V4.IsValid(), "EnableIPv6": f.reached.V6.IsValid()}
+		for family, key := range map[ip.Family]string{ip.V4: "Network", ip.V6: "IPv6Network"} {
+			if f.reached.Of(family).IsValid() {
+				keys[key] = prefixIn(family, "10.1.0.0/16")
+			}
+		}
+		text, err := json.Marshal(keys)
+		f.check(err)
+		f.config, err = subnet.ParseConfig(text)
 		f.check(err)
 	}
 	tables := func(s wanted) map[netip.Prefix]int {
@@ -252,24 +315,44 @@ func (f *fixture) desired() network.Desired {
 	}
 	slices.SortFunc(peers, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
 	f.sent = is
+	var host backend.Host
+	var own ip.Subnet
+	for _, family := range f.config.Network().Families() {
+		host.Set(family, backend.Underlay{Iface: "eth0", MTU: 9001, Up: true, Addr: f.reached.Of(family)})
+		own = own.With(family, prefixIn(family, "10.1.5.0/24"))
+	}
 	return network.Desired{
-		Backend: is, Config: f.config, Own: &subnet.Lease{Subnet: ip.SubnetOf(ownDst)},
-		Host:     backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 9001, Up: true, Addr: f.a.Interface().Addr}},
-		Networks: []netip.Prefix{overlay}, Peers: peers,
+		Backend: is, Config: f.config, Own: &subnet.Lease{Subnet: own},
+		Host:     host,
+		Networks: []netip.Prefix{prefixIn(ip.V4, "10.1.0.0/16"), prefixIn(ip.V6, "10.1.0.0/16")}, Peers: peers,
 	}
 }
 
 // desire is what a host wants in some tables.
-func (f *fixture) desire(tables ...string) { f.desireFor(f.a.Interface().Addr, tables...) }
+func (f *fixture) desire(tables ...string) { f.desireFor(f.addr(), tables...) }
+
+// addr is the host's address in the family of the test.
+func (f *fixture) addr() netip.Addr { return f.a.Interface().In(family) }
 
 func (f *fixture) desireFor(host netip.Addr, tables ...string) {
-	f.want = state.Set{}
-	objects := []state.Object{state.CloudInterface{Host: host}}
-	for _, table := range tables {
-		objects = append(objects, state.CloudRoute{Table: table, Dst: ownDst, Host: host})
-	}
-	for _, o := range objects {
-		f.want[o.Key()] = o
+	f.desireForAll(ip.Addrs{}.With(ip.FamilyOf(host), host), tables...)
+}
+
+// desireForAll is what a host wants that has these addresses, each on an interface of its own.
+func (f *fixture) desireForAll(hosts ip.Addrs, tables ...string) {
+	f.want, f.reached = state.Set{}, hosts
+	for _, family := range ip.Families {
+		host := hosts.Of(family)
+		if !host.IsValid() {
+			continue
+		}
+		objects := []state.Object{state.CloudInterface{Host: host}}
+		for _, table := range tables {
+			objects = append(objects, state.CloudRoute{Table: table, Dst: prefixIn(family, "10.1.5.0/24"), Host: host})
+		}
+		for _, o := range objects {
+			f.want[o.Key()] = o
+		}
 	}
 }
 
@@ -334,6 +417,11 @@ func (f *fixture) wantFailures(want map[state.Kind]string) {
 			f.t.Errorf("%v:\n%v, want\n%s", k, err, want[k.Kind])
 		}
 	}
+}
+
+// made are the routes of a table that somebody made.
+func made(table *fakeaws.RouteTable) []fakeaws.Route {
+	return slices.DeleteFunc(table.Routes(), func(r fakeaws.Route) bool { return r.GatewayID == "local" })
 }
 
 // wantRoute checks where a table leads a destination: to an interface, or nowhere

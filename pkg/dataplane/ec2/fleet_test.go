@@ -31,6 +31,7 @@ type fleet struct {
 	config *subnet.Config
 	hosts  []*fakeaws.Instance
 	leases []*subnet.Lease
+	dual   chan struct{} // closed when config is of both families
 }
 
 // distant is a way on which a call of EC2 takes as long as it does.
@@ -44,13 +45,15 @@ func (d distant) RoundTrip(in *http.Request) (*http.Response, error) {
 }
 
 func newFleet(t *testing.T, n int) *fleet {
-	f := &fleet{T: t, Cloud: fakeaws.New(fakeaws.Options{})}
+	f := &fleet{T: t, Cloud: fakeaws.New(fakeaws.Options{}), dual: make(chan struct{})}
 	f.SetRouteLimit(n + 2)
 	v, err := f.AddVPC("10.0.0.0/16")
 	f.check(err)
 	f.table = v.Main
 	s, err := v.AddSubnet("10.0.0.0/20", "a")
 	f.check(err)
+	f.check(v.AssociateIPv6("2001:db8:10::/56"))
+	f.check(s.AssociateIPv6("2001:db8:10::/64"))
 	f.config, err = subnet.ParseConfig(fmt.Appendf(nil, `{"Network": "10.128.0.0/9", "Backend": {"Type": "aws-vpc", "RouteTableID": %q}}`, f.table.ID))
 	f.check(err)
 	for i := range n {
@@ -72,15 +75,35 @@ func (f *fleet) check(err error) {
 	}
 }
 
+// addIPv6 has the network, and all leases, be of both families.
+func (f *fleet) addIPv6() {
+	var err error
+	f.config, err = subnet.ParseConfig(fmt.Appendf(nil, `{"Network": "10.128.0.0/9", "EnableIPv6": true, "IPv6Network": "fd00:5::/48", "Backend": {"Type": "aws-vpc", "RouteTableID": %q}}`, f.table.ID))
+	f.check(err)
+	leases := make([]*subnet.Lease, len(f.leases))
+	for i, l := range f.leases {
+		both := *l
+		both.Subnet.V6 = netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 3: 5, 6: byte(i >> 8), 7: byte(i)}), 64)
+		both.PublicIP.V6 = f.hosts[i].Interface().In(ip.V6)
+		leases[i] = &both
+	}
+	f.leases = leases
+	close(f.dual)
+}
+
 // desire is that of a host, where the first of all leases are known.
 func (f *fleet) desire(host, leases int) network.Desired {
 	b, err := backend.NewTable(awsvpc.Type).New(f.config)
 	f.check(err)
-	addr := f.hosts[host].Interface().Addr
+	var h backend.Host
+	for _, family := range f.config.Network().Families() {
+		addr := f.hosts[host].Interface().In(family)
+		h.Set(family, backend.Underlay{Iface: "eth0", MTU: 9001, Up: true, Addr: addr, PublicIP: addr})
+	}
 	peers := slices.Clone(f.leases[:leases])
 	return network.Desired{
 		Backend: b, Config: f.config, Own: f.leases[host],
-		Host:     backend.Host{V4: backend.Underlay{Iface: "eth0", MTU: 9001, Up: true, Addr: addr, PublicIP: addr}},
+		Host:     h,
 		Networks: f.config.Network().Prefixes(),
 		Peers:    slices.DeleteFunc(peers, func(l *subnet.Lease) bool { return l == f.leases[host] }),
 	}
@@ -112,6 +135,11 @@ func (f *fleet) run(within, after time.Duration) (routed time.Duration) {
 				}
 				r.SetDesired(f.desire(i, known))
 			}
+			select {
+			case <-ctx.Done():
+			case <-f.dual:
+				r.SetDesired(f.desire(i, n))
+			}
 		})
 	}
 	for f.routes() < n {
@@ -125,8 +153,8 @@ func (f *fleet) run(within, after time.Duration) (routed time.Duration) {
 	return routed
 }
 
-// routes is how many routes there are beside the local one.
-func (f *fleet) routes() int { return len(f.table.Routes()) - 1 }
+// routes is how many routes there are beside the local ones.
+func (f *fleet) routes() int { return len(f.table.Routes()) - 2 }
 
 // tally counts the calls by action, and in all, and those that were refused as too many;
 // and forgets them.
@@ -164,6 +192,22 @@ func TestFleet(t *testing.T) {
 		t.Logf("again: calls %v, %d refused", calls, refused)
 		if calls["DescribeRouteTables"]+calls["DescribeNetworkInterfaceAttribute"] < all || all > 5*n || refused > few {
 			t.Errorf("%d calls", all)
+		}
+	})
+}
+
+// IPv6 is turned on in a network that runs, and all hosts hear of that at the same time: there are
+// so many new routes, few calls are refused, and what there is of IPv4 is left alone.
+func TestFleetAddsIPv6(t *testing.T) {
+	const n = 50
+	synctest.Test(t, func(t *testing.T) {
+		f := newFleet(t, n)
+		time.AfterFunc(2*time.Minute, f.addIPv6)
+		f.run(0, 5*time.Minute)
+		calls, all, refused := f.tally()
+		t.Logf("calls %v, %d refused", calls, refused)
+		if calls["CreateRoute"] > 2*n+n/20 || calls["ReplaceRoute"]+calls["DeleteRoute"] > 0 || all > 25*n || refused > n/20 || f.routes() != 2*n {
+			t.Errorf("%d calls, %d routes", all, f.routes())
 		}
 	})
 }

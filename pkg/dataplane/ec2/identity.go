@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,11 +21,29 @@ import (
 type identity struct {
 	instance, region string
 	interfaces       map[netip.Addr]nic // by address
+	vpc              string
+	hasIPv6          bool // the VPC has a range of IPv6 addresses
 }
 
 // nic is a network interface of the instance.
 type nic struct {
 	id, subnet, vpc string
+}
+
+// lacks is why nothing can be led to an address of this host: no network interface has it, for all
+// that EC2 knows. It is nil if one does.
+func (i *identity) lacks(a netip.Addr) error {
+	if _, ok := i.interfaces[a]; ok || !a.IsValid() {
+		return nil
+	}
+	what := ""
+	if a.Is6() {
+		what = ": have EC2 assign it one, or name an interface that has one by -iface-ipv6"
+		if !i.hasIPv6 {
+			what = fmt.Sprintf(", and the VPC %s has no IPv6 address range: associate one with it and with the hosts' subnets, and assign addresses, or set EnableIPv6 to false", i.vpc)
+		}
+	}
+	return fmt.Errorf("none of the network interfaces of %s has the address %s%s", i.instance, a, what)
 }
 
 // metadataTime is how long the metadata service may take for one answer.
@@ -109,12 +128,21 @@ func identify(ctx context.Context, c *imds.Client) (*identity, error) {
 	for mac := range strings.FieldsSeq(read(macs)) {
 		at := macs + strings.TrimSuffix(mac, "/") + "/"
 		n := nic{id: read(at + "interface-id"), subnet: read(at + "subnet-id"), vpc: read(at + "vpc-id")}
-		for text := range strings.FieldsSeq(read(at + "local-ipv4s")) {
+		there := err == nil
+		list := func(name string) []string {
+			texts := strings.Fields(read(at + name))
+			if there && isAbsent(err) { // it is empty
+				err = nil
+			}
+			return texts
+		}
+		for _, text := range slices.Concat(list("local-ipv4s"), list("ipv6s")) {
 			if a, err := netip.ParseAddr(text); err == nil {
 				self.interfaces[a] = n
 			}
 		}
-		if isAbsent(err) { // it has no such address, or was taken away meanwhile
+		self.vpc, self.hasIPv6 = n.vpc, self.hasIPv6 || len(list("vpc-ipv6-cidr-blocks")) > 0
+		if isAbsent(err) { // it was taken away meanwhile
 			err = nil
 		}
 	}

@@ -4,11 +4,11 @@ import (
 	"net/http"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
 
+	"flanneld/pkg/ip"
 	"flanneld/pkg/lab/fakeaws"
 	"flanneld/pkg/state"
 )
@@ -65,6 +65,10 @@ func TestOtherRegion(t *testing.T) {
 		f.check(err)
 		s, err := v.AddSubnet("10.0.1.0/24", "a")
 		f.check(err)
+		if family == ip.V6 {
+			f.vpc = v
+			f.addIPv6(s)
+		}
 		a, err := elsewhere.RunInstance(s, fakeaws.InstanceOptions{Addr: f.a.Interface().Addr, Role: "node"})
 		f.check(err)
 		way.move(elsewhere.Transport(a))
@@ -81,13 +85,17 @@ func TestMovedAddress(t *testing.T) {
 		addr := f.a.Interface().Addr.Next().Next().Next()
 		first, err := f.a.Attach(f.a.Interface().Subnet, addr)
 		f.check(err)
-		f.desireFor(addr, f.vpc.Main.ID)
+		f.desireFor(first.In(family), f.vpc.Main.ID)
 		f.run(time.Minute)
 		f.wantRoute(f.vpc.Main, ownDst, first)
-		f.check(f.vpc.Main.CreateRoute("10.1.8.0/24", "igw-0123456789abcdef0"))
+		f.check(f.vpc.Main.CreateRoute(cidr("10.1.8.0/24"), "igw-0123456789abcdef0"))
 		f.check(first.Detach())
+		lost, advice := first.In(family), ""
+		if family == ip.V6 {
+			advice = ": have EC2 assign it one, or name an interface that has one by -iface-ipv6"
+		}
 		f.run(recheck * (period + spread))
-		f.wantFailures(map[state.Kind]string{state.KindCloudRoute: "none of the network interfaces of " + f.a.ID + " has the address " + addr.String()})
+		f.wantFailures(map[state.Kind]string{state.KindCloudRoute: "none of the network interfaces of " + f.a.ID + " has the address " + lost.String() + advice})
 		if len(f.failures()) != 1 {
 			t.Errorf("failures: %v", f.failures()) // what others made is not ours now
 		}
@@ -111,7 +119,7 @@ func TestOwnTableOfInterface(t *testing.T) {
 		f.desire("")
 		f.run(30 * time.Second)
 		f.wantRoute(f.vpc.Main, ownDst, f.a.Interface())
-		f.desireFor(second.Addr, "")
+		f.desireFor(second.In(family), "")
 		f.run(30 * time.Second)
 		f.wantFailures(nil)
 		f.wantRoute(f.table, ownDst, second)
@@ -124,12 +132,10 @@ func TestOwnTableOfInterface(t *testing.T) {
 // A host whose clock is wrong can call EC2 all the same.
 func TestWrongClock(t *testing.T) {
 	for _, off := range []time.Duration{-time.Hour, time.Hour} {
-		synctest.Test(t, func(t *testing.T) {
-			f := newFixture(t, fakeaws.Options{Clock: func() time.Time { return time.Now().Add(off) }})
+		withFixtureOf(t, fakeaws.Options{Clock: func() time.Time { return time.Now().Add(off) }}, nil, func(f *fixture) {
 			f.run(3 * time.Minute)
 			f.wantFailures(nil)
 			f.wantRoute(f.vpc.Main, ownDst, f.a.Interface())
-			f.stop()
 		})
 	}
 }

@@ -57,7 +57,7 @@ func (f *fixture) loseInterface() netip.Addr {
 	addr := f.a.Interface().Addr.Next().Next().Next()
 	second, err := f.a.Attach(f.a.Interface().Subnet, addr)
 	f.check(err)
-	f.desireFor(addr, f.vpc.Main.ID)
+	f.desireFor(second.In(family), f.vpc.Main.ID)
 	f.run(3 * time.Minute)
 	f.wantRoute(f.vpc.Main, ownDst, second)
 	f.check(second.Detach())
@@ -111,7 +111,7 @@ func TestInterfaceGone(t *testing.T) {
 		f.run(10 * time.Minute)
 		before := count.n.Load()
 		f.run(time.Hour)
-		const each = 9 // requests to find out who this host is
+		const each = 11 // requests to find out who this host is
 		if n := count.n.Load() - before; n == 0 || n > 60*each {
 			t.Errorf("%d requests in an hour", n)
 		}

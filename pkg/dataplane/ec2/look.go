@@ -3,15 +3,17 @@ package ec2
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
+
+	"flanneld/pkg/ip"
 )
 
 const (
@@ -80,30 +82,50 @@ func (t *Dataplane) tryLook(ctx context.Context) error {
 	anew := t.session == nil || t.anew || t.looks%recheck == 0
 	t.anew = false
 	t.looks++
-	if anew {
+	if anew || t.self.lacks(t.hosts.V4) != nil || t.self.lacks(t.hosts.V6) != nil {
 		if err := t.meet(ctx); err != nil && t.session == nil {
 			return err
 		}
 	}
-	n, ok := t.self.interfaces[t.host]
-	if !ok {
-		t.session = nil // it may be a new one
-		return fmt.Errorf("none of the network interfaces of %s has the address %s", t.self.instance, t.host)
+	var lacking []error // of one family, they are left to what needs the address
+	subnets := make(map[string]nic)
+	for _, f := range t.families() {
+		if err := t.self.lacks(t.hosts.Of(f)); err != nil {
+			lacking = append(lacking, err)
+			continue
+		}
+		subnets[t.nic(f).subnet] = t.nic(f)
 	}
-	// With many hosts, this waits until there is something to write, or the next look.
-	check := anew && t.looks > 1 || t.passes == nil && (2*t.reads() <= readBurst || t.looks > 1)
-	check = check && !isThrottled(t.why) // one call is enough to see whether that has changed
+	if len(subnets) == 0 {
+		t.session = nil // it may be a new one
+		return errors.Join(lacking...)
+	}
 	var found map[string]*table
-	var passes bool
-	var checkErr error
-	var calls errgroup.Group // READY waits for the answers of both
+	var calls errgroup.Group // READY waits for the answers of all
 	calls.Go(func() error {
-		found, t.lacks = t.session.tables(ctx, slices.Sorted(maps.Keys(t.names())), n, anew)
+		names := slices.DeleteFunc(slices.Sorted(maps.Keys(t.names())), func(name string) bool { return name == "" })
+		found, t.lacks = t.session.tables(ctx, names, subnets, anew)
 		return nil
 	})
-	if check {
+	type check struct {
+		addr   netip.Addr
+		passes bool
+		err    error
+	}
+	var checks []*check
+	for _, f := range t.families() {
+		addr := t.hosts.Of(f)
+		n, there := t.self.interfaces[addr]
+		passes, wanted := t.passes[addr]
+		// With many hosts, this waits until there is something to write, or the next look.
+		due := anew && t.looks > 1 || passes == nil && (2*t.reads() <= readBurst || t.looks > 1)
+		if !there || !wanted || !due || isThrottled(t.why) { // one call is enough to see whether that has changed
+			continue
+		}
+		c := &check{addr: addr}
+		checks = append(checks, c)
 		calls.Go(func() error {
-			passes, checkErr = t.session.passes(ctx, n.id)
+			c.passes, c.err = t.session.passes(ctx, n.id)
 			return nil
 		})
 	}
@@ -111,11 +133,18 @@ func (t *Dataplane) tryLook(ctx context.Context) error {
 	for name, tab := range found {
 		t.saw(name, tab)
 	}
-	if check {
-		t.sawPass(passes, checkErr)
+	errs := []error{joined(t.lacks)}
+	for _, c := range checks {
+		t.sawPass(c.addr, c.passes, c.err)
+		errs = append(errs, c.err)
 	}
 	t.anew = !anew && t.isReplaced()
-	return errors.Join(joined(t.lacks), checkErr)
+	return errors.Join(errs...)
+}
+
+// families are those in which this host has routes, IPv4 first.
+func (t *Dataplane) families() []ip.Family {
+	return slices.DeleteFunc(slices.Clone(ip.Families[:]), func(f ip.Family) bool { return !t.hosts.Of(f).IsValid() })
 }
 
 // joined is all of some errors in one, each once.
@@ -144,8 +173,10 @@ func (t *Dataplane) meet(ctx context.Context) error {
 	if t.session == nil || was.region != self.region {
 		t.session = s
 	}
-	if was != nil && was.interfaces[t.host].id != self.interfaces[t.host].id {
-		t.passes = nil
+	for addr := range t.passes {
+		if was != nil && was.interfaces[addr].id != self.interfaces[addr].id {
+			t.passes[addr] = nil
+		}
 	}
 	t.self = self
 	return nil
@@ -161,7 +192,7 @@ func (t *Dataplane) saw(name string, tab *table) {
 	tab.seen = time.Now()
 	for k, w := range t.written {
 		switch {
-		case k.Scope != name:
+		case t.name(k) != name:
 		case time.Until(w.until) <= 0:
 			delete(t.written, k)
 		case w.route == nil:
@@ -170,11 +201,11 @@ func (t *Dataplane) saw(name string, tab *table) {
 			tab.routes[k.Prefix] = *w.route
 		}
 	}
-	if f := t.full[name]; f != nil && tab.size < f.size {
-		delete(t.full, name) // there is room again
-	}
+	maps.DeleteFunc(t.full, func(r room, f *full) bool {
+		return r.table == name && tab.size[r.family] < f.size // there is room again
+	})
 	for k, r := range t.own {
-		if k.Scope == name && tab.routes[k.Prefix].leadsTo(t.nic()) {
+		if t.name(k) == name && tab.routes[k.Prefix].leadsTo(t.nic(familyOf(k))) {
 			r.settled = true
 		}
 	}
@@ -186,19 +217,19 @@ func (t *Dataplane) saw(name string, tab *table) {
 // another one has its address by now.
 func (t *Dataplane) isReplaced() bool {
 	for k := range t.own {
-		if tab := t.tables[k.Scope]; tab != nil && tab.routes[k.Prefix].blackhole && tab.routes[k.Prefix].leadsTo(t.nic()) {
+		if tab := t.table(k); tab != nil && tab.routes[k.Prefix].blackhole && tab.routes[k.Prefix].leadsTo(t.nic(familyOf(k))) {
 			return true
 		}
 	}
 	return false
 }
 
-// sawPass takes the answer to whether this host's network interface passes packets of
+// sawPass takes the answer to whether the network interface with an address passes packets of
 // others.
-func (t *Dataplane) sawPass(passes bool, err error) {
+func (t *Dataplane) sawPass(addr netip.Addr, passes bool, err error) {
 	switch {
 	case err == nil:
-		t.passes = &passes
+		t.passes[addr] = &passes
 	case codeOf(err) != "" && !isThrottled(err):
 		t.hidden = true
 	}

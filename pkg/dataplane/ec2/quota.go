@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"flanneld/pkg/dataplane"
-	"flanneld/pkg/state"
+	"flanneld/pkg/ip"
 )
 
 // EC2 counts the calls of an account in a region together. It documents, for actions
@@ -49,15 +49,27 @@ func (t *Dataplane) jitter(d time.Duration) time.Duration {
 	return time.Duration(t.fraction * float64(d))
 }
 
-// hosts is how many hosts there are.
-func (t *Dataplane) hosts() int { return 1 + len(t.peers)/max(1, len(t.names())) }
+// fleet is how many hosts there are: each has a route of one family or both in each table.
+func (t *Dataplane) fleet() int {
+	tables, peers := make(map[string]bool), make(map[ip.Family]int)
+	for k := range t.own {
+		tables[k.Scope] = true
+	}
+	for k := range t.peers {
+		peers[familyOf(k)]++
+	}
+	return 1 + max(peers[ip.V4], peers[ip.V6])/max(1, len(tables))
+}
 
 // reads is how many calls the first looks of all hosts take.
 func (t *Dataplane) reads() int {
-	if t.names()[""] {
-		return 2 * t.hosts() // it is to be found, too
+	calls := 0
+	for name := range t.names() {
+		if isOwn(name) {
+			calls += 2 // it is to be found, too
+		}
 	}
-	return t.hosts()
+	return t.fleet() * max(1, calls)
 }
 
 var errCrowd = errors.New("there are many hosts, and EC2 lets few calls pass in a second: waiting for this one's turn")
@@ -76,22 +88,24 @@ func (t *Dataplane) putOff() error {
 	}
 	calls, most := 0, 0
 	for k, own := range t.own {
-		tab := t.tables[k.Scope]
-		if own.settled || tab == nil {
+		tab := t.table(k)
+		if own.settled || tab == nil || t.nic(familyOf(k)).id == "" {
 			continue
 		}
 		missing := 0
 		for p := range t.peers {
 			// Whose route leads nowhere was here before, and is gone now.
-			if _, there := tab.routes[p.Prefix]; p.Scope == k.Scope && !there {
+			if _, there := tab.routes[p.Prefix]; p.Scope == k.Scope && familyOf(p) == familyOf(k) && !there {
 				missing++
 			}
 		}
 		calls += missing
 		most = max(most, missing)
 	}
-	if t.passes == nil || !*t.passes {
-		calls += most // as for this host, so for the others
+	for _, passes := range t.passes {
+		if passes == nil || !*passes {
+			calls += most // as for this host, so for the others
+		}
 	}
 	if calls == 0 {
 		return nil
@@ -126,11 +140,12 @@ func (t *Dataplane) isRefused() bool {
 func (t *Dataplane) expire(name string, tab *table) {
 	tab.expireAt = make(map[netip.Prefix]time.Time)
 	for dst, r := range tab.routes {
-		if _, live := t.peers[state.CloudRoute{Table: name, Dst: dst}.Key()]; !live && r.blackhole && r.nic != "" {
+		k, ok := t.key(name, dst)
+		if _, live := t.peers[k]; ok && !live && r.blackhole && r.nic != "" {
 			tab.expireAt[dst] = time.Time{}
 		}
 	}
-	within := drainTime((t.hosts()-expireAtOnce)*max(len(tab.expireAt), writeRate), writeRate)
+	within := drainTime((t.fleet()-expireAtOnce)*max(len(tab.expireAt), writeRate), writeRate)
 	for dst := range tab.expireAt {
 		tab.expireAt[dst] = tab.seen.Add(rand.N(1 + within))
 		if before := t.tables[name]; before != nil && !before.expireAt[dst].IsZero() {
@@ -192,10 +207,10 @@ func (t *Dataplane) spaced(err error) error {
 	if codeOf(err) == "" {
 		return err
 	}
-	calls := len(t.names())
+	calls := len(t.own)
 	if isThrottled(err) {
 		calls++ // the other ones are tried again, too
 	}
-	all := drainTime(t.hosts()*calls, writeRate)
+	all := drainTime(t.fleet()*calls, writeRate)
 	return dataplane.Later{Err: err, After: all/2 + rand.N(1+all/2)}
 }

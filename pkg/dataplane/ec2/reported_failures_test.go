@@ -43,7 +43,7 @@ func TestFullTableCount(t *testing.T) {
 		f.SetRouteLimit(4)
 		f.check(f.vpc.Main.AddEndpoint("pl-0123456789abcdef0", "vpce-0123456789abcdef0"))
 		for i := range 2 {
-			f.check(f.vpc.Main.CreateRoute(fmt.Sprintf("10.9.%d.0/24", i), f.b.Interface().ID))
+			f.check(f.vpc.Main.CreateRoute(cidr(fmt.Sprintf("10.9.%d.0/24", i)), f.b.Interface().ID))
 		}
 		f.run(time.Minute)
 		for _, err := range f.failures() {

@@ -28,8 +28,7 @@ const (
 type session struct {
 	ec2    operations
 	config aws.Config
-	main   string // ID of the VPC's main table, if a subnet's packets go by that; else empty
-	mainOf string // the subnet
+	main   map[string]string // ID of the VPC's main table, by the subnets whose packets go by that
 }
 
 // operations are those of EC2 that are used here. A session that had the client itself
@@ -95,7 +94,7 @@ func connect(ctx context.Context, options []func(*config.LoadOptions) error) (*s
 		return nil, nil, err
 	}
 	cfg.Region = self.region
-	return &session{ec2: newOperations(cfg), config: cfg}, self, nil
+	return &session{ec2: newOperations(cfg), config: cfg, main: make(map[string]string)}, self, nil
 }
 
 // newRetryer returns the SDK's retryer: a budget ends retries where most of them are in vain.

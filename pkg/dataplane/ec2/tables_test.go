@@ -83,10 +83,10 @@ func TestFormerTable(t *testing.T) {
 // A table's own route is not to be changed, wherever it leads.
 func TestLocalRoute(t *testing.T) {
 	withFixture(t, func(f *fixture) {
-		r := state.CloudRoute{Table: f.vpc.Main.ID, Dst: f.vpc.Prefix, Host: f.a.Interface().Addr}
+		r := state.CloudRoute{Table: f.vpc.Main.ID, Dst: networks[family], Host: f.addr()}
 		f.want[r.Key()] = r
 		f.run(3 * time.Minute)
-		f.wantFailures(map[state.Kind]string{state.KindCloudRoute: "in its place is something that is not ours, to be removed by hand: route 10.0.0.0/16 to local in route table " + f.vpc.Main.ID})
+		f.wantFailures(map[state.Kind]string{state.KindCloudRoute: "in its place is something that is not ours, to be removed by hand: route " + networks[family].String() + " to local in route table " + f.vpc.Main.ID})
 		if calls := f.Calls("ReplaceRoute"); len(calls) != 0 {
 			t.Errorf("%v", calls)
 		}
@@ -98,7 +98,7 @@ func TestOtherBlackhole(t *testing.T) {
 	withFixture(t, func(f *fixture) {
 		f.pass()
 		f.stop()
-		lost := netip.MustParsePrefix("10.1.7.0/24")
+		lost := prefix("10.1.7.0/24")
 		f.saw(f.vpc.Main.ID, &table{id: f.vpc.Main.ID, routes: map[netip.Prefix]route{lost: {other: "nat-0123456789abcdef0", blackhole: true}}})
 		k := state.CloudRoute{Table: f.vpc.Main.ID, Dst: lost}.Key()
 		if e, there := f.have()[k]; there {
@@ -164,7 +164,7 @@ func TestOtherRoutes(t *testing.T) {
 	withFixture(t, func(f *fixture) {
 		f.check(f.vpc.Main.AddEndpoint("pl-0123456789abcdef0", "vpce-0123456789abcdef0"))
 		f.check(f.vpc.Main.Propagate(ownDst.String(), "vgw-0123456789abcdef0"))
-		f.check(f.vpc.Main.Propagate("10.1.9.0/24", "vgw-0123456789abcdef0"))
+		f.check(f.vpc.Main.Propagate(cidr("10.1.9.0/24"), "vgw-0123456789abcdef0"))
 		before := f.vpc.Main.Routes()
 		f.run(3 * time.Minute)
 		f.wantFailures(nil)
@@ -188,11 +188,11 @@ func TestOtherInterface(t *testing.T) {
 		second, err := f.a.Attach(f.a.Interface().Subnet, f.a.Interface().Addr.Next().Next().Next())
 		f.check(err)
 		f.check(f.vpc.Main.CreateRoute(ownDst.String(), second.ID))
-		f.check(f.vpc.Main.CreateRoute("10.1.7.0/24", second.ID))
+		f.check(f.vpc.Main.CreateRoute(cidr("10.1.7.0/24"), second.ID))
 		f.run(3 * time.Minute)
 		f.wantFailures(nil)
 		f.wantRoute(f.vpc.Main, ownDst, f.a.Interface())
-		f.wantRoute(f.vpc.Main, netip.MustParsePrefix("10.1.7.0/24"), second)
+		f.wantRoute(f.vpc.Main, prefix("10.1.7.0/24"), second)
 		if writes := f.Calls("CreateRoute", "ReplaceRoute", "DeleteRoute"); len(writes) != 1 || writes[0].Action != "ReplaceRoute" {
 			t.Errorf("%v", writes)
 		}
@@ -202,11 +202,11 @@ func TestOtherInterface(t *testing.T) {
 // A route of this host's, for a subnet that it has no more, goes.
 func TestFormerSubnet(t *testing.T) {
 	withFixture(t, func(f *fixture) {
-		f.check(f.vpc.Main.CreateRoute("10.1.7.0/24", f.a.Interface().ID))
-		f.check(f.vpc.Main.CreateRoute("10.9.0.0/24", f.a.Interface().ID))
+		f.check(f.vpc.Main.CreateRoute(cidr("10.1.7.0/24"), f.a.Interface().ID))
+		f.check(f.vpc.Main.CreateRoute(cidr("10.9.0.0/24"), f.a.Interface().ID))
 		f.run(3 * time.Minute)
 		f.wantFailures(nil)
-		if writes := f.Calls("DeleteRoute"); len(writes) != 1 || writes[0].Form.Get("DestinationCidrBlock") != "10.1.7.0/24" {
+		if writes := f.Calls("DeleteRoute"); len(writes) != 1 || writes[0].Form.Get(destinationKey()) != cidr("10.1.7.0/24") {
 			t.Errorf("%v", writes)
 		}
 	})
