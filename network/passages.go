@@ -38,8 +38,8 @@ type Passages struct {
 	lookout
 	// OwnBridge is set if cni0 is for the pods of this daemon's network and no other one.
 	OwnBridge bool
-	// Docker is set if it may be Docker that starts this host's pods.
-	Docker bool
+	// Docker tells whether it may be Docker that starts this host's pods; nil for no.
+	Docker func() bool
 
 	view    PassageView
 	report  func([]Obstacle)
@@ -98,7 +98,7 @@ func (p *Passages) Look(ctx context.Context, w *Desired) (all []Obstacle, err er
 	for _, f := range w.Own.Subnet.Families() {
 		all = slices.Concat(all, closedPassages(f, ifaces, p.view.Forwards(f), w.Backend, w.Host, w.Own.Subnet), leftBridge(ifaces, w.Own.Subnet.Of(f), networks))
 	}
-	if d := byName(ifaces, dockerBridge); p.Docker && d != nil && d.Running { // with containers
+	if d := byName(ifaces, dockerBridge); d != nil && d.Running && p.Docker != nil && p.Docker() { // with containers
 		all = append(all, StrayDocker(ifaces, w.Own.Subnet, func(name string) bool {
 			return name == w.Host.V4.Iface || name == w.Backend.Device(w.Host, ip.V4)
 		})...)

@@ -31,7 +31,9 @@ type pathCheck struct {
 	pods    podSide
 	queries []question
 	astray  map[ip.Subnet]bool // peers that are cut off
-	causes  map[cause]*mention // the subjects that they hurt, in the order of the peers
+	// rejected are peers whose packets do not come in, or some of them.
+	rejected map[ip.Subnet]bool
+	causes   map[cause]*mention // the subjects that they hurt, in the order of the peers
 }
 
 // question is a query and what the kernel should answer.
@@ -62,8 +64,7 @@ type cause struct {
 }
 
 // hurts notes what is cut off for a cause.
-func (c *pathCheck) hurts(why cause, peer ip.Subnet, subject string) {
-	c.astray[peer] = true
+func (c *pathCheck) hurts(why cause, subject string) {
 	if c.causes[why] == nil {
 		c.causes[why] = new(mention)
 	}
@@ -76,7 +77,7 @@ func newPathCheck(view PathView, w *Desired, f ip.Family, seen pathsSeen) *pathC
 	c := &pathCheck{
 		pathsSeen: seen, family: f, view: view, w: w, host: w.Host.Of(f), network: w.Config.Network().Of(f), peers: peersOf(w.Peers, f),
 		devices: make(map[string]bool), within: make(map[ip.Subnet][]netip.Addr),
-		astray: make(map[ip.Subnet]bool), causes: make(map[cause]*mention),
+		astray: make(map[ip.Subnet]bool), rejected: make(map[ip.Subnet]bool), causes: make(map[cause]*mention),
 	}
 	for _, o := range w.Backend.Local(w.Host, w.Config.Network(), w.Own) {
 		if path, ok := state.PathOf(o); ok && path.Dev != "" {
@@ -239,7 +240,8 @@ func (c *pathCheck) ask(ctx context.Context) error {
 		if !found {
 			continue
 		}
-		c.hurts(why, q.peer, q.subject)
+		c.astray[q.peer] = true
+		c.hurts(why, q.subject)
 	}
 	return nil
 }

@@ -59,9 +59,9 @@ type Paths struct {
 	learned  []*subnet.Lease // that links has been told of
 
 	// Of Run alone:
-	checked []*subnet.Lease // as of the last check
-	astray  map[ip.Subnet]bool
-	seen    map[ip.Family]pathsSeen
+	checked          []*subnet.Lease // as of the last check
+	astray, rejected map[ip.Subnet]bool
+	seen             map[ip.Family]pathsSeen
 }
 
 // pathsSeen is what decides about the ways of packets beside what is ours.
@@ -143,7 +143,7 @@ func (p *Paths) check(ctx context.Context) error {
 		p.mu.Unlock()
 	}
 	var found []Obstacle
-	astray := make(map[ip.Subnet]bool)
+	astray, rejected := make(map[ip.Subnet]bool), make(map[ip.Subnet]bool)
 	for _, f := range families {
 		c := newPathCheck(p.view, w, f, p.seen[f])
 		chosen := p.choose(w, c, rerouted)
@@ -154,13 +154,18 @@ func (p *Paths) check(ctx context.Context) error {
 		if err := c.ask(ctx); err != nil {
 			return err
 		}
-		if err := c.askSources(ctx, chosen, p.astray); err != nil {
+		if err := c.askSources(ctx, again(w.Peers, chosen, p.rejected)); err != nil {
 			return err
 		}
+		wrong, err := WrongInterface(ctx, p.view, f, c.host, c.ifaces, w.Peers)
+		if err != nil {
+			return err
+		}
+		maps.Copy(rejected, c.rejected)
 		maps.Copy(astray, c.astray)
-		found = slices.Concat(found, c.obstacles(), WrongInterface(f, c.host, c.ifaces, w.Peers))
+		found = slices.Concat(found, c.obstacles(), wrong)
 	}
-	p.checked, p.astray = w.Peers, astray
+	p.checked, p.astray, p.rejected = w.Peers, astray, rejected
 	p.report(found)
 	return nil
 }
@@ -221,6 +226,20 @@ func (p *Paths) choose(w *Desired, c *pathCheck, rerouted bool) []*subnet.Lease 
 	}
 	slices.SortFunc(chosen, func(a, b *subnet.Lease) int { return a.Subnet.Compare(b.Subnet) })
 	return slices.Compact(chosen)
+}
+
+// again returns those that were chosen of the peers, and beside them some others.
+func again(peers, chosen []*subnet.Lease, others map[ip.Subnet]bool) []*subnet.Lease {
+	if len(others) == 0 || len(chosen) == len(peers) {
+		return chosen
+	}
+	all := slices.Clone(chosen)
+	for _, l := range peers {
+		if others[l.Subnet] && !slices.Contains(chosen, l) {
+			all = append(all, l)
+		}
+	}
+	return all
 }
 
 // changed returns the leases of now that were not there before, or not so. Both are

@@ -213,37 +213,70 @@ func TestPathsOfManyPeers(t *testing.T) {
 // Peers whose packets are dropped for where they are from are named, however many others there
 // are, as long as it is so; where no interface is strict about that nobody is asked.
 func TestSources(t *testing.T) {
+	refused := func(numbers ...int) map[netip.Addr]bool {
+		all := make(map[netip.Addr]bool)
+		for _, n := range numbers {
+			all[peerAddr(n)] = true
+		}
+		return all
+	}
 	withPaths(t, func(p *Paths, w *pathFixture, reported func() []Obstacle, _ *int) {
 		const peers = 20 * pathCheckAll
-		p.SetDesired(pathDesired(1, peers))
-		w.change(p, func() { w.refused = map[netip.Addr]bool{peerAddr(77): true} })
-		if o := reported(); len(o) > 0 {
-			t.Errorf("nothing is strict, and %q", o)
-		}
-		desired := pathDesired(1, 80)
-		p.SetDesired(desired)
-		w.change(p, func() { w.strict = true; w.refused = map[netip.Addr]bool{peerAddr(1): true, peerAddr(6): true} })
 		want := Obstacle{
-			Kind: OnRPFilter, Subject: peerAddr(1).String() + ", the host of " + desired.Peers[0].Subnet.String() + ", " + peerAddr(6).String() + ", the host of " + desired.Peers[5].Subnet.String(),
-			Problem: "packets that come in by eth0 are dropped, as the way back is by eth0, and net.ipv4.conf.eth0.rp_filter is 1",
-			Remedy:  "sysctl -w net.ipv4.conf.eth0.rp_filter=2",
+			Kind: OnRPFilter, Problem: "packets that come in by eth0 are dropped, as the way back is by eth0, and net.ipv4.conf.eth0.rp_filter is 1",
+			Remedy: "sysctl -w net.ipv4.conf.eth0.rp_filter=2",
 		}
-		if o := reported(); !slices.Equal(o, []Obstacle{want}) {
-			t.Fatalf("obstacles %q", o)
-		}
-		more := pathDesired(1, peers)
-		p.SetDesired(more)
-		for range 5 {
-			w.change(p, nil)
-			if o := reported(); !slices.Equal(o, []Obstacle{want}) {
-				t.Fatalf("among many, obstacles %q", o)
+		expect := func(what, subject string) {
+			t.Helper()
+			var all []Obstacle
+			if want.Subject = subject; subject != "" {
+				all = []Obstacle{want}
+			}
+			if o := reported(); !slices.Equal(o, all) {
+				t.Errorf("%s: obstacles %q", what, o)
 			}
 		}
-		w.change(p, func() { w.refused = nil })
-		if o := reported(); len(o) > 0 {
-			t.Errorf("obstacles %q", o)
+		p.SetDesired(onLink(1, peers))
+		w.change(p, func() { w.refused = refused(77) })
+		expect("nothing is strict", "")
+		few := onLink(1, 900)
+		p.SetDesired(few)
+		w.change(p, func() { w.strict, w.refused = true, refused(1, 6) })
+		expect("two of few", peerAddr(1).String()+", the host of "+few.Peers[0].Subnet.String()+", "+peerAddr(6).String()+", the host of "+few.Peers[5].Subnet.String())
+		w.change(p, func() { w.foreign = []kernel.TableRoute{foreign("10.0.0.1/32")} })
+		if o := reported(); len(o) != 2 || !strings.HasPrefix(o[0].Subject, "10.0.0.1/32") || o[1].Subject != peerAddr(6).String()+", the host of "+few.Peers[5].Subnet.String() {
+			t.Errorf("where another obstacle is in the way of one, too: %q", o)
 		}
+		down := few
+		down.Host.V4.Up = false
+		p.SetDesired(down)
+		w.change(p, func() { w.foreign = nil })
+		expect("the interface is down", "")
+		p.SetDesired(onLink(1, peers))
+		for range 30 {
+			w.change(p, func() { w.refused = refused(numbers(1, peers)...) })
+			expect("all of many", "peers in "+few.Config.Network().V4.String())
+		}
+		if len(p.rejected) > rejectedMost || len(p.astray) > 0 || len(w.asked) > 5*pathSample {
+			t.Errorf("%d are kept, %d are astray, and %d are asked about", len(p.rejected), len(p.astray), len(w.asked))
+		}
+		w.change(p, func() { w.refused = nil })
+		expect("none", "")
 	})
+}
+
+// onLink are peers whose hosts are on the link of the external interface.
+func onLink(first, last int) Desired {
+	w := pathDesired(first, last)
+	w.Host.V4.Up, w.Host.V4.Net = true, netip.MustParsePrefix("192.168.0.0/16")
+	return w
+}
+
+func numbers(first, last int) (all []int) {
+	for n := first; n <= last; n++ {
+		all = append(all, n)
+	}
+	return all
 }
 
 // The external interface is the wrong one if no peer is in its network, and all are in another's.
@@ -265,22 +298,34 @@ func TestWrongInterface(t *testing.T) {
 		what   string
 		ifaces []kernel.Interface
 		peers  []*subnet.Lease
+		by     string // the interface by which the kernel sends to them
 		remedy string
 	}{
-		{"another leads to them", []kernel.Interface{of("nat", "10.0.2.15/24"), right}, peers, "start flanneld with -iface=eth1"},
-		{"no other one", []kernel.Interface{of("nat", "10.0.2.15/24"), of("eth2", "172.16.0.1/24")}, peers, ""},
-		{"another that is down", []kernel.Interface{down}, peers, ""},
-		{"a VPN", []kernel.Interface{vpn}, peers, ""},
-		{"a single address", []kernel.Interface{one}, peers, ""},
-		{"no peers", []kernel.Interface{right}, nil, ""},
-		{"a peer elsewhere", []kernel.Interface{right}, append(slices.Clone(peers), elsewhere), ""},
-		{"a peer beside us", []kernel.Interface{right}, append(slices.Clone(peers), beside), ""},
+		{"another leads to them", []kernel.Interface{of("nat", "10.0.2.15/24"), right}, peers, "eth1", "start flanneld with -iface=eth1"},
+		{"no other one", []kernel.Interface{of("nat", "10.0.2.15/24"), of("eth2", "172.16.0.1/24")}, peers, "nat", ""},
+		{"a route to them", []kernel.Interface{right}, peers, "nat", ""},
+		{"another that is down", []kernel.Interface{down}, peers, "eth1", ""},
+		{"a VPN", []kernel.Interface{vpn}, peers, "eth1", ""},
+		{"a single address", []kernel.Interface{one}, peers, "eth1", ""},
+		{"no peers", []kernel.Interface{right}, nil, "eth1", ""},
+		{"a peer elsewhere", []kernel.Interface{right}, append(slices.Clone(peers), elsewhere), "eth1", ""},
+		{"a peer beside us", []kernel.Interface{right}, append(slices.Clone(peers), beside), "eth1", ""},
 	} {
-		found := WrongInterface(ip.V4, used, c.ifaces, c.peers)
+		found, err := WrongInterface(t.Context(), waysBy(c.by), ip.V4, used, c.ifaces, c.peers)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if (len(found) == 0) != (c.remedy == "") || len(found) > 0 && (found[0].Remedy != c.remedy || found[0].Kind != OnInterface) {
 			t.Errorf("%s: %q", c.what, found)
 		}
 	}
+}
+
+// waysBy is a host that sends all packets by one interface.
+type waysBy string
+
+func (w waysBy) Paths(_ context.Context, queries []kernel.PathQuery) ([]kernel.Path, error) {
+	return slices.Repeat([]kernel.Path{{Dev: string(w)}}, len(queries)), nil
 }
 
 // What is missing of ours, because nothing can be had, is no obstacle.

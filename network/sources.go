@@ -17,137 +17,114 @@ import (
 	"flanneld/subnet"
 )
 
-// arrivalsMost is of how many peers it is asked whether their packets come in, beside those of
-// which the last look said no: what is in their way is in that of others, too.
-const arrivalsMost = 64
-
-// arrival is a packet of another host that comes in by an interface, and one to where it is from.
-type arrival struct {
-	in, back kernel.PathQuery
-	peer     ip.Subnet
-	subject  string
-}
+const (
+	// rejectedMost is of how many peers it is kept that their packets do not come in: the others
+	// have the same in their way.
+	rejectedMost = 64
+	// wayAsked is of how many peers it is asked which way packets for them take, to find whether
+	// the external interface is the wrong one.
+	wayAsked = 3
+)
 
 // askSources finds peers whose packets are dropped on their way in, as the way back is by another
-// interface than they come by. IPv6 has no such setting.
-func (c *pathCheck) askSources(ctx context.Context, peers []*subnet.Lease, astray map[ip.Subnet]bool) error {
-	if c.family != ip.V4 {
+// interface than they come by: of those that are on the link of the external interface, if that
+// is strict about it, and that nothing else keeps packets from. IPv6 has no such setting.
+func (c *pathCheck) askSources(ctx context.Context, peers []*subnet.Lease) error {
+	i := byName(c.ifaces, c.host.Iface)
+	if c.family != ip.V4 || i == nil || !i.StrictSource || !c.host.Up || !c.host.Addr.IsValid() {
 		return nil
 	}
-	var all []arrival
-	for _, l := range someOf(peers, astray) {
-		all = c.addArrivals(all, l)
+	var asked []*subnet.Lease
+	var in, back []kernel.PathQuery
+	for n := 0; n < len(peers); n += 1 + len(peers)/(pathCheckAll+1) { // at most about so many
+		l := peers[n]
+		if from := l.PublicIP.Of(c.family); c.host.Net.Contains(from) && !c.astray[l.Subnet] {
+			asked = append(asked, l)
+			in = append(in, kernel.PathQuery{To: c.host.Addr, From: from, IIF: c.host.Iface})
+			back = append(back, kernel.PathQuery{To: from, From: c.host.Addr})
+		}
 	}
-	if len(all) == 0 {
+	if len(asked) == 0 {
 		return nil
 	}
-	comes, err := c.view.Paths(ctx, queriesOf(all, func(a arrival) kernel.PathQuery { return a.in }))
+	comes, err := c.view.Paths(ctx, in)
 	if err != nil {
 		return err
 	}
-	goes, err := c.view.Paths(ctx, queriesOf(all, func(a arrival) kernel.PathQuery { return a.back }))
+	goes, err := c.view.Paths(ctx, back)
 	if err != nil {
 		return err
 	}
-	for i, a := range all {
-		refused := errors.Is(comes[i].Err, unix.EXDEV) || errors.Is(comes[i].Err, unix.EINVAL) && goes[i].Dev != a.in.IIF // as kernels from 6.14 on have it
-		if !refused {
+	for i, l := range asked {
+		refused := errors.Is(comes[i].Err, unix.EXDEV) || errors.Is(comes[i].Err, unix.EINVAL) && goes[i].Dev != c.host.Iface // as kernels from 6.14 on have it
+		if !refused || goes[i].Local {
 			continue
 		}
-		back := "there is no way back"
+		way := "there is no way back"
 		if goes[i].Err == nil {
-			back = "the way back is by " + goes[i].Dev
+			way = "the way back is by " + goes[i].Dev
 		}
-		setting := ofInterface(ip.V4, a.in.IIF, "rp_filter")
-		c.hurts(cause{
-			kind: OnRPFilter, problem: fmt.Sprintf("packets that come in by %s are dropped, as %s, and %s is 1", a.in.IIF, back, setting),
+		setting := ofInterface(ip.V4, c.host.Iface, "rp_filter")
+		why := cause{
+			kind: OnRPFilter, problem: fmt.Sprintf("packets that come in by %s are dropped, as %s, and %s is 1", c.host.Iface, way, setting),
 			remedy: "sysctl -w " + printable.Word(setting+"=2"),
-		}, a.peer, a.subject)
+		}
+		subject := hostOf(l, c.family)
+		if len(c.peers) > pathCheckAll { // not always the same are asked about
+			subject = "peers in " + c.network.String()
+		}
+		c.hurts(why, subject)
+		if len(c.rejected) < rejectedMost {
+			c.rejected[l.Subnet] = true
+		}
 	}
 	return nil
-}
-
-func queriesOf(all []arrival, query func(arrival) kernel.PathQuery) []kernel.PathQuery {
-	queries := make([]kernel.PathQuery, len(all))
-	for i, a := range all {
-		queries[i] = query(a)
-	}
-	return queries
-}
-
-// someOf returns all of the peers that were astray, and some of the others.
-func someOf(peers []*subnet.Lease, astray map[ip.Subnet]bool) (some []*subnet.Lease) {
-	others := make([]*subnet.Lease, 0, len(peers))
-	for _, l := range peers {
-		if astray[l.Subnet] {
-			some = append(some, l)
-		} else {
-			others = append(others, l)
-		}
-	}
-	n := min(len(others), arrivalsMost)
-	for i := range n {
-		some = append(some, others[i*len(others)/n])
-	}
-	return some
-}
-
-// addArrivals adds the packets of a peer that are not taken from everywhere: those of its host,
-// and those of its pods.
-func (c *pathCheck) addArrivals(all []arrival, l *subnet.Lease) []arrival {
-	strict := func(name string) bool {
-		i := byName(c.ifaces, name)
-		return i != nil && i.StrictSource
-	}
-	if from := l.PublicIP.Of(c.family); from.IsValid() && c.host.Addr.IsValid() && strict(c.host.Iface) {
-		all = append(all, arrival{
-			kernel.PathQuery{To: c.host.Addr, From: from, IIF: c.host.Iface}, kernel.PathQuery{To: from, From: c.host.Addr}, l.Subnet, hostOf(l, c.family),
-		})
-	}
-	device, pods, to := c.w.Backend.Device(c.w.Host, c.family), l.Subnet.Of(c.family), c.w.Own.Subnet.Of(c.family).Addr()
-	if strict(device) && pods.IsValid() && to.IsValid() && !backend.UsesLinks(c.w.Backend) {
-		from := pods.Addr().Next()
-		all = append(all, arrival{kernel.PathQuery{To: to, From: from, IIF: device}, kernel.PathQuery{To: from}, l.Subnet, pods.String()})
-	}
-	return all
 }
 
 // interfaceOption is the option that names the external interface of a family.
 var interfaceOption = map[ip.Family]string{ip.V4: "-iface", ip.V6: "-iface-ipv6"}
 
-// WrongInterface returns that the external interface of a family leads to no other host, if they
-// all are in the network of another one, and none is in its own.
-func WrongInterface(f ip.Family, used backend.Underlay, ifaces []kernel.Interface, peers []*subnet.Lease) []Obstacle {
-	some := false
+// WrongInterface returns that the external interface of a family leads to no other host, if none is
+// in its network, all are in that of another one, and the kernel sends packets for them there.
+func WrongInterface(ctx context.Context, view interface {
+	Paths(context.Context, []kernel.PathQuery) ([]kernel.Path, error)
+}, f ip.Family, used backend.Underlay, ifaces []kernel.Interface, peers []*subnet.Lease) ([]Obstacle, error) {
+	var hosts []netip.Addr
 	for _, l := range peers {
-		if a := l.PublicIP.Of(f); used.Net.Contains(a) {
-			return nil
-		} else if a.IsValid() {
-			some = true
+		a := l.PublicIP.Of(f)
+		if used.Net.Contains(a) {
+			return nil, nil
 		}
+		if a.IsValid() {
+			hosts = append(hosts, a)
+		}
+	}
+	if len(hosts) == 0 || used.Iface == "" {
+		return nil, nil
 	}
 	hasAll := func(n netip.Prefix) bool {
-		return !n.IsSingleIP() && !slices.ContainsFunc(peers, func(l *subnet.Lease) bool {
-			a := l.PublicIP.Of(f)
-			return a.IsValid() && !n.Masked().Contains(a)
-		})
+		return !n.IsSingleIP() && !slices.ContainsFunc(hosts, func(a netip.Addr) bool { return !n.Masked().Contains(a) })
 	}
-	if !some || used.Iface == "" {
-		return nil
+	at := slices.IndexFunc(ifaces, func(i kernel.Interface) bool {
+		return i.Name != used.Iface && i.Up && !i.PointToPoint && !i.Loopback && slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool { return hasAll(a.Prefix) })
+	})
+	if at < 0 {
+		return nil, nil
 	}
-	for _, i := range ifaces {
-		if i.Name == used.Iface || !i.Up || i.PointToPoint || i.Loopback || !slices.ContainsFunc(i.Addrs, func(a kernel.Address) bool {
-			return ip.FamilyOf(a.Prefix.Addr()) == f && hasAll(a.Prefix)
-		}) {
-			continue
-		}
-		return []Obstacle{{
-			Kind: OnInterface, Subject: used.Iface,
-			Problem: fmt.Sprintf("with %s it leads to none of the other hosts, and %s is in their network", used.Addr, i.Name),
-			Remedy:  fmt.Sprintf("start flanneld with %s=%s", interfaceOption[f], printable.Word(i.Name)),
-		}}
+	better := ifaces[at].Name
+	var queries []kernel.PathQuery
+	for _, a := range hosts[:min(len(hosts), wayAsked)] {
+		queries = append(queries, kernel.PathQuery{To: a})
 	}
-	return nil
+	paths, err := view.Paths(ctx, queries)
+	if err != nil || slices.ContainsFunc(paths, func(p kernel.Path) bool { return p.Err != nil || p.Dev != better || p.Via.IsValid() }) {
+		return nil, err
+	}
+	return []Obstacle{{
+		Kind: OnInterface, Subject: used.Iface,
+		Problem: fmt.Sprintf("with %s it leads to none of the other hosts, and %s is in their network", used.Addr, better),
+		Remedy:  fmt.Sprintf("start flanneld with %s=%s", interfaceOption[f], printable.Word(better)),
+	}}, nil
 }
 
 // dockerBridge is what Docker has its containers on.

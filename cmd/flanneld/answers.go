@@ -72,12 +72,27 @@ func (c *collector) all() *http.ServeMux {
 	return mux
 }
 
+// ownNames are those that this host has by itself, and in the domains that it looks for names in.
+func ownNames() []string {
+	name, _ := os.Hostname()
+	short, _, _ := strings.Cut(name, ".")
+	names := []string{"localhost", name, short}
+	conf, _ := os.ReadFile("/etc/resolv.conf")
+	for line := range strings.Lines(string(conf)) {
+		if fields := strings.Fields(line); len(fields) > 1 && (fields[0] == "search" || fields[0] == "domain") {
+			for _, domain := range fields[1:] {
+				names = append(names, short+"."+domain)
+			}
+		}
+	}
+	return strings.Fields(strings.ToLower(strings.Join(names, " ")))
+}
+
 // ownName has questions answered only if they are put to an address, or to this host by its
 // name. Else a site that a browser here looks at could have its own name lead here, and read the
 // answers. Health checks and metrics tell of no other host.
 func ownName(h http.Handler) http.Handler {
-	own, _ := os.Hostname()
-	own = strings.ToLower(own)
+	own := ownNames()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := strings.ToLower(r.Host)
 		if name, _, err := net.SplitHostPort(host); err == nil {
@@ -85,7 +100,7 @@ func ownName(h http.Handler) http.Handler {
 		}
 		_, err := netip.ParseAddr(strings.Trim(host, "[]"))
 		switch {
-		case err == nil, host == "localhost", host == own, strings.HasPrefix(host, own+"."), slices.Contains([]string{"/healthz", "/readyz", "/metrics"}, r.URL.Path):
+		case err == nil, slices.Contains(own, strings.TrimSuffix(host, ".")), slices.Contains([]string{"/healthz", "/readyz", "/metrics"}, r.URL.Path):
 			h.ServeHTTP(w, r)
 		default:
 			http.Error(w, "ask by the address of this host, or by its name", http.StatusForbidden)

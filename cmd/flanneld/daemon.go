@@ -10,6 +10,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"flanneld/network"
+	"flanneld/pkg/cni"
 	"flanneld/pkg/dataplane/ec2"
 	"flanneld/pkg/dataplane/netfilter"
 	"flanneld/pkg/dataplane/tunnels"
@@ -97,7 +98,10 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 		return func(now []network.Obstacle) { obstacles.Report(source, now) }
 	}
 	passages := network.NewPassages(machine, report("passages"))
-	passages.OwnBridge, passages.Docker = o.cniFile != "", o.kube == nil && o.cniFile == ""
+	passages.OwnBridge = o.cniFile != ""
+	if o.kube == nil && o.cniFile == "" {
+		passages.Docker = func() bool { return !cni.Configured() }
+	}
 	d.external = network.NewExternal(o.iface, machine, external, store.Reconnect, d.sawExternal)
 	machine.Follow(external.Net().Families()) // until a configuration says more
 	d.followers = []follower{
@@ -114,8 +118,16 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 		})
 		d.followers = append(d.followers, later{d.prober, ready})
 	}
+	var said notice.Log
 	o.etcd.Lag.Tell(func(took time.Duration) {
 		d.publisher.update(func(f *facts) { f.storeTakes = took })
+		name := o.source().name
+		switch {
+		case took > 0 && said.State(name, "slow"):
+			klog.Warningf("%s takes %s to answer: %s", name, took.Round(time.Second/10), subnet.SlowRemedy)
+		case took == 0 && said.Over(name):
+			klog.Infof("%s answers in time again", name)
+		}
 	})
 	d.rules = newRules(o)
 	if o.rules != nil {

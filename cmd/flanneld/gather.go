@@ -281,6 +281,14 @@ func (g *gathering) lookAtHost(ctx context.Context) {
 	if f.Own != nil {
 		f.Paths, f.NoPaths = network.LookAtPaths(ctx, view, g.desired)
 	}
+	for family, u := range f.Underlays {
+		if wrong, err := network.WrongInterface(ctx, view, family, u.Used, f.Interfaces, f.Others); err == nil {
+			u.Wrong = wrong
+			f.Underlays[family] = u
+		} else {
+			f.NoInterfaces = err
+		}
+	}
 	for _, family := range f.Config.Families() {
 		f.Foreign[family], f.NoForeign = view.ForeignRoutes(ctx, family, f.Config.Of(family).Network.Overlaps)
 		if f.NoForeign != nil {

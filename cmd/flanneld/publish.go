@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -195,14 +196,14 @@ func putAsideCNI(path string) {
 func (p *publisher) configureCNI(env network.Env, iface string) []network.Obstacle {
 	changed, err := p.cni.Write(cni.Values{Network: env.Network, Subnet: env.Subnet, MTU: env.MTU, IPMasq: env.IPMasq, Iface: iface})
 	if err != nil {
-		return []network.Obstacle{{Subject: p.cni.Path, Problem: err.Error()}}
+		return []network.Obstacle{{Kind: network.OnPods, Subject: p.cni.Path, Problem: err.Error()}}
 	}
 	if text := fmt.Sprintf("wrote %s: subnet %s, MTU %d", p.cni.Path, env.Subnet, env.MTU); changed && p.log.Event(text) {
 		klog.Info(text)
 	}
 	var obstacles []network.Obstacle
 	for _, problem := range p.cni.Problems() {
-		obstacles = append(obstacles, network.Obstacle{Subject: problem.Subject, Problem: problem.Problem, Remedy: problem.Remedy})
+		obstacles = append(obstacles, network.Obstacle{Kind: network.OnPods, Subject: problem.Subject, Problem: problem.Problem, Remedy: problem.Remedy})
 	}
 	return obstacles
 }
@@ -301,7 +302,7 @@ func (f *facts) problems(obstacles []network.Obstacle) []status.Problem {
 	}
 	if f.unreached != nil {
 		problem := *f.unreached
-		if len(obstacles) > 0 {
+		if slices.ContainsFunc(obstacles, func(o network.Obstacle) bool { return o.Kind != network.OnPods }) {
 			problem.Text += "; first mend what is in the way of packets on this host"
 		}
 		problems = append(problems, problem)

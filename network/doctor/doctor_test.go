@@ -130,8 +130,9 @@ func TestFindings(t *testing.T) {
 			f.Interfaces = append(f.Interfaces, iface("eth1", "10.0.2.15/24"))
 			u := f.Underlays[ip.V4]
 			u.Used.Iface, u.Used.Addr, u.Used.Net = "eth1", addr("10.0.2.15"), pfx("10.0.2.0/24")
+			u.Wrong = []network.Obstacle{o}
 			f.Underlays[ip.V4] = u
-		}, "interface", "eth1: with 10.0.2.15 it leads to none of the other hosts, and eth0 is in their network", "-iface=eth0"},
+		}, "interface", o.Problem, o.Remedy},
 		{"the lease is another host's", func(f *Facts) { f.Own, f.Leases = nil, []*subnet.Lease{lease("10.5.3.0/24", "192.168.0.77", "")} }, "lease", "the lease of another host: 192.168.0.77", "restart flanneld"},
 		{"there is no lease", func(f *Facts) { f.Own, f.Leases = nil, nil }, "lease", "10.5.3.0/24, which /run/flannel/subnet.env names, is no lease in etcd", "start flanneld"},
 		{"a lease that is not renewed", func(f *Facts) { f.Own.Expires = now.Add(10 * time.Minute) }, "lease", "ends in 10m0s", "log"},

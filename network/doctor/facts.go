@@ -95,6 +95,8 @@ type Underlay struct {
 	Err  error
 	// Best is what would be chosen now.
 	Best backend.Underlay
+	// Wrong is what speaks against the one in use.
+	Wrong []network.Obstacle
 }
 
 // Feature is what a backend needs of the kernel.

@@ -45,8 +45,8 @@ func checkInterface(f *Facts) []Finding {
 			all = append(all, bad("", "%s: %v", network.ExternalOf(family), u.Err))
 			continue
 		}
-		if wrong := network.WrongInterface(family, u.Used, f.Interfaces, f.Others); len(wrong) > 0 {
-			all = append(all, obstacles(wrong, every)...)
+		if len(u.Wrong) > 0 {
+			all = append(all, obstacles(u.Wrong, every)...)
 			continue
 		}
 		if i := f.iface(u.Used.Iface); i != nil && !i.Up {

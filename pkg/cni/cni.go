@@ -368,3 +368,14 @@ func removeSigned(path string) error {
 	}
 	return os.Remove(path)
 }
+
+// runtimeFolder is where container runtimes look for configurations, unless they are told otherwise.
+const runtimeFolder = "/etc/cni/net.d"
+
+// Configured reports whether there is a configuration for container runtimes on this host.
+func Configured() bool {
+	entries, _ := os.ReadDir(runtimeFolder)
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		return slices.Contains([]string{".conf", ".conflist", ".json"}, filepath.Ext(e.Name()))
+	})
+}

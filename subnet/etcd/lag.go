@@ -44,12 +44,12 @@ func (l *Lag) Note(took time.Duration) {
 	}
 }
 
-// Late reports whether the latest answer took too long.
-func (l *Lag) Late() bool {
+// Doubtful reports whether the latest answer took too long, and the one before did not.
+func (l *Lag) Doubtful() bool {
 	if l == nil {
 		return false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.latest > subnet.SlowAnswer
+	return l.latest > subnet.SlowAnswer && !l.slow
 }

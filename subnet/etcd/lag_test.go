@@ -14,18 +14,18 @@ func TestLag(t *testing.T) {
 	late := 0
 	for _, ms := range []int{1, 3000, 1, 1500, 2500, 2000, 5, 5} {
 		l.Note(time.Duration(ms) * time.Millisecond)
-		if l.Late() {
+		if l.Doubtful() {
 			late++
 		}
 	}
 	if want := []time.Duration{1500 * time.Millisecond, 2 * time.Second, 0}; !slices.Equal(told, want) {
 		t.Errorf("told %v; want %v", told, want)
 	}
-	if late != 4 {
-		t.Errorf("late %d times", late)
+	if late != 2 {
+		t.Errorf("doubtful %d times", late)
 	}
 	(*Lag)(nil).Note(time.Hour)
-	if (*Lag)(nil).Late() {
-		t.Error("none is late")
+	if (*Lag)(nil).Doubtful() {
+		t.Error("none is doubtful")
 	}
 }

@@ -153,7 +153,7 @@ func (st *stream) check(ctx context.Context, from uint64, only bool) check {
 // pause is how long to wait for the next check.
 func (st *stream) pause() time.Duration {
 	pause := st.s.progress
-	if st.s.options.Lag.Late() { // it is soon known whether that was once
+	if st.s.options.Lag.Doubtful() { // it is soon known whether that was once
 		pause /= 6
 	}
 	return pause - rand.N(pause/4) // not all hosts at once
