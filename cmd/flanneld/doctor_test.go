@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -239,7 +240,13 @@ func TestDoctorNamesStore(t *testing.T) {
 	h.names("a slow etcd", "store", "to answer")
 	h.tells("a slow etcd", status.ComponentStore, "to answer")
 	p.slow(0)
-	h.waitScreen(0)
+	n.wait(noticed, "etcd to be quick again", func() string { // it is asked once a minute
+		if code, s := h.status(); code != 0 {
+			return fmt.Sprint(s.Problems)
+		}
+		return ""
+	})
+	h.waitLine("etcd answers in time again")
 	h.well("quick again")
 
 	n.etcd.Kill()

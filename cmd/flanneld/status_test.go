@@ -147,10 +147,14 @@ func TestAnswersByHTTP(t *testing.T) {
 	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return h.DialContext(ctx, network, httpAddr)
 	}, DisableKeepAlives: true}, Timeout: soon}
+	own := must(os.Hostname())(t)
 	for name, pages := range map[string]map[string]int{
-		"evil.example": {"/": 403, "/status.json": 403, "/peers.json": 403, "/metrics": 200, "/healthz": 200},
-		"localhost":    {"/": 200, "/status.json": 200},
-		"[::1]":        {"/status.json": 200},
+		own:                   {"/status.json": 200},
+		strings.ToUpper(own):  {"/status.json": 200},
+		own + ".evil.example": {"/": 403, "/status.json": 403},
+		"evil.example":        {"/": 403, "/status.json": 403, "/peers.json": 403, "/metrics": 200, "/healthz": 200},
+		"localhost":           {"/": 200, "/status.json": 200},
+		"[::1]":               {"/status.json": 200},
 	} {
 		for page, want := range pages {
 			answer, err := c.Get("http://" + name + ":8286" + page)
