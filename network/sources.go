@@ -84,11 +84,14 @@ func (c *pathCheck) askSources(ctx context.Context, peers []*subnet.Lease) error
 // interfaceOption is the option that names the external interface of a family.
 var interfaceOption = map[ip.Family]string{ip.V4: "-iface", ip.V6: "-iface-ipv6"}
 
+// ways tells which way packets take.
+type ways interface {
+	Paths(context.Context, []kernel.PathQuery) ([]kernel.Path, error)
+}
+
 // WrongInterface returns that the external interface of a family leads to no other host, if none is
 // in its network, all are in that of another one, and the kernel sends packets for them there.
-func WrongInterface(ctx context.Context, view interface {
-	Paths(context.Context, []kernel.PathQuery) ([]kernel.Path, error)
-}, f ip.Family, used backend.Underlay, ifaces []kernel.Interface, peers []*subnet.Lease) ([]Obstacle, error) {
+func WrongInterface(ctx context.Context, view ways, f ip.Family, used backend.Underlay, ifaces []kernel.Interface, peers []*subnet.Lease) ([]Obstacle, error) {
 	var hosts []netip.Addr
 	for _, l := range peers {
 		a := l.PublicIP.Of(f)
