@@ -8,8 +8,8 @@ import (
 	"flanneld/pkg/ip"
 )
 
-// IPv6 is turned on in a VPC while daemons run, and off again: its routes come and go, those of IPv4
-// are left alone, and no packet of IPv4 is lost.
+// IPv6 is turned on in a VPC while daemons run, and off again, which one of them learns when it is
+// started: its routes come and go, those of IPv4 are left alone, and no packet of IPv4 is lost.
 func TestAWSIPv6IsTurnedOnAndOff(t *testing.T) {
 	t.Parallel()
 	c := newCloudOf(t, etcdV2, dualStack)
@@ -22,13 +22,22 @@ func TestAWSIPv6IsTurnedOnAndOff(t *testing.T) {
 	c.waitBoth(soon)
 	c.ForgetCalls()
 	four := c.witnessRing(ip.V4)
+	late := c.nodes[1]
 	var routes []string
 	for _, turn := range []struct {
 		families families
 		action   string
 	}{{dualStack, "CreateRoute"}, {ipv4Only, "DeleteRoute"}, {dualStack, "CreateRoute"}} {
 		c.families = turn.families
+		if turn.families == ipv4Only {
+			late.daemon.Kill()
+		}
 		c.configure(c.both())
+		if turn.families == ipv4Only {
+			c.nodes[0].waitFamilies(turn.families)
+			late.start()
+			late.waitReady()
+		}
 		for _, h := range c.nodes {
 			h.waitFamilies(turn.families)
 		}

@@ -116,7 +116,7 @@ func (c *cloud) wantDeleted(want ...string) {
 // place of another one takes its route over. The configuration is one of flannel's.
 func TestAWSRestart(t *testing.T) {
 	t.Parallel()
-	c := newCloud(t, etcdV2)
+	c := newCloudOf(t, etcdV2, dualStack)
 	c.configure(c.main.ID)
 	h, peer := c.addInstance(c.first), c.addInstance(c.first)
 	h.start()
@@ -147,10 +147,14 @@ func TestAWSRestart(t *testing.T) {
 	}
 
 	t.Log("another instance in its place")
-	nowhere := c.route(h) + ", blackhole"
+	var nowhere, replaced []string
+	for _, p := range h.peer().views() {
+		nowhere = append(nowhere, c.routeTo(h, p)+", blackhole")
+		replaced = append(replaced, fmt.Sprintf("ReplaceRoute of %s in %s", p.subnet, c.main.ID))
+	}
 	next := must(c.instances[h].Replace())(t)
 	c.noPing(peer, h)
-	c.waitRoutes(0, c.main, []*node{peer}, nowhere)
+	c.waitRoutes(0, c.main, []*node{peer}, nowhere...)
 	h.Close()
 	c.ForgetCalls()
 	c.becomes(h, next)
@@ -164,7 +168,7 @@ func TestAWSRestart(t *testing.T) {
 		t.Errorf("the subnet is %s, it was %s", h.subnet(), subnet)
 	}
 	c.waitRoutes(0, c.main, c.nodes)
-	c.wantWrites(fmt.Sprintf("ReplaceRoute of %s in %s", subnet, c.main.ID), "ModifyNetworkInterfaceAttribute of "+c.nic(h).ID)
+	c.wantWrites(append(replaced, "ModifyNetworkInterfaceAttribute of "+c.nic(h).ID)...)
 }
 
 // A host whose metadata does not answer yet says so, and is not ready before.
