@@ -184,9 +184,7 @@ func (c *cloud) routes(table *fakeaws.RouteTable) []string {
 	return sorted(all...)
 }
 
-// route to a host, as routes has it: that of IPv4, if there are both.
-func (c *cloud) route(h *node) string { return c.routeTo(h, h.peer()) }
-
+// routeTo is the route to a host in the family of what it is as a peer, as routes has it.
 func (c *cloud) routeTo(h *node, p peer) string {
 	return fmt.Sprintf("%s to %s", p.subnet, c.nic(h).ID)
 }
