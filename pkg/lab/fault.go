@@ -58,15 +58,20 @@ func (h *Host) LinkUp(name string) error {
 	if err := h.setUp(name); err != nil {
 		return err
 	}
-	if n, _, err := h.nic(name); err == nil {
-		for _, a := range n.lost {
-			if err := h.AddAddr(name, a); err != nil {
-				return err
-			}
-		}
-		n.lost = nil
+	n, _, err := h.nic(name)
+	if err != nil {
+		return h.restoreDefaultRoutes(name)
 	}
-	return h.restoreDefaultRoutes(name)
+	for _, a := range n.lost {
+		if err := h.AddAddr(name, a); err != nil {
+			return err
+		}
+	}
+	n.lost = nil
+	if err := h.restoreDefaultRoutes(name); err != nil {
+		return err
+	}
+	return n.sw.awaitForwarding(n.port)
 }
 
 // RecreateNIC replaces an interface by a new one, as the reload of a driver
