@@ -58,7 +58,10 @@ func (r *loop) fullPass(ctx context.Context) error {
 	missing := r.newUnmet()
 	r.missing = missing
 	for _, op := range ops {
-		f := r.failures[op.Key()]
+		var f *failure
+		if len(r.failures) > 0 {
+			f = r.failures[op.Key()]
+		}
 		if f == nil || f.blocked || !f.next.After(time.Now()) {
 			due = append(due, op)
 		} else {
@@ -246,7 +249,10 @@ func (r *loop) apply(ctx context.Context, ops []state.Op, missing *unmet, before
 			done.add("deleted", op.Have)
 			continue
 		}
-		replaced, _ := r.seen.at(k)
+		var replaced state.Entry
+		if op.Verb == state.Replace {
+			replaced, _ = r.seen.at(k)
+		}
 		r.seen.put(k, state.Entry{Object: op.Want, Owner: state.Ours})
 		switch was, there := before.at(k); {
 		case replaced.Owner == state.Adoptable && !state.Same(op.Want, replaced.Object):

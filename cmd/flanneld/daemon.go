@@ -94,6 +94,7 @@ func serve(ctx context.Context, o *options, store subnet.Store, machine host, c 
 	ready := d.reconciler.Ready()
 	obstacles := &network.Obstacles{}
 	d.publisher = newPublisher(o, ready, systemd, obstacles)
+	d.saver.started = d.publisher.published
 	report := func(source string) func([]network.Obstacle) {
 		return func(now []network.Obstacle) { obstacles.Report(source, now) }
 	}

@@ -60,6 +60,8 @@ const (
 	// been lost, and the clock that its times are by may have been set.
 	saveAgain      = 10 * time.Minute
 	saveAgainLease = 24 * time.Millisecond
+	// saveLatest is how soon the file is written at the latest after the start, which goes first.
+	saveLatest = 5 * time.Second
 )
 
 func perLease(h subnet.Holding, base, lease time.Duration) time.Duration {
@@ -74,6 +76,7 @@ type saver struct {
 	heard       string        // of which one what was saved last was, as it was heard
 	known       string        // what is known of that one since
 	changed     chan struct{}
+	started     <-chan struct{} // closed when the host is ready; nil if that is no matter
 
 	mu       sync.Mutex
 	holding  subnet.Holding
@@ -164,6 +167,15 @@ func (s *saver) run(ctx context.Context) error {
 		}
 		next = at.Add(max(saveRetry, time.Until(next)))
 		once.Wake(s.changed) // it may be better next time
+	}
+	if s.started != nil {
+		latest := time.NewTimer(saveLatest)
+		select {
+		case <-s.started:
+		case <-latest.C:
+		case <-ctx.Done():
+		}
+		latest.Stop()
 	}
 	again := time.NewTicker(saveAgain)
 	defer again.Stop()

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path"
 	"strconv"
+	"strings"
 	"time"
 
 	client "go.etcd.io/etcd/client/v2"
@@ -131,7 +132,7 @@ func (s *Store) entries(ctx context.Context) ([]subnet.Entry, *reply, error) {
 }
 
 func (r *reply) entry(n *client.Node) subnet.Entry {
-	e := subnet.Entry{Key: path.Base(n.Key), Value: n.Value, Expires: r.expires(n), Revision: n.ModifiedIndex, Created: int64(n.CreatedIndex)}
+	e := subnet.Entry{Key: strings.Clone(path.Base(n.Key)), Value: n.Value, Expires: r.expires(n), Revision: n.ModifiedIndex, Created: int64(n.CreatedIndex)}
 	if n.Dir {
 		e.Value = "(a directory)" // which is no lease, and says so in the problem
 	}
