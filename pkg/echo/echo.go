@@ -13,7 +13,6 @@ import (
 	"syscall"
 
 	"golang.org/x/net/bpf"
-	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
@@ -42,6 +41,7 @@ type Socket struct {
 	raw    bool
 	id     uint16 // of the requests; the kernel chooses it if the socket is not raw
 	buf    []byte
+	out    []byte // the latest request, and room for larger ones
 }
 
 // Answer is what came back for a request.
@@ -150,18 +150,7 @@ func (s *Socket) filter() error {
 // Send sends a request in a packet of a size, with the headers, and does not wait. What is the same in an Answer
 // tells that it is for this one.
 func (s *Socket) Send(to netip.Addr, seq uint16, tok uint64, size int) error {
-	var kind icmp.Type = ipv4.ICMPTypeEcho
-	header := header4
-	if s.family == ip.V6 {
-		kind, header = ipv6.ICMPTypeEchoRequest, header6
-	}
-	data := make([]byte, max(token, size-header-headerICMP))
-	binary.BigEndian.PutUint64(data, tok)
-	m := icmp.Message{Type: kind, Body: &icmp.Echo{ID: int(s.id), Seq: int(seq), Data: data}}
-	packet, err := m.Marshal(nil) // of IPv6, the kernel makes the checksum
-	if err != nil {
-		return err
-	}
+	packet := s.request(seq, tok, size)
 	var at unix.Sockaddr = &unix.SockaddrInet6{Addr: to.As16()}
 	if s.family == ip.V4 {
 		at = &unix.SockaddrInet4{Addr: to.As4()}
@@ -175,6 +164,35 @@ func (s *Socket) Send(to netip.Addr, seq uint16, tok uint64, size int) error {
 		return err
 	}
 	return os.NewSyscallError("sendto", failed)
+}
+
+// request makes a request, which is valid until the next one. The kernel makes the checksum of
+// those of IPv6. There may be many, and behind the token all is zero.
+func (s *Socket) request(seq uint16, tok uint64, size int) []byte {
+	kind, header := byte(ipv4.ICMPTypeEcho), header4
+	if s.family == ip.V6 {
+		kind, header = byte(ipv6.ICMPTypeEchoRequest), header6
+	}
+	size = max(size-header, headerICMP+token)
+	if size > len(s.out) {
+		s.out = make([]byte, size)
+	}
+	b := s.out[:size]
+	b[0], b[2], b[3] = kind, 0, 0
+	binary.BigEndian.PutUint16(b[4:], s.id)
+	binary.BigEndian.PutUint16(b[6:], seq)
+	binary.BigEndian.PutUint64(b[headerICMP:], tok)
+	if s.family == ip.V4 {
+		sum := uint32(0)
+		for i := 0; i < headerICMP+token; i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(b[i:]))
+		}
+		for sum > 0xffff {
+			sum = sum>>16 + sum&0xffff
+		}
+		binary.BigEndian.PutUint16(b[2:], ^uint16(sum))
+	}
+	return b
 }
 
 // Receive waits for an answer, until the socket is closed. It may be anybody's.
