@@ -27,21 +27,25 @@ const (
 // of full size. If that comes back, it is over. Else a small one follows, and one that goes
 // to the host itself.
 type probed struct {
-	lease  *subnet.Lease
-	family ip.Family
-	state  status.PeerState
-	since  instant // it is in that state
-	rtt    time.Duration
-	due    instant // when the next round begins
-	place  int32   // in the queue; outside while a round is on
-	left   bool    // its lease is gone
-	said   bool    // its trouble was logged, or is about to be
-	news   string  // what is about to be logged of it
+	lease *subnet.Lease
+	since instant // it is in that state
+	rtt   time.Duration
+	due   instant // when the next round begins
+	// news is what is about to be logged of it, and failed why this host could not send to it;
+	// nil for nothing.
+	news   *string
+	failed *error
+	place  int32 // in the queue; outside while a round is on
+	// passes and fails are sizes, of which the larger one does not come back, and tries is
+	// the one between them that this round tries.
+	passes, fails, tries int32
 
+	family   ip.Family
+	as       stateNumber
+	left     bool  // its lease is gone
+	said     bool  // its trouble was logged, or is about to be
 	answered bool  // since its lease says where it is
 	lost     uint8 // rounds in a row in which what is large did not come back
-	failed   error // why this host could not send it
-
 	// What came back in the latest of those rounds, a bit for each, the latest lowest.
 	small, under uint8
 	// What is waited for in this round, and what came back.
@@ -49,10 +53,14 @@ type probed struct {
 	pending            uint8
 	gotSmall, gotUnder bool
 	unsent             bool // a request of this round, as the socket was full: it tells nothing
-	// passes and fails are sizes, of which the larger one does not come back, and tries is
-	// the one between them that this round tries.
-	passes, fails, tries int32
 }
+
+// stateNumber is the place of a state in badness.
+type stateNumber uint8
+
+func numberOf(s status.PeerState) stateNumber { return stateNumber(slices.Index(badness, s)) }
+
+func (v *probed) state() status.PeerState { return badness[v.as] }
 
 // instant is a time, in a third of the room of time.Time: there may be 50,000 peers.
 type instant time.Duration
@@ -117,7 +125,7 @@ func (v *probed) judge(a target) status.PeerState {
 	default:
 		return status.PeerGone
 	}
-	return v.state
+	return v.state()
 }
 
 // forget has nothing be known of a peer, and reports whether it was in another state.
@@ -129,10 +137,10 @@ func (v *probed) forget(now time.Time) bool {
 
 // set sets the state, and reports whether it is another one.
 func (v *probed) set(s status.PeerState, now time.Time) bool {
-	if v.state == s {
+	if v.state() == s {
 		return false
 	}
-	v.state, v.since = s, instantOf(now)
+	v.as, v.since = numberOf(s), instantOf(now)
 	v.passes, v.fails = 0, 0
 	return true
 }
@@ -146,7 +154,7 @@ func (v *probed) size() int32 {
 }
 
 // doubtful reports whether the peer did not answer, or is in trouble.
-func (v *probed) doubtful() bool { return v.lost > 0 || v.state.Troubled() }
+func (v *probed) doubtful() bool { return v.lost > 0 || v.state().Troubled() }
 
 // name is what messages call the peer.
 func (v *probed) name() string {
@@ -160,7 +168,7 @@ func (v *probed) explain(w *Desired) (reason, remedy string) {
 		return "", ""
 	}
 	own := w.Host.Of(v.family)
-	switch v.state {
+	switch v.state() {
 	case status.PeerSmallOnly:
 		size, header := w.Backend.MTU(w.Host), 28
 		if v.family == ip.V6 {
@@ -188,7 +196,7 @@ func (v *probed) explain(w *Desired) (reason, remedy string) {
 		return "", ""
 	}
 	if v.failed != nil {
-		reason += fmt.Sprintf("; this host could not even send: %v", v.failed)
+		reason += fmt.Sprintf("; this host could not even send: %v", *v.failed)
 	}
 	return reason, remedy
 }
@@ -205,4 +213,4 @@ type PeerReach struct {
 // badness orders states: a peer is as it is in the family in which it is worst.
 var badness = []status.PeerState{status.PeerReachable, status.PeerUsed, status.PeerSmallOnly, status.PeerUnreachable, status.PeerGone}
 
-func worse(a, b status.PeerState) bool { return slices.Index(badness, a) > slices.Index(badness, b) }
+func worse(a, b *probed) bool { return a.as > b.as }

@@ -217,7 +217,7 @@ func (p *Prober) take(w *Desired, now time.Time) {
 				}
 			}
 			if v == nil {
-				v = &probed{family: f, state: status.PeerUsed, since: instantOf(now), due: instantOf(now.Add(rand.N(pause)))}
+				v = &probed{family: f, as: numberOf(status.PeerUsed), since: instantOf(now), due: instantOf(now.Add(rand.N(pause)))}
 				heap.Push(&p.queue, v)
 			} else if v.lease.PublicIP.Of(f) != l.PublicIP.Of(f) {
 				v.answered = false
@@ -325,7 +325,7 @@ func (p *Prober) send(v *probed, what errand, to netip.Addr, size int, now time.
 		if errors.Is(err, unix.EAGAIN) {
 			v.unsent = true
 		} else if what == askFull || what == askSmall {
-			v.failed = err
+			v.failed = &err
 		}
 		return
 	}
@@ -390,11 +390,11 @@ func (p *Prober) arrives(v *probed, now time.Time) {
 // note has a line be logged of a peer, unless it takes back another one that was not logged yet.
 // The caller holds p.mu.
 func (p *Prober) note(v *probed, text string) {
-	if v.news != "" {
-		v.news = ""
+	if v.news != nil {
+		v.news = nil
 		return
 	}
-	v.news = text
+	v.news = &text
 	p.news = append(p.news, v)
 }
 
@@ -438,13 +438,13 @@ func (p *Prober) settle(v *probed, now time.Time) {
 		v.under |= 1
 	}
 	if v.set(v.judge(a), now) {
-		if p.dirty = true; v.state == status.PeerSmallOnly {
+		if p.dirty = true; v.state() == status.PeerSmallOnly {
 			v.passes, v.fails = smallSize, int32(w.Backend.MTU(w.Host))
 		}
 	}
-	if is, maybe := p.silent(now); v.state.Troubled() && !v.said && !is && !maybe {
+	if is, maybe := p.silent(now); v.state().Troubled() && !v.said && !is && !maybe {
 		reason, remedy := v.explain(w)
-		text := fmt.Sprintf("peer %s is %s: %s; see: %s", v.name(), v.state, reason, remedy)
+		text := fmt.Sprintf("peer %s is %s: %s; see: %s", v.name(), v.state(), reason, remedy)
 		if v.said = p.log.State(v.name(), text); v.said {
 			p.note(v, text)
 		}
@@ -452,7 +452,7 @@ func (p *Prober) settle(v *probed, now time.Time) {
 	switch {
 	case v.lost < smallRounds, v.size() > 0:
 		p.rest(v, now, probeWait)
-	case v.state.Troubled():
+	case v.state().Troubled():
 		p.rest(v, now, probeAgain)
 	default:
 		p.rest(v, now, p.pause(len(p.peers)))
@@ -498,13 +498,13 @@ func (p *Prober) tell(now time.Time) {
 		var bad, good []string
 		for _, v := range p.news {
 			switch {
-			case v.news == "" || v.left:
+			case v.news == nil || v.left:
 			case v.said:
-				bad = append(bad, v.news)
+				bad = append(bad, *v.news)
 			default:
-				good = append(good, v.news)
+				good = append(good, *v.news)
 			}
-			v.news = ""
+			v.news = nil
 		}
 		p.news = nil
 		for _, text := range notice.Sum(bad) {
@@ -525,11 +525,11 @@ func (p *Prober) problem() *status.Problem {
 	var named []string
 	for l, is := range p.states() {
 		all++
-		if !is.state.Troubled() {
+		if !is.state().Troubled() {
 			continue
 		}
 		if troubled++; troubled <= most {
-			named = append(named, fmt.Sprintf("%s (%s)", l.Subnet, is.state))
+			named = append(named, fmt.Sprintf("%s (%s)", l.Subnet, is.state()))
 		}
 	}
 	text := fmt.Sprintf("packets do not get to %d of %d peers as they should: %s", troubled, all, strings.Join(named, ", "))
@@ -552,7 +552,7 @@ func (p *Prober) states() iter.Seq2[*subnet.Lease, *probed] {
 			if i > 0 && p.peers[i-1].lease == v.lease {
 				continue
 			}
-			if i+1 < len(p.peers) && p.peers[i+1].lease == v.lease && worse(p.peers[i+1].state, v.state) {
+			if i+1 < len(p.peers) && p.peers[i+1].lease == v.lease && worse(p.peers[i+1], v) {
 				v = p.peers[i+1]
 			}
 			if !yield(v.lease, v) {
@@ -571,17 +571,17 @@ func (p *Prober) Peers(all bool) (peers []PeerReach, reachable int) {
 	var troubled []probed // copies, by their place in peers
 	var places []int
 	for l, v := range p.states() {
-		if v.state == status.PeerReachable {
+		if v.state() == status.PeerReachable {
 			reachable++
 		}
-		is := v.state.Troubled()
+		is := v.state().Troubled()
 		if !all && !is {
 			continue
 		}
 		if is && (all || len(troubled) < status.NamedMost) {
 			troubled, places = append(troubled, *v), append(places, len(peers))
 		}
-		peers = append(peers, PeerReach{Subnet: l.Subnet, State: v.state, Since: v.since.time(), RTT: v.rtt})
+		peers = append(peers, PeerReach{Subnet: l.Subnet, State: v.state(), Since: v.since.time(), RTT: v.rtt})
 	}
 	p.mu.Unlock()
 	for i, v := range troubled {

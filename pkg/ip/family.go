@@ -3,7 +3,7 @@ package ip
 import "net/netip"
 
 // Family is an address family.
-type Family int
+type Family uint8
 
 // The families, numbered as their versions.
 const (
