@@ -255,7 +255,7 @@ func (p *plan) rebuild() {
 		for l := range p.parts(p.spec.Peers[0]) {
 			objects := p.objects(l)
 			for _, o := range objects {
-				sizes[p.planes[state.KindOf(o)]] += len(p.spec.Peers)
+				sizes[p.planes[state.WhichKind(o)]] += len(p.spec.Peers)
 			}
 			if _, by := claimed(l.family, objects); by.what != nil {
 				claims += len(p.spec.Peers)

@@ -22,11 +22,13 @@ func (p *process) believed() *subnet.Lease {
 	return own
 }
 
-// sure reports whether a daemon believes to have a lease.
+// sure reports whether a daemon believes to have a lease: also one that it was given, and has not
+// handed out yet.
 func (p *process) sure() bool {
 	p.sim.mu.Lock()
 	defer p.sim.mu.Unlock()
-	return p.believed() != nil
+	l := p.given
+	return p.believed() != nil || l != nil && p.holding.Holder == "" && (l.Reserved() || time.Now().Before(l.Expires))
 }
 
 // moment orders the writes of all stores, one of which took the place of the other.

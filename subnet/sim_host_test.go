@@ -48,6 +48,7 @@ type process struct {
 	leases    []*subnet.Lease // of this host, which the daemon has to find when it starts
 	listed    bool            // the store was asked for all leases
 	disturbed bool            // since the start
+	given     *subnet.Lease   // by the latest answer to Create
 }
 
 // start runs the daemon of a host, which knows its previous subnet if subnet.env

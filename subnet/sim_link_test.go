@@ -156,13 +156,19 @@ func (p *process) List(ctx context.Context) (subnet.Snapshot, error) {
 // Create implements subnet.Store.
 func (p *process) Create(ctx context.Context, s ip.Subnet, a subnet.Attrs, ttl time.Duration) (*subnet.Lease, error) {
 	sent := time.Now()
-	return ask(ctx, p, "create", func() (*subnet.Lease, error) {
+	given, err := ask(ctx, p, "create", func() (*subnet.Lease, error) {
 		l, err := p.sim.store.Create(context.Background(), s, a, min(ttl, simTTL))
 		if err == nil {
 			p.sim.wrote(p, nil, l)
 		}
 		return fromWhenSent(l, sent), err
 	})
+	if err == nil {
+		p.sim.mu.Lock()
+		defer p.sim.mu.Unlock()
+		p.given = given
+	}
+	return given, err
 }
 
 // Update implements subnet.Store.

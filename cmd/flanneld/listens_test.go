@@ -32,6 +32,14 @@ func TestListensToItsFamilies(t *testing.T) {
 			fmt.Fprintf(&add, "route add fd99:0:%x::/48 dev lo proto static\n", i)
 			fmt.Fprintf(&remove, "route del fd99:0:%x::/48 dev lo\n", i)
 		}
+		n.wait(soon, "the daemon to have ended what follows its start", func() string {
+			before := h.cpu()
+			n.pause(500 * time.Millisecond)
+			if used := h.cpu() - before; used > slow(10*time.Millisecond) {
+				return fmt.Sprintf("it takes %s in half a second", used)
+			}
+			return ""
+		})
 		before := h.cpu()
 		for name, text := range map[string][]byte{"add": add.Bytes(), "remove": remove.Bytes()} {
 			check(t, os.WriteFile(filepath.Join(h.Dir, name), text, 0o600))

@@ -46,7 +46,7 @@ func (o Op) Object() Object {
 func (o Op) Key() Key { return o.Object().Key() }
 
 // Kind of the object that the step is about.
-func (o Op) Kind() Kind { return KindOf(o.Object()) }
+func (o Op) Kind() Kind { return WhichKind(o.Object()) }
 
 func (o Op) String() string { return o.Verb.String() + " " + o.Object().String() }
 

@@ -63,8 +63,8 @@ func exact(o Object) Object {
 	return o
 }
 
-// KindOf returns the kind of an object. There are tens of thousands of some kinds.
-func KindOf(o Object) Kind {
+// WhichKind returns the kind of an object. There are tens of thousands of some kinds.
+func WhichKind(o Object) Kind {
 	if k, ok := o.(interface{ Kind() Kind }); ok {
 		return k.Kind()
 	}

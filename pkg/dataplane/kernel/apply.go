@@ -179,7 +179,7 @@ func (b *batch) object(o state.Object, remove bool, flags uint16, seq uint32, in
 	if remove {
 		typ = 1 // each type of message to delete follows that to make
 	}
-	switch kind := state.KindOf(o); kind {
+	switch kind := state.WhichKind(o); kind {
 	case state.KindAddr:
 		b.addrMessage(unix.RTM_NEWADDR+typ, flags, seq, o, index)
 	case state.KindNeigh:
